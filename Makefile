@@ -1,0 +1,43 @@
+# One command a chore; CONTRIBUTING.md tells more.
+PYTHON ?= python3
+export PYTHON
+# On Debian nginx and ip lie in /usr/sbin, which is not on everybody's path.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+.PHONY: demo test bench lint dev clean
+
+demo: .venv/made            ## a node, a few tasks, what became of them
+	.venv/bin/spoolnode demo
+
+test: .venv/tox             ## lint, types and tests, as CI runs them
+	tests/install.sh tests
+	.venv/bin/tox run $(ARGS)
+
+lint: .venv/tox
+	.venv/bin/tox run -e lint,types
+
+bench: dev                  ## make bench ARGS=--help
+	.venv/bin/python bench/run.py $(ARGS)
+
+dev: .venv/dev              ## everything to work on the code: .venv/bin/pytest, mypy, ruff, spoolnode
+
+clean:
+	rm -rf .venv .tox dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# The package itself is installed in editable form: a change of the code needs no second install.
+.venv/made: pyproject.toml
+	tests/install.sh venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q -U pip
+	.venv/bin/pip install -q -e .
+	touch $@
+
+.venv/tox: .venv/made
+	.venv/bin/pip install -q 'tox>=4.22'
+	touch $@
+
+.venv/dev: .venv/made
+	tests/install.sh tests
+	.venv/bin/pip install -q -e '.[tls]' --group dev
+	touch $@

@@ -1,0 +1,60 @@
+"""How much is measured, and what a measurement has at hand."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from load import Generator
+from servers import Contestants
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    pairs: int
+    seconds: float
+    clients: tuple[int, ...]
+    connections: int
+    window: int
+    drain: tuple[int, ...]
+    drain_uwsgi_most: int
+    """uWSGI is not given a larger backlog than this: its file for each task takes long to make and to remove."""
+    crash_tasks: int
+    samples: int
+
+
+FULL = Plan(5, 1.5, (1, 16, 64), 8, 128, (10_000, 100_000, 1_000_000), 100_000, 1_000_000, 200)
+QUICK = Plan(3, 0.4, (1, 16, 64), 8, 128, (10_000,), 10_000, 100_000, 40)
+
+
+@dataclass
+class Bench:
+    """What a measurement has at hand."""
+
+    plan: Plan
+    servers: Contestants
+    load: Generator
+    sides: frozenset[str]
+    """`uwsgi` and `ours`, or the one that is there."""
+    backlogs: dict[int, Path] = field(default_factory=dict)
+
+    def in_turn(self, runs: dict[str, Callable[[], T]], pairs: int = 0) -> dict[str, list[T]]:
+        """Runs A B A B ...; names begin with their side. A name whose side is missing has no results."""
+        results: dict[str, list[T]] = {name: [] for name in runs}
+        for turn in range(pairs or self.plan.pairs):
+            for name, run in runs.items():
+                if name.split()[0] in self.sides:
+                    say(f"{name}, run {turn + 1}")
+                    results[name].append(run())
+        return results
+
+
+def say(text: str) -> None:
+    """Progress, on one line of the terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K  {text}", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,74 @@
+"""What /proc says of a process: who its children are, what it has used."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process, safe against a pid that is used again."""
+
+    pid: int
+    started: int
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the third on: the name before may hold anything. Empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def tree(pid: int) -> list[Process]:
+    """A process and all its descendants, the oldest first; without those that have ended."""
+    children: dict[int, list[int]] = {}
+    stats: dict[int, list[str]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (stat := _stat(int(entry))) and stat[0] != "Z":
+            stats[int(entry)] = stat
+            children.setdefault(int(stat[1]), []).append(int(entry))
+    found, queue = [], [pid]
+    for current in queue:
+        if current in stats:
+            found.append(Process(current, int(stats[current][19])))
+        queue += children.get(current, [])
+    return found
+
+
+def is_alive(process: Process) -> bool:
+    """Whether it runs still, itself and not another one with its pid."""
+    stat = _stat(process.pid)
+    return bool(stat) and stat[0] != "Z" and int(stat[19]) == process.started
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process, all threads. The kernel counts in ns and tells in ticks of 10 ms."""
+    stat = _stat(pid)
+    return (int(stat[11]) + int(stat[12])) / TICK if stat else 0.0
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """The same with all descendants that live."""
+    return sum(cpu_seconds(process.pid) for process in tree(pid))
+
+
+def peak_rss_mb(pid: int) -> float:
+    """The most memory that a process has ever had resident."""
+    return _field_mb(Path(f"/proc/{pid}/status"), "VmHWM:")
+
+
+def tree_memory_mb(pid: int) -> tuple[float, float]:
+    """RSS and PSS of a process and its descendants: RSS counts shared pages in each, PSS divides them."""
+    files = [Path(f"/proc/{process.pid}/smaps_rollup") for process in tree(pid)]
+    return sum(_field_mb(file, "Rss:") for file in files), sum(_field_mb(file, "Pss:") for file in files)
+
+
+def _field_mb(file: Path, name: str) -> float:
+    for line in file.read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1024
+    raise LookupError(f"{file} has no {name}")

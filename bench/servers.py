@@ -1,0 +1,175 @@
+"""The two contestants: started on loopback with a free port, ended by pid."""
+
+import contextlib
+import importlib.util
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import proc
+from load import BenchError
+
+APPS = Path(__file__).with_name("apps")
+PING, PONG = b"\x64\x00\x00\x00", b"\x64\x00\x00\x01"
+
+UWSGI = ["--master", "--listen", "{listen}", "--disable-logging", "--spooler-quiet", "--die-on-term", "--pythonpath", str(APPS)]
+"""What is best for uWSGI: no line in the log for a request or a task, a backlog that holds all clients."""
+NODE = ["join", "--discover", "none", "--log-level", "warning"]
+
+
+def find_uwsgi() -> list[str]:
+    """The command of the real uWSGI: beside this Python, or on PATH; empty when there is none."""
+    beside = Path(sys.executable).with_name("uwsgi")
+    found = str(beside) if beside.exists() else shutil.which("uwsgi")
+    return [found] if found else []
+
+
+def find_node() -> list[str]:
+    """The command of spoolnode: beside this Python, or as a module of it; empty when there is none."""
+    beside = Path(sys.executable).with_name("spoolnode")
+    if beside.exists():
+        return [str(beside)]
+    with contextlib.suppress(ModuleNotFoundError):
+        if importlib.util.find_spec("spoolnode.__main__"):
+            return [sys.executable, "-m", "spoolnode"]
+    return []
+
+
+def free_port() -> int:
+    """A port that nobody uses, below those that the kernel gives to the clients of a run."""
+    for _ in range(1000):
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise BenchError("no free port on 127.0.0.1")
+
+
+def ping(port: int) -> bool:
+    """Whether a uwsgi ping is answered."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+            connection.sendall(PING)
+            return connection.recv(4) == PONG
+    except OSError:
+        return False
+
+
+class Server:
+    """A running contestant."""
+
+    def __init__(self, command: Sequence[str], port: int, log: Path, environment: dict[str, str]) -> None:
+        self.port = port
+        self.log = log
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPOOLNODE_", "UWSGI_", "BENCH_"))}
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(APPS), kept.get("PYTHONPATH", "")]))
+        with log.open("ab") as file:
+            self.started = time.monotonic()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                cwd=log.parent,
+                env=kept | environment,
+                process_group=0,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the master, or of the node."""
+        return self._process.pid
+
+    def wait_ready(self, limit: float = 30) -> float:
+        """Until the first ping is answered; the seconds since the start."""
+        while not ping(self.port):
+            self.check(limit)
+            time.sleep(0.002)
+        return time.monotonic() - self.started
+
+    def check(self, limit: float) -> None:
+        """Raises BenchError when it has ended, or is older than `limit` seconds."""
+        age = time.monotonic() - self.started
+        if (status := self._process.poll()) is not None:
+            raise BenchError(f"the server ended with status {status}; its log: {self.last_words()}")
+        if age > limit:
+            raise BenchError(f"the server took more than {limit:.0f} s; its log: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-600:].strip() or "(empty)"
+
+    def stop(self, limit: float = 30) -> None:
+        """Ends it in the ordinary way; what is left after `limit` seconds is killed."""
+        family = proc.tree(self.pid)
+        self._process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(limit)
+        self._kill(family)
+
+    def crash(self) -> None:
+        """kill -9 of all its processes."""
+        self._kill(proc.tree(self.pid))
+
+    def _kill(self, family: list[proc.Process]) -> None:
+        for process in family:
+            if proc.is_alive(process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+class Contestants:
+    """Starts servers; `directory` is the temporary directory of the run."""
+
+    def __init__(self, directory: Path, uwsgi: list[str], node: list[str]) -> None:
+        self.directory = directory
+        self._uwsgi = uwsgi
+        self._node = node
+        self._names = iter(range(1_000_000))
+
+    def path(self, name: str) -> Path:
+        """A new name below the temporary directory."""
+        return self.directory / f"{next(self._names)}-{name}"
+
+    @contextlib.contextmanager
+    def uwsgi(self, spool: Path, *options: str, workers: int = 1, app: str = "", **environment: str) -> Iterator[Server]:
+        """A uWSGI server. With an `app` it has one spooler process; without, it enqueues only (`spooler-external`)."""
+        spool.mkdir(exist_ok=True)
+        port = free_port()
+        somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
+        command = [*self._uwsgi, *(word.format(listen=min(1024, somaxconn)) for word in UWSGI)]
+        command += ["--socket", f"127.0.0.1:{port}", "--processes", str(workers), *options]
+        if app:
+            command += ["--spooler", str(spool), "--spooler-frequency", "1", "--spooler-import", app]
+        else:
+            command += ["--spooler-external", str(spool)]
+        with self._running(command, port, environment) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def node(self, spool: Path, *options: str, app: str = "", **environment: str) -> Iterator[Server]:
+        """A spoolnode node. With an `app` it has one worker; without, it enqueues only."""
+        port = free_port()
+        command = [*self._node, *NODE, "--spool", str(spool), "--listen", f"127.0.0.1:{port}", *options]
+        if app:
+            command += ["--app", app, "--workers", "1"]
+        with self._running(command, port, environment) as server:
+            yield server
+
+    @contextlib.contextmanager
+    def _running(self, command: list[str], port: int, environment: dict[str, str]) -> Iterator[Server]:
+        server = Server(command, port, self.path("log"), environment)
+        try:
+            yield server
+        except BaseException:
+            server.crash()
+            raise
+        server.stop()

@@ -1,0 +1,1 @@
+"""Other machines: discovery, peers, placement, links, trust; not built yet. Knows `node` and `protocol`."""

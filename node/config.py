@@ -1,0 +1,178 @@
+"""The one table of a node's settings: command line, environment and TOML file are all read off it.
+
+Each field says its meaning, its unit and what raising it costs. A field `max_body` is `--max-body` on the command line,
+`SPOOLNODE_MAX_BODY` in the environment and `max_body` in the TOML file.
+"""
+
+import re
+import socket
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from spoolnode.protocol.errors import SpoolnodeError
+from spoolnode.protocol.names import is_node_name
+from spoolnode.protocol.packet import MAX_BLOCK
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+class BadConfig(SpoolnodeError, ValueError):
+    """You erred: a setting is not what it must be. The node does not start."""
+
+
+def _setting(default: Any, help_text: str, *, short: str = "", alias: str = "", metavar: str = "", choices: str = "") -> Any:
+    """A field of the table. A list default makes the option repeatable."""
+    metadata = {"help": help_text, "short": short, "alias": alias, "metavar": metavar, "choices": choices}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a node can be told. `validated()` is called once, before anything starts."""
+
+    spool: str = _setting("spool", "the spool directory; made when it does not exist", short="-Q", metavar="DIR")
+    listen: list[str] = _setting(
+        ["127.0.0.1:3031"], "host:port, [v6]:port or the path of a unix socket; may be repeated", short="-s", metavar="ADDR"
+    )
+    app: str = _setting(
+        "", "the application: a module, module:callable or a .py file; without one the node accepts and keeps", short="-w",
+        metavar="MODULE[:CALLABLE]",
+    )  # fmt: skip
+    workers: int = _setting(1, "worker processes; each costs the memory of the application", short="-p", metavar="N")
+    concurrency: int = _setting(64, "async tasks in flight in each worker", metavar="N")
+    buffer_size: int = _setting(
+        MAX_BLOCK, f"largest block of variables taken, in bytes, at most {MAX_BLOCK}", short="-b", metavar="BYTES"
+    )
+    name: str = _setting("", "this node's name; default: the host's name", metavar="NAME")
+    tag: list[str] = _setting([], "a tag of this node, for node=tag:X; may be repeated", metavar="TAG")
+    discover: list[str] = _setting(
+        [], "how peers are found; `none` turns it off. Nothing is discovered yet: the cluster is the next release", metavar="URI"
+    )
+    advertise: str = _setting("", "the address that peers should use for this node", metavar="HOST:PORT")
+    allow: list[str] = _setting([], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR")
+    insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
+    sync: str = _setting(
+        "always", "always: a task is acknowledged after its fsync; none: when it is written, as uWSGI does", choices="always,none",
+        metavar="MODE",
+    )  # fmt: skip
+    max_attempts: int = _setting(20, "attempts before a task goes to dead/; 0: no limit", metavar="N")
+    retry_base: float = _setting(1.0, "pause after the first failed attempt, in seconds; doubled for each further one", metavar="SEC")
+    retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
+    timeout: float = _setting(0.0, "seconds a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC")
+    max_tasks: int = _setting(0, "tasks after which a worker is replaced; 0: never", metavar="N")
+    grace: float = _setting(30.0, "seconds that running tasks get to end at a stop or reload", metavar="SEC")
+    max_body: int = _setting(GIB, "largest body taken, in bytes; bodies over 128 KiB are streamed to disk", metavar="BYTES")
+    min_free: int = _setting(64 * MIB, "intake stops when the disk has less free than this, in bytes", metavar="BYTES")
+    max_connections: int = _setting(4096, "connections held open at once; about 5 KiB each", metavar="N")
+    request_timeout: float = _setting(10.0, "seconds a client may take to send one request", metavar="SEC")
+    http: str = _setting("", "host:port for Prometheus metrics (/metrics) and /healthz", metavar="ADDR")
+    reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
+    log_level: str = _setting(
+        "info", "debug also has a line for each task", choices="debug,info,warning,error", metavar="LEVEL"
+    )
+    log_format: str = _setting("auto", "text for people, json for programs; auto: text on a terminal", choices="auto,text,json", metavar="FORMAT")
+
+    def validated(self) -> "Config":
+        """This configuration, with its name filled in.
+
+        Raises:
+            BadConfig: a value is out of its range; one sentence says which, and what would be right.
+        """
+        for item in fields(self):
+            allowed = item.metadata["choices"].split(",") if item.metadata["choices"] else []
+            value = getattr(self, item.name)
+            if allowed and value not in allowed:
+                raise BadConfig(f"--{option_name(item.name)} is {value!r}; it must be one of {', '.join(allowed)}")
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise BadConfig(f"--{option_name(name)} is {value}; it must be from {low} to {high}")
+        for address in self.listen:
+            parse_address(address)
+            if is_public(address) and not self.allow and not self.insecure:
+                raise BadConfig(
+                    f"--listen {address} is reachable from other machines: name the networks that may enqueue with --allow CIDR, "
+                    "or give --insecure to take requests from anyone"
+                )
+        if self.http:
+            parse_address(self.http)
+        self.networks()
+        name = self.name or default_name()
+        if not is_node_name(name):
+            raise BadConfig(f"--name is {name!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
+        for tag in self.tag:
+            if not is_node_name(tag):
+                raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
+        return Config(**{**self.__dict__, "name": name, "spool": str(Path(self.spool).absolute())})
+
+    def networks(self) -> list[IPv4Network | IPv6Network]:
+        """The networks of `allow`."""
+        try:
+            return [ip_network(item, strict=False) for item in self.allow]
+        except ValueError as error:
+            raise BadConfig(f"--allow: {error}; it must be a network like 10.0.0.0/8") from None
+
+
+_RANGES: list[tuple[str, float, float]] = [
+    ("workers", 1, 256),
+    ("concurrency", 1, 1024),
+    ("buffer_size", 64, MAX_BLOCK),
+    ("max_attempts", 0, 255),
+    ("retry_base", 0.001, 86400),
+    ("retry_max", 0.001, 30 * 86400),
+    ("timeout", 0, 10**8),
+    ("max_tasks", 0, 10**12),
+    ("grace", 0, 10**8),
+    ("max_body", 0, 10**15),
+    ("min_free", 0, 10**18),
+    ("max_connections", 1, 10**6),
+    ("request_timeout", 0.01, 86400),
+]
+
+
+def option_name(name: str) -> str:
+    """The command line's spelling of a field."""
+    return name.replace("_", "-")
+
+
+def default_name() -> str:
+    """The host's name, made fit to be a node's name."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip(".")[:63] or "node"
+
+
+def parse_address(text: str) -> tuple[str, int] | str:
+    """`host:port` or `[v6]:port` as a pair; anything with a slash, or without a colon, is the path of a unix socket.
+
+    Raises:
+        BadConfig: it is neither.
+    """
+    if "/" in text or ":" not in text:
+        if not text or len(text.encode()) > 107:
+            raise BadConfig(f"the unix socket path {text!r} has {len(text.encode())} bytes; it must be 1 to 107 bytes long")
+        return text
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or not int(port) < 65536:
+        raise BadConfig(f"the address {text!r} has the port {port!r}; it must be host:port, [v6]:port or a path")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise BadConfig(f"the address {text!r} is ambiguous; write an IPv6 address as [v6]:port")
+    return host or "0.0.0.0", int(port)
+
+
+def is_public(address: str) -> bool:
+    """Whether other machines may reach a listener on this address."""
+    parsed = parse_address(address)
+    if isinstance(parsed, str):
+        return False
+    host = parsed[0]
+    if host == "localhost":
+        return False
+    try:
+        return not ip_address(host).is_loopback
+    except ValueError:
+        return True

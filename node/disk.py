@@ -1,0 +1,172 @@
+"""Every call that the spool makes to a file system, as one small interface, so that tests can lose and tear writes.
+
+`RealDisk` is the operating system. `spoolnode.node.fakes.FakeDisk` is a disk in memory that forgets what was not synced.
+All paths are strings; all calls may raise OSError and may block, so they are made off the event loop.
+"""
+
+import os
+import stat
+from typing import NamedTuple, Protocol
+
+
+class Entry(NamedTuple):
+    """One entry of a directory."""
+
+    name: str
+    is_file: bool
+    """A regular file; links and others are neither files nor directories."""
+    is_directory: bool
+    size: int
+    mtime: float
+
+
+class Disk(Protocol):
+    """What the spool needs of a file system."""
+
+    def create(self, path: str) -> int:
+        """A new file, readable and writable by the owner only; its descriptor. FileExistsError when it is there."""
+
+    def open(self, path: str) -> int:
+        """An existing file for reading and writing; its descriptor. A link is refused."""
+
+    def close(self, descriptor: int) -> None: ...
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        """Reserves `size` bytes that read as zeros, so that writing them needs no more space."""
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Writes all of `data`."""
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file."""
+
+    def size(self, descriptor: int) -> int: ...
+
+    def sync(self, descriptor: int) -> None:
+        """Returns when the data of the file are on the medium (fdatasync)."""
+
+    def sync_directory(self, path: str) -> None:
+        """Returns when the names in the directory are on the medium."""
+
+    def rename(self, source: str, target: str) -> None: ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def make_directory(self, path: str) -> None:
+        """Makes a directory; nothing happens when it is there."""
+
+    def entries(self, path: str) -> list[Entry]:
+        """All entries of a directory; empty when it does not exist."""
+
+    def stat(self, path: str) -> Entry:
+        """The entry of that path itself, links not followed."""
+
+    def set_mtime(self, path: str, mtime: float) -> None: ...
+
+    def free(self, path: str) -> int:
+        """Bytes that an ordinary user can still write."""
+
+
+class RealDisk:
+    """The operating system's file system."""
+
+    def create(self, path: str) -> int:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def open(self, path: str) -> int:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def close(self, descriptor: int) -> None:
+        os.close(descriptor)
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        os.posix_fallocate(descriptor, 0, size)
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+        written = os.pwrite(descriptor, data, offset)
+        while written < len(data):
+            written += os.pwrite(descriptor, data[written:], offset + written)
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        data = os.pread(descriptor, size, offset)
+        while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def size(self, descriptor: int) -> int:
+        return os.fstat(descriptor).st_size
+
+    def sync(self, descriptor: int) -> None:
+        os.fdatasync(descriptor)
+
+    def sync_directory(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def make_directory(self, path: str) -> None:
+        os.makedirs(path, mode=0o750, exist_ok=True)
+
+    def entries(self, path: str) -> list[Entry]:
+        found = []
+        try:
+            with os.scandir(path) as directory:
+                for item in directory:
+                    try:
+                        found.append(_entry(item.name, item.stat(follow_symlinks=False)))
+                    except FileNotFoundError:
+                        continue  # it went away between the listing and the look
+        except FileNotFoundError:
+            return []
+        return found
+
+    def stat(self, path: str) -> Entry:
+        return _entry(os.path.basename(path), os.lstat(path))
+
+    def set_mtime(self, path: str, mtime: float) -> None:
+        os.utime(path, (mtime, mtime), follow_symlinks=False)
+
+    def free(self, path: str) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+
+def _entry(name: str, found: os.stat_result) -> Entry:
+    return Entry(name, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
+
+
+def write_file(disk: Disk, temporary: str, target: str, parts: list[bytes]) -> None:
+    """A whole new file under its final name: tmp, write, sync, rename. The caller syncs the directory of `target`.
+
+    On any error the temporary file is gone and `target` is as it was.
+    """
+    descriptor = disk.create(temporary)
+    try:
+        try:
+            offset = 0
+            for part in parts:
+                disk.write(descriptor, part, offset)
+                offset += len(part)
+            disk.sync(descriptor)
+        finally:
+            disk.close(descriptor)
+        disk.rename(temporary, target)
+    except OSError:
+        discard(disk, temporary)
+        raise
+
+
+def discard(disk: Disk, path: str) -> None:
+    """Removes a file that may not be there; a file that cannot be removed is swept at the next start (tmp/)."""
+    try:
+        disk.unlink(path)
+    except OSError:
+        return

@@ -1,0 +1,276 @@
+"""Group commit: requests -> records in the open batch -> one fsync for all that wait -> their acknowledgements.
+
+Ensures: a waiter hears `stored` only after the fsync that holds its task (with `sync` off: after the write).
+Ensures: a task is handed to `committed` only after that, so nothing runs that might not be there after a power cut.
+Ensures: when a write or an fsync fails, everyone in the group is refused, their records are marked finished, and the
+         file takes no more: a failed fsync is final, it is never retried on the same file.
+Assumes: one event loop calls everything but `_commit`, which runs in the disk thread.
+"""
+
+import errno
+import time
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from spoolnode.node.disk import Disk, discard
+from spoolnode.node.layout import Layout
+from spoolnode.node.threads import DiskThread
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.names import LAST, task_id
+from spoolnode.protocol.request import Terms
+from spoolnode.protocol.spoolfile import FINISHED, STATE_AT
+
+BATCH_SIZE = 1 << 20
+"""Bytes of a batch file, reserved when it is made: records never meet a full disk, and a mapping of it never moves."""
+BATCH_SECONDS = 1.0
+"""How long a batch takes tasks after its first one."""
+INLINE_BODY = 128 << 10
+"""The largest body kept in a batch, in bytes; larger ones get a file of their own."""
+
+
+class Waiter(Protocol):
+    """Whoever waits for the fate of one task; exactly one of the two is called, on the event loop."""
+
+    def stored(self, task_id: str) -> None: ...
+
+    def refused(self, refusal: Refused) -> None: ...
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """One file of incoming/, as the node knows it."""
+
+    number: int
+    descriptor: int = -1
+    """-1 while the file is not made yet, or is closed again."""
+    end: int = batchfile.HEADER_SIZE
+    """Where the next record goes."""
+    live: int = 0
+    """Committed tasks in it that are not finished."""
+    accepted: float = 0.0
+    """When its first task was accepted."""
+    closed: bool = False
+    """It takes no more tasks."""
+    closed_at: float = 0.0
+    """Monotonic time of that."""
+    frozen: bool = False
+    """Its tasks are being moved; none may start."""
+    touched: bool = False
+    """It has marks that are not synced."""
+    in_flight: int = 0
+    """Tasks of it that are with workers."""
+    moved: dict[int, str] = field(default_factory=dict)
+    """Where its tasks went when it was settled."""
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """The requests that one fsync will serve, all in one batch."""
+
+    batch: Batch
+    start: int
+    parts: list[bytes] = field(default_factory=list)
+    offsets: "array[int]" = field(default_factory=lambda: array("I"))
+    special: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Due time and rank of the tasks that have one."""
+    waiters: list[Waiter] = field(default_factory=list)
+    closes: bool = False
+    """It is the last of its batch."""
+
+
+class Intake:
+    """The only way into a batch."""
+
+    def __init__(
+        self, disk: Disk, layout: Layout, thread: DiskThread, node_id: str, number: Callable[[], int],
+        committed: Callable[[Group], None], *, sync: bool,
+    ) -> None:  # fmt: skip
+        self._disk = disk
+        self._layout = layout
+        self._thread = thread
+        self._node_id = node_id
+        self._number = number
+        self._committed = committed
+        self._sync = sync
+        self._open: Group | None = None
+        self._ready: list[Group] = []
+        self._busy = False
+        self._spare: Batch | None = None
+        self.flushed: Callable[[], None] = lambda: None
+        """Called after the waiters of a commit have been told: the time to send what was gathered."""
+
+    def add(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter) -> None:
+        """Takes one task. `waiter` is told later; nothing is raised."""
+        now = time.time()
+        group = self._open
+        size = batchfile.RECORD_SIZE + 4 + len(block) + len(body) + batchfile.ALIGN
+        if group is None or group.batch.end + size > BATCH_SIZE:
+            group = self._next_batch(now)
+        batch = group.batch
+        record = batchfile.encode_record(batch.number, block, body, now, terms.due, terms.rank)
+        offset = batch.end + batchfile.RECORD_SIZE
+        batch.end += len(record)
+        group.parts.append(record)
+        group.offsets.append(offset)
+        group.waiters.append(waiter)
+        if terms.due or terms.rank != LAST:
+            group.special[offset] = (terms.due, terms.rank)
+        if not self._busy:
+            self._start()
+
+    def close_batch(self) -> None:
+        """The open batch takes no more; the next task opens another."""
+        group, self._open = self._open, None
+        if group is not None:
+            group.closes = True
+            group.batch.closed = True
+            self._ready.append(group)
+            if not self._busy:
+                self._start()
+
+    @property
+    def open_since(self) -> float | None:
+        """When the open batch got its first task; None when there is none open."""
+        return self._open.batch.accepted if self._open is not None else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for a commit."""
+        return not self._busy and not self._ready and (self._open is None or not self._open.waiters)
+
+    def _next_batch(self, now: float) -> Group:
+        self.close_batch()
+        batch, self._spare = self._spare or Batch(self._number()), None
+        batch.accepted = now
+        self._open = Group(batch, batch.end)
+        return self._open
+
+    def _start(self) -> None:
+        groups, self._ready = self._ready, []
+        if self._open is not None and self._open.waiters:
+            groups.append(self._open)
+            self._open = Group(self._open.batch, self._open.batch.end)
+        if groups:
+            self._busy = True
+            self._thread.submit(lambda: self._commit(groups), lambda errors, problem: self._done(groups, errors, problem))
+        elif self._spare is None and self._open is not None:
+            self._busy = True
+            self._thread.submit(self._make_spare, self._spare_made)
+
+    def _done(self, groups: list[Group], errors: list[OSError | None], problem: BaseException | None) -> None:
+        self._busy = False
+        if problem is not None:
+            raise problem
+        for group, error in zip(groups, errors, strict=True):
+            if error is None:
+                self._tell(group)
+            else:
+                self._refuse(group, error)
+        # The next commit starts before the answers are sent: the disk works while we talk.
+        self._start()
+        self.flushed()
+
+    def _tell(self, group: Group) -> None:
+        group.batch.live += len(group.offsets)
+        self._committed(group)
+        node_id, number = self._node_id, group.batch.number
+        for waiter, offset in zip(group.waiters, group.offsets, strict=True):
+            waiter.stored(task_id(node_id, number, offset))
+
+    def _refuse(self, group: Group, error: OSError) -> None:
+        if self._open is not None and self._open.batch is group.batch:
+            # Whoever gathered meanwhile for the same file is refused with the others.
+            group.waiters += self._open.waiters
+            self._open = None
+        group.batch.closed = True
+        group.closes = True
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        refusal = Refused(
+            Reason.FULL if full else Reason.BUSY,
+            f"the disk of this node {'is full' if full else 'failed'} ({error.strerror}); nothing was stored",
+        )
+        self._committed(Group(group.batch, group.start, closes=True))
+        for waiter in group.waiters:
+            waiter.refused(refusal)
+
+    def _spare_made(self, batch: Batch | None, problem: BaseException | None) -> None:
+        self._busy = False
+        if problem is None:
+            self._spare = batch
+        # Without a spare the next batch is made when it is needed, and whoever waits then hears the reason.
+        if self._ready or (self._open is not None and self._open.waiters):
+            self._start()
+
+    # -- in the disk thread --
+
+    def _commit(self, groups: list[Group]) -> list[OSError | None]:
+        errors: list[OSError | None] = []
+        for group in groups:
+            try:
+                self._write(group)
+                errors.append(None)
+            except OSError as error:
+                self._disown(group)
+                errors.append(error)
+        return errors
+
+    def _write(self, group: Group) -> None:
+        batch = group.batch
+        if batch.descriptor < 0:
+            if group.start != batchfile.HEADER_SIZE:
+                raise OSError(errno.EIO, "an earlier write to the same batch failed")
+            self._make_file(batch)
+        if group.parts:
+            self._disk.write(batch.descriptor, b"".join(group.parts), group.start)
+            if self._sync:
+                self._disk.sync(batch.descriptor)
+        if group.closes:
+            descriptor, batch.descriptor = batch.descriptor, -1
+            self._disk.close(descriptor)
+
+    def _disown(self, group: Group) -> None:
+        """Marks the records of a failed group finished, as well as a failing disk lets us, and gives up the file."""
+        batch = group.batch
+        if batch.descriptor < 0:
+            return
+        try:
+            for offset in group.offsets:
+                self._disk.write(batch.descriptor, bytes([FINISHED]), offset + STATE_AT)
+            self._disk.sync(batch.descriptor)
+        except OSError:
+            pass  # the error that brought us here is reported; the records were never acknowledged
+        descriptor, batch.descriptor = batch.descriptor, -1
+        self._disk.close(descriptor)
+
+    def _make_spare(self) -> Batch:
+        batch = Batch(self._number())
+        self._make_file(batch)
+        return batch
+
+    def _make_file(self, batch: Batch) -> None:
+        temporary = self._layout.path(f"tmp/{batch.number}.batch")
+        descriptor = self._disk.create(temporary)
+        try:
+            self._disk.allocate(descriptor, BATCH_SIZE)
+            self._disk.write(descriptor, batchfile.encode_header(batch.number), 0)
+            if self._sync:
+                self._disk.sync(descriptor)
+            self._disk.rename(temporary, self._layout.batch(batch.number))
+            if self._sync:
+                self._disk.sync_directory(self._layout.incoming)
+        except OSError:
+            self._disk.close(descriptor)
+            discard(self._disk, temporary)
+            discard(self._disk, self._layout.batch(batch.number))
+            raise
+        batch.descriptor = descriptor
+
+    def close(self) -> Batch | None:
+        """Ends the intake when it is idle; the empty batch that is left over, if any, for the caller to remove."""
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.descriptor >= 0:
+            self._disk.close(spare.descriptor)
+        return spare

@@ -1,0 +1,309 @@
+"""What happens to tasks on disk, one function a move: settle, bury, revive, quarantine, mark.
+
+Everything here blocks and runs in the keeper thread (or before the loop starts). Every move is: a whole new file under
+tmp/, sync, rename, sync of the directory; only then is the old place marked or removed. So a task may for a moment be in
+two places after a crash, never in none; recovery knows the pairs by their names.
+"""
+
+import errno
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from spoolnode.node.disk import Disk, discard
+from spoolnode.node.layout import Layout, ref_id
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.errors import BadTask
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK, Variables, decode_variables, encode_variables
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
+
+COPY_SIZE = 1 << 20
+"""Bytes of a body moved at a time."""
+MAX_REASON = 4096
+"""Bytes of a reason kept with a dead task."""
+
+
+class Place(NamedTuple):
+    """Where the bytes of a task lie: a whole spool file, or a record of a batch."""
+
+    path: str
+    base: int = 0
+    length: int = -1
+    """-1: to the end of the file."""
+
+
+class Progress(NamedTuple):
+    """The two bytes in a task's header."""
+
+    state: int
+    attempts: int
+
+
+@dataclass
+class Keeper:
+    """The moves, over one disk and one spool directory."""
+
+    disk: Disk
+    layout: Layout
+    node_id: str
+    sync: bool = True
+
+    # -- reading --
+
+    def place(self, number: int | None, ref: int | str) -> Place:
+        """Where a task lies: a record of batch `number`, or, with None, a spool file."""
+        if number is None:
+            return Place(self.layout.path(str(ref)))
+        path, offset = self.layout.batch(number), int(ref)
+        descriptor = self.disk.open(path)
+        try:
+            size = self.disk.read(descriptor, 4, offset - batchfile.RECORD_SIZE)
+        finally:
+            self.disk.close(descriptor)
+        return Place(path, offset, int.from_bytes(size, "little"))
+
+    def progress(self, number: int | None, ref: int | str) -> Progress:
+        """State and attempts of a task. Raises FileNotFoundError when it is gone."""
+        path, base = self._where(number, ref)
+        descriptor = self.disk.open(path)
+        try:
+            header = self.disk.read(descriptor, HEADER.size, base)
+        finally:
+            self.disk.close(descriptor)
+        return Progress(header[STATE_AT], header[ATTEMPTS_AT]) if len(header) == HEADER.size else Progress(WAITING, 0)
+
+    def progresses(self, number: int, offsets: Iterable[int]) -> dict[int, Progress]:
+        """State and attempts of many tasks of one batch."""
+        descriptor = self.disk.open(self.layout.batch(number))
+        try:
+            headers = {offset: self.disk.read(descriptor, HEADER.size, offset) for offset in offsets}
+        finally:
+            self.disk.close(descriptor)
+        return {offset: Progress(header[STATE_AT], header[ATTEMPTS_AT]) for offset, header in headers.items()}
+
+    def records(self, number: int) -> list[batchfile.Record]:
+        """The whole records of a batch."""
+        data = self.contents(self.layout.batch(number))
+        return [item for item in batchfile.read_records(data, number) if isinstance(item, batchfile.Record)]
+
+    def contents(self, path: str) -> bytes:
+        """All bytes of a file."""
+        descriptor = self.disk.open(path)
+        try:
+            return self.disk.read(descriptor, self.disk.size(descriptor), 0)
+        finally:
+            self.disk.close(descriptor)
+
+    # -- marking --
+
+    def mark(self, number: int, offsets: Iterable[int]) -> None:
+        """Marks tasks of a batch finished."""
+        self._poke([(self.layout.batch(number), offset + STATE_AT, FINISHED) for offset in offsets])
+
+    def set_attempts(self, number: int | None, ref: int | str, attempts: int) -> None:
+        """Writes how often a task was tried."""
+        path, base = self._where(number, ref)
+        self._poke([(path, base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
+
+    def sync_marks(self, numbers: Iterable[int], directories: Iterable[str]) -> None:
+        """Makes marks in batches, and removals from directories, safe against a power cut."""
+        for number in numbers:
+            try:
+                descriptor = self.disk.open(self.layout.batch(number))
+            except FileNotFoundError:
+                continue  # finished and removed meanwhile
+            try:
+                self.disk.sync(descriptor)
+            finally:
+                self.disk.close(descriptor)
+        for directory in directories:
+            self.disk.sync_directory(directory)
+
+    def _poke(self, bytes_to_write: list[tuple[str, int, int]]) -> None:
+        path, descriptor = "", -1
+        try:
+            for target, offset, value in bytes_to_write:
+                if target != path:
+                    if descriptor >= 0:
+                        self.disk.close(descriptor)
+                    path, descriptor = target, self.disk.open(target)
+                self.disk.write(descriptor, bytes([value]), offset)
+        finally:
+            if descriptor >= 0:
+                self.disk.close(descriptor)
+
+    def _where(self, number: int | None, ref: int | str) -> tuple[str, int]:
+        return (self.layout.path(str(ref)), 0) if number is None else (self.layout.batch(number), int(ref))
+
+    # -- moving --
+
+    def settle(self, number: int, flying: set[int], due: dict[int, float]) -> dict[int, str]:
+        """Gives each waiting task of a batch a spool file of its own, except those `flying` with a worker.
+
+        Returns:
+            The ref of the new file for each offset. The records are marked finished.
+        """
+        moved: dict[int, str] = {}
+        for record in self.records(number):
+            if record.state != WAITING or record.offset in flying:
+                continue
+            ref = self._new_ref(names.task_id(self.node_id, number, record.offset), record.rank)
+            place = Place(self.layout.batch(number), record.offset, record.length)
+            self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, record.due) or record.accepted)
+            moved[record.offset] = ref
+        for directory in {self.layout.directory_of(ref) for ref in moved.values()}:
+            self._sync_directory(directory)
+        if moved:
+            self.mark(number, moved)
+        return moved
+
+    def bury(self, number: int | None, ref: int | str, reason: str, attempts: int) -> None:
+        """Moves a task to dead/, with the reason."""
+        identity = ref_id(str(ref)) if number is None else names.task_id(self.node_id, number, int(ref))
+        extra = [(names.REASON, _fit(reason)), (names.ATTEMPTS, str(attempts).encode())]
+        target = f"dead/{names.file_name(identity)}"
+        place = self.place(number, ref)
+        try:
+            self._copy(place, target, attempts=attempts, mtime=time.time(), extra=extra)
+        except _NoRoom:
+            self._copy(place, target, attempts=attempts, mtime=time.time())
+        self._sync_directory(self.layout.dead)
+        if number is None:
+            discard(self.disk, place.path)
+            self._sync_directory(os.path.dirname(place.path))
+        else:
+            self.mark(number, [int(ref)])
+
+    def revive(self, source: str, *, attempts: int = 0) -> str:
+        """Moves a task from dead/ (or outbox/) back among the waiting ones; the ref of its new file."""
+        place = Place(self.layout.path(source))
+        variables = self._variables(place)
+        rank = next((names.read_priority(value) for key, value in variables if key == b"priority"), names.LAST)
+        ref = self._new_ref(ref_id(source), rank)
+        self._copy(place, ref, attempts=attempts, mtime=time.time())
+        self._sync_directory(self.layout.directory_of(ref))
+        self.disk.unlink(place.path)
+        self._sync_directory(os.path.dirname(place.path))
+        return ref
+
+    def quarantine(self, ref: str) -> str:
+        """Moves a file that cannot be read to corrupt/; its new name there."""
+        name = ref.replace("/", "_")
+        target = name
+        taken = {entry.name for entry in self.disk.entries(self.layout.corrupt)}
+        if target in taken:
+            target = f"{name}.{time.time_ns()}"
+        self.disk.rename(self.layout.path(ref), os.path.join(self.layout.corrupt, target))
+        self._sync_directory(self.layout.corrupt)
+        return target
+
+    def keep_damage(self, number: int, start: int, data: bytes) -> None:
+        """Keeps the damaged middle of a batch in corrupt/."""
+        name = f"{number}.batch.{start}"
+        if name in {entry.name for entry in self.disk.entries(self.layout.corrupt)}:
+            return
+        self._write(f"corrupt/{name}", [data], mtime=None)
+        self._sync_directory(self.layout.corrupt)
+
+    def remove_batch(self, number: int) -> None:
+        """Removes a batch whose tasks are all finished."""
+        discard(self.disk, self.layout.batch(number))
+
+    def put(self, ref: str, parts: list[bytes], mtime: float | None) -> None:
+        """A new spool file; returns when it is safe."""
+        self._write(ref, parts, mtime=mtime)
+        self._sync_directory(self.layout.directory_of(ref))
+
+    def _new_ref(self, identity: str, rank: int) -> str:
+        name = names.file_name(identity)
+        if rank == names.LAST:
+            return name
+        self.disk.make_directory(self.layout.path(str(rank)))
+        return f"{rank}/{name}"
+
+    def _variables(self, place: Place) -> Variables:
+        descriptor = self.disk.open(place.path)
+        try:
+            return decode_variables(self._block(descriptor, place))
+        finally:
+            self.disk.close(descriptor)
+
+    def _block(self, descriptor: int, place: Place) -> bytes:
+        header = self.disk.read(descriptor, HEADER.size, place.base)
+        if len(header) < HEADER.size:
+            raise spoolfile.Short(f"the file has {len(header)} bytes; a spool file has at least {HEADER.size}")
+        size = HEADER.unpack(header)[1]
+        block = self.disk.read(descriptor, size, place.base + HEADER.size)
+        if len(block) < size:
+            raise spoolfile.Short(f"the file ends after {len(block)} of {size} bytes of variables")
+        return block
+
+    def _copy(
+        self, place: Place, ref: str, *, attempts: int, mtime: float, extra: list[tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """Writes the task at `place` to a new file; what we added when it died is left out, `extra` is added."""
+        source = self.disk.open(place.path)
+        try:
+            block = self._block(source, place)
+            kept = [item for item in decode_variables(block) if item[0] not in (names.REASON, names.ATTEMPTS)] + (extra or [])
+            try:
+                new_block = encode_variables(kept)
+            except BadTask as error:
+                raise _NoRoom from error
+            end = place.base + place.length if place.length >= 0 else self.disk.size(source)
+            body_at = place.base + HEADER.size + len(block)
+            self._write(ref, [spoolfile.head(new_block, attempts)], mtime, body=(source, body_at, end))
+        finally:
+            self.disk.close(source)
+
+    def _write(
+        self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None
+    ) -> None:
+        temporary = self.layout.path(f"tmp/{ref.rpartition('/')[2]}.{time.monotonic_ns()}")
+        descriptor = self.disk.create(temporary)
+        try:
+            try:
+                offset = 0
+                for part in parts:
+                    self.disk.write(descriptor, part, offset)
+                    offset += len(part)
+                if body is not None:
+                    self._append(descriptor, offset, *body)
+                if self.sync:
+                    self.disk.sync(descriptor)
+            finally:
+                self.disk.close(descriptor)
+            if mtime is not None:
+                self.disk.set_mtime(temporary, mtime)
+            self.disk.rename(temporary, self.layout.path(ref))
+        except OSError:
+            discard(self.disk, temporary)
+            raise
+
+    def _append(self, target: int, offset: int, source: int, start: int, end: int) -> None:
+        while start < end:
+            piece = self.disk.read(source, min(COPY_SIZE, end - start), start)
+            if not piece:
+                raise OSError(errno.EIO, "the file became shorter while it was copied")
+            self.disk.write(target, piece, offset)
+            start += len(piece)
+            offset += len(piece)
+
+    def _sync_directory(self, path: str) -> None:
+        if self.sync:
+            self.disk.sync_directory(path)
+
+
+class _NoRoom(Exception):
+    """The variables with the reason would not fit into a block."""
+
+
+def _fit(reason: str) -> bytes:
+    data = reason.encode("utf-8", "backslashreplace")
+    return data if len(data) <= MAX_REASON else data[: MAX_REASON // 2] + b"\n...\n" + data[-MAX_REASON // 2 :]
+
+
+assert MAX_REASON < MAX_BLOCK

@@ -1,0 +1,108 @@
+"""Where everything lies in a spool directory. States are places: see ARCHITECTURE.md, "On disk"."""
+
+import os
+from dataclasses import dataclass
+
+from spoolnode.protocol.names import LAST, SPOOL_PREFIX, id_of_file
+
+BATCH_SUFFIX = ".batch"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one spool directory; `root` is absolute."""
+
+    root: str
+
+    @property
+    def incoming(self) -> str:
+        """Batches: tasks just accepted, many to a file."""
+        return self.path("incoming")
+
+    @property
+    def outbox(self) -> str:
+        """A directory for each destination, with the tasks that wait for it."""
+        return self.path("outbox")
+
+    @property
+    def dead(self) -> str:
+        """Tasks given up."""
+        return self.path("dead")
+
+    @property
+    def corrupt(self) -> str:
+        """What could not be read."""
+        return self.path("corrupt")
+
+    @property
+    def tmp(self) -> str:
+        """Being written; swept at start."""
+        return self.path("tmp")
+
+    @property
+    def node_id(self) -> str:
+        """The file with this node's id."""
+        return self.path("node.id")
+
+    @property
+    def lock(self) -> str:
+        """Locked (flock) as long as a node runs here."""
+        return self.path("lock")
+
+    @property
+    def control(self) -> str:
+        """The socket of the control interface."""
+        return self.path("control.sock")
+
+    @property
+    def socket(self) -> str:
+        """The node's own uwsgi socket, for this machine's owner and the workers."""
+        return self.path("spool.sock")
+
+    @property
+    def directories(self) -> list[str]:
+        """Every directory that a node needs."""
+        return [self.root, self.incoming, self.outbox, self.dead, self.corrupt, self.tmp]
+
+    def path(self, ref: str) -> str:
+        """The path of something below the spool."""
+        return os.path.join(self.root, ref)
+
+    def batch(self, number: int) -> str:
+        """The path of a batch."""
+        return os.path.join(self.incoming, f"{number}{BATCH_SUFFIX}")
+
+    def directory_of(self, ref: str) -> str:
+        """The directory in which a spool file lies."""
+        return os.path.dirname(self.path(ref))
+
+    def outbox_of(self, destination: str) -> str:
+        """The directory of what waits for a destination (a validated name, see `names.is_destination`)."""
+        return os.path.join(self.outbox, destination)
+
+
+def batch_number(name: str) -> int | None:
+    """The number of the batch in the file of that name; None when it is none."""
+    stem = name.removesuffix(BATCH_SUFFIX)
+    return int(stem) if stem != name and stem.isdecimal() else None
+
+
+def is_spool_file(name: str) -> bool:
+    """Whether uWSGI, and we, take a regular file of that name for a task."""
+    return name.startswith(SPOOL_PREFIX)
+
+
+def is_priority(name: str) -> bool:
+    """Whether a directory of that name holds tasks of a priority (uWSGI's convention: digits only)."""
+    return name.isascii() and name.isdecimal()
+
+
+def rank_of(ref: str) -> int:
+    """The rank of a spool file: the number of its topmost directory."""
+    directory, slash, _ = ref.partition("/")
+    return min(int(directory), LAST - 1) if slash else LAST
+
+
+def ref_id(ref: str) -> str:
+    """The id of the task in a spool file."""
+    return id_of_file(ref.rpartition("/")[2])

@@ -1,0 +1,69 @@
+"""How the run of a task ended, and the calling convention between a worker and the application's handler."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from spoolnode.protocol.packet import Variables
+
+
+class Kind(Enum):
+    """What becomes of a task after its run."""
+
+    DONE = "done"
+    """It leaves the disk."""
+    RETRY = "retry"
+    """It asked to be run again: counts as an attempt, with backoff."""
+    IGNORED = "ignored"
+    """No callable felt responsible: counts as an attempt, with backoff."""
+    AGAIN = "again"
+    """It ended well and is to run again after `delay` seconds; its attempts start anew (`@spoolforever`)."""
+    FAILED = "failed"
+    """An exception, a timeout or the death of the worker: counts as an attempt, with backoff."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one run ended."""
+
+    kind: Kind
+    reason: str = ""
+    """Why it has to run again, for people."""
+    delay: float = 0.0
+    """Seconds, for AGAIN only."""
+
+
+DONE = Outcome(Kind.DONE)
+
+
+class Call(NamedTuple):
+    """One task, handed to the application's handler."""
+
+    variables: Variables
+    body: bytes
+    file_name: str
+    """The name of its spool file, which uWSGI calls `spooler_task_name`."""
+
+
+Handler = Callable[[Call], Outcome | Awaitable[Outcome]]
+"""Runs one task. An exception that it raises is a failure of the task. An awaitable is run in the worker's event loop."""
+
+
+class Timer(NamedTuple):
+    """Something that the application wants called at times, in any one worker."""
+
+    name: str
+    seconds: float
+    """The period; 0 for a cron entry."""
+    cron: tuple[int, int, int, int, int]
+    """minute, hour, day, month, weekday as in uwsgidecorators: -1 is any, -n every n."""
+
+
+class App(NamedTuple):
+    """A loaded application: what a worker runs."""
+
+    handler: Handler
+    timers: list[Timer]
+    call_timer: Callable[[int], object]
+    """Calls the timer of that index in `timers`."""

@@ -1,0 +1,545 @@
+"""The spool: which tasks are here, in what order they run, and what becomes of them. The one owner of that knowledge.
+
+Lives on the event loop and never blocks it: disk work goes to two threads. The *commit* thread serves the intake and
+nothing else; the *keeper* thread makes every other move, one after another.
+
+A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Files`.
+"""
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, MutableSequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from spoolnode.node.disk import Disk
+from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
+from spoolnode.node.keeper import Keeper, Progress
+from spoolnode.node.layout import Layout, rank_of, ref_id
+from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.queue import Later, ReadyQueue, Ref
+from spoolnode.node.recovery import Found, FoundBatch, recover
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.threads import DiskThread
+from spoolnode.protocol.names import LAST, file_name, task_id
+from spoolnode.protocol.spoolfile import WAITING
+
+SETTLE_AT_MOST = 64
+"""Unfinished tasks that a closed batch may have left to be settled: the cost of a settlement is bounded by it."""
+SETTLE_AFTER = 1.0
+"""Seconds that a batch stays closed before it is settled: most of its tasks end within that, and need no file."""
+UNSURE_SECONDS = 2.0
+"""A file found by a scan (not by an event) may still be written to; it is left alone until it is as old as this."""
+SHORT_SECONDS = 60.0
+"""How long a file may end before its variables do until it counts as damaged."""
+LOCKED_SECONDS = 1.0
+"""Pause before a file is tried again that somebody else holds locked."""
+
+
+@dataclass(eq=False, slots=True)
+class Files:
+    """The source of all tasks that have a spool file of their own."""
+
+    known: dict[str, float] = field(default_factory=dict)
+    """When each is due; a file is in here from when it is noticed until it is gone."""
+    flying: set[str] = field(default_factory=set)
+    """Those that are with a worker."""
+    frozen: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What happened since the start."""
+
+    accepted: int = 0
+    refused: int = 0
+    done: int = 0
+    failed: int = 0
+    died: int = 0
+    found: int = 0
+
+
+Source = Batch | Files
+
+
+class Spool:
+    """One spool directory and all that waits in it."""
+
+    def __init__(self, disk: Disk, layout: Layout, node_id: str, policy: RetryPolicy, rng: random.Random, *, sync: bool) -> None:
+        self.layout = layout
+        self.node_id = node_id
+        self.keeper = Keeper(disk, layout, node_id, sync)
+        self.commits = DiskThread("commit")
+        self.moves = DiskThread("keeper")
+        self.intake = Intake(disk, layout, self.commits, node_id, self.number, self._committed, sync=sync)
+        self.files = Files()
+        self.batches: dict[int, Batch] = {}
+        self.queue = ReadyQueue()
+        self.later = Later()
+        self.counts = Counts()
+        self.report: Callable[..., None] = lambda action, **details: None
+        """Hears what is worth a line in the log."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when tasks became ready."""
+        self.flying: Callable[[Batch], set[int]] = lambda batch: set()
+        """Which tasks of a batch are with workers."""
+        self.placing = 0
+        """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
+        self.placed: Callable[[], None] = lambda: None
+        """Called when `placing` is zero again."""
+        self._policy = policy
+        self._rng = rng
+        self._last_number = 0
+        self._dirty: set[int] = set()
+        self._dirty_directories: set[str] = set()
+        self._sync = sync
+
+    # -- life --
+
+    def load(self) -> None:
+        """Reads the directory; before the loop has anything else to do."""
+        now = time.time()
+        found = recover(self.keeper, now, self.report)
+        numbers = [batch.batch.number for batch in found.batches]
+        self._last_number = max([self._last_number, *numbers])
+        self._adopt(found, now)
+
+    def _adopt(self, found: Found, now: float) -> None:
+        """Puts what was found into the queues, oldest first."""
+        files = sorted(found.files, key=lambda file: (file.mtime, file.ref))
+        position = 0
+        for batch in found.batches:
+            while position < len(files) and files[position].mtime <= batch.batch.accepted:
+                self.notice(files[position].ref, files[position].mtime, now, sure=False)
+                position += 1
+            self._adopt_batch(batch, now)
+        for file in files[position:]:
+            self.notice(file.ref, file.mtime, now, sure=False)
+
+    def _adopt_batch(self, found: FoundBatch, now: float) -> None:
+        batch = found.batch
+        self.batches[batch.number] = batch
+        for rank, offsets in found.ready.items():
+            self.queue.add(batch, offsets, rank)
+        for due, offset, rank in found.later:
+            self.later.add(due, batch, offset, rank)
+        for offset, rank, attempts in found.tried:
+            if self._policy.gives_up(attempts):
+                self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
+            else:
+                self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank)
+
+    async def close(self) -> None:
+        """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
+        self.intake.close_batch()
+        while not self.intake.is_idle:
+            await self.commits.run(lambda: None)
+        spare = self.intake.close()
+        if spare is not None:
+            await self.moves.run(lambda: self.keeper.remove_batch(spare.number))
+        await self.sync_marks()
+        await self.commits.close()
+        await self.moves.close()
+
+    def number(self) -> int:
+        """A number that no batch of this node ever had: microseconds since 1970, always rising."""
+        self._last_number = max(self._last_number + 1, int(time.time() * 1_000_000))
+        return self._last_number
+
+    # -- in --
+
+    def _committed(self, group: Group) -> None:
+        batch = group.batch
+        if batch.live:
+            self.batches[batch.number] = batch
+        self._queue(group)
+        self.counts.accepted += len(group.offsets)
+        if group.closes:
+            batch.closed_at = time.monotonic()
+            self._drop_if_finished(batch)
+        if group.offsets:
+            self.changed()
+
+    def _queue(self, group: Group) -> None:
+        if not group.special:
+            self.queue.add(group.batch, group.offsets)
+            return
+        now = time.time()
+        for offset in group.offsets:
+            due, rank = group.special.get(offset, (0.0, LAST))
+            if due > now:
+                self.later.add(due, group.batch, offset, rank)
+            else:
+                self.queue.add(group.batch, [offset], rank)
+
+    def notice(self, ref: str, mtime: float, now: float, *, sure: bool) -> None:
+        """A spool file is there: a new one, or one whose time changed.
+
+        Args:
+            sure: its writer has closed it, so it is whole.
+        """
+        if ref in self.files.flying:
+            return
+        due = mtime if mtime > now else 0.0
+        if not due and not sure and now - mtime < UNSURE_SECONDS:
+            due = mtime + UNSURE_SECONDS
+        known = self.files.known.get(ref)
+        if known is not None and (known == due or (not known and not due)):
+            return
+        if known is None:
+            self.counts.found += 1
+        self._schedule_file(ref, due)
+
+    def forget(self, ref: str) -> None:
+        """A spool file is gone; somebody removed or moved it."""
+        if ref not in self.files.flying:
+            self.files.known.pop(ref, None)
+
+    def _schedule_file(self, ref: str, due: float) -> None:
+        known = self.files.known.get(ref)
+        self.files.known[ref] = due
+        if due:
+            self.later.add(due, self.files, ref, rank_of(ref))
+        elif known is None or known:
+            self.queue.add(self.files, [ref], rank_of(ref))
+            self.changed()
+
+    async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0) -> None:
+        """Runs `job`, which gives a file the name `ref`, in the keeper thread, and queues the file."""
+        self.placing += 1
+        try:
+            await self.moves.run(job)
+            self._schedule_file(ref, due)
+        finally:
+            self._placed()
+
+    def _placed(self) -> None:
+        self.placing -= 1
+        if not self.placing:
+            self.placed()
+
+    # -- to the workers and back --
+
+    def take(self, count: int) -> tuple[Source, MutableSequence[Any], int] | None:
+        """Up to `count` tasks of one source that are to run now, as (source, refs, rank); None when there are none."""
+        while (taken := self.queue.take(count)) is not None:
+            source, refs, rank = taken
+            if isinstance(source, Batch):
+                if not source.moved:
+                    source.in_flight += len(refs)
+                    return source, refs, rank
+                source, refs = self.files, self._resolve(source, refs)
+            refs = [ref for ref in refs if self.files.known.get(ref) == 0.0 and ref not in self.files.flying]
+            if refs:
+                self.files.flying.update(refs)
+                return source, refs, rank
+        return None
+
+    def _resolve(self, batch: Batch, offsets: Iterable[int]) -> list[str]:
+        """The files of tasks whose batch was settled meanwhile."""
+        return [batch.moved[offset] for offset in offsets if offset in batch.moved]
+
+    def done(self, source: Source, refs: list[Ref]) -> None:
+        """Tasks have ended well; the worker has marked or removed them."""
+        self.counts.done += len(refs)
+        self._end(source, refs)
+
+    def gone(self, source: Source, ref: Ref) -> None:
+        """A task was not there any more when its turn came."""
+        self._land(source, [ref])
+        if isinstance(source, Files):
+            source.known.pop(str(ref), None)
+
+    def give_back(self, source: Source, refs: list[Ref], rank: int) -> None:
+        """Tasks were with a worker and did not start: they are the next to run."""
+        self._land(source, refs)
+        if isinstance(source, Files):
+            refs = [ref for ref in refs if ref in source.known]
+        self.queue.give_back(source, refs, rank)
+        self.changed()
+
+    def postpone(self, source: Source, ref: Ref, rank: int, due: float) -> None:
+        """A task could not start yet; this is no attempt."""
+        self._land(source, [ref])
+        self._put_later(source, ref, rank, due)
+
+    def interrupted(self, source: Source, ref: Ref, rank: int) -> None:
+        """We stopped a task ourselves: it is the next to run, and the attempt does not count."""
+
+        def uncount() -> None:
+            progress = self._progress(source, ref)
+            if progress.attempts:
+                self.keeper.set_attempts(_number(source), ref, progress.attempts - 1)
+
+        self.moves.submit(uncount, self._reported("uncount", source, ref))
+        self.give_back(source, [ref], rank)
+
+    def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
+        """A task has to run again, or is given up."""
+
+        def judge() -> tuple[float, int]:
+            attempts = self._progress(source, ref).attempts
+            if outcome.kind is Kind.AGAIN:
+                self.keeper.set_attempts(_number(source), ref, 0)
+                return self._delayed(source, ref, outcome.delay), 0
+            if self._policy.gives_up(attempts):
+                self.keeper.bury(_number(source), ref, outcome.reason, attempts)
+                return 0.0, attempts
+            return self._delayed(source, ref, self._policy.pause(attempts, self._rng)), attempts
+
+        def judged(result: tuple[float, int] | None, error: BaseException | None) -> None:
+            if result is None:
+                self._unjudged(source, ref, rank, error)
+                return
+            due, attempts = result
+            self._say(source, ref, outcome, due, attempts)
+            if due:
+                self._land(source, [ref])
+                self._put_later(source, ref, rank, due)
+            else:
+                self.counts.died += 1
+                self._end(source, [ref])
+
+        if outcome.kind is not Kind.AGAIN:
+            self.counts.failed += 1
+        self.moves.submit(judge, judged)
+
+    def _delayed(self, source: Source, ref: Ref, pause: float) -> float:
+        due = time.time() + pause
+        if isinstance(source, Files):
+            self.keeper.disk.set_mtime(self.layout.path(str(ref)), due)
+            return self.keeper.disk.stat(self.layout.path(str(ref))).mtime
+        return due
+
+    def _unjudged(self, source: Source, ref: Ref, rank: int, error: BaseException | None) -> None:
+        if isinstance(error, FileNotFoundError):
+            self.gone(source, ref)
+            return
+        # The disk failed us: the task stays where it is, and is tried again.
+        self.report("move_failed", id=self.id_of(source, ref), reason=str(error))
+        self.postpone(source, ref, rank, time.time() + self._policy.longest)
+
+    def _give_up(self, batch: Batch, offset: int, rank: int, reason: str, attempts: int) -> None:
+        """Buries a task found at the start that has used up its attempts."""
+
+        def buried(result: None, error: BaseException | None) -> None:
+            del result
+            if error is not None:
+                self._unjudged(batch, offset, rank, error)
+                return
+            self._say(batch, offset, Outcome(Kind.FAILED, reason), 0.0, attempts)
+            self.counts.died += 1
+            self._end(batch, [offset])
+
+        batch.in_flight += 1
+        self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
+
+    def quarantine(self, ref: str, reason: str) -> None:
+        """A file cannot be read: it goes to corrupt/."""
+
+        def moved(name: str | None, error: BaseException | None) -> None:
+            if error is None:
+                self.report("quarantined", file=ref, corrupt=name, reason=reason)
+            elif not isinstance(error, FileNotFoundError):
+                self.report("move_failed", file=ref, reason=str(error))
+            self.gone(self.files, ref)
+
+        self.moves.submit(lambda: self.keeper.quarantine(ref), moved)
+
+    def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
+        identity = self.id_of(source, ref)
+        if outcome.kind is Kind.AGAIN:
+            self.report("again", id=identity, due=due)
+        elif due:
+            self.report("retry", id=identity, attempts=attempts, due=due, outcome=outcome.kind.value, reason=outcome.reason)
+        else:
+            self.report("dead", id=identity, attempts=attempts, outcome=outcome.kind.value, reason=outcome.reason)
+
+    def _put_later(self, source: Source, ref: Ref, rank: int, due: float) -> None:
+        if isinstance(source, Files):
+            if ref in source.known:
+                self._schedule_file(str(ref), due)
+        else:
+            self.later.add(due, source, ref, rank)
+
+    def _end(self, source: Source, refs: list[Ref]) -> None:
+        """Tasks left the disk."""
+        self._land(source, refs)
+        if isinstance(source, Files):
+            for ref in refs:
+                source.known.pop(str(ref), None)
+                self._dirty_directories.add(self.layout.directory_of(str(ref)))
+        else:
+            source.live -= len(refs)
+            self._dirty.add(source.number)
+            self._drop_if_finished(source)
+
+    def _land(self, source: Source, refs: list[Ref]) -> None:
+        """Tasks are with no worker any more."""
+        if isinstance(source, Files):
+            source.flying.difference_update(refs)
+        else:
+            source.in_flight -= len(refs)
+
+    def _drop_if_finished(self, batch: Batch) -> None:
+        if batch.closed and batch.descriptor < 0 and not batch.live and not batch.frozen:
+            self.batches.pop(batch.number, None)
+            self._dirty.discard(batch.number)
+            self._dirty_directories.add(self.layout.incoming)
+            self.moves.submit(lambda: self.keeper.remove_batch(batch.number), self._reported("remove", batch, 0))
+
+    def _reported(self, move: str, source: Source, ref: Ref) -> Callable[[Any, BaseException | None], None]:
+        def done(result: Any, error: BaseException | None) -> None:
+            del result
+            if error is not None and not isinstance(error, FileNotFoundError):
+                self.report("move_failed", move=move, id=self.id_of(source, ref), reason=str(error))
+
+        return done
+
+    # -- by the clock --
+
+    def wake_due(self) -> None:
+        """Moves what is due to the ready queue."""
+        for due, source, ref, rank in self.later.pop_due(time.time()):
+            if isinstance(source, Batch) and source.moved:
+                continue  # settled meanwhile: the file was scheduled in its own right
+            if isinstance(source, Files):
+                if source.known.get(ref) == due:
+                    source.known[ref] = 0.0
+                    self.queue.add(source, [ref], rank)
+            else:
+                self.queue.add(source, [ref], rank)
+        if self.queue.size:
+            self.changed()
+
+    def close_old_batch(self) -> None:
+        """Closes the open batch once it has been open for its time."""
+        since = self.intake.open_since
+        if since is not None and time.time() - since >= BATCH_SECONDS:
+            self.intake.close_batch()
+
+    async def settle(self) -> None:
+        """Gives the last few tasks of old batches files of their own."""
+        now = time.monotonic()
+        for batch in list(self.batches.values()):
+            waiting = batch.live - batch.in_flight
+            if batch.closed and batch.descriptor < 0 and 0 < waiting <= SETTLE_AT_MOST and now - batch.closed_at > SETTLE_AFTER:
+                await self._settle(batch)
+
+    async def _settle(self, batch: Batch) -> None:
+        flying = self.flying(batch)
+        due = {int(ref): when for when, ref in self.later.of(batch)}
+        batch.frozen = True
+        self.placing += 1
+        try:
+            moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, due))
+            batch.moved.update(moved)
+            batch.live -= len(moved)
+            for offset, ref in moved.items():
+                self.files.known.pop(ref, None)
+                self._schedule_moved(ref, due.get(offset, 0.0))
+        except OSError as error:
+            batch.closed_at = time.monotonic() + 60  # a disk that is full or failing gets a rest
+            self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
+        finally:
+            batch.frozen = False
+            self._placed()
+        self._drop_if_finished(batch)
+        self.changed()
+
+    def _schedule_moved(self, ref: str, due: float) -> None:
+        """A settled task: if it was ready, its place in the queue still leads to it; otherwise it is due later."""
+        self.files.known[ref] = due
+        if due:
+            self.later.add(due, self.files, ref, rank_of(ref))
+
+    async def sync_marks(self) -> None:
+        """Makes what ended safe against a power cut; called once a second."""
+        numbers, self._dirty = self._dirty, set()
+        directories, self._dirty_directories = self._dirty_directories, set()
+        if (numbers or directories) and self._sync:
+            try:
+                await self.moves.run(lambda: self.keeper.sync_marks(numbers, directories))
+            except OSError as error:
+                self.report("sync_failed", reason=str(error))
+
+    # -- by hand --
+
+    async def remove(self, source: Source, ref: Ref) -> None:
+        """Removes a waiting task."""
+        if isinstance(source, Batch):
+            await self.moves.run(lambda: self.keeper.mark(source.number, [int(ref)]))
+            self.later.remove(source, ref)
+            source.live -= 1
+            self._drop_if_finished(source)
+        else:
+            await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(str(ref))))
+            source.known.pop(str(ref), None)
+            self._dirty_directories.add(self.layout.directory_of(str(ref)))
+
+    def hurry(self, source: Source, ref: Ref) -> bool:
+        """Makes a task that is due later ready now; whether it was one."""
+        due = self.files.known.get(str(ref), 0.0) if isinstance(source, Files) else 0.0
+        if due:
+            self.files.known[str(ref)] = 0.0
+            self.queue.add(self.files, [ref], rank_of(str(ref)))
+            self.moves.submit(
+                lambda: self.keeper.disk.set_mtime(self.layout.path(str(ref)), time.time()), self._reported("hurry", source, ref)
+            )
+        elif isinstance(source, Batch):
+            rank = self.later.remove(source, ref)
+            if rank is None:
+                return False
+            self.queue.add(source, [ref], rank)
+        else:
+            return False
+        self.changed()
+        return True
+
+    # -- looking --
+
+    def find(self, identity: str) -> tuple[Source, Ref] | None:
+        """Where the task of that id is; None when it is not among the waiting and running ones."""
+        prefix = f"{self.node_id}_"
+        number, _, offset = identity[len(prefix) :].partition("_")
+        if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
+            batch = self.batches.get(int(number))
+            if batch is not None and int(offset) not in batch.moved:
+                return batch, int(offset)
+        name = file_name(identity)
+        if name in self.files.known:
+            return self.files, name
+        for ref in self.files.known:
+            if ref.endswith(f"/{name}"):
+                return self.files, ref
+        return None
+
+    def id_of(self, source: Source, ref: Ref) -> str:
+        """The id of a task."""
+        if isinstance(source, Batch):
+            return task_id(self.node_id, source.number, int(ref))
+        return ref_id(str(ref))
+
+    @property
+    def total(self) -> int:
+        """Tasks on disk that are not finished: waiting, due later, running."""
+        return sum(batch.live for batch in self.batches.values()) + len(self.files.known)
+
+    def _progress(self, source: Source, ref: Ref) -> Progress:
+        return self.keeper.progress(_number(source), ref)
+
+    def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
+        """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
+
+        Asked only after the death of a worker, when nothing else can tell.
+        """
+        if isinstance(source, Batch):
+            found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
+            return {ref for ref, progress in found.items() if progress.state != WAITING}
+        return {ref for ref in refs if not os.path.lexists(self.layout.path(str(ref)))}
+
+
+def _number(source: Source) -> int | None:
+    return source.number if isinstance(source, Batch) else None
+

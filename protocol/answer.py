@@ -1,0 +1,114 @@
+"""What a node answers, and how a client reads it: four bytes, a packet of variables, or HTTP for web servers."""
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+import msgpack
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, Reason, Refused
+from spoolnode.protocol.packet import ANSWER, EXTENDED, HEADER, PING, decode_variables, encode_variables, packet
+
+STORED = packet(ANSWER, modifier2=1)
+"""The plain answer to a stored task, exactly uWSGI's `ff 00 00 01`."""
+REFUSED = packet(ANSWER, modifier2=0)
+"""The plain answer to a refused task, exactly uWSGI's `ff 00 00 00`."""
+PONG = packet(PING, modifier2=1)
+"""The plain answer to a ping, exactly uWSGI's `64 00 00 01`."""
+
+RETRY_AFTER = 5
+"""Seconds that a web client is asked to wait when the node is busy or full."""
+
+_ID_ITEM = encode_variables([(names.ID, b"")])[:-2]
+
+
+def stored(task_id: str) -> bytes:
+    """The extended answer to a stored task."""
+    value = task_id.encode()
+    size = len(value)
+    return b"\xff" + (len(_ID_ITEM) + 2 + size).to_bytes(2, "little") + b"\x01" + _ID_ITEM + size.to_bytes(2, "little") + value
+
+
+def refused(refusal: Refused) -> bytes:
+    """The extended answer to a refused task, with the reason."""
+    block = encode_variables([(names.ERROR, refusal.text.encode()), (names.REASON, refusal.reason.name.encode())])
+    return packet(ANSWER, block, modifier2=0)
+
+
+def read_answer(modifier2: int, block: bytes) -> str:
+    """The id in an extended answer.
+
+    Raises:
+        Refused: the node declined, with its reason.
+        BadPacket: this is no answer.
+    """
+    variables = dict(decode_variables(block))
+    if modifier2 == 1 and names.ID in variables:
+        return variables[names.ID].decode("ascii", "replace")
+    if modifier2 == 0 and names.ERROR in variables:
+        name = variables.get(names.REASON, b"").decode("ascii", "replace")
+        reason = Reason[name] if name in Reason.__members__ else Reason.MALFORMED
+        raise Refused(reason, variables[names.ERROR].decode("utf-8", "replace"))
+    raise BadPacket(f"an answer carries neither an id nor a reason: modifier2 {modifier2}, {len(block)} bytes")
+
+
+def status_pong(status: dict[str, Any]) -> bytes:
+    """The extended answer to a ping: the node's status, msgpack."""
+    return packet(PING, msgpack.packb(status), modifier2=EXTENDED)
+
+
+def read_status(block: bytes) -> dict[str, Any]:
+    """The status in an extended pong. Raises `BadPacket` when it is none."""
+    try:
+        status = msgpack.unpackb(block)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadPacket(f"the status in a pong is not msgpack: {error}") from error
+    if not isinstance(status, dict):
+        raise BadPacket(f"the status in a pong is a {type(status).__name__}; it must be a map")
+    return status
+
+
+def http_stored(task_id: str) -> bytes:
+    """202 with the id, for a request that came through a web server."""
+    return _http(HTTPStatus.ACCEPTED, {"id": task_id}, [f"X-Spool-Id: {task_id}"])
+
+
+def http_refused(refusal: Refused) -> bytes:
+    """The HTTP answer to a refused request, with the reason."""
+    extra = [f"Retry-After: {RETRY_AFTER}"] if refusal.reason in (Reason.BUSY, Reason.FULL) else []
+    return _http(HTTPStatus(refusal.reason.value), {"error": refusal.text}, extra)
+
+
+def _http(status: HTTPStatus, content: dict[str, str], extra: list[str]) -> bytes:
+    body = json.dumps(content).encode() + b"\n"
+    head = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, *extra, "Connection: close", "", ""]).encode() + body
+
+
+class AnswerReader:
+    """The client's half of a connection in the extended dialect: bytes in, whole answers out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def receive(self, data: bytes) -> None:
+        """Takes bytes from the connection."""
+        self._buffer += data
+
+    def next_answer(self) -> tuple[int, int, bytes] | None:
+        """The next answer as modifier1, modifier2, block; None when more bytes are needed.
+
+        Raises:
+            BadPacket: what came is no answer of a uwsgi server.
+        """
+        if self._buffer and self._buffer[0] not in (ANSWER, PING):
+            raise BadPacket(f"the answer begins with byte {self._buffer[0]}; a uwsgi server answers {ANSWER} or {PING}")
+        if len(self._buffer) < 4:
+            return None
+        modifier1, size, modifier2 = HEADER.unpack_from(self._buffer)
+        if len(self._buffer) < 4 + size:
+            return None
+        block = bytes(self._buffer[4 : 4 + size])
+        del self._buffer[: 4 + size]
+        return modifier1, modifier2, block

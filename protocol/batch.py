@@ -1,0 +1,133 @@
+"""The batch: many tasks just accepted, in one file.
+
+    file   = header, records, zeros up to the allocated size
+    header = magic "SPOOLBAT" | u16 version | u16 0 | u32 0 | u64 number | u32 crc of the bytes before | u32 0
+    record = u32 length of the payload | u32 crc | f64 accepted | f64 due | u64 rank | payload | zeros up to 8 bytes
+    payload = a spool file (see `spoolfile`): header, variables, body
+
+All little-endian. Times are seconds since 1970. The crc is taken over length, times, rank and payload as they were
+written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number, so that a
+record of another file never passes for one of this.
+
+To change this format: raise VERSION first, keep the reader of the old version beside the new one, and let the new node
+read both. A node refuses a version that it does not know and leaves the file where it is.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from spoolnode.protocol import spoolfile
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.packet import HEADER, SPOOL_REQUEST
+
+VERSION = 1
+MAGIC = b"SPOOLBAT"
+_HEAD = struct.Struct("<8sHHIQ")
+HEADER_SIZE = _HEAD.size + 8
+_RECORD = struct.Struct("<IIddQ")
+RECORD_SIZE = _RECORD.size
+"""Bytes before the payload of a record."""
+ALIGN = 8
+_COVERED = struct.Struct("<IddQ")
+_PADDING = [b"\0" * ((-size) % ALIGN) for size in range(ALIGN)]
+
+
+class Record(NamedTuple):
+    """A record found in a batch; `offset` is where its payload begins."""
+
+    offset: int
+    length: int
+    accepted: float
+    due: float
+    rank: int
+    state: int
+    attempts: int
+
+
+class Damage(NamedTuple):
+    """Bytes `start` to `end` of a batch are no records, and whole records follow them."""
+
+    start: int
+    end: int
+
+
+def encode_header(number: int) -> bytes:
+    """The header of batch `number`."""
+    front = _HEAD.pack(MAGIC, VERSION, 0, 0, number)
+    return front + zlib.crc32(front).to_bytes(4, "little") + bytes(4)
+
+
+def read_header(data: bytes) -> int:
+    """The number of the batch. Raises `BadPacket` when this is no batch, or one of another version."""
+    if len(data) < HEADER_SIZE:
+        raise BadPacket(f"the batch has {len(data)} bytes; its header alone takes {HEADER_SIZE}")
+    magic, version, _, _, number = _HEAD.unpack_from(data)
+    crc = int.from_bytes(data[_HEAD.size : _HEAD.size + 4], "little")
+    if magic != MAGIC or crc != zlib.crc32(data[: _HEAD.size]):
+        raise BadPacket("the header of the batch is damaged")
+    if version != VERSION:
+        raise BadPacket(f"the batch has version {version}; this spoolnode reads {VERSION}")
+    return int(number)
+
+
+def encode_record(seed: int, block: bytes, body: bytes, accepted: float, due: float, rank: int) -> bytes:
+    """One task as a record; `seed` is the batch's number. Its payload begins `RECORD_SIZE` bytes in."""
+    payload = b"\x11" + len(block).to_bytes(2, "little") + b"\0" + block + body
+    length = len(payload)
+    crc = zlib.crc32(payload, zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed & 0xFFFFFFFF))
+    return _RECORD.pack(length, crc, accepted, due, rank) + payload + _PADDING[length % ALIGN]
+
+
+def payload_length(data: bytes | memoryview, offset: int) -> int:
+    """The length of the payload that begins at `offset`."""
+    return int.from_bytes(data[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
+
+
+def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
+    """Every whole record of a batch, and the damage between them.
+
+    A damaged end is a torn write that was never acknowledged: it is passed over, as is what was never written.
+    """
+    position = HEADER_SIZE
+    while position < len(data):
+        record = _record_at(data, position, number)
+        if record is None:
+            following = _next_whole(data, position + ALIGN, number)
+            if following is None:
+                return
+            yield Damage(position, following)
+            position = following
+        else:
+            yield record
+            position = record.offset + record.length + (-record.length) % ALIGN
+
+
+def _record_at(data: bytes, position: int, seed: int) -> Record | None:
+    offset = position + RECORD_SIZE
+    if offset + HEADER.size > len(data):
+        return None
+    length, crc, accepted, due, rank = _RECORD.unpack_from(data, position)
+    if length < HEADER.size or offset + length > len(data):
+        return None
+    state, size, attempts = HEADER.unpack_from(data, offset)
+    if HEADER.size + size > length:
+        return None
+    if state == SPOOL_REQUEST and not attempts:
+        covered = data[offset : offset + length]
+    else:
+        covered = spoolfile.head(b"")[:1] + data[offset + 1 : offset + 3] + b"\0" + data[offset + 4 : offset + length]
+    if crc != zlib.crc32(covered, zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed & 0xFFFFFFFF)):
+        return None
+    return Record(offset, length, accepted, due, rank, state, attempts)
+
+
+def _next_whole(data: bytes, position: int, seed: int) -> int | None:
+    """Where the next whole record begins, if any does."""
+    last = len(data.rstrip(b"\0"))
+    while position < last:
+        if _record_at(data, position, seed) is not None:
+            return position
+        position += ALIGN
+    return None

@@ -1,0 +1,125 @@
+"""Names: which variables are reserved, what untrusted names may look like, how a task is called.
+
+Every name that comes from outside and may touch a path or a table is validated here and nowhere else.
+"""
+
+import re
+
+from spoolnode.protocol.errors import BadTask, Reason, Refused
+
+SPOOL_PREFIX = "uwsgi_spoolfile_on_"
+"""How the name of every spool file begins; uWSGI runs any regular file of that name."""
+
+LAST = 1 << 63
+"""The rank of a task without a priority: after every priority."""
+
+OURS = b"spool_"
+"""Every variable that begins so belongs to spoolnode."""
+NODE = b"spool_node"
+VALUES = b"spool_values"
+FUNCTION = b"spool_func"
+TIMEOUT = b"spool_timeout"
+BODY_LENGTH = b"spool_body"
+ID = b"spool_id"
+ERROR = b"spool_error"
+REASON = b"spool_reason"
+ATTEMPTS = b"spool_attempts"
+FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH})
+"""The `spool_` variables that a client may send. The others (`spool_origin`, `spool_seq`, `spool_hops`, `spool_key`...)
+are reserved: a node sets them, or they have no meaning yet; a request that carries one is refused."""
+
+_PRIORITY = re.compile(rb"[0-9]{1,10}", re.ASCII)
+_AT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?", re.ASCII)
+_TIMEOUT = re.compile(rb"[0-9]{1,8}(\.[0-9]{1,6})?", re.ASCII)
+_LENGTH = re.compile(rb"[0-9]{1,15}", re.ASCII)
+_NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
+_TAG = re.compile(r"tag:[A-Za-z0-9._-]{1,63}", re.ASCII)
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
+_TASK_ID = re.compile(r"[A-Za-z0-9._:@-]{1,236}", re.ASCII)
+
+
+def read_priority(value: bytes) -> int:
+    """The rank of a priority: lower runs sooner. An empty value is no priority (as in uWSGI)."""
+    if not value:
+        return LAST
+    if not _PRIORITY.fullmatch(value):
+        raise _malformed("priority", value, "1 to 10 digits")
+    return int(value)
+
+
+def read_at(value: bytes) -> float:
+    """A time not before which to run, in seconds since 1970; 0.0 for an empty value (at once)."""
+    if not value:
+        return 0.0
+    if not _AT.fullmatch(value):
+        raise _malformed("at", value, "seconds since 1970, at most 10 digits before the point")
+    return float(value)
+
+
+def read_timeout(value: bytes) -> float:
+    """A limit on the run of one task, in seconds, greater than zero."""
+    if not _TIMEOUT.fullmatch(value) or float(value) <= 0:
+        raise _malformed("spool_timeout", value, "seconds greater than 0")
+    return float(value)
+
+
+def read_length(name: str, value: bytes) -> int:
+    """A length in bytes; an empty value is 0 (nginx sends an empty CONTENT_LENGTH for a request without a body)."""
+    if not value:
+        return 0
+    if not _LENGTH.fullmatch(value):
+        raise _malformed(name, value, "a number of bytes")
+    return int(value)
+
+
+def read_destination(value: bytes) -> str:
+    """A destination: a node's name, `host:port`, `[v6]:port`, `tag:X`, `any` or `all`. Safe as a file name."""
+    text = value.decode("ascii", "replace")
+    if not is_destination(text):
+        raise _malformed("spool_node", value, "a node's name, host:port, tag:X, any or all")
+    return text
+
+
+def is_destination(text: str) -> bool:
+    """Whether this names a destination."""
+    if _ADDRESS.fullmatch(text):
+        return 0 < int(text.rpartition(":")[2]) < 65536
+    return bool(_TAG.fullmatch(text)) or is_node_name(text)
+
+
+def is_node_name(text: str) -> bool:
+    """Whether a node may be called so: 1 to 63 of letters, digits, `.`, `_`, `-`, not beginning with a dot."""
+    return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".")
+
+
+def is_task_id(text: str) -> bool:
+    """Whether this can be the id of a task (and so the end of a file name)."""
+    return bool(_TASK_ID.fullmatch(text))
+
+
+def check_variable_name(name: str) -> None:
+    """Raises `BadTask` when a caller may not use this name in a task."""
+    if not name:
+        raise BadTask("a task has a variable with an empty name; a name needs at least one character")
+    if name.startswith("spool_"):
+        raise BadTask(f"the variable name {name!r} is reserved: names that begin with `spool_` belong to spoolnode")
+
+
+def task_id(node_id: str, number: int, offset: int) -> str:
+    """The id of a task that this node accepted: unique in the cluster, in order of acceptance on that node."""
+    return f"{node_id}_{number}_{offset}"
+
+
+def file_name(identity: str) -> str:
+    """The name of the spool file of a task."""
+    return SPOOL_PREFIX + identity
+
+
+def id_of_file(name: str) -> str:
+    """The id of the task in the spool file of that name (the name without directory)."""
+    return name.removeprefix(SPOOL_PREFIX)
+
+
+def _malformed(name: str, value: bytes, right: str) -> Refused:
+    shown = value[:60].decode("utf-8", "backslashreplace")
+    return Refused(Reason.MALFORMED, f"`{name}` is {shown!r}; it must be {right}")

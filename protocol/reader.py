@@ -1,0 +1,101 @@
+"""Bytes of a connection -> requests and bodies, whatever the fragmentation. No socket: feed it, ask it.
+
+    reader.receive(data)
+    while (event := reader.next_event()) is not None: ...
+
+After a `Request` whose body follows, the owner calls `expect_body(length)` before it asks on.
+"""
+
+from typing import NamedTuple
+
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK, PING, SPOOL_REQUEST
+
+
+class Request(NamedTuple):
+    """A whole packet: its modifiers and its block of variables, not looked into."""
+
+    modifier1: int
+    modifier2: int
+    block: bytes
+
+
+class Body(NamedTuple):
+    """The next piece of the body that was expected; `last` with its end."""
+
+    data: bytes
+    last: bool
+
+
+class RequestReader:
+    """The receiving half of one connection.
+
+    Memory: at most one block (`max_block`) plus what one `receive` brought.
+    """
+
+    def __init__(self, max_block: int = MAX_BLOCK) -> None:
+        self._max_block = max_block
+        self._buffer = b""
+        self._position = 0
+        self._body_left = 0
+
+    def __repr__(self) -> str:
+        return f"<RequestReader {len(self._buffer) - self._position} bytes buffered, {self._body_left} of a body to come>"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the connection stands between two requests."""
+        return self._position == len(self._buffer) and not self._body_left
+
+    def receive(self, data: bytes) -> None:
+        """Takes bytes from the connection; stores them, nothing more."""
+        if self._position < len(self._buffer):
+            data = self._buffer[self._position :] + data
+        self._buffer = data
+        self._position = 0
+
+    def expect_body(self, length: int) -> None:
+        """The next `length` bytes are the body of the request just returned."""
+        self._body_left = length
+
+    def next_event(self) -> Request | Body | None:
+        """The next event, or None when more bytes are needed.
+
+        Raises:
+            Refused: the packet is none that a node takes. The connection is of no use any more.
+        """
+        if self._body_left:
+            return self._next_body()
+        buffer, start = self._buffer, self._position
+        if len(buffer) - start < 4:
+            # The first byte alone tells a packet that no node takes (HTTP, TLS, code-running modifiers).
+            if len(buffer) > start and buffer[start] not in (SPOOL_REQUEST, PING):
+                raise _unknown_modifier(buffer[start])
+            return None
+        modifier1, size, modifier2 = HEADER.unpack_from(buffer, start)
+        if modifier1 not in (SPOOL_REQUEST, PING):
+            raise _unknown_modifier(modifier1)
+        if size > self._max_block:
+            raise Refused(
+                Reason.TOO_LARGE, f"the variables take {size} bytes, this node takes at most {self._max_block} (--buffer-size)"
+            )
+        end = start + 4 + size
+        if end > len(buffer):
+            return None
+        self._position = end
+        return Request(modifier1, modifier2, buffer[start + 4 : end])
+
+    def _next_body(self) -> Body | None:
+        data = self._buffer[self._position : self._position + self._body_left]
+        if not data:
+            return None
+        self._position += len(data)
+        self._body_left -= len(data)
+        return Body(data, last=not self._body_left)
+
+
+def _unknown_modifier(modifier1: int) -> Refused:
+    return Refused(
+        Reason.MALFORMED,
+        f"a packet with modifier1 {modifier1} came; a node takes {SPOOL_REQUEST} (spool) and {PING} (ping) and nothing else",
+    )

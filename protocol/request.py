@@ -1,0 +1,112 @@
+"""What a spool request asks for: one pass over its variables, everything untrusted validated before it is believed."""
+
+from typing import NamedTuple
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import Reason, Refused
+
+
+class Terms(NamedTuple):
+    """What the variables of one request say to the spooler; the variables themselves stay as they were sent."""
+
+    rank: int = names.LAST
+    """Lower runs sooner; `names.LAST` without a priority."""
+    due: float = 0.0
+    """Seconds since 1970; 0.0 is at once."""
+    destination: str = ""
+    """Where it should run; empty is here."""
+    body: int = 0
+    """Length of the body that follows the packet, in bytes."""
+    web: bool = False
+    """It came through a web server: the answer is HTTP."""
+    spooler: bytes = b""
+    """uWSGI's `spooler` variable: the directory it must be spooled to."""
+
+
+PLAIN_TERMS = Terms()
+"""The terms of a request that asks for nothing special (most do)."""
+
+_SPECIAL = frozenset(
+    {b"at", b"priority", b"spooler", b"CONTENT_LENGTH", b"REQUEST_METHOD", b"SERVER_PROTOCOL", b"ud_spool_func", b"args"}
+    | {b"kwargs"}
+)
+_SPECIAL_PREFIXES = (b"HTTP_", names.OURS)
+
+
+def read_terms(block: bytes, *, local: bool) -> Terms:
+    """The terms of a request with this block of variables.
+
+    Args:
+        block: the variables, as they came.
+        local: the request came through this machine's own unix socket, so it may carry pickled arguments.
+
+    Raises:
+        Refused: the block is malformed or empty, a reserved variable is not what it must be, or it may not do this.
+    """
+    special: dict[bytes, bytes] | None = None
+    position, end = 0, len(block)
+    if not end:
+        raise Refused(Reason.MALFORMED, "the request has no variables; a task needs at least one")
+    # Written out rather than built on `decode_variables`: this runs for every request, and keeps only what is special.
+    try:
+        while position < end:
+            key_start = position + 2
+            key_end = key_start + (block[position] | block[position + 1] << 8)
+            position = key_end + 2 + (block[key_end] | block[key_end + 1] << 8)
+            key = block[key_start:key_end]
+            if key in _SPECIAL or key.startswith(_SPECIAL_PREFIXES):
+                if special is None:
+                    special = {}
+                special[key] = block[key_end + 2 : position]
+            elif not key:
+                raise Refused(Reason.MALFORMED, f"the variable at byte {key_start - 2} has an empty name")
+    except IndexError:
+        position = end + 1
+    if position != end:
+        raise Refused(Reason.MALFORMED, f"the variables run past the end of their block of {end} bytes")
+    return PLAIN_TERMS if special is None else _terms(special, local)
+
+
+def looks_like_web(block: bytes) -> bool:
+    """Whether a block that may be malformed seems to come from a web server, so that even its refusal is HTTP."""
+    return any(mark in block for mark in (b"REQUEST_METHOD", b"SERVER_PROTOCOL", b"HTTP_"))
+
+
+def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
+    web = any(key in (b"REQUEST_METHOD", b"SERVER_PROTOCOL") or key.startswith(b"HTTP_") for key in special)
+    _forbid_reserved(special)
+    if b"ud_spool_func" in special and (b"args" in special or b"kwargs" in special) and (web or not local):
+        raise Refused(
+            Reason.FORBIDDEN,
+            "pickled arguments (`args`, `kwargs`) are taken only through this machine's own unix socket or directory",
+        )
+    if names.TIMEOUT in special:
+        names.read_timeout(special[names.TIMEOUT])
+    destination = special.get(names.NODE, b"")
+    return Terms(
+        rank=names.read_priority(special.get(b"priority", b"")),
+        due=names.read_at(special.get(b"at", b"")),
+        destination=names.read_destination(destination) if destination else "",
+        body=_body_length(special),
+        web=web,
+        spooler=special.get(b"spooler", b""),
+    )
+
+
+def _forbid_reserved(special: dict[bytes, bytes]) -> None:
+    for key in special:
+        if key.startswith(names.OURS) and key not in names.FROM_CLIENTS:
+            shown = key[:60].decode("utf-8", "backslashreplace")
+            raise Refused(Reason.FORBIDDEN, f"the variable `{shown}` is reserved: only nodes set it")
+
+
+def _body_length(special: dict[bytes, bytes]) -> int:
+    for name in (names.BODY_LENGTH, b"CONTENT_LENGTH", b"HTTP_CONTENT_LENGTH"):
+        if special.get(name):
+            return names.read_length(name.decode(), special[name])
+    if special.get(b"HTTP_TRANSFER_ENCODING", b"").lower() == b"chunked":
+        raise Refused(
+            Reason.LENGTH_REQUIRED,
+            "a chunked body came without its length: add `uwsgi_param CONTENT_LENGTH $content_length;` to nginx",
+        )
+    return 0

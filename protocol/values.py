@@ -1,0 +1,122 @@
+"""A task as Python sees it <-> variables and body.
+
+Plain strings travel as plain variables, so anything can read them. int, float, bool, None, bytes, list and dict travel
+together as msgpack in one variable, `spool_values`. `body` carries large data of any size.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgpack
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, BadTask, Refused
+from spoolnode.protocol.packet import Variables, encode_variables
+
+Task = Mapping[str, Any]
+"""What callers hand over and callables receive."""
+
+
+class Encoded(NamedTuple):
+    """A task ready to send."""
+
+    block: bytes
+    body: bytes
+
+
+def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encoded:
+    """The variables and body that carry `task`; `extra` are variables of spoolnode's own.
+
+    `at` may be a number or a datetime, `priority` an int or str, `body` bytes or str.
+
+    Raises:
+        BadTask: the task cannot travel: it is empty, no mapping, too large, or holds a value of a type that msgpack has not.
+    """
+    if not isinstance(task, Mapping):
+        raise BadTask(f"a task is a dict of names and values; this is a {type(task).__name__}")
+    variables: Variables = []
+    typed: dict[str, Any] = {}
+    body = b""
+    for name, value in task.items():
+        if not isinstance(name, str):
+            raise BadTask(f"a task has the key {name!r} of type {type(name).__name__}; keys are str")
+        names.check_variable_name(name)
+        if name == "body":
+            body = _body(value)
+        elif name in ("at", "priority"):
+            variables.append((name.encode(), _reserved(name, value)))
+        elif isinstance(value, str):
+            variables.append((_text(name), _text(value)))
+        else:
+            typed[name] = value
+    if typed:
+        variables.append((names.VALUES, pack(typed)))
+    if body:
+        variables.append((names.BODY_LENGTH, str(len(body)).encode()))
+    block = encode_variables([*variables, *extra])
+    if not block:
+        raise BadTask("the task is empty; a task needs at least one variable")
+    return Encoded(block, body)
+
+
+def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, Any]:
+    """The task that a callable receives: str keys, the sent values, `spooler_task_name`, and `body` when there is one.
+
+    Raises:
+        BadPacket: `spool_values` is not a msgpack map.
+    """
+    task: dict[str, Any] = {}
+    for key, value in variables:
+        if key == names.VALUES:
+            task.update(unpack(value))
+        elif not key.startswith(names.OURS):
+            task[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+    task["spooler_task_name"] = task_name
+    if body:
+        task["body"] = body
+    return task
+
+
+def pack(values: Mapping[str, Any]) -> bytes:
+    """Values as msgpack. Raises `BadTask` for a type that msgpack does not have."""
+    try:
+        return bytes(msgpack.packb(values))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadTask(f"a value cannot travel as msgpack: {error}; send str, bytes, int, float, bool, None, list or dict") from error
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    """The values in a msgpack map. Raises `BadPacket` when it is none."""
+    try:
+        values = msgpack.unpackb(data, strict_map_key=False)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadPacket(f"`spool_values` is not msgpack: {error}") from error
+    if not isinstance(values, dict):
+        raise BadPacket(f"`spool_values` holds a {type(values).__name__}; it must be a map")
+    return values
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _body(value: object) -> bytes:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    raise BadTask(f"`body` is a {type(value).__name__}; it must be bytes or str")
+
+
+def _reserved(name: str, value: object) -> bytes:
+    """`at` or `priority` as it travels, validated here so that the mistake is reported to who made it."""
+    if name == "at" and hasattr(value, "timestamp"):
+        value = value.timestamp()
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadTask(f"`{name}` is a {type(value).__name__}; it must be a number")
+    encoded = (f"{value:.6f}" if isinstance(value, float) else str(value)).encode()
+    try:
+        names.read_at(encoded) if name == "at" else names.read_priority(encoded)
+    except Refused as refusal:
+        raise BadTask(refusal.text) from None
+    return encoded

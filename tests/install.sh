@@ -1,0 +1,38 @@
+#!/bin/bash
+# Installs the Debian packages that are missing: `install.sh venv` for a virtual environment, `install.sh tests` for the
+# tests too. As root, else through sudo; where that cannot be, it says what to install and fails.
+set -e
+PATH=$PATH:/usr/sbin:/sbin
+missing=()
+has() { command -v "$1" >/dev/null; }
+need() { "${@:2}" >/dev/null 2>&1 || missing+=("$1"); } # need PACKAGE CHECK...
+
+python=${PYTHON:-python3}
+need python3-venv "$python" -c 'import ensurepip, venv'
+if [ "$1" = tests ]; then
+  need nginx-core has nginx # the real one, in front of a node
+  need iproute2 has ip      # network namespaces
+  need gcc has gcc          # pip builds uWSGI
+  need libc6-dev test -e /usr/include/stdio.h
+  need python3-dev "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
+fi
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+as_root=()
+[ "$(id -u)" = 0 ] || as_root=(sudo)
+if ! has apt-get || ! has "${as_root[0]:-apt-get}"; then
+  echo "Missing on this machine, please install: ${missing[*]} (the names are Debian's)" >&2
+  exit 1
+fi
+"${as_root[@]}" bash -s "${missing[@]}" <<'AS_ROOT'
+set -e
+# Debian starts the servers it installs; the tests want nginx the program, not a web server on port 80.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+  trap 'rm -f $policy' EXIT
+  printf '#!/bin/sh\nexit 101\n' >$policy
+  chmod +x $policy
+fi
+apt-get update -q </dev/null
+DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" </dev/null
+AS_ROOT

@@ -1,0 +1,216 @@
+"""What is built and who imports whom: the wheel, the sdist, the links of the checkout, the direction of imports."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+
+import spoolnode
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {
+    "protocol": ROOT / "protocol",
+    "node": ROOT / "node",
+    "cluster": ROOT / "cluster",
+    "face": ROOT / "src" / "spoolnode",
+}
+RANK = {layer: rank for rank, layer in enumerate(FOLDERS)}  # a layer imports itself and what stands before it
+
+# What would hand protocol/ a socket, a file, a clock, a thread, a process or chance.
+IMPURE = {
+    *("asyncio", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors", "shutil", "socket"),
+    *("ssl", "subprocess", "tempfile", "threading", "time"),
+}
+
+
+def python_files() -> dict[str, Path]:
+    """Every Python file of the package: its path inside `spoolnode/` -> the file in the checkout."""
+    files = {}
+    for layer, folder in FOLDERS.items():
+        for directory, subdirectories, names in os.walk(folder):  # does not follow the links in src/spoolnode
+            subdirectories[:] = [name for name in subdirectories if name != "__pycache__"]
+            for name in names:
+                path = Path(directory, name)
+                if path.suffix == ".py":
+                    inside = path.relative_to(folder)
+                    files[str(inside if layer == "face" else layer / inside)] = path
+    return files
+
+
+def module_name(path: str) -> str:
+    return ".".join(["spoolnode", *Path(path).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_name(path): file for path, file in sorted(python_files().items())}
+
+
+# --- what is built ---
+
+
+def build(target: str, source: Path, directory: Path) -> Path:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(directory)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (artifact,) = directory.iterdir()
+    return artifact
+
+
+def wheel_files(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def sdist_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, built and unpacked."""
+    archive = build("sdist", ROOT, tmp_path_factory.mktemp("sdist"))
+    directory = tmp_path_factory.mktemp("unpacked")
+    subprocess.run(["tar", "-xf", archive, "-C", directory], check=True)  # Debian 12's tarfile has no filters yet
+    (tree,) = directory.iterdir()
+    return tree
+
+
+def test_wheel_holds_every_module_of_the_checkout_and_no_other(wheel: Path) -> None:
+    in_wheel = {name for name in wheel_files(wheel) if name.endswith(".py")}
+    assert in_wheel == {f"spoolnode/{path}" for path in python_files()}
+    assert {f"spoolnode/{layer}/__init__.py" for layer in ("protocol", "node", "cluster")} <= in_wheel
+
+
+def test_wheel_is_typed_and_holds_nothing_outside_the_package(wheel: Path) -> None:
+    files = wheel_files(wheel)
+    assert "spoolnode/py.typed" in files
+    tops = {name.partition("/")[0] for name in files}
+    assert tops == {"spoolnode", f"spoolnode-{spoolnode.__version__}.dist-info"}
+
+
+def test_wheel_through_the_sdist_is_the_direct_wheel(wheel: Path, sdist_tree: Path, tmp_path: Path) -> None:
+    assert wheel_files(build("wheel", sdist_tree, tmp_path)) == wheel_files(wheel)
+
+
+def test_sdist_holds_each_file_once_where_the_checkout_has_it(sdist_tree: Path) -> None:
+    in_sdist = {str(path.relative_to(sdist_tree)) for path in sdist_tree.rglob("*.py")}
+    expected = {str(path.relative_to(ROOT)) for path in python_files().values()}
+    assert {name for name in in_sdist if not name.startswith("tests/")} == expected
+    assert "tests/test_packaging.py" in in_sdist
+
+
+def test_wheel_says_its_version_its_command_and_its_licence(wheel: Path) -> None:
+    info = f"spoolnode-{spoolnode.__version__}.dist-info"
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
+        commands = archive.read(f"{info}/entry_points.txt").decode()
+    assert metadata["Version"] == spoolnode.__version__
+    assert metadata["License-Expression"] == "MIT"
+    assert "spoolnode = spoolnode.cli:main" in commands.splitlines()
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist has no links: only a checkout needs them")
+@pytest.mark.parametrize("layer", ["cluster", "node", "protocol"])
+def test_checkout_links_the_folders_into_the_package(layer: str) -> None:
+    assert os.readlink(FOLDERS["face"] / layer) == f"../../{layer}"
+
+
+@pytest.mark.skipif(os.environ.get("TOX_ENV_NAME") != "tests", reason="only tox promises to test the installed wheel")
+def test_tox_tests_the_installed_wheel() -> None:
+    assert Path(spoolnode.__file__).is_relative_to(sys.prefix)
+
+
+# --- who imports whom ---
+
+
+def imports(module: str, source: str, *, is_package: bool = False) -> set[str]:
+    """Full names of what `module` imports, wherever in it; `from a import b` counts as a.b."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = node.module
+            if node.level:
+                parents = module.split(".")
+                parents = parents[: len(parents) - node.level + is_package]
+                package = ".".join(filter(None, [*parents, node.module]))
+            found |= {f"{package}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer_of(name: str) -> str | None:
+    """The layer a full name belongs to; None for what is not ours."""
+    top, _, rest = name.partition(".")
+    if top != "spoolnode":
+        return None
+    inside = rest.partition(".")[0]
+    return inside if inside in FOLDERS else "face"
+
+
+def imports_of(module: str) -> set[str]:
+    file = MODULES[module]
+    return imports(module, file.read_text(encoding="utf-8"), is_package=file.name == "__init__.py")
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import spoolnode.node.spool", "spoolnode.node.spool"),
+        ("from spoolnode import cluster", "spoolnode.cluster"),
+        ("def f():\n    from spoolnode.cluster.peers import Peer", "spoolnode.cluster.peers.Peer"),
+        ("from . import spool", "spoolnode.node.spool"),
+        ("from .spool import Spool", "spoolnode.node.spool.Spool"),
+        ("from ..cluster import peers", "spoolnode.cluster.peers"),
+        ("from .. import send_to_spooler", "spoolnode.send_to_spooler"),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, found: str) -> None:
+    assert imports("spoolnode.node.listener", source) == {found}
+
+
+def test_relative_import_of_a_package_starts_at_the_package() -> None:
+    assert imports("spoolnode.node", "from .spool import Spool", is_package=True) == {"spoolnode.node.spool.Spool"}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("spoolnode.protocol.packet", "protocol"),
+        ("spoolnode.cluster", "cluster"),
+        ("spoolnode.nodes", "face"),
+        ("spoolnode", "face"),
+        ("spoolnode_other.node", None),
+        ("os.path", None),
+    ],
+)
+def test_every_name_has_its_layer(name: str, layer: str | None) -> None:
+    assert layer_of(name) == layer
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """protocol <- node <- cluster <- face, and never the other way."""
+    own = RANK[layer_of(module) or ""]
+    assert not {name for name in imports_of(module) if (layer := layer_of(name)) and RANK[layer] > own}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) == "protocol"])
+def test_protocol_knows_only_bytes(module: str) -> None:
+    tops = {name.partition(".")[0] for name in imports_of(module)}
+    assert not tops & IMPURE
+    assert not tops - sys.stdlib_module_names - {"spoolnode", "msgpack"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if not name.endswith("__main__")])
+def test_module_imports_first_in_a_fresh_interpreter(module: str) -> None:
+    """A cycle of imports shows only to whoever happens to come first."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(spoolnode.__file__).parents[1])}
+    command = [sys.executable, "-c", f"import {module}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
