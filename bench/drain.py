@@ -14,6 +14,7 @@ from plan import Bench, say
 from report import Row, Target, compare
 from servers import Server
 
+
 class Drain(NamedTuple):
     """One backlog, run by one worker."""
 
@@ -88,7 +89,7 @@ def _flush(spool: Path) -> None:
 
 def _drain_uwsgi(bench: Bench, spool: Path, tasks: int) -> Drain:
     stamp = bench.servers.path("stamp")
-    with bench.servers.uwsgi(spool, app="noop_uwsgi", BENCH_STAMP=str(stamp)) as server:
+    with bench.servers.uwsgi(spool, app="noop_uwsgi", environment={"BENCH_STAMP": str(stamp)}) as server:
         return _watch_drain(server, spool, stamp, tasks)
 
 
@@ -96,7 +97,7 @@ def _drain_ours(bench: Bench, tasks: int) -> Drain:
     stamp, spool = bench.servers.path("stamp"), bench.servers.path("spool")
     shutil.copytree(backlog(bench, tasks), spool, ignore=shutil.ignore_patterns("*.sock"))
     _flush(spool)
-    with bench.servers.node(spool, app="noop:noop", BENCH_STAMP=str(stamp)) as server:
+    with bench.servers.node(spool, app="noop:noop", environment={"BENCH_STAMP": str(stamp)}) as server:
         return _watch_drain(server, spool, stamp, tasks)
 
 
@@ -164,13 +165,13 @@ def idle(bench: Bench) -> list[Row]:
     """Memory of a server with one worker and nothing to do."""
 
     def uwsgi() -> tuple[float, float]:
-        stamp = bench.servers.path("stamp")
-        with bench.servers.uwsgi(bench.servers.path("spool"), app="noop_uwsgi", BENCH_STAMP=str(stamp)) as server:
+        stamp, spool = bench.servers.path("stamp"), bench.servers.path("spool")
+        with bench.servers.uwsgi(spool, app="noop_uwsgi", environment={"BENCH_STAMP": str(stamp)}) as server:
             return settled(server, stamp)
 
     def ours() -> tuple[float, float]:
-        stamp = bench.servers.path("stamp")
-        with bench.servers.node(bench.servers.path("spool"), app="noop:noop", BENCH_STAMP=str(stamp)) as server:
+        stamp, spool = bench.servers.path("stamp"), bench.servers.path("spool")
+        with bench.servers.node(spool, app="noop:noop", environment={"BENCH_STAMP": str(stamp)}) as server:
             return settled(server, stamp)
 
     def settled(server: Server, stamp: Path) -> tuple[float, float]:

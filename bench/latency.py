@@ -1,73 +1,87 @@
 """The time from the sender's connect to the start of the callable, one task at a time on an idle server."""
 
-import contextlib
 import os
 import random
 import select
 import socket
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 from load import BenchError
 from plan import Bench
 from report import Row, compare
 from servers import Server
 
-PACKET = b"\x11\x2f\x00\x00" + b"".join(
-    len(word).to_bytes(2, "little") + word for word in (b"Name", b"Serena", b"System", b"Linux", b"Tizio", b"Caio")
-)
+WORDS = [b"Name", b"Serena", b"System", b"Linux", b"Tizio", b"Caio"]
+BLOCK = b"".join(len(word).to_bytes(2, "little") + word for word in WORDS)
+PACKET = b"\x11" + len(BLOCK).to_bytes(2, "little") + b"\x00" + BLOCK
+STORED = b"\xff\x00\x00\x01"
+WARM_UP = 5
+"""Tasks that find cold code; not counted."""
 
 
 def latency(bench: Bench) -> list[Row]:
     """From the sender's connect to the start of the callable, one task at a time."""
 
     def uwsgi() -> list[float]:
-        with _fifo(bench) as (fifo, path):
-            with bench.servers.uwsgi(bench.servers.path("spool"), app="stamp_uwsgi", BENCH_FIFO=path) as server:
-                return _latencies(server, fifo, bench.plan.samples)
+        spool, fifo = bench.servers.path("spool"), Fifo(bench.servers.path("fifo"))
+        with fifo, bench.servers.uwsgi(spool, app="stamp_uwsgi", environment=fifo.environment) as server:
+            return _latencies(server, fifo, bench.plan.samples)
 
     def ours(sync: str) -> list[float]:
-        with _fifo(bench) as (fifo, path):
-            spool = bench.servers.path("spool")
-            with bench.servers.node(spool, "--sync", sync, app="stamp:stamp", BENCH_FIFO=path) as server:
-                return _latencies(server, fifo, bench.plan.samples)
+        spool, fifo = bench.servers.path("spool"), Fifo(bench.servers.path("fifo"))
+        options = ["--sync", sync]
+        with fifo, bench.servers.node(spool, *options, app="stamp:stamp", environment=fifo.environment) as server:
+            return _latencies(server, fifo, bench.plan.samples)
 
     runs = bench.in_turn({"uwsgi": uwsgi, "ours always": lambda: ours("always"), "ours none": lambda: ours("none")})
     rows = []
     for sync in ("always", "none"):
         for share, name in ((0.50, "p50"), (0.99, "p99")):
-            mine, theirs = (
-                [sorted(run)[int(share * (len(run) - 1))] * 1e6 for run in runs[side]] for side in (f"ours {sync}", "uwsgi")
-            )
-            rows.append(compare("latency", f"connect to start of the callable, --sync {sync}: {name}", "us", mine, theirs))
+            mine = [_percentile(run, share) for run in runs[f"ours {sync}"]]
+            theirs = [_percentile(run, share) for run in runs["uwsgi"]]
+            what = f"connect to start of the callable, --sync {sync}: {name}"
+            rows.append(compare("latency", what, "us", mine, theirs))
     return rows
 
 
-@contextlib.contextmanager
-def _fifo(bench: Bench) -> Iterator[tuple[int, str]]:
-    path = bench.servers.path("fifo")
-    os.mkfifo(path)
-    fifo = os.open(path, os.O_RDWR | os.O_NONBLOCK)
-    try:
-        yield fifo, str(path)
-    finally:
-        os.close(fifo)
+def _percentile(seconds: list[float], share: float) -> float:
+    return sorted(seconds)[int(share * (len(seconds) - 1))] * 1e6
 
 
-def _latencies(server: Server, fifo: int, samples: int) -> list[float]:
+class Fifo:
+    """What the application says when it is called."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.environment = {"BENCH_FIFO": str(path)}
+        self._handle = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    def __enter__(self) -> "Fifo":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._handle)
+
+    def read(self, limit: float) -> float | None:
+        """The time at which it was called; None when it was not within `limit` seconds."""
+        if not select.select([self._handle], [], [], limit)[0]:
+            return None
+        return float(os.read(self._handle, 100))
+
+
+def _latencies(server: Server, fifo: Fifo, samples: int) -> list[float]:
     server.wait_ready()
     results = []
-    for number in range(samples + 5):
+    for _ in range(samples + WARM_UP):
         begin = time.clock_gettime(time.CLOCK_MONOTONIC)
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(PACKET)
-            if connection.recv(4) != b"\xff\x00\x00\x01":
+            if connection.recv(4) != STORED:
                 raise BenchError(f"a task was not taken: {server.last_words()}")
-        if not select.select([fifo], [], [], 10)[0]:
+        called = fifo.read(10)
+        if called is None:
             raise BenchError(f"a task was not run within 10 s: {server.last_words()}")
-        if number >= 5:  # the first ones find cold code
-            results.append(float(os.read(fifo, 100)) - begin)
-        else:
-            os.read(fifo, 100)
-        time.sleep(random.uniform(0.005, 0.015))  # idle again: uWSGI's spooler has gone back to sleep
-    return results
+        results.append(called - begin)
+        time.sleep(random.uniform(0.005, 0.015))  # until uWSGI's spooler sleeps again: it takes no wake-up before
+    return results[WARM_UP:]

@@ -80,7 +80,7 @@ def table(rows: Sequence[Row]) -> str:
         if number and rows[number - 1].measurement != measurement:
             measurement = rows[number - 1].measurement
             text.append(f"\n{measurement}")
-        cells = (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(line, widths)))
+        cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(line)]
         text.append(("  " + "  ".join(cells)).rstrip())
     return "\n".join(text)
 

@@ -19,9 +19,9 @@ from load import BenchError
 APPS = Path(__file__).with_name("apps")
 PING, PONG = b"\x64\x00\x00\x00", b"\x64\x00\x00\x01"
 
-UWSGI = ["--master", "--listen", "{listen}", "--disable-logging", "--spooler-quiet", "--die-on-term", "--pythonpath", str(APPS)]
-"""What is best for uWSGI: no line in the log for a request or a task, a backlog that holds all clients."""
-NODE = ["join", "--discover", "none", "--log-level", "warning"]
+UWSGI = ["--master", "--die-on-term", "--disable-logging", "--spooler-quiet", "--pythonpath", str(APPS)]
+"""What is best for uWSGI: no line in the log for a request or a task."""
+NODE = ["join", "--discover", "none"]
 
 
 def find_uwsgi() -> list[str]:
@@ -68,8 +68,9 @@ class Server:
     def __init__(self, command: Sequence[str], port: int, log: Path, environment: dict[str, str]) -> None:
         self.port = port
         self.log = log
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPOOLNODE_", "UWSGI_", "BENCH_"))}
-        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(APPS), kept.get("PYTHONPATH", "")]))
+        ours = ("SPOOLNODE_", "UWSGI_", "BENCH_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(APPS), kept.get("PYTHONPATH")]))
         with log.open("ab") as file:
             self.started = time.monotonic()
             self._process = subprocess.Popen(
@@ -140,13 +141,14 @@ class Contestants:
         return self.directory / f"{next(self._names)}-{name}"
 
     @contextlib.contextmanager
-    def uwsgi(self, spool: Path, *options: str, workers: int = 1, app: str = "", **environment: str) -> Iterator[Server]:
+    def uwsgi(
+        self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None
+    ) -> Iterator[Server]:
         """A uWSGI server. With an `app` it has one spooler process; without, it enqueues only (`spooler-external`)."""
         spool.mkdir(exist_ok=True)
         port = free_port()
-        somaxconn = int(Path("/proc/sys/net/core/somaxconn").read_text())
-        command = [*self._uwsgi, *(word.format(listen=min(1024, somaxconn)) for word in UWSGI)]
-        command += ["--socket", f"127.0.0.1:{port}", "--processes", str(workers), *options]
+        backlog = min(1024, int(Path("/proc/sys/net/core/somaxconn").read_text()))  # holds all clients
+        command = [*self._uwsgi, *UWSGI, "--socket", f"127.0.0.1:{port}", "--listen", str(backlog), *options]
         if app:
             command += ["--spooler", str(spool), "--spooler-frequency", "1", "--spooler-import", app]
         else:
@@ -155,7 +157,9 @@ class Contestants:
             yield server
 
     @contextlib.contextmanager
-    def node(self, spool: Path, *options: str, app: str = "", **environment: str) -> Iterator[Server]:
+    def node(
+        self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None
+    ) -> Iterator[Server]:
         """A spoolnode node. With an `app` it has one worker; without, it enqueues only."""
         port = free_port()
         command = [*self._node, *NODE, "--spool", str(spool), "--listen", f"127.0.0.1:{port}", *options]
@@ -165,8 +169,8 @@ class Contestants:
             yield server
 
     @contextlib.contextmanager
-    def _running(self, command: list[str], port: int, environment: dict[str, str]) -> Iterator[Server]:
-        server = Server(command, port, self.path("log"), environment)
+    def _running(self, command: list[str], port: int, environment: dict[str, str] | None) -> Iterator[Server]:
+        server = Server(command, port, self.path("log"), environment or {})
         try:
             yield server
         except BaseException:

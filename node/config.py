@@ -38,6 +38,9 @@ class Config:
     listen: list[str] = _setting(
         ["127.0.0.1:3031"], "host:port, [v6]:port or the path of a unix socket; may be repeated", short="-s", metavar="ADDR"
     )
+    chmod_socket: str = _setting(
+        "", "mode of the unix sockets, octal (nginx under another user needs 666, or its group and 660)", short="-C", metavar="MODE"
+    )
     app: str = _setting(
         "", "the application: a module, module:callable or a .py file; without one the node accepts and keeps", short="-w",
         metavar="MODULE[:CALLABLE]",
@@ -91,6 +94,8 @@ class Config:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise BadConfig(f"--{option_name(name)} is {value}; it must be from {low} to {high}")
+        if self.chmod_socket and not re.fullmatch(r"[0-7]{3,4}", self.chmod_socket):
+            raise BadConfig(f"--chmod-socket is {self.chmod_socket!r}; it must be an octal mode like 660")
         for address in self.listen:
             parse_address(address)
             if is_public(address) and not self.allow and not self.insecure:

@@ -58,10 +58,8 @@ class Batch:
     """Monotonic time of that."""
     frozen: bool = False
     """Its tasks are being moved; none may start."""
-    touched: bool = False
-    """It has marks that are not synced."""
-    in_flight: int = 0
-    """Tasks of it that are with workers."""
+    flying: set[int] = field(default_factory=set)
+    """Tasks of it that are with workers, or whose fate is being decided."""
     moved: dict[int, str] = field(default_factory=dict)
     """Where its tasks went when it was settled."""
 

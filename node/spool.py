@@ -82,8 +82,6 @@ class Spool:
         """Hears what is worth a line in the log."""
         self.changed: Callable[[], None] = lambda: None
         """Called when tasks became ready."""
-        self.flying: Callable[[Batch], set[int]] = lambda batch: set()
-        """Which tasks of a batch are with workers."""
         self.placing = 0
         """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
         self.placed: Callable[[], None] = lambda: None
@@ -205,16 +203,18 @@ class Spool:
             self.queue.add(self.files, [ref], rank_of(ref))
             self.changed()
 
-    async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0) -> None:
-        """Runs `job`, which gives a file the name `ref`, in the keeper thread, and queues the file."""
+    async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0, queued: bool = True) -> None:
+        """Runs `job`, which gives a file the name `ref`, in the keeper thread, and queues the file (an outbox's is not)."""
         self.placing += 1
         try:
             await self.moves.run(job)
-            self._schedule_file(ref, due)
+            if queued:
+                self._schedule_file(ref, due)
         finally:
-            self._placed()
+            self.end_placing()
 
-    def _placed(self) -> None:
+    def end_placing(self) -> None:
+        """A move that was counted in `placing` is over."""
         self.placing -= 1
         if not self.placing:
             self.placed()
@@ -225,20 +225,19 @@ class Spool:
         """Up to `count` tasks of one source that are to run now, as (source, refs, rank); None when there are none."""
         while (taken := self.queue.take(count)) is not None:
             source, refs, rank = taken
-            if isinstance(source, Batch):
-                if not source.moved:
-                    source.in_flight += len(refs)
-                    return source, refs, rank
-                source, refs = self.files, self._resolve(source, refs)
-            refs = [ref for ref in refs if self.files.known.get(ref) == 0.0 and ref not in self.files.flying]
+            if isinstance(source, Files):
+                refs = [ref for ref in refs if self.files.known.get(ref) == 0.0 and ref not in self.files.flying]
+            elif source.moved:
+                refs = self._follow(source, refs, rank)
             if refs:
-                self.files.flying.update(refs)
+                source.flying.update(refs)
                 return source, refs, rank
         return None
 
-    def _resolve(self, batch: Batch, offsets: Iterable[int]) -> list[str]:
-        """The files of tasks whose batch was settled meanwhile."""
-        return [batch.moved[offset] for offset in offsets if offset in batch.moved]
+    def _follow(self, batch: Batch, offsets: Iterable[int], rank: int) -> list[int]:
+        """Tasks of a batch that was settled while they waited: the moved ones take their turn as files, the others stay."""
+        self.queue.give_back(self.files, [batch.moved[offset] for offset in offsets if offset in batch.moved], rank)
+        return [offset for offset in offsets if offset not in batch.moved]
 
     def done(self, source: Source, refs: list[Ref]) -> None:
         """Tasks have ended well; the worker has marked or removed them."""
@@ -332,7 +331,7 @@ class Spool:
             self.counts.died += 1
             self._end(batch, [offset])
 
-        batch.in_flight += 1
+        batch.flying.add(offset)
         self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
 
     def quarantine(self, ref: str, reason: str) -> None:
@@ -377,10 +376,7 @@ class Spool:
 
     def _land(self, source: Source, refs: list[Ref]) -> None:
         """Tasks are with no worker any more."""
-        if isinstance(source, Files):
-            source.flying.difference_update(refs)
-        else:
-            source.in_flight -= len(refs)
+        source.flying.difference_update(refs)  # type: ignore[arg-type] # the refs of a source are of its kind
 
     def _drop_if_finished(self, batch: Batch) -> None:
         if batch.closed and batch.descriptor < 0 and not batch.live and not batch.frozen:
@@ -402,7 +398,7 @@ class Spool:
     def wake_due(self) -> None:
         """Moves what is due to the ready queue."""
         for due, source, ref, rank in self.later.pop_due(time.time()):
-            if isinstance(source, Batch) and source.moved:
+            if isinstance(source, Batch) and ref in source.moved:
                 continue  # settled meanwhile: the file was scheduled in its own right
             if isinstance(source, Files):
                 if source.known.get(ref) == due:
@@ -423,12 +419,12 @@ class Spool:
         """Gives the last few tasks of old batches files of their own."""
         now = time.monotonic()
         for batch in list(self.batches.values()):
-            waiting = batch.live - batch.in_flight
+            waiting = batch.live - len(batch.flying)
             if batch.closed and batch.descriptor < 0 and 0 < waiting <= SETTLE_AT_MOST and now - batch.closed_at > SETTLE_AFTER:
                 await self._settle(batch)
 
     async def _settle(self, batch: Batch) -> None:
-        flying = self.flying(batch)
+        flying = set(batch.flying)
         due = {int(ref): when for when, ref in self.later.of(batch)}
         batch.frozen = True
         self.placing += 1
@@ -444,7 +440,7 @@ class Spool:
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
         finally:
             batch.frozen = False
-            self._placed()
+            self.end_placing()
         self._drop_if_finished(batch)
         self.changed()
 
@@ -520,6 +516,22 @@ class Spool:
         if isinstance(source, Batch):
             return task_id(self.node_id, source.number, int(ref))
         return ref_id(str(ref))
+
+    def accepted_at(self, source: Source, ref: Ref) -> float | None:
+        """When a task was accepted (a batch knows it of its first one), in seconds since 1970; None for what is gone."""
+        if isinstance(source, Batch):
+            return source.accepted
+        try:
+            return os.lstat(self.layout.path(str(ref))).st_mtime
+        except OSError:
+            return None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to look after within the next second."""
+        return bool(self._dirty or self._dirty_directories or self.intake.open_since is not None or self.queue.size) or any(
+            batch.live - len(batch.flying) <= SETTLE_AT_MOST for batch in self.batches.values()
+        )
 
     @property
     def total(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgpack
 
-from spoolnode.protocol import names
+from spoolnode.protocol import names, values
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, HEADER, PING, decode_variables, encode_variables, packet
 
@@ -20,6 +20,9 @@ PONG = packet(PING, modifier2=1)
 RETRY_AFTER = 5
 """Seconds that a web client is asked to wait when the node is busy or full."""
 
+_MAX_TEXT = 4096
+"""As much of a refusal's text as an answer carries, in bytes."""
+
 _ID_ITEM = encode_variables([(names.ID, b"")])[:-2]
 
 
@@ -27,12 +30,14 @@ def stored(task_id: str) -> bytes:
     """The extended answer to a stored task."""
     value = task_id.encode()
     size = len(value)
-    return b"\xff" + (len(_ID_ITEM) + 2 + size).to_bytes(2, "little") + b"\x01" + _ID_ITEM + size.to_bytes(2, "little") + value
+    total = len(_ID_ITEM) + 2 + size
+    return b"\xff" + total.to_bytes(2, "little") + b"\x01" + _ID_ITEM + size.to_bytes(2, "little") + value
 
 
 def refused(refusal: Refused) -> bytes:
-    """The extended answer to a refused task, with the reason."""
-    block = encode_variables([(names.ERROR, refusal.text.encode()), (names.REASON, refusal.reason.name.encode())])
+    """The extended answer to a refused task, with the reason; a text beyond `_MAX_TEXT` is cut, so that it fits."""
+    text = refusal.text.encode("utf-8", "backslashreplace")[:_MAX_TEXT]
+    block = encode_variables([(names.ERROR, text), (names.REASON, refusal.reason.name.encode())])
     return packet(ANSWER, block, modifier2=0)
 
 
@@ -45,7 +50,10 @@ def read_answer(modifier2: int, block: bytes) -> str:
     """
     variables = dict(decode_variables(block))
     if modifier2 == 1 and names.ID in variables:
-        return variables[names.ID].decode("ascii", "replace")
+        task_id = variables[names.ID].decode("ascii", "replace")
+        if not names.is_task_id(task_id):
+            raise BadPacket(f"the id in an answer is {task_id[:60]!r}; no node names a task so")
+        return task_id
     if modifier2 == 0 and names.ERROR in variables:
         name = variables.get(names.REASON, b"").decode("ascii", "replace")
         reason = Reason[name] if name in Reason.__members__ else Reason.MALFORMED
@@ -60,13 +68,7 @@ def status_pong(status: dict[str, Any]) -> bytes:
 
 def read_status(block: bytes) -> dict[str, Any]:
     """The status in an extended pong. Raises `BadPacket` when it is none."""
-    try:
-        status = msgpack.unpackb(block)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise BadPacket(f"the status in a pong is not msgpack: {error}") from error
-    if not isinstance(status, dict):
-        raise BadPacket(f"the status in a pong is a {type(status).__name__}; it must be a map")
-    return status
+    return values.unpack(block, "the status in a pong")
 
 
 def http_stored(task_id: str) -> bytes:
@@ -82,8 +84,14 @@ def http_refused(refusal: Refused) -> bytes:
 
 def _http(status: HTTPStatus, content: dict[str, str], extra: list[str]) -> bytes:
     body = json.dumps(content).encode() + b"\n"
-    head = [f"HTTP/1.1 {status.value} {status.phrase}", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-    return "\r\n".join([*head, *extra, "Connection: close", "", ""]).encode() + body
+    head = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        *extra,
+        "Connection: close",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 class AnswerReader:

@@ -18,9 +18,9 @@ import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from spoolnode.protocol import spoolfile
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.packet import HEADER, SPOOL_REQUEST
+from spoolnode.protocol.packet import HEADER
+from spoolnode.protocol.spoolfile import WAITING
 
 VERSION = 1
 MAGIC = b"SPOOLBAT"
@@ -114,11 +114,9 @@ def _record_at(data: bytes, position: int, seed: int) -> Record | None:
     state, size, attempts = HEADER.unpack_from(data, offset)
     if HEADER.size + size > length:
         return None
-    if state == SPOOL_REQUEST and not attempts:
-        covered = data[offset : offset + length]
-    else:
-        covered = spoolfile.head(b"")[:1] + data[offset + 1 : offset + 3] + b"\0" + data[offset + 4 : offset + length]
-    if crc != zlib.crc32(covered, zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed & 0xFFFFFFFF)):
+    as_written = zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed & 0xFFFFFFFF)
+    as_written = zlib.crc32(HEADER.pack(WAITING, size, 0), as_written)
+    if crc != zlib.crc32(memoryview(data)[offset + HEADER.size : offset + length], as_written):
         return None
     return Record(offset, length, accepted, due, rank, state, attempts)
 

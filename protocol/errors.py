@@ -33,6 +33,9 @@ class Refused(SpoolnodeError):
     """A node declined a request; nothing was stored. `reason` is for programs, the text for people."""
 
     def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(text)
+        super().__init__(reason, text)  # both, or a copy or a pickle of it (concurrent.futures) cannot be made
         self.reason = reason
         self.text = text
+
+    def __str__(self) -> str:
+        return self.text

@@ -34,7 +34,9 @@ _TIMEOUT = re.compile(rb"[0-9]{1,8}(\.[0-9]{1,6})?", re.ASCII)
 _LENGTH = re.compile(rb"[0-9]{1,15}", re.ASCII)
 _NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 _TAG = re.compile(r"tag:[A-Za-z0-9._-]{1,63}", re.ASCII)
-_ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
+# 249 and `:65535` are the 255 bytes that a file name may have.
+_ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,249}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
+_CHOICES = frozenset({"any", "all"})
 _TASK_ID = re.compile(r"[A-Za-z0-9._:@-]{1,236}", re.ASCII)
 
 
@@ -83,13 +85,16 @@ def read_destination(value: bytes) -> str:
 def is_destination(text: str) -> bool:
     """Whether this names a destination."""
     if _ADDRESS.fullmatch(text):
-        return 0 < int(text.rpartition(":")[2]) < 65536
-    return bool(_TAG.fullmatch(text)) or is_node_name(text)
+        return 0 < int(text.rpartition(":")[2]) < 65536 and not text.startswith(".")
+    return text in _CHOICES or bool(_TAG.fullmatch(text)) or is_node_name(text)
 
 
 def is_node_name(text: str) -> bool:
-    """Whether a node may be called so: 1 to 63 of letters, digits, `.`, `_`, `-`, not beginning with a dot."""
-    return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".")
+    """Whether a node may be called so: 1 to 63 of letters, digits, `.`, `_`, `-`, not beginning with a dot.
+
+    `any` and `all` are no names: as a destination they mean every node.
+    """
+    return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".") and text not in _CHOICES
 
 
 def is_task_id(text: str) -> bool:

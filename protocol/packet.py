@@ -41,7 +41,7 @@ def encode_variables(variables: Iterable[tuple[bytes, bytes]]) -> bytes:
     Raises:
         BadTask: a key is empty, or the block would be larger than `MAX_BLOCK`. Nothing is ever cut.
     """
-    parts = []
+    parts: list[bytes] = []
     for key, value in variables:
         if not key:
             raise BadTask("a variable has an empty name; a name needs at least one byte")
@@ -60,8 +60,8 @@ def encode_variables(variables: Iterable[tuple[bytes, bytes]]) -> bytes:
 def _too_large(key: bytes, size: int) -> BadTask:
     name = key[:40].decode("utf-8", "replace")
     return BadTask(
-        f"the variable {name!r} has a name of {len(key)} and a value of {size} bytes, the uwsgi protocol carries at most "
-        f"{MAX_BLOCK} in all: put the large value into `body`"
+        f"the variable {name!r} has a name of {len(key)} and a value of {size} bytes, "
+        f"the uwsgi protocol carries at most {MAX_BLOCK} in all: put the large value into `body`"
     )
 
 
@@ -71,7 +71,7 @@ def decode_variables(block: bytes) -> Variables:
     Raises:
         BadPacket: the block is not a whole number of variables, or a name is empty.
     """
-    variables = []
+    variables: Variables = []
     position, end = 0, len(block)
     try:
         while position < end:

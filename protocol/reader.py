@@ -40,7 +40,8 @@ class RequestReader:
         self._body_left = 0
 
     def __repr__(self) -> str:
-        return f"<RequestReader {len(self._buffer) - self._position} bytes buffered, {self._body_left} of a body to come>"
+        buffered = len(self._buffer) - self._position
+        return f"<RequestReader {buffered} bytes buffered, {self._body_left} of a body to come>"
 
     @property
     def is_empty(self) -> bool:
@@ -76,9 +77,7 @@ class RequestReader:
         if modifier1 not in (SPOOL_REQUEST, PING):
             raise _unknown_modifier(modifier1)
         if size > self._max_block:
-            raise Refused(
-                Reason.TOO_LARGE, f"the variables take {size} bytes, this node takes at most {self._max_block} (--buffer-size)"
-            )
+            raise _too_large(size, self._max_block)
         end = start + 4 + size
         if end > len(buffer):
             return None
@@ -97,5 +96,11 @@ class RequestReader:
 def _unknown_modifier(modifier1: int) -> Refused:
     return Refused(
         Reason.MALFORMED,
-        f"a packet with modifier1 {modifier1} came; a node takes {SPOOL_REQUEST} (spool) and {PING} (ping) and nothing else",
+        f"a packet with modifier1 {modifier1} came; a node takes only {SPOOL_REQUEST} (spool) and {PING} (ping)",
+    )
+
+
+def _too_large(size: int, limit: int) -> Refused:
+    return Refused(
+        Reason.TOO_LARGE, f"the variables take {size} bytes, this node takes at most {limit} (--buffer-size)"
     )

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from spoolnode.protocol import names
-from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.errors import BadPacket, Reason, Refused
+from spoolnode.protocol.values import unpack
 
 
 class Terms(NamedTuple):
@@ -18,7 +19,7 @@ class Terms(NamedTuple):
     body: int = 0
     """Length of the body that follows the packet, in bytes."""
     web: bool = False
-    """It came through a web server: the answer is HTTP."""
+    """It came through a web server: the answer is HTTP, unless the extended dialect was spoken."""
     spooler: bytes = b""
     """uWSGI's `spooler` variable: the directory it must be spooled to."""
 
@@ -26,11 +27,11 @@ class Terms(NamedTuple):
 PLAIN_TERMS = Terms()
 """The terms of a request that asks for nothing special (most do)."""
 
-_SPECIAL = frozenset(
-    {b"at", b"priority", b"spooler", b"CONTENT_LENGTH", b"REQUEST_METHOD", b"SERVER_PROTOCOL", b"ud_spool_func", b"args"}
-    | {b"kwargs"}
-)
-_SPECIAL_PREFIXES = (b"HTTP_", names.OURS)
+_WEB = frozenset({b"REQUEST_METHOD", b"SERVER_PROTOCOL"})
+_WEB_PREFIX = b"HTTP_"
+_PICKLED = frozenset({b"ud_spool_func", b"args", b"kwargs"})
+_SPECIAL = _WEB | _PICKLED | {b"at", b"priority", b"spooler", b"CONTENT_LENGTH"}
+_SPECIAL_PREFIXES = (_WEB_PREFIX, names.OURS)
 
 
 def read_terms(block: bytes, *, local: bool) -> Terms:
@@ -73,8 +74,13 @@ def looks_like_web(block: bytes) -> bool:
 
 
 def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
-    web = any(key in (b"REQUEST_METHOD", b"SERVER_PROTOCOL") or key.startswith(b"HTTP_") for key in special)
-    _forbid_reserved(special)
+    web = False
+    for key in special:
+        if key.startswith(names.OURS):
+            if key not in names.FROM_CLIENTS:
+                raise _reserved(key)
+        elif key in _WEB or key.startswith(_WEB_PREFIX):
+            web = True
     if b"ud_spool_func" in special and (b"args" in special or b"kwargs" in special) and (web or not local):
         raise Refused(
             Reason.FORBIDDEN,
@@ -82,22 +88,31 @@ def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
         )
     if names.TIMEOUT in special:
         names.read_timeout(special[names.TIMEOUT])
-    destination = special.get(names.NODE, b"")
+    if names.VALUES in special:
+        _check_values(special[names.VALUES])
+    get = special.get
+    destination = get(names.NODE)
     return Terms(
-        rank=names.read_priority(special.get(b"priority", b"")),
-        due=names.read_at(special.get(b"at", b"")),
-        destination=names.read_destination(destination) if destination else "",
-        body=_body_length(special),
-        web=web,
-        spooler=special.get(b"spooler", b""),
+        names.read_priority(get(b"priority", b"")),
+        names.read_at(get(b"at", b"")),
+        names.read_destination(destination) if destination else "",
+        _body_length(special),
+        web,
+        get(b"spooler", b""),
     )
 
 
-def _forbid_reserved(special: dict[bytes, bytes]) -> None:
-    for key in special:
-        if key.startswith(names.OURS) and key not in names.FROM_CLIENTS:
-            shown = key[:60].decode("utf-8", "backslashreplace")
-            raise Refused(Reason.FORBIDDEN, f"the variable `{shown}` is reserved: only nodes set it")
+def _reserved(key: bytes) -> Refused:
+    shown = key[:60].decode("utf-8", "backslashreplace")
+    return Refused(Reason.FORBIDDEN, f"the variable `{shown}` is reserved: only nodes set it")
+
+
+def _check_values(packed: bytes) -> None:
+    """What no callable could be given must not be stored."""
+    try:
+        unpack(packed)
+    except BadPacket as error:
+        raise Refused(Reason.MALFORMED, str(error)) from error
 
 
 def _body_length(special: dict[bytes, bytes]) -> int:

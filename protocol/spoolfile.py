@@ -2,8 +2,8 @@
 
     17 | u16le size of the variables | attempts | variables | body (to the end of the file)
 
-uWSGI reads neither of the two modifiers, so they carry our progress: modifier1 is `WAITING` until the callable has ended
-well, modifier2 counts the attempts. Each is one byte and is written in place.
+uWSGI reads neither of the two modifiers, so they carry our progress: modifier1 is `WAITING` until the callable has
+ended well, modifier2 counts the attempts. Each is one byte and is written in place.
 """
 
 from typing import NamedTuple
@@ -52,5 +52,7 @@ def parse(data: bytes) -> SpoolFile:
     state, size, attempts = HEADER.unpack_from(data)
     end = HEADER.size + size
     if len(data) < end:
-        raise Short(f"the file has {len(data)} bytes; its header announces {size} bytes of variables after {HEADER.size}")
+        raise Short(
+            f"the file has {len(data)} bytes; with the {size} bytes of variables announced it has at least {end}"
+        )
     return SpoolFile(state, attempts, decode_variables(data[HEADER.size : end]), data[end:])

@@ -5,6 +5,7 @@ together as msgpack in one variable, `spool_values`. `body` carries large data o
 """
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgpack
@@ -15,6 +16,9 @@ from spoolnode.protocol.packet import Variables, encode_variables
 
 Task = Mapping[str, Any]
 """What callers hand over and callables receive."""
+
+_ANNOUNCE_A_BODY = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
+"""From these a node concludes that a body follows; a task that came through a web server and is sent on has them."""
 
 
 class Encoded(NamedTuple):
@@ -30,7 +34,7 @@ def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encode
     `at` may be a number or a datetime, `priority` an int or str, `body` bytes or str.
 
     Raises:
-        BadTask: the task cannot travel: it is empty, no mapping, too large, or holds a value of a type that msgpack has not.
+        BadTask: the task cannot travel: it is empty, no mapping, too large, or holds what msgpack cannot carry.
     """
     if not isinstance(task, Mapping):
         raise BadTask(f"a task is a dict of names and values; this is a {type(task).__name__}")
@@ -45,13 +49,15 @@ def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encode
             body = _body(value)
         elif name in ("at", "priority"):
             variables.append((name.encode(), _reserved(name, value)))
+        elif name == "spooler" and not isinstance(value, str):
+            raise BadTask(f"`spooler` is a {type(value).__name__}; it must be a str, the path of a directory")
         elif isinstance(value, str):
             variables.append((_text(name), _text(value)))
         else:
             typed[name] = value
     if typed:
         variables.append((names.VALUES, pack(typed)))
-    if body:
+    if body or not _ANNOUNCE_A_BODY.isdisjoint(task):
         variables.append((names.BODY_LENGTH, str(len(body)).encode()))
     block = encode_variables([*variables, *extra])
     if not block:
@@ -62,15 +68,22 @@ def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encode
 def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, Any]:
     """The task that a callable receives: str keys, the sent values, `spooler_task_name`, and `body` when there is one.
 
+    A variable that came twice counts as it came last, as in uWSGI.
+
     Raises:
-        BadPacket: `spool_values` is not a msgpack map.
+        BadPacket: `spool_values` is not a msgpack map of names.
     """
     task: dict[str, Any] = {}
+    typed: bytes | None = None
     for key, value in variables:
         if key == names.VALUES:
-            task.update(unpack(value))
+            typed = value
+        elif key == b"body":
+            task["body"] = value
         elif not key.startswith(names.OURS):
             task[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+    if typed is not None:
+        task.update(unpack(typed))
     task["spooler_task_name"] = task_name
     if body:
         task["body"] = body
@@ -78,26 +91,37 @@ def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, 
 
 
 def pack(values: Mapping[str, Any]) -> bytes:
-    """Values as msgpack. Raises `BadTask` for a type that msgpack does not have."""
+    """Values as msgpack. Raises `BadTask` for what msgpack cannot carry."""
     try:
-        return bytes(msgpack.packb(values))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadTask(f"a value cannot travel as msgpack: {error}; send str, bytes, int, float, bool, None, list or dict") from error
+        packed = bytes(msgpack.packb(values))
+        unpack(packed)  # what packs is not always read again: a key that is a tuple comes back as a list
+    except (TypeError, ValueError, OverflowError, BufferError, BadPacket) as error:
+        raise BadTask(
+            f"a value cannot travel as msgpack: {error}; send str, bytes, int, float, bool, None, list or dict"
+        ) from error
+    return packed
 
 
-def unpack(data: bytes) -> dict[str, Any]:
-    """The values in a msgpack map. Raises `BadPacket` when it is none."""
+def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
+    """The values in a msgpack map, by their names. Raises `BadPacket` when it is none."""
     try:
         values = msgpack.unpackb(data, strict_map_key=False)
-    except (ValueError, msgpack.UnpackException) as error:
-        raise BadPacket(f"`spool_values` is not msgpack: {error}") from error
+    except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a key that Python cannot hash
+        raise BadPacket(f"{what} cannot be read as msgpack: {error!r}") from error
     if not isinstance(values, dict):
-        raise BadPacket(f"`spool_values` holds a {type(values).__name__}; it must be a map")
+        raise BadPacket(f"{what} holds a {type(values).__name__}; it must be a map")
+    for name in values:
+        if not isinstance(name, str):
+            raise BadPacket(f"{what} has a key of type {type(name).__name__}; its keys must be str")
     return values
 
 
 def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        shown = text[error.start : error.start + 20]
+        raise BadTask(f"a text cannot travel as UTF-8: {error.reason} at {shown!r}; send bytes as bytes") from error
 
 
 def _body(value: object) -> bytes:
@@ -110,13 +134,17 @@ def _body(value: object) -> bytes:
 
 def _reserved(name: str, value: object) -> bytes:
     """`at` or `priority` as it travels, validated here so that the mistake is reported to who made it."""
-    if name == "at" and hasattr(value, "timestamp"):
-        value = value.timestamp()
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadTask(f"`{name}` is a {type(value).__name__}; it must be a number")
-    encoded = (f"{value:.6f}" if isinstance(value, float) else str(value)).encode()
     try:
+        if name == "at" and isinstance(value, datetime):
+            value = value.timestamp()
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise BadTask(f"`{name}` is a {type(value).__name__}; it must be a number")
+        encoded = _text(f"{value:.6f}" if isinstance(value, float) else str(value))
         names.read_at(encoded) if name == "at" else names.read_priority(encoded)
+    except BadTask:
+        raise
     except Refused as refusal:
         raise BadTask(refusal.text) from None
+    except (ValueError, OverflowError) as error:  # a year that no clock has, a number too long for `str`
+        raise BadTask(f"`{name}` cannot be written as a number: {error}") from error
     return encoded

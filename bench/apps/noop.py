@@ -8,6 +8,6 @@ def noop(task: object) -> None:
     """Has succeeded."""
 
 
-# Tells the benchmark which process has loaded the application, and when (monotonic): it takes its first task right after.
+# Tells the benchmark which process has loaded the application, and when (monotonic): its first task comes right after.
 with open(os.environ["BENCH_STAMP"], "a") as stamp:
     stamp.write(f"{os.getpid()} {time.clock_gettime(time.CLOCK_MONOTONIC)}\n")

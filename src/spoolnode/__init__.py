@@ -1,3 +1,62 @@
-"""A job spooler for a group of machines, without a broker. This package is its face: `from spoolnode import ...`."""
+"""A job spooler for a group of machines, without a broker. This package is its face: `from spoolnode import ...`.
+
+Nothing is imported before it is used: `import spoolnode` alone costs nothing.
+"""
+
+from importlib import import_module
+
+TYPE_CHECKING = False  # type checkers take it for typing's, whose import would cost more than all the rest
+if TYPE_CHECKING:
+    from spoolnode import uwsgi
+    from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, asend_to_spooler, send_to_spooler
+    from spoolnode.decorators import cron, spool, spoolforever, spoolraw, timer
+    from spoolnode.errors import BadDecoration, TimedOut, Unanswered, Unreachable
+    from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused, SpoolnodeError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "SPOOL_IGNORE",
+    "SPOOL_OK",
+    "SPOOL_RETRY",
+    "BadDecoration",
+    "BadPacket",
+    "BadTask",
+    "Reason",
+    "Refused",
+    "SpoolnodeError",
+    "TimedOut",
+    "Unanswered",
+    "Unreachable",
+    "__version__",
+    "asend_to_spooler",
+    "cron",
+    "send_to_spooler",
+    "spool",
+    "spoolforever",
+    "spoolraw",
+    "timer",
+    "uwsgi",
+]
+
+_HOMES = {
+    "spoolnode.api": ("SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "asend_to_spooler", "send_to_spooler"),
+    "spoolnode.decorators": ("cron", "spool", "spoolforever", "spoolraw", "timer"),
+    "spoolnode.errors": ("BadDecoration", "TimedOut", "Unanswered", "Unreachable"),
+    "spoolnode.protocol.errors": ("BadPacket", "BadTask", "Reason", "Refused", "SpoolnodeError"),
+}
+_HOME_OF = {name: home for home, members in _HOMES.items() for name in members}
+
+
+def __getattr__(name: str) -> object:
+    if name == "uwsgi":
+        return import_module("spoolnode.uwsgi")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'spoolnode' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value  # the next time costs nothing
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

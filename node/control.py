@@ -1,0 +1,277 @@
+"""The control interface: JSON over HTTP on `control.sock` in the spool, and, if asked for, metrics over TCP.
+
+    GET    /status                      the node in numbers
+    GET    /tasks?state=S&limit=N       tasks: waiting (also later and running), dead, outbox
+    GET    /tasks/ID                    one task, with its contents
+    DELETE /tasks/ID                    removes one, waiting or dead
+    POST   /tasks/ID/retry              makes one ready now, whether it waits for its time or is dead
+    POST   /dead/retry                  makes all dead ones ready again
+    POST   /reload, /stop               as SIGHUP and SIGTERM
+
+The socket can be used by its owner only (mode 0600). Errors are {"error": sentence} with 404, 409 or 400.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from spoolnode.node import inspect, metrics
+from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.names import is_task_id
+
+if TYPE_CHECKING:
+    from spoolnode.node.node import Node
+
+COUNT_SECONDS = 1.0
+"""How old the numbers of dead, corrupt and outbox files may be."""
+
+
+class Control:
+    """The control interface of one node."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._runners: list[web.AppRunner] = []
+        self._counts: dict[str, tuple[float, int]] = {}
+
+    async def start(self) -> None:
+        """Listens on the control socket, and on `--http`.
+
+        Raises:
+            BadConfig: it cannot listen there.
+        """
+        path = self._node.layout.control
+        if os.path.lexists(path):
+            os.unlink(path)  # the lock says that no other node is here
+        try:
+            await self._serve(self._application(), lambda runner: web.UnixSite(runner, path))
+            os.chmod(path, 0o600)
+            if self._node.config.http:
+                parsed = parse_address(self._node.config.http)
+                if isinstance(parsed, str):
+                    raise BadConfig(f"--http is {parsed!r}; it must be host:port")
+                host, port = parsed
+                await self._serve(self._public_application(), lambda runner: web.TCPSite(runner, host, port))
+        except OSError as error:
+            raise BadConfig(f"cannot listen for control or --http: {error.strerror or error}") from error
+
+    async def stop(self) -> None:
+        """Listens no more."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    @property
+    def http_address(self) -> str:
+        """Where metrics are, with the port that the system chose; empty without --http."""
+        return "{}:{}".format(*self._runners[1].addresses[0][:2]) if len(self._runners) > 1 else ""
+
+    async def _serve(self, application: web.Application, site_of: Callable[[web.AppRunner], web.BaseSite]) -> None:
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        self._runners.append(runner)
+        await site_of(runner).start()
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[_errors_as_json])
+        application.add_routes(
+            [
+                web.get("/status", self._status),
+                web.get("/tasks", self._tasks),
+                web.get("/tasks/{id}", self._task),
+                web.delete("/tasks/{id}", self._remove),
+                web.post("/tasks/{id}/retry", self._retry),
+                web.post("/dead/retry", self._retry_dead),
+                web.post("/reload", self._reload),
+                web.post("/stop", self._stop),
+            ]
+        )
+        return application
+
+    def _public_application(self) -> web.Application:
+        application = web.Application()
+        application.add_routes([web.get("/metrics", self._metrics), web.get("/healthz", self._health)])
+        return application
+
+    # -- looking --
+
+    async def _status(self, request: web.Request) -> web.Response:
+        del request
+        return _json(self._node.status())
+
+    async def _tasks(self, request: web.Request) -> web.Response:
+        state = request.query.get("state", "waiting")
+        limit = request.query.get("limit", "100")
+        if not limit.isdecimal():
+            raise web.HTTPBadRequest(text=f"limit is {limit!r}; it must be a number, 0 for all")
+        readers = {"waiting": inspect.waiting_tasks, "dead": inspect.dead_tasks, "outbox": inspect.outbox_tasks}
+        if state not in readers:
+            raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(readers)}")
+        keeper = self._node.spool.keeper
+        found = await self._aside(lambda: inspect.soonest(readers[state](keeper, time.time()), int(limit)))
+        running = {row["id"]: row for row in self._node.crew.running()}
+        return _json([_row(info, running) for info in found])
+
+    async def _task(self, request: web.Request) -> web.Response:
+        keeper = self._node.spool.keeper
+
+        def read(identity: str) -> dict[str, Any] | None:
+            found = inspect.find_place(keeper, identity)
+            return None if found is None else {**found[0]._asdict(), **inspect.contents(keeper, found[1])}
+
+        identity = _identity(request)
+        try:
+            shown = await self._aside(lambda: read(identity))
+        except (BadPacket, FileNotFoundError) as error:
+            raise web.HTTPNotFound(text=f"the task {identity} cannot be read: {error}") from error
+        if shown is None:
+            raise _not_found(identity)
+        running = {row["id"]: row for row in self._node.crew.running()}
+        if identity in running:
+            shown |= {"state": "running", **running[identity]}
+        return _json(shown)
+
+    async def _aside(self, job: Callable[[], Any]) -> Any:
+        """Long reads have a thread of their own, so that no task waits for them."""
+        return await asyncio.get_running_loop().run_in_executor(None, job)
+
+    # -- changing --
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        identity = _identity(request)
+        spool = self._node.spool
+        found = spool.find(identity)
+        if found is not None:
+            source, ref = found
+            if ref in source.flying:
+                raise web.HTTPConflict(text=f"the task {identity} is with a worker; only waiting tasks can be removed")
+            await spool.remove(source, ref)
+        else:
+            path = await self._dead_or_outbox(identity)
+            await spool.moves.run(lambda: spool.keeper.disk.unlink(spool.layout.path(path)))
+        self._node.report("removed", id=identity)
+        return _json({"id": identity, "removed": True})
+
+    async def _retry(self, request: web.Request) -> web.Response:
+        identity = _identity(request)
+        spool = self._node.spool
+        found = spool.find(identity)
+        if found is None:
+            await self._revive(await self._dead_or_outbox(identity, outbox=False))
+        elif not spool.hurry(*found):
+            raise web.HTTPConflict(text=f"the task {identity} is ready or running already")
+        self._node.report("retry_asked", id=identity)
+        return _json({"id": identity, "ready": True})
+
+    async def _retry_dead(self, request: web.Request) -> web.Response:
+        del request
+        keeper = self._node.spool.keeper
+        dead = await self._aside(lambda: list(inspect.dead_tasks(keeper, time.time())))
+        for info in dead:
+            await self._revive(info.where)
+            self._node.report("retry_asked", id=info.id)
+        return _json({"ready": len(dead)})
+
+    async def _revive(self, where: str) -> None:
+        spool = self._node.spool
+        spool.placing += 1
+        try:
+            ref = await spool.moves.run(lambda: spool.keeper.revive(where))
+            spool.notice(ref, 0.0, time.time(), sure=True)
+        finally:
+            spool.end_placing()
+        self._counts.clear()
+
+    async def _dead_or_outbox(self, identity: str, *, outbox: bool = True) -> str:
+        keeper = self._node.spool.keeper
+        found = await self._aside(lambda: inspect.find_place(keeper, identity))
+        allowed = (inspect.DEAD, inspect.OUTBOX) if outbox else (inspect.DEAD,)
+        if found is None or found[0].state not in allowed:
+            raise _not_found(identity)
+        self._counts.clear()
+        return str(found[0].where)
+
+    async def _reload(self, request: web.Request) -> web.Response:
+        del request
+        self._node.ask_to_reload()
+        return _json({"reloading": bool(self._node.config.app)})
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        del request
+        self._node.ask_to_stop()
+        return _json({"stopping": True})
+
+    # -- metrics --
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        del request
+        return web.Response(body=metrics.render(self._node.status()), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    async def _health(self, request: web.Request) -> web.Response:
+        del request
+        problem = self._node.problem()
+        return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
+
+    # -- counting what lies aside --
+
+    def count_dead(self) -> int:
+        """Tasks in dead/."""
+        return self._count("dead")
+
+    def count_corrupt(self) -> int:
+        """Files in corrupt/."""
+        return self._cached("corrupt", lambda: len(self._node.spool.keeper.disk.entries(self._node.layout.corrupt)))
+
+    def count_outbox(self) -> dict[str, int]:
+        """Tasks in outbox/, by destination."""
+        keeper = self._node.spool.keeper
+        destinations = [entry.name for entry in keeper.disk.entries(keeper.layout.outbox) if entry.is_directory]
+        counts = {name: self._count(f"outbox/{name}") for name in destinations}
+        return {name: count for name, count in counts.items() if count}
+
+    def _count(self, directory: str) -> int:
+        return self._cached(directory, lambda: inspect.count_files(self._node.spool.keeper, directory))
+
+    def _cached(self, key: str, count: Callable[[], int]) -> int:
+        """Counts again when the last count is old; the listing of a small directory, a few times a second at most."""
+        when, known = self._counts.get(key, (float("-inf"), 0))
+        now = time.monotonic()
+        if now - when > COUNT_SECONDS:
+            known = count()
+            self._counts[key] = now, known
+        return known
+
+
+@web.middleware
+async def _errors_as_json(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPError as error:
+        return _json({"error": error.text}, status=error.status)
+
+
+def _row(info: inspect.Info, running: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    row = info._asdict()
+    return {**row, "state": "running", **running[info.id]} if info.id in running else row
+
+
+def _identity(request: web.Request) -> str:
+    identity = request.match_info["id"].removeprefix("uwsgi_spoolfile_on_")
+    if not is_task_id(identity):
+        raise web.HTTPBadRequest(text=f"{identity[:80]!r} is no task id")
+    return identity
+
+
+def _not_found(identity: str) -> web.HTTPNotFound:
+    return web.HTTPNotFound(text=f"there is no task {identity} here: it has ended, was removed, or never was")
+
+
+def _json(content: Any, status: int = 200) -> web.Response:
+    return web.Response(text=json.dumps(content), status=status, content_type="application/json")

@@ -1,0 +1,319 @@
+"""What is said on one connection: requests in, answers out, in order. No socket: bytes in, a `Link` to write to.
+
+In the plain dialect there is one request; whatever follows is ignored, as uWSGI does. In the extended dialect (modifier2
+1) requests are pipelined, and an answer waits until all before it are said.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from spoolnode.node.door import Door, Upload
+from spoolnode.protocol import answer
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.packet import EXTENDED, PING
+from spoolnode.protocol.reader import Body, Request, RequestReader
+from spoolnode.protocol.request import Terms, looks_like_web, read_terms
+
+MAX_PIPELINED = 8192
+"""Unanswered requests of one connection; then it is not read until half of them are answered."""
+UPLOAD_PIECE = 1 << 20
+"""Bytes of a large body gathered before they are written."""
+
+
+class Link(Protocol):
+    """What a conversation needs of its connection."""
+
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def linger(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def touch(self) -> None: ...
+
+
+@dataclass
+class Services:
+    """What conversations need of their node."""
+
+    door: Door
+    status: Callable[[], dict[str, Any]]
+    report: Callable[..., None]
+    report_rarely: Callable[..., None]
+    refusals: dict[Reason, int] = field(default_factory=dict)
+    talking: set["Conversation"] = field(default_factory=set)
+    """Those with answers that are ready to be sent."""
+
+    def count_refusal(self, refusal: Refused) -> None:
+        """One more request refused."""
+        self.refusals[refusal.reason] = self.refusals.get(refusal.reason, 0) + 1
+
+    def flush(self) -> None:
+        """Sends every answer that is ready."""
+        talking, self.talking = self.talking, set()
+        for conversation in talking:
+            conversation.flush()
+
+
+class Answer:
+    """The place of one answer in the order of its connection; a `Waiter`."""
+
+    __slots__ = ("_conversation", "_web", "data")
+
+    def __init__(self, conversation: "Conversation", web: bool) -> None:
+        self._conversation = conversation
+        self._web = web
+        self.data = b""
+
+    def stored(self, task_id: str) -> None:
+        """The task is safe."""
+        if self._web:
+            self.data = answer.http_stored(task_id)
+        elif self._conversation.extended:
+            self.data = answer.stored(task_id)
+        else:
+            self.data = answer.STORED
+        self._conversation.services.talking.add(self._conversation)
+
+    def refused(self, refusal: Refused) -> None:
+        """The task is not taken."""
+        conversation = self._conversation
+        conversation.services.count_refusal(refusal)
+        conversation.services.report_rarely("refused", peer=conversation.peer, why=refusal.reason.name.lower(), reason=refusal.text)
+        if self._web:
+            self.data = answer.http_refused(refusal)
+        elif conversation.extended:
+            self.data = answer.refused(refusal)
+        else:
+            self.data = answer.REFUSED
+        conversation.services.talking.add(conversation)
+
+
+class Conversation:
+    """One connection, from its first byte to its last."""
+
+    def __init__(self, services: Services, link: Link, peer: str, *, local: bool, allowed: bool, max_block: int) -> None:
+        self.services = services
+        self.peer = peer
+        self.extended = False
+        self._link = link
+        self._local = local
+        self._allowed = allowed
+        self._reader = RequestReader(max_block)
+        self._answers: deque[Answer] = deque()
+        self._over = False
+        """Nothing more is read: one request is all, or something went wrong."""
+        self._rude = False
+        """The other side is still sending something that we do not want."""
+        self._blocked = False
+        """A piece of a body is being written; the rest waits."""
+        self._paused = False
+        self._slow_reader = False
+        self._gone = False
+        self._task: tuple[bytes, Terms, Answer] | None = None
+        """The request whose body is coming."""
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+        self._upload: Upload | None = None
+        self._progress = False
+
+    # -- bytes in --
+
+    def receive(self, data: bytes) -> None:
+        """Bytes came."""
+        if not self._over:
+            self._reader.receive(data)
+            self._pump()
+
+    def half_closed(self) -> bool:
+        """The other side sends no more; whether it should be kept, because answers are still due."""
+        if not self._over and (self._task is not None or not self._reader.is_empty):
+            return False
+        self._over = True
+        return bool(self._answers)
+
+    def lost(self) -> None:
+        """The connection is gone. What was taken stays; a body that did not come whole is nothing."""
+        self._gone = self._over = True
+        if self._upload is not None and not self._blocked:
+            self._upload.abort()
+            self._upload = None
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the client owes us bytes: a request begun, a body, or (in the plain dialect) any request at all."""
+        if self._over:
+            return False
+        return self._task is not None or not self._reader.is_empty or not self.extended
+
+    def made_progress(self) -> bool:
+        """Whether the client's time starts anew: a whole request, or a piece of a body, has come since the last call."""
+        progress, self._progress = self._progress, False
+        return progress
+
+    def slow(self, *, reader: bool) -> None:
+        """The other side does not read its answers (or does again): then its requests wait."""
+        self._slow_reader = reader
+        self._balance()
+
+    # -- requests --
+
+    def _pump(self) -> None:
+        while not self._over and not self._blocked:
+            try:
+                event = self._reader.next_event()
+                if event is None:
+                    break
+                self._progress = True
+                if isinstance(event, Request):
+                    self._on_request(event)
+                else:
+                    self._on_body(event)
+            except Refused as refusal:
+                self._refuse_all(refusal)
+                break
+        self.services.flush()
+        self._balance()
+
+    def _on_request(self, request: Request) -> None:
+        if request.modifier2 == EXTENDED:
+            self.extended = True
+        elif self.extended:
+            raise Refused(Reason.MALFORMED, f"modifier2 {request.modifier2} on a connection that began with {EXTENDED}")
+        if not self._allowed:
+            raise Refused(
+                Reason.FORBIDDEN, f"requests from {self.peer} are not taken: the node's owner can name its network with --allow"
+            )
+        if request.modifier1 == PING:
+            self._on_ping()
+        else:
+            self._on_task(request.block)
+        if not self.extended and self._task is None:
+            self._over = True
+
+    def _on_ping(self) -> None:
+        place = Answer(self, web=False)
+        place.data = answer.status_pong(self.services.status()) if self.extended else answer.PONG
+        self._answers.append(place)
+        self.services.talking.add(self)
+
+    def _on_task(self, block: bytes) -> None:
+        try:
+            terms = read_terms(block, local=self._local)
+        except Refused as refusal:
+            place = self._place(looks_like_web(block))
+            place.refused(refusal)
+            # Whether a body follows cannot be known any more, so nothing after it can be understood.
+            self._end_rudely()
+            return
+        place = self._place(terms.web)
+        try:
+            if not terms.body:
+                self.services.door.admit(block, b"", terms, place)
+                return
+            self.services.door.check(terms)
+            self._upload = self.services.door.upload(block, terms) if self.services.door.wants_upload(terms) else None
+        except Refused as refusal:
+            place.refused(refusal)
+            if terms.body:
+                self._end_rudely()
+            return
+        self._task = block, terms, place
+        self._reader.expect_body(terms.body)
+
+    def _place(self, web: bool) -> Answer:
+        place = Answer(self, web)
+        self._answers.append(place)
+        return place
+
+    def _on_body(self, body: Body) -> None:
+        self._pieces.append(body.data)
+        self._gathered += len(body.data)
+        if self._upload is not None:
+            if body.last or self._gathered >= UPLOAD_PIECE:
+                self._blocked = True
+                asyncio.ensure_future(self._write_piece(body.last))  # noqa: RUF006  # it reports to the answer's place
+        elif body.last:
+            self._admit_with_body()
+
+    def _take_pieces(self) -> bytes:
+        data = b"".join(self._pieces)
+        self._pieces, self._gathered = [], 0
+        return data
+
+    def _admit_with_body(self) -> None:
+        assert self._task is not None
+        (block, terms, place), self._task = self._task, None
+        try:
+            self.services.door.admit(block, self._take_pieces(), terms, place)
+        except Refused as refusal:
+            place.refused(refusal)
+        if not self.extended:
+            self._over = True
+
+    async def _write_piece(self, last: bool) -> None:
+        """Writes what was gathered of a large body; the connection is not read meanwhile."""
+        assert self._task is not None
+        assert self._upload is not None
+        place = self._task[2]
+        self._balance()
+        try:
+            await self._upload.write(self._take_pieces())
+            if last:
+                await self._upload.finish(place)
+        except Refused as refusal:
+            place.refused(refusal)
+            self._upload = self._task = None
+            if not last:
+                self._end_rudely()
+        if last:
+            self._upload = self._task = None
+            self._over = self._over or not self.extended
+        elif self._gone and self._upload is not None:
+            self._upload.abort()
+            self._upload = None
+        self._blocked = False
+        self._link.touch()
+        self._pump()
+
+    def _refuse_all(self, refusal: Refused) -> None:
+        """The bytes make no sense any more: the reason is said once, and the connection ends."""
+        self._place(web=False).refused(refusal)
+        self._end_rudely()
+
+    def _end_rudely(self) -> None:
+        self._over = self._rude = True
+
+    # -- answers --
+
+    def flush(self) -> None:
+        """Sends the answers whose turn has come."""
+        ready = []
+        while self._answers and self._answers[0].data:
+            ready.append(self._answers.popleft().data)
+        if self._gone:
+            return
+        if ready:
+            self._link.write(ready[0] if len(ready) == 1 else b"".join(ready))
+        if self._over and not self._answers:
+            if self._rude:
+                self._link.linger()
+            else:
+                self._link.close()
+        else:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Reads on, or does not: backpressure in both directions."""
+        if self._gone or self._rude:
+            return
+        full = len(self._answers) > (MAX_PIPELINED // 2 if self._paused else MAX_PIPELINED)
+        wanted = self._blocked or self._slow_reader or full
+        if wanted != self._paused:
+            self._paused = wanted
+            if wanted:
+                self._link.pause()
+            else:
+                self._link.resume()

@@ -1,0 +1,390 @@
+"""The crew: the workers of a node, kept at their number, fed from the spool, judged by how their tasks end."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+from spoolnode.node import dispatch, wire
+from spoolnode.node.config import Config
+from spoolnode.node.outcome import Kind, Outcome, Timer
+from spoolnode.node.process import InFlight, WorkerProcess, worker_command
+from spoolnode.node.queue import Ref
+from spoolnode.node.schedule import Schedule
+from spoolnode.node.slots import TIMER
+from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Files, Source, Spool
+from spoolnode.protocol.errors import SpoolnodeError
+from spoolnode.protocol.names import id_of_file
+
+TICK = 0.1
+"""Seconds between two looks at what runs, while something runs."""
+LONGEST_RESPAWN = 60.0
+"""The longest pause before a worker that does not come up is started again, in seconds."""
+
+
+class AppBroken(SpoolnodeError):
+    """You erred: the application does not load. The text is its traceback."""
+
+
+class Crew:
+    """All workers of a node."""
+
+    def __init__(self, config: Config, spool: Spool, facts: dict[str, Any], report: Callable[..., None]) -> None:
+        self._config = config
+        self._spool = spool
+        self._facts = facts
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self.workers: list[WorkerProcess] = []
+        self._leaving: list[WorkerProcess] = []
+        self._chunk = 0
+        self._stopping = False
+        self._failures = 0
+        self._tick: asyncio.TimerHandle | None = None
+        self._planned = False
+        self._schedule = Schedule([], time.time())
+        self._timer: asyncio.TimerHandle | None = None
+        self._events: dict[WorkerProcess, asyncio.Future[None]] = {}
+        self._empty = asyncio.Event()
+        self.seconds = 0.0
+        """Time that all tasks together ran, as the workers reported it."""
+        self.deaths = 0
+        """Workers that died while they should not."""
+
+    # -- life --
+
+    async def start(self) -> None:
+        """Starts the workers; returns when all are ready.
+
+        Raises:
+            AppBroken: the application does not load.
+        """
+        await self._bring_up([self._spawn(index) for index in range(self._config.workers)])
+
+    async def _bring_up(self, workers: list[WorkerProcess]) -> None:
+        waiting = [self._events.setdefault(worker, self._loop.create_future()) for worker in workers]
+        try:
+            await asyncio.gather(*waiting)
+        finally:
+            for worker in workers:
+                self._events.pop(worker, None)
+
+    async def reload(self) -> None:
+        """Replaces every worker by one with the application as it is now; tasks that run may end.
+
+        Raises:
+            AppBroken: the application does not load; the old workers stay.
+        """
+        old = list(self.workers)
+        first = self._spawn(0, listed=False)
+        await self._bring_up([first])
+        self.workers.append(first)
+        for worker in old:
+            self._retire(worker, limited=True)
+        self.dispatch()
+        while len(self.workers) < self._config.workers and not self._stopping:
+            self._spawn(len(self.workers))
+
+    def _retire(self, worker: WorkerProcess, *, limited: bool) -> None:
+        """A worker ends what runs and leaves; when `limited`, it gets `grace` seconds for that."""
+        if worker in self.workers:
+            self.workers.remove(worker)
+            self._leaving.append(worker)
+            worker.stop()
+            if limited:
+                self._loop.call_later(self._config.grace, self._kill_if_leaving, worker)
+
+    def _kill_if_leaving(self, worker: WorkerProcess) -> None:
+        if worker in self._leaving:
+            worker.interrupted = True
+            worker.kill()
+
+    async def stop(self) -> None:
+        """Lets what runs end, for `grace` seconds at most; the rest is put back."""
+        self._stopping = True
+        self._schedule = Schedule([], time.time())
+        for worker in list(self.workers):
+            self._retire(worker, limited=True)
+        if self._leaving:
+            await self._empty.wait()
+
+    def stop_now(self) -> None:
+        """Ends at once; what runs is put back and does not count as an attempt."""
+        for worker in self._leaving + self.workers:
+            worker.interrupted = True
+            worker.kill()
+
+    def _spawn(self, index: int, *, listed: bool = True) -> WorkerProcess:
+        worker = WorkerProcess(
+            index, worker_command(), self._facts, self._config.concurrency, self._hear, self._printed, self._buried
+        )  # fmt: skip
+        if listed:
+            self.workers.append(worker)
+        worker.start()
+        return worker
+
+    def _respawn(self, index: int) -> None:
+        if not self._stopping and len(self.workers) < self._config.workers:
+            self._spawn(index)
+
+    # -- out: tasks to the workers --
+
+    def dispatch(self) -> None:
+        """Sends waiting tasks to whoever has room. Many calls in one turn of the loop cost one dispatch."""
+        if not self._planned:
+            self._planned = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._planned = False
+        workers = [worker for worker in self.workers if worker.ready and not worker.stopping]
+        if not workers:
+            return
+        now = time.monotonic()
+        progress = True
+        while progress and self._spool.queue.size:
+            progress = False
+            views = [self._view(worker, now) for worker in workers]
+            for index, count in dispatch.plan(views, self._spool.queue.size):
+                progress |= self._send_chunk(workers[index], count)
+        self._start_ticking()
+
+    def _view(self, worker: WorkerProcess, now: float) -> dispatch.View:
+        running = worker.slots.main() if worker.held else None
+        stalled = running is not None and now - running.started > dispatch.STALLED_SECONDS
+        return dispatch.View(worker.held, worker.pace.window, worker.asynchronous, self._config.concurrency, stalled)
+
+    def _send_chunk(self, worker: WorkerProcess, count: int) -> bool:
+        taken = self._spool.take(count)
+        if taken is None:
+            return False
+        source, refs, rank = taken
+        self._chunk = self._chunk % (TIMER - 1) + 1
+        worker.chunks[self._chunk] = InFlight(source, refs, rank, set(range(len(refs))))
+        worker.held += len(refs)
+        if isinstance(source, Files):
+            worker.send(["run", self._chunk, None, refs])
+        else:
+            worker.send(["run", self._chunk, source.number, wire.pack_offsets(refs)])
+        return True
+
+    # -- in: how they ended --
+
+    def _hear(self, worker: WorkerProcess, message: list[Any]) -> None:
+        kind, *rest = message
+        if kind == "ended":
+            self._ended(worker, *rest)
+        elif kind == "returned":
+            self._returned(worker, *rest)
+        elif kind == "async":
+            worker.asynchronous = rest[0]
+            self.dispatch()
+        elif kind == "print":
+            task, stream, text = rest
+            self._report("print", id=id_of_file(task), stream=stream, text=text)
+        elif kind == "timer":
+            self._timer_ended(worker, *rest)
+        elif kind == "ready":
+            self._came_up(worker, rest[1])
+        elif kind == "broken":
+            worker.broken = rest[0]
+
+    def _came_up(self, worker: WorkerProcess, timers: list[list[Any]]) -> None:
+        worker.ready = True
+        self._failures = 0
+        if event := self._events.get(worker):
+            event.set_result(None)
+        listed = [Timer(name, seconds, tuple(cron)) for name, seconds, cron in timers]
+        if listed != self._schedule.timers:
+            self._schedule = Schedule(listed, time.time())
+            self._wait_for_timers()
+        self.dispatch()
+
+    def _ended(self, worker: WorkerProcess, number: int, packed: bytes, others: list[list[Any]], seconds: float) -> None:
+        chunk = worker.chunks[number]
+        positions = wire.unpack_positions(packed)
+        if positions:
+            self._spool.done(chunk.source, self._close(worker, chunk, positions))
+            worker.done += len(positions)
+        for position, verdict, detail, delay in others:
+            (ref,) = self._close(worker, chunk, [position])
+            self._judge(chunk, ref, verdict, detail, delay)
+            worker.done += verdict not in (wire.GONE, wire.EARLY, wire.LOCKED, wire.SHORT, wire.CORRUPT)
+        self.seconds += seconds
+        worker.pace.observe(len(positions) + len(others), seconds)
+        self._forget_if_over(worker, number)
+        if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping:
+            self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done)
+            self._retire(worker, limited=False)
+        self.dispatch()
+
+    def _close(self, worker: WorkerProcess, chunk: InFlight, positions: Any) -> list[Ref]:
+        """Takes positions out of a chunk; their refs."""
+        chunk.open.difference_update(positions)
+        worker.held -= len(positions)
+        return [chunk.refs[position] for position in positions]
+
+    def _forget_if_over(self, worker: WorkerProcess, number: int) -> None:
+        if not worker.chunks[number].open:
+            del worker.chunks[number]
+
+    def _judge(self, chunk: InFlight, ref: Ref, verdict: str, detail: Any, delay: float) -> None:
+        spool, source = self._spool, chunk.source
+        if verdict == wire.GONE:
+            spool.gone(source, ref)
+        elif verdict == wire.EARLY:
+            spool.postpone(source, ref, chunk.rank, detail)
+        elif verdict == wire.LOCKED or (verdict == wire.SHORT and detail < SHORT_SECONDS):
+            spool.postpone(source, ref, chunk.rank, time.time() + LOCKED_SECONDS)
+        elif verdict == wire.SHORT:
+            spool.quarantine(str(ref), f"it ended before its variables did for {int(detail)} s")
+        elif verdict == wire.CORRUPT:
+            spool.quarantine(str(ref), detail)
+        else:
+            spool.failed(source, ref, chunk.rank, Outcome(Kind(verdict), detail, delay))
+
+    def _returned(self, worker: WorkerProcess, number: int, packed: bytes) -> None:
+        chunk = worker.chunks[number]
+        refs = self._close(worker, chunk, wire.unpack_positions(packed))
+        self._spool.give_back(chunk.source, refs, chunk.rank)
+        self._forget_if_over(worker, number)
+
+    def _printed(self, worker: WorkerProcess, stream: str, text: str) -> None:
+        """A line that did not pass through Python's sys.stdout: it belongs to what runs in the main thread now."""
+        running = worker.slots.main()
+        chunk = worker.chunks.get(running.chunk) if running else None
+        identity = self._spool.id_of(chunk.source, chunk.refs[running.position]) if running and chunk else ""
+        self._report("print", id=identity, stream=stream, text=text, worker=worker.index)
+
+    # -- deaths --
+
+    def _buried(self, worker: WorkerProcess) -> None:
+        """A worker is dead: what ended is done, what ran is blamed, the rest has lost nothing."""
+        self._account(worker)
+        expected = worker in self._leaving
+        if expected:
+            self._leaving.remove(worker)
+        elif worker in self.workers:
+            self.workers.remove(worker)
+        if not expected:
+            self._unexpected(worker)
+        elif not self._stopping:
+            self._respawn(worker.index)
+        if self._stopping and not self._leaving and not self.workers:
+            self._empty.set()
+        self.dispatch()
+
+    def _unexpected(self, worker: WorkerProcess) -> None:
+        event = self._events.get(worker)
+        reason = worker.broken or f"the worker {worker.death} while it loaded the application"
+        if event is not None and not event.done():
+            event.set_exception(AppBroken(reason))
+            return
+        self.deaths += 1
+        if worker.ready:
+            self._report("worker_died", worker=worker.index, pid=worker.pid, reason=worker.death)
+            self._respawn(worker.index)
+            return
+        self._failures += 1
+        pause = min(LONGEST_RESPAWN, 2.0 ** (self._failures - 1))
+        self._report("worker_broken", worker=worker.index, pid=worker.pid, again_in=pause, reason=reason)
+        self._loop.call_later(pause, self._respawn, worker.index)
+
+    def _account(self, worker: WorkerProcess) -> None:
+        running = {(item.chunk, item.position) for item in worker.slots.running()}
+        for number, chunk in sorted(worker.chunks.items(), reverse=True):
+            self._account_chunk(worker, number, chunk, running)
+        worker.chunks.clear()
+        worker.held = 0
+
+    def _account_chunk(self, worker: WorkerProcess, number: int, chunk: InFlight, running: set[tuple[int, int]]) -> None:
+        spool, source = self._spool, chunk.source
+        refs = {position: chunk.refs[position] for position in sorted(chunk.open)}
+        finished = spool.is_finished(source, refs.values())
+        spool.done(source, [ref for ref in refs.values() if ref in finished])
+        unstarted = []
+        for position, ref in refs.items():
+            if ref in finished:
+                continue
+            if (number, position) not in running:
+                unstarted.append(ref)
+            elif (number, position) in worker.overdue:
+                spool.failed(source, ref, chunk.rank, Outcome(Kind.FAILED, "it ran longer than its timeout; its worker was killed"))
+            elif worker.interrupted or worker.overdue:
+                spool.interrupted(source, ref, chunk.rank)
+            else:
+                spool.failed(source, ref, chunk.rank, Outcome(Kind.FAILED, f"its worker {worker.death}"))
+        spool.give_back(source, unstarted, chunk.rank)
+
+    # -- by the clock --
+
+    def _start_ticking(self) -> None:
+        if self._tick is None and any(worker.held or worker.slots.main() for worker in self.workers + self._leaving):
+            self._tick = self._loop.call_later(TICK, self._look)
+
+    def _look(self) -> None:
+        """Kills what is over its time; relieves the stalled."""
+        self._tick = None
+        now = time.monotonic()
+        for worker in self.workers + self._leaving:
+            late = {(item.chunk, item.position) for item in worker.slots.running() if 0 < item.deadline < now}
+            if late and not worker.overdue:
+                worker.overdue = late
+                self._report("timeout", worker=worker.index, pid=worker.pid, tasks=self._names(worker, late))
+                worker.kill()
+        views = [self._view(worker, now) for worker in self.workers]
+        for index in dispatch.to_relieve(views, self._spool.queue.size):
+            self.workers[index].send(["return"])
+        self._start_ticking()
+
+    def _names(self, worker: WorkerProcess, late: set[tuple[int, int]]) -> list[str]:
+        return [
+            self._spool.id_of(worker.chunks[number].source, worker.chunks[number].refs[position])
+            for number, position in late
+            if number in worker.chunks
+        ]
+
+    def _wait_for_timers(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        when = self._schedule.next_at()
+        if when is not None:
+            self._timer = self._loop.call_later(min(max(when - time.time(), 0.0), 30.0), self._call_timers)
+
+    def _call_timers(self) -> None:
+        for index in self._schedule.due(time.time()):
+            workers = [worker for worker in self.workers if worker.ready and not worker.stopping]
+            if workers:
+                min(workers, key=lambda worker: worker.held).send(["timer", index])
+                self._start_ticking()
+        self._wait_for_timers()
+
+    def _timer_ended(self, worker: WorkerProcess, index: int, error: str | None) -> None:
+        name = self._schedule.timers[index].name if index < len(self._schedule.timers) else str(index)
+        if error is not None:
+            self._report("timer_failed", timer=name, worker=worker.index, reason=error)
+        else:
+            self._report("timer", timer=name, worker=worker.index)
+
+    # -- looking --
+
+    @property
+    def held(self) -> int:
+        """Tasks that are with workers."""
+        return sum(worker.held for worker in self.workers + self._leaving)
+
+    def running(self) -> list[dict[str, Any]]:
+        """What runs now: id, worker, seconds."""
+        now = time.monotonic()
+        rows = []
+        for worker in self.workers + self._leaving:
+            for item in worker.slots.running():
+                chunk = worker.chunks.get(item.chunk)
+                if chunk is not None and item.position in chunk.open:
+                    identity = self._spool.id_of(chunk.source, chunk.refs[item.position])
+                    rows.append({"id": identity, "worker": worker.index, "pid": worker.pid, "seconds": round(now - item.started, 3)})
+        return rows
+
+    def holds(self, source: Source, ref: Ref) -> bool:
+        """Whether a worker has this task."""
+        return ref in source.flying

@@ -1,0 +1,137 @@
+"""Files that others put into the spool: noticed at once (inotify), and at the latest by a slow scan.
+
+An event says more than a scan: IN_CLOSE_WRITE and IN_MOVED_TO mean that the file is whole. The scan is the safety net for
+what inotify does not see (network file systems, an overflowing queue).
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+
+from inotify_simple import INotify, flags
+
+from spoolnode.node.layout import is_priority, is_spool_file
+from spoolnode.node.recovery import FoundFile, spool_files
+from spoolnode.node.spool import Spool
+
+SCAN_SECONDS = 30.0
+"""Seconds between two scans, uWSGI's own frequency."""
+_FILE_EVENTS = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.ATTRIB
+_EVENTS = _FILE_EVENTS | flags.CREATE | flags.ONLYDIR
+
+
+class Inbox:
+    """Watches the spool directory and its numeric directories."""
+
+    def __init__(self, spool: Spool, report: Callable[..., None]) -> None:
+        self._spool = spool
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._inotify: INotify | None = None
+        self._directories: dict[int, str] = {}
+        self._news: dict[str, bool] = {}
+        """Refs that events named, and whether the file is surely whole."""
+        self._scan_timer: asyncio.TimerHandle | None = None
+        spool.placed = self._look
+
+    def start(self) -> None:
+        """Begins to watch; what is there already was found by recovery, before."""
+        try:
+            self._inotify = INotify()
+            self._inotify.add_watch(self._spool.layout.root, _EVENTS)
+        except OSError as error:
+            self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
+            self._inotify = None
+        else:
+            self._loop.add_reader(self._inotify.fd, self._readable)
+            self._directories = {1: ""}
+            for entry in self._spool.keeper.disk.entries(self._spool.layout.root):
+                if entry.is_directory and is_priority(entry.name):
+                    self._watch(entry.name)
+        self._later_scan(0.0)
+
+    def stop(self) -> None:
+        """Watches no more."""
+        if self._scan_timer is not None:
+            self._scan_timer.cancel()
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify.fd)
+            self._inotify.close()
+            self._inotify = None
+
+    def _watch(self, directory: str) -> None:
+        assert self._inotify is not None
+        try:
+            watch = self._inotify.add_watch(self._spool.layout.path(directory), _EVENTS)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self._report("no_inotify", directory=directory, reason=error.strerror, scan_every=SCAN_SECONDS)
+            return
+        self._directories[watch] = f"{directory}/"
+
+    def _readable(self) -> None:
+        assert self._inotify is not None
+        for event in self._inotify.read(timeout=0):
+            if event.mask & flags.Q_OVERFLOW:
+                self._later_scan(0.0)
+                continue
+            if event.mask & flags.IGNORED:
+                self._directories.pop(event.wd, None)
+                continue
+            directory = self._directories.get(event.wd)
+            if directory is not None:
+                self._on_event(f"{directory}{event.name}", event.name, event.mask)
+        self._look()
+
+    def _on_event(self, ref: str, name: str, mask: int) -> None:
+        if mask & flags.ISDIR:
+            if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
+                self._watch(ref)
+                self._later_scan(0.0)  # what was put there before we watched
+        elif is_spool_file(name) and mask & _FILE_EVENTS:
+            self._news[ref] = self._news.get(ref, False) or bool(mask & (flags.CLOSE_WRITE | flags.MOVED_TO))
+
+    def _look(self) -> None:
+        """Tells the spool what is new, unless it is just giving names itself: those would seem new."""
+        if not self._news or self._spool.placing:
+            return
+        news, self._news = self._news, {}
+        now = time.time()
+        for ref, sure in news.items():
+            try:
+                # A stat of a name that the kernel has just told us of: it is in memory.
+                found = os.lstat(self._spool.layout.path(ref))
+            except FileNotFoundError:
+                self._spool.forget(ref)
+            else:
+                self._spool.notice(ref, found.st_mtime, now, sure=sure)
+
+    def _later_scan(self, delay: float) -> None:
+        if self._scan_timer is not None:
+            self._scan_timer.cancel()
+        self._scan_timer = self._loop.call_later(delay, lambda: self._loop.create_task(self._scan()))
+
+    async def _scan(self) -> None:
+        try:
+            found: list[FoundFile] = await self._spool.moves.run(lambda: list(spool_files(self._spool.keeper)))
+        except OSError as error:
+            self._report("scan_failed", reason=str(error))
+        else:
+            await self._adopt(found)
+        self._later_scan(SCAN_SECONDS)
+
+    async def _adopt(self, found: list[FoundFile]) -> None:
+        now = time.time()
+        for index, file in enumerate(found):
+            if file.ref not in self._spool.files.known:
+                with contextlib.suppress(FileNotFoundError):
+                    # The listing is older than what ended since; only what is there now counts.
+                    mtime = os.lstat(self._spool.layout.path(file.ref)).st_mtime
+                    self._spool.notice(file.ref, mtime, now, sure=False)
+            else:
+                self._spool.notice(file.ref, file.mtime, now, sure=True)
+            if index % 1000 == 999:
+                await asyncio.sleep(0)

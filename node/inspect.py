@@ -1,0 +1,172 @@
+"""Looking at a spool directory: what lies where, one task's contents. Reads only; works with and without a running node."""
+
+import heapq
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from spoolnode.node.keeper import Keeper, Place
+from spoolnode.node.layout import batch_number, is_spool_file, ref_id
+from spoolnode.node.recovery import spool_files
+from spoolnode.protocol import names, spoolfile, values
+from spoolnode.protocol.batch import Record, read_records
+from spoolnode.protocol.names import LAST
+from spoolnode.protocol.spoolfile import WAITING
+
+WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
+
+
+class Info(NamedTuple):
+    """One task, as `ls` shows it."""
+
+    id: str
+    state: str
+    priority: int | None
+    due: float | None
+    """Seconds since 1970; None is at once."""
+    attempts: int
+    accepted: float
+    """Seconds since 1970; for a spool file its mtime."""
+    size: int
+    """Bytes: header, variables and body."""
+    where: str
+    """Path below the spool; a record of a batch as path:offset."""
+
+
+def waiting_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+    """Every task that waits for this node's workers (or is being run), in no order."""
+    for file in spool_files(keeper):
+        info = _file_info(keeper, file.ref, WAITING_STATE, now)
+        if info is not None:
+            yield info
+    for entry in keeper.disk.entries(keeper.layout.incoming):
+        number = batch_number(entry.name)
+        if number is not None:
+            yield from _batch_tasks(keeper, number, now)
+
+
+def dead_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+    """Every task that was given up."""
+    yield from _tasks_in(keeper, "dead", DEAD, now)
+
+
+def outbox_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+    """Every task that waits for a peer."""
+    for entry in keeper.disk.entries(keeper.layout.outbox):
+        if entry.is_directory:
+            yield from _tasks_in(keeper, f"outbox/{entry.name}", OUTBOX, now)
+
+
+def soonest(tasks: Iterator[Info], limit: int) -> list[Info]:
+    """The first `limit` in the order in which they run; 0 is all of them."""
+
+    def order(info: Info) -> tuple[bool, int, float]:
+        rank = LAST if info.priority is None else info.priority
+        return info.due is not None, rank, info.due or info.accepted
+
+    return heapq.nsmallest(limit, tasks, key=order) if limit else sorted(tasks, key=order)
+
+
+def count_files(keeper: Keeper, directory: str) -> int:
+    """How many spool files lie in a directory below the spool."""
+    return sum(1 for entry in keeper.disk.entries(keeper.layout.path(directory)) if entry.is_file and is_spool_file(entry.name))
+
+
+def find_place(keeper: Keeper, identity: str) -> tuple[Info, Place] | None:
+    """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller."""
+    now = 0.0
+    prefix = f"{keeper.node_id}_"
+    number, _, offset = identity[len(prefix) :].partition("_")
+    if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
+        for info in _batch_tasks(keeper, int(number), now):
+            if info.id == identity:
+                return info, keeper.place(int(number), int(offset))
+    for tasks in (_named(keeper, identity), dead_tasks(keeper, now), outbox_tasks(keeper, now)):
+        for info in tasks:
+            if info.id == identity:
+                return info, Place(keeper.layout.path(info.where))
+    return None
+
+
+def contents(keeper: Keeper, place: Place) -> dict[str, Any]:
+    """What a task carries, fit for JSON: variables, typed values, the size and the beginning of the body.
+
+    Raises:
+        BadPacket: it cannot be read.
+    """
+    data = _bytes_of(keeper, place)
+    file = spoolfile.parse(data)
+    task = values.decode_task(file.variables, b"", "")
+    task.pop("spooler_task_name", None)
+    shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(file.body)}
+    if file.body:
+        shown["body_begins"] = file.body[:200].decode("utf-8", "backslashreplace")
+    for key, value in file.variables:
+        if key.startswith(names.OURS) and key not in (names.VALUES, names.BODY_LENGTH):
+            shown[key.decode("ascii", "replace")] = value.decode("utf-8", "backslashreplace")
+    return shown
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value
+
+
+def _bytes_of(keeper: Keeper, place: Place) -> bytes:
+    descriptor = keeper.disk.open(place.path)
+    try:
+        length = place.length if place.length >= 0 else keeper.disk.size(descriptor)
+        return keeper.disk.read(descriptor, length, place.base)
+    finally:
+        keeper.disk.close(descriptor)
+
+
+def _named(keeper: Keeper, identity: str) -> Iterator[Info]:
+    for file in spool_files(keeper):
+        if ref_id(file.ref) == identity:
+            info = _file_info(keeper, file.ref, WAITING_STATE, 0.0)
+            if info is not None:
+                yield info
+
+
+def _tasks_in(keeper: Keeper, directory: str, state: str, now: float) -> Iterator[Info]:
+    for entry in keeper.disk.entries(keeper.layout.path(directory)):
+        if entry.is_file and is_spool_file(entry.name):
+            info = _file_info(keeper, f"{directory}/{entry.name}", state, now)
+            if info is not None:
+                yield info
+
+
+def _file_info(keeper: Keeper, ref: str, state: str, now: float) -> Info | None:
+    path = keeper.layout.path(ref)
+    try:
+        found = keeper.disk.stat(path)
+        attempts = keeper.progress(None, ref).attempts
+    except OSError:
+        return None  # it went away, or is not ours to read; then it is not ours to run either
+    due = found.mtime if state == WAITING_STATE and now and found.mtime > now else None
+    directory, slash, _ = ref.partition("/")
+    priority = int(directory) if slash and directory.isdecimal() else None
+    return Info(ref_id(ref), LATER if due else state, priority, due, attempts, found.mtime, found.size, ref)
+
+
+def _batch_tasks(keeper: Keeper, number: int, now: float) -> Iterator[Info]:
+    try:
+        data = keeper.contents(keeper.layout.batch(number))
+    except FileNotFoundError:
+        return
+    for record in read_records(data, number):
+        if isinstance(record, Record) and record.state == WAITING:
+            due = record.due if record.due > now > 0 else None
+            yield Info(
+                names.task_id(keeper.node_id, number, record.offset), LATER if due else WAITING_STATE,
+                None if record.rank == LAST else record.rank, due, record.attempts, record.accepted, record.length,
+                f"incoming/{number}.batch:{record.offset}",
+            )  # fmt: skip
+

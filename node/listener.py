@@ -1,0 +1,373 @@
+"""The sockets: accepts connections and moves bytes between them and conversations.
+
+Most requests come alone on a connection, whole in the first read. Those never become a transport: accept, read, and
+when the commit is done, send and close: four system calls (measured: about a third of the CPU of a stream each). All
+else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes a `Stream`.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any
+
+from spoolnode.node.config import BadConfig, Config, parse_address
+from spoolnode.node.conversation import Conversation, Services
+from spoolnode.protocol.answer import REFUSED, STORED
+from spoolnode.protocol.errors import Refused
+from spoolnode.protocol.packet import PLAIN, SPOOL_REQUEST
+from spoolnode.protocol.request import read_terms
+
+BACKLOG = 4096
+ACCEPTS_A_TURN = 64
+"""Connections taken before the loop looks at anything else."""
+FIRST_READ = 65536 + 4
+LINGER_SECONDS = 5.0
+"""How long a refused client's bytes are read and thrown away, so that it gets to read the reason."""
+SWEEP_SECONDS = 0.5
+
+
+class Alone:
+    """A plain request that came whole: waits for its commit on a bare socket."""
+
+    __slots__ = ("_listener", "_sock")
+
+    def __init__(self, sock: socket.socket, listener: "Listener") -> None:
+        self._sock = sock
+        self._listener = listener
+
+    def stored(self, task_id: str) -> None:
+        """Its task is safe."""
+        del task_id
+        self._end(STORED)
+
+    def refused(self, refusal: Refused) -> None:
+        """It was refused after all."""
+        self._listener.services.count_refusal(refusal)
+        self._end(REFUSED)
+
+    def _end(self, answer: bytes) -> None:
+        # Four bytes always fit into the buffer of a fresh socket; a client that has gone does not want them.
+        with contextlib.suppress(OSError):
+            self._sock.send(answer)
+        self._sock.close()
+        self._listener.connections -= 1
+
+
+class Stream(asyncio.Protocol):
+    """A conversation over a stream: any client that is not served by `Alone`."""
+
+    def __init__(self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes) -> None:
+        self._listener = listener
+        self._first = first
+        self.conversation = conversation_of(self)
+        self.since = time.monotonic()
+        self._closing = False
+        self._transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._listener.streams.add(self)
+        if self._first:
+            self.data_received(self._first)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return  # lingering: what comes now is thrown away
+        self.conversation.receive(data)
+        self.touch()
+
+    def eof_received(self) -> bool:
+        if self._closing:
+            return False
+        return self.conversation.half_closed()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._listener.streams.discard(self)
+        self._listener.connections -= 1
+        self.conversation.lost()
+
+    def pause_writing(self) -> None:
+        self.conversation.slow(reader=True)
+
+    def resume_writing(self) -> None:
+        self.conversation.slow(reader=False)
+
+    # -- what a conversation asks of its link --
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes."""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Everything is said; the connection ends when it is sent."""
+        self._transport.close()
+
+    def linger(self) -> None:
+        """Like `close`, but the other side is still sending: closing now would reset the connection and lose the answer."""
+        if self._closing:
+            return
+        self._closing = True
+        self.since = time.monotonic()
+        with contextlib.suppress(OSError, NotImplementedError):
+            self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def pause(self) -> None:
+        """No more bytes for now."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Bytes again."""
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def touch(self) -> None:
+        """The client has done something; its time starts anew when the conversation says so."""
+        if self.conversation.made_progress():
+            self.since = time.monotonic()
+
+    def sweep(self, now: float, limit: float) -> None:
+        """Ends a connection that took too long."""
+        if self._closing:
+            if now - self.since > LINGER_SECONDS:
+                self._transport.abort()
+        elif self.conversation.is_incomplete and now - self.since > limit:
+            self._transport.abort()
+
+
+class Listener:
+    """All listening sockets of a node."""
+
+    def __init__(self, config: Config, services: Services) -> None:
+        self._config = config
+        self.services = services
+        self._loop = asyncio.get_running_loop()
+        self._networks = config.networks()
+        self._allowed: dict[str, bool] = {}
+        self._sockets: list[tuple[socket.socket, str]] = []
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.streams: set[Stream] = set()
+        self.connections = 0
+        self.addresses: list[str] = []
+        """Where it listens, with the ports that the system chose for port 0."""
+
+    def open(self, own_socket: str) -> None:
+        """Binds and listens.
+
+        Args:
+            own_socket: the path of the node's own socket, for its owner and its workers.
+
+        Raises:
+            BadConfig: an address cannot be listened on.
+        """
+        mode = int(self._config.chmod_socket, 8) if self._config.chmod_socket else None
+        for address in self._config.listen:
+            for sock in bind(address, mode):
+                self._listen(sock)
+                self.addresses.append(name_of(sock))
+        for sock in bind(own_socket, 0o600):
+            self._listen(sock)
+        self._sweep()
+
+    def _listen(self, sock: socket.socket) -> None:
+        sock.listen(BACKLOG)
+        unix = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        self._sockets.append((sock, unix))
+        self._loop.add_reader(sock, self._accept, sock)
+
+    def close(self) -> None:
+        """Listens no more; connections that wait for an answer still get it."""
+        for sock, unix in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+            if unix:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(unix)
+        self._sockets.clear()
+
+    def close_streams(self) -> None:
+        """Ends what is still connected."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for stream in list(self.streams):
+            stream.close()
+
+    def _accept(self, listening: socket.socket) -> None:
+        local = listening.family == socket.AF_UNIX
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                sock, peer = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._accept_failed(listening, error)
+                return
+            sock.setblocking(False)
+            self.connections += 1
+            allowed = local or self._is_allowed(peer[0])
+            try:
+                data = sock.recv(FIRST_READ)
+            except BlockingIOError:
+                data = b""
+            except OSError:
+                sock.close()
+                self.connections -= 1
+                continue
+            else:
+                if not data:
+                    sock.close()
+                    self.connections -= 1
+                    continue
+            if not (allowed and self._take_alone(sock, data, local)):
+                self._converse(sock, data, local, peer if allowed else (peer[0], "refused"), allowed)
+
+    def _take_alone(self, sock: socket.socket, data: bytes, local: bool) -> bool:
+        """Serves the common case; False, with nothing done, when this is not one."""
+        size = len(data)
+        if size < 5 or data[0] != SPOOL_REQUEST or data[3] != PLAIN or size != 4 + (data[1] | data[2] << 8):
+            return False
+        if size > 4 + self._config.buffer_size:
+            return False
+        try:
+            block = data[4:]
+            terms = read_terms(block, local=local)
+            if terms.body or terms.web:
+                return False
+            self.services.door.admit(block, b"", terms, Alone(sock, self))
+        except Refused:
+            return False  # a conversation says it, in the words that this client understands
+        return True
+
+    def _converse(self, sock: socket.socket, data: bytes, local: bool, peer: Any, allowed: bool) -> None:
+        if self.connections > self._config.max_connections:
+            with contextlib.suppress(OSError):
+                sock.send(REFUSED)
+            sock.close()
+            self.connections -= 1
+            self.services.report_rarely("too_many_connections", limit=self._config.max_connections)
+            return
+        if not local:
+            _set_keepalive(sock)
+        who = "unix" if local else str(peer[0])
+
+        def conversation_of(stream: Stream) -> Conversation:
+            return Conversation(self.services, stream, who, local=local, allowed=allowed, max_block=self._config.buffer_size)
+
+        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: Stream(self, conversation_of, data), sock))
+        task.add_done_callback(self._converse_started)
+
+    def _converse_started(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.connections -= 1
+            self.services.report("connection_failed", reason=str(task.exception()))
+
+    def _accept_failed(self, listening: socket.socket, error: OSError) -> None:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            # Taking a breath: accepting again at once would spin.
+            self.services.report_rarely("accept_failed", reason=error.strerror)
+            self._loop.remove_reader(listening)
+            self._loop.call_later(0.1, self._accept_again, listening)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _is_allowed(self, host: str) -> bool:
+        if host not in self._allowed:
+            if len(self._allowed) > 10000:
+                self._allowed.clear()
+            address = ip_address(host.partition("%")[0])
+            mapped = getattr(address, "ipv4_mapped", None) or address
+            inside = any(mapped in network for network in self._networks)
+            self._allowed[host] = self._config.insecure or mapped.is_loopback or inside
+        return self._allowed[host]
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for stream in list(self.streams):
+            stream.sweep(now, self._config.request_timeout)
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+def bind(address: str, mode: int | None) -> list[socket.socket]:
+    """Bound sockets for an address: one, or one for each address that a host's name has.
+
+    Raises:
+        BadConfig: it cannot be listened on.
+    """
+    parsed = parse_address(address)
+    try:
+        if isinstance(parsed, str):
+            return [_bind_unix(parsed, mode)]
+        found = socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [_bind_tcp(family, place) for family, _, _, _, place in dict.fromkeys(found)]
+    except OSError as error:
+        raise BadConfig(f"cannot listen on {address}: {error.strerror or error}") from error
+
+
+def _bind_tcp(family: int, place: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # The kernel shows us a connection when its first bytes are there, or after a second.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind(path)
+        if mode is not None:
+            os.chmod(path, mode)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Removes the socket of a process that is gone; one that is answered stays, and binding then fails."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+
+
+def name_of(sock: socket.socket) -> str:
+    """The address of a bound socket, as it is written on the command line."""
+    place = sock.getsockname()
+    if isinstance(place, str):
+        return place
+    return f"[{place[0]}]:{place[1]}" if sock.family == socket.AF_INET6 else f"{place[0]}:{place[1]}"
+
+
+def _set_keepalive(sock: socket.socket) -> None:
+    """A client whose machine is gone is noticed after two minutes, and its place is free again."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

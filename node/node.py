@@ -1,0 +1,315 @@
+"""A node: everything put together, started in order, stopped in order."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from spoolnode.node import log
+from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.control import Control
+from spoolnode.node.conversation import Services
+from spoolnode.node.crew import AppBroken, Crew
+from spoolnode.node.disk import RealDisk
+from spoolnode.node.door import Door
+from spoolnode.node.inbox import Inbox
+from spoolnode.node.keeper import Keeper
+from spoolnode.node.layout import Layout, is_priority
+from spoolnode.node.listener import Listener
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.route import local_route
+from spoolnode.node.spool import Spool
+
+HOUSEKEEPING_SECONDS = 1.0
+"""How often marks are synced, old batches closed and settled, and the free space looked at."""
+QUIET_SECONDS = 5.0
+"""How often, when nothing happens: an idle node sleeps."""
+
+
+class Node:
+    """One running node."""
+
+    def __init__(self, config: Config, report: log.Report) -> None:
+        self.config = config
+        self.layout = Layout(config.spool)
+        self.report = report
+        self.started = time.time()
+        self._loop = asyncio.get_running_loop()
+        self._wake: asyncio.TimerHandle | None = None
+        self._housekeeper: asyncio.Task[None] | None = None
+        self._active = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._signals = 0
+        self._reloading = False
+
+    # -- life --
+
+    async def run(self) -> int:
+        """Runs until a signal says stop; the exit status.
+
+        Raises:
+            BadConfig: it cannot start with these settings.
+            AppBroken: the application does not load.
+        """
+        with lock_spool(self.layout):
+            await self._start()
+            await self._stop.wait()
+            await self._shut_down()
+        return 0
+
+    async def _start(self) -> None:
+        config, layout = self.config, self.layout
+        self.id = read_node_id(layout)
+        policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
+        self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # noqa: S311  # jitter
+        self.spool.report = self.report
+        self.spool.changed = self._tasks_changed
+        self._handle_signals()
+        self.spool.load()
+        self._warn_of_unscanned()
+        self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
+        rarely = log.rarely(self.report)
+        self.services = Services(self.door, self.status, self.report, rarely)
+        self.spool.intake.flushed = self.services.flush
+        self.listener = Listener(config, self.services)
+        self.crew = Crew(config, self.spool, self._facts(), self.report)
+        self.inbox = Inbox(self.spool, self.report)
+        self.control = Control(self)
+        self._look_at_disk()
+        # The listener is open before the workers start: an application may enqueue while it is imported.
+        self.listener.open(layout.socket)
+        self._route_here = local_route(config.name, self.id, [*config.listen, *self.listener.addresses], config.tag)
+        await self.control.start()
+        try:
+            if config.app:
+                await self.crew.start()
+        except AppBroken:
+            self.listener.close()
+            await self._close_rest()
+            raise
+        self.inbox.start()
+        self._watch_source()
+        self._housekeeper = self._loop.create_task(self._keep_house())
+        self.report(
+            "ready", listen=self.listener.addresses, name=config.name, id=self.id, spool=layout.root, pid=os.getpid(),
+            workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
+            waiting=self.spool.total, sync=config.sync,
+        )  # fmt: skip
+        self.crew.dispatch()
+        self._wake_at_due()
+
+    def _route(self, terms: Any) -> str:
+        return self._route_here(terms)
+
+    def _facts(self) -> dict[str, Any]:
+        """What workers are told."""
+        return {
+            "node_pid": os.getpid(), "root": self.layout.root, "node_id": self.id, "app": self.config.app,
+            "timeout": self.config.timeout, "socket": self.layout.socket, "directory": os.getcwd(), "name": self.config.name,
+        }  # fmt: skip
+
+    def _handle_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self.ask_to_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self.ask_to_reload)
+
+    def ask_to_stop(self) -> None:
+        """The first time: stop with grace. The second time: stop now."""
+        self._signals += 1
+        if self._signals == 1:
+            self._stop.set()
+        else:
+            self.crew.stop_now()
+
+    def ask_to_reload(self) -> None:
+        """Replaces the workers."""
+        if not self._reloading and self.config.app and not self._stop.is_set():
+            self._reloading = True
+            self._loop.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        self.report("reloading", app=self.config.app)
+        try:
+            await self.crew.reload()
+            self.report("reloaded", app=self.config.app, workers=self.config.workers)
+        except AppBroken as error:
+            self.report("reload_failed", reason=str(error), kept="the old workers go on")
+        finally:
+            self._reloading = False
+
+    async def _shut_down(self) -> None:
+        self.report("stopping", running=len(self.crew.running()), grace=self.config.grace)
+        self.door.closed = "this node is stopping"
+        self.listener.close()
+        self.inbox.stop()
+        await self.crew.stop()
+        await self._close_rest()
+        self.report("stopped", waiting=self.spool.total)
+
+    async def _close_rest(self) -> None:
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._housekeeper
+        if self._wake is not None:
+            self._wake.cancel()
+        self.crew.stop_now()
+        await self.control.stop()
+        await self._loop.run_in_executor(None, self.door.close)
+        await self.spool.close()
+        self.services.flush()
+        self.listener.close_streams()
+        # The last answers leave with the next turns of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    # -- by the clock --
+
+    def _tasks_changed(self) -> None:
+        self._active.set()
+        if hasattr(self, "crew"):
+            self.crew.dispatch()
+            self._wake_at_due()
+
+    def _wake_at_due(self) -> None:
+        """Wakes exactly when the next task is due (looking again at least every 30 s, because clocks are set)."""
+        due = self.spool.later.next_due()
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = None if due is None else self._loop.call_later(min(max(due - time.time(), 0.0), 30.0), self._on_due)
+
+    def _on_due(self) -> None:
+        self.spool.wake_due()
+        self._wake_at_due()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self._wake_at_due()
+            self.spool.close_old_batch()
+            await self.spool.settle()
+            await self.spool.sync_marks()
+            self._look_at_disk()
+            if not self.spool.is_busy and not self.crew.held:
+                self._active.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._active.wait(), QUIET_SECONDS)
+
+    def _look_at_disk(self) -> None:
+        free = self.spool.keeper.disk.free(self.layout.root)
+        was_low, is_low = self.door.free < self.config.min_free, free < self.config.min_free
+        self.door.free = free
+        if is_low != was_low:
+            self.report("disk_low" if is_low else "disk_ok", free=free, min_free=self.config.min_free)
+
+    def _warn_of_unscanned(self) -> None:
+        """uWSGI takes any priority name and never runs what is not a number; whoever moves over hears of it."""
+        ours = {os.path.basename(path) for path in self.layout.directories}
+        for entry in self.spool.keeper.disk.entries(self.layout.root):
+            if entry.is_directory and entry.name not in ours and not is_priority(entry.name):
+                self.report("not_scanned", directory=entry.name, reason="only directories named by digits hold priorities")
+
+    def _watch_source(self) -> None:
+        if self.config.reload:
+            from spoolnode.node.reload import watch_source  # noqa: PLC0415  # development only
+
+            self._loop.create_task(watch_source(os.getcwd(), self.ask_to_reload))
+
+    # -- looking --
+
+    def status(self) -> dict[str, Any]:
+        """The node in numbers."""
+        spool, counts = self.spool, self.spool.counts
+        later = len(spool.later)
+        held = self.crew.held
+        return {
+            "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
+            "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
+            "state": "stopping" if self._stop.is_set() else "running", "sync": self.config.sync, "app": self.config.app,
+            "workers": len([worker for worker in self.crew.workers if worker.ready]),
+            "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
+            "held": held, "later": later, "dead": self.control.count_dead(), "outbox": self.control.count_outbox(),
+            "corrupt": self.control.count_corrupt(), "oldest_waiting": self.oldest_waiting(),
+            "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
+            "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},
+            "worker_deaths": self.crew.deaths, "task_seconds": round(self.crew.seconds, 6),
+            "connections": self.listener.connections, "free": self.door.free, "min_free": self.config.min_free,
+        }  # fmt: skip
+
+    def problem(self) -> str:
+        """Why this node should get no work now; empty when it is well."""
+        if self._stop.is_set():
+            return "stopping"
+        if self.door.free < self.config.min_free:
+            return "the disk is full"
+        if self.config.app and not any(worker.ready for worker in self.crew.workers):
+            return "no worker is up"
+        return ""
+
+    def oldest_waiting(self) -> float | None:
+        """Seconds that the oldest ready task has waited; None when none waits."""
+        times = [self.spool.accepted_at(source, ref) for source, ref in self.spool.queue.oldest()]
+        known = [when for when in times if when is not None]
+        return round(max(time.time() - min(known), 0.0), 3) if known else None
+
+
+@contextlib.contextmanager
+def lock_spool(layout: Layout) -> Any:
+    """Holds the spool directory for this process; the kernel lets go of it when we die.
+
+    Raises:
+        BadConfig: another node runs on it, or it cannot be made.
+    """
+    try:
+        os.makedirs(layout.root, mode=0o750, exist_ok=True)
+        descriptor = os.open(layout.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise BadConfig(f"--spool {layout.root} cannot be used: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            raise BadConfig(f"another node (pid {pid}) runs on {layout.root}; a spool directory belongs to one node") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_node_id(layout: Layout) -> str:
+    """The id of this spool directory's node: made once, never changed.
+
+    Raises:
+        BadConfig: the file holds something else.
+    """
+    try:
+        with open(layout.node_id, encoding="ascii") as file:
+            identity = file.read().strip()
+    except FileNotFoundError:
+        identity = secrets.token_hex(6)
+        keeper = Keeper(RealDisk(), layout, identity)
+        keeper.disk.make_directory(layout.tmp)
+        keeper.put("node.id", [f"{identity}\n".encode()], None)
+    if len(identity) != 12 or not set(identity) <= set("0123456789abcdef"):
+        raise BadConfig(f"{layout.node_id} holds {identity[:40]!r}; it must hold 12 hexadecimal digits")
+    return identity
+
+
+def run_node(config: Config, report: log.Report, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> int:
+    """Runs a node in the foreground; its exit status."""
+
+    async def life() -> int:
+        return await Node(config, report).run()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(life())
+
+

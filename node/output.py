@@ -1,0 +1,63 @@
+"""What tasks print, line by line, with the task that printed it."""
+
+import io
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from spoolnode.node.wire import MAX_TEXT
+
+current_task: ContextVar[str] = ContextVar("current_task", default="")
+"""The file name of the task that runs in this context."""
+
+
+class TaskOutput(io.TextIOBase):
+    """Stands in for sys.stdout or sys.stderr in a worker: whole lines go to `emit(task, stream, text)`.
+
+    What C code and child processes write to descriptors 1 and 2 does not pass here; the node reads those itself.
+    """
+
+    def __init__(self, stream: str, descriptor: int, emit: Callable[[str, str, str], None]) -> None:
+        self._stream = stream
+        self._descriptor = descriptor
+        self._emit = emit
+        self._partial: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override] # a constant where io has an attribute
+        return "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def write(self, text: str) -> int:
+        task = current_task.get()
+        with self._lock:
+            lines = (self._partial.pop(task, "") + text).split("\n")
+            if lines[-1]:
+                self._partial[task] = lines[-1]
+        for line in lines[:-1]:
+            for start in range(0, max(len(line), 1), MAX_TEXT):
+                self._emit(task, self._stream, line[start : start + MAX_TEXT])
+        return len(text)
+
+    def flush(self) -> None:
+        """Sends what the current task has printed without a line end."""
+        task = current_task.get()
+        with self._lock:
+            rest = self._partial.pop(task, "")
+        if rest:
+            self._emit(task, self._stream, rest)
+
+
+def capture_output(emit: Callable[[str, str, str], None]) -> None:
+    """From now on Python's output goes to `emit`."""
+    stdout: Any = TaskOutput("stdout", 1, emit)
+    stderr: Any = TaskOutput("stderr", 2, emit)
+    sys.stdout, sys.stderr = stdout, stderr

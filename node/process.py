@@ -1,0 +1,186 @@
+"""One worker process as the node sees it: started, spoken to, heard, watched, killed."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from spoolnode.node import wire
+from spoolnode.node.dispatch import Pace
+from spoolnode.node.slots import Slots
+
+
+@dataclass(eq=False, slots=True)
+class InFlight:
+    """Tasks that were sent to a worker together."""
+
+    source: Any
+    refs: MutableSequence[Any]
+    rank: int
+    open: set[int]
+    """Positions of those that have not ended."""
+
+
+@dataclass(eq=False)
+class WorkerProcess:
+    """A worker, from its start to its end. `on_message` and `on_death` are called on the loop."""
+
+    index: int
+    command: list[str]
+    facts: dict[str, Any]
+    concurrency: int
+    on_message: Callable[["WorkerProcess", list[Any]], None]
+    on_print: Callable[["WorkerProcess", str, str], None]
+    on_death: Callable[["WorkerProcess"], None]
+    chunks: dict[int, InFlight] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
+    held: int = 0
+    asynchronous: int = 0
+    done: int = 0
+    """Tasks that it has ended."""
+    ready: bool = False
+    stopping: bool = False
+    broken: str = ""
+    """Why its application did not load."""
+    overdue: set[tuple[int, int]] = field(default_factory=set)
+    """The tasks for whose lateness we killed it."""
+    interrupted: bool = False
+    """We killed it in order to stop, and blame nobody."""
+
+    def start(self) -> None:
+        """Starts the process."""
+        self._loop = asyncio.get_running_loop()
+        self.slots = Slots.create(self.concurrency + 1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        facts = {**self.facts, "slots": self.slots.descriptor, "concurrency": self.concurrency, "worker": self.index}
+        with theirs:
+            # A session of its own: Ctrl-C in the terminal does not reach it, and a late task is killed with its children.
+            self._process = subprocess.Popen(  # noqa: S603  # the command is our own module
+                [*self.command, str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, pass_fds=(theirs.fileno(), self.slots.descriptor), start_new_session=True,
+            )  # fmt: skip
+        self.pid = self._process.pid
+        ours.setblocking(False)
+        self._sock = ours
+        self._unsent: deque[bytes] = deque()
+        self._partial = {"stdout": b"", "stderr": b""}
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop.add_reader(self._pidfd, self._died)
+        self._loop.add_reader(ours, self._readable)
+        for stream in ("stdout", "stderr"):
+            pipe = getattr(self._process, stream)
+            os.set_blocking(pipe.fileno(), False)
+            self._loop.add_reader(pipe, self._printed, stream, pipe)
+        self.send([facts])
+
+    def __repr__(self) -> str:
+        state = "stopping" if self.stopping else "ready" if self.ready else "starting"
+        return f"<worker {self.index} pid {self.pid} {state}, {self.held} tasks>"
+
+    def send(self, message: list[Any]) -> None:
+        """Sends a message; never blocks."""
+        self._unsent.append(msgpack.packb(message, unicode_errors="surrogatepass"))
+        if len(self._unsent) == 1:
+            self._send_some()
+
+    def stop(self) -> None:
+        """Asks it to end what runs and to exit."""
+        if not self.stopping:
+            self.stopping = True
+            self.send(["stop"])
+
+    def kill(self) -> None:
+        """Kills it, and whatever its tasks have started."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself, and its death is on the way to us
+
+    @property
+    def death(self) -> str:
+        """How it ended, for people."""
+        code = self._process.returncode
+        if code is not None and code < 0:
+            return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+        return f"exited with status {code}"
+
+    def _send_some(self) -> None:
+        while self._unsent:
+            try:
+                self._sock.send(self._unsent[0])
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._send_some)
+                return
+            except OSError:
+                self._unsent.clear()  # it died; what it had is dealt with when its death is seen
+                break
+            self._unsent.popleft()
+        self._loop.remove_writer(self._sock)
+
+    def _readable(self) -> None:
+        for _ in range(16):
+            try:
+                message = wire.receive(self._sock)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = None
+            if message is None:
+                # Either it died, or a task closed its way to us: then it is of no use any more.
+                self._loop.remove_reader(self._sock)
+                self.kill()
+                return
+            self.on_message(self, message)
+
+    def _printed(self, stream: str, pipe: Any) -> None:
+        try:
+            data = os.read(pipe.fileno(), 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            self._loop.remove_reader(pipe)
+        lines = (self._partial[stream] + data).split(b"\n")
+        self._partial[stream] = lines.pop() if data else b""
+        if len(self._partial[stream]) > wire.MAX_TEXT:
+            lines.append(self._partial[stream])
+            self._partial[stream] = b""
+        for line in lines:
+            if line or data:
+                self.on_print(self, stream, line.decode("utf-8", "replace"))
+
+    def _died(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._process.wait()
+        self._drain()
+        self.on_death(self)
+        self.slots.close()
+
+    def _drain(self) -> None:
+        """Hears the last words."""
+        try:
+            while (message := wire.receive(self._sock)) is not None:
+                self.on_message(self, message)
+        except OSError:
+            pass  # nothing more was said
+        for stream in ("stdout", "stderr"):
+            pipe = getattr(self._process, stream)
+            self._printed(stream, pipe)
+            self._loop.remove_reader(pipe)
+            pipe.close()
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+
+
+def worker_command() -> list[str]:
+    """How a worker is started: the face's module, which knows how to load applications."""
+    return [sys.executable, "-m", "spoolnode.worker"]

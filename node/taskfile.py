@@ -1,0 +1,239 @@
+"""A worker's view of tasks on disk: reads one, marks its start, records its end."""
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from spoolnode.node.layout import Layout
+from spoolnode.node.outcome import Call
+from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
+from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.batch import RECORD_SIZE
+from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.packet import HEADER, Variables, decode_variables
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, WAITING
+
+KEPT_BATCHES = 8
+"""Batches that stay mapped after their last task."""
+
+
+class NotNow(Exception):
+    """This task cannot run now; the verdict is one of `wire`'s."""
+
+    def __init__(self, verdict: str, detail: str | float = "") -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+        self.detail = detail
+
+
+class Task:
+    """One task in the hands of a worker."""
+
+    __slots__ = ("call", "timeout")
+
+    def __init__(self, call: Call, timeout: float) -> None:
+        self.call = call
+        self.timeout = timeout
+
+    def begin(self) -> None:
+        """It starts: one attempt more."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """It ended well and needs no more work."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """It did not end well, and stays where it is."""
+        raise NotImplementedError
+
+
+class BatchTask(Task):
+    """A record of a batch, through a shared mapping of the file: each mark is one store into memory that outlives us."""
+
+    __slots__ = ("_memory", "_offset")
+
+    def __init__(self, call: Call, timeout: float, memory: mmap.mmap, offset: int) -> None:
+        self.call = call
+        self.timeout = timeout
+        self._memory = memory
+        self._offset = offset
+
+    def begin(self) -> None:
+        at = self._offset + ATTEMPTS_AT
+        attempts = self._memory[at]
+        if attempts < MAX_ATTEMPTS:
+            self._memory[at] = attempts + 1
+
+    def finish(self) -> None:
+        self._memory[self._offset + STATE_AT] = FINISHED
+
+    def leave(self) -> None:
+        pass
+
+
+class BatchReader:
+    """The batches from which a worker runs tasks."""
+
+    def __init__(self, root: str, node_id: str) -> None:
+        self._layout = Layout(root)
+        self._node_id = node_id
+        self._memories: OrderedDict[int, mmap.mmap] = OrderedDict()
+
+    def reader(self, number: int) -> Callable[[int], BatchTask]:
+        """A function that reads the task at an offset of that batch. Raises NotNow from it."""
+        prefix = names.file_name(f"{self._node_id}_{number}_")
+        memory = self._map(number)
+
+        def read(offset: int) -> BatchTask:
+            if memory is None or memory[offset] != WAITING:
+                raise NotNow(GONE)
+            end = offset + int.from_bytes(memory[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
+            body_at = offset + HEADER.size + (memory[offset + 1] | memory[offset + 2] << 8)
+            block = memory[offset + HEADER.size : body_at]
+            try:
+                variables = decode_variables(block)
+            except BadPacket as error:
+                raise NotNow(CORRUPT, str(error)) from error
+            call = Call(variables, memory[body_at:end], f"{prefix}{offset}")
+            return BatchTask(call, timeout_of(block, variables), memory, offset)
+
+        return read
+
+    def _map(self, number: int) -> mmap.mmap | None:
+        memory = self._memories.pop(number, None)
+        if memory is None:
+            try:
+                descriptor = os.open(self._layout.batch(number), os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                memory = mmap.mmap(descriptor, 0)
+            finally:
+                os.close(descriptor)
+        self._memories[number] = memory
+        if len(self._memories) > KEPT_BATCHES:
+            self._memories.popitem(last=False)  # unmapped when its last task lets go of it
+        return memory
+
+
+class FileTask(Task):
+    """A spool file, held under uWSGI's lock (a POSIX record lock over the whole file) as long as it runs.
+
+    Closing *any* descriptor of the file in this process would drop the lock (fcntl(2)); so nobody here opens it again:
+    `read_held` serves those who want to look at a running task.
+    """
+
+    __slots__ = ("_attempts", "_descriptor", "_held", "path")
+
+    def __init__(self, call: Call, timeout: float, path: str, descriptor: int, attempts: int, held: dict[str, "FileTask"]) -> None:
+        self.call = call
+        self.timeout = timeout
+        self.path = path
+        self._descriptor = descriptor
+        self._attempts = attempts
+        self._held = held
+        held[path] = self
+
+    def begin(self) -> None:
+        if self._attempts < MAX_ATTEMPTS:
+            os.pwrite(self._descriptor, bytes([self._attempts + 1]), ATTEMPTS_AT)
+
+    def finish(self) -> None:
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # the task, or a person, removed it: that is what we want
+        self.leave()
+
+    def leave(self) -> None:
+        del self._held[self.path]
+        os.close(self._descriptor)
+
+
+class SpoolFileReader:
+    """The spool files that a worker runs."""
+
+    def __init__(self, root: str) -> None:
+        self._layout = Layout(root)
+        self.held: dict[str, FileTask] = {}
+
+    def read(self, ref: str) -> FileTask:
+        """Locks and reads a spool file. Raises NotNow."""
+        path = self._layout.path(ref)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise NotNow(GONE) from None
+        except OSError as error:
+            raise NotNow(CORRUPT, f"it cannot be opened: {error.strerror}") from error
+        try:
+            return self._read(path, descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _read(self, path: str, descriptor: int) -> FileTask:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise NotNow(LOCKED) from None
+            raise
+        found = self._check(path, descriptor)
+        data = _read_all(descriptor, found.st_size)
+        try:
+            file = spoolfile.parse(data)
+        except spoolfile.Short:
+            raise NotNow(SHORT, time.time() - found.st_mtime) from None
+        except BadPacket as error:
+            raise NotNow(CORRUPT, str(error)) from error
+        if file.state == FINISHED:
+            # It ended well, and the removal was cut short.
+            os.unlink(path)
+            raise NotNow(GONE)
+        call = Call(file.variables, file.body, os.path.basename(path))
+        timeout = timeout_of(data[: len(data) - len(file.body)], file.variables)
+        return FileTask(call, timeout, path, descriptor, file.attempts, self.held)
+
+    def _check(self, path: str, descriptor: int) -> os.stat_result:
+        """What the locked file is, provided that its name still leads to it and that it is due."""
+        found = os.fstat(descriptor)
+        try:
+            named = os.lstat(path)
+        except FileNotFoundError:
+            raise NotNow(GONE) from None
+        if (named.st_ino, named.st_dev) != (found.st_ino, found.st_dev):
+            raise NotNow(LOCKED)
+        if not stat.S_ISREG(found.st_mode):
+            raise NotNow(CORRUPT, "it is no regular file")
+        if found.st_mtime > time.time():
+            raise NotNow(EARLY, found.st_mtime)
+        return found
+
+
+def timeout_of(block: bytes, variables: Variables) -> float:
+    """The task's own limit in seconds; 0.0 without one. A limit that makes no sense is none."""
+    if names.TIMEOUT not in block:
+        return 0.0
+    for key, value in variables:
+        if key == names.TIMEOUT:
+            try:
+                return names.read_timeout(value)
+            except Refused:
+                return 0.0
+    return 0.0
+
+
+def _read_all(descriptor: int, size: int) -> bytes:
+    pieces = []
+    offset = 0
+    while offset < size and (piece := os.pread(descriptor, size - offset, offset)):
+        pieces.append(piece)
+        offset += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,80 @@
+"""What a node and its workers say to each other: msgpack lists, one a packet, over a SOCK_SEQPACKET socketpair.
+
+node -> worker
+    ["run", chunk, number | None, refs]   run these tasks: offsets (u32 array) in batch `number`, or paths of spool files
+    ["timer", index]                      call a timer of the application
+    ["return"]                            give back what has not started
+    ["stop"]                              give back what has not started, end what runs, exit
+
+worker -> node
+    ["ready", pid, timers]                the application is loaded; timers as [name, seconds, cron]
+    ["broken", text]                      it is not; the traceback
+    ["ended", chunk, positions, others, seconds]
+                                          tasks that ended well (u16 array of positions in the chunk), those that did not
+                                          as [position, verdict, detail, delay], and the time that all of them took
+    ["returned", chunk, positions]        these have not started (u16 array)
+    ["async", count]                      so many async tasks run
+    ["timer", index, error | None]        a timer was called
+    ["print", task name, stream, text]    a line that a task printed
+"""
+
+import socket
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+import msgpack
+
+MAX_PACKET = 160 << 10
+"""The largest packet, in bytes; Linux lets 208 KiB through by default."""
+MAX_CHUNK = 512
+"""The most tasks in one `run`: with file names of 255 bytes that is 128 KiB."""
+MAX_TEXT = 32 << 10
+"""The longest text in a message, in characters."""
+
+# Verdicts about tasks that did not end well, besides the values of `outcome.Kind`.
+GONE = "gone"
+"""It was not there any more."""
+EARLY = "early"
+"""Its file's time lies in the future; detail is that time."""
+LOCKED = "locked"
+"""Somebody else holds its file locked."""
+SHORT = "short"
+"""The file ends before its variables do; detail is its age in seconds."""
+CORRUPT = "corrupt"
+"""It cannot be read; detail is the reason."""
+
+
+def send(sock: socket.socket, message: list[Any]) -> None:
+    """Sends one message; blocks when the other side does not read (unless the socket does not block)."""
+    sock.send(msgpack.packb(message, unicode_errors="surrogatepass"))
+
+
+def receive(sock: socket.socket) -> list[Any] | None:
+    """The next message; None when the other side is gone."""
+    data = sock.recv(MAX_PACKET + 4096)
+    return msgpack.unpackb(data, unicode_errors="surrogatepass", strict_map_key=False) if data else None
+
+
+def pack_offsets(offsets: Iterable[int]) -> bytes:
+    """Offsets as bytes."""
+    return (offsets if isinstance(offsets, array) else array("I", offsets)).tobytes()
+
+
+def unpack_offsets(data: bytes) -> "array[int]":
+    """The offsets in these bytes."""
+    offsets = array("I")
+    offsets.frombytes(data)
+    return offsets
+
+
+def pack_positions(positions: Iterable[int]) -> bytes:
+    """Positions in a chunk as bytes."""
+    return array("H", positions).tobytes()
+
+
+def unpack_positions(data: bytes) -> "array[int]":
+    """The positions in these bytes."""
+    positions = array("H")
+    positions.frombytes(data)
+    return positions

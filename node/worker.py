@@ -1,0 +1,297 @@
+"""The worker process: takes chunks of tasks from the node, runs them, records how each ended.
+
+The main thread runs one task after another. A handler that returns an awaitable is handed to an event loop in a second
+thread, and the main thread goes on. A third thread listens to the node, so that tasks which have not started can be
+taken back while one runs for hours.
+
+The record of an end is made here, before the next task starts, and where it survives the death of every process: in the
+task's own header byte through a shared mapping of its batch, or by the removal of its spool file.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
+from typing import Any
+
+from spoolnode.node import wire
+from spoolnode.node.outcome import App, Call, Kind, Outcome
+from spoolnode.node.output import capture_output, current_task
+from spoolnode.node.slots import TIMER, Slots
+from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task
+
+REPORT_SECONDS = 0.005
+"""How long results may be held back to be reported together."""
+ASYNC_GRACE = 5.0
+"""Seconds that the event loop gets to end a task that is over its time, until the whole worker is killed."""
+
+
+class Chunk:
+    """Tasks that the node gave us at once."""
+
+    def __init__(self, number: int, refs: Any, read: Callable[[Any], Task]) -> None:
+        self.number = number
+        self.refs = refs
+        self.read = read
+        self.todo = deque(range(len(refs)))
+        """Positions not started; taken from the left by the main thread, from the right when the node wants them back."""
+
+
+class Worker:
+    """One worker process, once its application is loaded."""
+
+    def __init__(self, sock: socket.socket, slots: Slots, root: str, node_id: str, app: App, timeout: float, concurrency: int) -> None:
+        self._sock = sock
+        self._slots = slots
+        self._app = app
+        self._timeout = timeout
+        self._batches = BatchReader(root, node_id)
+        self._files = SpoolFileReader(root)
+        self._work: SimpleQueue[Chunk | int | None] = SimpleQueue()
+        self._chunks: deque[Chunk] = deque()
+        self._stopping = False
+        self._ended: list[int] = []
+        self._others: list[list[Any]] = []
+        self._since = time.monotonic()
+        self._async = AsyncTasks(self, concurrency)
+
+    def run(self) -> None:
+        """Works until the node says stop, or is gone."""
+        self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers]])
+        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        while (item := self._work.get()) is not None:
+            if isinstance(item, int):
+                self._call_timer(item)
+            else:
+                self._run_chunk(item)
+        self._async.join()
+
+    def send(self, message: list[Any]) -> None:
+        """Says something to the node; a packet is sent whole, so threads need no lock."""
+        wire.send(self._sock, message)
+
+    # -- the node's wishes, in the listening thread --
+
+    def _listen(self) -> None:
+        while (message := wire.receive(self._sock)) is not None:
+            kind = message[0]
+            if kind == "run":
+                self._enqueue(message)
+            elif kind == "timer":
+                self._work.put(message[1])
+            else:
+                self._give_back()
+                if kind == "stop":
+                    self._stopping = True
+                    self._work.put(None)
+        os._exit(0)  # the node is gone; whatever runs is run again by the next one
+
+    def _enqueue(self, message: list[Any]) -> None:
+        _, number, batch, refs = message
+        if batch is None:
+            chunk = Chunk(number, refs, self._files.read)
+        else:
+            chunk = Chunk(number, wire.unpack_offsets(refs), self._batches.reader(batch))
+        self._chunks.append(chunk)
+        self._work.put(chunk)
+        if self._stopping:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        for chunk in list(self._chunks):
+            positions = []
+            while True:
+                try:
+                    positions.append(chunk.todo.pop())
+                except IndexError:
+                    break
+            if positions:
+                self.send(["returned", chunk.number, wire.pack_positions(reversed(positions))])
+
+    # -- running, in the main thread --
+
+    def _run_chunk(self, chunk: Chunk) -> None:
+        self._since = time.monotonic()
+        while True:
+            try:
+                position = chunk.todo.popleft()
+            except IndexError:
+                break
+            now = self._run_task(chunk, position)
+            if self._others or now - self._since > REPORT_SECONDS:
+                self._report(chunk, now)
+        self._slots.end(0)
+        self._report(chunk, time.monotonic())
+        self._chunks.remove(chunk)
+
+    def _run_task(self, chunk: Chunk, position: int) -> float:
+        """Runs one task; the time when it ended."""
+        try:
+            task = chunk.read(chunk.refs[position])
+        except NotNow as reason:
+            self._others.append([position, reason.verdict, reason.detail, 0.0])
+            return time.monotonic()
+        started = time.monotonic()
+        limit = task.timeout or self._timeout
+        self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)
+        task.begin()
+        current_task.set(task.call.file_name)
+        try:
+            outcome = self._app.handler(task.call)
+        except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are its failures too
+            outcome = failure(error)
+        if isinstance(outcome, Outcome):
+            self._finish(task, position, outcome)
+        else:
+            self._slots.end(0)
+            self._report(chunk, time.monotonic())
+            self._async.start(outcome, task, chunk.number, position, limit)
+        return time.monotonic()
+
+    def _finish(self, task: Task, position: int, outcome: Outcome) -> None:
+        if outcome.kind is Kind.DONE:
+            task.finish()
+            self._ended.append(position)
+        else:
+            task.leave()
+            self._others.append(describe(position, outcome))
+
+    def _report(self, chunk: Chunk, now: float) -> None:
+        if self._ended or self._others:
+            self.send(["ended", chunk.number, wire.pack_positions(self._ended), self._others, now - self._since])
+            self._ended, self._others = [], []
+        self._since = now
+
+    def _call_timer(self, index: int) -> None:
+        started = time.monotonic()
+        self._slots.begin(0, TIMER, index, started, started + self._timeout if self._timeout else 0.0)
+        error = None
+        try:
+            self._app.call_timer(index)
+        except BaseException as problem:  # noqa: BLE001  # reported to the node, which logs it
+            error = failure(problem).reason
+        self._slots.end(0)
+        self.send(["timer", index, error])
+
+
+class AsyncTasks:
+    """The async tasks of a worker, in an event loop of their own; the thread and asyncio itself come with the first."""
+
+    def __init__(self, worker: Worker, concurrency: int) -> None:
+        self._worker = worker
+        self._free = deque(range(1, concurrency + 1))
+        self._concurrency = concurrency
+        self._places = threading.Semaphore(concurrency)
+        self._loop: Any = None
+
+    def start(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
+        """Starts one; returns at once while there is room for it, else when there is."""
+        import asyncio  # noqa: PLC0415  # 8 MB that a worker without async tasks does not need
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="async tasks", daemon=True).start()
+        self._places.acquire()
+        asyncio.run_coroutine_threadsafe(self._run(awaitable, task, chunk, position, limit), self._loop)
+
+    def join(self) -> None:
+        """Returns when all have ended."""
+        for _ in range(self._concurrency):
+            self._places.acquire()
+
+    async def _run(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
+        import asyncio  # noqa: PLC0415  # see above
+
+        slot = self._free.popleft()
+        started = time.monotonic()
+        self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
+        self._tell()
+        current_task.set(task.call.file_name)
+        try:
+            outcome = await asyncio.wait_for(_as_coroutine(awaitable), limit or None)
+        except TimeoutError as error:
+            late = limit and time.monotonic() - started >= limit
+            outcome = Outcome(Kind.FAILED, f"timed out after {limit:g} s") if late else failure(error)
+        except BaseException as error:  # noqa: BLE001  # see Worker._run_task
+            outcome = failure(error)
+        ended: list[int] = []
+        others: list[list[Any]] = []
+        if outcome.kind is Kind.DONE:
+            task.finish()
+            ended.append(position)
+        else:
+            task.leave()
+            others.append(describe(position, outcome))
+        self._worker._slots.end(slot)
+        self._free.append(slot)
+        self._worker.send(["ended", chunk, wire.pack_positions(ended), others, 0.0])
+        self._tell()
+        self._places.release()
+
+    def _tell(self) -> None:
+        self._worker.send(["async", self._concurrency - len(self._free)])
+
+
+async def _as_coroutine(awaitable: Awaitable[Outcome]) -> Outcome:
+    return await awaitable
+
+
+def failure(error: BaseException) -> Outcome:
+    """The outcome of an exception: the last line first, the traceback after it."""
+    summary = "".join(traceback.format_exception_only(error)).strip()
+    # The first frame is ours.
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next))
+    return Outcome(Kind.FAILED, f"{summary}\n{trace}")
+
+
+def describe(position: int, outcome: Outcome) -> list[Any]:
+    """An outcome as it is sent to the node."""
+    return [position, outcome.kind.value, outcome.reason[-wire.MAX_TEXT :], outcome.delay]
+
+
+def main(load: Callable[[dict[str, Any]], App]) -> None:
+    """The life of a worker process; its settings come as the first packet on the socket of that descriptor.
+
+    Args:
+        load: loads the application; whatever it raises is reported to the node with its traceback.
+    """
+    sock = socket.socket(fileno=int(sys.argv[1]))
+    settings = wire.receive(sock)
+    if settings is None:
+        return
+    facts: dict[str, Any] = settings[0]
+    # Ctrl-C in a terminal reaches the whole group; only the node acts on it. The node's death ends us at once.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_the_node(facts["node_pid"])
+    slots = Slots(facts["slots"], facts["concurrency"] + 1)
+    capture_output(lambda task, stream, text: wire.send(sock, ["print", task, stream, text]))
+    try:
+        app = load(facts)
+    except BaseException as error:  # noqa: BLE001  # the node ends, or keeps the old workers, with this text
+        trace = error.__traceback__ and error.__traceback__.tb_next
+        wire.send(sock, ["broken", "".join(traceback.format_exception(type(error), error, trace))[-wire.MAX_TEXT :]])
+        return
+    worker = Worker(
+        sock, slots, facts["root"], facts["node_id"], app, facts["timeout"], facts["concurrency"]
+    )  # fmt: skip
+    worker.run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # threads of the application must not keep a stopped worker
+
+
+def _die_with_the_node(node_pid: int) -> None:
+    """Asks the kernel for SIGKILL when the node dies, so that no task of a dead node runs beside the next one."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != node_pid:
+        os._exit(0)  # it died before we asked
+
+

@@ -1,0 +1,51 @@
+"""Sending a task: the two functions that most programs need, and the values that a callable may return."""
+
+from spoolnode import client
+from spoolnode.protocol.values import Task
+from spoolnode.wire import DEFAULT_TIMEOUT, resolve, task_message
+
+SPOOL_OK = -2
+"""A callable returns it when the task is done; None says the same."""
+SPOOL_RETRY = -1
+"""A callable returns it to be called again later, with backoff."""
+SPOOL_IGNORE = 0
+"""A callable returns it when the task is not its own; it is offered again later, with backoff."""
+
+
+def send_to_spooler(
+    task: Task, node: str | None = None, *, via: str | None = None, timeout: float = DEFAULT_TIMEOUT
+) -> str:
+    """Stores a task in a node's spool. When it returns, the task is on that node's disk.
+
+    Args:
+        task: names and values. str, bytes, int, float, bool, None, list and dict arrive as they were sent. `at`
+            (seconds since 1970, or a datetime) and `priority` (lower runs sooner) mean what they do to uWSGI, `body` is
+            bytes of any size.
+        node: where it shall run: a node's name, `host:port`, `tag:X`, `any` or `all`; without it, the node asked.
+        via: the node to hand it to, `host:port`, `[v6]:port` or the path of a unix socket; without it, the
+            environment's SPOOLNODE_VIA, else 127.0.0.1:3031.
+        timeout: seconds for all of it.
+
+    Returns:
+        The task's id. A real uWSGI server tells none; then it is empty.
+
+    Raises:
+        BadTask: the task or `node` cannot be sent as it stands.
+        Refused: the node declined it; nothing was stored.
+        Unreachable: the node did not get it; nothing was stored.
+        Unanswered: it got it, but no answer came; it may have been stored (`TimedOut`: for lack of time).
+    """
+    return client.send(resolve(via), task_message(task, node), timeout)
+
+
+async def asend_to_spooler(
+    task: Task,
+    node: str | None = None,
+    *,
+    via: str | None = None,
+    timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - ours says what was stored
+) -> str:
+    """As `send_to_spooler`, without blocking the loop. Cancelled, the task may have been stored."""
+    from spoolnode import aclient  # asyncio, only for who runs it
+
+    return await aclient.send(resolve(via), task_message(task, node), timeout)

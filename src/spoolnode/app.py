@@ -1,0 +1,100 @@
+"""Loads an application: `module`, `module:callable`, `file.py` or `file.py:callable`."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from spoolnode.compat import uwsgi_module, uwsgidecorators
+from spoolnode.compat.context import WorkerContext
+from spoolnode.dispatch import Dispatcher
+from spoolnode.node.config import BadConfig
+from spoolnode.node.outcome import App
+from spoolnode.registry import REGISTRY
+
+
+def load_app(spec: str, context: WorkerContext) -> App:
+    """Imports the application and returns what a worker runs. Called once in each worker process, in its final process.
+
+    `import uwsgi` and `import uwsgidecorators` are ours from here on; the current directory, and that of a file, can be
+    imported from. Afterwards the `@postfork` functions have been called.
+
+    Raises:
+        BadConfig: there is no such file or callable, or the application offers nothing to run.
+        BaseException: whatever the import raises.
+    """
+    target, callable_name = _split(spec)
+    _put_on_path(os.getcwd())
+    _install(context)
+    module = _import_file(target) if _is_file(target) else importlib.import_module(target)
+    dispatcher = Dispatcher(context, _named(module, callable_name, spec) if callable_name else None)
+    if not dispatcher.has_callable:
+        raise BadConfig(
+            f"the application {spec!r} has nothing to run: it needs a function with @spool, a callable set as "
+            f"`uwsgi.spooler`, or one that is named, as in {target}:callable"
+        )
+    for function in [*REGISTRY.post_fork, *_post_fork_hook()]:
+        function()
+    return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer)
+
+
+def _install(context: WorkerContext) -> None:
+    sys.modules["uwsgi"] = uwsgi_module.build(context)
+    sys.modules["uwsgidecorators"] = uwsgidecorators
+
+
+def _split(spec: str) -> tuple[str, str]:
+    target, colon, callable_name = spec.partition(":")
+    if not target or (colon and not callable_name):
+        raise BadConfig(f"--app is {spec!r}; it must be module, module:callable, file.py or file.py:callable")
+    return target, callable_name
+
+
+def _is_file(target: str) -> bool:
+    return target.endswith(".py") or os.sep in target
+
+
+def _put_on_path(directory: str) -> None:
+    if directory not in sys.path:
+        sys.path.insert(0, directory)
+
+
+def _import_file(path: str) -> ModuleType:
+    """Imports a file under the name that `import` would give it: `module:qualname` means the same everywhere."""
+    path = os.path.abspath(path)
+    if not os.path.isfile(path):
+        raise BadConfig(f"--app: there is no file {path}")
+    name = os.path.basename(path).removesuffix(".py")
+    known = sys.modules.get(name)
+    if known is not None and getattr(known, "__file__", None) != path:
+        raise BadConfig(f"--app: {path} has the name of {name!r}, a module that is loaded already; rename the file")
+    _put_on_path(os.path.dirname(path))
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadConfig(f"--app: {path} is no Python file; its name must end with .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _named(module: ModuleType, name: str, spec: str) -> Callable[[dict[str, Any]], object]:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        what = "does not exist" if found is None else f"is a {type(found).__name__}, not a callable"
+        raise BadConfig(f"--app is {spec!r}: {name!r} {what} in the module {module.__name__!r}")
+    return found  # type: ignore[no-any-return]  # any callable will do
+
+
+def _post_fork_hook() -> list[Callable[[], object]]:
+    hook = getattr(sys.modules["uwsgi"], "post_fork_hook", None)
+    return [hook] if hook is not None else []

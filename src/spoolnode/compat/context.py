@@ -1,0 +1,28 @@
+"""What a worker knows about itself and its node, for the look-alikes. The node supplies it; nothing here does I/O."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from spoolnode.protocol.packet import Variables
+
+DEFAULT_FREQUENCY = 30.0
+"""uWSGI's `spooler-frequency`, in seconds."""
+
+
+@dataclass(slots=True)
+class WorkerContext:
+    """One worker's facts."""
+
+    spool: str
+    """The spool directory, absolute."""
+    worker: int
+    """This worker's number, from 1."""
+    node_pid: int
+    pids: Callable[[], list[int]]
+    """The process ids of all workers of the node."""
+    jobs: Callable[[], list[str]]
+    """The absolute paths that the waiting tasks have, or would have as spool files."""
+    get_task: Callable[[str], tuple[Variables, bytes] | None]
+    """The variables and the body of the task with such a path; None when there is none."""
+    frequency: float = DEFAULT_FREQUENCY
+    """Seconds between two runs of a `@spoolforever` task; `set_spooler_frequency` changes it."""

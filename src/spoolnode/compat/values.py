@@ -1,0 +1,82 @@
+"""Tasks as uWSGI's Python 3 shows and takes them: bytes. What we add to its rules is written at each function."""
+
+import os
+from collections.abc import Mapping
+
+from spoolnode.protocol import names
+from spoolnode.protocol.packet import Variables, encode_variables
+from spoolnode.protocol.values import Encoded, unpack
+
+Environment = dict[bytes | str, bytes]
+
+
+def environment(variables: Variables, body: bytes, task_name: str) -> Environment:
+    """The dict that `uwsgi.spooler` receives: bytes keys and values, and under str keys `spooler_task_name` and `body`.
+
+    Typed values of our own API come as bytes too: bytes as they are, everything else as the UTF-8 of its `str()`.
+    Spoolnode's own variables do not come at all.
+    """
+    env: Environment = {}
+    for key, value in variables:
+        if key == names.VALUES:
+            env.update({_text(str(name)): _shown(typed) for name, typed in unpack(value).items()})
+        elif not key.startswith(names.OURS):
+            env[key] = value
+    env["spooler_task_name"] = os.fsencode(task_name)
+    if body:
+        env["body"] = body
+    return env
+
+
+def encode(task: object) -> Encoded:
+    """The variables and the body of what was handed to `uwsgi.spool`. The caller's dict is left as it is.
+
+    Beyond uWSGI's rules, keys and values may be str. `at`, `priority`, `spooler` and `spool_node` travel as they are;
+    the node validates them.
+
+    Raises:
+        ValueError: it is no dict, a value is neither bytes nor str, or it is too large (`BadTask`).
+    """
+    if not isinstance(task, Mapping):
+        raise ValueError("The argument of spooler callable must be a dictionary")
+    variables: Variables = []
+    body = b""
+    for key, value in task.items():
+        name = _key(key)
+        if name == b"body" and isinstance(value, bytes | bytearray | memoryview | str):
+            body = _value(name, value)
+        else:
+            variables.append((name, _value(name, value)))
+    if body:
+        variables.append((names.BODY_LENGTH, str(len(body)).encode()))
+    return Encoded(encode_variables(variables), body)
+
+
+def _key(key: object) -> bytes:
+    if isinstance(key, str):
+        return _text(key)
+    if isinstance(key, bytes):
+        return key
+    raise ValueError(f"spooler callable dictionary must contains only bytes: the key {key!r} is neither bytes nor str")
+
+
+def _value(name: bytes, value: object) -> bytes:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bytes | bytearray | memoryview | list | tuple) or hasattr(value, "__bytes__"):
+        try:
+            return bytes(value)
+        except (TypeError, ValueError):
+            pass
+    raise ValueError(
+        f"spooler callable dictionary must contains only bytes: the value of {name.decode('utf-8', 'replace')!r} "
+        f"is of type {type(value).__name__}"
+    )
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _shown(value: object) -> bytes:
+    return value if isinstance(value, bytes) else _text(str(value))

@@ -1,0 +1,270 @@
+"""Our decorators: a function whose calls can be spooled, with arguments of any type that msgpack has.
+
+    @spool
+    def mail(n, to): ...
+
+    mail(1, to=["a@b.c"])                              # calls it, here and now
+    mail.spool(1, to=["a@b.c"])                        # stores the call in the spool; a worker makes it
+    await mail.aspool(1, to=["a@b.c"])                 # the same without blocking the loop
+    mail.options(at=1764000000, node="alpha").spool(1, to=[])   # the same, later and elsewhere
+
+On the wire the variable `spool_func` names the function, `module:qualname`, and `spool_values` holds
+`{"args": [...], "kwargs": {...}}` as msgpack. Arguments that are too large for a variable travel as the task's body.
+Lists stay lists and tuples arrive as lists; any other type is refused when it is spooled, not when it should run.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from spoolnode import client
+from spoolnode.compat.context import WorkerContext
+from spoolnode.errors import BadDecoration
+from spoolnode.node.outcome import DONE, Call, Outcome, Timer
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, BadTask, Refused
+from spoolnode.protocol.values import encode_task, pack, unpack
+from spoolnode.registry import REGISTRY, full_name
+from spoolnode.results import again, conclude, outcome_of
+from spoolnode.wire import DEFAULT_TIMEOUT, Message, destination, message, resolve
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_VALUES = 60_000
+"""Arguments up to this size in bytes travel as a variable, larger ones as the body; the rest of 65535 is for names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How one call is spooled."""
+
+    at: float | datetime | None = None
+    """Not before; seconds since 1970 or a datetime. None: at once."""
+    priority: int | None = None
+    """Lower runs sooner. None: after all that have one."""
+    node: str | None = None
+    """Where it runs: a node's name, host:port, tag:X, any or all. None: on the node that is asked."""
+    timeout: float | None = None
+    """Seconds it may run; then its worker is killed and it counts as a failed attempt. None: the node's --timeout."""
+    via: str | None = None
+    """The node to hand it to. None: the environment's SPOOLNODE_VIA, else 127.0.0.1:3031."""
+
+
+class SpooledCall(Generic[P]):
+    """A function together with options: what `options()` returns."""
+
+    def __init__(self, name: str, options: Options) -> None:
+        self._name = name
+        self._options = options
+
+    def spool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Stores a call and returns its id. Raises what `send_to_spooler` raises."""
+        request = _message(self._name, self._options, args, kwargs)
+        return client.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
+
+    async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `spool`, without blocking the loop."""
+        from spoolnode import aclient
+
+        request = _message(self._name, self._options, args, kwargs)
+        return await aclient.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
+
+
+class SpooledFunction(Generic[P, R]):
+    """A decorated function. Calling it calls the function; `spool` and `aspool` store the call instead."""
+
+    def __init__(self, function: Callable[P, R], name: str, options: Options, forever: bool, raw: bool) -> None:
+        update_wrapper(self, function)
+        self.function = function
+        self.name = name
+        self._options = options
+        self._forever = forever
+        self._raw = raw
+
+    def __repr__(self) -> str:
+        return f"<spooled function {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self.function(*args, **kwargs)
+
+    def spool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Stores a call with these arguments and returns its id. Raises what `send_to_spooler` raises."""
+        return SpooledCall[P](self.name, self._options).spool(*args, **kwargs)
+
+    async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """As `spool`, without blocking the loop."""
+        return await SpooledCall[P](self.name, self._options).aspool(*args, **kwargs)
+
+    def options(
+        self,
+        *,
+        at: float | datetime | None = None,
+        priority: int | None = None,
+        node: str | None = None,
+        timeout: float | None = None,
+        via: str | None = None,
+    ) -> SpooledCall[P]:
+        """This function with other options (see `Options`); what is not given stays as it was decorated."""
+        given = {"at": at, "priority": priority, "node": node, "timeout": timeout, "via": via}
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return SpooledCall(self.name, replace(self._options, **changes))
+
+    def run(self, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
+        """Makes a spooled call, in a worker. Raises what the function raises, and `BadPacket` for bad arguments."""
+        args, kwargs = _arguments(call)
+        result = self.function(*args, **kwargs)
+        if self._raw:
+            return conclude(result, outcome_of)
+        if self._forever:
+            return conclude(result, lambda _: again(context.frequency))
+        return conclude(result, lambda _: DONE)
+
+
+class _Decorator:
+    """`@spool` and its kin: bare, or with the options that each call shall have."""
+
+    def __init__(self, *, forever: bool = False, raw: bool = False) -> None:
+        self._forever = forever
+        self._raw = raw
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SpooledFunction[P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        /,
+        *,
+        node: str | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+        name: str | None = None,
+    ) -> Callable[[Callable[P, R]], SpooledFunction[P, R]]: ...
+
+    def __call__(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        node: str | None = None,
+        priority: int | None = None,
+        timeout: float | None = None,
+        name: str | None = None,
+    ) -> Any:
+        """Makes a function spoolable.
+
+        Args:
+            function: the function, when the decorator stands bare.
+            node: where its calls run; None: on the node that is asked.
+            priority: lower runs sooner.
+            timeout: seconds a call may run.
+            name: what it is called on the wire, when `module:qualname` will not do.
+
+        Raises:
+            BadDecoration: this is no function, or another one has this name.
+            BadTask: `node`, `priority` or `timeout` is not what it must be.
+        """
+        options = Options(node=node, priority=priority, timeout=timeout)
+        _variables(options)
+
+        def decorate(function: Callable[..., Any]) -> SpooledFunction[..., Any]:
+            if not callable(function) or not hasattr(function, "__qualname__"):
+                raise BadDecoration(f"{function!r} cannot be spooled: it is no function")
+            spooled = SpooledFunction(function, name or full_name(function), options, self._forever, self._raw)
+            REGISTRY.add(spooled.name, spooled)
+            return spooled
+
+        return decorate if function is None else decorate(function)
+
+
+spool = _Decorator()
+"""A function whose calls can be spooled. What it returns does not matter: it has failed when it raises."""
+
+spoolforever = _Decorator(forever=True)
+"""As `spool`, and after it has ended well the same call is made again, after the spooler's frequency (30 s)."""
+
+spoolraw = _Decorator(raw=True)
+"""As `spool`, and what it returns decides: SPOOL_OK or None, SPOOL_RETRY, SPOOL_IGNORE."""
+
+
+def timer(seconds: float) -> Callable[[Callable[[], R]], Callable[[], R]]:
+    """Calls the function every so many seconds, in any one worker. Raises `BadDecoration` unless `seconds` > 0."""
+    if not seconds > 0:
+        raise BadDecoration(f"@timer({seconds!r}): the period is in seconds and must be greater than 0")
+
+    def decorate(function: Callable[[], R]) -> Callable[[], R]:
+        REGISTRY.add_timer(Timer(full_name(function), float(seconds), (-1, -1, -1, -1, -1)), function)
+        return function
+
+    return decorate
+
+
+_CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
+
+
+def cron(minute: int, hour: int, day: int, month: int, weekday: int) -> Callable[[Callable[[], R]], Callable[[], R]]:
+    """Calls the function at these times, in any one worker: -1 is any, -n every n; weekday 0 and 7 are Sunday.
+
+    Raises:
+        BadDecoration: a field is out of its range.
+    """
+    fields = (minute, hour, day, month, weekday)
+    check_cron(fields)
+
+    def decorate(function: Callable[[], R]) -> Callable[[], R]:
+        REGISTRY.add_timer(Timer(full_name(function), 0.0, fields), function)
+        return function
+
+    return decorate
+
+
+def check_cron(fields: tuple[int, ...]) -> None:
+    """Raises `BadDecoration` unless these are minute, hour, day, month and weekday."""
+    for value, (name, low, high) in zip(fields, _CRON_RANGES, strict=True):
+        if not isinstance(value, int) or not (low <= value <= high or -high <= value < 0):
+            raise BadDecoration(f"@cron: {name} is {value!r}; it must be {low} to {high}, -1 (any) or -n (every n)")
+
+
+def _message(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+    values = pack({"args": args, "kwargs": kwargs})
+    task: dict[str, Any] = {
+        key: value for key, value in (("at", options.at), ("priority", options.priority)) if value is not None
+    }
+    extra = [(names.FUNCTION, name.encode()), *_variables(options)]
+    if len(values) > MAX_VALUES:
+        task["body"] = values
+    else:
+        extra.append((names.VALUES, values))
+    return message(encode_task(task, extra))
+
+
+def _variables(options: Options) -> list[tuple[bytes, bytes]]:
+    """The variables that carry these options. Raises `BadTask` for those that are not what they must be."""
+    variables = destination(options.node)
+    if options.timeout is not None:
+        text = f"{options.timeout:.6f}".encode()
+        try:
+            names.read_timeout(text)
+        except Refused as refusal:
+            raise BadTask(refusal.text.replace("spool_timeout", "timeout")) from None
+        variables.append((names.TIMEOUT, text))
+    if options.priority is not None and options.priority < 0:
+        raise BadTask(f"`priority` is {options.priority}; it must be 0 or greater")
+    return variables
+
+
+def _arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:
+    packed = dict(call.variables).get(names.VALUES, call.body)
+    if not packed:
+        return [], {}
+    values = unpack(packed)
+    args, kwargs = values.get("args", []), values.get("kwargs", {})
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise BadPacket('the arguments of a spooled call must be {"args": [...], "kwargs": {...}}')
+    return args, kwargs
+
+
+__all__ = ["Options", "SpooledCall", "SpooledFunction", "cron", "spool", "spoolforever", "spoolraw", "timer"]

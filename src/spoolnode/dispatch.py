@@ -1,0 +1,68 @@
+"""One task -> the callable that runs it. The handler of a loaded application."""
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from spoolnode.compat import values
+from spoolnode.compat.context import WorkerContext
+from spoolnode.node.outcome import Call, Kind, Outcome
+from spoolnode.protocol import names
+from spoolnode.protocol.values import decode_task
+from spoolnode.registry import REGISTRY
+from spoolnode.results import conclude, outcome_of
+
+_LEGACY_FUNCTION = b"ud_spool_func"
+
+
+class Dispatcher:
+    """Finds the callable of each task, in this order:
+
+    1. `spool_func` names a function of our `@spool`;
+    2. `ud_spool_func` names a function of `uwsgidecorators`;
+    3. `uwsgi.spooler` of `import uwsgi` (bytes);
+    4. `spoolnode.uwsgi.spooler`, or the callable that `--app module:callable` names (str).
+    """
+
+    def __init__(self, context: WorkerContext, named: Callable[[dict[str, Any]], object] | None) -> None:
+        self._context = context
+        self._named = named
+
+    def __call__(self, call: Call) -> Outcome | Awaitable[Outcome]:
+        """Runs a task. Raises what its callable raises."""
+        named = dict(call.variables)
+        function = named.get(names.FUNCTION)
+        if function is not None and (ours := REGISTRY.functions.get(function.decode("utf-8", "replace"))):
+            return ours.run(call, self._context)
+        legacy = named.get(_LEGACY_FUNCTION)
+        if legacy is not None and (theirs := REGISTRY.legacy.get(legacy.decode("utf-8", "replace"))):
+            return theirs.run(call, self._context)
+        if function is None and (in_bytes := bytes_spooler()) is not None:
+            return conclude(in_bytes(values.environment(*call)), outcome_of)
+        if function is None and (in_str := str_spooler() or self._named) is not None:
+            return conclude(in_str(decode_task(*call)), outcome_of)
+        return Outcome(Kind.FAILED, _nobody(function or legacy))
+
+    @property
+    def has_callable(self) -> bool:
+        """Whether there is anything to run."""
+        found = (REGISTRY.functions, REGISTRY.legacy, REGISTRY.timers, bytes_spooler(), str_spooler(), self._named)
+        return any(found)
+
+
+def bytes_spooler() -> Callable[[values.Environment], object] | None:
+    """What the application has set as `uwsgi.spooler` after `import uwsgi`."""
+    return getattr(sys.modules.get("uwsgi"), "spooler", None)
+
+
+def str_spooler() -> Callable[[dict[str, Any]], object] | None:
+    """What the application has set as `uwsgi.spooler` after `from spoolnode import uwsgi`."""
+    return getattr(sys.modules.get("spoolnode.uwsgi"), "spooler", None)
+
+
+def _nobody(function: bytes | None) -> str:
+    if function is None:
+        return "no callable for this task: the application has set no `uwsgi.spooler`, and --app names no callable"
+    name = function.decode("utf-8", "replace")
+    known = ", ".join(sorted([*REGISTRY.functions, *REGISTRY.legacy])[:10]) or "none"
+    return f"no callable for this task: it names the function {name!r}, the application has {known}"

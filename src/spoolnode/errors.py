@@ -1,0 +1,22 @@
+"""What a caller of spoolnode may have to handle, beside `BadTask` and `Refused` of the protocol.
+
+Each message names the node's address, what happened, and whether the task may have been stored.
+"""
+
+from spoolnode.protocol.errors import SpoolnodeError
+
+
+class Unreachable(SpoolnodeError, ConnectionError):
+    """The node did not get the whole task: nothing was stored, it is safe to send it again or elsewhere."""
+
+
+class Unanswered(SpoolnodeError, ConnectionError):
+    """The node got the task but no answer came: it may or may not have been stored; sent again it may run twice."""
+
+
+class TimedOut(Unanswered, TimeoutError):
+    """`Unanswered`, because the answer did not come in time."""
+
+
+class BadDecoration(SpoolnodeError, ValueError):
+    """You erred: a decorator was given what cannot work. Raised where the application is imported."""

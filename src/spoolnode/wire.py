@@ -1,0 +1,133 @@
+"""What both clients send, and what the answers mean. No socket here: `client` and `aclient` have those.
+
+A client asks a new connection with a ping of the extended dialect what is at the other end. A spoolnode answers with
+its status, and the connection is shared and kept. A real uWSGI server answers four bytes and closes: it gets one
+connection a task, and never a task with a body, because it would drop the body and say "stored".
+"""
+
+import os
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import NamedTuple
+
+from spoolnode.errors import Unanswered
+from spoolnode.protocol import names
+from spoolnode.protocol.answer import read_answer
+from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused
+from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, packet
+from spoolnode.protocol.values import Encoded, Task, encode_task
+
+DEFAULT_ADDRESS = "127.0.0.1:3031"
+DEFAULT_TIMEOUT = 30.0
+"""Seconds from the call to the answer."""
+
+LARGE = 128 * 1024
+"""A body from this size on, in bytes, gets a connection of its own, so that small tasks need not wait behind it."""
+
+JOINED = 16 * 1024
+"""A body up to this size, in bytes, is joined to its head: one system call and one copy, instead of two calls."""
+
+MAY_BE_STORED = "the task may or may not have been stored"
+NOT_STORED = "nothing was stored"
+
+Variable = tuple[bytes, bytes]
+Answer = tuple[int, int, bytes]
+"""modifier1, modifier2 and block of an answer."""
+
+
+class Address(NamedTuple):
+    """Where a node listens: as it was written, and as a socket takes it (host and port, or a unix socket's path)."""
+
+    text: str
+    target: tuple[str, int] | str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Message(NamedTuple):
+    """A whole request: header and variables, then the body."""
+
+    head: bytes
+    body: bytes = b""
+
+    def pieces(self) -> list[bytes]:
+        """The request in the pieces to hand to the kernel."""
+        if len(self.body) <= JOINED:
+            return [self.head + self.body]
+        return [self.head, self.body]
+
+
+QUESTION = Message(packet(PING, modifier2=EXTENDED))
+"""The ping that tells a spoolnode from a real uWSGI server."""
+
+
+def resolve(via: str | None) -> Address:
+    """The node to send to: the argument, else the environment's SPOOLNODE_VIA, else 127.0.0.1:3031.
+
+    Raises:
+        BadConfig: it is no address.
+    """
+    return _parse(via or os.environ.get("SPOOLNODE_VIA") or DEFAULT_ADDRESS)
+
+
+@lru_cache(maxsize=256)
+def _parse(text: str) -> Address:
+    from spoolnode.node.config import parse_address  # its imports cost more than all of ours
+
+    return Address(text, parse_address(text))
+
+
+def message(encoded: Encoded) -> Message:
+    """The request that carries an encoded task."""
+    return Message(packet(SPOOL_REQUEST, encoded.block, modifier2=EXTENDED), encoded.body)
+
+
+def task_message(task: Task, node: str | None, extra: Iterable[Variable] = ()) -> Message:
+    """The request that carries a task to a destination. Raises `BadTask` when one of them cannot be."""
+    return message(encode_task(task, [*destination(node), *extra]))
+
+
+def destination(node: str | None) -> list[Variable]:
+    """The variable that names the destination; none for the node that is asked. Raises `BadTask` when it is none."""
+    if node is None:
+        return []
+    if not isinstance(node, str) or not names.is_destination(node):
+        raise BadTask(f"node= is {node!r}; it must be a node's name, host:port, [v6]:port, tag:X, any or all")
+    return [(names.NODE, node.encode("ascii"))]
+
+
+def is_spoolnode(answer: Answer) -> bool:
+    """Whether this answer to `QUESTION` came from a node that speaks the extended dialect."""
+    modifier1, _, block = answer
+    return modifier1 == PING and bool(block)
+
+
+def body_would_be_dropped(address: Address) -> BadTask:
+    """The error for a task with a body whose receiver would lose the body."""
+    return BadTask(
+        f"{address}: this is not a spoolnode but a uWSGI server, which drops the `body` of a task; {NOT_STORED}: "
+        "put the data into variables, or send it to a spoolnode"
+    )
+
+
+def task_id(address: Address, answer: Answer) -> str:
+    """The id in an answer; empty from a real uWSGI server, which tells none.
+
+    Raises:
+        Refused: the node declined, with its address and reason.
+        Unanswered: this is no answer to a task.
+    """
+    modifier1, modifier2, block = answer
+    if modifier1 != ANSWER:
+        raise Unanswered(f"{address}: answered the task with modifier1 {modifier1}; {MAY_BE_STORED}")
+    if not block:
+        if modifier2 == 1:
+            return ""
+        raise Refused(Reason.MALFORMED, f"{address}: refused the task without a reason, as uWSGI does; {NOT_STORED}")
+    try:
+        return read_answer(modifier2, block)
+    except Refused as refusal:
+        raise Refused(refusal.reason, f"{address}: refused the task: {refusal.text}; {NOT_STORED}") from None
+    except BadPacket as error:
+        raise Unanswered(f"{address}: {error}; {MAY_BE_STORED}") from error

@@ -1,0 +1,156 @@
+"""The asynchronous client: the promises of the synchronous one, and that tasks do not disturb each other."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+from smallnode import Hangup, StartNode
+
+from spoolnode import BadTask, Reason, Refused, TimedOut, Unanswered, Unreachable, asend_to_spooler
+from spoolnode.protocol import answer, names
+
+
+def test_returns_the_id_and_shares_a_connection_among_tasks(start_node: StartNode) -> None:
+    node = start_node()
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(asend_to_spooler({"n": n}, via=node.address) for n in range(200)))
+
+    assert sorted(asyncio.run(main())) == sorted(f"small_1_{n}" for n in range(1, 201))
+    assert len(node.connections) == 1
+
+
+def test_each_loop_has_its_own_connection_and_closes_it(start_node: StartNode) -> None:
+    node = start_node(unix=True)
+    for _ in range(3):
+        asyncio.run(asend_to_spooler({"a": "b"}, via=node.address))
+    assert len(node.connections) == 3
+
+
+def test_destination_becomes_the_variable_spool_node(start_node: StartNode) -> None:
+    node = start_node()
+    asyncio.run(asend_to_spooler({"a": "b"}, "tag:gpu", via=node.address))
+    assert (names.NODE, b"tag:gpu") in node.tasks[0][0]
+
+
+def test_each_caller_gets_its_own_answer_whatever_the_size_of_the_bodies(start_node: StartNode) -> None:
+    def echo(number: int, node: Any) -> bytes:
+        variables, body = node.tasks[number - 1]
+        return answer.stored(f"for_{dict(variables)[b'me'].decode()}_{len(body)}")
+
+    node = start_node(echo)
+
+    async def one(me: int) -> None:
+        body = bytes(me * me * 300)
+        assert await asend_to_spooler({"me": str(me), "body": body}, via=node.address) == f"for_{me}_{len(body)}"
+
+    async def main() -> None:
+        await asyncio.gather(*(one(me) for me in range(40)))
+
+    asyncio.run(main())
+    assert len(node.tasks) == 40
+
+
+def test_cancelled_caller_does_not_disturb_the_others(start_node: StartNode) -> None:
+    go = threading.Event()
+
+    def hold(number: int, node: Any) -> bytes:
+        go.wait(20)
+        return answer.stored("for_" + dict(node.tasks[number - 1][0])[b"me"].decode())
+
+    node = start_node(hold)
+
+    async def main() -> list[Any]:
+        callers = [asyncio.create_task(asend_to_spooler({"me": str(me)}, via=node.address)) for me in range(5)]
+        await asyncio.to_thread(node.wait_for_tasks, 1)
+        callers[0].cancel()
+        callers[3].cancel()
+        asyncio.get_running_loop().call_soon(go.set)
+        return await asyncio.gather(*callers, return_exceptions=True)
+
+    answers = asyncio.run(main())
+    assert [answers[me] for me in (1, 2, 4)] == ["for_1", "for_2", "for_4"]
+    assert all(isinstance(answers[me], asyncio.CancelledError) for me in (0, 3))
+    assert len(node.connections) == 1
+
+
+def test_timeout_of_one_caller_does_not_disturb_the_others(start_node: StartNode) -> None:
+    go = threading.Event()
+
+    def hold(number: int, node: Any) -> bytes:
+        go.wait(20)
+        return answer.stored("for_" + dict(node.tasks[number - 1][0])[b"me"].decode())
+
+    node = start_node(hold)
+
+    async def main() -> str:
+        patient = asyncio.create_task(asend_to_spooler({"me": "patient"}, via=node.address))
+        await asyncio.to_thread(node.wait_for_tasks, 1)
+        with pytest.raises(TimedOut, match="may or may not have been stored"):
+            await asend_to_spooler({"me": "hasty"}, via=node.address, timeout=0.05)
+        go.set()
+        return await patient
+
+    assert asyncio.run(main()) == "for_patient"
+
+
+def test_node_that_restarted_while_idle_costs_no_error(start_node: StartNode) -> None:
+    node = start_node()
+
+    async def main() -> None:
+        for _ in range(5):
+            await asend_to_spooler({"a": "b"}, via=node.address)
+            node.hang_up()  # blocks the loop, so that the loop cannot have told the client
+
+    asyncio.run(main())
+    assert len(node.tasks) == 5
+
+
+def test_connection_that_ends_before_the_answer_leaves_it_open_whether_it_was_stored(start_node: StartNode) -> None:
+    def hang_up(number: int, node: Any) -> None:
+        if number == 1:
+            raise Hangup
+
+    node = start_node(hang_up)
+
+    async def main() -> None:
+        with pytest.raises(Unanswered, match="may or may not have been stored"):
+            await asend_to_spooler({"a": "1"}, via=node.address)
+        await asend_to_spooler({"a": "2"}, via=node.address)
+
+    asyncio.run(main())
+
+
+def test_nobody_there_is_unreachable(tmp_path: Any) -> None:
+    for address in ("127.0.0.1:1", str(tmp_path / "none.sock")):
+        with pytest.raises(Unreachable, match="nothing was stored") as caught:
+            asyncio.run(asend_to_spooler({"a": "b"}, via=address))
+        assert str(caught.value).startswith(address)
+
+
+def test_refusal_carries_reason_and_address(start_node: StartNode) -> None:
+    node = start_node(lambda *_: answer.refused(Refused(Reason.FULL, "the disk is full")))
+    with pytest.raises(Refused, match=f"{node.address}: .*the disk is full; nothing was stored"):
+        asyncio.run(asend_to_spooler({"a": "b"}, via=node.address))
+
+
+def test_plain_server_stores_without_an_id_and_never_gets_a_body() -> None:
+    requests = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.read(65536)
+        requests.append(request[0])
+        writer.write(answer.PONG if request[0] == 100 else answer.STORED)
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            assert await asyncio.gather(*(asend_to_spooler({"a": "b"}, via=address) for _ in range(10))) == [""] * 10
+            with pytest.raises(BadTask, match="drops the `body`"):
+                await asend_to_spooler({"a": "b", "body": b"x"}, via=address)
+
+    asyncio.run(main())
+    assert requests.count(17) == 10

@@ -1,0 +1,225 @@
+"""Our decorators: what a spooled call looks like on the wire, and what a worker makes of it."""
+
+import asyncio
+import subprocess
+import sys
+import types
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from smallnode import SmallNode, StartNode, context
+
+from spoolnode import BadDecoration, BadTask, cron, spool, spoolforever, spoolraw, timer
+from spoolnode.dispatch import Dispatcher
+from spoolnode.node.outcome import Call, Kind, Outcome, Timer
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.values import pack
+from spoolnode.registry import REGISTRY
+
+calls: list[Any] = []
+
+
+def note(*args: Any, **kwargs: Any) -> Any:
+    calls.append((args, kwargs))
+    return kwargs.get("result")
+
+
+@pytest.fixture(autouse=True)
+def no_calls() -> None:
+    calls.clear()
+
+
+@pytest.fixture
+def node(start_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> SmallNode:
+    started = start_node()
+    monkeypatch.setenv("SPOOLNODE_VIA", started.address)
+    return started
+
+
+def run(node: SmallNode, which: int = -1) -> Outcome:
+    """Runs a task that the node has got, as a worker would."""
+    variables, body = node.tasks[which]
+    outcome = Dispatcher(context(), None)(Call(variables, body, "uwsgi_spoolfile_on_x"))
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def test_calling_it_calls_it_here_and_now() -> None:
+    assert spool(note)(1, result=7) == 7
+    assert calls == [((1,), {"result": 7})]
+
+
+def test_spooled_call_is_made_with_the_same_arguments(node: SmallNode) -> None:
+    assert spool(note).spool(1, None, [1, 2], {"a": b"\xff"}, to=["x"], flag=True) == "small_1_1"
+    assert calls == []
+    assert run(node).kind is Kind.DONE
+    assert calls == [((1, None, [1, 2], {"a": b"\xff"}), {"to": ["x"], "flag": True})]
+
+
+def test_names_of_tasks_and_decorators_do_not_take_names_of_arguments(node: SmallNode) -> None:
+    spool(note).spool(at=1, priority="x", body="y", node="z", self="s", function="f")
+    run(node)
+    assert calls == [((), {"at": 1, "priority": "x", "body": "y", "node": "z", "self": "s", "function": "f"})]
+
+
+def test_tuples_arrive_as_lists(node: SmallNode) -> None:
+    spool(note).spool((1, (2, 3)))
+    run(node)
+    assert calls == [(([1, [2, 3]],), {})]
+
+
+def test_arguments_of_any_size_travel(node: SmallNode) -> None:
+    large = "x" * 1_000_000
+    spool(note).spool(large)
+    assert len(node.tasks[0][1]) > 1_000_000
+    run(node)
+    assert calls == [((large,), {})]
+
+
+def test_argument_that_cannot_travel_is_refused_when_it_is_spooled(node: SmallNode) -> None:
+    with pytest.raises(BadTask, match="msgpack"):
+        spool(note).spool(object())
+    assert node.tasks == []
+
+
+def test_asynchronous_spooling_and_function(node: SmallNode) -> None:
+    @spool
+    async def later(n: int) -> None:
+        await asyncio.sleep(0)
+        calls.append(n)
+
+    assert asyncio.run(later.aspool(5)) == "small_1_1"
+    variables, body = node.tasks[0]
+
+    async def work() -> Outcome:
+        awaitable = Dispatcher(context(), None)(Call(variables, body, "x"))
+        assert not isinstance(awaitable, Outcome)
+        return await awaitable
+
+    assert asyncio.run(work()).kind is Kind.DONE
+    assert calls == [5]
+
+
+def test_options_of_one_call_add_to_those_of_the_decorator(node: SmallNode) -> None:
+    mail = spool(node="alpha", priority=7, timeout=60)(note)
+    mail.spool()
+    mail.options(at=datetime(2033, 5, 18, 3, 33, 20, tzinfo=UTC), priority=1, timeout=1.5).spool(1)
+    first, second = (dict(variables) for variables, _ in node.tasks)
+    assert (first[b"priority"], first[names.NODE], first[names.TIMEOUT]) == (b"7", b"alpha", b"60.000000")
+    assert (second[b"priority"], second[names.NODE], second[names.TIMEOUT]) == (b"1", b"alpha", b"1.500000")
+    assert second[b"at"] == b"2000000000.000000"
+
+
+@pytest.mark.parametrize("options", [{"node": "../x"}, {"timeout": 0}, {"timeout": -1}, {"priority": -1}])
+def test_bad_options_are_an_error_at_the_decorator(options: dict[str, Any]) -> None:
+    with pytest.raises(BadTask):
+        spool(**options)
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        (None, Kind.DONE),
+        (-2, Kind.DONE),
+        ("text", Kind.DONE),
+        (-2.0, Kind.DONE),
+        (-1, Kind.RETRY),
+        (1, Kind.RETRY),
+        (True, Kind.RETRY),
+        (10**30, Kind.RETRY),
+        (0, Kind.IGNORED),
+        (False, Kind.IGNORED),
+    ],
+)
+def test_spoolraw_lets_the_result_decide_and_spool_does_not(node: SmallNode, returned: Any, kind: Kind) -> None:
+    spoolraw(lambda: returned).spool()
+    assert run(node).kind is kind
+    spool(name="other")(lambda: returned).spool()
+    assert run(node).kind is Kind.DONE
+
+
+def test_spoolforever_runs_again_after_the_frequency(node: SmallNode) -> None:
+    spoolforever(note).spool()
+    assert run(node) == Outcome(Kind.AGAIN, delay=30.0)
+
+
+def test_exception_of_the_function_reaches_the_worker(node: SmallNode) -> None:
+    @spoolforever
+    def bad() -> None:
+        raise ZeroDivisionError
+
+    bad.spool()
+    with pytest.raises(ZeroDivisionError):
+        run(node)
+
+
+@pytest.mark.parametrize("values", [b"\xc1", pack({"args": 1}), pack({"args": [], "kwargs": []})])
+def test_bad_arguments_from_the_network_fail_the_task(values: bytes) -> None:
+    spool(name="f")(note)
+    with pytest.raises(BadPacket):
+        Dispatcher(context(), None)(Call([(names.FUNCTION, b"f"), (names.VALUES, values)], b"", "x"))
+    assert calls == []
+
+
+def test_task_that_names_no_function_of_ours_says_what_there_is() -> None:
+    spool(name="known")(note)
+    outcome = Dispatcher(context(), None)(Call([(names.FUNCTION, b"missing")], b"", "x"))
+    assert isinstance(outcome, Outcome)
+    assert outcome.kind is Kind.FAILED
+    assert "'missing'" in outcome.reason
+    assert "known" in outcome.reason
+
+
+# --- names ---
+
+
+def test_two_functions_of_one_name_are_an_error_where_they_are_decorated() -> None:
+    spool(name="job")(note)
+    with pytest.raises(BadDecoration, match="two functions are called 'job'"):
+        spool(name="job")(lambda: None)
+
+
+def test_module_imported_again_replaces_its_functions() -> None:
+    source = "from spoolnode import spool, timer\n@spool\ndef job(): return {}\n@timer(5)\ndef tick(): return {}\n"
+    for turn in (1, 2):
+        module = types.ModuleType("reloaded")
+        exec(source.format(turn, turn), module.__dict__)
+    assert list(REGISTRY.functions) == ["reloaded:job"]
+    assert REGISTRY.functions["reloaded:job"].function() == 2
+    assert [REGISTRY.call_timer(index) for index in range(len(REGISTRY.timers))] == [2]
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_function_of_a_script_has_the_name_by_which_a_worker_imports_it(tmp_path: Path, how: str) -> None:
+    (tmp_path / "jobs.py").write_text("from spoolnode import spool\n@spool\ndef mail(): pass\nprint(mail.name)\n")
+    command = ["jobs.py"] if how == "script" else ["-m", "jobs"]
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "jobs:mail\n"
+
+
+# --- timers ---
+
+
+def test_timers_are_called_by_their_index() -> None:
+    timer(2)(lambda: calls.append("timer"))
+    cron(0, 3, -1, -1, -1)(lambda: calls.append("cron"))
+    assert [entry[1:] for entry in REGISTRY.timers] == [(2.0, (-1, -1, -1, -1, -1)), (0.0, (0, 3, -1, -1, -1))]
+    assert isinstance(REGISTRY.timers[0], Timer)
+    REGISTRY.call_timer(1)
+    REGISTRY.call_timer(0)
+    assert calls == ["cron", "timer"]
+
+
+@pytest.mark.parametrize("seconds", [0, -1])
+def test_timer_needs_a_period(seconds: float) -> None:
+    with pytest.raises(BadDecoration):
+        timer(seconds)
+
+
+@pytest.mark.parametrize("fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)])
+def test_cron_fields_have_their_ranges(fields: tuple[int, int, int, int, int]) -> None:
+    with pytest.raises(BadDecoration, match="@cron"):
+        cron(*fields)

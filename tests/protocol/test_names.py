@@ -1,0 +1,221 @@
+"""names: everything that comes from outside and may touch a path or a table is validated here."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import task_ids
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadTask, Reason, Refused
+
+NOT_NUMBERS = [b"x", b"-1", b"+1", b" 1", b"1 ", b"1\n", b"\n1", b"1\0", b"0x1", b"1e3", b"1_0", b"nan", b"inf", b"."]
+NOT_NUMBERS += ["１".encode(), "²".encode(), b"\xff", b"../x", b"/etc", b"1/2", b"1;2", b"1,5", b".5", b"1.2.3"]
+
+PATHS = ["..", ".", "../x", "a/b", "/etc/passwd", "a\0b", ".hidden", "~root/x", "a\\b", "a b", "a\nb", "b\n", "é", ""]
+
+
+def refused(reader: Callable[[bytes], object], value: bytes) -> Refused:
+    with pytest.raises(Refused) as caught:
+        reader(value)
+    return caught.value
+
+
+# --- numbers ---
+
+
+@pytest.mark.parametrize(("value", "rank"), [(b"0", 0), (b"00", 0), (b"7", 7), (b"007", 7), (b"9999999999", 9999999999)])
+def test_a_priority_is_1_to_10_digits(value: bytes, rank: int) -> None:
+    assert names.read_priority(value) == rank
+
+
+def test_an_empty_priority_is_none_and_comes_after_every_priority() -> None:
+    assert names.read_priority(b"") == names.LAST > names.read_priority(b"9" * 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "due"),
+    [(b"", 0.0), (b"0", 0.0), (b"1700000000", 1.7e9), (b"1700000000.25", 1700000000.25), (b"5.", 5.0), (b"9" * 10, 9999999999.0)],
+)
+def test_a_time_is_seconds_since_1970_and_empty_is_at_once(value: bytes, due: float) -> None:
+    assert names.read_at(value) == due
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(b"1", 1.0), (b"0.5", 0.5), (b"99999999", 99999999.0), (b"0.000001", 1e-6)])
+def test_a_timeout_is_seconds_greater_than_zero(value: bytes, seconds: float) -> None:
+    assert names.read_timeout(value) == seconds
+
+
+@pytest.mark.parametrize(("value", "length"), [(b"", 0), (b"0", 0), (b"00", 0), (b"12", 12), (b"9" * 15, 10**15 - 1)])
+def test_a_length_is_a_number_of_bytes_and_empty_is_0(value: bytes, length: int) -> None:
+    assert names.read_length("CONTENT_LENGTH", value) == length
+
+
+def read_length(value: bytes) -> int:
+    return names.read_length("CONTENT_LENGTH", value)
+
+
+@pytest.mark.parametrize("reader", [names.read_priority, names.read_at, names.read_timeout, read_length])
+@pytest.mark.parametrize("value", NOT_NUMBERS)
+def test_what_is_no_plain_number_is_refused_as_malformed(reader: Callable[[bytes], float], value: bytes) -> None:
+    assert refused(reader, value).reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("reader", "value"),
+    [
+        (names.read_priority, b"1" * 11),
+        (names.read_priority, b"1.0"),
+        (names.read_at, b"1" * 11),
+        (names.read_at, b"1." + b"0" * 10),
+        (names.read_timeout, b""),
+        (names.read_timeout, b"0"),
+        (names.read_timeout, b"0.000000"),
+        (names.read_timeout, b"1" * 9),
+        (names.read_timeout, b"1."),
+        (read_length, b"1" * 16),
+        (read_length, b"1.0"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_as_malformed(reader: Callable[[bytes], float], value: bytes) -> None:
+    assert refused(reader, value).reason is Reason.MALFORMED
+
+
+def test_a_refusal_names_the_variable_the_value_and_what_would_be_right() -> None:
+    text = refused(names.read_priority, b"../evil").text
+    assert "`priority`" in text
+    assert "../evil" in text
+    assert "1 to 10 digits" in text
+
+
+def test_a_refusal_shows_no_more_than_the_beginning_of_a_long_value_and_no_control_characters() -> None:
+    text = refused(names.read_at, b"\r\n\x1b\xff\0" * 10_000).text
+    assert len(text) < 600
+    assert text.isprintable()
+
+
+digits = st.binary() | st.from_regex(rb"[0-9.]{0,16}", fullmatch=True)
+
+
+@pytest.mark.parametrize("reader", [names.read_priority, names.read_at, names.read_timeout, read_length])
+@given(value=digits)
+def test_any_bytes_are_refused_or_are_the_number_that_they_spell(reader: Callable[[bytes], float], value: bytes) -> None:
+    try:
+        number = reader(value)
+    except Refused as refusal:
+        assert refusal.reason is Reason.MALFORMED  # noqa: PT017 - the other outcome is as good
+    else:
+        assert number == (float(value) if value else reader(b""))
+        assert 0 <= number <= names.LAST
+
+
+# --- destinations and nodes ---
+
+NODE_NAMES = ["a", "alpha", "Alpha-7.example_x", "x" * 63, "-", "_", "7"]
+ADDRESSES = ["10.0.0.7:3031", "h:1", "h:65535", "node-1.example.org:3031", "[::1]:3031", "[fe80::1]:1", "x" * 249 + ":65535"]
+TAGS = ["tag:gpu", "tag:" + "x" * 63, "tag:a.b_c-d"]
+NO_ADDRESSES = ["h:0", "h:65536", "h:99999", "h:123456", "h:", ":80", "h:x", "h:-1", "[]:80", "[x]:80", "::1:80", "h:80\n"]
+NO_ADDRESSES += ["http://h:80", "u@h:80", "h:80/x", ".:80", "..:80", ".h:80", "x" * 250 + ":65535", "[::1]", "h:٣"]
+NO_TAGS = ["tag:", "tag:a/b", "tag:" + "x" * 64, "TAG:x", "tags:x", "tag:a:b", "tag:\n"]
+
+
+@pytest.mark.parametrize("text", [*NODE_NAMES, *ADDRESSES, *TAGS, "any", "all"])
+def test_a_destination_is_a_name_an_address_a_tag_any_or_all(text: str) -> None:
+    assert names.is_destination(text)
+    assert names.read_destination(text.encode()) == text
+
+
+@pytest.mark.parametrize("text", [*PATHS, *NO_ADDRESSES, *NO_TAGS, "x" * 64])
+def test_anything_else_is_no_destination_and_refused_as_malformed(text: str) -> None:
+    assert not names.is_destination(text)
+    assert refused(names.read_destination, text.encode()).reason is Reason.MALFORMED
+
+
+def test_bytes_that_are_no_text_are_no_destination() -> None:
+    assert refused(names.read_destination, b"n\xffde").reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize("text", NODE_NAMES)
+def test_a_node_name_is_1_to_63_harmless_characters(text: str) -> None:
+    assert names.is_node_name(text)
+
+
+@pytest.mark.parametrize("text", [*PATHS, *ADDRESSES, *TAGS, "x" * 64, ".a"])
+def test_a_node_may_not_be_called_like_a_path_an_address_or_a_tag(text: str) -> None:
+    assert not names.is_node_name(text)
+
+
+@pytest.mark.parametrize("text", ["any", "all"])
+def test_a_node_may_not_be_called_like_a_choice_of_nodes(text: str) -> None:
+    assert not names.is_node_name(text)
+
+
+@given(
+    st.text(max_size=80)
+    | st.from_regex(r"[a-z.\[\]:/0-9-]{0,12}(:[0-9]{1,6})?", fullmatch=True)
+    | st.text("ab.-_:0", max_size=260)
+)
+def test_every_destination_is_safe_as_a_file_name(text: str) -> None:
+    if names.is_destination(text):
+        assert len(text.encode()) <= 255
+        assert text.isascii()
+        assert text.isprintable()
+        assert not set(text) & set("/\0 ")
+        assert not text.startswith(".")
+
+
+# --- tasks ---
+
+
+@pytest.mark.parametrize("text", ["a", "n1_7_40", "host-1.example_12_3_99_1700000000_5", "x" * 236, "a:b@c"])
+def test_a_task_id_is_harmless_characters(text: str) -> None:
+    assert names.is_task_id(text)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 237, "a/b", "../x", "a b", "a\0", "a\n", "\na", "é", "a\\b"])
+def test_what_could_leave_its_directory_is_no_task_id(text: str) -> None:
+    assert not names.is_task_id(text)
+
+
+@given(task_ids)
+def test_every_task_id_makes_a_file_name_that_fits_and_leads_back(identity: str) -> None:
+    assert names.is_task_id(identity)
+    name = names.file_name(identity)
+    assert name.startswith("uwsgi_spoolfile_on_")
+    assert len(name.encode()) <= 255
+    assert "/" not in name
+    assert names.id_of_file(name) == identity
+
+
+def test_the_id_of_an_accepted_task_is_a_task_id_and_tells_node_batch_and_offset() -> None:
+    identity = names.task_id("0123456789abcdef", 2**64 - 1, 2**32)
+    assert identity == "0123456789abcdef_18446744073709551615_4294967296"
+    assert names.is_task_id(identity)
+
+
+def test_ids_differ_when_node_batch_or_offset_do() -> None:
+    seen = [names.task_id(node, number, offset) for node in ("a", "b") for number in (1, 11) for offset in (1, 11)]
+    assert len(set(seen)) == len(seen)
+
+
+# --- variables ---
+
+
+@pytest.mark.parametrize("name", ["a", "spool", "spooler", "spoolx", "Spool_x", "_spool_", "é", " ", "at", "body", "HTTP_HOST"])
+def test_a_caller_may_use_any_name_that_is_not_ours(name: str) -> None:
+    names.check_variable_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "spool_", "spool_node", "spool_id", "spool_anything"])
+def test_a_caller_may_not_use_an_empty_name_or_one_of_ours(name: str) -> None:
+    with pytest.raises(BadTask):
+        names.check_variable_name(name)
+
+
+def test_every_variable_of_ours_begins_alike_and_only_some_come_from_clients() -> None:
+    ours = {names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH}
+    only_nodes = {names.ID, names.ERROR, names.REASON, names.ATTEMPTS}
+    assert all(name.startswith(names.OURS) for name in ours | only_nodes)
+    assert ours == names.FROM_CLIENTS
+    assert not only_nodes & names.FROM_CLIENTS
