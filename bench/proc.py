@@ -56,6 +56,19 @@ def tree_cpu_seconds(pid: int) -> float:
     return sum(cpu_seconds(process.pid) for process in tree(pid))
 
 
+def machine_seconds() -> tuple[float, float]:
+    """The time that all processors have worked since boot, and the time that the hypervisor has kept from them."""
+    with open("/proc/stat") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq) / TICK, steal / TICK
+
+
+def own_seconds() -> float:
+    """The time used by this process and by all that it has started and seen end, with their descendants."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
 def peak_rss_mb(pid: int) -> float:
     """The most memory that a process has ever had resident."""
     return _field_mb(Path(f"/proc/{pid}/status"), "VmHWM:")

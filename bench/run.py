@@ -15,6 +15,7 @@ import drain
 import latency
 import network
 import place
+import proc
 import report
 import servers
 from load import BenchError, Generator
@@ -72,9 +73,37 @@ def machine(directory: Path, uwsgi: list[str], plan: Plan) -> dict[str, Any]:
     }
 
 
+class Disturbance:
+    """How much of the machine others took since this was made: a run beside other work proves little."""
+
+    def __init__(self) -> None:
+        self._start = self._now()
+
+    @staticmethod
+    def _now() -> tuple[float, float, float, float]:
+        return (*proc.machine_seconds(), proc.own_seconds(), time.monotonic())
+
+    def percent(self) -> dict[str, float]:
+        """Of all processors; "others" has the kernel's own threads, which write back what the contestants wrote."""
+        busy, stolen, own, wall = (now - start for now, start in zip(self._now(), self._start, strict=True))
+        whole = wall * (os.cpu_count() or 1) / 100
+        return {"others": round(max(0.0, busy - own) / whole, 1), "stolen": round(stolen / whole, 1)}
+
+
 def give_up(number: int, frame: object) -> NoReturn:
     """SIGALRM and SIGTERM: leave through the ordinary door, which ends the servers and removes the files."""
     raise SystemExit(f"\nstopped by {signal.Signals(number).name}; the servers are ended")
+
+
+def measure(name: str, bench: Bench) -> list[report.Row]:
+    """The rows of one measurement; when it cannot be made, one that says why."""
+    begin = time.monotonic()
+    try:
+        rows = MEASUREMENTS[name](bench)
+    except BenchError as error:
+        rows = [report.Row(name, f"failed: {error}", "", met=False)]
+    print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
+    return rows
 
 
 def main() -> int:
@@ -93,30 +122,24 @@ def main() -> int:
         return 1
     plan = QUICK if args.quick else FULL
     rows: list[report.Row] = []
-    failed = False
     with place.temporary_directory(args.dir, image=args.image) as directory:
         about = machine(directory, found["uwsgi"], plan)
         print(json.dumps({name: value for name, value in about.items() if name != "plan"}, indent=1))
-        bench = Bench(
-            plan, servers.Contestants(directory, found["uwsgi"], found["ours"]), Generator(directory), frozenset(sides)
-        )
+        contestants = servers.Contestants(directory, found["uwsgi"], found["ours"])
+        bench = Bench(plan, contestants, Generator(directory), frozenset(sides))
+        disturbance = Disturbance()
         try:
             for name in args.only or MEASUREMENTS:
-                begin = time.monotonic()
-                try:
-                    rows += MEASUREMENTS[name](bench)
-                    print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
-                except BenchError as error:
-                    failed = True
-                    rows.append(report.Row(name, f"failed: {error}", ""))
-                    print(f"\n{name}: {error}", file=sys.stderr)
+                rows += measure(name, bench)
         finally:
+            about["taken_percent"] = disturbance.percent()
             print(report.table(rows))
+            print("\ntaken from the machine meanwhile, in %:", about["taken_percent"])
     output = args.output or (RESULTS if not args.only and len(sides) == 2 else None)
     if output:
         report.write_json(output, about, rows)
         print(f"written: {output}")
-    return 1 if failed or any(row.met is False for row in rows) else 0
+    return 1 if any(row.met is False for row in rows) else 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.node import dispatch, wire
+from spoolnode.node import wire
 from spoolnode.node.config import Config
+from spoolnode.node.dispatch import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.outcome import Kind, Outcome, Timer
 from spoolnode.node.process import InFlight, WorkerProcess, worker_command
 from spoolnode.node.queue import Ref
@@ -145,14 +146,14 @@ class Crew:
         while progress and self._spool.queue.size:
             progress = False
             views = [self._view(worker, now) for worker in workers]
-            for index, count in dispatch.plan(views, self._spool.queue.size):
+            for index, count in plan(views, self._spool.queue.size):
                 progress |= self._send_chunk(workers[index], count)
         self._start_ticking()
 
-    def _view(self, worker: WorkerProcess, now: float) -> dispatch.View:
+    def _view(self, worker: WorkerProcess, now: float) -> View:
         running = worker.slots.main() if worker.held else None
-        stalled = running is not None and now - running.started > dispatch.STALLED_SECONDS
-        return dispatch.View(worker.held, worker.pace.window, worker.asynchronous, self._config.concurrency, stalled)
+        stalled = running is not None and now - running.started > STALLED_SECONDS
+        return View(worker.held, worker.pace.window, worker.asynchronous, self._config.concurrency, stalled)
 
     def _send_chunk(self, worker: WorkerProcess, count: int) -> bool:
         taken = self._spool.take(count)
@@ -333,7 +334,7 @@ class Crew:
                 self._report("timeout", worker=worker.index, pid=worker.pid, tasks=self._names(worker, late))
                 worker.kill()
         views = [self._view(worker, now) for worker in self.workers]
-        for index in dispatch.to_relieve(views, self._spool.queue.size):
+        for index in to_relieve(views, self._spool.queue.size):
             self.workers[index].send(["return"])
         self._start_ticking()
 

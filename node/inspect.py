@@ -93,8 +93,7 @@ def contents(keeper: Keeper, place: Place) -> dict[str, Any]:
     Raises:
         BadPacket: it cannot be read.
     """
-    data = _bytes_of(keeper, place)
-    file = spoolfile.parse(data)
+    file = read_file(keeper, place)
     task = values.decode_task(file.variables, b"", "")
     task.pop("spooler_task_name", None)
     shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(file.body)}
@@ -118,11 +117,12 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
-def _bytes_of(keeper: Keeper, place: Place) -> bytes:
+def read_file(keeper: Keeper, place: Place) -> spoolfile.SpoolFile:
+    """The task at a place. Raises `BadPacket` when it cannot be read, FileNotFoundError when it is gone."""
     descriptor = keeper.disk.open(place.path)
     try:
         length = place.length if place.length >= 0 else keeper.disk.size(descriptor)
-        return keeper.disk.read(descriptor, length, place.base)
+        return spoolfile.parse(keeper.disk.read(descriptor, length, place.base))
     finally:
         keeper.disk.close(descriptor)
 

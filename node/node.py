@@ -233,6 +233,7 @@ class Node:
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
             "state": "stopping" if self._stop.is_set() else "running", "sync": self.config.sync, "app": self.config.app,
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
+            "worker_pids": [worker.pid for worker in self.crew.workers],
             "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
             "held": held, "later": later, "dead": self.control.count_dead(), "outbox": self.control.count_outbox(),
             "corrupt": self.control.count_corrupt(), "oldest_waiting": self.oldest_waiting(),

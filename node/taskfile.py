@@ -18,6 +18,9 @@ from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.packet import HEADER, Variables, decode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, WAITING
 
+HELD: dict[str, "FileTask"] = {}
+"""The spool files that this process runs now, by path: whoever wants to look at one must not open it again."""
+
 KEPT_BATCHES = 8
 """Batches that stay mapped after their last task."""
 
@@ -126,19 +129,18 @@ class FileTask(Task):
     """A spool file, held under uWSGI's lock (a POSIX record lock over the whole file) as long as it runs.
 
     Closing *any* descriptor of the file in this process would drop the lock (fcntl(2)); so nobody here opens it again:
-    `read_held` serves those who want to look at a running task.
+    those who want to look at a running task find it in `HELD`.
     """
 
-    __slots__ = ("_attempts", "_descriptor", "_held", "path")
+    __slots__ = ("_attempts", "_descriptor", "path")
 
-    def __init__(self, call: Call, timeout: float, path: str, descriptor: int, attempts: int, held: dict[str, "FileTask"]) -> None:
+    def __init__(self, call: Call, timeout: float, path: str, descriptor: int, attempts: int) -> None:
         self.call = call
         self.timeout = timeout
         self.path = path
         self._descriptor = descriptor
         self._attempts = attempts
-        self._held = held
-        held[path] = self
+        HELD[path] = self
 
     def begin(self) -> None:
         if self._attempts < MAX_ATTEMPTS:
@@ -152,7 +154,7 @@ class FileTask(Task):
         self.leave()
 
     def leave(self) -> None:
-        del self._held[self.path]
+        del HELD[self.path]
         os.close(self._descriptor)
 
 
@@ -161,7 +163,6 @@ class SpoolFileReader:
 
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
-        self.held: dict[str, FileTask] = {}
 
     def read(self, ref: str) -> FileTask:
         """Locks and reads a spool file. Raises NotNow."""
@@ -199,7 +200,7 @@ class SpoolFileReader:
             raise NotNow(GONE)
         call = Call(file.variables, file.body, os.path.basename(path))
         timeout = timeout_of(data[: len(data) - len(file.body)], file.variables)
-        return FileTask(call, timeout, path, descriptor, file.attempts, self.held)
+        return FileTask(call, timeout, path, descriptor, file.attempts)
 
     def _check(self, path: str, descriptor: int) -> os.stat_result:
         """What the locked file is, provided that its name still leads to it and that it is due."""

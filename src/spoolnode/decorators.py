@@ -60,12 +60,12 @@ class SpooledCall(Generic[P]):
         self._name = name
         self._options = options
 
-    def spool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Stores a call and returns its id. Raises what `send_to_spooler` raises."""
         request = _message(self._name, self._options, args, kwargs)
         return client.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
 
-    async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
         from spoolnode import aclient
 
@@ -87,14 +87,14 @@ class SpooledFunction(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<spooled function {self.name}>"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
-    def spool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Stores a call with these arguments and returns its id. Raises what `send_to_spooler` raises."""
         return SpooledCall[P](self.name, self._options).spool(*args, **kwargs)
 
-    async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
         return await SpooledCall[P](self.name, self._options).aspool(*args, **kwargs)
 

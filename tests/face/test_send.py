@@ -30,7 +30,6 @@ from spoolnode.node.config import BadConfig
 from spoolnode.protocol import answer, names
 
 
-
 def closed_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])

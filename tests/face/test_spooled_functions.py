@@ -1,6 +1,7 @@
 """Our decorators: what a spooled call looks like on the wire, and what a worker makes of it."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import types
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from smallnode import SmallNode, StartNode, context
 
+import spoolnode
 from spoolnode import BadDecoration, BadTask, cron, spool, spoolforever, spoolraw, timer
 from spoolnode.dispatch import Dispatcher
 from spoolnode.node.outcome import Call, Kind, Outcome, Timer
@@ -196,7 +198,10 @@ def test_module_imported_again_replaces_its_functions() -> None:
 def test_function_of_a_script_has_the_name_by_which_a_worker_imports_it(tmp_path: Path, how: str) -> None:
     (tmp_path / "jobs.py").write_text("from spoolnode import spool\n@spool\ndef mail(): pass\nprint(mail.name)\n")
     command = ["jobs.py"] if how == "script" else ["-m", "jobs"]
-    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": str(Path(spoolnode.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "jobs:mail\n"
 
 
@@ -219,7 +224,9 @@ def test_timer_needs_a_period(seconds: float) -> None:
         timer(seconds)
 
 
-@pytest.mark.parametrize("fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)])
+@pytest.mark.parametrize(
+    "fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)]
+)
 def test_cron_fields_have_their_ranges(fields: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(BadDecoration, match="@cron"):
         cron(*fields)

@@ -46,7 +46,7 @@ class _Spooled:
         REGISTRY.legacy[f.__name__] = self
         f.spool = self.spool  # type: ignore[attr-defined]  # uWSGI's older way to call it
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Stores a call; the path of its file. Raises ValueError when it could not be stored."""
         task = self._pickled(args, kwargs) if self.pass_arguments else self._plain(args, kwargs)
         task["ud_spool_func"] = self.f.__name__
