@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,11 +33,11 @@ def enqueue(bench: Bench) -> list[Row]:
 
     def uwsgi(workers: int) -> dict[int, Enqueue]:
         with bench.servers.uwsgi(bench.servers.path("spool"), "--processes", str(workers)) as server:
-            return _plain(bench, server)
+            return _plain(bench, server, bench.plan.clients)
 
     def ours(sync: str) -> dict[int, Enqueue]:
         with bench.servers.node(bench.servers.path("spool"), "--sync", sync) as server:
-            return _plain(bench, server)
+            return _plain(bench, server, bench.plan.clients)
 
     runs = bench.in_turn(
         {
@@ -57,7 +58,7 @@ def enqueue(bench: Bench) -> list[Row]:
             mine, theirs = by_run[f"ours {sync}"], by_run[best]
             target = Target("ratio", TARGETS.get((sync, clients), 1.2))
             rates = [run.rate for run in mine], [run.rate for run in theirs]
-            what = f"TCP, {clients} clients, --sync {sync}"
+            what = f"TCP, {clients} at once, --sync {sync}"
             rows.append(compare("enqueue", what, "tasks/s", *rates, target=target, note=note))
             cpus = [run.cpu_us for run in mine], [run.cpu_us for run in theirs]
             rows.append(compare("enqueue", "  CPU, all processes", "us/task", *cpus))
@@ -71,7 +72,7 @@ def extended(bench: Bench) -> list[Row]:
 
     def uwsgi() -> Enqueue:
         with bench.servers.uwsgi(bench.servers.path("spool")) as server:
-            return _plain(bench, server)[max(plan.clients)]
+            return _plain(bench, server, [max(plan.clients)])[max(plan.clients)]
 
     def ours(sync: str) -> Enqueue:
         with bench.servers.node(bench.servers.path("spool"), "--sync", sync) as server:
@@ -95,11 +96,11 @@ def extended(bench: Bench) -> list[Row]:
     return rows
 
 
-def _plain(bench: Bench, server: Server) -> dict[int, Enqueue]:
-    """All numbers of clients against one server."""
+def _plain(bench: Bench, server: Server, numbers: Sequence[int]) -> dict[int, Enqueue]:
+    """So many clients at once, one number after the other, against one server."""
     server.wait_ready()
     results = {}
-    for clients in bench.plan.clients:
+    for clients in numbers:
         bench.load.plain(server.port, clients=clients, seconds=0.1)
         before = proc.tree_cpu_seconds(server.pid)
         load = bench.load.plain(server.port, clients=clients, seconds=bench.plan.seconds)

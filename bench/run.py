@@ -37,7 +37,7 @@ MEASUREMENTS = {
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="about a minute instead of ten: fewer and shorter runs")
+    parser.add_argument("--quick", action="store_true", help="a minute or two instead of ten: fewer and shorter runs")
     parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), help="this one only; may be repeated")
     parser.add_argument("--side", choices=["both", "uwsgi", "ours"], default="both", help="measure one of the two only")
     parser.add_argument("--dir", default=None, help="where the temporary directory is made: the disk that is measured")

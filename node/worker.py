@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any
 
@@ -174,7 +174,9 @@ class Worker:
         self._slots.begin(0, TIMER, index, started, started + self._timeout if self._timeout else 0.0)
         error = None
         try:
-            self._app.call_timer(index)
+            result = self._app.call_timer(index)
+            if isinstance(result, Awaitable):
+                self._async.wait_for(result)
         except BaseException as problem:  # noqa: BLE001  # reported to the node, which logs it
             error = failure(problem).reason
         self._slots.end(0)
@@ -193,13 +195,20 @@ class AsyncTasks:
 
     def start(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
         """Starts one; returns at once while there is room for it, else when there is."""
+        self._places.acquire()
+        self._submit(self._run(awaitable, task, chunk, position, limit))
+
+    def wait_for(self, awaitable: Awaitable[Any]) -> None:
+        """Runs something in the same loop, and returns, or raises, when it ends."""
+        self._submit(_as_coroutine(awaitable)).result()
+
+    def _submit(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         import asyncio  # noqa: PLC0415  # 8 MB that a worker without async tasks does not need
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             threading.Thread(target=self._loop.run_forever, name="async tasks", daemon=True).start()
-        self._places.acquire()
-        asyncio.run_coroutine_threadsafe(self._run(awaitable, task, chunk, position, limit), self._loop)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def join(self) -> None:
         """Returns when all have ended."""
@@ -239,7 +248,7 @@ class AsyncTasks:
         self._worker.send(["async", self._concurrency - len(self._free)])
 
 
-async def _as_coroutine(awaitable: Awaitable[Outcome]) -> Outcome:
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 

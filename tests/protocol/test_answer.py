@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import garbage, task_ids, variables
-from wire import FEEDINGS, HELLO_BLOCK, block, packet, pieces
+from wire import HELLO_BLOCK, block, packet, pieces
 
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
@@ -50,7 +50,7 @@ def test_a_refusal_arrives_with_its_reason_and_its_text(refusal: Refused) -> Non
     assert (caught.value.reason, caught.value.text) == (refusal.reason, refusal.text)
 
 
-@pytest.mark.parametrize("text", ["", "a\0b", "\udcff", "\ud800", "x" * 70_000, "é" * 3000], ids=ascii)
+@pytest.mark.parametrize("text", ["", "a\0b", "\udcff", "x" * 70_000, "é" * 3000], ids=lambda text: ascii(text[:9]))
 def test_a_refusal_can_always_be_answered_whatever_its_text(text: str) -> None:
     sent = answer.refused(Refused(Reason.FULL, text))
     with pytest.raises(Refused) as caught:
@@ -61,12 +61,12 @@ def test_a_refusal_can_always_be_answered_whatever_its_text(text: str) -> None:
 
 
 def test_a_reason_that_this_version_does_not_know_is_still_a_refusal() -> None:
-    with pytest.raises(Refused, match="^tea time$"):
+    with pytest.raises(Refused, match=r"^tea time$"):
         answer.read_answer(0, block({b"spool_error": b"tea time", b"spool_reason": b"TEAPOT"}))
 
 
 def test_a_refusal_without_a_reason_is_still_a_refusal() -> None:
-    with pytest.raises(Refused, match="^no\N{REPLACEMENT CHARACTER}$"):
+    with pytest.raises(Refused, match=r"^no\ufffd$"):
         answer.read_answer(0, block({b"spool_error": b"no\xff"}))
 
 
@@ -118,7 +118,14 @@ def test_any_answer_is_an_id_a_refusal_or_a_bad_packet(modifier2: int, content: 
 
 # --- status ---
 
-STATUS = {"name": "alpha", "id": "0123456789abcdef", "waiting": 3, "load": 0.5, "tags": ["gpu", "x"], "peers": {"b": None}}
+STATUS = {
+    "name": "alpha",
+    "id": "0123456789abcdef",
+    "waiting": 3,
+    "load": 0.5,
+    "tags": ["gpu", "x"],
+    "peers": {"b": None},
+}
 
 
 def test_a_status_arrives_in_a_pong() -> None:
@@ -145,7 +152,7 @@ NO_STATUS = {
 
 @pytest.mark.parametrize("content", NO_STATUS.values(), ids=NO_STATUS)
 def test_what_is_no_status_is_a_bad_packet(content: bytes) -> None:
-    with pytest.raises(BadPacket, match="^the status in a pong "):
+    with pytest.raises(BadPacket, match=r"^the status in a pong "):
         answer.read_status(content)
 
 
@@ -220,12 +227,19 @@ def test_the_text_of_a_refusal_stays_in_the_body(text: str) -> None:
 
 # --- the client's half of a connection ---
 
-PACKETS = [(255, 1, b""), (255, 0, b""), (100, 1, b"status"), (255, 1, HELLO_BLOCK), (255, 7, b"x" * 1000), (255, 1, b"y" * 65535)]
+PACKETS = [
+    (255, 1, b""),
+    (255, 0, b""),
+    (100, 1, b"status"),
+    (255, 1, HELLO_BLOCK),
+    (255, 7, b"x" * 1000),
+    (255, 1, b"y" * 65535),
+]
 STREAM = b"".join(packet(modifier1, content, modifier2) for modifier1, modifier2, content in PACKETS)
 
 
 def drain(reader: answer.AnswerReader) -> list[tuple[int, int, bytes]]:
-    return list(iter(reader.next_answer, None))  # type: ignore[arg-type]
+    return list(iter(reader.next_answer, None))
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 4096, 1 << 30])
@@ -279,7 +293,11 @@ def test_what_no_uwsgi_server_answers_is_a_bad_packet_at_its_first_byte_and_ever
         reader.receive(answer.STORED)
 
 
-@given(st.lists(st.tuples(st.sampled_from([100, 255]), st.integers(0, 255), st.binary(max_size=20))), garbage, st.integers(1, 9))
+@given(
+    st.lists(st.tuples(st.sampled_from([100, 255]), st.integers(0, 255), st.binary(max_size=20))),
+    garbage,
+    st.integers(1, 9),
+)
 def test_garbage_after_answers_is_answers_or_a_bad_packet_whatever_the_fragmentation(
     sent: list[tuple[int, int, bytes]], rubbish: bytes, size: int
 ) -> None:

@@ -11,7 +11,18 @@ from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadTask, Reason, Refused
 
 NOT_NUMBERS = [b"x", b"-1", b"+1", b" 1", b"1 ", b"1\n", b"\n1", b"1\0", b"0x1", b"1e3", b"1_0", b"nan", b"inf", b"."]
-NOT_NUMBERS += ["１".encode(), "²".encode(), b"\xff", b"../x", b"/etc", b"1/2", b"1;2", b"1,5", b".5", b"1.2.3"]
+NOT_NUMBERS += [
+    "\N{FULLWIDTH DIGIT ONE}".encode(),
+    "\N{SUPERSCRIPT TWO}".encode(),
+    b"\xff",
+    b"../x",
+    b"/etc",
+    b"1/2",
+    b"1;2",
+    b"1,5",
+    b".5",
+    b"1.2.3",
+]
 
 PATHS = ["..", ".", "../x", "a/b", "/etc/passwd", "a\0b", ".hidden", "~root/x", "a\\b", "a b", "a\nb", "b\n", "é", ""]
 
@@ -25,7 +36,9 @@ def refused(reader: Callable[[bytes], object], value: bytes) -> Refused:
 # --- numbers ---
 
 
-@pytest.mark.parametrize(("value", "rank"), [(b"0", 0), (b"00", 0), (b"7", 7), (b"007", 7), (b"9999999999", 9999999999)])
+@pytest.mark.parametrize(
+    ("value", "rank"), [(b"0", 0), (b"00", 0), (b"7", 7), (b"007", 7), (b"9999999999", 9999999999)]
+)
 def test_a_priority_is_1_to_10_digits(value: bytes, rank: int) -> None:
     assert names.read_priority(value) == rank
 
@@ -36,13 +49,22 @@ def test_an_empty_priority_is_none_and_comes_after_every_priority() -> None:
 
 @pytest.mark.parametrize(
     ("value", "due"),
-    [(b"", 0.0), (b"0", 0.0), (b"1700000000", 1.7e9), (b"1700000000.25", 1700000000.25), (b"5.", 5.0), (b"9" * 10, 9999999999.0)],
+    [
+        (b"", 0.0),
+        (b"0", 0.0),
+        (b"1700000000", 1.7e9),
+        (b"1700000000.25", 1700000000.25),
+        (b"5.", 5.0),
+        (b"9" * 10, 9999999999.0),
+    ],
 )
 def test_a_time_is_seconds_since_1970_and_empty_is_at_once(value: bytes, due: float) -> None:
     assert names.read_at(value) == due
 
 
-@pytest.mark.parametrize(("value", "seconds"), [(b"1", 1.0), (b"0.5", 0.5), (b"99999999", 99999999.0), (b"0.000001", 1e-6)])
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(b"1", 1.0), (b"0.5", 0.5), (b"99999999", 99999999.0), (b"0.000001", 1e-6)]
+)
 def test_a_timeout_is_seconds_greater_than_zero(value: bytes, seconds: float) -> None:
     assert names.read_timeout(value) == seconds
 
@@ -100,7 +122,9 @@ digits = st.binary() | st.from_regex(rb"[0-9.]{0,16}", fullmatch=True)
 
 @pytest.mark.parametrize("reader", [names.read_priority, names.read_at, names.read_timeout, read_length])
 @given(value=digits)
-def test_any_bytes_are_refused_or_are_the_number_that_they_spell(reader: Callable[[bytes], float], value: bytes) -> None:
+def test_any_bytes_are_refused_or_are_the_number_that_they_spell(
+    reader: Callable[[bytes], float], value: bytes
+) -> None:
     try:
         number = reader(value)
     except Refused as refusal:
@@ -113,9 +137,30 @@ def test_any_bytes_are_refused_or_are_the_number_that_they_spell(reader: Callabl
 # --- destinations and nodes ---
 
 NODE_NAMES = ["a", "alpha", "Alpha-7.example_x", "x" * 63, "-", "_", "7"]
-ADDRESSES = ["10.0.0.7:3031", "h:1", "h:65535", "node-1.example.org:3031", "[::1]:3031", "[fe80::1]:1", "x" * 249 + ":65535"]
+ADDRESSES = [
+    "10.0.0.7:3031",
+    "h:1",
+    "h:65535",
+    "node-1.example.org:3031",
+    "[::1]:3031",
+    "[fe80::1]:1",
+    "x" * 249 + ":65535",
+]
 TAGS = ["tag:gpu", "tag:" + "x" * 63, "tag:a.b_c-d"]
-NO_ADDRESSES = ["h:0", "h:65536", "h:99999", "h:123456", "h:", ":80", "h:x", "h:-1", "[]:80", "[x]:80", "::1:80", "h:80\n"]
+NO_ADDRESSES = [
+    "h:0",
+    "h:65536",
+    "h:99999",
+    "h:123456",
+    "h:",
+    ":80",
+    "h:x",
+    "h:-1",
+    "[]:80",
+    "[x]:80",
+    "::1:80",
+    "h:80\n",
+]
 NO_ADDRESSES += ["http://h:80", "u@h:80", "h:80/x", ".:80", "..:80", ".h:80", "x" * 250 + ":65535", "[::1]", "h:٣"]
 NO_TAGS = ["tag:", "tag:a/b", "tag:" + "x" * 64, "TAG:x", "tags:x", "tag:a:b", "tag:\n"]
 
@@ -202,7 +247,9 @@ def test_ids_differ_when_node_batch_or_offset_do() -> None:
 # --- variables ---
 
 
-@pytest.mark.parametrize("name", ["a", "spool", "spooler", "spoolx", "Spool_x", "_spool_", "é", " ", "at", "body", "HTTP_HOST"])
+@pytest.mark.parametrize(
+    "name", ["a", "spool", "spooler", "spoolx", "Spool_x", "_spool_", "é", " ", "at", "body", "HTTP_HOST"]
+)
 def test_a_caller_may_use_any_name_that_is_not_ours(name: str) -> None:
     names.check_variable_name(name)
 

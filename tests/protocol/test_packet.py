@@ -36,7 +36,9 @@ def test_the_modifiers_are_those_of_uwsgi() -> None:
 
 
 @given(st.integers(0, 255), st.binary(max_size=300), st.integers(0, 255))
-def test_a_header_says_modifier1_size_and_modifier2_little_endian(modifier1: int, content: bytes, modifier2: int) -> None:
+def test_a_header_says_modifier1_size_and_modifier2_little_endian(
+    modifier1: int, content: bytes, modifier2: int
+) -> None:
     size = len(content)
     expected = bytes([modifier1, size & 0xFF, size >> 8, modifier2]) + content
     assert packet(modifier1, content, modifier2) == expected
@@ -60,7 +62,15 @@ def test_an_empty_block_has_no_variables() -> None:
         [(b"k", b"v" * (MAX_BLOCK - 5))],
         [(b"k" * (MAX_BLOCK - 4), b"")],
     ],
-    ids=["empty value", "duplicates", "order as sent", "any bytes", "lengths of one and two bytes", "largest", "all key"],
+    ids=[
+        "empty value",
+        "duplicates",
+        "order as sent",
+        "any bytes",
+        "lengths of one and two bytes",
+        "largest",
+        "all key",
+    ],
 )
 def test_variables_are_read_and_written_as_they_are(expected: Variables) -> None:
     assert decode_variables(block(expected)) == expected
@@ -146,7 +156,15 @@ def test_an_empty_name_is_a_bad_task() -> None:
         [(b"k" * (MAX_BLOCK + 1), b"")],
         [(b"k", b"v" * 1000)] * 66,
     ],
-    ids=["by one byte", "65535", "65536, empty in uWSGI", "70000, cut in uWSGI", "name by one", "name of 65536", "in sum"],
+    ids=[
+        "by one byte",
+        "65535",
+        "65536, empty in uWSGI",
+        "70000, cut in uWSGI",
+        "name by one",
+        "name of 65536",
+        "in sum",
+    ],
 )
 def test_what_is_too_large_is_a_bad_task_and_never_cut(too_large: Variables) -> None:
     with pytest.raises(BadTask, match="at most 65535") as caught:

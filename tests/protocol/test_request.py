@@ -34,7 +34,9 @@ def test_plain_terms_are_here_at_once_last_without_body_and_not_from_the_web() -
     assert Terms(rank=names.LAST, due=0.0, destination="", body=0, web=False, spooler=b"") == PLAIN_TERMS
 
 
-@pytest.mark.parametrize("key", [b"AT", b"at ", b"att", b"Priority", b"HTTP", b"HTTPS", b"spool", b"body", b"content_length"])
+@pytest.mark.parametrize(
+    "key", [b"AT", b"at ", b"att", b"Priority", b"HTTP", b"HTTPS", b"spool", b"body", b"content_length"]
+)
 def test_a_variable_that_only_resembles_a_special_one_is_plain(key: bytes) -> None:
     assert terms({key: b"../x"}) is PLAIN_TERMS
 
@@ -145,7 +147,19 @@ def test_a_variable_that_comes_twice_counts_as_it_came_last_as_in_uwsgi() -> Non
 
 @pytest.mark.parametrize("local", [True, False])
 @pytest.mark.parametrize(
-    "key", "spool_id spool_origin spool_seq spool_hops spool_key spool_attempts spool_reason spool_error spool_ spool_new".split()
+    "key",
+    [
+        "spool_id",
+        "spool_origin",
+        "spool_seq",
+        "spool_hops",
+        "spool_key",
+        "spool_attempts",
+        "spool_reason",
+        "spool_error",
+        "spool_",
+        "spool_new",
+    ],
 )
 def test_a_variable_that_only_nodes_set_is_forbidden(key: str, local: bool) -> None:
     found = refusal(HELLO_BLOCK + item(key.encode(), b"1"), local=local)
@@ -178,7 +192,9 @@ def test_the_length_of_the_body_is_what_the_nearest_said(variables: dict[bytes, 
 
 @pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b"CHUNKED"])
 @pytest.mark.parametrize("length", [{}, {b"CONTENT_LENGTH": b""}])
-def test_a_chunked_body_without_its_length_is_refused_with_the_remedy(coding: bytes, length: dict[bytes, bytes]) -> None:
+def test_a_chunked_body_without_its_length_is_refused_with_the_remedy(
+    coding: bytes, length: dict[bytes, bytes]
+) -> None:
     found = refusal(block({**length, b"HTTP_TRANSFER_ENCODING": coding}))
     assert found.reason is Reason.LENGTH_REQUIRED
     assert "uwsgi_param CONTENT_LENGTH $content_length;" in found.text
@@ -206,7 +222,9 @@ def test_pickled_arguments_are_taken_from_the_local_socket() -> None:
 
 
 @pytest.mark.parametrize("variables", [{b"ud_spool_func": b"f"}, {b"args": b"a=1"}, {b"kwargs": b"x", b"args": b"y"}])
-def test_a_function_without_arguments_and_arguments_without_a_function_are_ordinary(variables: dict[bytes, bytes]) -> None:
+def test_a_function_without_arguments_and_arguments_without_a_function_are_ordinary(
+    variables: dict[bytes, bytes],
+) -> None:
     assert terms(variables) == Terms()
 
 

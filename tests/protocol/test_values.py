@@ -43,8 +43,31 @@ def test_the_task_of_the_uwsgi_manual_travels_as_plain_variables() -> None:
     assert travel(task) == task
 
 
-TYPED = [0, -1, 2**63, 2**64 - 1, -(2**63), 0.5, -0.0, 1e300, float("inf"), True, False, None, b"", b"\0\xff", [], {}]
-TYPED += [[1, [2, [3]]], {"a": {"b": [None]}}, {1: "x", None: 2, b"k": 3, 1.5: 4, True: 5}, ["é", "\0", ""], "x" * 10 + "\n"]
+TYPED: list[object] = [
+    0,
+    -1,
+    2**63,
+    2**64 - 1,
+    -(2**63),
+    0.5,
+    -0.0,
+    1e300,
+    float("inf"),
+    True,
+    False,
+    None,
+    b"",
+    b"\0\xff",
+    [],
+    {},
+]
+TYPED += [
+    [1, [2, [3]]],
+    {"a": {"b": [None]}},
+    {1: "x", None: 2, b"k": 3, 1.5: 4},
+    ["é", "\0", ""],
+    "x" * 10 + "\n",
+]
 
 
 @pytest.mark.parametrize("value", TYPED, ids=ascii)
@@ -81,7 +104,14 @@ def test_no_byte_of_a_plain_variable_is_lost(data: bytes) -> None:
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 keys = text.filter(lambda key: key and not key.startswith("spool") and key not in ("at", "priority", "body"))
-scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.binary(max_size=9) | text
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.binary(max_size=9)
+    | text
+)
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3))
 
 
@@ -106,7 +136,9 @@ def test_the_node_may_add_variables_of_its_own() -> None:
 # --- body ---
 
 
-@pytest.mark.parametrize("body", [b"x", b"\0\xff" * 50_000, bytearray(b"x"), memoryview(b"xy"), "é", "a\udcffb"], ids=type)
+@pytest.mark.parametrize(
+    "body", [b"x", b"\0\xff" * 50_000, bytearray(b"x"), memoryview(b"xy"), "é", "a\udcffb"], ids=type
+)
 def test_a_body_travels_outside_the_variables_which_tell_its_length(body: Any) -> None:
     expected = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else bytes(body)
     encoded = encode_task({"a": "b", "body": body})
@@ -216,7 +248,13 @@ def test_spooler_is_text_or_a_bad_task_and_never_overlooked() -> None:
 
 def test_a_received_task_can_be_sent_again() -> None:
     received = decode_task(
-        [(b"at", b"5"), (b"priority", b"1"), (b"CONTENT_LENGTH", b"4"), (b"spool_values", pack({"n": 1})), (b"spool_id", b"x")],
+        [
+            (b"at", b"5"),
+            (b"priority", b"1"),
+            (b"CONTENT_LENGTH", b"4"),
+            (b"spool_values", pack({"n": 1})),
+            (b"spool_id", b"x"),
+        ],
         b"body",
         "uwsgi_spoolfile_on_x",
     )
@@ -286,7 +324,9 @@ def test_a_reserved_name_is_a_bad_task(key: str) -> None:
         encode_task({key: "b"})
 
 
-@pytest.mark.parametrize("task", [{"a": "\ud800"}, {"\ud800": "a"}, {"body": "\udfff"}, {"spooler": "\ud800"}], ids=ascii)
+@pytest.mark.parametrize(
+    "task", [{"a": "\ud800"}, {"\ud800": "a"}, {"body": "\udfff"}, {"spooler": "\ud800"}], ids=ascii
+)
 def test_text_that_utf8_does_not_have_is_a_bad_task(task: dict[str, Any]) -> None:
     with pytest.raises(BadTask, match="cannot travel as UTF-8"):
         encode_task(task)
@@ -294,16 +334,20 @@ def test_text_that_utf8_does_not_have_is_a_bad_task(task: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("value", ["x" * 70_000, b"x" * 70_000, ["x"] * 70_000], ids=type)
 def test_what_is_too_large_is_a_bad_task_that_points_to_the_body(value: object) -> None:
-    with pytest.raises(BadTask, match="65535.*`body`"):
+    with pytest.raises(BadTask, match=r"65535.*`body`"):
         encode_task({"a": value})
 
 
-objects = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.datetimes()
+objects = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.datetimes()
+)
 wild = st.recursive(
     objects | st.integers(-(10**12), 10**12).map(str),
     lambda inner: st.lists(inner, max_size=2) | st.tuples(inner, inner) | st.dictionaries(objects, inner, max_size=2),
 )
-wild_keys = st.sampled_from(["at", "priority", "body", "spooler", "CONTENT_LENGTH", "spool_x", ""]) | st.text(max_size=4)
+wild_keys = st.sampled_from(["at", "priority", "body", "spooler", "CONTENT_LENGTH", "spool_x", ""]) | st.text(
+    max_size=4
+)
 
 
 @given(st.dictionaries(wild_keys | st.integers() | st.binary(max_size=3), wild, max_size=4))
@@ -352,7 +396,7 @@ NO_VALUES = {
 
 @pytest.mark.parametrize("data", NO_VALUES.values(), ids=NO_VALUES)
 def test_values_that_are_no_map_of_names_are_a_bad_packet(data: bytes) -> None:
-    with pytest.raises(BadPacket, match="^`spool_values` "):
+    with pytest.raises(BadPacket, match=r"^`spool_values` "):
         unpack(data)
     with pytest.raises(BadPacket):
         decode_task([(b"a", b"b"), (b"spool_values", data)], b"", "name")
@@ -385,7 +429,7 @@ def test_any_variables_make_a_task_with_text_for_keys_or_a_bad_packet(
     try:
         task = decode_task(sent, body, "name")
     except BadPacket:
-        assert values is not None  # noqa: PT017 - the other outcome is as good
+        assert values is not None
         return
     assert all(isinstance(key, str) for key in task)
     assert task["spooler_task_name"] == "name"

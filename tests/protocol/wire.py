@@ -1,4 +1,4 @@
-"""The tests' own encoder of uwsgi bytes, written from uWSGI's documentation, so that no test asks the code about itself."""
+"""The tests' own encoder of uwsgi bytes, written from uWSGI's documentation: no test asks the code about itself."""
 
 from collections.abc import Iterable, Iterator
 
