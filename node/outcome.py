@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from spoolnode.protocol.packet import Variables
+from spoolnode.protocol.packet import Variables, decode_variables, encode_variables
 
 
 class Kind(Enum):
@@ -37,13 +37,27 @@ class Outcome:
 DONE = Outcome(Kind.DONE)
 
 
-class Call(NamedTuple):
+class Call:
     """One task, handed to the application's handler."""
 
-    variables: Variables
-    body: bytes
-    file_name: str
-    """The name of its spool file, which uWSGI calls `spooler_task_name`."""
+    __slots__ = ("block", "body", "file_name")
+
+    def __init__(self, block: bytes, body: bytes, file_name: str) -> None:
+        self.block = block
+        """Its variables, as they lie on disk."""
+        self.body = body
+        self.file_name = file_name
+        """The name of its spool file, which uWSGI calls `spooler_task_name`."""
+
+    @classmethod
+    def of(cls, variables: Variables, body: bytes, file_name: str) -> "Call":
+        """A call with these variables."""
+        return cls(encode_variables(variables), body, file_name)
+
+    @property
+    def variables(self) -> Variables:
+        """Its variables, decoded. Raises `BadPacket` when they are malformed."""
+        return decode_variables(self.block)
 
 
 Handler = Callable[[Call], Outcome | Awaitable[Outcome]]

@@ -15,12 +15,13 @@ from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import RECORD_SIZE
 from spoolnode.protocol.errors import BadPacket, Refused
-from spoolnode.protocol.packet import HEADER, Variables, decode_variables
+from spoolnode.protocol.packet import HEADER
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, WAITING
 
 HELD: dict[str, "FileTask"] = {}
 """The spool files that this process runs now, by path: whoever wants to look at one must not open it again."""
 
+HEADER_SIZE = HEADER.size
 KEPT_BATCHES = 8
 """Batches that stay mapped after their last task."""
 
@@ -34,14 +35,10 @@ class NotNow(Exception):
         self.detail = detail
 
 
-class Task:
+class Task(Call):
     """One task in the hands of a worker."""
 
-    __slots__ = ("call", "timeout")
-
-    def __init__(self, call: Call, timeout: float) -> None:
-        self.call = call
-        self.timeout = timeout
+    __slots__ = ()
 
     def begin(self) -> None:
         """It starts: one attempt more."""
@@ -55,15 +52,25 @@ class Task:
         """It did not end well, and stays where it is."""
         raise NotImplementedError
 
+    @property
+    def timeout(self) -> float:
+        """The task's own limit in seconds; 0.0 without one. A limit that makes no sense is none."""
+        value = dict(self.variables).get(names.TIMEOUT)
+        try:
+            return 0.0 if value is None else names.read_timeout(value)
+        except Refused:
+            return 0.0
+
 
 class BatchTask(Task):
     """A record of a batch, through a shared mapping of the file: each mark is one store into memory that outlives us."""
 
     __slots__ = ("_memory", "_offset")
 
-    def __init__(self, call: Call, timeout: float, memory: mmap.mmap, offset: int) -> None:
-        self.call = call
-        self.timeout = timeout
+    def __init__(self, block: bytes, body: bytes, file_name: str, memory: mmap.mmap, offset: int) -> None:
+        self.block = block
+        self.body = body
+        self.file_name = file_name
         self._memory = memory
         self._offset = offset
 
@@ -96,15 +103,10 @@ class BatchReader:
         def read(offset: int) -> BatchTask:
             if memory is None or memory[offset] != WAITING:
                 raise NotNow(GONE)
-            end = offset + int.from_bytes(memory[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
-            body_at = offset + HEADER.size + (memory[offset + 1] | memory[offset + 2] << 8)
-            block = memory[offset + HEADER.size : body_at]
-            try:
-                variables = decode_variables(block)
-            except BadPacket as error:
-                raise NotNow(CORRUPT, str(error)) from error
-            call = Call(variables, memory[body_at:end], f"{prefix}{offset}")
-            return BatchTask(call, timeout_of(block, variables), memory, offset)
+            length = int.from_bytes(memory[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
+            block_at = offset + HEADER_SIZE
+            body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
+            return BatchTask(memory[block_at:body_at], memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)
 
         return read
 
@@ -134,9 +136,8 @@ class FileTask(Task):
 
     __slots__ = ("_attempts", "_descriptor", "path")
 
-    def __init__(self, call: Call, timeout: float, path: str, descriptor: int, attempts: int) -> None:
-        self.call = call
-        self.timeout = timeout
+    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, attempts: int) -> None:
+        super().__init__(block, body, os.path.basename(path))
         self.path = path
         self._descriptor = descriptor
         self._attempts = attempts
@@ -198,9 +199,8 @@ class SpoolFileReader:
             # It ended well, and the removal was cut short.
             os.unlink(path)
             raise NotNow(GONE)
-        call = Call(file.variables, file.body, os.path.basename(path))
-        timeout = timeout_of(data[: len(data) - len(file.body)], file.variables)
-        return FileTask(call, timeout, path, descriptor, file.attempts)
+        block = data[HEADER_SIZE : len(data) - len(file.body)]
+        return FileTask(block, file.body, path, descriptor, file.attempts)
 
     def _check(self, path: str, descriptor: int) -> os.stat_result:
         """What the locked file is, provided that its name still leads to it and that it is due."""
@@ -216,19 +216,6 @@ class SpoolFileReader:
         if found.st_mtime > time.time():
             raise NotNow(EARLY, found.st_mtime)
         return found
-
-
-def timeout_of(block: bytes, variables: Variables) -> float:
-    """The task's own limit in seconds; 0.0 without one. A limit that makes no sense is none."""
-    if names.TIMEOUT not in block:
-        return 0.0
-    for key, value in variables:
-        if key == names.TIMEOUT:
-            try:
-                return names.read_timeout(value)
-            except Refused:
-                return 0.0
-    return 0.0
 
 
 def _read_all(descriptor: int, size: int) -> bytes:

@@ -22,10 +22,11 @@ from queue import SimpleQueue
 from typing import Any
 
 from spoolnode.node import wire
-from spoolnode.node.outcome import App, Call, Kind, Outcome
+from spoolnode.node.outcome import DONE, App, Kind, Outcome
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
 from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task
+from spoolnode.protocol import names
 
 REPORT_SECONDS = 0.005
 """How long results may be held back to be reported together."""
@@ -118,50 +119,49 @@ class Worker:
     # -- running, in the main thread --
 
     def _run_chunk(self, chunk: Chunk) -> None:
-        self._since = time.monotonic()
+        now = self._since = time.monotonic()
         while True:
             try:
                 position = chunk.todo.popleft()
             except IndexError:
                 break
-            now = self._run_task(chunk, position)
+            now = self._run_task(chunk, position, now)
             if self._others or now - self._since > REPORT_SECONDS:
                 self._report(chunk, now)
         self._slots.end(0)
-        self._report(chunk, time.monotonic())
+        self._report(chunk, now)
         self._chunks.remove(chunk)
 
-    def _run_task(self, chunk: Chunk, position: int) -> float:
-        """Runs one task; the time when it ended."""
+    def _run_task(self, chunk: Chunk, position: int, started: float) -> float:
+        """Runs one task that starts now; the time when it ended."""
         try:
             task = chunk.read(chunk.refs[position])
         except NotNow as reason:
             self._others.append([position, reason.verdict, reason.detail, 0.0])
             return time.monotonic()
-        started = time.monotonic()
-        limit = task.timeout or self._timeout
+        limit = (names.TIMEOUT in task.block and task.timeout) or self._timeout
         self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)
         task.begin()
-        current_task.set(task.call.file_name)
+        current_task.set(task.file_name)
         try:
-            outcome = self._app.handler(task.call)
+            outcome = self._app.handler(task)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are its failures too
             outcome = failure(error)
-        if isinstance(outcome, Outcome):
-            self._finish(task, position, outcome)
+        if outcome is DONE:
+            task.finish()
+            self._ended.append(position)
+        elif isinstance(outcome, Outcome):
+            self._keep(task, position, outcome)
         else:
             self._slots.end(0)
             self._report(chunk, time.monotonic())
             self._async.start(outcome, task, chunk.number, position, limit)
         return time.monotonic()
 
-    def _finish(self, task: Task, position: int, outcome: Outcome) -> None:
-        if outcome.kind is Kind.DONE:
-            task.finish()
-            self._ended.append(position)
-        else:
-            task.leave()
-            self._others.append(describe(position, outcome))
+    def _keep(self, task: Task, position: int, outcome: Outcome) -> None:
+        """A task did not end well, and stays on disk."""
+        task.leave()
+        self._others.append(describe(position, outcome))
 
     def _report(self, chunk: Chunk, now: float) -> None:
         if self._ended or self._others:
@@ -222,7 +222,7 @@ class AsyncTasks:
         started = time.monotonic()
         self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
         self._tell()
-        current_task.set(task.call.file_name)
+        current_task.set(task.file_name)
         try:
             outcome = await asyncio.wait_for(_as_coroutine(awaitable), limit or None)
         except TimeoutError as error:

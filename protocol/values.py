@@ -12,7 +12,7 @@ import msgpack
 
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
-from spoolnode.protocol.packet import Variables, encode_variables
+from spoolnode.protocol.packet import Variables, decode_variables, encode_variables
 
 Task = Mapping[str, Any]
 """What callers hand over and callables receive."""
@@ -63,6 +63,32 @@ def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encode
     if not block:
         raise BadTask("the task is empty; a task needs at least one variable")
     return Encoded(block, body)
+
+
+def decode_block(block: bytes, body: bytes, task_name: str) -> dict[str, Any]:
+    """As `decode_task`, from a block. Raises `BadPacket` also when the block is malformed."""
+    # Most blocks are plain ASCII with values under 128 bytes (longer ones have a length byte that is not ASCII): then
+    # one decoding serves for all slices. Half the time of the general way, and this runs for every task.
+    if not block.isascii() or names.OURS in block or b"body" in block:
+        return decode_task(decode_variables(block), body, task_name)
+    text = block.decode("ascii")
+    task: dict[str, Any] = {}
+    position, end = 0, len(block)
+    try:
+        while position < end:
+            key_start = position + 2
+            key_end = key_start + (block[position] | block[position + 1] << 8)
+            value_start = key_end + 2
+            position = value_start + (block[key_end] | block[key_end + 1] << 8)
+            task[text[key_start:key_end]] = text[value_start:position]
+    except IndexError:
+        position = end + 1
+    if position != end or "" in task:
+        decode_variables(block)  # says what is wrong
+    task["spooler_task_name"] = task_name
+    if body:
+        task["body"] = body
+    return task
 
 
 def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, Any]:

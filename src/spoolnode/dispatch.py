@@ -8,7 +8,7 @@ from spoolnode.compat import values
 from spoolnode.compat.context import WorkerContext
 from spoolnode.node.outcome import Call, Kind, Outcome
 from spoolnode.protocol import names
-from spoolnode.protocol.values import decode_task
+from spoolnode.protocol.values import decode_block
 from spoolnode.registry import REGISTRY
 from spoolnode.results import conclude, outcome_of
 
@@ -30,18 +30,29 @@ class Dispatcher:
 
     def __call__(self, call: Call) -> Outcome | Awaitable[Outcome]:
         """Runs a task. Raises what its callable raises."""
+        # Most tasks name no function, and need not be decoded to know that.
+        if names.FUNCTION in call.block or _LEGACY_FUNCTION in call.block:
+            return self._run_named(call)
+        return self._run_unnamed(call, None)
+
+    def _run_named(self, call: Call) -> Outcome | Awaitable[Outcome]:
         named = dict(call.variables)
         function = named.get(names.FUNCTION)
-        if function is not None and (ours := REGISTRY.functions.get(function.decode("utf-8", "replace"))):
-            return ours.run(call, self._context)
+        if function is not None:
+            ours = REGISTRY.functions.get(function.decode("utf-8", "replace"))
+            return ours.run(call, self._context) if ours else Outcome(Kind.FAILED, _nobody(function))
         legacy = named.get(_LEGACY_FUNCTION)
         if legacy is not None and (theirs := REGISTRY.legacy.get(legacy.decode("utf-8", "replace"))):
             return theirs.run(call, self._context)
-        if function is None and (in_bytes := bytes_spooler()) is not None:
-            return conclude(in_bytes(values.environment(*call)), outcome_of)
-        if function is None and (in_str := str_spooler() or self._named) is not None:
-            return conclude(in_str(decode_task(*call)), outcome_of)
-        return Outcome(Kind.FAILED, _nobody(function or legacy))
+        return self._run_unnamed(call, legacy)
+
+    def _run_unnamed(self, call: Call, legacy: bytes | None) -> Outcome | Awaitable[Outcome]:
+        if (in_bytes := bytes_spooler()) is not None:
+            return conclude(in_bytes(values.environment(call.variables, call.body, call.file_name)), outcome_of)
+        in_str = str_spooler() or self._named
+        if in_str is not None:
+            return conclude(in_str(decode_block(call.block, call.body, call.file_name)), outcome_of)
+        return Outcome(Kind.FAILED, _nobody(legacy))
 
     @property
     def has_callable(self) -> bool:
@@ -52,12 +63,18 @@ class Dispatcher:
 
 def bytes_spooler() -> Callable[[values.Environment], object] | None:
     """What the application has set as `uwsgi.spooler` after `import uwsgi`."""
-    return getattr(sys.modules.get("uwsgi"), "spooler", None)
+    return _set_in("uwsgi")
 
 
 def str_spooler() -> Callable[[dict[str, Any]], object] | None:
     """What the application has set as `uwsgi.spooler` after `from spoolnode import uwsgi`."""
-    return getattr(sys.modules.get("spoolnode.uwsgi"), "spooler", None)
+    return _set_in("spoolnode.uwsgi")
+
+
+def _set_in(module: str) -> Callable[[Any], object] | None:
+    # Not getattr: a module without the name would compose an AttributeError first, for every task.
+    found = sys.modules.get(module)
+    return None if found is None else found.__dict__.get("spooler")
 
 
 def _nobody(function: bytes | None) -> str:

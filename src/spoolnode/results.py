@@ -29,7 +29,7 @@ def again(frequency: float) -> Outcome:
 
 def conclude(result: object, rule: Rule) -> Outcome | Awaitable[Outcome]:
     """The outcome of a call; of an awaitable when the function was asynchronous."""
-    if isinstance(result, Awaitable):
+    if result is not None and isinstance(result, Awaitable):
         return _conclude_later(result, rule)
     return rule(result)
 

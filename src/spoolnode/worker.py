@@ -47,7 +47,7 @@ def _read_task(keeper: Keeper, path: str) -> tuple[Variables, bytes] | None:
     """A task by the path that its spool file has, or would have; None when there is none."""
     running = HELD.get(path)
     if running is not None:
-        return running.call.variables, running.call.body
+        return running.variables, running.body
     found = inspect.find_place(keeper, ref_id(path))
     if found is None:
         return None

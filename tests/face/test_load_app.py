@@ -22,7 +22,7 @@ spec, tasks = json.loads(sys.argv[1])
 app = load_app(spec, context())
 for variables in tasks:
     pairs = [(key.encode(), value.encode()) for key, value in variables.items()]
-    print(app.handler(Call(pairs, b"", "uwsgi_spoolfile_on_x")).kind.name)
+    print(app.handler(Call.of(pairs, b"", "uwsgi_spoolfile_on_x")).kind.name)
 for index in range(len(app.timers)):
     app.call_timer(index)
 """

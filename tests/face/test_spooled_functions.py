@@ -44,7 +44,7 @@ def node(start_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> SmallNode:
 def run(node: SmallNode, which: int = -1) -> Outcome:
     """Runs a task that the node has got, as a worker would."""
     variables, body = node.tasks[which]
-    outcome = Dispatcher(context(), None)(Call(variables, body, "uwsgi_spoolfile_on_x"))
+    outcome = Dispatcher(context(), None)(Call.of(variables, body, "uwsgi_spoolfile_on_x"))
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -97,7 +97,7 @@ def test_asynchronous_spooling_and_function(node: SmallNode) -> None:
     variables, body = node.tasks[0]
 
     async def work() -> Outcome:
-        awaitable = Dispatcher(context(), None)(Call(variables, body, "x"))
+        awaitable = Dispatcher(context(), None)(Call.of(variables, body, "x"))
         assert not isinstance(awaitable, Outcome)
         return await awaitable
 
@@ -162,13 +162,13 @@ def test_exception_of_the_function_reaches_the_worker(node: SmallNode) -> None:
 def test_bad_arguments_from_the_network_fail_the_task(values: bytes) -> None:
     spool(name="f")(note)
     with pytest.raises(BadPacket):
-        Dispatcher(context(), None)(Call([(names.FUNCTION, b"f"), (names.VALUES, values)], b"", "x"))
+        Dispatcher(context(), None)(Call.of([(names.FUNCTION, b"f"), (names.VALUES, values)], b"", "x"))
     assert calls == []
 
 
 def test_task_that_names_no_function_of_ours_says_what_there_is() -> None:
     spool(name="known")(note)
-    outcome = Dispatcher(context(), None)(Call([(names.FUNCTION, b"missing")], b"", "x"))
+    outcome = Dispatcher(context(), None)(Call.of([(names.FUNCTION, b"missing")], b"", "x"))
     assert isinstance(outcome, Outcome)
     assert outcome.kind is Kind.FAILED
     assert "'missing'" in outcome.reason

@@ -50,7 +50,7 @@ def node(start_node: StartNode, monkeypatch: pytest.MonkeyPatch) -> SmallNode:
 
 
 def dispatch(worker: WorkerContext, variables: list[tuple[bytes, bytes]], body: bytes = b"") -> Outcome:
-    outcome = Dispatcher(worker, None)(Call(variables, body, "uwsgi_spoolfile_on_x"))
+    outcome = Dispatcher(worker, None)(Call.of(variables, body, "uwsgi_spoolfile_on_x"))
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -208,7 +208,7 @@ def test_asynchronous_callable_gives_an_awaitable(real: Any, worker: WorkerConte
         return -1
 
     async def work() -> Outcome:
-        awaitable = Dispatcher(worker, None)(Call([(b"a", b"b")], b"", "x"))
+        awaitable = Dispatcher(worker, None)(Call.of([(b"a", b"b")], b"", "x"))
         assert not isinstance(awaitable, Outcome)
         return await awaitable
 

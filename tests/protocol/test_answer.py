@@ -218,7 +218,7 @@ def test_only_what_passes_is_to_be_tried_again(refusal: Refused) -> None:
     assert response.headers["Retry-After"] == expected
 
 
-@pytest.mark.parametrize("text", ["\r\nX-Evil: 1\r\n\r\n", "\0", "\udcff", '"}', "x" * 100_000], ids=ascii)
+@pytest.mark.parametrize("text", ["\r\nX-Evil: 1\r\n\r\n", "\0", "\udcff", '"}', "x" * 100_000], ids=lambda text: ascii(text[:9]))
 def test_the_text_of_a_refusal_stays_in_the_body(text: str) -> None:
     response, content = read_http(answer.http_refused(Refused(Reason.MALFORMED, text)))
     assert content == {"error": text}

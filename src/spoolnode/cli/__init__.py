@@ -1,0 +1,80 @@
+"""The command line: `spoolnode COMMAND`. Each command is loaded when it is used, so that none waits for another's imports.
+
+Exit status: 0 it was done; 1 it was not, and one sentence on standard error says why; 2 the command line or a setting is
+wrong; 3 (only `send`) no answer came, so the task may or may not have been stored.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+_COMMANDS = {
+    "join": "join",
+    "send": "send",
+    "status": "look",
+    "ls": "look",
+    "show": "look",
+    "rm": "change",
+    "retry": "change",
+    "dead": "change",
+    "ping": "ping",
+    "reload": "change",
+    "stop": "change",
+    "config": "join",
+    "doctor": "doctor",
+    "demo": "demo",
+}
+"""Each command and the module of this package that has it, in the order of the help."""
+
+
+class Failure(click.ClickException):
+    """Ends a command with one sentence on standard error and this exit status."""
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        module = _COMMANDS.get(cmd_name)
+        if module is None:
+            return None
+        command: click.Command = getattr(import_module(f"spoolnode.cli.{module}"), f"{cmd_name}_command")
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from spoolnode.protocol.errors import SpoolnodeError
+
+        try:
+            return super().invoke(ctx)
+        except SpoolnodeError as error:
+            raise Failure(str(error), _exit_code(error)) from error
+
+
+def _exit_code(error: Exception) -> int:
+    from spoolnode.errors import Unanswered
+    from spoolnode.node.config import BadConfig
+
+    return 2 if isinstance(error, BadConfig) else 3 if isinstance(error, Unanswered) else 1
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    del param
+    if value:
+        from spoolnode import __version__
+
+        click.echo(f"spoolnode {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="The version.")
+def main() -> None:
+    """A job spooler without a broker: every node speaks uwsgi, keeps its own durable spool and runs its own workers."""

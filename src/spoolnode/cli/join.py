@@ -1,0 +1,77 @@
+"""`join` runs a node; `config` shows the settings that it would run with."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spoolnode.cli import Failure
+from spoolnode.cli.options import WITHOUT_EFFECT, NodeCommand, config_option, json_option, without_effect
+
+if TYPE_CHECKING:
+    from spoolnode.node.config import Config
+    from spoolnode.node.log import Report
+
+
+@click.command("join", cls=NodeCommand)
+@click.argument("seeds", nargs=-1, metavar="[HOST:PORT]...")
+@config_option
+@without_effect
+def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None:
+    """Runs a node in the foreground, until SIGTERM or Ctrl-C.
+
+    Each option is also a variable of the environment (--max-body is SPOOLNODE_MAX_BODY; lists are split at commas) and a
+    key of the TOML file (max_body); the command line counts most, then the environment, then the file. `spoolnode config`
+    prints such a file. BYTES may end with K, M or G.
+
+    HOST:PORT names nodes to join. Nodes do not find each other yet: that comes with the next release.
+    """
+    from spoolnode.cli.settings import gather
+    from spoolnode.node import log
+    from spoolnode.node.config import parse_address
+
+    ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
+    config = gather(given, os.environ, file).config.validated()
+    for seed in seeds:
+        parse_address(seed)
+    report = log.configure(config.log_level, config.log_format)
+    for name in ignored:
+        report("note", option=f"--{name}", text=WITHOUT_EFFECT[name][2])
+    if seeds or [uri for uri in config.discover if uri != "none"]:
+        report("note", text="nodes do not find each other yet; this one runs by itself", seeds=list(seeds))
+    sys.exit(_run(config, report))
+
+
+def _run(config: "Config", report: "Report") -> int:
+    import uvloop
+
+    from spoolnode.node.crew import AppBroken
+    from spoolnode.node.node import run_node
+
+    try:
+        return run_node(config, report, loop_factory=uvloop.new_event_loop)
+    except AppBroken as error:
+        click.echo(str(error).rstrip(), err=True)
+        raise Failure(f"the application {config.app!r} does not load, so the node did not start") from error
+    except OSError as error:
+        raise Failure(f"the node cannot run: {error}") from error
+
+
+@click.command("config", cls=NodeCommand)
+@config_option
+@json_option
+def config_command(file: str | None, as_json: bool, **given: Any) -> None:
+    """Prints the settings in force as a TOML file, each with its meaning: a good file to start from.
+
+    It takes the options of `join`, and looks where `join` would look.
+    """
+    from spoolnode.cli.output import print_json
+    from spoolnode.cli.settings import as_toml, gather
+
+    settings = gather(given, os.environ, file)
+    settings.config.validated()
+    if as_json:
+        print_json(settings.config.__dict__)
+    else:
+        click.echo(as_toml(settings), nl=False)

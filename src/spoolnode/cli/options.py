@@ -1,0 +1,123 @@
+"""Options that several commands share, and those of `join`, made from the one table `spoolnode.node.config.Config`."""
+
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_SPOOL = "spool"
+
+ALIASES = {
+    "socket": "listen",
+    "spooler": "spool",
+    "module": "app",
+    "wsgi-file": "app",
+    "processes": "workers",
+    "spooler-processes": "workers",
+    "spooler-harakiri": "timeout",
+    "spooler-max-tasks": "max-tasks",
+    "spooler-freq": "spooler-frequency",
+}
+"""What users of uWSGI may type, and what it is called here."""
+
+WITHOUT_EFFECT = {
+    "sharedarea": ("-A", "N", "uWSGI's shared area has no effect here"),
+    "spooler-ordered": ("", "", "tasks always run in order here"),
+    "spooler-frequency": ("", "N", "nothing is polled here: a task runs when it arrives or is due"),
+    "spooler-quiet": ("", "", "see --log-level"),
+    "master": ("-M", "", "a node always watches over its workers"),
+}
+"""Options of uWSGI that are accepted: short form, metavar, and why they do nothing."""
+
+
+def spool_option(function: F) -> F:
+    """`-Q/--spool` of a command that looks at a spool directory or talks to its node."""
+    option = click.option(
+        "-Q", "--spool", "--spooler", default=lambda: os.environ.get("SPOOLNODE_SPOOL") or DEFAULT_SPOOL, metavar="DIR",
+        show_default="SPOOLNODE_SPOOL, or ./spool", help="The node's spool directory.",
+    )  # fmt: skip
+    return option(function)
+
+
+def json_option(function: F) -> F:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for programs.")(function)
+
+
+def config_option(function: F) -> F:
+    """`--config`."""
+    option = click.option(
+        "--config", "file", metavar="FILE.toml", help="Read settings from this file (also: SPOOLNODE_CONFIG)."
+    )
+    return option(function)
+
+
+class NodeCommand(click.Command):
+    """A command that takes every setting of a node. Its options are made when they are needed: the table takes a while."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.context_settings = {"token_normalize_func": lambda name: ALIASES.get(name, name)}
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*node_options(), *super().get_params(ctx)]
+
+
+@lru_cache(maxsize=1)
+def node_options() -> list[click.Option]:
+    """An option for each setting. One that is not given is None, or () when it may be repeated."""
+    from spoolnode.cli.settings import SETTINGS, kind_of
+
+    return [_option(name, kind_of(name), SETTINGS[name].metadata) for name in SETTINGS]
+
+
+def _option(name: str, kind: type, metadata: Any) -> click.Option:
+    from spoolnode.cli.settings import SETTINGS
+
+    item = SETTINGS[name]
+    default = item.default_factory() if callable(item.default_factory) else item.default
+    long = "--" + name.replace("_", "-")
+    shown = ", ".join(default) if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else str(default)
+    text = metadata["help"] + (f"  [default: {shown}]" if shown and kind is not bool else "")
+    if kind is bool:
+        return click.Option([f"{long}/--no-{long[2:]}", name], default=None, help=text)
+    declarations = [*([metadata["short"]] if metadata["short"] else []), long, name]
+    return click.Option(
+        declarations, type=_type_of(kind, metadata), multiple=kind is list, default=None, metavar=metadata["metavar"] or None,
+        help=text,
+    )  # fmt: skip
+
+
+def _type_of(kind: type, metadata: Any) -> Any:
+    if metadata["choices"]:
+        return click.Choice(metadata["choices"].split(","))
+    if metadata["metavar"] == "BYTES":
+        return _Size()
+    return str if kind is list else kind
+
+
+class _Size(click.ParamType):
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from spoolnode.cli.settings import read_size
+
+        try:
+            return value if isinstance(value, int) else read_size(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number of bytes, like 65536, 64M or 1G", param, ctx)
+
+
+def without_effect(function: F) -> F:
+    """The options of uWSGI that `join` accepts and does not need."""
+    for name, (short, metavar, _) in WITHOUT_EFFECT.items():
+        declarations = [f"--{name}", name.replace("-", "_"), *([short] if short else [])]
+        if metavar:
+            function = click.option(*declarations, hidden=True, metavar=metavar)(function)
+        else:
+            function = click.option(*declarations, hidden=True, is_flag=True, default=None)(function)
+    return function

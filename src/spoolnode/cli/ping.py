@@ -1,0 +1,101 @@
+"""`ping` asks whoever listens at an address what it is: a spoolnode, a uWSGI server, or neither."""
+
+import socket
+import time
+from typing import Any, NamedTuple
+
+import click
+
+from spoolnode.cli import Failure
+from spoolnode.cli.options import json_option
+
+
+class Reply(NamedTuple):
+    """What one ping brought."""
+
+    seconds: float
+    block: bytes
+
+
+@click.command("ping")
+@click.argument("address", required=False, metavar="[ADDR]")
+@click.option("--wait", type=float, default=5.0, show_default=True, metavar="SEC", help="Seconds to wait for the answer.")
+@json_option
+def ping_command(address: str | None, wait: float, as_json: bool) -> None:
+    """Asks ADDR (host:port or a unix socket) who is there, and how long the answer takes.
+
+    A real uWSGI server is understood too: it answers, but says nothing of itself. Without ADDR: SPOOLNODE_VIA, or
+    127.0.0.1:3031.
+    """
+    from spoolnode.cli.output import print_json
+    from spoolnode.protocol.answer import read_status
+    from spoolnode.wire import resolve
+
+    where = resolve(address)
+    plain = exchange(where.target, str(where), 0, wait)
+    extended = exchange(where.target, str(where), 1, wait)
+    status: dict[str, Any] = read_status(extended.block) if extended.block else {}
+    if as_json:
+        kind = "spoolnode" if status else "uwsgi"
+        print_json({"address": str(where), "kind": kind, "plain": plain.seconds, "extended": extended.seconds, "status": status})
+    elif status:
+        counts = ", ".join(f"{status.get(name, 0)} {name}" for name in ("waiting", "running", "later", "dead"))
+        click.echo(f"{where}: node {status.get('name')} ({status.get('id')}) is {status.get('state')}: {counts}")
+        click.echo(f"round trip {plain.seconds * 1000:.2f} ms plain, {extended.seconds * 1000:.2f} ms with status")
+    else:
+        click.echo(f"{where}: a uWSGI server (it says nothing of itself); round trip {plain.seconds * 1000:.2f} ms")
+
+
+def exchange(target: tuple[str, int] | str, name: str, modifier2: int, limit: float) -> Reply:
+    """One ping on a connection of its own. Ends the command when there is no answer, or one that is no pong."""
+    from spoolnode.protocol.answer import AnswerReader
+    from spoolnode.protocol.errors import BadPacket
+    from spoolnode.protocol.packet import PING, packet
+
+    reader = AnswerReader()
+    started = time.monotonic()
+    try:
+        with _connect(target, limit) as connected:
+            connected.sendall(packet(PING, modifier2=modifier2))
+            while (answer := reader.next_answer()) is None:
+                connected.settimeout(max(started + limit - time.monotonic(), 0.001))
+                data = connected.recv(65536)
+                if not data:
+                    raise Failure(f"{name}: closed the connection without an answer; it does not speak uwsgi, or does not let us in")
+                reader.receive(data)
+    except TimeoutError as error:
+        raise Failure(f"{name}: no answer in {limit:g} s") from error
+    except OSError as error:
+        raise Failure(f"{name}: cannot connect: {error.strerror or error}") from error
+    except BadPacket as error:
+        raise Failure(f"{name}: does not speak uwsgi: {error}") from error
+    modifier1, _, block = answer
+    if modifier1 != PING:
+        raise Failure(f"{name}: {_refusal(answer)}")
+    return Reply(time.monotonic() - started, block)
+
+
+def _refusal(answer: tuple[int, int, bytes]) -> str:
+    from spoolnode.protocol.answer import read_answer
+    from spoolnode.protocol.errors import BadPacket, Refused
+
+    try:
+        read_answer(*answer[1:])
+    except Refused as refusal:
+        return f"refused the ping: {refusal.text}"
+    except BadPacket:
+        pass  # it says nothing more
+    return "refused the ping; its owner can let this machine in with --allow"
+
+
+def _connect(target: tuple[str, int] | str, limit: float) -> socket.socket:
+    if isinstance(target, tuple):
+        return socket.create_connection(target, limit)
+    connected = socket.socket(socket.AF_UNIX)
+    try:
+        connected.settimeout(limit)
+        connected.connect(target)
+    except OSError:
+        connected.close()
+        raise
+    return connected

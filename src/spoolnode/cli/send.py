@@ -1,0 +1,124 @@
+"""`send` stores a task in a node's spool."""
+
+import json
+import os
+import re
+import sys
+from typing import Any
+
+import click
+
+from spoolnode.cli import Failure
+from spoolnode.cli.options import json_option
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
+
+
+@click.command("send")
+@click.argument("pairs", nargs=-1, metavar="KEY=VALUE...")
+@click.option("-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A value of another type than text; may be repeated.")
+@click.option("--node", metavar="DEST", help="Where it shall run: a node's name, host:port, tag:X, any or all.")
+@click.option("--at", metavar="TIME", help="Not before: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d.")
+@click.option("--priority", type=int, metavar="N", help="Lower runs sooner; without one it runs after all that have one.")
+@click.option("--body", metavar="FILE", help="Data of any size; - is standard input.")
+@click.option("--timeout", type=float, metavar="SEC", help="Seconds it may run; then its worker is killed and it counts as failed.")
+@click.option("--via", metavar="ADDR", help="The node to hand it to.  [default: SPOOLNODE_VIA, or 127.0.0.1:3031]")
+@click.option("--wait", type=float, default=30.0, show_default=True, metavar="SEC", help="Seconds to wait for the node's answer.")
+@json_option
+def send_command(
+    pairs: tuple[str, ...], typed: tuple[str, ...], node: str | None, timeout: float | None, via: str | None, wait: float,
+    as_json: bool, **special: Any,
+) -> None:  # fmt: skip
+    """Stores a task in a node's spool and prints its id. When it returns, the task is on that node's disk.
+
+    \b
+    spoolnode send ToGroup=customers
+    spoolnode send file=a.mov -j width=1280 --at +5m --body a.mov
+
+    Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
+    """
+    from spoolnode.cli.output import print_json
+
+    identity = _send(_task(pairs, typed, special), node, timeout, via, wait)
+    if as_json:
+        print_json({"id": identity or None})
+    elif identity:
+        click.echo(identity)
+    else:
+        click.echo("stored; this is a uWSGI server, which tells no id", err=True)
+
+
+def _send(task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, wait: float) -> str:
+    from spoolnode import client
+    from spoolnode.protocol import names
+    from spoolnode.wire import resolve, task_message
+
+    extra = []
+    if timeout is not None:
+        limit = f"{timeout:.6f}".encode()
+        _as_usage("--timeout", lambda: names.read_timeout(limit))
+        extra = [(names.TIMEOUT, limit)]
+    return client.send(resolve(via), task_message(task, node, extra), wait)
+
+
+def _as_usage(option: str, check: Any) -> None:
+    from spoolnode.protocol.errors import Refused
+
+    try:
+        check()
+    except Refused as refusal:
+        raise click.BadParameter(refusal.text, param_hint=option) from None
+
+
+def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any]) -> dict[str, Any]:
+    task: dict[str, Any] = dict(_split(pair, "KEY=VALUE") for pair in pairs)
+    for pair in typed:
+        name, text = _split(pair, "--json-value")
+        try:
+            task[name] = json.loads(text)
+        except ValueError as error:
+            raise click.BadParameter(f"the value of {name!r} is no JSON: {error}", param_hint="--json-value") from None
+    if special["at"] is not None:
+        import time
+
+        task["at"] = read_time(special["at"], time.time())
+    if special["priority"] is not None:
+        task["priority"] = special["priority"]
+    if special["body"] is not None:
+        task["body"] = _read_body(special["body"])
+    return task
+
+
+def _split(pair: str, what: str) -> tuple[str, str]:
+    name, equals, value = pair.partition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{pair!r} is no name and value; write it as name=value", param_hint=what)
+    return name, value
+
+
+def _read_body(path: str) -> bytes:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise Failure(f"the body {os.fspath(path)!r} cannot be read: {error.strerror}; nothing was sent") from error
+
+
+def read_time(text: str, now: float) -> float:
+    """Seconds since 1970 for Unix seconds, ISO 8601, or `+` a length of time from `now` on."""
+    from datetime import datetime
+
+    relative = _RELATIVE.fullmatch(text)
+    if relative:
+        return now + float(relative[1]) * _SECONDS[relative[2]]
+    try:
+        if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) and not re.fullmatch(r"[0-9]{8}", text):
+            return float(text)
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            f"{text!r} is no time; write Unix seconds, ISO 8601 like 2026-01-31T08:00, or +90s, +5m, +2h, +1d", param_hint="--at"
+        ) from None

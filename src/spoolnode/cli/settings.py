@@ -1,0 +1,125 @@
+"""From the four places where a setting can stand to one `Config`: command line > environment > TOML file > default.
+
+Pure, but for reading the file: what the places hold is handed in.
+"""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import Field, fields
+from typing import Any, NamedTuple
+
+from spoolnode.node.config import BadConfig, Config
+
+PREFIX = "SPOOLNODE_"
+SETTINGS: dict[str, Field[Any]] = {item.name: item for item in fields(Config)}
+
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+_UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
+
+
+class Settings(NamedTuple):
+    """A configuration, and for each of its values where it stands."""
+
+    config: Config
+    places: dict[str, str]
+
+
+def gather(given: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None) -> Settings:
+    """The configuration in force, not validated yet.
+
+    Args:
+        given: what the command line said; None is nothing.
+        environment: the environment's variables.
+        file: the TOML file that the command line named.
+
+    Raises:
+        BadConfig: a value cannot be read, or the file has a key that is no setting.
+    """
+    values: dict[str, Any] = {}
+    places = dict.fromkeys(SETTINGS, "default")
+    path = file or environment.get(f"{PREFIX}CONFIG")
+    for name, value in (_from_file(path) if path else {}).items():
+        values[name], places[name] = value, path or ""
+    for name in SETTINGS:
+        variable = PREFIX + name.upper()
+        if variable in environment:
+            values[name], places[name] = read_text(name, environment[variable], variable), variable
+    for name, value in given.items():
+        if value is not None and value != ():
+            values[name], places[name] = (list(value) if isinstance(value, tuple) else value), "command line"
+    return Settings(Config(**values), places)
+
+
+def kind_of(name: str) -> type:
+    """The type of a setting: str, int, float, bool or list."""
+    declared: Any = SETTINGS[name].type
+    return declared if declared in _KINDS else list
+
+
+def read_text(name: str, text: str, where: str) -> Any:
+    """A setting's value from a text. Raises `BadConfig`, which names `where` the text stands."""
+    kind = kind_of(name)
+    try:
+        if kind is list:
+            return [part.strip() for part in text.split(",") if part.strip()]
+        if kind is bool:
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
+        if kind is int and SETTINGS[name].metadata["metavar"] == "BYTES":
+            return read_size(text)
+        return kind(text)
+    except (ValueError, KeyError):
+        what = "a number of bytes, like 65536, 64M or 1G" if kind is int and _is_size(name) else _KINDS[kind]
+        raise BadConfig(f"{where} is {text!r}; it must be {what}") from None
+
+
+def read_size(text: str) -> int:
+    """Bytes: a number, or one with K, M, G or T (powers of 1024). Raises ValueError."""
+    unit = _UNITS.get(text[-1:].lower(), 0)
+    return int(text[:-1]) * unit if unit else int(text)
+
+
+def _is_size(name: str) -> bool:
+    return bool(SETTINGS[name].metadata["metavar"] == "BYTES")
+
+
+def _from_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise BadConfig(f"the configuration file {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"the configuration file {path} is no TOML: {error}") from error
+    return {name: _checked(name, value, path) for name, value in content.items()}
+
+
+def _checked(name: str, value: Any, path: str) -> Any:
+    if name not in SETTINGS:
+        near = difflib.get_close_matches(name.replace("-", "_"), SETTINGS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "; `spoolnode config` prints all that there are"
+        raise BadConfig(f"{path}: there is no setting {name!r}{hint}")
+    kind = kind_of(name)
+    if kind is int and _is_size(name) and isinstance(value, str):
+        return read_text(name, value, f"{path}: {name}")
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    of_texts = kind is not list or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or not of_texts:
+        raise BadConfig(f"{path}: {name} is {value!r}; it must be {_KINDS[kind]}")
+    return value
+
+
+def as_toml(settings: Settings) -> str:
+    """The configuration as a TOML file, each key with what it means and where its value comes from."""
+    blocks = ["# spoolnode: the settings of one node. Use it with `spoolnode join --config FILE` or SPOOLNODE_CONFIG=FILE.\n"]
+    for name, item in SETTINGS.items():
+        value = getattr(settings.config, name)
+        choices = item.metadata["choices"].split(",") if item.metadata["choices"] else []
+        one_of = f" ({', '.join(choices)})" if choices else ""
+        origin = "" if settings.places[name] == "default" else f"  # from: {settings.places[name]}"
+        # What JSON writes for these types is TOML too.
+        blocks.append(f"# {item.metadata['help']}{one_of}\n{name} = {json.dumps(value, ensure_ascii=False)}{origin}\n")
+    return "\n".join(blocks)

@@ -1,0 +1,202 @@
+"""Real nodes for tests: the command in a process of its own, on a free port, its log read as it is written.
+
+    def test_something(node):
+        node.start("--workers", "2", app=APP)
+        spoolnode.send_to_spooler({"a": "b"}, via=node.via)
+        node.wait_for_log("print", text="ran")
+
+Nothing here sleeps for a fixed time: everything waits for a condition, and fails with the node's log when its time is up.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import spoolnode
+
+PATIENCE = 30.0
+"""Seconds after which something that should have happened counts as failed."""
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """What a child process gets: this spoolnode on its path, and none of the developer's own SPOOLNODE_* settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("SPOOLNODE_")}
+    path = str(Path(spoolnode.__file__).parents[1])
+    rest = kept.get("PYTHONPATH")
+    return {**kept, "PYTHONPATH": f"{path}:{rest}" if rest else path, **changes}
+
+
+def command(*args: str, cwd: Path | None = None, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+    """Runs `spoolnode ARGS` and returns how it ended; `changes` are environment variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "spoolnode", *args],
+        cwd=cwd,
+        input=stdin,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE * 2,
+        check=False,
+    )
+
+
+def eventually(condition: Callable[[], Any], what: str = "the condition", patience: float = PATIENCE) -> Any:
+    """The first true value of `condition`; an AssertionError that names `what` when there is none in time."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not in {patience:g} s: {what}"
+        time.sleep(0.01)
+    return value
+
+
+class RunningNode:
+    """One node with its spool in `directory / "spool"`; it can be ended and started again on the same spool."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.spool = directory / "spool"
+        self.log: list[dict[str, Any]] = []
+        """The lines of its log, of all starts together."""
+        self.noise: list[str] = []
+        """What it wrote to standard error that is no line of the log."""
+        self.port = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+
+    def start(self, *args: str, app: str = "", wait: bool = True, **changes: str) -> Self:
+        """Starts it and waits until it is ready.
+
+        Args:
+            args: further options of `spoolnode join`; the log is JSON with a line for each task unless they say otherwise.
+            app: the source of an application; it becomes app.py in the directory, and the node runs it.
+            wait: return only when it is ready; otherwise see `wait_until_ready`.
+            changes: environment variables.
+        """
+        assert self._process is None, "it runs already"
+        options = ["--spool", str(self.spool), "--name", "testnode", "--log-format", "json", "--log-level", "debug"]
+        if "-s" not in args and "--listen" not in args and "--socket" not in args:
+            options += ["--listen", f"127.0.0.1:{self.port}"]
+        if app:
+            (self.directory / "app.py").write_text(app)
+            options += ["--app", "app.py"]
+        self._seen = len(self.log)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "spoolnode", "join", *options, *args],
+            cwd=self.directory,
+            env=environment(PYTHONDONTWRITEBYTECODE="1", **changes),
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+        self._reader.start()
+        return self.wait_until_ready() if wait else self
+
+    def wait_until_ready(self) -> Self:
+        """Returns when the node says that it is ready."""
+        ready = self.wait_for_log("ready", since=self._seen)
+        tcp = [address for address in ready["listen"] if not address.startswith("/")]
+        self.port = int(tcp[0].rpartition(":")[2]) if tcp else 0
+        return self
+
+    @property
+    def via(self) -> str:
+        """The address to send tasks to."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the node itself."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def status(self) -> dict[str, Any]:
+        """What `spoolnode status --json` says."""
+        done = self.command("status", "--json")
+        assert done.returncode == 0, done.stderr
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
+
+    def command(self, *args: str, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
+        """Runs `spoolnode ARGS` for this node: SPOOLNODE_SPOOL and SPOOLNODE_VIA say which one is meant."""
+        settings = {"SPOOLNODE_SPOOL": str(self.spool), "SPOOLNODE_VIA": self.via, **changes}
+        return command(*args, cwd=self.directory, stdin=stdin, **settings)
+
+    def lines(self, action: str, since: int = 0, **details: Any) -> list[dict[str, Any]]:
+        """The lines of the log with that action and those details; a str need only be contained."""
+        return [line for line in self.log[since:] if line.get("action") == action and _has(line, details)]
+
+    def wait_for_log(self, action: str, since: int = 0, count: int = 1, **details: Any) -> dict[str, Any]:
+        """The `count`-th such line, once it is there."""
+
+        def found() -> dict[str, Any] | None:
+            lines = self.lines(action, since, **details)
+            if len(lines) >= count:
+                return lines[count - 1]
+            assert self.is_running, f"the node ended before it logged {action} {details}:\n{self._said()}"
+            return None
+
+        try:
+            return eventually(found, f"{action} {details}")  # type: ignore[no-any-return] # of the log
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._said()}") from None
+
+    def stop(self) -> int:
+        """SIGTERM, as an init system does; the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def kill9(self) -> None:
+        """SIGKILL: no chance to tidy up. The workers die with their node."""
+        self._end(signal.SIGKILL)
+
+    def wait(self) -> int:
+        """The exit status, once it has ended by itself."""
+        assert self._process is not None
+        assert self._reader is not None
+        status = self._process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
+        self._process = None
+        return status
+
+    def clean_up(self) -> None:
+        """Leaves no process behind."""
+        if self._process is not None:
+            self.kill9()
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
+        return self.wait()
+
+    def _read_log(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                self.noise.append(line)
+
+    def _said(self) -> str:
+        return "".join(self.noise) + "\n".join(map(str, self.log[-40:]))
+
+
+def _has(line: dict[str, Any], details: dict[str, Any]) -> bool:
+    for name, value in details.items():
+        found = line.get(name)
+        if found != value and not (isinstance(value, str) and isinstance(found, str) and value in found):
+            return False
+    return True
