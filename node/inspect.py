@@ -68,7 +68,7 @@ def soonest(tasks: Iterator[Info], limit: int) -> list[Info]:
 
 def count_files(keeper: Keeper, directory: str) -> int:
     """How many spool files lie in a directory below the spool."""
-    return sum(1 for entry in keeper.disk.entries(keeper.layout.path(directory)) if entry.is_file and is_spool_file(entry.name))
+    return len(directory_tasks(keeper, directory))
 
 
 def find_place(keeper: Keeper, identity: str) -> tuple[Info, Place] | None:
@@ -80,7 +80,12 @@ def find_place(keeper: Keeper, identity: str) -> tuple[Info, Place] | None:
         for info in _batch_tasks(keeper, int(number), now):
             if info.id == identity:
                 return info, keeper.place(int(number), int(offset))
-    for tasks in (_named(keeper, identity), dead_tasks(keeper, now), outbox_tasks(keeper, now)):
+    name = names.file_name(identity)
+    for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are here, and need no search
+        place_info = _file_info(keeper, ref, state, now)
+        if place_info is not None:
+            return place_info, Place(keeper.layout.path(ref))
+    for tasks in (_named(keeper, identity), outbox_tasks(keeper, now)):
         for info in tasks:
             if info.id == identity:
                 return info, Place(keeper.layout.path(info.where))
@@ -135,12 +140,17 @@ def _named(keeper: Keeper, identity: str) -> Iterator[Info]:
                 yield info
 
 
+def directory_tasks(keeper: Keeper, directory: str) -> list[str]:
+    """The refs of all spool files in a directory below the spool."""
+    entries = keeper.disk.entries(keeper.layout.path(directory))
+    return [f"{directory}/{entry.name}" for entry in entries if entry.is_file and is_spool_file(entry.name)]
+
+
 def _tasks_in(keeper: Keeper, directory: str, state: str, now: float) -> Iterator[Info]:
-    for entry in keeper.disk.entries(keeper.layout.path(directory)):
-        if entry.is_file and is_spool_file(entry.name):
-            info = _file_info(keeper, f"{directory}/{entry.name}", state, now)
-            if info is not None:
-                yield info
+    for ref in directory_tasks(keeper, directory):
+        info = _file_info(keeper, ref, state, now)
+        if info is not None:
+            yield info
 
 
 def _file_info(keeper: Keeper, ref: str, state: str, now: float) -> Info | None:

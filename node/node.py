@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.node import log
+from spoolnode.node import inspect, log
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control import Control
 from spoolnode.node.conversation import Services
@@ -20,11 +20,12 @@ from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
 from spoolnode.node.inbox import Inbox
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, is_priority
+from spoolnode.node.layout import Layout, is_priority, ref_id
 from spoolnode.node.listener import Listener
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.route import local_route
 from spoolnode.node.spool import Spool
+from spoolnode.protocol.request import Terms
 
 HOUSEKEEPING_SECONDS = 1.0
 """How often marks are synced, old batches closed and settled, and the free space looked at."""
@@ -69,6 +70,7 @@ class Node:
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
         self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # noqa: S311  # jitter
         self.spool.report = self.report
+        self.spool.trace = self.report if config.log_level == "debug" else None
         self.spool.changed = self._tasks_changed
         self._handle_signals()
         self.spool.load()
@@ -85,6 +87,7 @@ class Node:
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open(layout.socket)
         self._route_here = local_route(config.name, self.id, [*config.listen, *self.listener.addresses], config.tag)
+        await self._claim_outbox()
         await self.control.start()
         try:
             if config.app:
@@ -104,8 +107,18 @@ class Node:
         self.crew.dispatch()
         self._wake_at_due()
 
-    def _route(self, terms: Any) -> str:
+    def _route(self, terms: Terms) -> str:
         return self._route_here(terms)
+
+    async def _claim_outbox(self) -> None:
+        """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
+        keeper = self.spool.keeper
+        for entry in keeper.disk.entries(self.layout.outbox):
+            if entry.is_directory and not self._route_here(Terms(destination=entry.name)):
+                for task in inspect.directory_tasks(keeper, f"outbox/{entry.name}"):
+                    ref = keeper.revive(task)
+                    self.spool.notice(ref, 0.0, time.time(), sure=True)
+                    self.report("claimed", id=ref_id(ref), destination=entry.name)
 
     def _facts(self) -> dict[str, Any]:
         """What workers are told."""

@@ -156,4 +156,4 @@ def _sequence(refs: Iterable[Ref]) -> MutableSequence[Any]:
     if isinstance(refs, array):
         return refs[:]
     items = list(refs)
-    return array("I", items) if items and isinstance(items[0], int) else items  # type: ignore[arg-type] # all ints then
+    return array("I", items) if items and isinstance(items[0], int) else items

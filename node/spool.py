@@ -80,6 +80,8 @@ class Spool:
         self.counts = Counts()
         self.report: Callable[..., None] = lambda action, **details: None
         """Hears what is worth a line in the log."""
+        self.trace: Callable[..., None] | None = None
+        """Hears of each task that came and ended well; None when nobody wants to know, because a line costs more than a task."""
         self.changed: Callable[[], None] = lambda: None
         """Called when tasks became ready."""
         self.placing = 0
@@ -153,6 +155,9 @@ class Spool:
             self.batches[batch.number] = batch
         self._queue(group)
         self.counts.accepted += len(group.offsets)
+        if self.trace:
+            for offset in group.offsets:
+                self.trace("accepted", id=self.id_of(batch, offset))
         if group.closes:
             batch.closed_at = time.monotonic()
             self._drop_if_finished(batch)
@@ -242,6 +247,9 @@ class Spool:
     def done(self, source: Source, refs: list[Ref]) -> None:
         """Tasks have ended well; the worker has marked or removed them."""
         self.counts.done += len(refs)
+        if self.trace:
+            for ref in refs:
+                self.trace("done", id=self.id_of(source, ref))
         self._end(source, refs)
 
     def gone(self, source: Source, ref: Ref) -> None:

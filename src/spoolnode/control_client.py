@@ -18,12 +18,12 @@ class NotRunning(SpoolnodeError):
 
 
 class ControlError(SpoolnodeError):
-    """The node declined, and says why."""
+    """The node declined, and says why, or it could not be asked."""
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("node", timeout=TIMEOUT)
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("node", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -32,20 +32,24 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(spool: str, method: str, path: str) -> Any:
+def ask(spool: str, method: str, path: str, timeout: float = TIMEOUT) -> Any:
     """The node's answer, decoded.
 
     Raises:
         NotRunning: no node answers on that spool directory.
-        ControlError: it declined.
+        ControlError: it declined, is not ours to ask, or did not answer in time.
     """
-    connection = _Connection(Layout(os.path.abspath(spool)).control)
+    connection = _Connection(Layout(os.path.abspath(spool)).control, timeout)
     try:
         connection.request(method, path)
         response = connection.getresponse()
         content = json.loads(response.read())
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotRunning(f"no node runs on the spool {spool!r}: {error.strerror}") from error
+    except TimeoutError as error:
+        raise ControlError(f"the node on the spool {spool!r} did not answer in {timeout:g} s") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ControlError(f"the node on the spool {spool!r} cannot be asked: {error}") from error
     finally:
         connection.close()
     if response.status >= 400:

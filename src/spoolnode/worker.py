@@ -5,14 +5,10 @@ This is where the node's machinery (`spoolnode.node.worker`) and the application
 
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spoolnode.app import load_app
 from spoolnode.compat.context import WorkerContext
-from spoolnode.control_client import ask
-from spoolnode.node import inspect
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, ref_id
 from spoolnode.node.outcome import App
 from spoolnode.node.taskfile import HELD
@@ -20,39 +16,59 @@ from spoolnode.node.worker import main
 from spoolnode.protocol.names import file_name
 from spoolnode.protocol.packet import Variables
 
+if TYPE_CHECKING:
+    from spoolnode.node.keeper import Keeper
+
 
 def load(facts: dict[str, Any]) -> App:
     """Loads the application with what the node says of itself; what it sends goes to the node's own socket."""
     os.environ["SPOOLNODE_VIA"] = facts["socket"]
     os.environ["SPOOLNODE_SPOOL"] = facts["root"]
-    keeper = Keeper(RealDisk(), Layout(facts["root"]), facts["node_id"])
-
-    def pids() -> list[int]:
-        return [int(pid) for pid in ask(facts["root"], "GET", "/status")["worker_pids"]]
-
-    def jobs() -> list[str]:
-        return [
-            keeper.layout.path(info.where if ":" not in info.where else file_name(info.id))
-            for info in inspect.waiting_tasks(keeper, time.time())
-        ]
-
-    def get_task(path: str) -> tuple[Variables, bytes] | None:
-        return _read_task(keeper, path)
-
-    context = WorkerContext(facts["root"], facts["worker"] + 1, facts["node_pid"], pids, jobs, get_task)
+    spool = SpoolView(facts["root"], facts["node_id"])
+    context = WorkerContext(facts["root"], facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task)
     return load_app(facts["app"], context)
 
 
-def _read_task(keeper: Keeper, path: str) -> tuple[Variables, bytes] | None:
-    """A task by the path that its spool file has, or would have; None when there is none."""
-    running = HELD.get(path)
-    if running is not None:
-        return running.variables, running.body
-    found = inspect.find_place(keeper, ref_id(path))
-    if found is None:
-        return None
-    file = inspect.read_file(keeper, found[1])
-    return file.variables, file.body
+class SpoolView:
+    """What an application may ask about its spool. Its imports come with the first question: few ask, and they cost 12 MB."""
+
+    def __init__(self, root: str, node_id: str) -> None:
+        self._root = root
+        self._node_id = node_id
+
+    def pids(self) -> list[int]:
+        """The process ids of all workers."""
+        from spoolnode.control_client import ask  # noqa: PLC0415  # see the class
+
+        return [int(pid) for pid in ask(self._root, "GET", "/status")["worker_pids"]]
+
+    def jobs(self) -> list[str]:
+        """The path of each waiting task: where its spool file is, or would be."""
+        from spoolnode.node import inspect  # noqa: PLC0415  # see the class
+
+        return [
+            os.path.join(self._root, file_name(info.id) if ":" in info.where else info.where)
+            for info in inspect.waiting_tasks(self._keeper(), time.time())
+        ]
+
+    def task(self, path: str) -> tuple[Variables, bytes] | None:
+        """A task by such a path; None when there is none."""
+        running = HELD.get(path)
+        if running is not None:
+            return running.variables, running.body
+        from spoolnode.node import inspect  # noqa: PLC0415  # see the class
+
+        found = inspect.find_place(self._keeper(), ref_id(path))
+        if found is None:
+            return None
+        file = inspect.read_file(self._keeper(), found[1])
+        return file.variables, file.body
+
+    def _keeper(self) -> "Keeper":
+        from spoolnode.node.disk import RealDisk  # noqa: PLC0415  # see the class
+        from spoolnode.node.keeper import Keeper  # noqa: PLC0415  # see the class
+
+        return Keeper(RealDisk(), Layout(self._root), self._node_id)
 
 
 if __name__ == "__main__":

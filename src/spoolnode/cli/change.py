@@ -1,0 +1,182 @@
+"""`rm`, `retry`, `dead`, `reload`, `stop`: what changes a spool or its node."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from spoolnode.cli import Failure
+from spoolnode.cli.look import limit_option, list_tasks
+from spoolnode.cli.options import json_option, spool_option
+
+if TYPE_CHECKING:
+    from spoolnode.cli.directory import Directory
+
+
+@click.command("rm")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@spool_option
+@json_option
+def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
+    """Removes tasks that do not run, waiting or dead ones, whether a node runs or not."""
+    _each(spool, ids, "removed", lambda directory: directory.remove, as_json)
+
+
+@click.command("retry")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@spool_option
+@json_option
+def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
+    """Makes tasks ready now: dead ones, and those that wait for their time."""
+    _each(spool, ids, "ready", lambda directory: directory.retry, as_json)
+
+
+@click.group("dead")
+def dead_command() -> None:
+    """The tasks that were given up: they are kept, with the reason, until somebody decides."""
+
+
+@dead_command.command("ls")
+@limit_option
+@spool_option
+@json_option
+def dead_ls(limit: int, spool: str, as_json: bool) -> None:
+    """Lists them with the reason, whether a node runs or not."""
+    list_tasks(spool, "dead", limit, as_json)
+
+
+@dead_command.command("retry")
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--all", "everything", is_flag=True, help="All that are dead.")
+@spool_option
+@json_option
+def dead_retry(ids: tuple[str, ...], everything: bool, spool: str, as_json: bool) -> None:
+    """Makes them ready again, with their attempts counted anew."""
+    _ids_or_all(ids, everything)
+    if everything:
+        _retry_all(spool, as_json)
+    else:
+        _each(spool, ids, "ready", lambda directory: _only_dead(directory, directory.retry), as_json)
+
+
+@dead_command.command("rm")
+@click.argument("ids", nargs=-1, metavar="ID...")
+@click.option("--all", "everything", is_flag=True, help="All that are dead.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@spool_option
+@json_option
+def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_json: bool) -> None:
+    """Removes them for good."""
+    from spoolnode.cli.directory import open_directory
+
+    _ids_or_all(ids, everything)
+    if everything:
+        ids = tuple(row["id"] for row in open_directory(spool).tasks("dead", 0))
+        if ids and not yes and sys.stdin.isatty():
+            click.confirm(f"Remove {len(ids)} dead tasks for good?", abort=True, err=True)
+    _each(spool, ids, "removed", lambda directory: _only_dead(directory, directory.remove), as_json, quiet=everything)
+
+
+@click.command("reload")
+@spool_option
+def reload_command(spool: str) -> None:
+    """Replaces the node's workers, so that the application is loaded anew; running tasks may end."""
+    from spoolnode.control_client import ask
+
+    if not ask(spool, "POST", "/reload")["reloading"]:
+        raise Failure("this node has no application, so there is nothing to reload")
+    click.echo("reloading; the log says when it is done")
+
+
+@click.command("stop")
+@click.option("--wait", is_flag=True, help="Return only when the node has ended.")
+@spool_option
+def stop_command(wait: bool, spool: str) -> None:
+    """Stops the node: no new tasks, running ones may end (for --grace seconds), the others stay in the spool."""
+    from spoolnode.control_client import ask
+
+    ask(spool, "POST", "/stop")
+    if wait:
+        _wait_for_end(spool)
+    click.echo("stopped" if wait else "stopping")
+
+
+def _wait_for_end(spool: str) -> None:
+    import fcntl
+    import os
+
+    from spoolnode.node.layout import Layout
+
+    with open(Layout(os.path.abspath(spool)).lock, "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # the node holds it as long as it lives
+
+
+def _ids_or_all(ids: Sequence[str], everything: bool) -> None:
+    if bool(ids) == everything:
+        raise click.UsageError("name the tasks by their ids, or all of them with --all")
+
+
+def _retry_all(spool: str, as_json: bool) -> None:
+    from spoolnode.cli.directory import Running, open_directory
+    from spoolnode.cli.output import patiently, print_json
+
+    directory = open_directory(spool)
+    if isinstance(directory, Running):
+        total = directory.count_dead()
+        count = patiently(directory.retry_dead, "retrying", lambda: total - directory.count_dead(), total)
+    else:
+        count = directory.retry_dead()
+    if as_json:
+        print_json({"ready": count})
+    else:
+        click.echo(f"{count} tasks are ready")
+
+
+def _only_dead(directory: "Directory", action: Callable[[str], None]) -> Callable[[str], None]:
+    def act(identity: str) -> None:
+        state = directory.task(identity)["state"]
+        if state != "dead":
+            raise Failure(f"the task {identity} is not dead but {state}")
+        action(identity)
+
+    return act
+
+
+def _each(
+    spool: str, ids: Iterable[str], done: str, action_of: Callable[["Directory"], Callable[[str], None]], as_json: bool, *,
+    quiet: bool = False,
+) -> None:  # fmt: skip
+    """Acts on one task after the other; a failure of one does not keep the others from it, but ends the command with 1."""
+    from spoolnode.cli.directory import identity_of, open_directory
+    from spoolnode.cli.output import print_json, watched
+    from spoolnode.protocol.errors import SpoolnodeError
+
+    action = action_of(open_directory(spool))
+    ids = list(ids)
+    rows: list[dict[str, Any]] = []
+    for text in watched(ids, f"{done}:", len(ids)):
+        try:
+            identity = identity_of(text)
+            action(identity)
+            rows.append({"id": identity, done: True})
+        except (SpoolnodeError, Failure) as error:
+            rows.append({"id": text, done: False, "error": str(error)})
+    if as_json:
+        print_json(rows)
+    else:
+        _say(rows, done, quiet)
+    if not all(row[done] for row in rows):
+        sys.exit(1)
+
+
+def _say(rows: list[dict[str, Any]], done: str, quiet: bool) -> None:
+    word = "is ready" if done == "ready" else done
+    for row in rows:
+        if not row[done]:
+            click.echo(f"Error: {row['error']}", err=True)
+        elif not quiet:
+            click.echo(f"{row['id']} {word}")
+    if quiet:
+        count = sum(row[done] for row in rows)
+        click.echo(f"{count} tasks {'are ready' if done == 'ready' else done}")

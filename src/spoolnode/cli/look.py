@@ -1,0 +1,175 @@
+"""`status`, `ls` and `show`: looking, without changing anything."""
+
+import time
+from typing import Any
+
+import click
+
+from spoolnode.cli.options import json_option, spool_option
+
+LIMIT = 100
+"""Tasks that a listing shows unless it is told otherwise."""
+
+
+def limit_option(function: Any) -> Any:
+    """`--limit`."""
+    return click.option(
+        "--limit", type=click.IntRange(0), default=LIMIT, show_default=True, metavar="N", help="At most so many; 0: all."
+    )(function)
+
+
+@click.command("status")
+@spool_option
+@json_option
+def status_command(spool: str, as_json: bool) -> None:
+    """Shows the running node in numbers."""
+    from spoolnode.cli.output import print_json, print_pairs
+    from spoolnode.control_client import ask
+
+    status = ask(spool, "GET", "/status")
+    if as_json:
+        print_json(status)
+    else:
+        print_pairs(_status_lines(status))
+
+
+def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
+    from spoolnode.cli.output import ago, size
+
+    uptime = status["uptime"]
+    app = status["app"] or "none: tasks are accepted and kept"
+    refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
+    outbox = ", ".join(f"{count} for {name}" for name, count in status["outbox"].items())
+    durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
+    lines = [
+        ("node", f"{status['name']} ({status['id']}), {status['state']} for {ago(uptime)}, pid {status['pid']}"),
+        ("listens", ", ".join(status["listen"])),
+        ("spool", status["spool"]),
+        ("application", f"{app}, {status['workers']} workers" if status["app"] else app),
+        ("sync", f"{status['sync']}: {durable}"),
+        ("disk", f"{size(status['free'])} free; intake stops below {size(status['min_free'])}"),
+        ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting"])),
+        ("running", status["running"]),
+        ("due later", f"{status['later']} (not yet due, or retrying)"),
+        ("dead", status["dead"]),
+        ("accepted", f"{status['accepted']}{_rate(status['accepted'], uptime)}, and {status['found']} found as files"),
+        ("done", f"{status['done']}{_rate(status['done'], uptime)}"),
+        ("failed runs", f"{status['failed']}, {status['given_up']} tasks given up, {status['worker_deaths']} workers died"),
+        ("connections", status["connections"]),
+    ]
+    optional = [("outbox", outbox), ("refused", refused), ("corrupt", status["corrupt"] or "")]
+    return [*lines, *[(name, text) for name, text in optional if text]]
+
+
+def _oldest(seconds: float | None) -> str:
+    from spoolnode.cli.output import ago
+
+    return "" if seconds is None else f", the oldest for {ago(seconds)}"
+
+
+def _rate(count: int, seconds: float) -> str:
+    return f" ({count / seconds:.1f}/s)" if count and seconds else ""
+
+
+@click.command("ls")
+@click.option("--dead", "state", flag_value="dead", help="Tasks that were given up.")
+@click.option("--outbox", "state", flag_value="outbox", help="Tasks that wait for another node.")
+@limit_option
+@spool_option
+@json_option
+def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None:
+    """Lists the tasks in the spool in the order in which they run, whether a node runs or not."""
+    list_tasks(spool, state or "waiting", limit, as_json)
+
+
+def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
+    """Prints the tasks of a state."""
+    from spoolnode.cli.directory import open_directory, reason_of
+    from spoolnode.cli.output import print_json, print_table
+
+    rows = open_directory(spool).tasks(state, limit + 1 if limit else 0)
+    more = bool(limit) and len(rows) > limit
+    rows = rows[:limit] if limit else rows
+    if state == "dead":
+        rows = [{**row, "reason": reason_of(spool, row["where"])} for row in rows]
+    if as_json:
+        print_json(rows)
+        return
+    columns = {"waiting": _WAITING, "dead": _DEAD, "outbox": _OUTBOX}[state]
+    now = time.time()
+    nothing = {"waiting": "no task waits", "dead": "no task is dead", "outbox": "no task waits for another node"}[state]
+    print_table(list(columns), [[column(row, now) for column in columns.values()] for row in rows], nothing)
+    if more:
+        click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
+
+
+def _age(row: dict[str, Any], now: float) -> str:
+    from spoolnode.cli.output import ago
+
+    # The time of a spool file that is due later is when it is due.
+    return ago(max(now - row["accepted"], 0.0)) if row["accepted"] <= now else ""
+
+
+def _due(row: dict[str, Any], now: float) -> str:
+    from spoolnode.cli.output import ago
+
+    return f"in {ago(row['due'] - now)}" if row["due"] and row["due"] > now else ""
+
+
+def _size(row: dict[str, Any], now: float) -> str:
+    from spoolnode.cli.output import size
+
+    del now
+    return size(row["size"])
+
+
+def _died(row: dict[str, Any], now: float) -> str:
+    from spoolnode.cli.output import moment
+
+    del now
+    return moment(row["accepted"])
+
+
+def _plain(name: str) -> Any:
+    return lambda row, now: row[name]
+
+
+_WAITING = {
+    "id": _plain("id"), "state": _plain("state"), "priority": _plain("priority"), "due": _due, "attempts": _plain("attempts"),
+    "age": _age, "size": _size,
+}  # fmt: skip
+_DEAD = {"id": _plain("id"), "given up": _died, "attempts": _plain("attempts"), "size": _size, "reason": _plain("reason")}
+_OUTBOX = {"id": _plain("id"), "for": lambda row, now: row["where"].split("/")[1], "age": _age, "size": _size}
+
+
+@click.command("show")
+@click.argument("identity", metavar="ID")
+@spool_option
+@json_option
+def show_command(identity: str, spool: str, as_json: bool) -> None:
+    """Shows one task with its contents, whether a node runs or not."""
+    from spoolnode.cli.directory import identity_of, open_directory
+    from spoolnode.cli.output import print_json, print_pairs
+
+    task = open_directory(spool).task(identity_of(identity))
+    if as_json:
+        print_json(task)
+    else:
+        print_pairs(_task_lines(task))
+
+
+def _task_lines(task: dict[str, Any]) -> list[tuple[str, Any]]:
+    from spoolnode.cli.output import moment, size
+
+    special = {"priority": None, "due": moment, "accepted": moment, "size": size, "body_size": size}
+    lines = []
+    for name, value in task.items():
+        if name == "variables" or value is None or (name == "body_size" and not value):
+            continue
+        form = special.get(name)
+        lines.append((name, form(value) if form else _indented(value)))
+    return [*lines, *[(f"  {key}", _indented(value)) for key, value in task["variables"].items()]]
+
+
+def _indented(value: Any) -> Any:
+    return value.rstrip().replace("\n", "\n    ") if isinstance(value, str) else value
