@@ -12,6 +12,7 @@ The socket can be used by its owner only (mode 0600). Errors are {"error": sente
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -65,6 +66,8 @@ class Control:
         """Listens no more."""
         for runner in self._runners:
             await runner.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._node.layout.control)
 
     @property
     def http_address(self) -> str:
@@ -121,7 +124,7 @@ class Control:
         keeper = self._node.spool.keeper
 
         def read(identity: str) -> dict[str, Any] | None:
-            found = inspect.find_place(keeper, identity)
+            found = inspect.find_place(keeper, identity, time.time())
             return None if found is None else {**found[0]._asdict(), **inspect.contents(keeper, found[1])}
 
         identity = _identity(request)
@@ -145,13 +148,11 @@ class Control:
     async def _remove(self, request: web.Request) -> web.Response:
         identity = _identity(request)
         spool = self._node.spool
-        found = spool.find(identity)
-        if found is not None:
-            source, ref = found
-            if ref in source.flying:
-                raise web.HTTPConflict(text=f"the task {identity} is with a worker; only waiting tasks can be removed")
-            await spool.remove(source, ref)
-        else:
+        while (found := spool.find(identity)) is not None and found[0].frozen:
+            await asyncio.sleep(0.01)  # it is being moved to a file of its own
+        if found is not None and found[1] in found[0].flying:
+            raise web.HTTPConflict(text=f"the task {identity} is with a worker; only waiting tasks can be removed")
+        if found is None or not await spool.remove(*found):
             path = await self._dead_or_outbox(identity)
             await spool.moves.run(lambda: spool.keeper.disk.unlink(spool.layout.path(path)))
         self._node.report("removed", id=identity)
@@ -161,10 +162,11 @@ class Control:
         identity = _identity(request)
         spool = self._node.spool
         found = spool.find(identity)
-        if found is None:
+        if found is None or not spool.hurry(*found):
+            place = await self._aside(lambda: inspect.find_place(spool.keeper, identity))
+            if place is not None and place[0].state != inspect.DEAD:
+                raise web.HTTPConflict(text=f"the task {identity} is ready or running already, or waits for another node")
             await self._revive(await self._dead_or_outbox(identity, outbox=False))
-        elif not spool.hurry(*found):
-            raise web.HTTPConflict(text=f"the task {identity} is ready or running already")
         self._node.report("retry_asked", id=identity)
         return _json({"id": identity, "ready": True})
 

@@ -21,6 +21,10 @@ MAX_PIPELINED = 8192
 """Unanswered requests of one connection; then it is not read until half of them are answered."""
 UPLOAD_PIECE = 1 << 20
 """Bytes of a large body gathered before they are written."""
+UNDELIMITED = Refused(
+    Reason.LENGTH_REQUIRED,
+    "a body came without its length: add `uwsgi_param CONTENT_LENGTH $content_length;` to nginx",
+)
 
 
 class Link(Protocol):
@@ -209,6 +213,11 @@ class Conversation:
             self._end_rudely()
             return
         place = self._place(terms.web)
+        if terms.web and not (terms.body or self.extended or self._reader.is_empty):
+            # As nginx does it for HTTP/2: a body, and no header that says so. It would be lost.
+            place.refused(UNDELIMITED)
+            self._end_rudely()
+            return
         try:
             if not terms.body:
                 self.services.door.admit(block, b"", terms, place)
@@ -224,7 +233,8 @@ class Conversation:
         self._reader.expect_body(terms.body)
 
     def _place(self, web: bool) -> Answer:
-        place = Answer(self, web)
+        # In the extended dialect variables like HTTP_HOST are those of a task that is passed on, or of its sender.
+        place = Answer(self, web and not self.extended)
         self._answers.append(place)
         return place
 

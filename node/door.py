@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.intake import INLINE_BODY, Waiter
+from spoolnode.node.intake import INLINE_BODY, PromptWaiter, Waiter
 from spoolnode.node.spool import Spool
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import Reason, Refused
@@ -66,6 +66,11 @@ class Door:
             asyncio.ensure_future(upload.all_of(body, waiter))  # noqa: RUF006  # it tells the waiter whatever happens
         else:
             self._spool.intake.add(block, body, terms, waiter)
+
+    def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
+        """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
+        self.check(terms)
+        self._spool.intake.add_prompt(block, terms, waiter)
 
     def wants_upload(self, terms: Terms) -> bool:
         """Whether the body is too large to be held in memory."""

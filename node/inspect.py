@@ -71,9 +71,11 @@ def count_files(keeper: Keeper, directory: str) -> int:
     return len(directory_tasks(keeper, directory))
 
 
-def find_place(keeper: Keeper, identity: str) -> tuple[Info, Place] | None:
-    """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller."""
-    now = 0.0
+def find_place(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+    """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller.
+
+    Without `now` it is not told whether it is due.
+    """
     prefix = f"{keeper.node_id}_"
     number, _, offset = identity[len(prefix) :].partition("_")
     if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
@@ -85,7 +87,7 @@ def find_place(keeper: Keeper, identity: str) -> tuple[Info, Place] | None:
         place_info = _file_info(keeper, ref, state, now)
         if place_info is not None:
             return place_info, Place(keeper.layout.path(ref))
-    for tasks in (_named(keeper, identity), outbox_tasks(keeper, now)):
+    for tasks in (_named(keeper, identity, now), outbox_tasks(keeper, now)):
         for info in tasks:
             if info.id == identity:
                 return info, Place(keeper.layout.path(info.where))
@@ -132,10 +134,10 @@ def read_file(keeper: Keeper, place: Place) -> spoolfile.SpoolFile:
         keeper.disk.close(descriptor)
 
 
-def _named(keeper: Keeper, identity: str) -> Iterator[Info]:
+def _named(keeper: Keeper, identity: str, now: float) -> Iterator[Info]:
     for file in spool_files(keeper):
         if ref_id(file.ref) == identity:
-            info = _file_info(keeper, file.ref, WAITING_STATE, 0.0)
+            info = _file_info(keeper, file.ref, WAITING_STATE, now)
             if info is not None:
                 yield info
 

@@ -3,10 +3,12 @@
 Ensures: a waiter hears `stored` only after the fsync that holds its task (with `sync` off: after the write).
 Ensures: a task is handed to `committed` only after that, so nothing runs that might not be there after a power cut.
 Ensures: when a write or an fsync fails, everyone in the group is refused, their records are marked finished, and the
-         file takes no more: a failed fsync is final, it is never retried on the same file.
+         file takes no more: a failed fsync is final, it is never retried on the same file. Where the disk does not even
+         take the marks, the node itself does not run such a record, but one that starts later may: "at least once".
 Assumes: one event loop calls everything but `_commit`, which runs in the disk thread.
 """
 
+import contextlib
 import errno
 import time
 from array import array
@@ -39,6 +41,13 @@ class Waiter(Protocol):
     def refused(self, refusal: Refused) -> None: ...
 
 
+class PromptWaiter(Waiter, Protocol):
+    """A waiter that can be told of its luck in the disk thread, right after the fsync: a hop of threads sooner."""
+
+    def safe(self) -> None:
+        """The task is on disk; `stored` follows on the loop. Called in the disk thread; raises nothing."""
+
+
 @dataclass(eq=False, slots=True)
 class Batch:
     """One file of incoming/, as the node knows it."""
@@ -53,15 +62,17 @@ class Batch:
     accepted: float = 0.0
     """When its first task was accepted."""
     closed: bool = False
-    """It takes no more tasks."""
+    """It takes no more tasks, and the spool has heard of all that it took."""
     closed_at: float = 0.0
     """Monotonic time of that."""
-    frozen: bool = False
-    """Its tasks are being moved; none may start."""
+    frozen: int = 0
+    """Moves of its tasks that are under way; none may start meanwhile."""
     flying: set[int] = field(default_factory=set)
     """Tasks of it that are with workers, or whose fate is being decided."""
     moved: dict[int, str] = field(default_factory=dict)
     """Where its tasks went when it was settled."""
+    void: set[int] = field(default_factory=set)
+    """Records that are no tasks and may still look like some: refused, or moved, and perhaps not marked."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,6 +86,8 @@ class Group:
     special: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Due time and rank of the tasks that have one."""
     waiters: list[Waiter] = field(default_factory=list)
+    prompt: list[PromptWaiter] = field(default_factory=list)
+    """Those of them that want to hear it in the disk thread too."""
     closes: bool = False
     """It is the last of its batch."""
 
@@ -100,7 +113,11 @@ class Intake:
         self.flushed: Callable[[], None] = lambda: None
         """Called after the waiters of a commit have been told: the time to send what was gathered."""
 
-    def add(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter) -> None:
+    def add_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
+        """Takes one task without a body, for a waiter that is in a hurry."""
+        self.add(block, b"", terms, waiter, prompt=waiter)
+
+    def add(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None) -> None:
         """Takes one task. `waiter` is told later; nothing is raised."""
         now = time.time()
         group = self._open
@@ -114,6 +131,8 @@ class Intake:
         group.parts.append(record)
         group.offsets.append(offset)
         group.waiters.append(waiter)
+        if prompt is not None:
+            group.prompt.append(prompt)
         if terms.due or terms.rank != LAST:
             group.special[offset] = (terms.due, terms.rank)
         if not self._busy:
@@ -124,7 +143,6 @@ class Intake:
         group, self._open = self._open, None
         if group is not None:
             group.closes = True
-            group.batch.closed = True
             self._ready.append(group)
             if not self._busy:
                 self._start()
@@ -156,20 +174,23 @@ class Intake:
             self._thread.submit(lambda: self._commit(groups), lambda errors, problem: self._done(groups, errors, problem))
         elif self._spare is None and self._open is not None:
             self._busy = True
-            self._thread.submit(self._make_spare, self._spare_made)
+            spare = Batch(self._number())  # numbers are given on the loop only, or two might be the same
+            self._thread.submit(lambda: self._make_file(spare), lambda _, problem: self._spare_made(spare, problem))
 
-    def _done(self, groups: list[Group], errors: list[OSError | None], problem: BaseException | None) -> None:
+    def _done(
+        self, groups: list[Group], errors: list[Exception | None] | None, problem: BaseException | None
+    ) -> None:
         self._busy = False
-        if problem is not None:
-            raise problem
-        for group, error in zip(groups, errors, strict=True):
-            if error is None:
-                self._tell(group)
-            else:
-                self._refuse(group, error)
-        # The next commit starts before the answers are sent: the disk works while we talk.
-        self._start()
-        self.flushed()
+        try:
+            for group, error in zip(groups, errors or [problem] * len(groups), strict=True):
+                if error is None:
+                    self._tell(group)
+                else:
+                    self._refuse(group, error)
+        finally:
+            # The next commit starts before the answers are sent: the disk works while we talk.
+            self._start()
+            self.flushed()
 
     def _tell(self, group: Group) -> None:
         group.batch.live += len(group.offsets)
@@ -178,23 +199,23 @@ class Intake:
         for waiter, offset in zip(group.waiters, group.offsets, strict=True):
             waiter.stored(task_id(node_id, number, offset))
 
-    def _refuse(self, group: Group, error: OSError) -> None:
+    def _refuse(self, group: Group, error: BaseException) -> None:
         if self._open is not None and self._open.batch is group.batch:
             # Whoever gathered meanwhile for the same file is refused with the others.
             group.waiters += self._open.waiters
             self._open = None
-        group.batch.closed = True
-        group.closes = True
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        group.batch.void.update(group.offsets)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
         refusal = Refused(
             Reason.FULL if full else Reason.BUSY,
-            f"the disk of this node {'is full' if full else 'failed'} ({error.strerror}); nothing was stored",
+            f"the disk of this node {'is full' if full else 'failed'} ({reason}); nothing was stored",
         )
         self._committed(Group(group.batch, group.start, closes=True))
         for waiter in group.waiters:
             waiter.refused(refusal)
 
-    def _spare_made(self, batch: Batch | None, problem: BaseException | None) -> None:
+    def _spare_made(self, batch: Batch, problem: BaseException | None) -> None:
         self._busy = False
         if problem is None:
             self._spare = batch
@@ -204,15 +225,18 @@ class Intake:
 
     # -- in the disk thread --
 
-    def _commit(self, groups: list[Group]) -> list[OSError | None]:
-        errors: list[OSError | None] = []
+    def _commit(self, groups: list[Group]) -> list[Exception | None]:
+        errors: list[Exception | None] = []
         for group in groups:
             try:
                 self._write(group)
-                errors.append(None)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: who waits must hear of it
                 self._disown(group)
                 errors.append(error)
+                continue
+            errors.append(None)
+            for waiter in group.prompt:
+                waiter.safe()
         return errors
 
     def _write(self, group: Group) -> None:
@@ -226,8 +250,7 @@ class Intake:
             if self._sync:
                 self._disk.sync(batch.descriptor)
         if group.closes:
-            descriptor, batch.descriptor = batch.descriptor, -1
-            self._disk.close(descriptor)
+            self._close(batch)
 
     def _disown(self, group: Group) -> None:
         """Marks the records of a failed group finished, as well as a failing disk lets us, and gives up the file."""
@@ -240,13 +263,13 @@ class Intake:
             self._disk.sync(batch.descriptor)
         except OSError:
             pass  # the error that brought us here is reported; the records were never acknowledged
-        descriptor, batch.descriptor = batch.descriptor, -1
-        self._disk.close(descriptor)
+        self._close(batch)
 
-    def _make_spare(self) -> Batch:
-        batch = Batch(self._number())
-        self._make_file(batch)
-        return batch
+    def _close(self, batch: Batch) -> None:
+        descriptor, batch.descriptor = batch.descriptor, -1
+        # Network file systems report earlier writes here; what we promise was synced before.
+        with contextlib.suppress(OSError):
+            self._disk.close(descriptor)
 
     def _make_file(self, batch: Batch) -> None:
         temporary = self._layout.path(f"tmp/{batch.number}.batch")

@@ -103,6 +103,13 @@ class Keeper:
         """Marks tasks of a batch finished."""
         self._poke([(self.layout.batch(number), offset + STATE_AT, FINISHED) for offset in offsets])
 
+    def finish_waiting(self, number: int, offset: int) -> bool:
+        """Marks one task of a batch finished, provided that one waits there: `offset` may be anything."""
+        if not any(record.offset == offset and record.state == WAITING for record in self.records(number)):
+            return False
+        self.mark(number, [offset])
+        return True
+
     def set_attempts(self, number: int | None, ref: int | str, attempts: int) -> None:
         """Writes how often a task was tried."""
         path, base = self._where(number, ref)

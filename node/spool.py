@@ -428,7 +428,8 @@ class Spool:
         now = time.monotonic()
         for batch in list(self.batches.values()):
             waiting = batch.live - len(batch.flying)
-            if batch.closed and batch.descriptor < 0 and 0 < waiting <= SETTLE_AT_MOST and now - batch.closed_at > SETTLE_AFTER:
+            old = batch.closed and batch.descriptor < 0 and now - batch.closed_at > SETTLE_AFTER
+            if old and not batch.frozen and 0 < waiting <= SETTLE_AT_MOST:
                 await self._settle(batch)
 
     async def _settle(self, batch: Batch) -> None:
@@ -470,17 +471,33 @@ class Spool:
 
     # -- by hand --
 
-    async def remove(self, source: Source, ref: Ref) -> None:
-        """Removes a waiting task."""
-        if isinstance(source, Batch):
-            await self.moves.run(lambda: self.keeper.mark(source.number, [int(ref)]))
-            self.later.remove(source, ref)
-            source.live -= 1
-            self._drop_if_finished(source)
-        else:
+    async def remove(self, source: Source, ref: Ref) -> bool:
+        """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
+        if ref in source.flying or source.frozen:
+            return False
+        try:
+            if isinstance(source, Batch):
+                return await self._remove_record(source, int(ref))
             await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(str(ref))))
-            source.known.pop(str(ref), None)
-            self._dirty_directories.add(self.layout.directory_of(str(ref)))
+        except FileNotFoundError:
+            return False
+        source.known.pop(str(ref), None)
+        self._dirty_directories.add(self.layout.directory_of(str(ref)))
+        return True
+
+    async def _remove_record(self, batch: Batch, offset: int) -> bool:
+        batch.frozen = True  # nothing of it may start between the look and the mark
+        try:
+            removed = await self.moves.run(lambda: self.keeper.finish_waiting(batch.number, offset))
+        finally:
+            batch.frozen = False
+            self.changed()
+        if removed:
+            self.later.remove(batch, offset)
+            batch.live -= 1
+            self._dirty.add(batch.number)
+        self._drop_if_finished(batch)
+        return removed
 
     def hurry(self, source: Source, ref: Ref) -> bool:
         """Makes a task that is due later ready now; whether it was one."""

@@ -18,22 +18,15 @@ from spoolnode.protocol.errors import BadPacket, Reason, Refused
 Target = Callable[[bytes, random.Random], None]
 
 NUMBER = 7
-BLOCK = packet.encode_variables(
-    [(b"hello", b"world"), (b"priority", b"5"), (b"spool_values", values.pack({"n": [1, None]}))]
-)
-WEB = packet.encode_variables(
-    [(b"REQUEST_METHOD", b"POST"), (b"CONTENT_LENGTH", b"4"), (b"HTTP_HOST", b"h"), (b"at", b"1.5")]
-)
+BLOCK = packet.encode_variables([(b"hello", b"world"), (b"priority", b"5"), (b"spool_values", values.pack({"n": [1, None]}))])
+WEB = packet.encode_variables([(b"REQUEST_METHOD", b"POST"), (b"CONTENT_LENGTH", b"4"), (b"HTTP_HOST", b"h"), (b"at", b"1.5")])
 REFUSAL = Refused(Reason.BUSY, "later")
 CORPUS = [
     BLOCK,
     WEB,
     packet.packet(17, BLOCK) + packet.packet(100, b"", 1) + packet.packet(17, WEB, 1) + b"body",
     packet.packet(17, BLOCK) + b"a body",
-    answer.STORED
-    + answer.stored("node_7_64")
-    + answer.refused(REFUSAL)
-    + answer.status_pong({"name": "alpha", "load": 0.5}),
+    answer.STORED + answer.stored("node_7_64") + answer.refused(REFUSAL) + answer.status_pong({"name": "alpha", "load": 0.5}),
     answer.stored("node_7_64")[4:],
     answer.refused(REFUSAL)[4:],
     answer.http_refused(REFUSAL),

@@ -101,9 +101,7 @@ def test_an_answer_cut_anywhere_is_a_bad_packet() -> None:
                 answer.read_answer(modifier2, whole[:cut])
 
 
-answers = st.lists(
-    st.tuples(st.sampled_from([b"spool_id", b"spool_error", b"spool_reason"]), st.binary(max_size=9)), max_size=3
-)
+answers = st.lists(st.tuples(st.sampled_from([b"spool_id", b"spool_error", b"spool_reason"]), st.binary(max_size=9)), max_size=3)
 
 
 @given(st.integers(0, 2), garbage | answers.map(block) | variables.map(block))

@@ -133,9 +133,7 @@ numbers = st.integers(0, 2**64 - 1)
 
 
 @given(st.lists(tasks, max_size=5), numbers, st.integers(0, 100))
-def test_what_is_written_is_found_the_same_whatever_was_allocated(
-    sent: list[Task], number: int, allocated: int
-) -> None:
+def test_what_is_written_is_found_the_same_whatever_was_allocated(sent: list[Task], number: int, allocated: int) -> None:
     data = file_of(sent, number, allocated)
     assert read_header(data) == number
     found = list(read_records(data, number))
@@ -157,14 +155,19 @@ def test_a_large_record_is_found() -> None:
     assert len(whole(file_of(sent))) == 2
 
 
+def test_the_smallest_record_is_found_at_the_very_end() -> None:
+    data = file_of([TASKS[0], Task(b"", b"", 1.0, 2.0, 3)], allocated=0)[:-4]  # without its padding
+    assert [record.length for record in whole(data)] == [18, 4]
+
+
 def test_a_record_within_the_body_of_a_whole_one_is_no_task() -> None:
     inner = encode_record(NUMBER, *TASKS[0])
     for shift in range(8):
         sent = [TASKS[1], Task(HELLO_BLOCK, b"x" * shift + inner + inner, 1.0, 0.0, 0), TASKS[2]]
         data = file_of(sent)
-        assert [
-            record.offset - batch.RECORD_SIZE for record in read_records(data, NUMBER) if isinstance(record, Record)
-        ] == [start for start, _, _ in spans(sent)]
+        assert [record.offset - batch.RECORD_SIZE for record in read_records(data, NUMBER) if isinstance(record, Record)] == [
+            start for start, _, _ in spans(sent)
+        ]
         assert not damages(data)
 
 
@@ -269,17 +272,13 @@ def test_with_any_byte_flipped_every_other_record_is_found_and_the_damage_is_rep
 
 @pytest.mark.parametrize("size", [1, 2, 4, 7, 8, 16, 33, 64, 100, 200])
 @pytest.mark.parametrize("value", [b"\0", b"\xff"], ids=["zeros", "ones"])
-def test_with_any_range_overwritten_every_other_record_is_found_and_the_damage_is_reported(
-    size: int, value: bytes
-) -> None:
+def test_with_any_range_overwritten_every_other_record_is_found_and_the_damage_is_reported(size: int, value: bytes) -> None:
     for start in range(batch.HEADER_SIZE, SPANS[-1][2]):
         end = min(start + size, SPANS[-1][2])
         check(FILE[:start] + value * (end - start) + FILE[end:])
 
 
-@given(
-    st.lists(st.tuples(st.integers(batch.HEADER_SIZE, len(FILE) - 65), st.binary(min_size=1, max_size=40)), max_size=4)
-)
+@given(st.lists(st.tuples(st.integers(batch.HEADER_SIZE, len(FILE) - 65), st.binary(min_size=1, max_size=40)), max_size=4))
 def test_with_anything_written_anywhere_every_other_record_is_found_and_the_damage_is_reported(
     writes: list[tuple[int, bytes]],
 ) -> None:
@@ -337,9 +336,7 @@ def test_progress_changed_in_place_keeps_every_record_and_is_told(value: int) ->
     for record in RECORDS:
         data[record.offset + spoolfile.STATE_AT] = value
         data[record.offset + spoolfile.ATTEMPTS_AT] = 255 - value
-    assert list(read_records(bytes(data), NUMBER)) == [
-        record._replace(state=value, attempts=255 - value) for record in RECORDS
-    ]
+    assert list(read_records(bytes(data), NUMBER)) == [record._replace(state=value, attempts=255 - value) for record in RECORDS]
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=4, max_size=4), st.integers(0, 3))
@@ -362,9 +359,7 @@ def test_a_record_of_another_batch_never_passes(sent: list[Task], number: int, o
 
 
 def test_what_another_batch_left_in_the_space_of_this_one_is_not_found() -> None:
-    reused = (
-        encode_header(NUMBER) + encode_record(NUMBER, *TASKS[0]) + file_of(TASKS[1:], NUMBER - 1)[batch.HEADER_SIZE :]
-    )
+    reused = encode_header(NUMBER) + encode_record(NUMBER, *TASKS[0]) + file_of(TASKS[1:], NUMBER - 1)[batch.HEADER_SIZE :]
     assert list(read_records(reused, NUMBER)) == RECORDS[:1]
 
 
@@ -403,7 +398,5 @@ def test_a_payload_found_is_never_a_short_spool_file() -> None:
     record = bytearray(encode_record(NUMBER, *forged))
     record[batch.RECORD_SIZE + 1] = 1  # announces a byte of variables that is not there
     covered = struct.pack("<IddQ", 4, 0.0, 0.0, 0)
-    record[4:8] = struct.pack(
-        "<I", zlib.crc32(record[batch.RECORD_SIZE : batch.RECORD_SIZE + 4], zlib.crc32(covered, NUMBER))
-    )
+    record[4:8] = struct.pack("<I", zlib.crc32(record[batch.RECORD_SIZE : batch.RECORD_SIZE + 4], zlib.crc32(covered, NUMBER)))
     assert whole(encode_header(NUMBER) + bytes(record)) == []

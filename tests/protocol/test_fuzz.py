@@ -27,9 +27,7 @@ def test_it_runs_as_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "targets in 0.05 s, seed 3: all well" in capsys.readouterr().out
 
 
-def test_a_failure_tells_seed_input_and_target(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failure_tells_seed_input_and_target(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def breaks(data: bytes, chance: random.Random) -> None:
         raise KeyError(data)
 

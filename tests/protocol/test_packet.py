@@ -9,9 +9,11 @@ from wire import HELLO_BLOCK, HELLO_WORLD, MALFORMED_BLOCKS, block, item
 from spoolnode.protocol.errors import BadPacket, BadTask
 from spoolnode.protocol.packet import (
     ANSWER,
+    EXTENDED,
     HEADER,
     MAX_BLOCK,
     PING,
+    PLAIN,
     SPOOL_REQUEST,
     Variables,
     decode_variables,
@@ -33,12 +35,15 @@ def test_the_bytes_of_the_documentation_are_hello_world() -> None:
 
 def test_the_modifiers_are_those_of_uwsgi() -> None:
     assert (SPOOL_REQUEST, PING, ANSWER) == (17, 100, 255)
+    assert (PLAIN, EXTENDED) == (0, 1)
+
+
+def test_a_packet_is_a_header_alone_unless_it_is_given_more() -> None:
+    assert packet(ANSWER) == b"\xff\0\0\0"
 
 
 @given(st.integers(0, 255), st.binary(max_size=300), st.integers(0, 255))
-def test_a_header_says_modifier1_size_and_modifier2_little_endian(
-    modifier1: int, content: bytes, modifier2: int
-) -> None:
+def test_a_header_says_modifier1_size_and_modifier2_little_endian(modifier1: int, content: bytes, modifier2: int) -> None:
     size = len(content)
     expected = bytes([modifier1, size & 0xFF, size >> 8, modifier2]) + content
     assert packet(modifier1, content, modifier2) == expected

@@ -343,9 +343,7 @@ first_bytes = st.sampled_from([b"", b"\x11", b"\x64", b"\x11\x02\x00", HELLO_WOR
 
 
 @given(st.tuples(first_bytes, st.binary(max_size=60)).map(b"".join), st.integers(1, 9), st.sampled_from([0, 10, 65535]))
-def test_garbage_is_requests_or_refused_and_the_fragmentation_changes_nothing(
-    data: bytes, size: int, limit: int
-) -> None:
+def test_garbage_is_requests_or_refused_and_the_fragmentation_changes_nothing(data: bytes, size: int, limit: int) -> None:
     whole = feed(data, 1 << 30, limit=limit)
     assert feed(data, size, limit=limit) == whole
     assert not [event for event in whole[:-1] if isinstance(event, Reason)]

@@ -34,9 +34,7 @@ def test_plain_terms_are_here_at_once_last_without_body_and_not_from_the_web() -
     assert Terms(rank=names.LAST, due=0.0, destination="", body=0, web=False, spooler=b"") == PLAIN_TERMS
 
 
-@pytest.mark.parametrize(
-    "key", [b"AT", b"at ", b"att", b"Priority", b"HTTP", b"HTTPS", b"spool", b"body", b"content_length"]
-)
+@pytest.mark.parametrize("key", [b"AT", b"at ", b"att", b"Priority", b"HTTP", b"HTTPS", b"spool", b"body", b"content_length"])
 def test_a_variable_that_only_resembles_a_special_one_is_plain(key: bytes) -> None:
     assert terms({key: b"../x"}) is PLAIN_TERMS
 
@@ -68,6 +66,15 @@ def test_a_block_cut_anywhere_but_between_variables_is_refused() -> None:
 
 def test_a_tail_that_is_no_variable_is_refused() -> None:
     assert refusal(HELLO_BLOCK + b"\0").reason is Reason.MALFORMED
+
+
+def test_lengths_of_two_bytes_are_read_in_names_and_values() -> None:
+    long = block({b"k" * 300: b"v" * 700, b"spooler": b"/" + b"x" * 600, b"z" * 256: b"", b"priority": b"3"})
+    assert read_terms(long, local=False) == Terms(rank=3, spooler=b"/" + b"x" * 600)
+
+
+def test_a_refusal_says_where_the_empty_name_is() -> None:
+    assert "byte 14 has an empty name" in refusal(HELLO_BLOCK + item(b"", b"v")).text
 
 
 # --- each special variable ---
@@ -192,9 +199,7 @@ def test_the_length_of_the_body_is_what_the_nearest_said(variables: dict[bytes, 
 
 @pytest.mark.parametrize("coding", [b"chunked", b"Chunked", b"CHUNKED"])
 @pytest.mark.parametrize("length", [{}, {b"CONTENT_LENGTH": b""}])
-def test_a_chunked_body_without_its_length_is_refused_with_the_remedy(
-    coding: bytes, length: dict[bytes, bytes]
-) -> None:
+def test_a_chunked_body_without_its_length_is_refused_with_the_remedy(coding: bytes, length: dict[bytes, bytes]) -> None:
     found = refusal(block({**length, b"HTTP_TRANSFER_ENCODING": coding}))
     assert found.reason is Reason.LENGTH_REQUIRED
     assert "uwsgi_param CONTENT_LENGTH $content_length;" in found.text

@@ -71,9 +71,8 @@ def test_progress_is_two_bytes_in_place() -> None:
     assert parse(bytes(data)) == HELLO._replace(state=FINISHED, attempts=255, body=b"body")
 
 
-def test_a_finished_task_is_no_request_that_a_listener_takes() -> None:
-    assert WAITING == 17
-    assert FINISHED not in (17, 100)
+def test_the_states_have_the_values_that_are_on_disk_already() -> None:
+    assert (WAITING, FINISHED) == (17, 0xFD)
 
 
 @given(variables, st.integers(0, 255), st.binary(max_size=50))

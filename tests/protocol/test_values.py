@@ -104,14 +104,7 @@ def test_no_byte_of_a_plain_variable_is_lost(data: bytes) -> None:
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 keys = text.filter(lambda key: key and not key.startswith("spool") and key not in ("at", "priority", "body"))
-scalars = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False)
-    | st.binary(max_size=9)
-    | text
-)
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.binary(max_size=9) | text
 anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3))
 
 
@@ -136,9 +129,7 @@ def test_the_node_may_add_variables_of_its_own() -> None:
 # --- body ---
 
 
-@pytest.mark.parametrize(
-    "body", [b"x", b"\0\xff" * 50_000, bytearray(b"x"), memoryview(b"xy"), "é", "a\udcffb"], ids=type
-)
+@pytest.mark.parametrize("body", [b"x", b"\0\xff" * 50_000, bytearray(b"x"), memoryview(b"xy"), "é", "a\udcffb"], ids=type)
 def test_a_body_travels_outside_the_variables_which_tell_its_length(body: Any) -> None:
     expected = body.encode("utf-8", "surrogateescape") if isinstance(body, str) else bytes(body)
     encoded = encode_task({"a": "b", "body": body})
@@ -324,9 +315,7 @@ def test_a_reserved_name_is_a_bad_task(key: str) -> None:
         encode_task({key: "b"})
 
 
-@pytest.mark.parametrize(
-    "task", [{"a": "\ud800"}, {"\ud800": "a"}, {"body": "\udfff"}, {"spooler": "\ud800"}], ids=ascii
-)
+@pytest.mark.parametrize("task", [{"a": "\ud800"}, {"\ud800": "a"}, {"body": "\udfff"}, {"spooler": "\ud800"}], ids=ascii)
 def test_text_that_utf8_does_not_have_is_a_bad_task(task: dict[str, Any]) -> None:
     with pytest.raises(BadTask, match="cannot travel as UTF-8"):
         encode_task(task)
@@ -338,16 +327,12 @@ def test_what_is_too_large_is_a_bad_task_that_points_to_the_body(value: object) 
         encode_task({"a": value})
 
 
-objects = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.datetimes()
-)
+objects = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates() | st.datetimes()
 wild = st.recursive(
     objects | st.integers(-(10**12), 10**12).map(str),
     lambda inner: st.lists(inner, max_size=2) | st.tuples(inner, inner) | st.dictionaries(objects, inner, max_size=2),
 )
-wild_keys = st.sampled_from(["at", "priority", "body", "spooler", "CONTENT_LENGTH", "spool_x", ""]) | st.text(
-    max_size=4
-)
+wild_keys = st.sampled_from(["at", "priority", "body", "spooler", "CONTENT_LENGTH", "spool_x", ""]) | st.text(max_size=4)
 
 
 @given(st.dictionaries(wild_keys | st.integers() | st.binary(max_size=3), wild, max_size=4))
@@ -421,9 +406,7 @@ def test_garbage_is_a_map_of_names_or_a_bad_packet(data: bytes) -> None:
 
 
 @given(variables, garbage, st.none() | garbage | st.dictionaries(text, anything, max_size=2).map(msgpack.packb))
-def test_any_variables_make_a_task_with_text_for_keys_or_a_bad_packet(
-    sent: Variables, body: bytes, values: bytes | None
-) -> None:
+def test_any_variables_make_a_task_with_text_for_keys_or_a_bad_packet(sent: Variables, body: bytes, values: bytes | None) -> None:
     if values is not None:
         sent = [*sent, (names.VALUES, values)]
     try:

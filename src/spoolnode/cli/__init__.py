@@ -29,11 +29,15 @@ _COMMANDS = {
 
 
 class Failure(click.ClickException):
-    """Ends a command with one sentence on standard error and this exit status."""
+    """Ends a command with one sentence on standard error, and exit status 1."""
 
-    def __init__(self, text: str, exit_code: int = 1) -> None:
-        super().__init__(text)
-        self.exit_code = exit_code
+
+class _WrongSetting(Failure):
+    exit_code = 2
+
+
+class _Unsure(Failure):
+    exit_code = 3
 
 
 class _Commands(click.Group):
@@ -55,14 +59,15 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except SpoolnodeError as error:
-            raise Failure(str(error), _exit_code(error)) from error
+            raise _failure_of(error) from error
 
 
-def _exit_code(error: Exception) -> int:
+def _failure_of(error: Exception) -> Failure:
     from spoolnode.errors import Unanswered
     from spoolnode.node.config import BadConfig
 
-    return 2 if isinstance(error, BadConfig) else 3 if isinstance(error, Unanswered) else 1
+    kind = _WrongSetting if isinstance(error, BadConfig) else _Unsure if isinstance(error, Unanswered) else Failure
+    return kind(str(error))
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 @spool_option
 @json_option
 def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
-    """Removes tasks that do not run, waiting or dead ones, whether a node runs or not."""
+    """Removes waiting or dead tasks.
+
+    ID may also be the name of a file. It works whether a node runs or not, but never on a task that runs.
+    """
     _each(spool, ids, "removed", lambda directory: directory.remove, as_json)
 
 
@@ -28,13 +31,19 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 @spool_option
 @json_option
 def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
-    """Makes tasks ready now: dead ones, and those that wait for their time."""
+    """Makes tasks ready to run now.
+
+    Those that are dead (their attempts are counted anew), and those that wait for their time or for another attempt.
+    """
     _each(spool, ids, "ready", lambda directory: directory.retry, as_json)
 
 
 @click.group("dead")
 def dead_command() -> None:
-    """The tasks that were given up: they are kept, with the reason, until somebody decides."""
+    """Lists, retries, removes tasks given up.
+
+    They are kept, with the reason, until somebody decides.
+    """
 
 
 @dead_command.command("ls")
@@ -81,7 +90,10 @@ def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_js
 @click.command("reload")
 @spool_option
 def reload_command(spool: str) -> None:
-    """Replaces the node's workers, so that the application is loaded anew; running tasks may end."""
+    """Loads the application anew.
+
+    The workers are replaced, one after the other; running tasks may end. The same as SIGHUP.
+    """
     from spoolnode.control_client import ask
 
     if not ask(spool, "POST", "/reload")["reloading"]:
@@ -93,7 +105,10 @@ def reload_command(spool: str) -> None:
 @click.option("--wait", is_flag=True, help="Return only when the node has ended.")
 @spool_option
 def stop_command(wait: bool, spool: str) -> None:
-    """Stops the node: no new tasks, running ones may end (for --grace seconds), the others stay in the spool."""
+    """Stops a running node.
+
+    It takes no new tasks, running ones may end (for --grace seconds), the others stay in the spool. The same as SIGTERM.
+    """
     from spoolnode.control_client import ask
 
     ask(spool, "POST", "/stop")

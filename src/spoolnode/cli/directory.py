@@ -122,7 +122,7 @@ class Stopped:
             info, place = self._find(identity)
             if place.length >= 0:
                 number, offset = _record(info)
-                self._keeper.mark(number, [offset])
+                self._keeper.finish_waiting(number, offset)
                 self._keeper.sync_marks([number], [])
             else:
                 with _unless_taken(place.path, identity):
@@ -138,7 +138,7 @@ class Stopped:
                 raise Failure(f"the task {identity} waits for another node; it is sent when a node runs here")
             elif place.length >= 0:
                 raise Failure(f"the task {identity} lies in a batch file; it can be made ready when its node runs")
-            elif info.accepted <= time.time():
+            elif info.state != inspect.LATER:
                 raise Failure(f"the task {identity} is ready already; it runs when a node with an application runs here")
             else:
                 self._keeper.disk.set_mtime(place.path, time.time())
@@ -154,7 +154,7 @@ class Stopped:
         return inspect.count_files(self._keeper, "dead")
 
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
-        found = inspect.find_place(self._keeper, identity)
+        found = inspect.find_place(self._keeper, identity, time.time())
         if found is None:
             raise Failure(f"there is no task {identity} here: it has ended, was removed, or never was")
         return found

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 @config_option
 @without_effect
 def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None:
-    """Runs a node in the foreground, until SIGTERM or Ctrl-C.
+    """Runs a node in the foreground.
+
+    It ends with SIGTERM or Ctrl-C, loads the application anew with SIGHUP.
 
     Each option is also a variable of the environment (--max-body is SPOOLNODE_MAX_BODY; lists are split at commas) and a
     key of the TOML file (max_body); the command line counts most, then the environment, then the file. `spoolnode config`
@@ -62,9 +64,9 @@ def _run(config: "Config", report: "Report") -> int:
 @config_option
 @json_option
 def config_command(file: str | None, as_json: bool, **given: Any) -> None:
-    """Prints the settings in force as a TOML file, each with its meaning: a good file to start from.
+    """Prints the settings in force as TOML.
 
-    It takes the options of `join`, and looks where `join` would look.
+    Each has its meaning above it: a good file to start from. It takes the options of `join`, and looks where `join` would look.
     """
     from spoolnode.cli.output import print_json
     from spoolnode.cli.settings import as_toml, gather

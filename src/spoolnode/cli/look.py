@@ -22,7 +22,7 @@ def limit_option(function: Any) -> Any:
 @spool_option
 @json_option
 def status_command(spool: str, as_json: bool) -> None:
-    """Shows the running node in numbers."""
+    """Shows a running node in numbers."""
     from spoolnode.cli.output import print_json, print_pairs
     from spoolnode.control_client import ask
 
@@ -45,7 +45,7 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("node", f"{status['name']} ({status['id']}), {status['state']} for {ago(uptime)}, pid {status['pid']}"),
         ("listens", ", ".join(status["listen"])),
         ("spool", status["spool"]),
-        ("application", f"{app}, {status['workers']} workers" if status["app"] else app),
+        ("application", f"{app}, {_count(status['workers'], 'worker')}" if status["app"] else app),
         ("sync", f"{status['sync']}: {durable}"),
         ("disk", f"{size(status['free'])} free; intake stops below {size(status['min_free'])}"),
         ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting"])),
@@ -59,6 +59,10 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
     optional = [("outbox", outbox), ("refused", refused), ("corrupt", status["corrupt"] or "")]
     return [*lines, *[(name, text) for name, text in optional if text]]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _oldest(seconds: float | None) -> str:
@@ -78,7 +82,10 @@ def _rate(count: int, seconds: float) -> str:
 @spool_option
 @json_option
 def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None:
-    """Lists the tasks in the spool in the order in which they run, whether a node runs or not."""
+    """Lists the tasks in a spool.
+
+    In the order in which they run, whether a node runs or not.
+    """
     list_tasks(spool, state or "waiting", limit, as_json)
 
 
@@ -96,50 +103,50 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
         print_json(rows)
         return
     columns = {"waiting": _WAITING, "dead": _DEAD, "outbox": _OUTBOX}[state]
-    now = time.time()
     nothing = {"waiting": "no task waits", "dead": "no task is dead", "outbox": "no task waits for another node"}[state]
-    print_table(list(columns), [[column(row, now) for column in columns.values()] for row in rows], nothing)
+    print_table(list(columns), [[column(row) for column in columns.values()] for row in rows], nothing)
     if more:
         click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
 
 
-def _age(row: dict[str, Any], now: float) -> str:
+def _age(row: dict[str, Any]) -> str:
     from spoolnode.cli.output import ago
 
     # The time of a spool file that is due later is when it is due.
-    return ago(max(now - row["accepted"], 0.0)) if row["accepted"] <= now else ""
+    age = time.time() - row["accepted"]
+    return ago(age) if age >= 0 else ""
 
 
-def _due(row: dict[str, Any], now: float) -> str:
+def _due(row: dict[str, Any]) -> str:
     from spoolnode.cli.output import ago
 
-    return f"in {ago(row['due'] - now)}" if row["due"] and row["due"] > now else ""
+    seconds = (row["due"] or 0.0) - time.time()
+    return f"in {ago(seconds)}" if seconds > 0 else ""
 
 
-def _size(row: dict[str, Any], now: float) -> str:
+def _size(row: dict[str, Any]) -> str:
     from spoolnode.cli.output import size
 
-    del now
     return size(row["size"])
 
 
-def _died(row: dict[str, Any], now: float) -> str:
+def _died(row: dict[str, Any]) -> str:
     from spoolnode.cli.output import moment
 
-    del now
     return moment(row["accepted"])
 
 
 def _plain(name: str) -> Any:
-    return lambda row, now: row[name]
+    return lambda row: row[name]
 
 
+# What a column shows, by its title.
 _WAITING = {
     "id": _plain("id"), "state": _plain("state"), "priority": _plain("priority"), "due": _due, "attempts": _plain("attempts"),
     "age": _age, "size": _size,
 }  # fmt: skip
 _DEAD = {"id": _plain("id"), "given up": _died, "attempts": _plain("attempts"), "size": _size, "reason": _plain("reason")}
-_OUTBOX = {"id": _plain("id"), "for": lambda row, now: row["where"].split("/")[1], "age": _age, "size": _size}
+_OUTBOX = {"id": _plain("id"), "for": lambda row: row["where"].split("/")[1], "age": _age, "size": _size}
 
 
 @click.command("show")
@@ -147,7 +154,10 @@ _OUTBOX = {"id": _plain("id"), "for": lambda row, now: row["where"].split("/")[1
 @spool_option
 @json_option
 def show_command(identity: str, spool: str, as_json: bool) -> None:
-    """Shows one task with its contents, whether a node runs or not."""
+    """Shows one task with its contents.
+
+    ID may also be the name of its file. It works whether a node runs or not.
+    """
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.output import print_json, print_pairs
 

@@ -50,9 +50,7 @@ def json_option(function: F) -> F:
 
 def config_option(function: F) -> F:
     """`--config`."""
-    option = click.option(
-        "--config", "file", metavar="FILE.toml", help="Read settings from this file (also: SPOOLNODE_CONFIG)."
-    )
+    option = click.option("--config", "file", metavar="FILE.toml", help="Read settings from this file (also: SPOOLNODE_CONFIG).")
     return option(function)
 
 
@@ -81,7 +79,7 @@ def _option(name: str, kind: type, metadata: Any) -> click.Option:
     item = SETTINGS[name]
     default = item.default_factory() if callable(item.default_factory) else item.default
     long = "--" + name.replace("_", "-")
-    shown = ", ".join(default) if isinstance(default, list) else f"{default:g}" if isinstance(default, float) else str(default)
+    shown = _shown(default, metadata["metavar"] == "BYTES")
     text = metadata["help"] + (f"  [default: {shown}]" if shown and kind is not bool else "")
     if kind is bool:
         return click.Option([f"{long}/--no-{long[2:]}", name], default=None, help=text)
@@ -92,24 +90,30 @@ def _option(name: str, kind: type, metadata: Any) -> click.Option:
     )  # fmt: skip
 
 
+def _shown(default: Any, is_size: bool) -> str:
+    if isinstance(default, list):
+        return ", ".join(default)
+    if is_size:
+        exact = [(unit, shift) for unit, shift in (("G", 30), ("M", 20), ("K", 10)) if default and not default % (1 << shift)]
+        return f"{default >> exact[0][1]}{exact[0][0]}" if exact else str(default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
 def _type_of(kind: type, metadata: Any) -> Any:
     if metadata["choices"]:
         return click.Choice(metadata["choices"].split(","))
     if metadata["metavar"] == "BYTES":
-        return _Size()
+        return _size
     return str if kind is list else kind
 
 
-class _Size(click.ParamType):
-    name = "bytes"
+def _size(text: str) -> int:
+    from spoolnode.cli.settings import read_size
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from spoolnode.cli.settings import read_size
-
-        try:
-            return value if isinstance(value, int) else read_size(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number of bytes, like 65536, 64M or 1G", param, ctx)
+    try:
+        return read_size(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no number of bytes, like 65536, 64M or 1G") from None
 
 
 def without_effect(function: F) -> F:

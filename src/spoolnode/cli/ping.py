@@ -22,10 +22,10 @@ class Reply(NamedTuple):
 @click.option("--wait", type=float, default=5.0, show_default=True, metavar="SEC", help="Seconds to wait for the answer.")
 @json_option
 def ping_command(address: str | None, wait: float, as_json: bool) -> None:
-    """Asks ADDR (host:port or a unix socket) who is there, and how long the answer takes.
+    """Asks an address who is there.
 
-    A real uWSGI server is understood too: it answers, but says nothing of itself. Without ADDR: SPOOLNODE_VIA, or
-    127.0.0.1:3031.
+    ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or 127.0.0.1:3031. A real uWSGI server is
+    understood too: it answers, but says nothing of itself.
     """
     from spoolnode.cli.output import print_json
     from spoolnode.protocol.answer import read_status
@@ -61,7 +61,9 @@ def exchange(target: tuple[str, int] | str, name: str, modifier2: int, limit: fl
                 connected.settimeout(max(started + limit - time.monotonic(), 0.001))
                 data = connected.recv(65536)
                 if not data:
-                    raise Failure(f"{name}: closed the connection without an answer; it does not speak uwsgi, or does not let us in")
+                    raise Failure(
+                        f"{name}: closed the connection without an answer; it does not speak uwsgi, or does not let us in"
+                    )
                 reader.receive(data)
     except TimeoutError as error:
         raise Failure(f"{name}: no answer in {limit:g} s") from error

@@ -17,12 +17,16 @@ _RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 @click.command("send")
 @click.argument("pairs", nargs=-1, metavar="KEY=VALUE...")
-@click.option("-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A value of another type than text; may be repeated.")
+@click.option(
+    "-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A value of another type than text; may be repeated."
+)
 @click.option("--node", metavar="DEST", help="Where it shall run: a node's name, host:port, tag:X, any or all.")
 @click.option("--at", metavar="TIME", help="Not before: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d.")
 @click.option("--priority", type=int, metavar="N", help="Lower runs sooner; without one it runs after all that have one.")
 @click.option("--body", metavar="FILE", help="Data of any size; - is standard input.")
-@click.option("--timeout", type=float, metavar="SEC", help="Seconds it may run; then its worker is killed and it counts as failed.")
+@click.option(
+    "--timeout", type=float, metavar="SEC", help="Seconds it may run; then its worker is killed and it counts as failed."
+)
 @click.option("--via", metavar="ADDR", help="The node to hand it to.  [default: SPOOLNODE_VIA, or 127.0.0.1:3031]")
 @click.option("--wait", type=float, default=30.0, show_default=True, metavar="SEC", help="Seconds to wait for the node's answer.")
 @json_option
@@ -30,7 +34,9 @@ def send_command(
     pairs: tuple[str, ...], typed: tuple[str, ...], node: str | None, timeout: float | None, via: str | None, wait: float,
     as_json: bool, **special: Any,
 ) -> None:  # fmt: skip
-    """Stores a task in a node's spool and prints its id. When it returns, the task is on that node's disk.
+    """Stores a task and prints its id.
+
+    When it returns, the task is on that node's disk.
 
     \b
     spoolnode send ToGroup=customers

@@ -1,0 +1,14 @@
+"""`demo` shows what a node does."""
+
+import click
+
+
+@click.command("demo")
+def demo_command() -> None:
+    """Shows what a node does, in a few seconds.
+
+    It starts one in a temporary directory, sends it tasks, kills it, starts it again, and stops it.
+    """
+    from spoolnode.demo import run
+
+    run()

@@ -1,0 +1,40 @@
+"""`doctor` looks at what a node needs, and explains what it finds."""
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from spoolnode.cli.options import config_option, json_option
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@click.command("doctor")
+@click.option("-Q", "--spool", "--spooler", metavar="DIR", help="The spool directory.  [default: as for `join`]")
+@click.option(
+    "-s", "--listen", "--socket", multiple=True, metavar="ADDR", help="Where it shall listen.  [default: as for `join`]"
+)
+@config_option
+@json_option
+def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
+    """Checks what a node needs, and explains.
+
+    The spool directory, its disk, the addresses and this machine: one line each.
+
+    Exit status 1 when something would keep a node from running or from keeping its promises.
+    """
+    from spoolnode.cli.output import print_json
+    from spoolnode.cli.settings import gather
+    from spoolnode.doctor import examine
+
+    config = gather(given, os.environ, file).config.validated()
+    findings = list(examine(config))
+    if as_json:
+        print_json([finding._asdict() for finding in findings])
+    else:
+        for finding in findings:
+            state = click.style(f"{finding.state:4}", fg=_COLOURS[finding.state])
+            click.echo(f"{state}  {finding.check}: {finding.text}")
+    sys.exit(any(finding.state == "fail" for finding in findings))

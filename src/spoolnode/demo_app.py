@@ -1,0 +1,50 @@
+"""The application of `spoolnode demo`. Whatever it does, it writes as a line to ran.txt in the node's directory."""
+
+import os
+import time
+from typing import Any
+
+from spoolnode import spool, uwsgi
+
+RAN = "ran.txt"
+
+
+def write_line(text: str) -> None:
+    """One line, whole: what a killed worker has written stays written."""
+    descriptor = os.open(RAN, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(descriptor, f"{text}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+@spool
+def mail(number: int, to: list[str]) -> None:
+    """A function whose calls can be stored."""
+    write_line(f"mail {number} to {', '.join(to)}")
+
+
+@spool
+def count(number: int) -> None:
+    """A little work."""
+    time.sleep(0.005)
+    write_line(f"count {number}")
+
+
+@spool
+def stumble() -> None:
+    """Fails when it is run for the first time."""
+    write_line("stumbling")
+    with open(RAN, encoding="utf-8") as lines:
+        if lines.read().count("stumbling") == 1:
+            raise RuntimeError("the first attempt fails, on purpose")
+    write_line("stumbled, and got up")
+
+
+def everything_else(task: dict[str, Any]) -> int:
+    """What uWSGI calls the spooler: gets every task that names no function, as a dict."""
+    write_line(f"hello {task['name']}" + (f", {task['visits'] + 1} visits" if "visits" in task else ""))
+    return uwsgi.SPOOL_OK
+
+
+uwsgi.spooler = everything_else

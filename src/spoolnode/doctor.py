@@ -1,0 +1,308 @@
+"""What a node needs of its machine, checked one after the other. Reads; what it writes for a test it removes."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from statistics import median
+from typing import NamedTuple
+
+from spoolnode.control_client import ControlError, NotRunning, ask
+from spoolnode.node.config import BadConfig, Config, parse_address
+from spoolnode.node.disk import RealDisk
+from spoolnode.node.keeper import Keeper
+from spoolnode.node.layout import Layout, is_priority
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "9p",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "lustre",
+        "ocfs2",
+        "gfs2",
+    }
+)
+MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+SYNCS = 15
+SLOW_SYNC = 0.010
+"""Seconds of one fdatasync from which on single senders feel it."""
+FEW_WATCHES = 8192
+LIBRARIES = ("msgpack", "uvloop", "click", "rich", "aiohttp", "inotify_simple", "structlog", "prometheus_client", "zeroconf")
+
+
+class Finding(NamedTuple):
+    """The result of one check: `state` is ok, warn or fail."""
+
+    check: str
+    state: str
+    text: str
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """All checks for a node with this (validated) configuration, in an order in which a reader understands them."""
+    layout = Layout(config.spool)
+    yield directory(layout)
+    if os.path.isdir(layout.root):
+        yield file_system(layout.root)
+        if os.access(layout.root, os.W_OK | os.X_OK):
+            yield sync_cost(layout)
+        yield free_space(layout.root, config.min_free)
+        yield from contents(layout)
+    running = node(layout)
+    yield running
+    for address in config.listen:
+        yield listen(address, layout)
+    yield inotify()
+    yield versions()
+
+
+def directory(layout: Layout) -> Finding:
+    """Whether the spool directory is there and ours."""
+    check, root = "spool directory", layout.root
+    if not os.path.exists(root):
+        parent = os.path.dirname(root)
+        while not os.path.exists(parent):
+            parent = os.path.dirname(parent)
+        if os.access(parent, os.W_OK | os.X_OK):
+            return Finding(check, OK, f"{root} does not exist; a node makes it when it starts")
+        return Finding(check, FAIL, f"{root} does not exist, and {parent} is not writable for this user: make it first")
+    if not os.path.isdir(root):
+        return Finding(check, FAIL, f"{root} is no directory")
+    if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
+        return Finding(check, FAIL, f"{root} is not readable and writable for this user: change its owner or mode")
+    found = os.stat(root)
+    if found.st_uid != os.geteuid():
+        return Finding(
+            check, WARN, f"{root} belongs to uid {found.st_uid}, this is uid {os.geteuid()}: run the node as its owner"
+        )
+    if found.st_mode & 0o002:
+        return Finding(check, WARN, f"{root} is writable for everybody, so everybody can enqueue: chmod o-w")
+    return Finding(check, OK, f"{root} is there, and writable")
+
+
+def file_system(root: str) -> Finding:
+    """What the spool lies on."""
+    check, kind = "file system", file_system_type(root)
+    if kind in NETWORK_FILE_SYSTEMS:
+        return Finding(
+            check, WARN, f"{kind}, a network file system: files that other machines drop here are noticed by the slow scan only, "
+            "and locks and fsync are as good as the server's; a local disk is better",
+        )  # fmt: skip
+    if kind in MEMORY_FILE_SYSTEMS:
+        return Finding(check, WARN, f"{kind} lies in memory: every task is lost when the machine stops")
+    if kind == "overlay":
+        return Finding(check, WARN, "overlay, a container's own layer: it goes away with the container; use a volume")
+    return Finding(check, OK, kind or "unknown")
+
+
+def file_system_type(path: str) -> str:
+    """The type of the file system on which a path lies; empty when it is not known."""
+    real, best, kind = os.path.realpath(path), "", ""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
+            lines = mounts.read().splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        mount = before.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+        inside = real == mount or real.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, after.split()[0]
+    return kind
+
+
+def sync_cost(layout: Layout) -> Finding:
+    """What one commit costs: the median of a few writes with fdatasync."""
+    check = "fsync"
+    place = layout.tmp if os.path.isdir(layout.tmp) else layout.root
+    times = []
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            for _ in range(SYNCS):
+                started = time.monotonic()
+                os.pwrite(file.fileno(), b"spoolnode" * 20, os.fstat(file.fileno()).st_size)
+                os.fdatasync(file.fileno())
+                times.append(time.monotonic() - started)
+    except OSError as error:
+        return Finding(check, FAIL, f"a file cannot be written and synced in {place}: {error.strerror}")
+    cost = median(times)
+    text = f"{cost * 1000:.2f} ms each, so about {1 / cost:.0f} tasks a second for one sender that waits; many senders share one"
+    if cost > SLOW_SYNC:
+        return Finding(check, WARN, f"{text}. That is slow: a disk with a write cache that is safe against power loss helps")
+    return Finding(check, OK, text)
+
+
+def free_space(root: str, floor: int) -> Finding:
+    """Whether tasks would be taken in."""
+    free = RealDisk().free(root)
+    text = f"{free >> 20} MiB free, intake stops below {floor >> 20} MiB (--min-free)"
+    inodes = os.statvfs(root)
+    if free < floor:
+        return Finding("free space", FAIL, f"{text}: new tasks are refused until there is room")
+    if inodes.f_files and inodes.f_favail < 10_000:
+        return Finding("free space", WARN, f"{text}, but only {inodes.f_favail} inodes: each task that waits long needs one")
+    return Finding("free space", WARN if free < 2 * floor else OK, text)
+
+
+def contents(layout: Layout) -> Iterator[Finding]:
+    """What lies in the directory and wants a look."""
+    keeper = Keeper(RealDisk(), layout, "-")
+    ours = {os.path.basename(path) for path in layout.directories}
+    try:
+        entries = keeper.disk.entries(layout.root)
+    except OSError as error:
+        yield Finding("contents", FAIL, f"the directory cannot be read: {error.strerror}")
+        return
+    strange = [entry.name for entry in entries if entry.is_directory and entry.name not in ours and not is_priority(entry.name)]
+    if strange:
+        yield Finding(
+            "priorities", WARN, f"tasks below {', '.join(sorted(strange)[:5])} are never run, by uWSGI neither: only directories "
+            "named by digits hold priorities; move the files to the top",
+        )  # fmt: skip
+    dead = _count(keeper, layout.dead)
+    yield Finding("dead", WARN if dead else OK, f"{dead} given up: see `spoolnode dead ls`" if dead else "no task was given up")
+    corrupt = _count(keeper, layout.corrupt)
+    text = f"{corrupt} files in {layout.corrupt} could not be read; they are kept for you to look at"
+    yield Finding("corrupt", WARN if corrupt else OK, text if corrupt else "no file was unreadable")
+
+
+def _count(keeper: Keeper, path: str) -> int:
+    try:
+        return len(keeper.disk.entries(path))
+    except OSError:
+        return 0
+
+
+def node(layout: Layout) -> Finding:
+    """Whether a node runs on the directory."""
+    check = "node"
+    try:
+        status = ask(layout.root, "GET", "/status", 5.0)
+        return Finding(
+            check, OK, f"{status['name']} ({status['id']}) runs here, pid {status['pid']}, on {', '.join(status['listen'])}"
+        )
+    except NotRunning:
+        holder = lock_holder(layout)
+    except ControlError as error:
+        holder = lock_holder(layout)
+        if not holder:
+            return Finding(check, WARN, str(error))
+    if holder:
+        return Finding(
+            check, FAIL, f"process {holder} holds the spool, but does not answer on {layout.control}: is it starting, or stuck?"
+        )
+    if os.path.lexists(layout.control):
+        return Finding(
+            check, OK, "none runs here; the last one was killed and left its control socket, which the next one replaces"
+        )
+    return Finding(check, OK, "none runs here")
+
+
+def lock_holder(layout: Layout) -> str:
+    """The process that holds the directory; empty when none does."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+    else:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def listen(address: str, layout: Layout) -> Finding:
+    """Whether the address can be listened on, or this directory's node does already."""
+    check = f"address {address}"
+    with contextlib.suppress(NotRunning, ControlError):
+        if address in ask(layout.root, "GET", "/status", 5.0)["listen"]:
+            return Finding(check, OK, "the node that runs here listens on it")
+    try:
+        parsed = parse_address(address)
+    except BadConfig as error:
+        return Finding(check, FAIL, str(error))
+    return _unix_free(check, parsed) if isinstance(parsed, str) else _tcp_free(check, parsed)
+
+
+def _unix_free(check: str, path: str) -> Finding:
+    if not os.path.lexists(path):
+        parent = os.path.dirname(os.path.abspath(path))
+        if os.access(parent, os.W_OK | os.X_OK):
+            return Finding(check, OK, "free")
+        return Finding(check, FAIL, f"{parent} is not writable for this user")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.settimeout(2)
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return Finding(check, OK, "a socket without a listener, left by who was killed; a node replaces it")
+        except OSError as error:
+            return Finding(check, FAIL, f"it exists and is no socket that a node could replace: {error.strerror}")
+    return Finding(check, FAIL, "somebody else listens on it")
+
+
+def _tcp_free(check: str, place: tuple[str, int]) -> Finding:
+    try:
+        for family, kind, _, _, where in socket.getaddrinfo(*place, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(where)
+                probe.listen(1)
+    except OSError as error:
+        return Finding(check, FAIL, f"it cannot be listened on: {error.strerror or error}")
+    return Finding(check, OK, "free")
+
+
+def inotify() -> Finding:
+    """Whether the kernel lets us watch the directory."""
+    limits = {}
+    for name in ("max_user_watches", "max_user_instances"):
+        try:
+            with open(f"/proc/sys/fs/inotify/{name}", encoding="ascii") as file:
+                limits[name] = int(file.read())
+        except (OSError, ValueError):
+            return Finding("inotify", WARN, "its limits cannot be read; dropped files are noticed by the slow scan at the latest")
+    text = f"{limits['max_user_watches']} watches, {limits['max_user_instances']} instances for each user"
+    if limits["max_user_watches"] < FEW_WATCHES or limits["max_user_instances"] < 16:
+        return Finding(
+            "inotify", WARN, f"{text}: few; raise fs.inotify.* with sysctl, or dropped files are noticed by the slow scan only"
+        )
+    return Finding("inotify", OK, text)
+
+
+def versions() -> Finding:
+    """What this runs on."""
+    from spoolnode import __version__
+
+    found, missing = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    text = f"spoolnode {__version__}, Python {sys.version.split()[0]}, {', '.join(found)}"
+    if missing:
+        return Finding("versions", FAIL, f"{text}; not installed: {', '.join(missing)}")
+    return Finding("versions", OK, text)

@@ -1,0 +1,101 @@
+"""`doctor` finds what is wrong and says what to do."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from support import RunningNode, command
+
+from spoolnode.doctor import FAIL, OK, WARN, Finding, file_system_type, free_space, listen, lock_holder, node
+from spoolnode.node.layout import Layout
+
+
+def examine(*args: str, cwd: Path, status: int = 0) -> dict[str, tuple[str, str]]:
+    done = command("doctor", "-s", "127.0.0.1:0", "--json", *args, cwd=cwd)
+    assert done.returncode == status, done.stdout + done.stderr
+    return {row["check"]: (row["state"], row["text"]) for row in json.loads(done.stdout)}
+
+
+def test_directory_that_is_not_there_yet_is_no_fault(tmp_path: Path) -> None:
+    found = examine(cwd=tmp_path)
+    assert found["spool directory"][0] == OK
+    assert "fsync" not in found
+    assert not list(tmp_path.iterdir())
+
+
+def test_spool_of_a_running_node_is_well(node: RunningNode) -> None:
+    node.start()
+    done = node.command("doctor", "-s", node.via, "--json")
+    found = {row["check"]: (row["state"], row["text"]) for row in json.loads(done.stdout)}
+    assert done.returncode == 0
+    assert found["node"][0] == OK
+    assert f"pid {node.pid}" in found["node"][1]
+    assert found[f"address {node.via}"] == (OK, "the node that runs here listens on it")
+    assert {"file system", "fsync", "free space", "dead", "corrupt", "inotify", "versions"} <= set(found)
+    assert not list((node.spool / "tmp").iterdir())
+
+
+def test_what_lies_in_the_directory_is_explained(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    for path in ("high", "5", "dead", "corrupt"):
+        (spool / path).mkdir(parents=True)
+    (spool / "dead" / "uwsgi_spoolfile_on_x").touch()
+    (spool / "corrupt" / "x").touch()
+    found = examine(cwd=tmp_path)
+    assert found["priorities"][0] == WARN
+    assert "tasks below high are never run" in found["priorities"][1]
+    assert (found["dead"][0], found["corrupt"][0]) == (WARN, WARN)
+
+
+def test_lines_for_people(tmp_path: Path) -> None:
+    done = command("doctor", "-s", "127.0.0.1:0", cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(line.split()[0] in (OK, WARN, FAIL) for line in done.stdout.splitlines())
+
+
+def test_too_little_room_fails(tmp_path: Path) -> None:
+    assert free_space(str(tmp_path), 1 << 60).state == FAIL
+    assert free_space(str(tmp_path), 0).state == OK
+
+
+def test_taken_addresses_fail(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path / "spool"))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert listen(f"127.0.0.1:{port}", layout).state == FAIL
+    assert listen(f"127.0.0.1:{port}", layout).state == OK
+    path = str(tmp_path / "x.sock")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        assert listen(path, layout) == Finding(f"address {path}", FAIL, "somebody else listens on it")
+    assert listen(path, layout).state == OK
+    (tmp_path / "file").touch()
+    assert listen(str(tmp_path / "file"), layout).state in (OK, FAIL)
+    assert listen(str(tmp_path / "nowhere" / "x.sock"), layout).state == FAIL
+
+
+def test_process_that_holds_the_spool_and_does_not_answer_fails(tmp_path: Path) -> None:
+    layout = Layout(str(tmp_path))
+    assert lock_holder(layout) == ""
+    with open(layout.lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711\n")
+        lock.flush()
+        assert node(layout).state == FAIL
+        assert "process 4711 holds the spool" in node(layout).text
+    assert node(layout).state == OK
+
+
+def test_file_system_types_are_known() -> None:
+    assert file_system_type("/proc") == "proc"
+    assert file_system_type("/")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_directory_of_others_fails(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir(mode=0o500)
+    assert examine(cwd=tmp_path, status=1)["spool directory"][0] == FAIL

@@ -1,0 +1,132 @@
+"""`join`: starting, refusing to start, stopping."""
+
+import time
+from pathlib import Path
+
+import pytest
+from support import RunningNode, command
+
+from spoolnode import __version__
+
+
+def test_help_names_every_command() -> None:
+    done = command("--help")
+    assert done.returncode == 0
+    listed = done.stdout.partition("Commands:")[2].split("\n")
+    names = [line.split()[0] for line in listed if line.strip()]
+    assert names == [
+        *("join", "send", "status", "ls", "show", "rm", "retry", "dead", "ping", "reload", "stop", "config", "doctor", "demo")
+    ]
+    assert "..." not in done.stdout.partition("Commands:")[2]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    import subprocess
+    import sys
+
+    from support import environment
+
+    program = (
+        "import sys; from spoolnode.cli import main; main(['--help'], standalone_mode=False);"
+        "heavy = {'rich', 'aiohttp', 'uvloop', 'msgpack', 'structlog', 'asyncio', 'http.client', 'dataclasses', 'zeroconf'};"
+        "sys.exit(repr(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version() -> None:
+    assert command("--version").stdout == f"spoolnode {__version__}\n"
+
+
+def test_unknown_command_is_2() -> None:
+    assert command("jion").returncode == 2
+
+
+def test_ready_line_says_where_who_and_which_spool(node: RunningNode, app: str) -> None:
+    node.start("--discover", "none", app=app)
+    (ready,) = node.lines("ready")
+    assert ready["listen"] == [node.via]
+    assert (ready["name"], ready["spool"], ready["app"]) == ("testnode", str(node.spool), "app.py")
+    assert ready["id"] == (node.spool / "node.id").read_text().strip()
+    assert not node.noise
+    assert not node.lines("note")
+    assert node.stop() == 0
+    assert node.lines("stopped")
+    assert not (node.spool / "control.sock").exists()
+
+
+def test_uwsgi_command_line_of_the_manual_runs_with_a_note(node: RunningNode, app: str) -> None:
+    node.spool = node.directory / "myspool"
+    (node.directory / "testapp.py").write_text(app)
+    socket = str(node.directory / "uwsgi.sock")
+    node.start("-Q", "myspool", "-s", socket, "-b", "8192", "-w", "testapp", "-A", "10", "-M", "--spooler-ordered",
+               "--spooler-freq", "5", "--spooler-quiet", "--processes", "2")  # fmt: skip
+    assert {line["option"] for line in node.lines("note")} == {
+        *("--sharedarea", "--master", "--spooler-ordered", "--spooler-frequency", "--spooler-quiet")
+    }
+    done = node.command("send", "name=Serena", "--via", socket)
+    assert done.returncode == 0
+    node.wait_for_log("print", id=done.stdout.strip(), text="ran Serena")
+
+
+def test_seeds_are_accepted_with_a_note_that_nothing_is_discovered_yet(node: RunningNode) -> None:
+    node.start("10.0.0.7:3031", "beta:3031")
+    (note,) = node.lines("note")
+    assert note["seeds"] == ["10.0.0.7:3031", "beta:3031"]
+
+
+def test_application_that_does_not_load_ends_with_its_traceback_and_1(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import nothing_of_that_name\n")
+    done = command("join", "-s", "127.0.0.1:0", "-w", "broken", "--log-format", "json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in done.stderr
+    assert done.stderr.endswith("Error: the application 'broken' does not load, so the node did not start\n")
+
+
+def test_second_node_on_the_same_spool_is_refused(node: RunningNode) -> None:
+    node.start()
+    done = node.command("join", "-s", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert f"another node (pid {node.pid}) runs on {node.spool}" in done.stderr
+    assert node.is_running
+
+
+def test_stop_waits_for_the_end_when_asked(node: RunningNode) -> None:
+    node.start()
+    done = node.command("stop", "--wait")
+    assert (done.returncode, done.stdout) == (0, "stopped\n")
+    assert node.wait() == 0
+
+
+def test_reload_loads_the_application_anew(node: RunningNode, app: str) -> None:
+    node.start(app=app)
+    (node.directory / "app.py").write_text(app.replace('"ran"', '"newly ran"'))
+    assert node.command("reload").returncode == 0
+    node.wait_for_log("reloaded")
+    node.command("send", "name=Ada")
+    node.wait_for_log("print", text="newly ran Ada")
+
+
+def test_reload_without_an_application_is_an_error(node: RunningNode) -> None:
+    node.start()
+    done = node.command("reload")
+    assert (done.returncode, done.stderr) == (1, "Error: this node has no application, so there is nothing to reload\n")
+
+
+@pytest.mark.parametrize("line", [["status"], ["reload"], ["stop"]])
+def test_without_a_node_one_sentence_and_1(tmp_path: Path, line: list[str]) -> None:
+    done = command(*line, "-Q", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"Error: no node runs on the spool '{tmp_path}': No such file or directory\n"
+
+
+@pytest.mark.slow
+def test_demo_keeps_its_promises_within_its_time(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = command("demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 200 have run, none is lost" in done.stdout
+    assert "answer  ff 00 00 01" in done.stdout
+    assert time.monotonic() - started < 30  # it says 15 s; this machine may be busy
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,164 @@
+"""Where a setting counts from, and what is said about one that is wrong. Pure functions, and the command for a few."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from support import command
+
+from spoolnode.cli.settings import SETTINGS, as_toml, gather, read_size
+from spoolnode.node.config import BadConfig, Config
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "node.toml"
+
+
+def test_nothing_given_is_the_default() -> None:
+    assert gather({}, {}).config == Config()
+
+
+def test_command_line_beats_environment_beats_file(toml: Path) -> None:
+    toml.write_text("workers = 2\nmax_attempts = 3\nname = 'file'\n")
+    found = gather({"workers": 4, "name": None}, {"SPOOLNODE_WORKERS": "3", "SPOOLNODE_MAX_ATTEMPTS": "5"}, str(toml))
+    assert (found.config.workers, found.config.max_attempts, found.config.name) == (4, 5, "file")
+    assert found.places["workers"] == "command line"
+    assert found.places["max_attempts"] == "SPOOLNODE_MAX_ATTEMPTS"
+    assert found.places["name"] == str(toml)
+    assert found.places["sync"] == "default"
+
+
+def test_file_can_be_named_by_the_environment_and_the_command_line_names_another(toml: Path, tmp_path: Path) -> None:
+    toml.write_text("workers = 2\n")
+    other = tmp_path / "other.toml"
+    other.write_text("workers = 7\n")
+    environment = {"SPOOLNODE_CONFIG": str(toml)}
+    assert gather({}, environment).config.workers == 2
+    assert gather({}, environment, str(other)).config.workers == 7
+
+
+def test_empty_repeated_option_counts_as_not_given() -> None:
+    assert gather({"listen": ()}, {"SPOOLNODE_LISTEN": "a:1, b.sock,"}).config.listen == ["a:1", "b.sock"]
+    assert gather({"listen": ("c:2",)}, {"SPOOLNODE_LISTEN": "a:1"}).config.listen == ["c:2"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("yes", True), ("TRUE", True), ("off", False), ("", False)])
+def test_flag_in_the_environment(text: str, value: bool) -> None:
+    assert gather({}, {"SPOOLNODE_INSECURE": text}).config.insecure is value
+
+
+@pytest.mark.parametrize(("text", "size"), [("65536", 65536), ("64k", 65536), ("3M", 3 << 20), ("1G", 1 << 30), ("2T", 2 << 40)])
+def test_sizes_may_have_units(text: str, size: int) -> None:
+    assert read_size(text) == size
+
+
+def test_sizes_with_units_count_in_all_three_places(toml: Path) -> None:
+    toml.write_text('max_body = "3M"\n')
+    assert gather({}, {}, str(toml)).config.max_body == 3 << 20
+    assert gather({}, {"SPOOLNODE_MAX_BODY": "5M"}, str(toml)).config.max_body == 5 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "right"),
+    [
+        ("WORKERS", "two", "a whole number"),
+        ("GRACE", "long", "a number"),
+        ("RELOAD", "perhaps", "true or false"),
+        ("MAX_BODY", "3X", "a number of bytes, like 65536, 64M or 1G"),
+    ],
+)
+def test_wrong_value_in_the_environment_is_named_with_what_is_right(name: str, text: str, right: str) -> None:
+    with pytest.raises(BadConfig) as caught:
+        gather({}, {f"SPOOLNODE_{name}": text})
+    assert str(caught.value) == f"SPOOLNODE_{name} is {text!r}; it must be {right}"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("workers = 'two'", "workers is 'two'; it must be a whole number"),
+        ("workers = true", "workers is True; it must be a whole number"),
+        ("workers = 1.5", "workers is 1.5; it must be a whole number"),
+        ("insecure = 1", "insecure is 1; it must be true or false"),
+        ("listen = 'a:1'", "listen is 'a:1'; it must be a list of texts"),
+        ("listen = [1]", "listen is [1]; it must be a list of texts"),
+        ("name = 7", "name is 7; it must be a text"),
+        ("workerz = 2", "there is no setting 'workerz'; did you mean 'workers'?"),
+        ("max-body = 2", "there is no setting 'max-body'; did you mean 'max_body'?"),
+        ("qqq = 2", "there is no setting 'qqq'; `spoolnode config` prints all that there are"),
+        ("[workers]", "workers is {}; it must be a whole number"),
+    ],
+)
+def test_wrong_key_or_type_in_the_file_is_one_sentence(toml: Path, line: str, said: str) -> None:
+    toml.write_text(line)
+    with pytest.raises(BadConfig) as caught:
+        gather({}, {}, str(toml))
+    assert str(caught.value) == f"{toml}: {said}"
+
+
+def test_whole_number_will_do_where_a_number_is_wanted(toml: Path) -> None:
+    toml.write_text("grace = 5\n")
+    grace = gather({}, {}, str(toml)).config.grace
+    assert (grace, type(grace)) == (5.0, float)
+
+
+@pytest.mark.parametrize("content", [b"workers = ", b"\xff\xfe"])
+def test_file_that_is_no_toml_is_named(toml: Path, content: bytes) -> None:
+    toml.write_bytes(content)
+    with pytest.raises(BadConfig, match=f"{toml} is no TOML"):
+        gather({}, {}, str(toml))
+
+
+def test_printed_configuration_reads_back_as_the_same(toml: Path) -> None:
+    given = {"workers": 3, "listen": ("a.sock", "[::1]:9"), "name": 'quo"te', "grace": 2.5, "reload": True}
+    config = gather(given, {}).config
+    toml.write_text(as_toml(gather(given, {})))
+    assert gather({}, {}, str(toml)).config == config
+    assert set(tomllib.loads(toml.read_text())) == set(SETTINGS)
+
+
+def test_every_setting_is_an_option_of_join() -> None:
+    text = command("join", "--help").stdout
+    missing = [name for name in SETTINGS if "--" + name.replace("_", "-") not in text]
+    assert not missing
+
+
+def test_config_command_shows_all_three_places(toml: Path) -> None:
+    toml.write_text("workers = 2\n")
+    done = command("config", "--config", str(toml), "--max-body", "3M", SPOOLNODE_NAME="alpha")
+    assert done.returncode == 0
+    values = tomllib.loads(done.stdout)
+    assert (values["workers"], values["name"], values["max_body"]) == (2, "alpha", 3 << 20)
+    assert f"workers = 2  # from: {toml}" in done.stdout
+    assert 'name = "alpha"  # from: SPOOLNODE_NAME' in done.stdout
+    assert f"max_body = {3 << 20}  # from: command line" in done.stdout
+
+
+def test_config_command_takes_the_words_of_uwsgi() -> None:
+    words = ["--socket", "/tmp/u.sock", "--spooler", "sp", "--module", "m", "--processes", "4"]
+    done = command("config", *words, "--spooler-harakiri", "7", "--spooler-max-tasks", "9")
+    values = tomllib.loads(done.stdout)
+    found = [values[name] for name in ("listen", "spool", "app", "workers", "timeout", "max_tasks")]
+    assert found == [["/tmp/u.sock"], "sp", "m", 4, 7.0, 9]
+
+
+@pytest.mark.parametrize(
+    ("args", "environment", "said"),
+    [
+        (["--workers", "0"], {}, "--workers is 0; it must be from 1 to 256"),
+        (["-s", "0.0.0.0:0"], {}, "--listen 0.0.0.0:0 is reachable from other machines"),
+        ([], {"SPOOLNODE_WORKERS": "x"}, "SPOOLNODE_WORKERS is 'x'; it must be a whole number"),
+        (["--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read: No such file or directory"),
+        (["host:port"], {}, "'host:port' has the port 'port'"),
+    ],
+)
+def test_wrong_setting_ends_join_with_one_sentence_and_2(
+    tmp_path: Path, args: list[str], environment: dict[str, str], said: str
+) -> None:
+    done = command("join", *args, cwd=tmp_path, **environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

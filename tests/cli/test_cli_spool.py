@@ -1,0 +1,259 @@
+"""Looking at a spool and changing it by command: through its node when one runs, by its files when none does."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import RunningNode, command, eventually
+
+
+def listed(node: RunningNode, *args: str) -> list[dict[str, Any]]:
+    done = node.command("ls", "--json", *args)
+    assert done.returncode == 0, done.stderr
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows
+
+
+def send(node: RunningNode, *args: str) -> str:
+    done = node.command("send", *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(params=["running", "stopped"])
+def spool(request: pytest.FixtureRequest, node: RunningNode) -> RunningNode:
+    """A spool with three tasks that do not run (no application): plain, of a priority, due in an hour."""
+    node.start()
+    node.first = send(node, "name=plain", "-j", "n=7")  # type: ignore[attr-defined]
+    node.second = send(node, "name=soon", "--priority", "3")  # type: ignore[attr-defined]
+    node.third = send(node, "name=late", "--at", "+1h")  # type: ignore[attr-defined]
+    if request.param == "stopped":
+        assert node.stop() == 0
+    return node
+
+
+@pytest.fixture(params=["running", "stopped"])
+def graveyard(request: pytest.FixtureRequest, node: RunningNode, app: str) -> RunningNode:
+    """A spool with two dead tasks."""
+    node.start("--max-attempts", "1", app=app)
+    node.dead = [send(node, "do=fail", f"name={name}") for name in ("one", "two")]  # type: ignore[attr-defined]
+    node.wait_for_log("dead", count=2)
+    if request.param == "stopped":
+        assert node.stop() == 0
+    return node
+
+
+def test_ls_shows_the_order_in_which_they_run(spool: Any) -> None:
+    rows = listed(spool)
+    assert [row["id"] for row in rows] == [spool.second, spool.first, spool.third]
+    assert [row["state"] for row in rows] == ["waiting", "waiting", "later"]
+    assert [row["priority"] for row in rows] == [3, None, None]
+
+
+def test_ls_as_a_table_and_with_a_limit(spool: Any) -> None:
+    done = spool.command("ls", "--limit", "2")
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["ID", "STATE", "PRIORITY", "DUE", "ATTEMPTS", "AGE", "SIZE"]
+    assert [line.split()[0] for line in lines[1:]] == [spool.second, spool.first]
+    assert done.stderr == "only the first 2 are shown; --limit 0 shows all\n"
+    assert len(listed(spool, "--limit", "0")) == 3
+
+
+def test_show_has_the_contents(spool: Any) -> None:
+    task = json.loads(spool.command("show", spool.first, "--json").stdout)
+    assert task["variables"] == {"name": "plain", "n": 7}
+    assert "name" in spool.command("show", f"uwsgi_spoolfile_on_{spool.first}").stdout
+
+
+def test_rm_removes_and_says_what_it_could_not(spool: Any) -> None:
+    done = spool.command("rm", spool.first, "nothing_1_2", f"some/where/uwsgi_spoolfile_on_{spool.third}", "--json")
+    assert done.returncode == 1
+    answers = json.loads(done.stdout)
+    assert [answer["removed"] for answer in answers] == [True, False, True]
+    assert "there is no task nothing_1_2 here" in answers[1]["error"]
+    assert [row["id"] for row in listed(spool)] == [spool.second]
+
+
+def test_removed_task_does_not_come_back_when_the_node_starts_again(spool: Any, app: str) -> None:
+    assert spool.command("rm", spool.first).returncode == 0
+    if spool.is_running:
+        spool.stop()
+    spool.start(app=app)
+    spool.wait_for_log("print", text="ran soon")
+    eventually(lambda: [row["id"] for row in listed(spool)] == [spool.third], "only the late one is left")
+    assert not spool.lines("print", text="ran plain")
+
+
+def test_retry_of_a_ready_task_is_an_error(spool: Any) -> None:
+    done = spool.command("retry", spool.second)
+    assert done.returncode == 1
+    assert "ready" in done.stderr or "batch" in done.stderr
+
+
+def test_retry_brings_a_late_task_forward(node: RunningNode, app: str) -> None:
+    node.start(app=app)
+    identity = send(node, "name=late", "--at", "+1h")
+    assert node.command("retry", identity).stdout == f"{identity} is ready\n"
+    node.wait_for_log("print", id=identity, text="ran late")
+
+
+def test_retry_of_a_stopped_spool_brings_a_file_forward(node: RunningNode, app: str) -> None:
+    node.start()
+    assert node.stop() == 0
+    file = node.spool / "uwsgi_spoolfile_on_me_1"
+    file.write_bytes(b"\x11\x0c\x00\x00\x04\x00name\x04\x00late"[:4] + b"\x04\x00name\x04\x00late")
+    os.utime(file, (time.time() + 3600,) * 2)
+    assert [row["state"] for row in listed(node)] == ["later"]
+    assert node.command("retry", file.name).returncode == 0
+    node.start(app=app)
+    node.wait_for_log("print", id="me_1", text="ran late")
+
+
+@pytest.mark.parametrize("line", [["show"], ["rm"], ["retry"], ["dead", "rm"], ["dead", "retry"]])
+def test_unknown_or_impossible_id_is_one_sentence_and_1(spool: Any, line: list[str]) -> None:
+    for text, said in (("me_1_2", "there is no task me_1_2 here"), ("../../etc/pass wd", "is no task id")):
+        done = spool.command(*line, text)
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+# --- the dead ---
+
+
+def test_dead_ls_has_the_reason(graveyard: Any) -> None:
+    for line in (["dead", "ls", "--json"], ["ls", "--dead", "--json"]):
+        rows = json.loads(graveyard.command(*line).stdout)
+        assert {row["id"] for row in rows} == set(graveyard.dead)
+        assert {row["reason"] for row in rows} == {"RuntimeError: told to fail"}
+    assert "RuntimeError: told to fail" in graveyard.command("dead", "ls").stdout
+
+
+def test_dead_retry_of_one_runs_it_again(graveyard: Any, app: str) -> None:
+    one, two = graveyard.dead
+    assert graveyard.command("dead", "retry", one).stdout == f"{one} is ready\n"
+    if not graveyard.is_running:
+        graveyard.start("--max-attempts", "1", app=app)
+    graveyard.wait_for_log("dead", id=one, count=2)
+    assert len(graveyard.lines("dead", id=two)) == 1
+
+
+def test_dead_retry_all_runs_them_again(graveyard: Any, app: str) -> None:
+    assert graveyard.command("dead", "retry", "--all").stdout == "2 tasks are ready\n"
+    if not graveyard.is_running:
+        graveyard.start("--max-attempts", "1", app=app)
+    graveyard.wait_for_log("dead", count=4)
+
+
+def test_dead_rm_of_one_and_of_all(graveyard: Any) -> None:
+    one, two = graveyard.dead
+    assert graveyard.command("dead", "rm", one).stdout == f"{one} removed\n"
+    assert [row["id"] for row in listed(graveyard, "--dead")] == [two]
+    assert json.loads(graveyard.command("dead", "rm", "--all", "--json").stdout) == [{"id": two, "removed": True}]
+    assert listed(graveyard, "--dead") == []
+    assert graveyard.command("dead", "rm", "--all").returncode == 0
+
+
+def test_dead_commands_leave_waiting_tasks_alone(spool: Any) -> None:
+    for verb in ("rm", "retry"):
+        done = spool.command("dead", verb, spool.first)
+        assert done.returncode == 1
+        assert f"the task {spool.first} is not dead but waiting" in done.stderr
+    assert len(listed(spool)) == 3
+
+
+@pytest.mark.parametrize("line", [["dead", "rm"], ["dead", "retry"], ["dead", "rm", "--all", "x_1"], ["rm"], ["retry"], ["show"]])
+def test_ids_must_be_named(tmp_path: Path, line: list[str]) -> None:
+    assert command(*line, "-Q", str(tmp_path)).returncode == 2
+
+
+def test_empty_listings_say_so_and_are_empty_lists_for_programs(node: RunningNode) -> None:
+    node.start()
+    for line in (["ls"], ["ls", "--dead"], ["ls", "--outbox"], ["dead", "ls"]):
+        done = node.command(*line)
+        assert (done.returncode, done.stdout) == (0, "")
+        assert done.stderr.startswith("no task ")
+        assert json.loads(node.command(*line, "--json").stdout) == []
+
+
+# --- without a node ---
+
+
+def test_spool_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    for line in (["ls"], ["show", "x_1"], ["rm", "x_1"], ["dead", "ls"]):
+        done = command(*line, "-Q", "nowhere", cwd=tmp_path)
+        assert done.returncode == 1
+        assert f"there is no spool directory {tmp_path}/nowhere" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_directory_of_a_uwsgi_server_can_be_read_and_changed(tmp_path: Path) -> None:
+    file = tmp_path / "uwsgi_spoolfile_on_host_77_1_0_1764000000_5"
+    file.write_bytes(b"\x11\x0b\x00\x00\x04\x00Name\x03\x00Ada")
+    (row,) = json.loads(command("ls", "-Q", str(tmp_path), "--json").stdout)
+    assert (row["id"], row["state"]) == ("host_77_1_0_1764000000_5", "waiting")
+    task = json.loads(command("show", str(file), "-Q", str(tmp_path), "--json").stdout)
+    assert task["variables"] == {"Name": "Ada"}
+    assert command("rm", row["id"], "-Q", str(tmp_path)).returncode == 0
+    assert not file.exists()
+
+
+def test_file_that_another_program_runs_is_not_removed(tmp_path: Path) -> None:
+    file = tmp_path / "uwsgi_spoolfile_on_host_1"
+    file.write_bytes(b"\x11\x0b\x00\x00\x04\x00Name\x03\x00Ada")
+    with file.open("r+b") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        done = command("rm", "host_1", "-Q", str(tmp_path))
+    assert (done.returncode, done.stderr) == (1, "Error: the task host_1 is being run by another program\n")
+    assert file.exists()
+
+
+def test_nothing_is_changed_behind_a_node_that_does_not_answer(node: RunningNode) -> None:
+    node.start()
+    identity = send(node, "a=b")
+    (node.spool / "control.sock").unlink()
+    done = node.command("rm", identity)
+    assert done.returncode == 1
+    assert f"another node (pid {node.pid}) runs on" in done.stderr
+
+
+# --- status ---
+
+
+def test_status_in_numbers_and_in_words(node: RunningNode, app: str) -> None:
+    node.start(app=app)
+    node.wait_for_log("print", id=send(node, "name=Ada"))
+    send(node, "name=late", "--at", "+1h")
+    eventually(lambda: node.status()["done"] == 1, "it is counted as done")
+    status = node.status()
+    assert (status["name"], status["accepted"], status["later"], status["state"]) == ("testnode", 2, 1, "running")
+    words = node.command("status").stdout
+    for line in (f"listens      {node.via}", "application  app.py, 1 worker", "sync         always: each task is on disk"):
+        assert line in words
+
+
+def test_id_that_is_no_record_of_its_batch_harms_nothing(node: RunningNode, app: str) -> None:
+    node.start()
+    ids = [send(node, f"name=n{number}") for number in range(3)]
+    batch, _, offset = ids[1].rpartition("_")
+    for wrong in (int(offset) - 1, int(offset) + 1, 3, 10**9):
+        assert node.command("rm", f"{batch}_{wrong}").returncode == 1
+        assert node.command("retry", f"{batch}_{wrong}").returncode == 1
+    node.kill9()
+    node.start(app=app)
+    for number, identity in enumerate(ids):
+        node.wait_for_log("print", id=identity, text=f"ran n{number}")
+
+
+def test_task_that_has_ended_cannot_be_removed_while_its_batch_lives(node: RunningNode, app: str) -> None:
+    node.start(app=app)
+    send(node, "name=late", "--at", "+1h")
+    ended = send(node, "name=ended")
+    node.wait_for_log("print", id=ended)
+    eventually(lambda: node.command("rm", ended).returncode == 1, "it counts as ended")
+    assert f"there is no task {ended} here" in node.command("rm", ended).stderr
+    assert [row["state"] for row in listed(node)] == ["later"]

@@ -1,0 +1,44 @@
+"""Real programs for each test that asks for one, ended when the test does."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from real_programs import Nginx, Uwsgi
+from support import RunningNode
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short name, for unix sockets, that other users can enter: nginx's workers are such."""
+    with_short_name = Path(tempfile.mkdtemp(prefix="sn-"))
+    with_short_name.chmod(0o755)
+    yield with_short_name
+    shutil.rmtree(with_short_name)
+
+
+@pytest.fixture
+def nginx(place: Path) -> Iterator[Nginx]:
+    """An nginx that is not started yet."""
+    program = Nginx(place)
+    yield program
+    program.end()
+
+
+@pytest.fixture
+def uwsgi(tmp_path: Path) -> Iterator[Uwsgi]:
+    """A uWSGI server that is not started yet, in the same directory as `node`."""
+    program = Uwsgi(tmp_path)
+    yield program
+    program.end()
+
+
+@pytest.fixture
+def other_node(place: Path) -> Iterator[RunningNode]:
+    """A second node, with a spool of its own."""
+    (place / "other").mkdir()
+    running = RunningNode(place / "other")
+    yield running
+    running.clean_up()

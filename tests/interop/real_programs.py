@@ -1,0 +1,262 @@
+"""The real nginx and the real uWSGI, each in processes of their own, ended by pid; and ten lines of socket code.
+
+Nothing sleeps for a fixed time and no port is fixed: uWSGI chooses its own, nginx gets a free one and another when
+somebody was faster.
+"""
+
+import grp
+import http.client
+import os
+import pwd
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from support import PATIENCE, eventually
+
+NGINX = "/usr/sbin/nginx"
+UWSGI = Path(sys.executable).with_name("uwsgi")
+STORED = bytes.fromhex("ff000001")
+REFUSED = bytes.fromhex("ff000000")
+
+LINES = """
+import os
+
+
+def write_line(*words):
+    "One line, whole, whatever process writes it."
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lines.txt")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.write(descriptor, (" ".join(map(str, words)) + "\\n").encode())
+    os.close(descriptor)
+
+"""
+"""The head of every application here: whatever it does, it writes as a line beside itself."""
+
+
+def need(program: str | Path) -> str:
+    """The path of a program; without it the test is skipped on a laptop and fails in CI."""
+    found = shutil.which(program)
+    if found:
+        return found
+    if os.environ.get("CI"):
+        pytest.fail(f"CI needs {program}")
+    pytest.skip(f"there is no {program}")
+
+
+class Lines:
+    """What an application has written so far."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "lines.txt"
+
+    def __call__(self) -> list[str]:
+        return self._path.read_text().splitlines() if self._path.exists() else []
+
+    def wait(self, count: int = 1, begin: str = "") -> list[str]:
+        """The lines that begin so, once there are that many."""
+
+        def found() -> list[str]:
+            return [line for line in self() if line.startswith(begin)]
+
+        try:
+            eventually(lambda: len(found()) >= count, f"{count} lines {begin!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; there are {self()[-20:]}") from None
+        return found()
+
+    def clear(self) -> None:
+        """Forgets them."""
+        self._path.unlink(missing_ok=True)
+
+
+class Program:
+    """A process whose output goes to a file."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory = directory
+        self._log = directory / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def output(self) -> str:
+        """Everything it has said."""
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def run(self, command: list[str], **changes: str) -> None:
+        """Starts it."""
+        assert self.process is None, "it runs already"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **changes}
+            )
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        """The first true value of `condition`; fails with what the program said when it ends before."""
+
+        def found() -> Any:
+            value = condition()
+            assert value or self.is_running, f"it ended before {what}:\n{self.output}"
+            return value
+
+        try:
+            return eventually(found, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output[-5000:]}") from None
+
+    def wait_for_output(self, text: str) -> None:
+        """Returns when it has said so."""
+        self.wait_for(lambda: text in self.output, repr(text))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self.process is not None and self.process.poll() is None
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ends it; by force when it does not want to."""
+        process, self.process = self.process, None
+        if process is None:
+            return
+        process.send_signal(number)
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Uwsgi(Program):
+    """A real uWSGI server. `-w` finds modules in its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "uwsgi")
+        self.port = 0
+
+    def start(self, *options: str) -> Self:
+        """Starts it on a port that it chooses; returns when it serves."""
+        command = [need(UWSGI), "-M", "-p", "1", "--die-on-term", "-s", "127.0.0.1:0", *options]
+        if sys.prefix != sys.base_prefix:
+            command += ["-H", sys.prefix]
+        self.run(command, PYTHONDONTWRITEBYTECODE="1")
+        self.wait_for_output("spawned uWSGI worker 1")
+        self.port = int(self.output.partition("bound to TCP address 127.0.0.1:")[2].split()[0])
+        return self
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        return "127.0.0.1", self.port
+
+    def call(self, **query: str) -> str:
+        """What its WSGI application answers to a request with these variables."""
+        variables = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SERVER_PROTOCOL": "HTTP/1.0", **query}
+        answer = exchange(self.address, packet([(k.encode(), v.encode()) for k, v in variables.items()], modifier1=0))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 200 " in head, (answer, self.output[-3000:])
+        return body.decode()
+
+
+class Nginx(Program):
+    """A real nginx; its workers run as nobody when we are root, as they would in production."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "nginx")
+        self.port = 0
+
+    def start(self, locations: str, *, server: str = "", http: str = "") -> Self:
+        """Serves these locations; `server` and `http` are further lines of those blocks."""
+        need(NGINX)
+        directory = self.directory
+        names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        places = "".join(f"{name}_temp_path {directory}/{name};\n" for name in names)
+        for _ in range(5):
+            self.port = free_port()
+            (directory / "nginx.conf").write_text(
+                f"daemon off; pid {directory}/nginx.pid; worker_processes 1; error_log stderr;\n{as_user()}"
+                f"events {{ worker_connections 512; }}\nhttp {{ access_log off; client_max_body_size 0; {http}\n{places}"
+                f"server {{ listen 127.0.0.1:{self.port}; {server}\n{locations}\n}} }}\n"
+            )
+            if self.serve([NGINX, "-p", str(directory), "-c", "nginx.conf", "-e", "stderr"]):
+                return self
+        pytest.fail(f"nginx did not start:\n{self.output}")
+
+    def serve(self, command: list[str]) -> bool:
+        """Starts it and waits until it listens; False when somebody else has its port."""
+        self.run(command)
+        self.wait_for(lambda: self._listens() or not self.is_running, "it listens")
+        if self.is_running:
+            return True
+        assert "Address already in use" in self.output, self.output
+        self.end()
+        return False
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def client(self) -> http.client.HTTPConnection:
+        """A connection to it."""
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """One request on a connection of its own: status, headers, body. An iterable body is sent in chunks."""
+        client = self.client()
+        try:
+            client.request(method, path, body, headers)
+            answer = client.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            client.close()
+
+
+def as_user() -> str:
+    """The line of a configuration that names the user of nginx's workers, when we may choose."""
+    if os.geteuid():
+        return ""
+    return f"user nobody {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name};\n"
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def packet(variables: Iterable[tuple[bytes, bytes]], modifier1: int = 17, modifier2: int = 0) -> bytes:
+    """A uwsgi packet, made from the page "The uwsgi Protocol" alone."""
+    block = b"".join(struct.pack("<H", len(text)) + text for item in variables for text in item)
+    return struct.pack("<BHB", modifier1, len(block), modifier2) + block
+
+
+def exchange(
+    address: tuple[str, int] | str, data: bytes, *, half_close: bool = False, piece: int = 0, patience: float = PATIENCE
+) -> bytes:
+    """Sends these bytes and returns everything that comes back until the server closes.
+
+    Args:
+        half_close: say that nothing more will come.
+        piece: send so many bytes at a time, each in a segment of its own; 0: all at once.
+    """
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(patience)
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.connect(address)
+        for start in range(0, len(data), piece or max(len(data), 1)):
+            sock.sendall(data[start : start + (piece or len(data))])
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while received := sock.recv(65536):
+            answer += received
+        return answer

@@ -1,0 +1,97 @@
+"""What tests of the listener and of crashes say to a node: requests as bytes, and sockets without a client library."""
+
+import random
+import socket
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from spoolnode.protocol.answer import AnswerReader
+from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
+from spoolnode.protocol.values import encode_task
+
+Address = tuple[str, int] | str
+
+PATIENCE = 20.0
+"""Seconds without a byte after which a node counts as hanging."""
+
+
+def request(task: Mapping[str, Any], *, extended: bool = False, extra: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The bytes of one request, its body included."""
+    encoded = encode_task(task, extra)
+    return packet(SPOOL_REQUEST, encoded.block, EXTENDED if extended else PLAIN) + encoded.body
+
+
+def raw_request(*variables: tuple[bytes, bytes], extended: bool = False) -> bytes:
+    """A request with variables that no client of ours would send."""
+    return packet(SPOOL_REQUEST, encode_variables(variables), EXTENDED if extended else PLAIN)
+
+
+def connect(address: Address, patience: float = PATIENCE, source: str = "") -> socket.socket:
+    """A connected socket with a time limit on each call."""
+    if isinstance(address, str):
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    else:
+        sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
+        if source:
+            sock.bind((source, 0))
+    sock.settimeout(patience)
+    try:
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def exchange(address: Address, data: bytes, patience: float = PATIENCE) -> bytes:
+    """Sends bytes and returns everything that comes back until the node closes."""
+    with connect(address, patience) as sock:
+        try:
+            sock.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has said no already; what it said is still there to be read
+        return read_all(sock)
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the other side closes; a reset is an end too."""
+    pieces = []
+    try:
+        while piece := sock.recv(65536):
+            pieces.append(piece)
+    except ConnectionResetError:
+        pass
+    return b"".join(pieces)
+
+
+def read_answers(sock: socket.socket, count: int) -> list[tuple[int, int, bytes]]:
+    """The next `count` answers of the extended dialect; fewer when the node closes first."""
+    reader = AnswerReader()
+    answers: list[tuple[int, int, bytes]] = []
+    while len(answers) < count:
+        answer = reader.next_answer()
+        if answer is not None:
+            answers.append(answer)
+        elif data := sock.recv(65536):
+            reader.receive(data)
+        else:
+            break
+    return answers
+
+
+def quiet_port(rng: random.Random) -> int:
+    """A free port that the kernel gives to nobody: below the range from which outgoing connections take theirs.
+
+    For nodes that are down at times. On a port of that range a client may connect to itself meanwhile (both ends of a
+    TCP connection to a port where nobody listens may be the same socket), and the node finds its port taken.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        low = int(file.read().split()[0])
+    while True:
+        port = rng.randrange(max(1024, low // 2), low)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
