@@ -55,7 +55,7 @@ class Config:
     discover: list[str] = _setting(
         [], "how peers are found; `none` turns it off. Nothing is discovered yet: the cluster is the next release", metavar="URI"
     )
-    advertise: str = _setting("", "the address that peers should use for this node", metavar="HOST:PORT")
+    advertise: str = _setting("", "the address that peers should use for this node (for the cluster, the next release)", metavar="HOST:PORT")
     allow: list[str] = _setting([], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR")
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
     sync: str = _setting(

@@ -4,12 +4,12 @@ In the plain dialect there is one request; whatever follows is ignored, as uWSGI
 1) requests are pipelined, and an answer waits until all before it are said.
 """
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from spoolnode.node.background import spawn
 from spoolnode.node.door import Door, Upload
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
@@ -244,7 +244,7 @@ class Conversation:
         if self._upload is not None:
             if body.last or self._gathered >= UPLOAD_PIECE:
                 self._blocked = True
-                asyncio.ensure_future(self._write_piece(body.last))  # noqa: RUF006  # it reports to the answer's place
+                spawn(self._write_piece(body.last))
         elif body.last:
             self._admit_with_body()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from spoolnode.node.background import spawn
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import INLINE_BODY, PromptWaiter, Waiter
 from spoolnode.node.spool import Spool
@@ -63,7 +64,7 @@ class Door:
         self.check(terms)
         if terms.destination and self._route(terms):
             upload = self.upload(block, terms)
-            asyncio.ensure_future(upload.all_of(body, waiter))  # noqa: RUF006  # it tells the waiter whatever happens
+            spawn(upload.all_of(body, waiter))
         else:
             self._spool.intake.add(block, body, terms, waiter)
 

@@ -13,12 +13,15 @@ from collections.abc import Callable
 
 from inotify_simple import INotify, flags
 
+from spoolnode.node.background import spawn
 from spoolnode.node.layout import is_priority, is_spool_file
 from spoolnode.node.recovery import FoundFile, spool_files
 from spoolnode.node.spool import Spool
 
 SCAN_SECONDS = 30.0
 """Seconds between two scans, uWSGI's own frequency."""
+SCAN_REST = 20
+"""At least so many times as long as a scan took is the pause after it."""
 _FILE_EVENTS = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.ATTRIB
 _EVENTS = _FILE_EVENTS | flags.CREATE | flags.ONLYDIR
 
@@ -41,13 +44,13 @@ class Inbox:
         """Begins to watch; what is there already was found by recovery, before."""
         try:
             self._inotify = INotify()
-            self._inotify.add_watch(self._spool.layout.root, _EVENTS)
+            root = self._inotify.add_watch(self._spool.layout.root, _EVENTS)
         except OSError as error:
             self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
             self._inotify = None
         else:
             self._loop.add_reader(self._inotify.fd, self._readable)
-            self._directories = {1: ""}
+            self._directories = {root: ""}
             for entry in self._spool.keeper.disk.entries(self._spool.layout.root):
                 if entry.is_directory and is_priority(entry.name):
                     self._watch(entry.name)
@@ -112,16 +115,18 @@ class Inbox:
     def _later_scan(self, delay: float) -> None:
         if self._scan_timer is not None:
             self._scan_timer.cancel()
-        self._scan_timer = self._loop.call_later(delay, lambda: self._loop.create_task(self._scan()))
+        self._scan_timer = self._loop.call_later(delay, lambda: spawn(self._scan()))
 
     async def _scan(self) -> None:
+        began = self._loop.time()
         try:
             found: list[FoundFile] = await self._spool.moves.run(lambda: list(spool_files(self._spool.keeper)))
         except OSError as error:
             self._report("scan_failed", reason=str(error))
         else:
             await self._adopt(found)
-        self._later_scan(SCAN_SECONDS)
+        # However large the directory is, scanning takes a small part of the time.
+        self._later_scan(max(SCAN_SECONDS, SCAN_REST * (self._loop.time() - began)))
 
     async def _adopt(self, found: list[FoundFile]) -> None:
         now = time.time()

@@ -65,8 +65,8 @@ class Batch:
     """It takes no more tasks, and the spool has heard of all that it took."""
     closed_at: float = 0.0
     """Monotonic time of that."""
-    frozen: int = 0
-    """Moves of its tasks that are under way; none may start meanwhile."""
+    frozen: bool = False
+    """Its tasks are being moved; none may start."""
     flying: set[int] = field(default_factory=set)
     """Tasks of it that are with workers, or whose fate is being decided."""
     moved: dict[int, str] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
 
+from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.conversation import Conversation, Services
 from spoolnode.protocol.answer import REFUSED, STORED
@@ -267,7 +268,7 @@ class Listener:
         def conversation_of(stream: Stream) -> Conversation:
             return Conversation(self.services, stream, who, local=local, allowed=allowed, max_block=self._config.buffer_size)
 
-        task = self._loop.create_task(self._loop.connect_accepted_socket(lambda: Stream(self, conversation_of, data), sock))
+        task = spawn(self._loop.connect_accepted_socket(lambda: Stream(self, conversation_of, data), sock))
         task.add_done_callback(self._converse_started)
 
     def _converse_started(self, task: "asyncio.Task[Any]") -> None:

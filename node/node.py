@@ -5,13 +5,16 @@ import contextlib
 import fcntl
 import os
 import random
+import resource
 import secrets
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from spoolnode.node import inspect, log
+from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control import Control
 from spoolnode.node.conversation import Services
@@ -58,6 +61,7 @@ class Node:
             BadConfig: it cannot start with these settings.
             AppBroken: the application does not load.
         """
+        _raise_descriptor_limit()
         with lock_spool(self.layout):
             await self._start()
             await self._stop.wait()
@@ -72,7 +76,6 @@ class Node:
         self.spool.report = self.report
         self.spool.trace = self.report if config.log_level == "debug" else None
         self.spool.changed = self._tasks_changed
-        self._handle_signals()
         self.spool.load()
         self._warn_of_unscanned()
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
@@ -84,6 +87,7 @@ class Node:
         self.inbox = Inbox(self.spool, self.report)
         self.control = Control(self)
         self._look_at_disk()
+        self._handle_signals()
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open(layout.socket)
         self._route_here = local_route(config.name, self.id, [*config.listen, *self.listener.addresses], config.tag)
@@ -144,7 +148,7 @@ class Node:
         """Replaces the workers."""
         if not self._reloading and self.config.app and not self._stop.is_set():
             self._reloading = True
-            self._loop.create_task(self._reload())
+            spawn(self._reload())
 
     async def _reload(self) -> None:
         self.report("reloading", app=self.config.app)
@@ -204,15 +208,22 @@ class Node:
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            self._wake_at_due()
-            self.spool.close_old_batch()
-            await self.spool.settle()
-            await self.spool.sync_marks()
-            self._look_at_disk()
+            try:
+                await self._tidy()
+            except Exception as error:  # noqa: BLE001  # a round that fails must not be the last one; it is reported in full
+                self.report("housekeeping_failed", reason="".join(traceback.format_exception(error)))
             if not self.spool.is_busy and not self.crew.held:
                 self._active.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._active.wait(), QUIET_SECONDS)
+
+    async def _tidy(self) -> None:
+        """One round."""
+        self._wake_at_due()
+        self.spool.close_old_batch()
+        await self.spool.settle()
+        await self.spool.sync_marks()
+        self._look_at_disk()
 
     def _look_at_disk(self) -> None:
         free = self.spool.keeper.disk.free(self.layout.root)
@@ -232,7 +243,7 @@ class Node:
         if self.config.reload:
             from spoolnode.node.reload import watch_source  # noqa: PLC0415  # development only
 
-            self._loop.create_task(watch_source(os.getcwd(), self.ask_to_reload))
+            spawn(watch_source(os.getcwd(), self.ask_to_reload))
 
     # -- looking --
 
@@ -271,6 +282,14 @@ class Node:
         times = [self.spool.accepted_at(source, ref) for source, ref in self.spool.queue.oldest()]
         known = [when for when in times if when is not None]
         return round(max(time.time() - min(known), 0.0), 3) if known else None
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection takes a descriptor; the usual soft limit of 1024 is lower than --max-connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # then connections wait in the kernel, and `accept_failed` says why
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextlib.contextmanager

@@ -101,8 +101,7 @@ class Spool:
         """Reads the directory; before the loop has anything else to do."""
         now = time.time()
         found = recover(self.keeper, now, self.report)
-        numbers = [batch.batch.number for batch in found.batches]
-        self._last_number = max([self._last_number, *numbers])
+        self._last_number = max(self._last_number, found.last_number)
         self._adopt(found, now)
 
     def _adopt(self, found: Found, now: float) -> None:
@@ -159,6 +158,9 @@ class Spool:
             for offset in group.offsets:
                 self.trace("accepted", id=self.id_of(batch, offset))
         if group.closes:
+            # Only now: a batch counts as finished when it is closed and nothing in it lives, and what a closing group
+            # brings lives from here on.
+            batch.closed = True
             batch.closed_at = time.monotonic()
             self._drop_if_finished(batch)
         if group.offsets:
@@ -254,9 +256,7 @@ class Spool:
 
     def gone(self, source: Source, ref: Ref) -> None:
         """A task was not there any more when its turn came."""
-        self._land(source, [ref])
-        if isinstance(source, Files):
-            source.known.pop(str(ref), None)
+        self._end(source, [ref])
 
     def give_back(self, source: Source, refs: list[Ref], rank: int) -> None:
         """Tasks were with a worker and did not start: they are the next to run."""
@@ -279,8 +279,12 @@ class Spool:
             if progress.attempts:
                 self.keeper.set_attempts(_number(source), ref, progress.attempts - 1)
 
-        self.moves.submit(uncount, self._reported("uncount", source, ref))
-        self.give_back(source, [ref], rank)
+        def uncounted(result: None, error: BaseException | None) -> None:
+            # Not earlier: the next attempt, counted at its start, would be taken for this one.
+            self._reported("uncount", source, ref)(result, error)
+            self.give_back(source, [ref], rank)
+
+        self.moves.submit(uncount, uncounted)
 
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
         """A task has to run again, or is given up."""
@@ -387,7 +391,7 @@ class Spool:
         source.flying.difference_update(refs)  # type: ignore[arg-type] # the refs of a source are of its kind
 
     def _drop_if_finished(self, batch: Batch) -> None:
-        if batch.closed and batch.descriptor < 0 and not batch.live and not batch.frozen:
+        if batch.closed and not batch.live and not batch.frozen:
             self.batches.pop(batch.number, None)
             self._dirty.discard(batch.number)
             self._dirty_directories.add(self.layout.incoming)
@@ -403,9 +407,9 @@ class Spool:
 
     # -- by the clock --
 
-    def wake_due(self) -> None:
+    def wake_due(self, now: float | None = None) -> None:
         """Moves what is due to the ready queue."""
-        for due, source, ref, rank in self.later.pop_due(time.time()):
+        for due, source, ref, rank in self.later.pop_due(time.time() if now is None else now):
             if isinstance(source, Batch) and ref in source.moved:
                 continue  # settled meanwhile: the file was scheduled in its own right
             if isinstance(source, Files):
@@ -420,7 +424,7 @@ class Spool:
     def close_old_batch(self) -> None:
         """Closes the open batch once it has been open for its time."""
         since = self.intake.open_since
-        if since is not None and time.time() - since >= BATCH_SECONDS:
+        if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # a clock may be set back
             self.intake.close_batch()
 
     async def settle(self) -> None:
@@ -428,22 +432,27 @@ class Spool:
         now = time.monotonic()
         for batch in list(self.batches.values()):
             waiting = batch.live - len(batch.flying)
-            old = batch.closed and batch.descriptor < 0 and now - batch.closed_at > SETTLE_AFTER
+            old = batch.closed and now - batch.closed_at > SETTLE_AFTER
             if old and not batch.frozen and 0 < waiting <= SETTLE_AT_MOST:
                 await self._settle(batch)
 
     async def _settle(self, batch: Batch) -> None:
-        flying = set(batch.flying)
+        flying, void = set(batch.flying), set(batch.void)
         due = {int(ref): when for when, ref in self.later.of(batch)}
         batch.frozen = True
         self.placing += 1
         try:
-            moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, due))
+            moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, void, due))
             batch.moved.update(moved)
+            batch.void.update(moved)
             batch.live -= len(moved)
+            self._dirty.add(batch.number)
+            still_later = {ref for _, ref in self.later.of(batch)}
             for offset, ref in moved.items():
                 self.files.known.pop(ref, None)
                 self._schedule_moved(ref, due.get(offset, 0.0))
+                if offset in due and offset not in still_later:
+                    self.hurry(self.files, ref)  # it became ready while it was moved
         except OSError as error:
             batch.closed_at = time.monotonic() + 60  # a disk that is full or failing gets a rest
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
@@ -478,11 +487,19 @@ class Spool:
         try:
             if isinstance(source, Batch):
                 return await self._remove_record(source, int(ref))
-            await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(str(ref))))
+            return await self._remove_file(str(ref))
         except FileNotFoundError:
             return False
-        source.known.pop(str(ref), None)
-        self._dirty_directories.add(self.layout.directory_of(str(ref)))
+
+    async def _remove_file(self, ref: str) -> bool:
+        due = self.files.known.pop(ref, None)  # so it does not start meanwhile
+        try:
+            await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(ref)))
+        except OSError:
+            if due is not None:
+                self._schedule_file(ref, due)
+            raise
+        self._dirty_directories.add(self.layout.directory_of(ref))
         return True
 
     async def _remove_record(self, batch: Batch, offset: int) -> bool:
@@ -491,32 +508,32 @@ class Spool:
             removed = await self.moves.run(lambda: self.keeper.finish_waiting(batch.number, offset))
         finally:
             batch.frozen = False
-            self.changed()
         if removed:
             self.later.remove(batch, offset)
-            batch.live -= 1
-            self._dirty.add(batch.number)
-        self._drop_if_finished(batch)
+            self.queue.remove(batch, offset)
+            self._end(batch, [offset])
+        self.changed()
         return removed
 
     def hurry(self, source: Source, ref: Ref) -> bool:
         """Makes a task that is due later ready now; whether it was one."""
-        due = self.files.known.get(str(ref), 0.0) if isinstance(source, Files) else 0.0
-        if due:
-            self.files.known[str(ref)] = 0.0
-            self.queue.add(self.files, [ref], rank_of(str(ref)))
-            self.moves.submit(
-                lambda: self.keeper.disk.set_mtime(self.layout.path(str(ref)), time.time()), self._reported("hurry", source, ref)
-            )
-        elif isinstance(source, Batch):
-            rank = self.later.remove(source, ref)
-            if rank is None:
+
+        def hurried(result: None, error: BaseException | None) -> None:
+            # Not earlier: a worker that finds a file's time in the future leaves it alone.
+            self._reported("hurry", source, ref)(result, error)
+            if error is None:
+                self.notice(str(ref), 0.0, time.time(), sure=True)
+
+        if isinstance(source, Files):
+            if not source.known.get(str(ref)) or ref in source.flying:
                 return False
+            self.moves.submit(lambda: self.keeper.disk.set_mtime(self.layout.path(str(ref)), time.time()), hurried)
+            return True
+        rank = self.later.remove(source, ref)
+        if rank is not None:
             self.queue.add(source, [ref], rank)
-        else:
-            return False
-        self.changed()
-        return True
+            self.changed()
+        return rank is not None
 
     # -- looking --
 
@@ -526,7 +543,7 @@ class Spool:
         number, _, offset = identity[len(prefix) :].partition("_")
         if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
             batch = self.batches.get(int(number))
-            if batch is not None and int(offset) not in batch.moved:
+            if batch is not None and int(offset) not in batch.void:
                 return batch, int(offset)
         name = file_name(identity)
         if name in self.files.known:
@@ -572,7 +589,10 @@ class Spool:
         Asked only after the death of a worker, when nothing else can tell.
         """
         if isinstance(source, Batch):
-            found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
+            try:
+                found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
+            except OSError:
+                return set()  # a worker looks again before it runs one
             return {ref for ref, progress in found.items() if progress.state != WAITING}
         return {ref for ref in refs if not os.path.lexists(self.layout.path(str(ref)))}
 

@@ -333,14 +333,10 @@ def test_body_of_a_client_that_goes_away_is_nothing(nginx: Nginx, node: RunningN
     eventually(lambda: not list(node.spool.glob("tmp/*upload*")), "nothing is left behind")
 
 
-def test_http2_bodies_arrive_whole_or_are_refused(nginx: Nginx, node: RunningNode, tasks: Lines) -> None:
+def test_http2_bodies_arrive_whole_or_are_refused(nginx: Nginx, address: str, node: RunningNode, tasks: Lines) -> None:
     # HTTP/2 has neither chunks nor the need for a length.
-    need(NGINX)
     curl = need("curl")
-    node.start(app=APP)
-    nginx.start(
-        (MANUAL + WITH_PARAMS).replace("ADDRESS", node.via), server=f"listen unix:{nginx.directory}/h2 http2;"
-    )
+    nginx.start((MANUAL + WITH_PARAMS).replace("ADDRESS", address), server=f"listen unix:{nginx.directory}/h2 http2;")
     body = random.Random(17).randbytes(300_000)
 
     def post(path: str, *how: str) -> str:

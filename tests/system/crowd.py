@@ -16,7 +16,7 @@ from talk import Address, connect, read_answers, request
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.packet import ANSWER
 
-WINDOW = 8
+WINDOW = 5
 """Requests that an extended client sends before it reads."""
 LARGE_BODY = 300_000
 
