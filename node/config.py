@@ -160,7 +160,7 @@ def parse_address(text: str) -> tuple[str, int] | str:
             raise BadConfig(f"the unix socket path {text!r} has {len(text.encode())} bytes; it must be 1 to 107 bytes long")
         return text
     host, _, port = text.rpartition(":")
-    if not port.isdigit() or not int(port) < 65536:
+    if not re.fullmatch("[0-9]{1,5}", port) or not int(port) < 65536:
         raise BadConfig(f"the address {text!r} has the port {port!r}; it must be host:port, [v6]:port or a path")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

@@ -148,7 +148,7 @@ class Control:
     async def _remove(self, request: web.Request) -> web.Response:
         identity = _identity(request)
         spool = self._node.spool
-        while (found := spool.find(identity)) is not None and found[0].frozen:
+        while (found := spool.find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
             await asyncio.sleep(0.01)  # it is being moved to a file of its own
         if found is not None and found[1] in found[0].flying:
             raise web.HTTPConflict(text=f"the task {identity} is with a worker; only waiting tasks can be removed")

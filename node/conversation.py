@@ -21,6 +21,8 @@ MAX_PIPELINED = 8192
 """Unanswered requests of one connection; then it is not read until half of them are answered."""
 UPLOAD_PIECE = 1 << 20
 """Bytes of a large body gathered before they are written."""
+MAX_PIECES = 512
+"""Pieces in which a body may lie in memory: a body that comes in crumbs would take twenty times its size."""
 UNDELIMITED = Refused(
     Reason.LENGTH_REQUIRED,
     "a body came without its length: add `uwsgi_param CONTENT_LENGTH $content_length;` to nginx",
@@ -148,8 +150,8 @@ class Conversation:
     @property
     def is_incomplete(self) -> bool:
         """Whether the client owes us bytes: a request begun, a body, or (in the plain dialect) any request at all."""
-        if self._over:
-            return False
+        if self._over or self._paused:
+            return False  # what we do not read cannot come
         return self._task is not None or not self._reader.is_empty or not self.extended
 
     def made_progress(self) -> bool:
@@ -187,9 +189,9 @@ class Conversation:
         elif self.extended:
             raise Refused(Reason.MALFORMED, f"modifier2 {request.modifier2} on a connection that began with {EXTENDED}")
         if not self._allowed:
-            raise Refused(
-                Reason.FORBIDDEN, f"requests from {self.peer} are not taken: the node's owner can name its network with --allow"
-            )
+            text = f"requests from {self.peer} are not taken: the node's owner can name its network with --allow"
+            self._refuse_all(Refused(Reason.FORBIDDEN, text), web=looks_like_web(request.block))
+            return
         if request.modifier1 == PING:
             self._on_ping()
         else:
@@ -240,6 +242,8 @@ class Conversation:
 
     def _on_body(self, body: Body) -> None:
         self._pieces.append(body.data)
+        if len(self._pieces) > MAX_PIECES:
+            self._pieces = [b"".join(self._pieces)]
         self._gathered += len(body.data)
         if self._upload is not None:
             if body.last or self._gathered >= UPLOAD_PIECE:
@@ -288,9 +292,10 @@ class Conversation:
         self._link.touch()
         self._pump()
 
-    def _refuse_all(self, refusal: Refused) -> None:
-        """The bytes make no sense any more: the reason is said once, and the connection ends."""
-        self._place(web=False).refused(refusal)
+    def _refuse_all(self, refusal: Refused, *, web: bool = False) -> None:
+        """Nothing more is taken from this connection: the reason is said once, and it ends."""
+        self.extended = self.extended or self._reader.dialect == EXTENDED
+        self._place(web).refused(refusal)
         self._end_rudely()
 
     def _end_rudely(self) -> None:
@@ -326,4 +331,6 @@ class Conversation:
             if wanted:
                 self._link.pause()
             else:
+                self._progress = True  # its time begins when we read it again
+                self._link.touch()
                 self._link.resume()

@@ -355,12 +355,16 @@ class Crew:
     def _call_timers(self) -> None:
         for index in self._schedule.due(time.time()):
             workers = [worker for worker in self.workers if worker.ready and not worker.stopping]
-            if workers:
-                min(workers, key=lambda worker: worker.held).send(["timer", index])
+            # One that still waits behind a long task, or runs, is not called a second time: calls do not pile up.
+            if workers and not any(index in worker.timers for worker in workers):
+                chosen = min(workers, key=lambda worker: worker.held)
+                chosen.timers.add(index)
+                chosen.send(["timer", index])
                 self._start_ticking()
         self._wait_for_timers()
 
     def _timer_ended(self, worker: WorkerProcess, index: int, error: str | None) -> None:
+        worker.timers.discard(index)
         name = self._schedule.timers[index].name if index < len(self._schedule.timers) else str(index)
         if error is not None:
             self._report("timer_failed", timer=name, worker=worker.index, reason=error)

@@ -132,7 +132,10 @@ class Upload:
 
     def abort(self) -> None:
         """The rest will not come: leaves nothing behind."""
-        self._executor.submit(self._discard)
+        try:
+            self._executor.submit(self._discard)
+        except RuntimeError:
+            self._discard()  # the door is closed for good, and nobody writes any more
 
     def _target(self) -> tuple[str, str]:
         name = names.file_name(self._identity)
@@ -148,6 +151,9 @@ class Upload:
     async def _do(self, job: Callable[[], None]) -> None:
         try:
             await asyncio.get_running_loop().run_in_executor(self._executor, job)
+        except RuntimeError:
+            self.abort()
+            raise Refused(Reason.BUSY, "this node is stopping") from None
         except OSError as error:
             self.abort()
             raise _disk_refusal(error) from error

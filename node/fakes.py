@@ -9,14 +9,15 @@ surface, shared by all tests.
 
 The model is Linux with a journalling file system:
 - A write is safe after `sync` of its file. After a power cut each unsafe write survives whole, in part, or not at all.
-- A name (created, renamed, removed; of a file or a directory) is safe after `sync_directory` of its directory. After a power cut
-  the unsafe changes of each directory survive up to a random point in their order; a file under rename is never in no place.
+- A name (created, renamed, removed; of a file or a directory) is safe after `sync_directory` of its directory. After a
+  power cut the unsafe changes of each directory survive up to a random point in their order; a file under rename is never
+  in no place.
 - A time is safe after a `sync` that follows it.
-- A write that fails may have written a part. What a failed `sync` should have saved is visible until the power goes; whether
-  it is on the medium nobody knows, and a later `sync` does not save it.
+- A write that fails may have written a part. What a failed `sync` should have saved is visible until the power goes;
+  whether it is on the medium nobody knows, and a later `sync` does not save it.
 
-Simpler than Linux: nothing becomes safe by itself, unlinked files free their space at once, directories take none, no file has
-two names, `close` never fails, and there are no users and permissions.
+Simpler than Linux: nothing becomes safe by itself, unlinked files free their space at once, directories take none, no
+file has two names, `close` never fails, and there are no users and permissions.
 """
 
 import asyncio
@@ -139,8 +140,10 @@ class FakeDisk:
         self._forget_unsafe(self._root)
 
     def _all_directories(self, top: _Directory) -> list[_Directory]:
-        below = [node for node in dict.fromkeys([*top.names.values(), *top.safe.values()]) if isinstance(node, _Directory)]
-        return [top, *(directory for node in below for directory in self._all_directories(node))]
+        below = dict.fromkeys([*top.names.values(), *top.safe.values()])
+        return [top] + [
+            directory for node in below if isinstance(node, _Directory) for directory in self._all_directories(node)
+        ]
 
     def _forget_unsafe(self, directory: _Directory) -> None:
         directory.names, directory.changes = dict(directory.safe), []
@@ -236,8 +239,8 @@ class FakeDisk:
             self._call("write")
             self._take_space(offset + len(data) - len(file.data))
         except OSError:
-            reserved = max(min(len(data), len(file.data) - offset), 0)
-            file.place(offset, data[: self.random.randint(0, reserved)])
+            room = max(min(len(data), len(file.data) - offset), 1)
+            file.place(offset, data[: self.random.randrange(room)])
             raise
         file.place(offset, data)
         file.mtime = self.now
@@ -246,6 +249,18 @@ class FakeDisk:
         """What a process does to a file that it has mapped: no call, cannot fail, safe after a `sync`."""
         if not self.is_off:
             self._file(path).place(offset, data)
+
+    def peek(self, path: str) -> bytes | None:
+        """What a file holds now, None when there is none; no call."""
+        try:
+            return bytes(self._file(path).data)
+        except OSError:
+            return None
+
+    def names(self, path: str) -> list[str]:
+        """The names in a directory; no call."""
+        found = self._find(path)
+        return list(found.names) if isinstance(found, _Directory) else []
 
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
         self._call("read")

@@ -12,7 +12,7 @@ import contextlib
 import errno
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -178,7 +178,7 @@ class Intake:
             self._thread.submit(lambda: self._make_file(spare), lambda _, problem: self._spare_made(spare, problem))
 
     def _done(
-        self, groups: list[Group], errors: list[Exception | None] | None, problem: BaseException | None
+        self, groups: list[Group], errors: Sequence[BaseException | None] | None, problem: BaseException | None
     ) -> None:
         self._busy = False
         try:

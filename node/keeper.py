@@ -5,23 +5,27 @@ tmp/, sync, rename, sync of the directory; only then is the old place marked or 
 two places after a crash, never in none; recovery knows the pairs by their names.
 """
 
+import contextlib
 import errno
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.layout import Layout, ref_id
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
-from spoolnode.protocol.errors import BadTask
+from spoolnode.protocol.errors import BadTask, Refused
 from spoolnode.protocol.packet import HEADER, MAX_BLOCK, Variables, decode_variables, encode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
 
 COPY_SIZE = 1 << 20
 """Bytes of a body moved at a time."""
+LONGEST_NAME = 255
+"""Bytes of a name in a directory, on every file system that matters."""
 MAX_REASON = 4096
 """Bytes of a reason kept with a dead task."""
 
@@ -116,18 +120,31 @@ class Keeper:
         self._poke([(path, base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
 
     def sync_marks(self, numbers: Iterable[int], directories: Iterable[str]) -> None:
-        """Makes marks in batches, and removals from directories, safe against a power cut."""
-        for number in numbers:
+        """Makes marks in batches, and removals from directories, safe against a power cut.
+
+        One that fails does not keep the others from it; the first error is raised at the end. What failed is not tried
+        again (see `intake`): after a power cut such a task may run once more.
+        """
+        problems: list[OSError] = []
+        # The batches first: a file that came from one may be gone for good only when its record is marked for good.
+        jobs = [partial(self._sync_batch, number) for number in numbers]
+        jobs += [partial(self.disk.sync_directory, directory) for directory in directories]
+        for job in jobs:
             try:
-                descriptor = self.disk.open(self.layout.batch(number))
+                job()
             except FileNotFoundError:
                 continue  # finished and removed meanwhile
-            try:
-                self.disk.sync(descriptor)
-            finally:
-                self.disk.close(descriptor)
-        for directory in directories:
-            self.disk.sync_directory(directory)
+            except OSError as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
+
+    def _sync_batch(self, number: int) -> None:
+        descriptor = self.disk.open(self.layout.batch(number))
+        try:
+            self.disk.sync(descriptor)
+        finally:
+            self.disk.close(descriptor)
 
     def _poke(self, bytes_to_write: list[tuple[str, int, int]]) -> None:
         path, descriptor = "", -1
@@ -147,28 +164,53 @@ class Keeper:
 
     # -- moving --
 
-    def settle(self, number: int, flying: set[int], due: dict[int, float]) -> dict[int, str]:
+    def settle(self, number: int, flying: set[int], void: set[int], due: dict[int, float]) -> dict[int, str]:
         """Gives each waiting task of a batch a spool file of its own, except those `flying` with a worker.
 
+        Args:
+            void: records that are no tasks, though they may look like some.
+
         Returns:
-            The ref of the new file for each offset. The records are marked finished.
+            The ref of the new file for each offset; their records are marked finished as far as the disk lets us. When the
+            disk fails half way, what has moved by then has moved; OSError only when nothing has.
         """
         moved: dict[int, str] = {}
+        problem = None
         for record in self.records(number):
-            if record.state != WAITING or record.offset in flying:
+            if record.state != WAITING or record.offset in flying or record.offset in void:
                 continue
-            ref = self._new_ref(names.task_id(self.node_id, number, record.offset), record.rank)
-            place = Place(self.layout.batch(number), record.offset, record.length)
-            self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, record.due) or record.accepted)
+            try:
+                ref = self._new_ref(names.task_id(self.node_id, number, record.offset), record.rank)
+                place = Place(self.layout.batch(number), record.offset, record.length)
+                self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, record.due) or record.accepted)
+            except OSError as error:
+                problem = error
+                break
             moved[record.offset] = ref
-        for directory in {self.layout.directory_of(ref) for ref in moved.values()}:
-            self._sync_directory(directory)
-        if moved:
-            self.mark(number, moved)
+        self._confirm(moved.values())
+        if moved or void:
+            # A record that stays unmarked is known to the spool (void), and to recovery by the name of its file.
+            with contextlib.suppress(OSError):
+                self.mark(number, [*moved, *void])
+        if problem is not None and not moved:
+            raise problem
         return moved
 
+    def _confirm(self, refs: Iterable[str]) -> None:
+        """Makes the names of new files safe; when that fails the files are gone, so that no task is in two places."""
+        new = set(refs)
+        try:
+            for directory in {self.layout.directory_of(ref) for ref in new}:
+                self._sync_directory(directory)
+            if any("/" in ref for ref in new):
+                self._sync_directory(self.layout.root)  # the directory itself may be new
+        except OSError:
+            for ref in new:
+                discard(self.disk, self.layout.path(ref))
+            raise
+
     def bury(self, number: int | None, ref: int | str, reason: str, attempts: int) -> None:
-        """Moves a task to dead/, with the reason."""
+        """Moves a task to dead/, with the reason. When that fails it stays where it is, and is not in dead/."""
         identity = ref_id(str(ref)) if number is None else names.task_id(self.node_id, number, int(ref))
         extra = [(names.REASON, _fit(reason)), (names.ATTEMPTS, str(attempts).encode())]
         target = f"dead/{names.file_name(identity)}"
@@ -177,34 +219,44 @@ class Keeper:
             self._copy(place, target, attempts=attempts, mtime=time.time(), extra=extra)
         except _NoRoom:
             self._copy(place, target, attempts=attempts, mtime=time.time())
-        self._sync_directory(self.layout.dead)
-        if number is None:
-            discard(self.disk, place.path)
-            self._sync_directory(os.path.dirname(place.path))
-        else:
-            self.mark(number, [int(ref)])
+        self._confirm([target])
+        try:
+            if number is None:
+                self.disk.unlink(place.path)
+            else:
+                self.mark(number, [int(ref)])
+        except FileNotFoundError:
+            return  # somebody removed it meanwhile
+        except OSError:
+            discard(self.disk, self.layout.path(target))
+            raise
+        # The removal, or the mark, is made safe with the others of this second.
 
     def revive(self, source: str, *, attempts: int = 0) -> str:
         """Moves a task from dead/ (or outbox/) back among the waiting ones; the ref of its new file."""
         place = Place(self.layout.path(source))
         variables = self._variables(place)
-        rank = next((names.read_priority(value) for key, value in variables if key == b"priority"), names.LAST)
-        ref = self._new_ref(ref_id(source), rank)
+        ref = self._new_ref(ref_id(source), _rank(variables))
         self._copy(place, ref, attempts=attempts, mtime=time.time())
-        self._sync_directory(self.layout.directory_of(ref))
-        self.disk.unlink(place.path)
-        self._sync_directory(os.path.dirname(place.path))
+        self._confirm([ref])
+        try:
+            self.disk.unlink(place.path)
+        except OSError:
+            discard(self.disk, self.layout.path(ref))
+            raise
+        with contextlib.suppress(OSError):  # it has moved all the same; after a power cut it may be in both places
+            self._sync_directory(os.path.dirname(place.path))
         return ref
 
     def quarantine(self, ref: str) -> str:
         """Moves a file that cannot be read to corrupt/; its new name there."""
-        name = ref.replace("/", "_")
-        target = name
+        target = ref.replace("/", "_")
         taken = {entry.name for entry in self.disk.entries(self.layout.corrupt)}
-        if target in taken:
-            target = f"{name}.{time.time_ns()}"
+        if target in taken or len(os.fsencode(target)) > LONGEST_NAME:
+            target = f"{os.fsdecode(os.fsencode(target)[: LONGEST_NAME - 20])}.{time.time_ns()}"
         self.disk.rename(self.layout.path(ref), os.path.join(self.layout.corrupt, target))
-        self._sync_directory(self.layout.corrupt)
+        with contextlib.suppress(OSError):  # it has moved all the same, and a rename loses nothing
+            self._sync_directory(self.layout.corrupt)
         return target
 
     def keep_damage(self, number: int, start: int, data: bytes) -> None:
@@ -222,7 +274,7 @@ class Keeper:
     def put(self, ref: str, parts: list[bytes], mtime: float | None) -> None:
         """A new spool file; returns when it is safe."""
         self._write(ref, parts, mtime=mtime)
-        self._sync_directory(self.layout.directory_of(ref))
+        self._confirm([ref])
 
     def _new_ref(self, identity: str, rank: int) -> str:
         name = names.file_name(identity)
@@ -269,7 +321,7 @@ class Keeper:
     def _write(
         self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None
     ) -> None:
-        temporary = self.layout.path(f"tmp/{ref.rpartition('/')[2]}.{time.monotonic_ns()}")
+        temporary = self.layout.path(f"tmp/{time.monotonic_ns()}")  # short, whatever the name of the file
         descriptor = self.disk.create(temporary)
         try:
             try:
@@ -279,12 +331,12 @@ class Keeper:
                     offset += len(part)
                 if body is not None:
                     self._append(descriptor, offset, *body)
+                if mtime is not None:
+                    self.disk.set_mtime(temporary, mtime)  # before the sync: it says when the task is due
                 if self.sync:
                     self.disk.sync(descriptor)
             finally:
                 self.disk.close(descriptor)
-            if mtime is not None:
-                self.disk.set_mtime(temporary, mtime)
             self.disk.rename(temporary, self.layout.path(ref))
         except OSError:
             discard(self.disk, temporary)
@@ -306,6 +358,14 @@ class Keeper:
 
 class _NoRoom(Exception):
     """The variables with the reason would not fit into a block."""
+
+
+def _rank(variables: Variables) -> int:
+    """The rank that a task asks for; a priority that makes no sense (uWSGI takes any) is none."""
+    try:
+        return next((names.read_priority(value) for key, value in variables if key == b"priority"), names.LAST)
+    except Refused:
+        return names.LAST
 
 
 def _fit(reason: str) -> bytes:

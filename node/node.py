@@ -50,6 +50,7 @@ class Node:
         self._active = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
+        self._is_up = False
         self._reloading = False
 
     # -- life --
@@ -63,7 +64,12 @@ class Node:
         """
         _raise_descriptor_limit()
         with lock_spool(self.layout):
-            await self._start()
+            try:
+                await self._start()
+            except AppBroken:
+                if self._stop.is_set():
+                    return 0  # it was still loading when we were told to stop, and was killed for that
+                raise
             await self._stop.wait()
             await self._shut_down()
         return 0
@@ -94,7 +100,7 @@ class Node:
         await self._claim_outbox()
         await self.control.start()
         try:
-            if config.app:
+            if config.app and not self._stop.is_set():
                 await self.crew.start()
         except AppBroken:
             self.listener.close()
@@ -103,6 +109,7 @@ class Node:
         self.inbox.start()
         self._watch_source()
         self._housekeeper = self._loop.create_task(self._keep_house())
+        self._is_up = True
         self.report(
             "ready", listen=self.listener.addresses, name=config.name, id=self.id, spool=layout.root, pid=os.getpid(),
             workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
@@ -137,11 +144,10 @@ class Node:
         self._loop.add_signal_handler(signal.SIGHUP, self.ask_to_reload)
 
     def ask_to_stop(self) -> None:
-        """The first time: stop with grace. The second time: stop now."""
+        """The first time: stop with grace. The second time, or while the application still loads: stop now."""
         self._signals += 1
-        if self._signals == 1:
-            self._stop.set()
-        else:
+        self._stop.set()
+        if self._signals > 1 or not self._is_up:
             self.crew.stop_now()
 
     def ask_to_reload(self) -> None:

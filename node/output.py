@@ -11,6 +11,8 @@ from spoolnode.node.wire import MAX_TEXT
 
 current_task: ContextVar[str] = ContextVar("current_task", default="")
 """The file name of the task that runs in this context."""
+rest: dict[tuple[str, str], str] = {}
+"""What was printed without a line end yet, by stream and task."""
 
 
 class TaskOutput(io.TextIOBase):
@@ -23,7 +25,6 @@ class TaskOutput(io.TextIOBase):
         self._stream = stream
         self._descriptor = descriptor
         self._emit = emit
-        self._partial: dict[str, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -39,9 +40,9 @@ class TaskOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         task = current_task.get()
         with self._lock:
-            lines = (self._partial.pop(task, "") + text).split("\n")
+            lines = (rest.pop((self._stream, task), "") + text).split("\n")
             if lines[-1]:
-                self._partial[task] = lines[-1]
+                rest[self._stream, task] = lines[-1]
         for line in lines[:-1]:
             for start in range(0, max(len(line), 1), MAX_TEXT):
                 self._emit(task, self._stream, line[start : start + MAX_TEXT])
@@ -51,9 +52,18 @@ class TaskOutput(io.TextIOBase):
         """Sends what the current task has printed without a line end."""
         task = current_task.get()
         with self._lock:
-            rest = self._partial.pop(task, "")
-        if rest:
-            self._emit(task, self._stream, rest)
+            text = rest.pop((self._stream, task), "")
+        for start in range(0, len(text), MAX_TEXT):
+            self._emit(task, self._stream, text[start : start + MAX_TEXT])
+
+
+_streams: list[TaskOutput] = []
+
+
+def flush_task() -> None:
+    """Sends what the current task has printed without a line end: it has ended, and prints no more."""
+    for stream in _streams:
+        stream.flush()
 
 
 def capture_output(emit: Callable[[str, str, str], None]) -> None:
@@ -61,3 +71,4 @@ def capture_output(emit: Callable[[str, str, str], None]) -> None:
     stdout: Any = TaskOutput("stdout", 1, emit)
     stderr: Any = TaskOutput("stderr", 2, emit)
     sys.stdout, sys.stderr = stdout, stderr
+    _streams[:] = [stdout, stderr]

@@ -46,6 +46,8 @@ class WorkerProcess:
     asynchronous: int = 0
     done: int = 0
     """Tasks that it has ended."""
+    timers: set[int] = field(default_factory=set)
+    """Timers that it was told to call and that have not ended."""
     ready: bool = False
     stopping: bool = False
     broken: str = ""

@@ -85,6 +85,18 @@ class ReadyQueue:
                 return run.source, refs, rank
         return None
 
+    def remove(self, source: Any, ref: Ref) -> bool:
+        """Removes one task; whether it was here. Takes time in proportion to what waits here."""
+        for rank in self._ranks:
+            for run in self._lanes[rank]:
+                if run.source is source and ref in run.refs[run.start :]:
+                    del run.refs[run.refs.index(ref, run.start)]
+                    self.size -= 1
+                    if not len(run):
+                        self._drop(rank, run)
+                    return True
+        return False
+
     def head(self) -> tuple[Any, Ref] | None:
         """The task that is to run next, left in its place."""
         for rank in self._ranks:

@@ -4,9 +4,12 @@ Timers are no tasks: nothing of them is on disk, and what was missed while the n
 """
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from spoolnode.node.outcome import Timer
+
+YEARS = 8 * 366 * 86400.0
+"""Seconds within which every 29th of February comes (1900 and 2100 have none); what is not due by then never is."""
 
 
 @dataclass(slots=True)
@@ -37,12 +40,14 @@ def following(timer: Timer, now: float) -> float:
     """When a timer is due next after `now`."""
     if timer.seconds:
         return now + timer.seconds
-    minute = datetime.fromtimestamp(now).replace(second=0, microsecond=0)  # noqa: DTZ006  # cron speaks of local time
-    # Four years hold a 29th of February; an entry that matches none of them never will.
-    for _ in range(4 * 366 * 24 * 60):
-        minute += timedelta(minutes=1)
-        if matches(timer.cron, minute):
-            return minute.timestamp()
+    # Steps in seconds, not in local time: there an hour comes twice each autumn, and would be due while it is over.
+    when = now // 60 * 60 + 60
+    while when < now + YEARS:
+        local = datetime.fromtimestamp(when)  # noqa: DTZ006  # cron speaks of local time
+        if matches(timer.cron, local):
+            return when
+        possible = matches((local.minute, *timer.cron[1:]), local)
+        when += 60 if possible else (60 - local.minute) * 60
     return float("inf")
 
 

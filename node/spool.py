@@ -66,12 +66,15 @@ Source = Batch | Files
 class Spool:
     """One spool directory and all that waits in it."""
 
-    def __init__(self, disk: Disk, layout: Layout, node_id: str, policy: RetryPolicy, rng: random.Random, *, sync: bool) -> None:
+    def __init__(
+        self, disk: Disk, layout: Layout, node_id: str, policy: RetryPolicy, rng: random.Random, *, sync: bool,
+        thread: Callable[[str], DiskThread] = DiskThread,
+    ) -> None:  # fmt: skip
         self.layout = layout
         self.node_id = node_id
         self.keeper = Keeper(disk, layout, node_id, sync)
-        self.commits = DiskThread("commit")
-        self.moves = DiskThread("keeper")
+        self.commits = thread("commit")
+        self.moves = thread("keeper")
         self.intake = Intake(disk, layout, self.commits, node_id, self.number, self._committed, sync=sync)
         self.files = Files()
         self.batches: dict[int, Batch] = {}
@@ -205,7 +208,7 @@ class Spool:
         known = self.files.known.get(ref)
         self.files.known[ref] = due
         if due:
-            self.later.add(due, self.files, ref, rank_of(ref))
+            self._wait_until(due, self.files, ref, rank_of(ref))
         elif known is None or known:
             self.queue.add(self.files, [ref], rank_of(ref))
             self.changed()
@@ -233,7 +236,8 @@ class Spool:
         while (taken := self.queue.take(count)) is not None:
             source, refs, rank = taken
             if isinstance(source, Files):
-                refs = [ref for ref in refs if self.files.known.get(ref) == 0.0 and ref not in self.files.flying]
+                # A file whose time was changed may have several places in the queue, perhaps side by side.
+                refs = [ref for ref in dict.fromkeys(refs) if source.known.get(ref) == 0.0 and ref not in source.flying]
             elif source.moved:
                 refs = self._follow(source, refs, rank)
             if refs:
@@ -372,7 +376,12 @@ class Spool:
             if ref in source.known:
                 self._schedule_file(str(ref), due)
         else:
-            self.later.add(due, source, ref, rank)
+            self._wait_until(due, source, ref, rank)
+
+    def _wait_until(self, due: float, source: Source, ref: Ref, rank: int) -> None:
+        self.later.add(due, source, ref, rank)
+        if self.later.next_due() == due:
+            self.changed()  # the node has to wake sooner than it meant to
 
     def _end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
@@ -388,7 +397,7 @@ class Spool:
 
     def _land(self, source: Source, refs: list[Ref]) -> None:
         """Tasks are with no worker any more."""
-        source.flying.difference_update(refs)  # type: ignore[arg-type] # the refs of a source are of its kind
+        source.flying.difference_update(refs)
 
     def _drop_if_finished(self, batch: Batch) -> None:
         if batch.closed and not batch.live and not batch.frozen:
@@ -413,8 +422,8 @@ class Spool:
             if isinstance(source, Batch) and ref in source.moved:
                 continue  # settled meanwhile: the file was scheduled in its own right
             if isinstance(source, Files):
-                if source.known.get(ref) == due:
-                    source.known[ref] = 0.0
+                if source.known.get(str(ref)) == due:
+                    source.known[str(ref)] = 0.0
                     self.queue.add(source, [ref], rank)
             else:
                 self.queue.add(source, [ref], rank)
@@ -466,7 +475,7 @@ class Spool:
         """A settled task: if it was ready, its place in the queue still leads to it; otherwise it is due later."""
         self.files.known[ref] = due
         if due:
-            self.later.add(due, self.files, ref, rank_of(ref))
+            self._wait_until(due, self.files, ref, rank_of(ref))
 
     async def sync_marks(self) -> None:
         """Makes what ended safe against a power cut; called once a second."""
@@ -492,27 +501,32 @@ class Spool:
             return False
 
     async def _remove_file(self, ref: str) -> bool:
-        due = self.files.known.pop(ref, None)  # so it does not start meanwhile
+        self.files.flying.add(ref)  # so it does not start meanwhile
         try:
             await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(ref)))
         except OSError:
+            self._land(self.files, [ref])
+            due = self.files.known.pop(ref, None)
             if due is not None:
-                self._schedule_file(ref, due)
+                self._schedule_file(ref, due)  # its place in the queue may be gone
             raise
-        self._dirty_directories.add(self.layout.directory_of(ref))
+        self._end(self.files, [ref])
         return True
 
     async def _remove_record(self, batch: Batch, offset: int) -> bool:
         batch.frozen = True  # nothing of it may start between the look and the mark
         try:
-            removed = await self.moves.run(lambda: self.keeper.finish_waiting(batch.number, offset))
+            removed: bool = await self.moves.run(lambda: self.keeper.finish_waiting(batch.number, offset))
+            if removed:
+                self.later.remove(batch, offset)
+                self.queue.remove(batch, offset)
         finally:
             batch.frozen = False
+            self.changed()
         if removed:
-            self.later.remove(batch, offset)
-            self.queue.remove(batch, offset)
             self._end(batch, [offset])
-        self.changed()
+        else:
+            self._drop_if_finished(batch)  # what ended while it was frozen could not
         return removed
 
     def hurry(self, source: Source, ref: Ref) -> bool:
@@ -594,7 +608,16 @@ class Spool:
             except OSError:
                 return set()  # a worker looks again before it runs one
             return {ref for ref, progress in found.items() if progress.state != WAITING}
-        return {ref for ref in refs if not os.path.lexists(self.layout.path(str(ref)))}
+        return {ref for ref in refs if self._is_gone(str(ref))}
+
+    def _is_gone(self, ref: str) -> bool:
+        try:
+            self.keeper.disk.stat(self.layout.path(ref))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass  # a worker looks again before it runs it
+        return False
 
 
 def _number(source: Source) -> int | None:

@@ -1,5 +1,6 @@
 """A worker's view of tasks on disk: reads one, marks its start, records its end."""
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -10,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from spoolnode.node.layout import Layout
-from spoolnode.node.outcome import Call
+from spoolnode.node.outcome import Call, Kind
 from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import RECORD_SIZE
@@ -98,10 +99,18 @@ class BatchReader:
     def reader(self, number: int) -> Callable[[int], BatchTask]:
         """A function that reads the task at an offset of that batch. Raises NotNow from it."""
         prefix = names.file_name(f"{self._node_id}_{number}_")
-        memory = self._map(number)
+        memory, verdict = None, GONE
+        try:
+            memory = self._map(number)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError):  # too many open files, no memory, an empty file: says nothing about the tasks
+            verdict = LOCKED
 
         def read(offset: int) -> BatchTask:
-            if memory is None or memory[offset] != WAITING:
+            if memory is None:
+                raise NotNow(verdict)
+            if memory[offset] != WAITING:
                 raise NotNow(GONE)
             length = int.from_bytes(memory[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
             block_at = offset + HEADER_SIZE
@@ -110,13 +119,10 @@ class BatchReader:
 
         return read
 
-    def _map(self, number: int) -> mmap.mmap | None:
+    def _map(self, number: int) -> mmap.mmap:
         memory = self._memories.pop(number, None)
         if memory is None:
-            try:
-                descriptor = os.open(self._layout.batch(number), os.O_RDWR | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return None
+            descriptor = os.open(self._layout.batch(number), os.O_RDWR | os.O_CLOEXEC)
             try:
                 memory = mmap.mmap(descriptor, 0)
             finally:
@@ -152,6 +158,9 @@ class FileTask(Task):
             os.unlink(self.path)
         except FileNotFoundError:
             pass  # the task, or a person, removed it: that is what we want
+        except OSError:
+            # It cannot be removed; the mark says to whoever finds it that it needs no more work.
+            os.pwrite(self._descriptor, bytes([FINISHED]), STATE_AT)
         self.leave()
 
     def leave(self) -> None:
@@ -173,9 +182,12 @@ class SpoolFileReader:
         except FileNotFoundError:
             raise NotNow(GONE) from None
         except OSError as error:
-            raise NotNow(CORRUPT, f"it cannot be opened: {error.strerror}") from error
+            raise _unreadable(error) from error
         try:
             return self._read(path, descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unreadable(error) from error
         except BaseException:
             os.close(descriptor)
             raise
@@ -188,7 +200,11 @@ class SpoolFileReader:
                 raise NotNow(LOCKED) from None
             raise
         found = self._check(path, descriptor)
-        data = _read_all(descriptor, found.st_size)
+        try:
+            data = _read_all(descriptor, found.st_size)
+        except MemoryError as error:
+            _count_attempt(descriptor)
+            raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
         try:
             file = spoolfile.parse(data)
         except spoolfile.Short:
@@ -197,7 +213,8 @@ class SpoolFileReader:
             raise NotNow(CORRUPT, str(error)) from error
         if file.state == FINISHED:
             # It ended well, and the removal was cut short.
-            os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
             raise NotNow(GONE)
         block = data[HEADER_SIZE : len(data) - len(file.body)]
         return FileTask(block, file.body, path, descriptor, file.attempts)
@@ -216,6 +233,20 @@ class SpoolFileReader:
         if found.st_mtime > time.time():
             raise NotNow(EARLY, found.st_mtime)
         return found
+
+
+def _unreadable(error: OSError) -> NotNow:
+    """What an error says about the file: nothing, when the machine is short of something."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR):
+        return NotNow(LOCKED)
+    return NotNow(CORRUPT, f"it cannot be read: {error.strerror}")
+
+
+def _count_attempt(descriptor: int) -> None:
+    """One attempt more for a file that is too large to be read: otherwise it would be tried forever."""
+    header = os.pread(descriptor, HEADER_SIZE, 0)
+    if len(header) == HEADER_SIZE and header[ATTEMPTS_AT] < MAX_ATTEMPTS:
+        os.pwrite(descriptor, bytes([header[ATTEMPTS_AT] + 1]), ATTEMPTS_AT)
 
 
 def _read_all(descriptor: int, size: int) -> bytes:

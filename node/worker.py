@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any
 
-from spoolnode.node import wire
+from spoolnode.node import output, wire
 from spoolnode.node.outcome import DONE, App, Kind, Outcome
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
@@ -134,28 +134,36 @@ class Worker:
 
     def _run_task(self, chunk: Chunk, position: int, started: float) -> float:
         """Runs one task that starts now; the time when it ended."""
+        limit = self._timeout
+        # Before it is read: a task whose body is too much for this process is to blame for that.
+        self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)
         try:
             task = chunk.read(chunk.refs[position])
         except NotNow as reason:
             self._others.append([position, reason.verdict, reason.detail, 0.0])
             return time.monotonic()
-        limit = (names.TIMEOUT in task.block and task.timeout) or self._timeout
-        self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)
+        if names.TIMEOUT in task.block and task.timeout:
+            limit = task.timeout
+            self._slots.begin(0, chunk.number, position, started, started + limit)
         task.begin()
         current_task.set(task.file_name)
         try:
             outcome = self._app.handler(task)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are its failures too
             outcome = failure(error)
+        if output.rest:
+            output.flush_task()
         if outcome is DONE:
             task.finish()
             self._ended.append(position)
         elif isinstance(outcome, Outcome):
             self._keep(task, position, outcome)
         else:
-            self._slots.end(0)
+            # While there is no place for it this thread waits with it, and is stalled; its time has not begun.
+            self._slots.begin(0, chunk.number, position, started, 0.0)
             self._report(chunk, time.monotonic())
             self._async.start(outcome, task, chunk.number, position, limit)
+            self._slots.end(0)
         return time.monotonic()
 
     def _keep(self, task: Task, position: int, outcome: Outcome) -> None:
@@ -171,6 +179,7 @@ class Worker:
 
     def _call_timer(self, index: int) -> None:
         started = time.monotonic()
+        current_task.set("")
         self._slots.begin(0, TIMER, index, started, started + self._timeout if self._timeout else 0.0)
         error = None
         try:
@@ -196,7 +205,11 @@ class AsyncTasks:
     def start(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
         """Starts one; returns at once while there is room for it, else when there is."""
         self._places.acquire()
-        self._submit(self._run(awaitable, task, chunk, position, limit))
+        slot = self._free.popleft()
+        started = time.monotonic()
+        # Here and not in the loop's thread: from now on, without a gap, the task counts as running.
+        self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
+        self._submit(self._run(awaitable, task, chunk, position, limit, slot))
 
     def wait_for(self, awaitable: Awaitable[Any]) -> None:
         """Runs something in the same loop, and returns, or raises, when it ends."""
@@ -207,29 +220,40 @@ class AsyncTasks:
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="async tasks", daemon=True).start()
+            threading.Thread(target=self._run_loop, name="async tasks", daemon=True).start()
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def _run_loop(self) -> None:
+        while True:
+            try:
+                self._loop.run_forever()
+            except BaseException:  # noqa: BLE001  # SystemExit in something that a task has started; the others go on
+                traceback.print_exc()
 
     def join(self) -> None:
         """Returns when all have ended."""
         for _ in range(self._concurrency):
             self._places.acquire()
 
-    async def _run(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
+    async def _run(
+        self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float, slot: int
+    ) -> None:
         import asyncio  # noqa: PLC0415  # see above
 
-        slot = self._free.popleft()
         started = time.monotonic()
-        self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
         self._tell()
         current_task.set(task.file_name)
         try:
-            outcome = await asyncio.wait_for(_as_coroutine(awaitable), limit or None)
+            # Not `wait_for`: before Python 3.12 it makes a task of its own, and a SystemExit in that ends the loop.
+            async with asyncio.timeout(limit or None):
+                outcome = await awaitable
         except TimeoutError as error:
             late = limit and time.monotonic() - started >= limit
             outcome = Outcome(Kind.FAILED, f"timed out after {limit:g} s") if late else failure(error)
         except BaseException as error:  # noqa: BLE001  # see Worker._run_task
             outcome = failure(error)
+        if output.rest:
+            output.flush_task()
         ended: list[int] = []
         others: list[list[Any]] = []
         if outcome.kind is Kind.DONE:

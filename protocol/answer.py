@@ -24,14 +24,16 @@ _MAX_TEXT = 4096
 """As much of a refusal's text as an answer carries, in bytes."""
 
 _ID_ITEM = encode_variables([(names.ID, b"")])[:-2]
+_ID_SIZE = len(_ID_ITEM) + 2
+"""Bytes of the block of an answer that are not the id."""
+_ID_HEAD = b"\x01" + _ID_ITEM
 
 
 def stored(task_id: str) -> bytes:
     """The extended answer to a stored task."""
     value = task_id.encode()
     size = len(value)
-    total = len(_ID_ITEM) + 2 + size
-    return b"\xff" + total.to_bytes(2, "little") + b"\x01" + _ID_ITEM + size.to_bytes(2, "little") + value
+    return b"\xff" + (_ID_SIZE + size).to_bytes(2, "little") + _ID_HEAD + size.to_bytes(2, "little") + value
 
 
 def refused(refusal: Refused) -> bytes:

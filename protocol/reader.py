@@ -48,6 +48,14 @@ class RequestReader:
         """Whether the connection stands between two requests."""
         return self._position == len(self._buffer) and not self._body_left
 
+    @property
+    def dialect(self) -> int | None:
+        """modifier2 of the packet that is coming; None when that is none of ours, or its header is not there."""
+        packet = self._buffer[self._position : self._position + HEADER.size]
+        if self._body_left or len(packet) < HEADER.size or packet[0] not in (SPOOL_REQUEST, PING):
+            return None
+        return packet[3]
+
     def receive(self, data: bytes) -> None:
         """Takes bytes from the connection; stores them, nothing more."""
         if self._position < len(self._buffer):
@@ -101,6 +109,4 @@ def _unknown_modifier(modifier1: int) -> Refused:
 
 
 def _too_large(size: int, limit: int) -> Refused:
-    return Refused(
-        Reason.TOO_LARGE, f"the variables take {size} bytes, this node takes at most {limit} (--buffer-size)"
-    )
+    return Refused(Reason.TOO_LARGE, f"the variables take {size} bytes, this node takes at most {limit} (--buffer-size)")

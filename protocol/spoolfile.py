@@ -52,7 +52,5 @@ def parse(data: bytes) -> SpoolFile:
     state, size, attempts = HEADER.unpack_from(data)
     end = HEADER.size + size
     if len(data) < end:
-        raise Short(
-            f"the file has {len(data)} bytes; with the {size} bytes of variables announced it has at least {end}"
-        )
+        raise Short(f"the file has {len(data)} bytes; with the {size} bytes of variables announced it has at least {end}")
     return SpoolFile(state, attempts, decode_variables(data[HEADER.size : end]), data[end:])

@@ -95,8 +95,9 @@ class Program:
         assert self.process is None, "it runs already"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **changes}
-            )
+                command, cwd=self.directory, env={**os.environ, **changes},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         """The first true value of `condition`; fails with what the program said when it ends before."""
@@ -181,8 +182,8 @@ class Nginx(Program):
             self.port = free_port()
             (directory / "nginx.conf").write_text(
                 f"daemon off; pid {directory}/nginx.pid; worker_processes 1; error_log stderr;\n{as_user()}"
-                f"events {{ worker_connections 512; }}\nhttp {{ access_log off; client_max_body_size 0; {http}\n{places}"
-                f"server {{ listen 127.0.0.1:{self.port}; {server}\n{locations}\n}} }}\n"
+                f"events {{ worker_connections 512; }}\nhttp {{ access_log off; client_max_body_size 0; {http}\n"
+                f"{places} server {{ listen 127.0.0.1:{self.port}; {server}\n{locations}\n}} }}\n"
             )
             if self.serve([NGINX, "-p", str(directory), "-c", "nginx.conf", "-e", "stderr"]):
                 return self

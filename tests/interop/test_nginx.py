@@ -1,14 +1,12 @@
 """A real nginx in front of a node: the three lines of uWSGI's manual are enough, and every refusal says why."""
 
 import hashlib
-import http.client
 import json
 import os
 import random
 import signal
 import socket
 import subprocess
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,12 +61,12 @@ def block(path: str, *lines: str) -> str:
 
 
 @pytest.fixture(params=["tcp", "unix"])
-def address(request: pytest.FixtureRequest, node: RunningNode, place: Path) -> Iterator[str]:
+def address(request: pytest.FixtureRequest, node: RunningNode, place: Path) -> str:
     """What nginx is to pass requests to; the node with the application above listens there."""
     need(NGINX)
     path = f"{place}/node.sock"
     node.start("--listen", "127.0.0.1:0", "--listen", path, "--chmod-socket", "666", app=APP)
-    yield node.via if request.param == "tcp" else f"unix:{path}"
+    return node.via if request.param == "tcp" else f"unix:{path}"
 
 
 @pytest.fixture
@@ -141,7 +139,8 @@ def test_body_of_three_megabytes_arrives_whole(nginx: Nginx, address: str, tasks
 
 def test_chunked_body_arrives_whole_with_uwsgi_params(nginx: Nginx, address: str, tasks: Lines) -> None:
     # nginx counts the body and tells its length in CONTENT_LENGTH; unbuffered it gathers chunks all the same.
-    start(nginx, address, WITH_PARAMS, WITH_PARAMS.replace("/params", "/off").replace("}", "uwsgi_request_buffering off; }"))
+    unbuffered = WITH_PARAMS.replace("/params", "/off").replace("}", "uwsgi_request_buffering off; }")
+    start(nginx, address, WITH_PARAMS, unbuffered)
     large, small = random.Random(17).randbytes(3_000_000), b"a few bytes"
     for path in ("/params", "/off"):
         for body in (large, small):
@@ -152,7 +151,7 @@ def test_chunked_body_arrives_whole_with_uwsgi_params(nginx: Nginx, address: str
 
 
 def test_chunked_body_without_its_length_is_refused_with_411(nginx: Nginx, address: str, node: RunningNode) -> None:
-    # With the three lines alone nginx sends the header `Transfer-Encoding`, the decoded body, and nothing of its length.
+    # With the three lines alone nginx sends the header `Transfer-Encoding`, the decoded body, and no length.
     start(nginx, address, MANUAL)
     for body in (b"a few bytes", random.Random(17).randbytes(3_000_000)):
         refused(nginx.ask("POST", "/sendmassmail", pieces_of(body)), 411, "uwsgi_param CONTENT_LENGTH $content_length;")
@@ -237,7 +236,7 @@ def test_refusals_come_with_their_status_and_reason(nginx: Nginx, address: str, 
     assert not list(node.spool.glob("**/*evil*"))
 
 
-def test_pickled_arguments_are_refused_also_through_a_unix_socket(nginx: Nginx, address: str, node: RunningNode) -> None:
+def test_pickled_arguments_are_refused_also_by_unix_socket(nginx: Nginx, address: str, node: RunningNode) -> None:
     # The local user may send them, but whoever speaks to nginx is not the local user.
     start(nginx, address, block("/pickled", "uwsgi_param ud_spool_func f;", "uwsgi_param args x;"))
     refused(nginx.ask("POST", "/pickled", b"x"), 403, "pickled arguments")

@@ -77,6 +77,7 @@ def a_spool_file_is_a_bad_packet_or_says_what_its_bytes_say(data: bytes, _: rand
         task = values.decode_task(found.variables, found.body, "name")
     except BadPacket:
         return
+    assert values.decode_block(block, found.body, "name") == task
     assert all(isinstance(key, str) for key in task)
 
 

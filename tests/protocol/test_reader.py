@@ -300,6 +300,11 @@ def test_a_reader_is_empty_only_between_requests(state: str) -> None:
     assert reader_in(state).is_empty == (state in ("between requests", "after a body"))
 
 
+def test_a_new_reader_is_empty_before_anything_has_come() -> None:
+    assert RequestReader().is_empty
+    assert RequestReader().next_event() is None
+
+
 def test_a_refused_reader_stays_refused_whatever_comes() -> None:
     reader = reader_in("refused: modifier")
     for _ in range(3):

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import garbage, variables
-from wire import block
+from wire import HELLO_BLOCK, MALFORMED_BLOCKS, block, item
 
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import Variables, decode_variables
 from spoolnode.protocol.request import read_terms
-from spoolnode.protocol.values import decode_task, encode_task, pack, unpack
+from spoolnode.protocol.values import decode_block, decode_task, encode_task, pack, unpack
 
 
 def travel(task: dict[str, Any]) -> dict[str, Any]:
@@ -417,6 +417,68 @@ def test_any_variables_make_a_task_with_text_for_keys_or_a_bad_packet(sent: Vari
     assert all(isinstance(key, str) for key in task)
     assert task["spooler_task_name"] == "name"
     assert not body or task["body"] == body
+
+
+# --- blocks: the quick way and the general one ---
+
+
+def general_way(content: bytes, body: bytes = b"") -> dict[str, Any] | type[BadPacket]:
+    try:
+        return decode_task(decode_variables(content), body, "name")
+    except BadPacket:
+        return BadPacket
+
+
+def block_way(content: bytes, body: bytes = b"") -> dict[str, Any] | type[BadPacket]:
+    try:
+        return decode_block(content, body, "name")
+    except BadPacket:
+        return BadPacket
+
+
+BLOCKS = {
+    "nothing": b"",
+    "plain": HELLO_BLOCK,
+    "an empty value": item(b"k", b""),
+    "duplicates": item(b"k", b"1") + item(b"k", b"2"),
+    "no ASCII": item("é".encode(), b"\xff"),
+    "127 bytes": item(b"k", b"v" * 127),
+    "128 bytes": item(b"k", b"v" * 128),
+    "256 bytes": item(b"k", b"v" * 256) + item(b"x" * 256, b""),
+    "257 bytes, all lengths ASCII": item(b"k", b"v" * 257) + item(b"x" * 513, b"y"),
+    "body": item(b"body", b"plain"),
+    "body within another name and a value": item(b"somebody", b"nobody"),
+    "ours": item(b"spool_node", b"alpha") + HELLO_BLOCK,
+    "ours in a value": item(b"k", b"spool_node"),
+    "typed": item(b"spool_values", pack({"n": 1})) + HELLO_BLOCK,
+    "typed and broken": item(b"spool_values", b"\xc1"),
+    "a forged name": item(b"spooler_task_name", b"forged"),
+    **MALFORMED_BLOCKS,
+}
+
+
+@pytest.mark.parametrize("body", [b"", b"body"])
+@pytest.mark.parametrize("content", BLOCKS.values(), ids=BLOCKS)
+def test_a_block_makes_the_task_that_its_variables_make(content: bytes, body: bytes) -> None:
+    assert block_way(content, body) == general_way(content, body)
+
+
+def test_a_block_cut_anywhere_makes_what_its_variables_make() -> None:
+    whole = block({b"k": b"v" * 20, b"a": b"", b"long": b"x" * 300})
+    for cut in range(len(whole) + 1):
+        assert block_way(whole[:cut]) == general_way(whole[:cut])
+
+
+ascii_bytes = st.text(st.characters(max_codepoint=127), max_size=20).map(str.encode)
+ascii_blocks = st.lists(st.tuples(ascii_bytes, ascii_bytes), max_size=4).map(block)
+
+
+@given(st.tuples(ascii_blocks | variables.map(block), ascii_bytes | st.just(b"")).map(b"".join), garbage)
+def test_any_block_makes_the_task_that_its_variables_make(content: bytes, body: bytes) -> None:
+    assert block_way(content, body) == general_way(content, body)
+
+
+# --- both ends ---
 
 
 def test_what_the_client_encodes_no_node_refuses() -> None:

@@ -7,13 +7,15 @@ The application appends one line to a file for each event, with one write(2), so
     end   N WORKER LANE      its callable has done its work; the next thing that happens is the record of that on disk
     bad   N WORKER LANE      what arrived is not what was sent
 
-WORKER is parent.pid.random; LANE is the thread. In one lane nothing happens between an `end` and its record on disk, so
-a task whose end may be unrecorded is the last line of its lane. That is all the doubt there is, and `check` allows no more.
+WORKER is parent.pid.random; LANE is the thread. In one lane nothing happens between an `end` and its record on disk,
+so a task whose end may be unrecorded is the last line of its lane. That is all the doubt there is, and `check` allows
+no more.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -110,7 +112,9 @@ def check(lines: list[Line], ledger: Ledger, killed: Killed, kept: set[int]) -> 
     last = {(line.worker, line.lane): line.at for line in lines}
     runs, problems = _runs(lines)
     ended = ended_tasks(lines)
-    problems += [f"task {task} was acknowledged and is lost" for task in sorted(ledger.acknowledged.keys() - ended - kept)]
+    problems += [
+        f"task {task} was acknowledged and is lost" for task in sorted(ledger.acknowledged.keys() - ended - kept)
+    ]
     problems += [f"task {task} was refused and ran" for task in sorted(ledger.refused & runs.keys())]
     problems += [f"task {task} ran and was never sent" for task in sorted(runs.keys() - ledger.sent)]
     problems += [f"task {line.task} arrived damaged" for line in lines if line.what == "bad"]
@@ -146,12 +150,14 @@ def _runs(lines: list[Line]) -> tuple[dict[int, list[Run]], list[str]]:
             else:
                 begun.end = line
     main_lane = Counter(run.start.worker for run in open_runs.values() if run.start.lane == "main")
-    problems += [f"worker {worker} left {count} tasks open in one thread" for worker, count in main_lane.items() if count > 1]
+    problems += [
+        f"worker {worker} left {count} tasks open in one thread" for worker, count in main_lane.items() if count > 1
+    ]
     return runs, problems
 
 
 def _judge(task: int, runs: list[Run], last: dict[tuple[str, str], int], killed: Killed) -> list[str]:
-    """What is wrong with the runs of one task: each but the last must have been cut by a kill before it was recorded."""
+    """What is wrong with the runs of one task: each but the last must have been cut by a kill before its record."""
     problems = []
     for index, run in enumerate(runs):
         worker = run.start.worker
@@ -163,7 +169,7 @@ def _judge(task: int, runs: list[Run], last: dict[tuple[str, str], int], killed:
                 problems.append(f"task {task} ended in worker {worker}, which nobody killed, and ran again")
             elif run.end.at != last[worker, run.end.lane]:
                 problems.append(f"task {task} ran again, although worker {worker} went on after its end")
-    for earlier, later in zip(runs, runs[1:], strict=False):
+    for earlier, later in pairwise(runs):
         until = earlier.end.at if earlier.end else earlier.start.at
         if later.start.at < until:
             problems.append(f"task {task} ran in two workers at once")

@@ -1,5 +1,6 @@
 """What tests of the listener and of crashes say to a node: requests as bytes, and sockets without a client library."""
 
+import contextlib
 import random
 import socket
 from collections.abc import Iterable, Mapping
@@ -26,14 +27,18 @@ def raw_request(*variables: tuple[bytes, bytes], extended: bool = False) -> byte
     return packet(SPOOL_REQUEST, encode_variables(variables), EXTENDED if extended else PLAIN)
 
 
-def connect(address: Address, patience: float = PATIENCE, source: str = "") -> socket.socket:
-    """A connected socket with a time limit on each call."""
+def connect(
+    address: Address, patience: float = PATIENCE, source: str = "", *, small_window: bool = False
+) -> socket.socket:
+    """A connected socket with a time limit on each call; with a small window the kernel keeps little unread."""
     if isinstance(address, str):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     else:
         sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
         if source:
             sock.bind((source, 0))
+    if small_window:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(patience)
     try:
         sock.connect(address)
@@ -46,10 +51,9 @@ def connect(address: Address, patience: float = PATIENCE, source: str = "") -> s
 def exchange(address: Address, data: bytes, patience: float = PATIENCE) -> bytes:
     """Sends bytes and returns everything that comes back until the node closes."""
     with connect(address, patience) as sock:
-        try:
+        # It may have said no already; what it said is still there to be read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it has said no already; what it said is still there to be read
         return read_all(sock)
 
 

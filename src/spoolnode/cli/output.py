@@ -48,9 +48,12 @@ def _print_rich(columns: Sequence[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
+    for index in used:
+        table.add_column(columns[index], overflow="fold")  # nothing is cut: ids are there to be copied
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(row[index]) for index in used))
     Console().print(table)
 
 

@@ -1,0 +1,26 @@
+"""What a node needs of its machine, checked one after the other. Reads; what it writes for a test it removes."""
+
+import os
+from collections.abc import Iterator
+
+from spoolnode.doctor import directory, machine
+from spoolnode.doctor.finding import Finding
+from spoolnode.node.config import Config
+from spoolnode.node.layout import Layout
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """All checks for a node with this (validated) configuration, in an order in which a reader understands them."""
+    layout = Layout(config.spool)
+    yield directory.usable(layout)
+    if os.path.isdir(layout.root):
+        yield directory.file_system(layout.root)
+        if os.access(layout.root, os.W_OK | os.X_OK):
+            yield directory.sync_cost(layout)
+        yield directory.free_space(layout.root, config.min_free)
+        yield from directory.contents(layout)
+    yield machine.node(layout)
+    for address in config.listen:
+        yield machine.listen(address, layout)
+    yield machine.inotify()
+    yield machine.versions()

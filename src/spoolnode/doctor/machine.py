@@ -1,0 +1,134 @@
+"""The node that may run already, the addresses, the kernel, the libraries."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import sys
+from importlib import metadata
+
+from spoolnode.control_client import ControlError, NotRunning, ask
+from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
+from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.node.layout import Layout
+
+FEW_WATCHES = 8192
+LIBRARIES = ("msgpack", "uvloop", "click", "rich", "aiohttp", "inotify_simple", "structlog", "prometheus_client", "zeroconf")
+
+
+def node(layout: Layout) -> Finding:
+    """Whether a node runs on the directory."""
+    check = "node"
+    try:
+        status = ask(layout.root, "GET", "/status", 5.0)
+        return Finding(
+            check, OK, f"{status['name']} ({status['id']}) runs here, pid {status['pid']}, on {', '.join(status['listen'])}"
+        )
+    except NotRunning:
+        holder = lock_holder(layout)
+    except ControlError as error:
+        holder = lock_holder(layout)
+        if not holder:
+            return Finding(check, WARN, str(error))
+    if holder:
+        return Finding(
+            check, FAIL, f"process {holder} holds the spool, but does not answer on {layout.control}: is it starting, or stuck?"
+        )
+    if os.path.lexists(layout.control):
+        return Finding(
+            check, OK, "none runs here; the last one was killed and left its control socket, which the next one replaces"
+        )
+    return Finding(check, OK, "none runs here")
+
+
+def lock_holder(layout: Layout) -> str:
+    """The process that holds the directory; empty when none does."""
+    try:
+        descriptor = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
+    else:
+        return ""
+    finally:
+        os.close(descriptor)
+
+
+def listen(address: str, layout: Layout) -> Finding:
+    """Whether the address can be listened on, or this directory's node does already."""
+    check = f"address {address}"
+    with contextlib.suppress(NotRunning, ControlError):
+        if address in ask(layout.root, "GET", "/status", 5.0)["listen"]:
+            return Finding(check, OK, "the node that runs here listens on it")
+    try:
+        parsed = parse_address(address)
+    except BadConfig as error:
+        return Finding(check, FAIL, str(error))
+    return _unix_free(check, parsed) if isinstance(parsed, str) else _tcp_free(check, parsed)
+
+
+def _unix_free(check: str, path: str) -> Finding:
+    if not os.path.lexists(path):
+        parent = os.path.dirname(os.path.abspath(path))
+        if os.access(parent, os.W_OK | os.X_OK):
+            return Finding(check, OK, "free")
+        return Finding(check, FAIL, f"{parent} is not writable for this user")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.settimeout(2)
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return Finding(check, OK, "a socket without a listener, left by who was killed; a node replaces it")
+        except OSError as error:
+            return Finding(check, FAIL, f"it exists and is no socket that a node could replace: {error.strerror}")
+    return Finding(check, FAIL, "somebody else listens on it")
+
+
+def _tcp_free(check: str, place: tuple[str, int]) -> Finding:
+    try:
+        for family, kind, _, _, where in socket.getaddrinfo(*place, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+            with socket.socket(family, kind) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(where)
+                probe.listen(1)
+    except OSError as error:
+        return Finding(check, FAIL, f"it cannot be listened on: {error.strerror or error}")
+    return Finding(check, OK, "free")
+
+
+def inotify() -> Finding:
+    """Whether the kernel lets us watch the directory."""
+    limits = {}
+    for name in ("max_user_watches", "max_user_instances"):
+        try:
+            with open(f"/proc/sys/fs/inotify/{name}", encoding="ascii") as file:
+                limits[name] = int(file.read())
+        except (OSError, ValueError):
+            return Finding("inotify", WARN, "its limits cannot be read; dropped files are noticed by the slow scan at the latest")
+    text = f"{limits['max_user_watches']} watches, {limits['max_user_instances']} instances for each user"
+    if limits["max_user_watches"] < FEW_WATCHES or limits["max_user_instances"] < 16:
+        return Finding(
+            "inotify", WARN, f"{text}: few; raise fs.inotify.* with sysctl, or dropped files are noticed by the slow scan only"
+        )
+    return Finding("inotify", OK, text)
+
+
+def versions() -> Finding:
+    """What this runs on."""
+    from spoolnode import __version__
+
+    found, missing = [], []
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    text = f"spoolnode {__version__}, Python {sys.version.split()[0]}, {', '.join(found)}"
+    if missing:
+        return Finding("versions", FAIL, f"{text}; not installed: {', '.join(missing)}")
+    return Finding("versions", OK, text)

@@ -1,0 +1,192 @@
+"""How a task ends: what the callable returns or raises, and what becomes of the task then."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support import RunningNode, eventually
+from watch import NOTES, Gate, count, dead, notes, spool_files, status, tasks, variables, wait_for_note, wait_until_idle
+
+import spoolnode
+
+ENDS = (
+    NOTES
+    + """
+class Odd(Exception):
+    def __str__(self):
+        raise ValueError("not even its text")
+
+RESULTS = {"none": None, "ok": -2, "text": "done", "list": [], "dict": {}, "retry": -1, "ignore": 0, "false": False,
+           "true": True, "one": 1}
+ERRORS = {"error": ValueError("the reason"), "exit": SystemExit(3), "interrupt": KeyboardInterrupt(), "odd": Odd(),
+          "long": ValueError("x" * 200_000), "surrogate": ValueError("\\udc80 gone")}
+
+def end(how):
+    if how in RESULTS:
+        return RESULTS[how]
+    raise ERRORS[how]
+
+async def end_later(how):
+    return end(how)
+
+def spooler(env):
+    return end_later(env["how"]) if env.get("as") == "async" else end(env["how"])
+
+uwsgi.spooler = spooler
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node whose tasks get two attempts, and a time limit that none of them reaches."""
+    node = RunningNode(tmp_path_factory.mktemp("ends"))
+    try:
+        yield node.start("--max-attempts", "2", "--retry-base", "0.02", "--timeout", "60", app=ENDS)
+    finally:
+        node.clean_up()
+
+
+def enqueue(node: RunningNode, **task: Any) -> str:
+    """Sends one task; its id."""
+    return spoolnode.send_to_spooler(task, via=node.via)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("how", ["none", "ok", "text", "list", "dict"])
+def test_a_callable_that_ends_well_ends_its_task(ends: RunningNode, how: str, kind: str) -> None:
+    identity = enqueue(ends, how=how, **{"as": kind})
+    ends.wait_for_log("done", id=identity)
+    assert not ends.lines("retry", id=identity)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("how", "outcome", "reason"),
+    [
+        ("retry", "retry", "it returned -1"),
+        ("true", "retry", "it returned True"),
+        ("one", "retry", "it returned 1"),
+        ("ignore", "ignored", "it returned 0"),
+        ("false", "ignored", "it returned False"),
+        ("error", "failed", "ValueError: the reason"),
+        ("exit", "failed", "SystemExit: 3"),
+        ("interrupt", "failed", "KeyboardInterrupt"),
+        ("odd", "failed", "Odd"),
+        ("long", "failed", "xxx"),
+        ("surrogate", "failed", "gone"),
+    ],
+)
+def test_a_task_that_did_not_end_well_is_tried_again_and_kept_with_the_reason(
+    ends: RunningNode, how: str, outcome: str, reason: str, kind: str
+) -> None:
+    identity = enqueue(ends, how=how, **{"as": kind})
+    ends.wait_for_log("retry", id=identity, attempts=1, outcome=outcome, reason=reason)
+    ends.wait_for_log("dead", id=identity, attempts=2, outcome=outcome, reason=reason)
+    kept = next(variables(file) for file in dead(ends) if variables(file)["how"] == how)
+    assert reason in kept["spool_reason"]
+    assert kept["spool_attempts"] == "2"
+    assert not ends.lines("worker_died")
+
+
+def test_a_failure_comes_with_its_traceback(ends: RunningNode) -> None:
+    identity = enqueue(ends, how="error")
+    reason = ends.wait_for_log("retry", id=identity)["reason"]
+    assert reason.startswith("ValueError: the reason\n")
+    assert 'app.py", line' in reason
+    assert "in end" in reason
+
+
+def test_a_dead_task_can_be_run_again(ends: RunningNode) -> None:
+    identity = enqueue(ends, how="retry")
+    ends.wait_for_log("dead", id=identity)
+    done = ends.command("dead", "retry", identity)
+    assert done.returncode == 0, done.stderr
+    ends.wait_for_log("dead", id=identity, count=2)
+    assert len(ends.lines("retry", id=identity)) == 2, "its attempts began anew"
+
+
+def test_the_pause_grows_with_each_attempt(node: RunningNode) -> None:
+    app = NOTES + "def fail(env):\n    note(time.time())\n    return -1\nuwsgi.spooler = fail\n"
+    node.start("--max-attempts", "5", "--retry-base", "0.1", app=app)
+    enqueue(node, a="b")
+    node.wait_for_log("dead", attempts=5)
+    starts = [float(note) for note in notes(node)]
+    assert len(starts) == 5
+    for attempt, (one, next_one) in enumerate(itertools.pairwise(starts)):
+        assert next_one - one >= 0.5 * 0.1 * 2**attempt, "half of the bound is the least"
+        assert next_one - one < 0.1 * 2**attempt + 2.0
+
+
+RETRIES = NOTES + "def fail(env):\n    note('run')\n    return -1\nuwsgi.spooler = fail\n"
+
+
+@pytest.mark.parametrize("place", ["in its batch", "in a file"])
+def test_a_task_that_waits_for_its_retry_survives_kill_9_and_is_not_hurried(node: RunningNode, place: str) -> None:
+    node.start("--retry-base", "600", app=RETRIES)
+    identity = enqueue(node, a="b")
+    node.wait_for_log("retry", id=identity, attempts=1)
+    if place == "in a file":
+        eventually(lambda: spool_files(node), "the task has a file of its own")
+    node.kill9()
+    node.start("--retry-base", "600", app=RETRIES)
+    (task,) = tasks(node)
+    assert (task["id"], task["attempts"]) == (identity, 1)
+    assert status(node)["later"] == 1
+    assert count(node, "run") == 1
+    node.command("retry", identity)
+    node.wait_for_log("retry", id=identity, attempts=2)
+    assert count(node, "run") == 2
+
+
+def test_a_task_that_runs_forever_runs_again_after_the_frequency_and_also_after_kill_9(node: RunningNode) -> None:
+    app = NOTES + (
+        "import uwsgi\nuwsgi.set_spooler_frequency(1)\nfrom spoolnode import spoolforever\n"
+        "@spoolforever\ndef job(what):\n    note('run', what, round(time.time(), 3))\n"
+        "def first(env):\n    job.spool('x')\nuwsgi.spooler = first\n"
+    )
+    node.start(app=app)
+    enqueue(node, a="b")
+    eventually(lambda: len(notes(node)) >= 3, "three runs")
+    node.kill9()
+    before = len(notes(node))
+    node.start(app=app)
+    eventually(lambda: len(notes(node)) >= before + 2, "two more runs")
+    times = [float(line.split()[2]) for line in notes(node)]
+    assert all(later - earlier >= 0.9 for earlier, later in itertools.pairwise(times[: min(3, before)]))
+    assert not node.lines("retry")
+    assert not node.lines("dead")
+
+
+def test_timers_call_their_functions_and_are_not_made_up_for(node: RunningNode, gate: Any) -> None:
+    app = NOTES + (
+        "from spoolnode import timer\n@timer(0.1)\ndef tick():\n    note('tick')\n"
+        "def job(env):\n    note('busy')\n    wait('timers')\n    note('over')\nuwsgi.spooler = job\n"
+    )
+    node.start(app=app)
+    wait_for_note(node, "tick", 5)
+    closed: Gate = gate("timers")
+    enqueue(node, a="b")
+    wait_for_note(node, "busy")
+    # Two seconds by the node's own clock: a task that is due then.
+    before = count(node, "tick")
+    eventually(lambda: status(node)["task_seconds"] >= 0 and _busy_for(node) > 2, "the worker was busy for two seconds")
+    closed.open()
+    wait_for_note(node, "over")
+    wait_for_note(node, "tick", before + 1)
+    wait_until_idle(node)
+    burst = [line for line in notes(node)[notes(node).index("over") :] if line == "tick"]
+    assert len(burst) < 10, "twenty calls were missed; they are not caught up with"
+
+
+def _busy_for(node: RunningNode) -> float:
+    (task,) = tasks(node)
+    return float(task.get("seconds", 0.0))
+
+
+def test_a_timer_that_fails_is_reported_and_called_again(node: RunningNode) -> None:
+    app = NOTES + "from spoolnode import timer\n@timer(0.1)\ndef tick():\n    raise ValueError('tock')\n"
+    node.start(app=app)
+    node.wait_for_log("timer_failed", count=3, reason="ValueError: tock")
+    assert not node.lines("worker_died")
