@@ -15,6 +15,7 @@ from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.protocol.names import is_node_name
 from spoolnode.protocol.packet import MAX_BLOCK
 
+MAX_SPOOL_PATH = 107 - len("/control.sock")
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -106,13 +107,19 @@ class Config:
         if self.http:
             parse_address(self.http)
         self.networks()
+        spool = str(Path(self.spool).absolute())
+        if len(spool.encode()) > MAX_SPOOL_PATH:
+            raise BadConfig(
+                f"--spool {spool} has {len(spool.encode())} bytes; it must have at most {MAX_SPOOL_PATH}, "
+                "because the path of a unix socket in it may have 107"
+            )
         name = self.name or default_name()
         if not is_node_name(name):
             raise BadConfig(f"--name is {name!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
         for tag in self.tag:
             if not is_node_name(tag):
                 raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
-        return Config(**{**self.__dict__, "name": name, "spool": str(Path(self.spool).absolute())})
+        return Config(**{**self.__dict__, "name": name, "spool": spool})
 
     def networks(self) -> list[IPv4Network | IPv6Network]:
         """The networks of `allow`."""

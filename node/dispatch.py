@@ -26,8 +26,7 @@ class Pace:
     def observe(self, tasks: int, seconds: float) -> None:
         """A report: so many tasks took so long together."""
         if tasks and seconds > 0:
-            fitting = int(WINDOW_SECONDS * tasks / seconds)
-            self.window = max(1, min(fitting, self.window * 2, MAX_WINDOW))
+            self.window = max(1, int(min(WINDOW_SECONDS * tasks / seconds, self.window * 2, MAX_WINDOW)))
 
 
 @dataclass(slots=True)

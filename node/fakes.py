@@ -126,10 +126,14 @@ class FakeDisk:
         """The `call`-th call from now, and all after it until `crash`, raise PowerCut and do nothing."""
         self._off_at = self.calls + call
 
+    def heal(self) -> None:
+        """Nothing fails any more that was to fail."""
+        self._fail.clear()
+
     def kill(self) -> None:
         """The death of the process, and a new one."""
         self._open.clear()
-        self._fail.clear()
+        self.heal()
 
     def crash(self) -> None:
         """A power cut, and power again."""

@@ -38,6 +38,11 @@ def waiting_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
         info = _file_info(keeper, file.ref, WAITING_STATE, now)
         if info is not None:
             yield info
+    yield from batch_tasks(keeper, now)
+
+
+def batch_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+    """Those of them that lie in batches."""
     for entry in keeper.disk.entries(keeper.layout.incoming):
         number = batch_number(entry.name)
         if number is not None:

@@ -10,6 +10,7 @@ Assumes: one event loop calls everything but `_commit`, which runs in the disk t
 
 import contextlib
 import errno
+import secrets
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -55,6 +56,10 @@ class Batch:
     number: int
     descriptor: int = -1
     """-1 while the file is not made yet, or is closed again."""
+    salt: int = field(default_factory=lambda: secrets.randbits(32))
+    """Goes into the crc of its records (see `protocol.batch`)."""
+    seed: int = 0
+    """Where that crc begins."""
     end: int = batchfile.HEADER_SIZE
     """Where the next record goes."""
     live: int = 0
@@ -73,6 +78,9 @@ class Batch:
     """Where its tasks went when it was settled."""
     void: set[int] = field(default_factory=set)
     """Records that are no tasks and may still look like some: refused, or moved, and perhaps not marked."""
+
+    def __post_init__(self) -> None:
+        self.seed = batchfile.seed_of(self.number, self.salt)
 
 
 @dataclass(eq=False, slots=True)
@@ -125,7 +133,7 @@ class Intake:
         if group is None or group.batch.end + size > BATCH_SIZE:
             group = self._next_batch(now)
         batch = group.batch
-        record = batchfile.encode_record(batch.number, block, body, now, terms.due, terms.rank)
+        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank)
         offset = batch.end + batchfile.RECORD_SIZE
         batch.end += len(record)
         group.parts.append(record)
@@ -175,6 +183,7 @@ class Intake:
         elif self._spare is None and self._open is not None:
             self._busy = True
             spare = Batch(self._number())  # numbers are given on the loop only, or two might be the same
+            self._spare = spare  # already now: a batch opened meanwhile must be this one, or numbers were out of order
             self._thread.submit(lambda: self._make_file(spare), lambda _, problem: self._spare_made(spare, problem))
 
     def _done(
@@ -217,8 +226,8 @@ class Intake:
 
     def _spare_made(self, batch: Batch, problem: BaseException | None) -> None:
         self._busy = False
-        if problem is None:
-            self._spare = batch
+        if problem is not None and self._spare is batch:
+            self._spare = None
         # Without a spare the next batch is made when it is needed, and whoever waits then hears the reason.
         if self._ready or (self._open is not None and self._open.waiters):
             self._start()
@@ -276,7 +285,7 @@ class Intake:
         descriptor = self._disk.create(temporary)
         try:
             self._disk.allocate(descriptor, BATCH_SIZE)
-            self._disk.write(descriptor, batchfile.encode_header(batch.number), 0)
+            self._disk.write(descriptor, batchfile.encode_header(batch.number, batch.salt), 0)
             if self._sync:
                 self._disk.sync(descriptor)
             self._disk.rename(temporary, self._layout.batch(batch.number))

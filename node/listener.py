@@ -211,7 +211,7 @@ class Listener:
         local = listening.family == socket.AF_UNIX
         for _ in range(ACCEPTS_A_TURN):
             try:
-                descriptor, peer = listening._accept()  # noqa: SLF001  # what `accept` wraps into an object
+                descriptor, peer = listening._accept()  # type: ignore[attr-defined] # what `accept` wraps into an object
             except BlockingIOError:
                 return
             except OSError as error:

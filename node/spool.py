@@ -23,7 +23,7 @@ from spoolnode.node.recovery import Found, FoundBatch, recover
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.threads import DiskThread
 from spoolnode.protocol.names import LAST, file_name, task_id
-from spoolnode.protocol.spoolfile import WAITING
+from spoolnode.protocol.spoolfile import FINISHED
 
 SETTLE_AT_MOST = 64
 """Unfinished tasks that a closed batch may have left to be settled: the cost of a settlement is bounded by it."""
@@ -607,7 +607,7 @@ class Spool:
                 found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
             except OSError:
                 return set()  # a worker looks again before it runs one
-            return {ref for ref, progress in found.items() if progress.state != WAITING}
+            return {ref for ref, progress in found.items() if progress.state == FINISHED}
         return {ref for ref in refs if self._is_gone(str(ref))}
 
     def _is_gone(self, ref: str) -> bool:

@@ -17,7 +17,7 @@ from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import RECORD_SIZE
 from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.packet import HEADER
-from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, WAITING
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT
 
 HELD: dict[str, "FileTask"] = {}
 """The spool files that this process runs now, by path: whoever wants to look at one must not open it again."""
@@ -110,7 +110,7 @@ class BatchReader:
         def read(offset: int) -> BatchTask:
             if memory is None:
                 raise NotNow(verdict)
-            if memory[offset] != WAITING:
+            if memory[offset] == FINISHED:
                 raise NotNow(GONE)
             length = int.from_bytes(memory[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
             block_at = offset + HEADER_SIZE

@@ -1,13 +1,13 @@
 """The batch: many tasks just accepted, in one file.
 
     file   = header, records, zeros up to the allocated size
-    header = magic "SPOOLBAT" | u16 version | u16 0 | u32 0 | u64 number | u32 crc of the bytes before | u32 0
+    header = magic "SPOOLBAT" | u16 version | u16 0 | u32 salt | u64 number | u32 crc of the bytes before | u32 0
     record = u32 length of the payload | u32 crc | f64 accepted | f64 due | u64 rank | payload | zeros up to 8 bytes
     payload = a spool file (see `spoolfile`): header, variables, body
 
 All little-endian. Times are seconds since 1970. The crc is taken over length, times, rank and payload as they were
-written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number, so that a
-record of another file never passes for one of this.
+written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number and its salt:
+a record of another file never passes for one of this, and nobody can send a body that passes for a record after damage.
 
 To change this format: raise VERSION first, keep the reader of the old version beside the new one, and let the new node
 read both. A node refuses a version that it does not know and leaves the file where it is.
@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import HEADER
-from spoolnode.protocol.spoolfile import WAITING
+from spoolnode.protocol.spoolfile import FINISHED, WAITING
 
 VERSION = 1
 MAGIC = b"SPOOLBAT"
@@ -53,9 +53,14 @@ class Damage(NamedTuple):
     end: int
 
 
-def encode_header(number: int) -> bytes:
-    """The header of batch `number`."""
-    front = _HEAD.pack(MAGIC, VERSION, 0, 0, number)
+def seed_of(number: int, salt: int) -> int:
+    """Where the crc of a batch's records begins."""
+    return (number ^ salt) & 0xFFFFFFFF
+
+
+def encode_header(number: int, salt: int = 0) -> bytes:
+    """The header of batch `number`; `salt` is 32 random bits."""
+    front = _HEAD.pack(MAGIC, VERSION, 0, salt, number)
     return front + zlib.crc32(front).to_bytes(4, "little") + bytes(4)
 
 
@@ -73,10 +78,10 @@ def read_header(data: bytes) -> int:
 
 
 def encode_record(seed: int, block: bytes, body: bytes, accepted: float, due: float, rank: int) -> bytes:
-    """One task as a record; `seed` is the batch's number. Its payload begins `RECORD_SIZE` bytes in."""
+    """One task as a record; `seed` is that of the batch. Its payload begins `RECORD_SIZE` bytes in."""
     payload = b"\x11" + len(block).to_bytes(2, "little") + b"\0" + block + body
     length = len(payload)
-    crc = zlib.crc32(payload, zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed & 0xFFFFFFFF))
+    crc = zlib.crc32(payload, zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed))
     return _RECORD.pack(length, crc, accepted, due, rank) + payload + _PADDING[length % ALIGN]
 
 
@@ -86,15 +91,18 @@ def payload_length(data: bytes | memoryview, offset: int) -> int:
 
 
 def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
-    """Every whole record of a batch, and the damage between them.
+    """Every whole record of a batch whose header is whole, and the damage between them.
 
     A damaged end is a torn write that was never acknowledged: it is passed over, as is what was never written.
     """
+    if len(data) < HEADER_SIZE:
+        return
+    seed = seed_of(number, _HEAD.unpack_from(data)[3])
     position = HEADER_SIZE
     while position < len(data):
-        record = _record_at(data, position, number)
+        record = _record_at(data, position, seed)
         if record is None:
-            following = _next_whole(data, position + ALIGN, number)
+            following = _next_whole(data, position + ALIGN, seed)
             if following is None:
                 return
             yield Damage(position, following)
@@ -114,11 +122,12 @@ def _record_at(data: bytes, position: int, seed: int) -> Record | None:
     state, size, attempts = HEADER.unpack_from(data, offset)
     if HEADER.size + size > length:
         return None
-    as_written = zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed & 0xFFFFFFFF)
+    as_written = zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed)
     as_written = zlib.crc32(HEADER.pack(WAITING, size, 0), as_written)
     if crc != zlib.crc32(memoryview(data)[offset + HEADER.size : offset + length], as_written):
         return None
-    return Record(offset, length, accepted, due, rank, state, attempts)
+    # The crc does not cover the state: a flipped bit must not end a task, so only the one value does.
+    return Record(offset, length, accepted, due, rank, FINISHED if state == FINISHED else WAITING, attempts)
 
 
 def _next_whole(data: bytes, position: int, seed: int) -> int | None:

@@ -81,7 +81,9 @@ def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
                 raise _reserved(key)
         elif key in _WEB or key.startswith(_WEB_PREFIX):
             web = True
-    if b"ud_spool_func" in special and (b"args" in special or b"kwargs" in special) and (web or not local):
+    # `uwsgidecorators` unpickles `args` whenever it is there, whatever else is; a real uWSGI may share our directory.
+    pickled = b"args" in special or (b"ud_spool_func" in special and b"kwargs" in special)
+    if pickled and (web or not local):
         raise Refused(
             Reason.FORBIDDEN,
             "pickled arguments (`args`, `kwargs`) are taken only through this machine's own unix socket or directory",

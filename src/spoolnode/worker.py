@@ -45,11 +45,13 @@ class SpoolView:
     def jobs(self) -> list[str]:
         """The path of each waiting task: where its spool file is, or would be."""
         from spoolnode.node import inspect  # noqa: PLC0415  # see the class
+        from spoolnode.node.recovery import spool_files  # noqa: PLC0415  # see the class
 
-        return [
-            os.path.join(self._root, file_name(info.id) if ":" in info.where else info.where)
-            for info in inspect.waiting_tasks(self._keeper(), time.time())
-        ]
+        # The files are listed, not opened: closing one that this worker runs would drop its lock (see `FileTask`).
+        keeper = self._keeper()
+        refs = [file.ref for file in spool_files(keeper)]
+        refs += [file_name(info.id) for info in inspect.batch_tasks(keeper, time.time())]
+        return [os.path.join(self._root, ref) for ref in refs]
 
     def task(self, path: str) -> tuple[Variables, bytes] | None:
         """A task by such a path; None when there is none."""

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,10 +12,12 @@ import pytest
 from real_programs import REFUSED, STORED, Uwsgi, exchange, packet
 from support import RunningNode, eventually
 
+from spoolnode import Refused, send_to_spooler
 from spoolnode.node import inspect
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
+from spoolnode.protocol.answer import read_answer
 from spoolnode.protocol.spoolfile import SpoolFile, parse
 
 TASK = [(b"Name", b"Serena"), (b"System", b"Linux"), (b"Tizio", b"\xff\x00")]
@@ -185,3 +188,19 @@ def test_body_after_a_plain_packet_is_kept_by_us(server: Server) -> None:
         assert answer == STORED
         (file,) = [file for file in server.stored() if dict(file.variables)[b"size"] == b"%d" % size]
         assert file.body == (b"" if server.real else body)  # dropped, while it says "stored"
+
+
+def test_variables_of_a_web_request_travel_in_both_dialects(node: RunningNode) -> None:
+    # Only who speaks the plain dialect is a web server; our client, and a node that passes a task on, read packets.
+    node.start()
+    web = {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "a"}
+    assert send_to_spooler(web, via=node.via)
+    assert send_to_spooler({**web, "body": b"x" * 200_000}, via=node.via)
+    with socket.create_connection(("127.0.0.1", node.port), 30) as sock:
+        sock.sendall(packet([(b"HTTP_HOST", b"a"), (b"spool_origin", b"x")], modifier2=1))
+        _, size, modifier2 = struct.unpack("<BHB", sock.recv(4, socket.MSG_WAITALL))
+        block = sock.recv(size, socket.MSG_WAITALL)
+    with pytest.raises(Refused, match="reserved"):
+        read_answer(modifier2, block)
+    answer = exchange(("127.0.0.1", node.port), packet([(b"HTTP_HOST", b"a")]))
+    assert answer.startswith(b"HTTP/1.1 202 ")

@@ -226,11 +226,13 @@ def test_pickled_arguments_are_taken_from_the_local_socket() -> None:
     assert terms(PICKLED, local=True) == Terms()
 
 
-@pytest.mark.parametrize("variables", [{b"ud_spool_func": b"f"}, {b"args": b"a=1"}, {b"kwargs": b"x", b"args": b"y"}])
-def test_a_function_without_arguments_and_arguments_without_a_function_are_ordinary(
-    variables: dict[bytes, bytes],
-) -> None:
+@pytest.mark.parametrize("variables", [{b"ud_spool_func": b"f"}, {b"kwargs": b"x"}])
+def test_what_uwsgidecorators_does_not_unpickle_is_ordinary(variables: dict[bytes, bytes]) -> None:
     assert terms(variables) == Terms()
+
+
+def test_args_alone_are_forbidden_because_a_uwsgi_on_the_same_directory_unpickles_them() -> None:
+    assert refusal(block({b"args": b"a=1"})).reason is Reason.FORBIDDEN
 
 
 # --- web servers ---

@@ -1,0 +1,203 @@
+"""The pure decisions: when to retry, who gets how much, what is due; and the small tables they are made from."""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolnode.node.dispatch import MAX_WINDOW, Pace, View, plan, room, to_relieve
+from spoolnode.node.outcome import Timer
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.schedule import Schedule, following, matches
+from spoolnode.node.slots import Running, Slots
+from spoolnode.node.wire import MAX_CHUNK
+
+# -- retry --
+
+
+@given(st.integers(0, 300), st.integers(0, 255), st.integers(0, 10))
+def test_a_pause_is_never_zero_never_longer_than_the_longest_and_doubles(attempts: int, limit: int, seed: int) -> None:
+    policy = RetryPolicy(max_attempts=limit, base=0.5, longest=100.0)
+    pause = policy.pause(attempts, random.Random(seed))
+    bound = min(100.0, 0.5 * 2.0 ** (max(attempts, 1) - 1))
+    assert bound / 2 <= pause <= bound
+    assert policy.gives_up(attempts) == (limit != 0 and attempts >= limit)
+
+
+# -- dispatch --
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    concurrency = draw(st.integers(1, 64))
+    asynchronous = draw(st.integers(0, concurrency))
+    held = asynchronous + draw(st.integers(0, 1500))
+    return View(held, draw(st.integers(1, MAX_WINDOW)), asynchronous, concurrency, draw(st.booleans()))
+
+
+@given(st.lists(views(), max_size=8), st.integers(0, 5000))
+def test_a_plan_never_gives_out_more_than_waits_nor_more_than_there_is_room_for(crew: list[View], waiting: int) -> None:
+    shares = plan(crew, waiting)
+    assert sum(count for _, count in shares) <= waiting
+    assert len({index for index, _ in shares}) == len(shares)
+    for index, count in shares:
+        view = crew[index]
+        assert 1 <= count <= min(room(view), MAX_CHUNK)
+        assert not view.stalled
+        assert view.held - view.asynchronous + count <= view.window
+    if waiting and any(room(view) for view in crew):
+        assert shares
+
+
+@given(st.integers(1, 8), st.integers(1, 4000))
+def test_idle_workers_get_even_shares(workers: int, waiting: int) -> None:
+    shares = [count for _, count in plan([View(0, MAX_WINDOW, 0, 64, stalled=False)] * workers, waiting)]
+    assert sum(shares) == min(waiting, workers * MAX_CHUNK)
+    assert max(shares) - min(shares) <= 1
+
+
+def test_the_emptiest_is_served_first() -> None:
+    crew = [View(10, 100, 0, 1, stalled=False), View(0, 100, 0, 1, stalled=False)]
+    assert plan(crew, 1) == [(1, 1)]
+
+
+def test_a_worker_with_every_async_place_taken_gets_nothing() -> None:
+    assert room(View(4, 100, 4, 4, stalled=False)) == 0
+    assert room(View(3, 100, 3, 4, stalled=False)) == 1
+
+
+@given(st.lists(views(), max_size=8), st.integers(0, 3))
+def test_only_a_stalled_worker_with_more_than_it_runs_is_relieved_and_only_for_an_idle_one(crew: list[View], waiting: int) -> None:
+    relieved = to_relieve(crew, waiting)
+    if waiting or not any(view.held == 0 for view in crew):
+        assert relieved == []
+    for index in relieved:
+        assert crew[index].stalled
+        assert crew[index].held - crew[index].asynchronous > 1
+
+
+@given(st.lists(st.tuples(st.integers(0, 600), st.floats(0, 10)), max_size=40))
+def test_a_window_at_most_doubles_and_stays_in_its_bounds(reports: list[tuple[int, float]]) -> None:
+    pace = Pace()
+    for tasks, seconds in reports:
+        before = pace.window
+        pace.observe(tasks, seconds)
+        assert 1 <= pace.window <= min(MAX_WINDOW, before * 2)
+
+
+def test_quick_tasks_open_the_window_and_a_slow_one_closes_it() -> None:
+    pace = Pace()
+    for _ in range(12):
+        pace.observe(100, 0.001)
+    assert pace.window == MAX_WINDOW
+    pace.observe(1, 1.0)
+    assert pace.window == 1
+
+
+# -- schedule --
+
+
+@pytest.fixture
+def berlin() -> Iterator[None]:
+    """A zone whose clocks are changed."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"
+    time.tzset()
+    yield
+    if before is None:
+        del os.environ["TZ"]
+    else:
+        os.environ["TZ"] = before
+    time.tzset()
+
+
+ANY = -1
+
+
+@pytest.mark.parametrize(
+    ("cron", "when", "fits"),
+    [
+        ((ANY, ANY, ANY, ANY, ANY), "2026-03-05 10:07", True),
+        ((7, 10, 5, 3, ANY), "2026-03-05 10:07", True),
+        ((8, ANY, ANY, ANY, ANY), "2026-03-05 10:07", False),
+        ((-7, ANY, ANY, ANY, ANY), "2026-03-05 10:07", True),
+        ((-5, ANY, ANY, ANY, ANY), "2026-03-05 10:07", False),
+        ((ANY, ANY, ANY, ANY, 4), "2026-03-05 10:07", True),  # a Thursday
+        ((ANY, ANY, ANY, ANY, 0), "2026-03-08 10:07", True),
+        ((ANY, ANY, ANY, ANY, 7), "2026-03-08 10:07", True),
+        ((ANY, ANY, 1, ANY, 4), "2026-03-05 10:07", True),
+        ((ANY, ANY, 5, ANY, 1), "2026-03-05 10:07", True),
+        ((ANY, ANY, 1, ANY, 1), "2026-03-05 10:07", False),
+        ((ANY, ANY, 5, 4, ANY), "2026-03-05 10:07", False),
+    ],
+)
+def test_a_cron_entry_names_its_minutes(cron: tuple[int, int, int, int, int], when: str, fits: bool) -> None:
+    assert matches(cron, datetime.strptime(when, "%Y-%m-%d %H:%M")) is fits  # noqa: DTZ007 # cron speaks of local time
+
+
+@given(
+    st.tuples(st.integers(-30, 59), st.integers(-12, 23), st.integers(-15, 28), st.integers(-6, 12), st.just(ANY)),
+    st.floats(1.7e9, 1.8e9),
+)
+def test_the_next_time_is_later_and_fits_and_none_was_passed_over(cron: tuple[int, int, int, int, int], now: float) -> None:
+    cron = (cron[0] or 0, cron[1], cron[2] or ANY, cron[3] or ANY, ANY)
+    when = following(Timer("t", 0.0, cron), now)
+    assert when > now
+    assert matches(cron, datetime.fromtimestamp(when))  # noqa: DTZ006 # cron speaks of local time
+    minute = when - 60
+    for _ in range(200):
+        if minute <= now:
+            break
+        assert not matches(cron, datetime.fromtimestamp(minute))  # noqa: DTZ006 # cron speaks of local time
+        minute -= 60
+
+
+def test_the_29th_of_february_comes_and_the_30th_never() -> None:
+    after = datetime(2025, 3, 1, tzinfo=UTC).timestamp()
+    found = datetime.fromtimestamp(following(Timer("t", 0.0, (0, 12, 29, 2, ANY)), after), tz=UTC)
+    assert (found.year, found.month, found.day) == (2028, 2, 29)
+    assert following(Timer("t", 0.0, (0, 0, 30, 2, ANY)), after) == float("inf")
+
+
+@pytest.mark.usefixtures("berlin")
+def test_the_hour_that_comes_twice_is_no_storm_and_the_one_that_is_missing_no_loss() -> None:
+    every = Timer("t", 0.0, (ANY, ANY, ANY, ANY, ANY))
+    for day in (datetime(2026, 10, 25, tzinfo=UTC), datetime(2026, 3, 29, tzinfo=UTC)):
+        now = day.timestamp()
+        for _ in range(300):
+            assert following(every, now) == now + 60
+            now += 60
+
+
+def test_timers_are_due_once_a_period_and_what_was_missed_is_not_made_up_for() -> None:
+    schedule = Schedule([Timer("a", 10.0, (ANY,) * 5), Timer("b", 25.0, (ANY,) * 5)], 100.0)
+    assert schedule.next_at() == 110.0
+    assert schedule.due(109.9) == []
+    assert schedule.due(110.0) == [0]
+    assert schedule.due(200.0) == [0, 1]
+    assert schedule.due(200.0) == []
+    assert schedule.next_at() == 210.0
+    assert Schedule([], 0.0).next_at() is None
+
+
+# -- slots --
+
+
+def test_a_slot_tells_another_mapping_what_runs() -> None:
+    slots = Slots.create(3)
+    other = Slots(os.dup(slots.descriptor), 3)
+    assert (other.main(), other.running()) == (None, [])
+    slots.begin(0, 7, 3, 1.5, 2.5)
+    slots.begin(2, 8, 0, 1.0, 0.0)
+    assert other.main() == Running(7, 3, 1.5, 2.5)
+    assert other.running() == [Running(7, 3, 1.5, 2.5), Running(8, 0, 1.0, 0.0)]
+    slots.end(0)
+    assert other.main() is None
+    assert other.running() == [Running(8, 0, 1.0, 0.0)]
+    slots.close()
+    other.close()

@@ -1,0 +1,129 @@
+"""What waits comes out in order, nothing twice, nothing lost: against models of a few lines."""
+
+from array import array
+from dataclasses import dataclass
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolnode.node.queue import COMPACT_AFTER, Later, ReadyQueue
+from spoolnode.protocol.names import LAST
+
+
+@dataclass(eq=False)
+class Source:
+    name: str
+    frozen: bool = False
+
+
+SOURCES = [Source("a"), Source("b")]
+ranks = st.sampled_from([1, 5, LAST])
+sources = st.sampled_from([0, 1])
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), sources, ranks, st.integers(0, 4)),
+        st.tuples(st.just("back"), sources, ranks, st.integers(0, 4)),
+        st.tuples(st.just("take"), st.integers(1, 5)),
+        st.tuples(st.just("remove"), sources, st.integers(0, 60)),
+        st.tuples(st.just("freeze"), sources),
+    ),
+    max_size=60,
+)
+
+
+@given(steps)
+def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...]]) -> None:
+    queue = ReadyQueue()
+    frozen = [Source("a"), Source("b")]
+    model: list[tuple[int, Source, int]] = []
+    fresh = 0
+    for kind, *rest in script:
+        if kind in ("add", "back"):
+            index, rank, count = rest
+            source = frozen[int(str(index))]
+            items = [(int(str(rank)), source, ref) for ref in range(fresh, fresh + int(str(count)))]
+            fresh += len(items)
+            refs = [ref for *_, ref in items]
+            if kind == "add":
+                queue.add(source, refs, int(str(rank)))
+                model += items
+            else:
+                queue.give_back(source, refs, int(str(rank)))
+                model = items + model
+            model.sort(key=lambda item: item[0])
+        elif kind == "take":
+            taken = queue.take(int(str(rest[0])))
+            awake = [item for item in model if not item[1].frozen]
+            assert (taken is None) == (not awake)
+            if taken is not None:
+                source, refs_taken, rank_taken = taken
+                assert 1 <= len(refs_taken) <= int(str(rest[0]))
+                got = [(rank_taken, source, ref) for ref in refs_taken]
+                assert got == awake[: len(got)]
+                model = [item for item in model if item not in got]
+        elif kind == "remove":
+            source, ref = frozen[int(str(rest[0]))], int(str(rest[1]))
+            there = [item for item in model if item[1] is source and item[2] == ref]
+            assert queue.remove(source, ref) == bool(there)
+            model = [item for item in model if item not in there]
+        else:
+            source = frozen[int(str(rest[0]))]
+            source.frozen = not source.frozen
+        assert queue.size == len(model)
+        assert queue.head() == (model[0][1:] if model else None)
+        firsts = {rank: (source, ref) for rank, source, ref in reversed(model)}
+        assert sorted(queue.oldest(), key=str) == sorted(firsts.values(), key=str)
+
+
+def test_what_was_taken_from_a_long_run_takes_no_memory() -> None:
+    queue = ReadyQueue()
+    queue.add(SOURCES[0], array("I", range(10 * COMPACT_AFTER)))
+    seen: list[int] = []
+    while (taken := queue.take(100)) is not None:
+        seen.extend(taken[1])
+        run = next((run for lane in queue._lanes.values() for run in lane), None)
+        assert run is None or run.start <= max(len(run), COMPACT_AFTER)
+    assert seen == list(range(10 * COMPACT_AFTER))
+    assert queue.take(1) is None
+
+
+def test_the_callers_array_stays_the_callers() -> None:
+    queue = ReadyQueue()
+    refs = array("I", [1, 2])
+    queue.add(SOURCES[0], refs)
+    queue.add(SOURCES[0], [3])
+    assert list(refs) == [1, 2]
+    assert queue.take(9) == (SOURCES[0], array("I", [1, 2, 3]), LAST)
+
+
+later_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.floats(0, 50), sources),
+        st.tuples(st.just("pop"), st.floats(0, 50), sources),
+        st.tuples(st.just("remove"), st.integers(0, 20).map(float), sources),
+    ),
+    max_size=60,
+)
+
+
+@given(later_steps)
+def test_later_is_a_list_sorted_by_time_and_then_by_arrival(script: list[tuple[str, float, int]]) -> None:
+    later = Later()
+    model: list[tuple[float, Source, int, int]] = []
+    for count, (kind, number, index) in enumerate(script):
+        source = SOURCES[index]
+        if kind == "add":
+            later.add(number, source, count, index)
+            model.append((number, source, count, index))
+            model.sort(key=lambda item: item[0])
+        elif kind == "pop":
+            due = [item for item in model if item[0] <= number]
+            assert later.pop_due(number) == due
+            model = [item for item in model if item not in due]
+        else:
+            there = [item for item in model if item[1] is source and item[2] == int(number)]
+            assert later.remove(source, int(number)) == (there[0][3] if there else None)
+            model = [item for item in model if item not in there]
+        assert len(later) == len(model)
+        assert later.next_due() == (model[0][0] if model else None)
+        assert sorted(later.of(source)) == sorted((due, ref) for due, held, ref, _ in model if held is source)

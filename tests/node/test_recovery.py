@@ -1,0 +1,285 @@
+"""What a node finds when it starts: everything that waits, once; what it cannot read is kept, and reported."""
+
+import errno
+import os
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spoolnode.node.disk import Disk, RealDisk
+from spoolnode.node.fakes import FakeDisk
+from spoolnode.node.keeper import Keeper
+from spoolnode.node.layout import Layout
+from spoolnode.node.recovery import Found, recover
+from spoolnode.protocol import batch, names, spoolfile
+from spoolnode.protocol.packet import encode_variables
+
+NODE = "0123456789ab"
+NUMBER = 1_700_000_000_000_000
+NOW = 1.8e9
+BLOCK = encode_variables([(b"a", b"b")])
+Write = Callable[[str, bytes], None]
+
+
+class Log(list[tuple[str, dict[str, Any]]]):
+    """What was reported."""
+
+    def __call__(self, action: str, **details: Any) -> None:
+        self.append((action, details))
+
+
+def record(*, due: float = 0.0, rank: int = names.LAST, body: bytes = b"", accepted: float = 1e9) -> bytes:
+    return batch.encode_record(NUMBER, BLOCK, body, accepted, due, rank)
+
+
+def batch_of(*records: bytes, number: int = NUMBER) -> bytes:
+    return batch.encode_header(number) + b"".join(records)
+
+
+def offsets_of(*records: bytes) -> list[int]:
+    offsets, at = [], batch.HEADER_SIZE
+    for item in records:
+        offsets.append(at + batch.RECORD_SIZE)
+        at += len(item)
+    return offsets
+
+
+def found_offsets(found: Found) -> list[int]:
+    return sorted(
+        [offset for item in found.batches for refs in item.ready.values() for offset in refs]
+        + [offset for item in found.batches for _, offset, _ in item.later]
+        + [offset for item in found.batches for offset, _, _ in item.tried]
+    )
+
+
+def listing(keeper: Keeper, directory: str) -> list[str]:
+    return sorted(entry.name for entry in keeper.disk.entries(keeper.layout.path(directory)))
+
+
+def test_an_empty_directory_becomes_a_spool(disk: Disk, root: str) -> None:
+    keeper = Keeper(disk, Layout(f"{root}/new"), NODE)
+    log = Log()
+    assert recover(keeper, NOW, log) == Found()
+    assert {"incoming", "outbox", "dead", "corrupt", "tmp"} == set(listing(keeper, ""))
+    assert log == []
+
+
+def test_ready_later_and_tried_tasks_are_told_apart_and_the_finished_left_out(keeper: Keeper, write: Write) -> None:
+    records = [record(), record(rank=3), record(due=NOW + 9), record(due=NOW - 9), record(), record()]
+    plain, ranked, later, past, tried, done = offsets_of(*records)
+    write(keeper.layout.batch(NUMBER), batch_of(*records))
+    keeper.set_attempts(NUMBER, tried, 4)
+    keeper.mark(NUMBER, [done])
+    (found,) = recover(keeper, NOW, Log()).batches
+    assert {rank: list(refs) for rank, refs in found.ready.items()} == {names.LAST: [plain, past], 3: [ranked]}
+    assert found.later == [(NOW + 9, later, names.LAST)]
+    assert found.tried == [(tried, names.LAST, 4)]
+    assert (found.batch.live, found.batch.closed, found.batch.accepted) == (5, True, 1e9)
+
+
+def test_spool_files_are_found_at_the_top_and_in_numeric_directories_that_nest(keeper: Keeper, write: Write) -> None:
+    for directory in ("5/7", "abc", "12"):
+        keeper.disk.make_directory(keeper.layout.path(directory))
+    for ref in ("uwsgi_spoolfile_on_a", "5/uwsgi_spoolfile_on_b", "5/7/uwsgi_spoolfile_on_c", "abc/uwsgi_spoolfile_on_d", "12/x"):
+        write(keeper.layout.path(ref), b"")
+    found = recover(keeper, NOW, Log())
+    assert {(file.ref, file.rank) for file in found.files} == {
+        ("uwsgi_spoolfile_on_a", names.LAST), ("5/uwsgi_spoolfile_on_b", 5), ("5/7/uwsgi_spoolfile_on_c", 5)
+    }  # fmt: skip
+
+
+def test_a_batch_whose_tasks_are_all_finished_goes(keeper: Keeper, write: Write) -> None:
+    write(keeper.layout.batch(NUMBER), batch_of(record()) + bytes(5000))
+    keeper.mark(NUMBER, offsets_of(record()))
+    assert recover(keeper, NOW, Log()).batches == []
+    assert listing(keeper, "incoming") == []
+
+
+@pytest.mark.parametrize("data", [b"", bytes(40), bytes(1 << 20)])
+def test_a_batch_that_was_made_and_never_written_goes(keeper: Keeper, write: Write, data: bytes) -> None:
+    write(keeper.layout.batch(NUMBER), data)
+    log = Log()
+    assert recover(keeper, NOW, log).batches == []
+    assert listing(keeper, "incoming") == []
+    assert log == []
+
+
+@pytest.mark.parametrize("cut", range(1, 48))
+def test_a_torn_tail_is_passed_over(keeper: Keeper, write: Write, cut: int) -> None:
+    whole, torn = record(), record(body=b"1234567")
+    write(keeper.layout.batch(NUMBER), batch_of(whole, torn[:-cut]) + bytes(cut + 4096))
+    log = Log()
+    expected = offsets_of(whole, torn) if not any(torn[-cut:]) else offsets_of(whole)
+    assert found_offsets(recover(keeper, NOW, log)) == expected
+    assert log == []
+
+
+def test_a_damaged_middle_goes_to_corrupt_and_the_rest_is_run(keeper: Keeper, write: Write) -> None:
+    first, second, third = record(body=b"1"), record(body=b"two"), record(body=b"3")
+    damaged = second[:-12] + b"X" + second[-11:]
+    write(keeper.layout.batch(NUMBER), batch_of(first, damaged, third))
+    log = Log()
+    offsets = offsets_of(first, second, third)
+    assert found_offsets(recover(keeper, NOW, log)) == [offsets[0], offsets[2]]
+    assert [action for action, _ in log] == ["quarantined"]
+    (name,) = listing(keeper, "corrupt")
+    assert keeper.contents(f"{keeper.layout.corrupt}/{name}") == damaged
+    recover(keeper, NOW, Log())
+    assert listing(keeper, "corrupt") == [name]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"garbage", batch_of(record(), number=NUMBER + 1), b"X" + batch_of(record())[1:], batch_of()[:20]],
+    ids=["garbage", "another batch", "no magic", "cut"],
+)
+def test_a_file_that_is_no_batch_is_put_aside_whole(keeper: Keeper, write: Write, data: bytes) -> None:
+    write(keeper.layout.batch(NUMBER), data)
+    log = Log()
+    found = recover(keeper, NOW, log)
+    assert found.batches == []
+    assert [action for action, _ in log] == ["quarantined"]
+    (name,) = listing(keeper, "corrupt")
+    assert keeper.contents(f"{keeper.layout.corrupt}/{name}") == data
+
+
+def test_a_batch_of_another_version_stays_where_it_is_with_a_clear_line(keeper: Keeper, write: Write) -> None:
+    front = batch_of(record())[:8] + (batch.VERSION + 1).to_bytes(2, "little") + batch_of(record())[10 : batch.HEADER_SIZE - 8]
+    data = front + zlib.crc32(front).to_bytes(4, "little") + bytes(4) + record()
+    write(keeper.layout.batch(NUMBER), data)
+    log = Log()
+    found = recover(keeper, NOW, log)
+    assert found.batches == []
+    assert found.last_number == NUMBER, "its number must not be given again"
+    ((action, details),) = log
+    assert action == "not_scanned"
+    assert f"version {batch.VERSION + 1}" in details["reason"]
+    assert keeper.contents(keeper.layout.batch(NUMBER)) == data
+
+
+@pytest.mark.parametrize("call", range(1, 40))
+def test_whatever_fails_during_recovery_the_other_batches_run_and_the_next_start_finds_all(call: int) -> None:
+    disk = FakeDisk(call)
+    keeper = Keeper(disk, Layout("/spool"), NODE)
+    recover(keeper, NOW, Log())
+    first, second = record(body=b"1"), record(body=b"2")
+    for number in (NUMBER, NUMBER + 1, NUMBER + 2):
+        items = [batch.encode_record(number, BLOCK, body, 1e9, 0.0, names.LAST) for body in (b"1", b"2")]
+        descriptor = disk.create(keeper.layout.batch(number))
+        disk.write(descriptor, batch_of(*items, number=number), 0)
+        disk.close(descriptor)
+    disk.fail_at(call, errno.EIO)
+    log = Log()
+    try:
+        found = recover(keeper, NOW, log)
+    except OSError:
+        found = Found()  # the spool itself cannot be read: the node does not start, and says why
+    else:
+        assert len(found.batches) >= 2
+        assert len(found.batches) == 3 or log
+        assert found.last_number == NUMBER + 2
+    disk.heal()
+    assert found_offsets(recover(keeper, NOW, Log())) == sorted(offsets_of(first, second) * 3)
+    assert not disk.open_files
+
+
+def test_a_settlement_cut_short_at_any_call_leaves_no_task_twice() -> None:
+    for call in range(1, 60):
+        for cut in range(4):
+            disk = FakeDisk(call)
+            keeper = Keeper(disk, Layout("/spool"), NODE)
+            recover(keeper, NOW, Log())
+            records = [record(body=b"1"), record(rank=4), record(body=b"3" * 700)]
+            descriptor = disk.create(keeper.layout.batch(NUMBER))
+            disk.write(descriptor, batch_of(*records), 0)
+            disk.sync(descriptor)
+            disk.sync_directory(keeper.layout.incoming)
+            disk.cut_power_at(call)
+            try:
+                keeper.settle(NUMBER, set(), set(), {})
+            except Exception:
+                assert disk.is_off
+            disk.random.seed(cut)
+            disk.crash()
+            found = recover(keeper, NOW, Log())
+            names_found = [file.ref.rpartition("/")[2] for file in found.files]
+            expected = {names.file_name(names.task_id(NODE, NUMBER, offset)) for offset in offsets_of(*records)}
+            names_found += [names.file_name(names.task_id(NODE, NUMBER, offset)) for offset in found_offsets(found)]
+            assert sorted(names_found) == sorted(expected)
+
+
+def test_a_record_whose_file_was_found_never_comes_back_once_that_file_ran() -> None:
+    for seed in range(40):
+        disk = FakeDisk(seed)
+        keeper = Keeper(disk, Layout("/spool"), NODE)
+        recover(keeper, NOW, Log())
+        offset, other = offsets_of(record(), record())
+        descriptor = disk.create(keeper.layout.batch(NUMBER))
+        disk.write(descriptor, batch_of(record(), record()), 0)
+        disk.sync(descriptor)
+        disk.sync_directory(keeper.layout.incoming)
+        ref = names.file_name(names.task_id(NODE, NUMBER, offset))
+        keeper.put(ref, [spoolfile.head(BLOCK)], None)
+        assert found_offsets(recover(keeper, NOW, Log())) == [other]
+        disk.unlink(keeper.layout.path(ref))
+        disk.sync_directory(keeper.layout.root)
+        disk.crash()
+        found = recover(keeper, NOW, Log())
+        assert (found_offsets(found), found.files) == ([other], [])
+
+
+def test_a_new_spool_survives_a_power_cut_right_after_its_first_task() -> None:
+    for seed in range(30):
+        disk = FakeDisk(seed)
+        disk.make_directory("/var")
+        disk.sync_directory("/")
+        keeper = Keeper(disk, Layout("/var/spool"), NODE)
+        recover(keeper, NOW, Log())
+        keeper.put("uwsgi_spoolfile_on_x", [spoolfile.head(BLOCK)], None)
+        disk.crash()
+        assert [file.ref for file in recover(keeper, NOW, Log()).files] == ["uwsgi_spoolfile_on_x"]
+
+
+def test_what_was_being_written_is_swept_and_directories_there_are_let_alone(keeper: Keeper, write: Write) -> None:
+    write(keeper.layout.path("tmp/half"), b"x")
+    keeper.disk.make_directory(keeper.layout.path("tmp/somebodys"))
+    recover(keeper, NOW, Log())
+    assert listing(keeper, "tmp") == ["somebodys"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_priority_that_is_closed_to_us_does_not_stop_the_node(tmp_path: Path) -> None:
+    keeper = Keeper(RealDisk(), Layout(str(tmp_path)), NODE)
+    (tmp_path / "5").mkdir(mode=0)
+    log = Log()
+    recover(keeper, NOW, log)
+    assert [action for action, _ in log] == ["not_scanned"]
+
+
+def test_batches_come_oldest_first_and_strangers_in_incoming_are_let_alone(keeper: Keeper, write: Write) -> None:
+    for number, accepted in ((9, 3.0), (10, 1.0), (11, 2.0)):
+        item = batch.encode_record(number, BLOCK, b"", accepted, 0.0, names.LAST)
+        write(keeper.layout.batch(number), batch_of(item, number=number))
+    write(f"{keeper.layout.incoming}/notes.txt", b"hello")
+    keeper.disk.make_directory(keeper.layout.batch(12))
+    found = recover(keeper, NOW, Log())
+    assert [item.batch.number for item in found.batches] == [10, 11, 9]
+    assert "notes.txt" in listing(keeper, "incoming")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_tasks_are_found_in_seconds(tmp_path: Path) -> None:
+    keeper = Keeper(RealDisk(), Layout(str(tmp_path)), NODE)
+    recover(keeper, NOW, Log())
+    one = 2000
+    for number in range(NUMBER, NUMBER + 50):
+        records = [batch.encode_record(number, BLOCK, b"body", 1e9, 0.0, names.LAST) for _ in range(one)]
+        Path(keeper.layout.batch(number)).write_bytes(batch_of(*records, number=number) + bytes(1 << 16))
+    started = time.monotonic()
+    found = recover(keeper, NOW, Log())
+    assert sum(item.batch.live for item in found.batches) == 100_000
+    assert time.monotonic() - started < 30
