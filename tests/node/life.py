@@ -128,6 +128,7 @@ class Life:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
+        self._syncing = False
         self.disk.random.seed(self.seed)
 
     # -- the machine --
@@ -136,6 +137,7 @@ class Life:
         """Starts the node."""
         self.held = []
         self.tasks = []
+        self._syncing = False
         self.spool = Spool(
             self.disk, Layout("/var/spool"), NODE, POLICY, random.Random(self.seed), sync=self.sync, thread=SteppedThread
         )
@@ -327,12 +329,17 @@ class Life:
 
         async def run() -> None:
             failures = len([action for action, _ in self.reports if action == "sync_failed"])
-            await self.spool.sync_marks()
+            try:
+                await self.spool.sync_marks()
+            finally:
+                self._syncing = False
             if failures == len([action for action, _ in self.reports if action == "sync_failed"]):
                 for fate in ended:
                     fate.safe = True
 
-        self._begin(run())
+        if not self._syncing:
+            self._syncing = True
+            self._begin(run())
 
     def wake(self) -> None:
         """Time passes until everything is due."""

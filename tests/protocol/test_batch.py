@@ -331,12 +331,18 @@ def test_garbage_after_a_header_has_no_records(data: bytes, number: int) -> None
 
 
 @pytest.mark.parametrize("value", range(256))
-def test_progress_changed_in_place_keeps_every_record_and_is_told(value: int) -> None:
+def test_progress_changed_in_place_keeps_every_record_and_only_the_finished_mark_ends_a_task(value: int) -> None:
     data = bytearray(FILE)
     for record in RECORDS:
         data[record.offset + spoolfile.STATE_AT] = value
         data[record.offset + spoolfile.ATTEMPTS_AT] = 255 - value
-    assert list(read_records(bytes(data), NUMBER)) == [record._replace(state=value, attempts=255 - value) for record in RECORDS]
+    state = spoolfile.FINISHED if value == spoolfile.FINISHED else spoolfile.WAITING
+    assert list(read_records(bytes(data), NUMBER)) == [record._replace(state=state, attempts=255 - value) for record in RECORDS]
+
+
+def test_a_record_of_the_same_number_with_another_salt_never_passes() -> None:
+    other = batch.encode_header(NUMBER, salt=1) + FILE[batch.HEADER_SIZE :]
+    assert list(read_records(other, NUMBER)) == []
 
 
 @given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=4, max_size=4), st.integers(0, 3))
