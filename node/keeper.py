@@ -171,8 +171,8 @@ class Keeper:
             void: records that are no tasks, though they may look like some.
 
         Returns:
-            The ref of the new file for each offset; their records are marked finished as far as the disk lets us. When the
-            disk fails half way, what has moved by then has moved; OSError only when nothing has.
+            The ref of the new file for each offset; their records are marked finished. When the disk fails half way, what
+            has moved by then has moved; OSError only when nothing has.
         """
         moved: dict[int, str] = {}
         problem = None
@@ -188,10 +188,16 @@ class Keeper:
                 break
             moved[record.offset] = ref
         self._confirm(moved.values())
-        if moved or void:
-            # A record that stays unmarked is known to the spool (void), and to recovery by the name of its file.
-            with contextlib.suppress(OSError):
-                self.mark(number, [*moved, *void])
+        for offset, ref in list(moved.items()):
+            try:
+                self.mark(number, [offset])
+            except OSError as error:
+                # Its file must not run: when that has ended and is gone, the record would be found waiting.
+                problem = error
+                discard(self.disk, self.layout.path(ref))
+                del moved[offset]
+        with contextlib.suppress(OSError):
+            self.mark(number, void)
         if problem is not None and not moved:
             raise problem
         return moved
