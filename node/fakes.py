@@ -145,9 +145,7 @@ class FakeDisk:
 
     def _all_directories(self, top: _Directory) -> list[_Directory]:
         below = dict.fromkeys([*top.names.values(), *top.safe.values()])
-        return [top] + [
-            directory for node in below if isinstance(node, _Directory) for directory in self._all_directories(node)
-        ]
+        return [top] + [directory for node in below if isinstance(node, _Directory) for directory in self._all_directories(node)]
 
     def _forget_unsafe(self, directory: _Directory) -> None:
         directory.names, directory.changes = dict(directory.safe), []

@@ -442,6 +442,8 @@ def test_body_is_never_sent_to_a_server_that_would_drop_it() -> None:
 
 def test_interrupted_caller_leaves_the_client_usable(start_node: StartNode) -> None:
     go = threading.Event()
+    # A shell that runs something in the background lets it ignore SIGINT, and Python leaves it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def hold(number: int, node: Any) -> None:
         if number == 1:
@@ -449,8 +451,11 @@ def test_interrupted_caller_leaves_the_client_usable(start_node: StartNode) -> N
             go.wait(20)
 
     node = start_node(hold)
-    with pytest.raises(KeyboardInterrupt):
-        send_to_spooler({"a": "1"}, via=node.address)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            send_to_spooler({"a": "1"}, via=node.address)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert send_to_spooler({"a": "2"}, via=node.address) == "small_1_2"
     go.set()
 

@@ -19,11 +19,12 @@ from typing import Any
 from spoolnode.node.disk import discard
 from spoolnode.node.door import Upload
 from spoolnode.node.fakes import FakeDisk, PowerCut, SteppedThread
+from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.recovery import spool_files
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Batch, Source, Spool
+from spoolnode.node.spool import Source, Spool
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused
@@ -99,7 +100,7 @@ class Inline(Executor):
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # as an executor does
             future.set_exception(error)
         return future
 
@@ -467,4 +468,3 @@ def power_back(life: Life, seed: int) -> Life:
     later.disk.random.seed(seed)
     later.disk.crash()
     return later
-

@@ -72,7 +72,7 @@ def test_a_worker_with_every_async_place_taken_gets_nothing() -> None:
 
 
 @given(st.lists(views(), max_size=8), st.integers(0, 3))
-def test_only_a_stalled_worker_with_more_than_it_runs_is_relieved_and_only_for_an_idle_one(crew: list[View], waiting: int) -> None:
+def test_only_a_stalled_worker_that_holds_more_is_relieved_and_only_for_an_idle_one(crew: list[View], waiting: int) -> None:
     relieved = to_relieve(crew, waiting)
     if waiting or not any(view.held == 0 for view in crew):
         assert relieved == []

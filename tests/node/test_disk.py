@@ -279,7 +279,7 @@ def test_a_failed_sync_is_final_a_later_one_does_not_save_what_it_lost() -> None
 def test_a_time_is_safe_after_a_sync_that_follows_it() -> None:
     times: dict[bool, set[float]] = {True: set(), False: set()}
     for seed in range(20):
-        for before in times:
+        for before, found in times.items():
             disk = FakeDisk(seed)
             disk.make_directory("/d")
             disk.sync_directory("/")
@@ -288,7 +288,7 @@ def test_a_time_is_safe_after_a_sync_that_follows_it() -> None:
             if before:
                 disk.sync(descriptor)
             disk.crash()
-            times[before].add(disk.stat("/d/a").mtime)
+            found.add(disk.stat("/d/a").mtime)
     assert times == {True: {5.0}, False: {5.0, disk.now}}
 
 

@@ -92,7 +92,7 @@ def test_syncing_what_is_gone_is_no_error(keeper: Keeper) -> None:
 def test_a_sync_that_fails_keeps_no_other_from_it() -> None:
     disk = FakeDisk()
     keeper = fake_keeper(disk)
-    (offset,) = make_batch(keeper, [task()])
+    make_batch(keeper, [task()])
     keeper.put("uwsgi_spoolfile_on_x", [spool_file((b"a", b"b"))], None)
     disk.unlink(keeper.layout.path("uwsgi_spoolfile_on_x"))
     disk.fail_at(2, errno.EIO)
@@ -146,7 +146,7 @@ def test_a_settlement_that_fails_at_any_call_leaves_no_task_in_two_places_for_th
         files = {*listing(keeper), *(f"4/{name}" for name in listing(keeper, "4"))}
         assert files == set(moved.values())
         waiting = {record.offset for record in keeper.records(NUMBER) if record.state == spoolfile.WAITING}
-        assert waiting >= set(offsets) - set(moved)
+        assert waiting == set(offsets) - set(moved)
         assert listing(keeper, "tmp") == []
         assert not disk.open_files
 
@@ -267,7 +267,7 @@ def test_a_revival_that_fails_at_any_call_leaves_the_task_dead_or_waiting_and_no
         disk.fail_at(call, errno.EIO)
         try:
             keeper.revive("dead/uwsgi_spoolfile_on_x")
-            places = ([], ["uwsgi_spoolfile_on_x"])
+            places: tuple[list[str], list[str]] = ([], ["uwsgi_spoolfile_on_x"])
         except OSError:
             places = (["uwsgi_spoolfile_on_x"], [])
         disk.heal()

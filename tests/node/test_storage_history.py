@@ -9,8 +9,8 @@ from life import Life, power_back
 from spoolnode.node import intake
 from spoolnode.node.fakes import PowerCut
 
-STEPS = 100
-SEEDS = [1, 2]
+STEPS = 130
+SEEDS = [1, 2, 3]
 CUTS = 2
 """What a disk has kept after a power cut is tried so many times."""
 

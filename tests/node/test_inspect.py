@@ -1,0 +1,101 @@
+"""Looking at a spool directory, with and without a running node: every task is shown where it lies, as what it is."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from spoolnode.node import inspect
+from spoolnode.node.keeper import Keeper
+from spoolnode.protocol import batch, names, spoolfile, values
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.packet import encode_variables
+
+NODE = "0123456789ab"
+NUMBER = 1_700_000_000_000_000
+NOW = 1.8e9
+BLOCK = encode_variables([(b"a", b"b")])
+Write = Callable[[str, bytes], None]
+FIRST = batch.HEADER_SIZE + batch.RECORD_SIZE
+
+
+@pytest.fixture
+def spool(keeper: Keeper, write: Write) -> Keeper:
+    """A task in every place and of every kind."""
+    records = [
+        batch.encode_record(NUMBER, BLOCK, b"", 1e9, 0.0, names.LAST),
+        batch.encode_record(NUMBER, BLOCK, b"", 1e9 + 1, NOW + 5, 3),
+        batch.encode_record(NUMBER, BLOCK, b"", 1e9 + 2, 0.0, names.LAST),
+    ]
+    write(keeper.layout.batch(NUMBER), batch.encode_header(NUMBER) + b"".join(records) + bytes(100))
+    keeper.mark(NUMBER, [FIRST + 2 * len(records[0])])
+    for directory in ("7", "outbox/beta", "junk"):
+        keeper.disk.make_directory(keeper.layout.path(directory))
+    for ref, mtime in (
+        ("uwsgi_spoolfile_on_now", NOW - 9), ("7/uwsgi_spoolfile_on_ranked", NOW - 8), ("uwsgi_spoolfile_on_later", NOW + 9),
+        ("dead/uwsgi_spoolfile_on_dead", NOW), ("outbox/beta/uwsgi_spoolfile_on_sent", NOW), ("notes", NOW), ("junk/x", NOW),
+    ):  # fmt: skip
+        write(keeper.layout.path(ref), spoolfile.head(BLOCK, attempts=2))
+        keeper.disk.set_mtime(keeper.layout.path(ref), mtime)
+    return keeper
+
+
+def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Keeper) -> None:
+    found = inspect.soonest(inspect.waiting_tasks(spool, NOW), 0)
+    assert [(info.id, info.state, info.priority, info.due) for info in found] == [
+        ("ranked", "waiting", 7, None),
+        (f"{NODE}_{NUMBER}_{FIRST}", "waiting", None, None),
+        ("now", "waiting", None, None),
+        (f"{NODE}_{NUMBER}_{FIRST + len(batch.encode_record(NUMBER, BLOCK, b'', 0, 0, 0))}", "later", 3, NOW + 5),
+        ("later", "later", None, NOW + 9),
+    ]
+    assert inspect.soonest(inspect.waiting_tasks(spool, NOW), 2) == found[:2]
+    assert {info.attempts for info in found} == {0, 2}
+
+
+def test_the_dead_and_those_for_others_are_shown_apart(spool: Keeper) -> None:
+    assert [(info.id, info.state, info.where) for info in inspect.dead_tasks(spool, NOW)] == [
+        ("dead", "dead", "dead/uwsgi_spoolfile_on_dead")
+    ]
+    assert [(info.id, info.state, info.where) for info in inspect.outbox_tasks(spool, NOW)] == [
+        ("sent", "outbox", "outbox/beta/uwsgi_spoolfile_on_sent")
+    ]
+    assert inspect.count_files(spool, "dead") == inspect.count_files(spool, "outbox/beta") == 1
+    assert inspect.count_files(spool, "nothing") == 0
+
+
+@pytest.mark.parametrize("identity", ["now", "ranked", "later", "dead", "sent", f"{NODE}_{NUMBER}_{FIRST}"])
+def test_a_task_is_found_by_its_id_wherever_it_is(spool: Keeper, identity: str) -> None:
+    found = inspect.find_place(spool, identity)
+    assert found is not None
+    assert found[0].id == identity
+    assert inspect.contents(spool, found[1]) == {"variables": {"a": "b"}, "body_size": 0}
+
+
+@pytest.mark.parametrize("identity", ["x", "notes", f"{NODE}_{NUMBER}_{FIRST + 1}", f"{NODE}_{NUMBER}_0", f"{NODE}_9_9"])
+def test_what_is_nowhere_is_not_found(spool: Keeper, identity: str) -> None:
+    assert inspect.find_place(spool, identity) is None
+
+
+def test_whatever_a_task_carries_is_shown_as_json(keeper: Keeper, write: Write) -> None:
+    typed = {"n": 1, "raw": b"\xff", "list": [b"\xfe", {"x": None}], "odd": {1: 2.5}}
+    block = encode_variables(
+        [(b"\xff", b"\xfe"), (names.VALUES, values.pack(typed)), (names.REASON, b"boom\xff"), (names.ATTEMPTS, b"3")]
+    )
+    write(keeper.layout.path("dead/uwsgi_spoolfile_on_x"), spoolfile.head(block) + b"\xff" * 300)
+    found = inspect.find_place(keeper, "x")
+    assert found is not None
+    shown = json.loads(json.dumps(inspect.contents(keeper, found[1])))
+    assert shown["variables"]["n"] == 1
+    assert shown["variables"]["list"] == ["\\xfe", {"x": None}]
+    assert shown["variables"]["\\xff" if "\\xff" in shown["variables"] else "\udcff"]
+    assert (shown["body_size"], shown["spool_reason"], shown["spool_attempts"]) == (300, "boom\\xff", "3")
+
+
+def test_what_cannot_be_read_is_said_to_be_so_and_does_not_hide_the_others(spool: Keeper, write: Write) -> None:
+    write(spool.layout.path("uwsgi_spoolfile_on_short"), b"\x11\xff")
+    found = inspect.find_place(spool, "short")
+    assert found is not None
+    with pytest.raises(BadPacket, match="2 bytes"):
+        inspect.contents(spool, found[1])
+    assert len(list(inspect.waiting_tasks(spool, NOW))) == 6

@@ -1,0 +1,249 @@
+"""A worker's hold on tasks, with real files, real locks and a second process."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from spoolnode.node.layout import Layout
+from spoolnode.node.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader
+from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
+from spoolnode.protocol import batch, names, spoolfile
+from spoolnode.protocol.packet import encode_variables
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT
+
+NODE = "0123456789ab"
+BLOCK = encode_variables([(b"a", b"b")])
+NAME = "uwsgi_spoolfile_on_x"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A waiting spool file."""
+    path = tmp_path / NAME
+    path.write_bytes(spoolfile.head(BLOCK) + b"body")
+    return path
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> SpoolFileReader:
+    return SpoolFileReader(str(tmp_path))
+
+
+@contextmanager
+def another_process(path: Path, command: str) -> Iterator[str]:
+    """A process that opens the file, runs a line with its descriptor `f`, says what came out, and waits."""
+    code = f"import fcntl, sys; f = open(sys.argv[1], 'r+b'); print({command}, flush=True); sys.stdin.read()"
+    line = [sys.executable, "-c", code, path]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.communicate()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process, uWSGI say, finds it locked."""
+    code = (
+        "import fcntl, sys\nf = open(sys.argv[1], 'r+b')\n"
+        "try:\n    fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB)\nexcept OSError:\n    sys.exit(3)"
+    )
+    return subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 3
+
+
+def verdict(reader: SpoolFileReader, ref: str = NAME) -> str:
+    with pytest.raises(NotNow) as caught:
+        reader.read(ref)
+    assert not HELD
+    return caught.value.verdict
+
+
+def test_a_task_is_read_and_held_locked_until_it_ends_well(reader: SpoolFileReader, path: Path) -> None:
+    task = reader.read(NAME)
+    assert (task.block, task.body, task.file_name, task.timeout) == (BLOCK, b"body", NAME, 0.0)
+    assert {str(path): task} == HELD
+    assert is_locked(path)
+    task.begin()
+    assert path.read_bytes()[ATTEMPTS_AT] == 1
+    task.finish()
+    assert not path.exists()
+    assert not HELD
+
+
+def test_a_task_that_did_not_end_well_is_let_go_with_its_attempt_counted(reader: SpoolFileReader, path: Path) -> None:
+    for attempt in (1, 2):
+        task = reader.read(NAME)
+        task.begin()
+        task.leave()
+        assert path.read_bytes() == spoolfile.head(BLOCK, attempt) + b"body"
+    assert not is_locked(path)
+
+
+def test_attempts_stop_where_a_byte_ends(reader: SpoolFileReader, path: Path) -> None:
+    path.write_bytes(spoolfile.head(BLOCK, 255))
+    task = reader.read(NAME)
+    task.begin()
+    task.leave()
+    assert path.read_bytes()[ATTEMPTS_AT] == 255
+
+
+def test_what_another_process_has_locked_is_left_alone_until_it_lets_go(reader: SpoolFileReader, path: Path) -> None:
+    with another_process(path, "fcntl.lockf(f, fcntl.LOCK_EX)") as said:
+        assert said == "None"
+        assert verdict(reader) == LOCKED
+    reader.read(NAME).leave()
+
+
+def test_what_is_gone_is_gone(reader: SpoolFileReader, path: Path) -> None:
+    path.unlink()
+    assert verdict(reader) == GONE
+
+
+def test_a_task_that_removed_its_own_file_has_ended_well(reader: SpoolFileReader, path: Path) -> None:
+    task = reader.read(NAME)
+    path.unlink()
+    task.finish()
+    assert not HELD
+
+
+def test_a_finished_file_whose_removal_was_cut_short_is_removed_and_not_run(reader: SpoolFileReader, path: Path) -> None:
+    path.write_bytes(bytes([FINISHED]) + path.read_bytes()[1:])
+    assert verdict(reader) == GONE
+    assert not path.exists()
+
+
+def test_a_file_that_cannot_be_removed_is_marked_so_that_it_does_not_run_again(
+    reader: SpoolFileReader, path: Path, tmp_path: Path
+) -> None:
+    task = reader.read(NAME)
+    # A directory that took the file's name: unlink fails, and the file itself still lies elsewhere.
+    path.rename(tmp_path / "moved")
+    path.mkdir()
+    task.finish()
+    assert (tmp_path / "moved").read_bytes()[STATE_AT] == FINISHED
+    assert not HELD
+
+
+def test_a_file_of_the_future_waits_for_its_time(reader: SpoolFileReader, path: Path) -> None:
+    due = time.time() + 1000
+    os.utime(path, (due, due))
+    with pytest.raises(NotNow) as caught:
+        reader.read(NAME)
+    assert caught.value.verdict == EARLY
+    assert caught.value.detail == path.stat().st_mtime
+
+
+@pytest.mark.parametrize("size", range(12))
+def test_a_file_that_ends_before_its_variables_do_is_short_and_says_for_how_long(
+    reader: SpoolFileReader, path: Path, size: int
+) -> None:
+    whole = spoolfile.head(encode_variables([(b"abc", b"defg")]))
+    path.write_bytes(whole[:size])
+    os.utime(path, (time.time() - 50, time.time() - 50))
+    with pytest.raises(NotNow) as caught:
+        reader.read(NAME)
+    assert caught.value.verdict == SHORT
+    assert 49 < float(caught.value.detail) < 100
+    assert not is_locked(path)
+
+
+def test_malformed_variables_are_corrupt_with_the_reason(reader: SpoolFileReader, path: Path) -> None:
+    path.write_bytes(spoolfile.head(b"\x05\x00abc"))
+    with pytest.raises(NotNow) as caught:
+        reader.read(NAME)
+    assert caught.value.verdict == CORRUPT
+    assert "past the end" in str(caught.value.detail)
+
+
+@pytest.mark.parametrize("kind", ["link", "directory", "fifo"])
+def test_what_is_no_regular_file_is_not_opened_for_a_task(reader: SpoolFileReader, path: Path, kind: str) -> None:
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("/etc/passwd")
+    elif kind == "directory":
+        path.mkdir()
+    else:
+        os.mkfifo(path)
+    assert verdict(reader) == CORRUPT
+
+
+def test_a_machine_that_is_short_of_descriptors_says_nothing_about_the_file(reader: SpoolFileReader, path: Path) -> None:
+    code = (
+        "import os, resource, sys\n"
+        "from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader\n"
+        "reader, batches = SpoolFileReader(sys.argv[1]), BatchReader(sys.argv[1], 'n')\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "for read in (lambda: reader.read(sys.argv[2]), lambda: batches.reader(7)(72)):\n"
+        "    try:\n        read()\n    except NotNow as error:\n        print(error.verdict)\n"
+    )
+    (path.parent / "incoming").mkdir()
+    (path.parent / "incoming" / "7.batch").write_bytes(b"x")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, path.parent, NAME], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == [LOCKED, LOCKED], done.stderr
+
+
+# -- records of a batch --
+
+
+def make_batch(root: Path, number: int, bodies: list[bytes]) -> list[int]:
+    (root / "incoming").mkdir(exist_ok=True)
+    data, offsets = bytearray(batch.encode_header(number)), []
+    for body in bodies:
+        offsets.append(len(data) + batch.RECORD_SIZE)
+        data += batch.encode_record(number, BLOCK, body, 1.0, 0.0, names.LAST)
+    Path(Layout(str(root)).batch(number)).write_bytes(data)
+    return offsets
+
+
+def test_the_tasks_of_a_batch_are_read_begun_and_finished_in_place(tmp_path: Path) -> None:
+    first, second = make_batch(tmp_path, 7, [b"one", b""])
+    read = BatchReader(str(tmp_path), NODE).reader(7)
+    task = read(first)
+    assert (task.block, task.body, task.file_name) == (BLOCK, b"one", f"uwsgi_spoolfile_on_{NODE}_7_{first}")
+    task.begin()
+    task.leave()
+    read(first).begin()
+    data = (tmp_path / "incoming" / "7.batch").read_bytes()
+    assert (data[first + STATE_AT], data[first + ATTEMPTS_AT]) == (spoolfile.WAITING, 2)
+    task.finish()
+    with pytest.raises(NotNow) as caught:
+        read(first)
+    assert caught.value.verdict == GONE
+    assert read(second).body == b""
+    states = [record.state for record in batch.read_records((tmp_path / "incoming" / "7.batch").read_bytes(), 7)]  # type: ignore[union-attr] # no damage
+    assert states == [FINISHED, spoolfile.WAITING]
+
+
+def test_a_batch_that_is_not_there_has_lost_its_tasks(tmp_path: Path) -> None:
+    read = BatchReader(str(tmp_path), NODE).reader(7)
+    with pytest.raises(NotNow) as caught:
+        read(72)
+    assert caught.value.verdict == GONE
+
+
+def test_a_task_outlives_the_mappings_that_are_kept(tmp_path: Path) -> None:
+    reader = BatchReader(str(tmp_path), NODE)
+    (offset,) = make_batch(tmp_path, 0, [b"x"])
+    task = reader.reader(0)(offset)
+    for number in range(1, KEPT_BATCHES + 3):
+        make_batch(tmp_path, number, [b"x"])
+        reader.reader(number)(offset)
+    before = len(os.listdir("/proc/self/fd"))
+    task.finish()
+    assert (tmp_path / "incoming" / "0.batch").read_bytes()[offset] == FINISHED
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(b"2.5", 2.5), (b"-1", 0.0), (b"0", 0.0), (b"x", 0.0), (b"", 0.0), (b"1e9", 0.0)])
+def test_a_limit_that_makes_no_sense_is_none(reader: SpoolFileReader, path: Path, value: bytes, seconds: float) -> None:
+    path.write_bytes(spoolfile.head(encode_variables([(names.TIMEOUT, value)])))
+    task = reader.read(NAME)
+    assert task.timeout == seconds
+    task.leave()
