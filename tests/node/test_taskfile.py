@@ -39,7 +39,7 @@ def reader(tmp_path: Path) -> SpoolFileReader:
 def another_process(path: Path, command: str) -> Iterator[str]:
     """A process that opens the file, runs a line with its descriptor `f`, says what came out, and waits."""
     code = f"import fcntl, sys; f = open(sys.argv[1], 'r+b'); print({command}, flush=True); sys.stdin.read()"
-    line = [sys.executable, "-c", code, path]
+    line = [sys.executable, "-c", code, str(path)]
     with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
