@@ -167,22 +167,27 @@ class Upload:
     def _seal(self, directory: str) -> None:
         if self._pending:
             self._write(self._pending)
+        if self._due():
+            self._disk.set_mtime(self._temporary, self._due())
         if self._spool.keeper.sync:
             self._disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
         self._disk.close(descriptor)
-        if self._due():
-            self._disk.set_mtime(self._temporary, self._due())
         if directory:
             self._disk.make_directory(self._spool.layout.path(directory))
 
     def _publish(self, ref: str) -> None:
         layout = self._spool.layout
         self._disk.rename(self._temporary, layout.path(ref))
-        if self._spool.keeper.sync:
+        if not self._spool.keeper.sync:
+            return
+        try:
             self._disk.sync_directory(layout.directory_of(ref))
             if "/" in ref:
                 self._disk.sync_directory(os.path.dirname(layout.directory_of(ref)))
+        except OSError:
+            discard(self._disk, layout.path(ref))  # it is refused, so it must not run
+            raise
 
     def _discard(self) -> None:
         if self._descriptor >= 0:
