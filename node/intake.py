@@ -8,6 +8,7 @@ Ensures: when a write or an fsync fails, everyone in the group is refused, their
 Assumes: one event loop calls everything but `_commit`, which runs in the disk thread.
 """
 
+import asyncio
 import contextlib
 import errno
 import secrets
@@ -117,6 +118,8 @@ class Intake:
         self._open: Group | None = None
         self._ready: list[Group] = []
         self._busy = False
+        self._soon = False
+        self._loop = asyncio.get_running_loop()
         self._spare: Batch | None = None
         self.flushed: Callable[[], None] = lambda: None
         """Called after the waiters of a commit have been told: the time to send what was gathered."""
@@ -143,6 +146,13 @@ class Intake:
             group.prompt.append(prompt)
         if terms.due or terms.rank != LAST:
             group.special[offset] = (terms.due, terms.rank)
+        if not self._busy and not self._soon:
+            # Not at once: what else came in this turn of the loop shares the fsync.
+            self._soon = True
+            self._loop.call_soon(self._start_if_idle)
+
+    def _start_if_idle(self) -> None:
+        self._soon = False
         if not self._busy:
             self._start()
 

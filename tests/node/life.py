@@ -185,6 +185,7 @@ class Life:
 
     async def rest(self) -> None:
         """Returns when nothing is under way any more."""
+        await self._turn()  # a commit starts with the next turn of the loop
         while self.tasks or any(thread.todo or thread.results for thread in (self.commits, self.moves)):
             for thread in (self.commits, self.moves):
                 if thread.todo:
