@@ -50,9 +50,7 @@ def enqueue(bench: Bench) -> list[Row]:
     rows = []
     for clients in bench.plan.clients:
         by_run = {name: [run[clients] for run in results] for name, results in runs.items()}
-        best = max(
-            ("uwsgi 1", "uwsgi 2"), key=lambda name: statistics.median([run.rate for run in by_run[name]] or [0])
-        )
+        best = max(("uwsgi 1", "uwsgi 2"), key=lambda name: statistics.median([run.rate for run in by_run[name]] or [0]))
         note = f"uWSGI with --processes {best[-1]}, the better of 1 and 2"
         for sync in ("always", "none"):
             mine, theirs = by_run[f"ours {sync}"], by_run[best]

@@ -141,9 +141,7 @@ class Contestants:
         return self.directory / f"{next(self._names)}-{name}"
 
     @contextlib.contextmanager
-    def uwsgi(
-        self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None
-    ) -> Iterator[Server]:
+    def uwsgi(self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None) -> Iterator[Server]:
         """A uWSGI server. With an `app` it has one spooler process; without, it enqueues only (`spooler-external`)."""
         spool.mkdir(exist_ok=True)
         port = free_port()
@@ -157,9 +155,7 @@ class Contestants:
             yield server
 
     @contextlib.contextmanager
-    def node(
-        self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None
-    ) -> Iterator[Server]:
+    def node(self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None) -> Iterator[Server]:
         """A spoolnode node. With an `app` it has one worker; without, it enqueues only."""
         port = free_port()
         command = [*self._node, *NODE, "--spool", str(spool), "--listen", f"127.0.0.1:{port}", *options]

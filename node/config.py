@@ -16,16 +16,16 @@ from spoolnode.protocol.names import is_node_name
 from spoolnode.protocol.packet import MAX_BLOCK
 
 MAX_SPOOL_PATH = 107 - len("/control.sock")
-KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 class BadConfig(SpoolnodeError, ValueError):
     """You erred: a setting is not what it must be. The node does not start."""
 
 
-def _setting(default: Any, help_text: str, *, short: str = "", alias: str = "", metavar: str = "", choices: str = "") -> Any:
+def _setting(default: Any, help_text: str, *, short: str = "", metavar: str = "", choices: str = "") -> Any:
     """A field of the table. A list default makes the option repeatable."""
-    metadata = {"help": help_text, "short": short, "alias": alias, "metavar": metavar, "choices": choices}
+    metadata = {"help": help_text, "short": short, "metavar": metavar, "choices": choices}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -40,7 +40,10 @@ class Config:
         ["127.0.0.1:3031"], "host:port, [v6]:port or the path of a unix socket; may be repeated", short="-s", metavar="ADDR"
     )
     chmod_socket: str = _setting(
-        "", "mode of the unix sockets, octal (nginx under another user needs 666, or its group and 660)", short="-C", metavar="MODE"
+        "",
+        "mode of the unix sockets, octal (nginx under another user needs 666, or its group and 660)",
+        short="-C",
+        metavar="MODE",
     )
     app: str = _setting(
         "", "the application: a module, module:callable or a .py file; without one the node accepts and keeps", short="-w",
@@ -56,15 +59,21 @@ class Config:
     discover: list[str] = _setting(
         [], "how peers are found; `none` turns it off. Nothing is discovered yet: the cluster is the next release", metavar="URI"
     )
-    advertise: str = _setting("", "the address that peers should use for this node (for the cluster, the next release)", metavar="HOST:PORT")
-    allow: list[str] = _setting([], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR")
+    advertise: str = _setting(
+        "", "the address that peers should use for this node (for the cluster, the next release)", metavar="HOST:PORT"
+    )
+    allow: list[str] = _setting(
+        [], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR"
+    )
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
     sync: str = _setting(
-        "always", "always: a task is acknowledged after its fsync; none: when it is written, as uWSGI does", choices="always,none",
-        metavar="MODE",
+        "always", "always: a task is acknowledged after its fsync; none: when it is written, as uWSGI does",
+        choices="always,none", metavar="MODE",
     )  # fmt: skip
     max_attempts: int = _setting(20, "attempts before a task goes to dead/; 0: no limit", metavar="N")
-    retry_base: float = _setting(1.0, "pause after the first failed attempt, in seconds; doubled for each further one", metavar="SEC")
+    retry_base: float = _setting(
+        1.0, "pause after the first failed attempt, in seconds; doubled for each further one", metavar="SEC"
+    )
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
     timeout: float = _setting(0.0, "seconds a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC")
     max_tasks: int = _setting(0, "tasks after which a worker is replaced; 0: never", metavar="N")
@@ -72,13 +81,15 @@ class Config:
     max_body: int = _setting(GIB, "largest body taken, in bytes; bodies over 128 KiB are streamed to disk", metavar="BYTES")
     min_free: int = _setting(64 * MIB, "intake stops when the disk has less free than this, in bytes", metavar="BYTES")
     max_connections: int = _setting(4096, "connections held open at once; about 5 KiB each", metavar="N")
-    request_timeout: float = _setting(10.0, "seconds a client may take to send one request", metavar="SEC")
+    request_timeout: float = _setting(
+        10.0, "seconds a client may take to send a request, or the next piece of its body", metavar="SEC"
+    )
     http: str = _setting("", "host:port for Prometheus metrics (/metrics) and /healthz", metavar="ADDR")
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
-    log_level: str = _setting(
-        "info", "debug also has a line for each task", choices="debug,info,warning,error", metavar="LEVEL"
+    log_level: str = _setting("info", "debug also has a line for each task", choices="debug,info,warning,error", metavar="LEVEL")
+    log_format: str = _setting(
+        "auto", "text for people, json for programs; auto: text on a terminal", choices="auto,text,json", metavar="FORMAT"
     )
-    log_format: str = _setting("auto", "text for people, json for programs; auto: text on a terminal", choices="auto,text,json", metavar="FORMAT")
 
     def validated(self) -> "Config":
         """This configuration, with its name filled in.
@@ -173,7 +184,7 @@ def parse_address(text: str) -> tuple[str, int] | str:
         host = host[1:-1]
     elif ":" in host:
         raise BadConfig(f"the address {text!r} is ambiguous; write an IPv6 address as [v6]:port")
-    return host or "0.0.0.0", int(port)
+    return host or "0.0.0.0", int(port)  # noqa: S104  # `:3031` says so; without --allow it is refused at start
 
 
 def is_public(address: str) -> bool:

@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from spoolnode.node.node import Node
 
 COUNT_SECONDS = 1.0
-"""How old the numbers of dead, corrupt and outbox files may be."""
+"""How old the numbers of dead, corrupt and outbox files may be; older when counting takes long."""
+COUNT_REST = 20
+"""At least so many times as long as a count took is the pause after it."""
+
+
+class Aside(NamedTuple):
+    """How many files lie in the directories from which nothing runs."""
+
+    dead: int = 0
+    corrupt: int = 0
+    outbox: dict[str, int] = {}  # noqa: RUF012  # never changed, only replaced
+    """By destination."""
 
 
 class Control:
@@ -39,7 +50,10 @@ class Control:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._runners: list[web.AppRunner] = []
-        self._counts: dict[str, tuple[float, int]] = {}
+        self._counting = asyncio.Lock()
+        self._recount_at = float("-inf")
+        self.aside = Aside()
+        """As of the last `recount`."""
 
     async def start(self) -> None:
         """Listens on the control socket, and on `--http`.
@@ -48,7 +62,7 @@ class Control:
             BadConfig: it cannot listen there.
         """
         path = self._node.layout.control
-        if os.path.lexists(path):
+        if os.path.lexists(path):  # noqa: ASYNC240  # before anything is served
             os.unlink(path)  # the lock says that no other node is here
         try:
             await self._serve(self._application(), lambda runner: web.UnixSite(runner, path))
@@ -105,6 +119,7 @@ class Control:
 
     async def _status(self, request: web.Request) -> web.Response:
         del request
+        await self.recount()
         return _json(self._node.status())
 
     async def _tasks(self, request: web.Request) -> web.Response:
@@ -155,6 +170,7 @@ class Control:
         if found is None or not await spool.remove(*found):
             path = await self._dead_or_outbox(identity)
             await spool.moves.run(lambda: spool.keeper.disk.unlink(spool.layout.path(path)))
+            self._recount_at = float("-inf")
         self._node.report("removed", id=identity)
         return _json({"id": identity, "removed": True})
 
@@ -187,7 +203,7 @@ class Control:
             spool.notice(ref, 0.0, time.time(), sure=True)
         finally:
             spool.end_placing()
-        self._counts.clear()
+        self._recount_at = float("-inf")
 
     async def _dead_or_outbox(self, identity: str, *, outbox: bool = True) -> str:
         keeper = self._node.spool.keeper
@@ -195,7 +211,6 @@ class Control:
         allowed = (inspect.DEAD, inspect.OUTBOX) if outbox else (inspect.DEAD,)
         if found is None or found[0].state not in allowed:
             raise _not_found(identity)
-        self._counts.clear()
         return str(found[0].where)
 
     async def _reload(self, request: web.Request) -> web.Response:
@@ -212,6 +227,7 @@ class Control:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         del request
+        await self.recount()
         return web.Response(body=metrics.render(self._node.status()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -221,32 +237,28 @@ class Control:
 
     # -- counting what lies aside --
 
-    def count_dead(self) -> int:
-        """Tasks in dead/."""
-        return self._count("dead")
+    async def recount(self) -> None:
+        """Brings `aside` up to date, in a thread: a directory of a hundred thousand dead tasks takes a while."""
+        async with self._counting:
+            if time.monotonic() < self._recount_at:
+                return
+            began = time.monotonic()
+            self.aside = await self._aside(self._count)
+            now = time.monotonic()
+            self._recount_at = now + max(COUNT_SECONDS, COUNT_REST * (now - began))
 
-    def count_corrupt(self) -> int:
-        """Files in corrupt/."""
-        return self._cached("corrupt", lambda: len(self._node.spool.keeper.disk.entries(self._node.layout.corrupt)))
-
-    def count_outbox(self) -> dict[str, int]:
-        """Tasks in outbox/, by destination."""
+    def _count(self) -> Aside:
         keeper = self._node.spool.keeper
-        destinations = [entry.name for entry in keeper.disk.entries(keeper.layout.outbox) if entry.is_directory]
-        counts = {name: self._count(f"outbox/{name}") for name in destinations}
-        return {name: count for name, count in counts.items() if count}
-
-    def _count(self, directory: str) -> int:
-        return self._cached(directory, lambda: inspect.count_files(self._node.spool.keeper, directory))
-
-    def _cached(self, key: str, count: Callable[[], int]) -> int:
-        """Counts again when the last count is old; the listing of a small directory, a few times a second at most."""
-        when, known = self._counts.get(key, (float("-inf"), 0))
-        now = time.monotonic()
-        if now - when > COUNT_SECONDS:
-            known = count()
-            self._counts[key] = now, known
-        return known
+        outbox = {
+            entry.name: inspect.count_files(keeper, f"outbox/{entry.name}")
+            for entry in keeper.disk.entries(keeper.layout.outbox)
+            if entry.is_directory
+        }
+        return Aside(
+            dead=inspect.count_files(keeper, "dead"),
+            corrupt=len(keeper.disk.entries(keeper.layout.corrupt)),
+            outbox={name: count for name, count in outbox.items() if count},
+        )
 
 
 @web.middleware
@@ -257,6 +269,8 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPError as error:
         return _json({"error": error.text}, status=error.status)
+    except (OSError, BadPacket) as error:  # it went away meanwhile, or its disk or its contents fail us
+        return _json({"error": f"nothing was changed: {error}"}, status=409)
 
 
 def _row(info: inspect.Info, running: dict[str, dict[str, Any]]) -> dict[str, Any]:

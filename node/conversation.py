@@ -19,6 +19,8 @@ from spoolnode.protocol.request import Terms, looks_like_web, read_terms
 
 MAX_PIPELINED = 8192
 """Unanswered requests of one connection; then it is not read until half of them are answered."""
+MAX_UNANSWERED = 8 << 20
+"""Bytes of the unanswered requests of one connection, likewise: they are in memory until their commit is done."""
 UPLOAD_PIECE = 1 << 20
 """Bytes of a large body gathered before they are written."""
 MAX_PIECES = 512
@@ -66,12 +68,14 @@ class Services:
 class Answer:
     """The place of one answer in the order of its connection; a `Waiter`."""
 
-    __slots__ = ("_conversation", "_web", "data")
+    __slots__ = ("_conversation", "_web", "data", "size")
 
-    def __init__(self, conversation: "Conversation", web: bool) -> None:
+    def __init__(self, conversation: "Conversation", web: bool, size: int = 0) -> None:
         self._conversation = conversation
         self._web = web
         self.data = b""
+        self.size = size
+        """Bytes of its request that are in memory until it is said."""
 
     def stored(self, task_id: str) -> None:
         """The task is safe."""
@@ -87,7 +91,9 @@ class Answer:
         """The task is not taken."""
         conversation = self._conversation
         conversation.services.count_refusal(refusal)
-        conversation.services.report_rarely("refused", peer=conversation.peer, why=refusal.reason.name.lower(), reason=refusal.text)
+        conversation.services.report_rarely(
+            "refused", peer=conversation.peer, why=refusal.reason.name.lower(), reason=refusal.text
+        )
         if self._web:
             self.data = answer.http_refused(refusal)
         elif conversation.extended:
@@ -109,6 +115,8 @@ class Conversation:
         self._allowed = allowed
         self._reader = RequestReader(max_block)
         self._answers: deque[Answer] = deque()
+        self._unanswered = 0
+        """Bytes of the requests of these."""
         self._over = False
         """Nothing more is read: one request is all, or something went wrong."""
         self._rude = False
@@ -214,7 +222,7 @@ class Conversation:
             # Whether a body follows cannot be known any more, so nothing after it can be understood.
             self._end_rudely()
             return
-        place = self._place(terms.web)
+        place = self._place(terms.web, len(block))
         if terms.web and not (terms.body or self.extended or self._reader.is_empty):
             # As nginx does it for HTTP/2: a body, and no header that says so. It would be lost.
             place.refused(UNDELIMITED)
@@ -234,10 +242,11 @@ class Conversation:
         self._task = block, terms, place
         self._reader.expect_body(terms.body)
 
-    def _place(self, web: bool) -> Answer:
+    def _place(self, web: bool, size: int = 0) -> Answer:
         # In the extended dialect variables like HTTP_HOST are those of a task that is passed on, or of its sender.
-        place = Answer(self, web and not self.extended)
+        place = Answer(self, web and not self.extended, size)
         self._answers.append(place)
+        self._unanswered += size
         return place
 
     def _on_body(self, body: Body) -> None:
@@ -258,8 +267,10 @@ class Conversation:
         return data
 
     def _admit_with_body(self) -> None:
-        assert self._task is not None
+        assert self._task is not None  # noqa: S101  # for the type checker
         (block, terms, place), self._task = self._task, None
+        place.size += terms.body
+        self._unanswered += terms.body
         try:
             self.services.door.admit(block, self._take_pieces(), terms, place)
         except Refused as refusal:
@@ -269,8 +280,8 @@ class Conversation:
 
     async def _write_piece(self, last: bool) -> None:
         """Writes what was gathered of a large body; the connection is not read meanwhile."""
-        assert self._task is not None
-        assert self._upload is not None
+        assert self._task is not None  # noqa: S101  # for the type checker
+        assert self._upload is not None  # noqa: S101  # for the type checker
         place = self._task[2]
         self._balance()
         try:
@@ -307,7 +318,9 @@ class Conversation:
         """Sends the answers whose turn has come."""
         ready = []
         while self._answers and self._answers[0].data:
-            ready.append(self._answers.popleft().data)
+            said = self._answers.popleft()
+            self._unanswered -= said.size
+            ready.append(said.data)
         if self._gone:
             return
         if ready:
@@ -324,7 +337,8 @@ class Conversation:
         """Reads on, or does not: backpressure in both directions."""
         if self._gone or self._rude:
             return
-        full = len(self._answers) > (MAX_PIPELINED // 2 if self._paused else MAX_PIPELINED)
+        share = 2 if self._paused else 1
+        full = len(self._answers) > MAX_PIPELINED // share or self._unanswered > MAX_UNANSWERED // share
         wanted = self._blocked or self._slow_reader or full
         if wanted != self._paused:
             self._paused = wanted

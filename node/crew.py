@@ -13,12 +13,14 @@ from spoolnode.node.process import InFlight, WorkerProcess, worker_command
 from spoolnode.node.queue import Ref
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.slots import TIMER
-from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Files, Source, Spool
+from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Files, Spool
 from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.protocol.names import id_of_file
 
 TICK = 0.1
 """Seconds between two looks at what runs, while something runs."""
+IDLE_DEATH_SECONDS = 1.0
+"""The pause before a worker is replaced that died before it had a task, in seconds: no loop of dying and starting."""
 LONGEST_RESPAWN = 60.0
 """The longest pause before a worker that does not come up is started again, in seconds."""
 
@@ -80,6 +82,9 @@ class Crew:
         first = self._spawn(0, listed=False)
         await self._bring_up([first])
         self.workers.append(first)
+        if self._stopping:  # we were told to stop while it loaded: `stop` has seen only the others
+            self._retire(first, limited=True)
+            return
         for worker in old:
             self._retire(worker, limited=True)
         self.dispatch()
@@ -97,6 +102,7 @@ class Crew:
 
     def _kill_if_leaving(self, worker: WorkerProcess) -> None:
         if worker in self._leaving:
+            self._report("grace_over", worker=worker.index, pid=worker.pid, tasks=worker.held)
             worker.interrupted = True
             worker.kill()
 
@@ -217,6 +223,7 @@ class Crew:
         if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping:
             self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done)
             self._retire(worker, limited=False)
+            self._respawn(worker.index)  # not when it has left: what still runs in it may take hours
         self.dispatch()
 
     def _close(self, worker: WorkerProcess, chunk: InFlight, positions: Any) -> list[Ref]:
@@ -261,6 +268,7 @@ class Crew:
 
     def _buried(self, worker: WorkerProcess) -> None:
         """A worker is dead: what ended is done, what ran is blamed, the rest has lost nothing."""
+        was_idle = not worker.chunks and not worker.done
         self._account(worker)
         expected = worker in self._leaving
         if expected:
@@ -268,14 +276,14 @@ class Crew:
         elif worker in self.workers:
             self.workers.remove(worker)
         if not expected:
-            self._unexpected(worker)
+            self._unexpected(worker, was_idle=was_idle)
         elif not self._stopping:
             self._respawn(worker.index)
         if self._stopping and not self._leaving and not self.workers:
             self._empty.set()
         self.dispatch()
 
-    def _unexpected(self, worker: WorkerProcess) -> None:
+    def _unexpected(self, worker: WorkerProcess, *, was_idle: bool) -> None:
         event = self._events.get(worker)
         reason = worker.broken or f"the worker {worker.death} while it loaded the application"
         if event is not None and not event.done():
@@ -284,7 +292,8 @@ class Crew:
         self.deaths += 1
         if worker.ready:
             self._report("worker_died", worker=worker.index, pid=worker.pid, reason=worker.death)
-            self._respawn(worker.index)
+            # One that dies without any task does so because of its application, and the next one will too.
+            self._loop.call_later(IDLE_DEATH_SECONDS if was_idle else 0.0, self._respawn, worker.index)
             return
         self._failures += 1
         pause = min(LONGEST_RESPAWN, 2.0 ** (self._failures - 1))
@@ -310,7 +319,9 @@ class Crew:
             if (number, position) not in running:
                 unstarted.append(ref)
             elif (number, position) in worker.overdue:
-                spool.failed(source, ref, chunk.rank, Outcome(Kind.FAILED, "it ran longer than its timeout; its worker was killed"))
+                spool.failed(
+                    source, ref, chunk.rank, Outcome(Kind.FAILED, "it ran longer than its timeout; its worker was killed")
+                )
             elif worker.interrupted or worker.overdue:
                 spool.interrupted(source, ref, chunk.rank)
             else:
@@ -387,9 +398,7 @@ class Crew:
                 chunk = worker.chunks.get(item.chunk)
                 if chunk is not None and item.position in chunk.open:
                     identity = self._spool.id_of(chunk.source, chunk.refs[item.position])
-                    rows.append({"id": identity, "worker": worker.index, "pid": worker.pid, "seconds": round(now - item.started, 3)})
+                    rows.append(
+                        {"id": identity, "worker": worker.index, "pid": worker.pid, "seconds": round(now - item.started, 3)}
+                    )
         return rows
-
-    def holds(self, source: Source, ref: Ref) -> bool:
-        """Whether a worker has this task."""
-        return ref in source.flying

@@ -1,6 +1,7 @@
 """The one door through which every request becomes a task, or is refused with a reason."""
 
 import asyncio
+import errno
 import itertools
 import os
 import time
@@ -42,14 +43,16 @@ class Door:
         """Raises `Refused` when a request with these terms is not taken, whatever its variables and body."""
         if self.closed:
             raise Refused(Reason.BUSY, self.closed)
-        if self.free < self._min_free:
-            raise Refused(
-                Reason.FULL,
-                f"the disk of this node has {self.free} bytes free; it takes tasks from {self._min_free} up (--min-free)",
-            )
         if terms.body > self._max_body:
             raise Refused(
                 Reason.TOO_LARGE, f"the body has {terms.body} bytes, this node takes at most {self._max_body} (--max-body)"
+            )
+        if self.free - terms.body < self._min_free:
+            body = f" after a body of {terms.body}" if terms.body else ""
+            raise Refused(
+                Reason.FULL,
+                f"the disk of this node has {self.free} bytes free; it takes tasks as long as {self._min_free} remain"
+                f"{body} (--min-free)",
             )
         if terms.spooler and terms.spooler != self._real_root:
             shown = terms.spooler[:200].decode("utf-8", "backslashreplace")
@@ -80,7 +83,8 @@ class Door:
     def upload(self, block: bytes, terms: Terms) -> "Upload":
         """A task whose body is written to disk as it comes. Raises `Refused`."""
         self.check(terms)
-        return Upload(self._spool, self._executor, next(self._uploads), block, terms, self._route(terms) if terms.destination else "")
+        destination = self._route(terms) if terms.destination else ""
+        return Upload(self._spool, self._executor, next(self._uploads), block, terms, destination, self._min_free)
 
     def close(self) -> None:
         """Returns when no upload is being written."""
@@ -91,13 +95,15 @@ class Upload:
     """One task on its way into a file of its own."""
 
     def __init__(
-        self, spool: Spool, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, destination: str
-    ) -> None:
+        self, spool: Spool, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, destination: str,
+        min_free: int = 0,
+    ) -> None:  # fmt: skip
         self._spool = spool
         self._executor = executor
         self._disk: Disk = spool.keeper.disk
         self._terms = terms
         self._destination = destination
+        self._min_free = min_free
         self._identity = names.task_id(spool.node_id, spool.number(), serial)
         self._temporary = spool.layout.path(f"tmp/upload.{serial}")
         self._descriptor = -1
@@ -159,6 +165,9 @@ class Upload:
             raise _disk_refusal(error) from error
 
     def _write(self, piece: bytes) -> None:
+        # Looked at for each piece: many bodies may be coming at once, and each of them alone would have fitted.
+        if self._min_free and self._disk.free(self._spool.layout.root) < self._min_free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._descriptor < 0:
             self._descriptor = self._disk.create(self._temporary)
         self._disk.write(self._descriptor, piece, self._offset)

@@ -66,7 +66,7 @@ class Inbox:
             self._inotify = None
 
     def _watch(self, directory: str) -> None:
-        assert self._inotify is not None
+        assert self._inotify is not None  # noqa: S101  # for the type checker
         try:
             watch = self._inotify.add_watch(self._spool.layout.path(directory), _EVENTS)
         except OSError as error:
@@ -76,7 +76,7 @@ class Inbox:
         self._directories[watch] = f"{directory}/"
 
     def _readable(self) -> None:
-        assert self._inotify is not None
+        assert self._inotify is not None  # noqa: S101  # for the type checker
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
                 self._later_scan(0.0)

@@ -186,4 +186,3 @@ def _batch_tasks(keeper: Keeper, number: int, now: float) -> Iterator[Info]:
                 None if record.rank == LAST else record.rank, due, record.attempts, record.accepted, record.length,
                 f"incoming/{number}.batch:{record.offset}",
             )  # fmt: skip
-

@@ -196,9 +196,7 @@ class Intake:
             self._spare = spare  # already now: a batch opened meanwhile must be this one, or numbers were out of order
             self._thread.submit(lambda: self._make_file(spare), lambda _, problem: self._spare_made(spare, problem))
 
-    def _done(
-        self, groups: list[Group], errors: Sequence[BaseException | None] | None, problem: BaseException | None
-    ) -> None:
+    def _done(self, groups: list[Group], errors: Sequence[BaseException | None] | None, problem: BaseException | None) -> None:
         self._busy = False
         try:
             for group, error in zip(groups, errors or [problem] * len(groups), strict=True):

@@ -169,6 +169,7 @@ class Keeper:
 
         Args:
             void: records that are no tasks, though they may look like some.
+            due: when those are due that are not ready now, by offset.
 
         Returns:
             The ref of the new file for each offset; their records are marked finished. When the disk fails half way, what
@@ -180,9 +181,11 @@ class Keeper:
             if record.state != WAITING or record.offset in flying or record.offset in void:
                 continue
             try:
+                # What is not due later is ready, whatever the record says (`retry`), also when the clock was set back.
+                ready = min(record.accepted, time.time())
                 ref = self._new_ref(names.task_id(self.node_id, number, record.offset), record.rank)
                 place = Place(self.layout.batch(number), record.offset, record.length)
-                self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, record.due) or record.accepted)
+                self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, ready))
             except OSError as error:
                 problem = error
                 break
@@ -324,9 +327,7 @@ class Keeper:
         finally:
             self.disk.close(source)
 
-    def _write(
-        self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None
-    ) -> None:
+    def _write(self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None) -> None:
         temporary = self.layout.path(f"tmp/{time.monotonic_ns()}")  # short, whatever the name of the file
         descriptor = self.disk.create(temporary)
         try:
@@ -379,4 +380,4 @@ def _fit(reason: str) -> bytes:
     return data if len(data) <= MAX_REASON else data[: MAX_REASON // 2] + b"\n...\n" + data[-MAX_REASON // 2 :]
 
 
-assert MAX_REASON < MAX_BLOCK
+assert MAX_REASON < MAX_BLOCK  # noqa: S101  # of our own constants

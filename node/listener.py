@@ -31,6 +31,8 @@ FIRST_READ = 8192
 """Bytes of the first read: most requests are smaller, and a larger buffer costs more than it saves."""
 LINGER_SECONDS = 5.0
 """How long a refused client's bytes are read and thrown away, so that it gets to read the reason."""
+STRANGERS = 64
+"""Connections open at once from where nothing is taken: each hears why, and they keep nobody else out."""
 SWEEP_SECONDS = 0.5
 
 
@@ -54,12 +56,14 @@ class Alone:
 
     def refused(self, refusal: Refused) -> None:
         """It was refused after all."""
-        self._listener.services.count_refusal(refusal)
+        services = self._listener.services
+        services.count_refusal(refusal)
+        services.report_rarely("refused", why=refusal.reason.name.lower(), reason=refusal.text)
         self._answer(REFUSED)
         self._listener.connections -= 1
 
     def _answer(self, answer: bytes) -> None:
-        try:
+        try:  # noqa: SIM105  # `suppress` costs a microsecond, and this runs for every request
             os.write(self._descriptor, answer)  # four bytes always fit into the buffer of a fresh socket
         except OSError:
             pass  # a client that has gone does not want them
@@ -69,9 +73,12 @@ class Alone:
 class Stream(asyncio.Protocol):
     """A conversation over a stream: any client that is not served by `Alone`."""
 
-    def __init__(self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes) -> None:
+    def __init__(
+        self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool
+    ) -> None:
         self._listener = listener
         self._first = first
+        self._stranger = stranger
         self.conversation = conversation_of(self)
         self.since = time.monotonic()
         self._closing = False
@@ -80,6 +87,7 @@ class Stream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._listener.streams.add(self)
+        self._listener.strangers += self._stranger
         if self._first:
             self.data_received(self._first)
 
@@ -97,6 +105,7 @@ class Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._listener.streams.discard(self)
+        self._listener.strangers -= self._stranger
         self._listener.connections -= 1
         self.conversation.lost()
 
@@ -162,6 +171,8 @@ class Listener:
         self._sweeper: asyncio.TimerHandle | None = None
         self.streams: set[Stream] = set()
         self.connections = 0
+        self.strangers = 0
+        """Streams from where nothing is taken."""
         self.addresses: list[str] = []
         """Where it listens, with the ports that the system chose for port 0."""
 
@@ -255,20 +266,21 @@ class Listener:
         return True
 
     def _converse(self, sock: socket.socket, data: bytes, who: str, local: bool, allowed: bool) -> None:
-        if self.connections > self._config.max_connections:
+        limit = self._config.max_connections
+        if self.connections > limit or (not allowed and self.strangers >= STRANGERS):
             with contextlib.suppress(OSError):
                 sock.send(REFUSED)
             sock.close()
             self.connections -= 1
-            self.services.report_rarely("too_many_connections", limit=self._config.max_connections)
+            self.services.report_rarely("too_many_connections", peer=who, limit=limit if allowed else STRANGERS)
             return
         if not local:
-            _set_keepalive(sock)
+            _prepare(sock)
 
         def conversation_of(stream: Stream) -> Conversation:
             return Conversation(self.services, stream, who, local=local, allowed=allowed, max_block=self._config.buffer_size)
 
-        task = spawn(self._loop.connect_accepted_socket(lambda: Stream(self, conversation_of, data), sock))
+        task = spawn(self._loop.connect_accepted_socket(lambda: Stream(self, conversation_of, data, stranger=not allowed), sock))
         task.add_done_callback(self._converse_started)
 
     def _converse_started(self, task: "asyncio.Task[Any]") -> None:
@@ -374,12 +386,12 @@ def name_of(sock: socket.socket) -> str:
     return f"[{place[0]}]:{place[1]}" if sock.family == socket.AF_INET6 else f"{place[0]}:{place[1]}"
 
 
-def _set_keepalive(sock: socket.socket) -> None:
-    """A client whose machine is gone is noticed after two minutes, and its place is free again."""
+def _prepare(sock: socket.socket) -> None:
+    """Answers leave at once; a client whose machine is gone is noticed after two minutes, and its place is free again."""
     with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -18,7 +18,7 @@ WARNINGS = frozenset(
     | {"too_many_connections", "reload_failed", "scan_failed", "disk_low", "timer_failed", "connection_failed", "grace_over"}
     | {"not_scanned", "insecure"}
 )
-ERRORS = frozenset({"move_failed", "sync_failed", "app_broken", "housekeeping_failed"})
+ERRORS = frozenset({"move_failed", "sync_failed", "housekeeping_failed", "mistake"})
 DEBUG = frozenset({"timer", "again", "accepted", "done"})
 RARELY_SECONDS = 1.0
 """Seconds between two lines of an action that a stranger can cause."""

@@ -32,6 +32,8 @@ from spoolnode.protocol.request import Terms
 
 HOUSEKEEPING_SECONDS = 1.0
 """How often marks are synced, old batches closed and settled, and the free space looked at."""
+PING_SECONDS = 0.05
+"""How old the status in the answer to a ping may be."""
 QUIET_SECONDS = 5.0
 """How often, when nothing happens: an idle node sleeps."""
 
@@ -52,6 +54,8 @@ class Node:
         self._signals = 0
         self._is_up = False
         self._reloading = False
+        self._ping_at = float("-inf")
+        self._ping_status: dict[str, Any] = {}
 
     # -- life --
 
@@ -63,6 +67,7 @@ class Node:
             AppBroken: the application does not load.
         """
         _raise_descriptor_limit()
+        self._loop.set_exception_handler(self._report_mistake)
         with lock_spool(self.layout):
             try:
                 await self._start()
@@ -78,7 +83,7 @@ class Node:
         config, layout = self.config, self.layout
         self.id = read_node_id(layout)
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
-        self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # noqa: S311  # jitter
+        self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # jitter
         self.spool.report = self.report
         self.spool.trace = self.report if config.log_level == "debug" else None
         self.spool.changed = self._tasks_changed
@@ -86,7 +91,7 @@ class Node:
         self._warn_of_unscanned()
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
         rarely = log.rarely(self.report)
-        self.services = Services(self.door, self.status, self.report, rarely)
+        self.services = Services(self.door, self._pinged, self.report, rarely)
         self.spool.intake.flushed = self.services.flush
         self.listener = Listener(config, self.services)
         self.crew = Crew(config, self.spool, self._facts(), self.report)
@@ -117,6 +122,20 @@ class Node:
         )  # fmt: skip
         self.crew.dispatch()
         self._wake_at_due()
+
+    def _report_mistake(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody caught: a mistake of ours, which must not be lost among lines of another form."""
+        del loop
+        error = context.get("exception")
+        trace = "".join(traceback.format_exception(error)) if error is not None else ""
+        self.report("mistake", reason=context["message"], traceback=trace)
+
+    def _pinged(self) -> dict[str, Any]:
+        """The status for a ping, not made anew for each: who may enqueue may ping, thousands of times at once."""
+        now = self._loop.time()
+        if now - self._ping_at > PING_SECONDS:
+            self._ping_at, self._ping_status = now, self.status()
+        return self._ping_status
 
     def _route(self, terms: Terms) -> str:
         return self._route_here(terms)
@@ -230,6 +249,7 @@ class Node:
         await self.spool.settle()
         await self.spool.sync_marks()
         self._look_at_disk()
+        await self.control.recount()  # what pings tell
 
     def _look_at_disk(self) -> None:
         free = self.spool.keeper.disk.free(self.layout.root)
@@ -257,7 +277,7 @@ class Node:
         """The node in numbers."""
         spool, counts = self.spool, self.spool.counts
         later = len(spool.later)
-        held = self.crew.held
+        held, aside = self.crew.held, self.control.aside
         return {
             "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
@@ -265,8 +285,8 @@ class Node:
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
             "worker_pids": [worker.pid for worker in self.crew.workers],
             "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
-            "held": held, "later": later, "dead": self.control.count_dead(), "outbox": self.control.count_outbox(),
-            "corrupt": self.control.count_corrupt(), "oldest_waiting": self.oldest_waiting(),
+            "held": held, "later": later, "dead": aside.dead, "outbox": aside.outbox, "corrupt": aside.corrupt,
+            "oldest_waiting": self.oldest_waiting(),
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},
             "worker_deaths": self.crew.deaths, "task_seconds": round(self.crew.seconds, 6),
@@ -350,5 +370,3 @@ def run_node(config: Config, report: log.Report, loop_factory: Callable[[], asyn
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(life())
-
-

@@ -41,6 +41,8 @@ class TaskOutput(io.TextIOBase):
         task = current_task.get()
         with self._lock:
             lines = (rest.pop((self._stream, task), "") + text).split("\n")
+            if len(lines[-1]) > MAX_TEXT:
+                lines.append("")  # who never ends a line must not fill our memory
             if lines[-1]:
                 rest[self._stream, task] = lines[-1]
         for line in lines[:-1]:

@@ -1,6 +1,7 @@
 """One worker process as the node sees it: started, spoken to, heard, watched, killed."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -65,7 +66,7 @@ class WorkerProcess:
         facts = {**self.facts, "slots": self.slots.descriptor, "concurrency": self.concurrency, "worker": self.index}
         with theirs:
             # A session of its own: Ctrl-C in the terminal does not reach it, and a late task is killed with its children.
-            self._process = subprocess.Popen(  # noqa: S603  # the command is our own module
+            self._process = subprocess.Popen(  # the command is our own module
                 [*self.command, str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE, pass_fds=(theirs.fileno(), self.slots.descriptor), start_new_session=True,
             )  # fmt: skip
@@ -101,10 +102,8 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kills it, and whatever its tasks have started."""
-        try:
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself, and its death is on the way to us
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself, and its death is on the way to us
 
     @property
     def death(self) -> str:
@@ -133,10 +132,10 @@ class WorkerProcess:
                 message = wire.receive(self._sock)
             except BlockingIOError:
                 return
-            except OSError:
+            except (OSError, ValueError, msgpack.UnpackException):
                 message = None
             if message is None:
-                # Either it died, or a task closed its way to us: then it is of no use any more.
+                # Either it died, or a task closed its way to us, or wrote into it: then it is of no use any more.
                 self._loop.remove_reader(self._sock)
                 self.kill()
                 return
@@ -162,17 +161,19 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._process.wait()
-        self._drain()
-        self.on_death(self)
-        self.slots.close()
+        try:
+            self._drain()
+        finally:  # whatever its last words were, its tasks must be accounted for
+            self.on_death(self)
+            self.slots.close()
 
     def _drain(self) -> None:
         """Hears the last words."""
         try:
             while (message := wire.receive(self._sock)) is not None:
                 self.on_message(self, message)
-        except OSError:
-            pass  # nothing more was said
+        except (OSError, ValueError, msgpack.UnpackException):
+            pass  # nothing more was said, or nothing that makes sense
         for stream in ("stdout", "stderr"):
             pipe = getattr(self._process, stream)
             self._printed(stream, pipe)

@@ -8,7 +8,7 @@ import heapq
 from array import array
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Container, Iterable, MutableSequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,9 +128,11 @@ class Later:
 
     _heap: list[tuple[float, int, Any, Ref, int]] = field(default_factory=list)
     _count: int = 0
+    stale: int = 0
+    """Entries that their owner has given up and left here, because finding them would take long."""
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return max(len(self._heap) - self.stale, 0)
 
     def add(self, due: float, source: Any, ref: Ref, rank: int) -> None:
         """Adds a task that is due at `due` (seconds since 1970)."""
@@ -158,6 +160,11 @@ class Later:
                 heapq.heapify(self._heap)
                 return rank
         return None
+
+    def forget(self, source: Any, refs: Container[Ref]) -> None:
+        """Removes tasks of one source. Takes time in proportion to what waits here."""
+        self._heap = [entry for entry in self._heap if entry[2] is not source or entry[3] not in refs]
+        heapq.heapify(self._heap)
 
     def of(self, source: Any) -> list[tuple[float, Ref]]:
         """The tasks of one source, as (due, ref). Takes time in proportion to what waits here."""

@@ -131,9 +131,7 @@ def _settled(node_id: str, files: list[FoundFile]) -> dict[int, set[int]]:
     return settled
 
 
-def _read_batch(
-    keeper: Keeper, number: int, settled: set[int], now: float, report: Callable[..., None]
-) -> FoundBatch | None:
+def _read_batch(keeper: Keeper, number: int, settled: set[int], now: float, report: Callable[..., None]) -> FoundBatch | None:
     data = keeper.contents(keeper.layout.batch(number))
     try:
         written = batchfile.read_header(data)

@@ -53,7 +53,6 @@ class Counts:
     """What happened since the start."""
 
     accepted: int = 0
-    refused: int = 0
     done: int = 0
     failed: int = 0
     died: int = 0
@@ -81,7 +80,7 @@ class Spool:
         self.queue = ReadyQueue()
         self.later = Later()
         self.counts = Counts()
-        self.report: Callable[..., None] = lambda action, **details: None
+        self.report: Callable[..., None] = lambda _action, **_details: None
         """Hears what is worth a line in the log."""
         self.trace: Callable[..., None] | None = None
         """Hears of each task that came and ended well; None when nobody wants to know, because a line costs more than a task."""
@@ -202,10 +201,16 @@ class Spool:
     def forget(self, ref: str) -> None:
         """A spool file is gone; somebody removed or moved it."""
         if ref not in self.files.flying:
-            self.files.known.pop(ref, None)
+            self._unknow(ref)
+
+    def _unknow(self, ref: str) -> float | None:
+        """Forgets a file, and counts the place that it leaves in `later`; when it was due."""
+        due = self.files.known.pop(ref, None)
+        self.later.stale += bool(due)
+        return due
 
     def _schedule_file(self, ref: str, due: float) -> None:
-        known = self.files.known.get(ref)
+        known = self._unknow(ref)
         self.files.known[ref] = due
         if due:
             self._wait_until(due, self.files, ref, rank_of(ref))
@@ -388,7 +393,7 @@ class Spool:
         self._land(source, refs)
         if isinstance(source, Files):
             for ref in refs:
-                source.known.pop(str(ref), None)
+                self._unknow(str(ref))
                 self._dirty_directories.add(self.layout.directory_of(str(ref)))
         else:
             source.live -= len(refs)
@@ -425,6 +430,8 @@ class Spool:
                 if source.known.get(str(ref)) == due:
                     source.known[str(ref)] = 0.0
                     self.queue.add(source, [ref], rank)
+                else:
+                    self.later.stale -= 1
             else:
                 self.queue.add(source, [ref], rank)
         if self.queue.size:
@@ -458,10 +465,12 @@ class Spool:
             self._dirty.add(batch.number)
             still_later = {ref for _, ref in self.later.of(batch)}
             for offset, ref in moved.items():
-                self.files.known.pop(ref, None)
+                self._unknow(ref)
                 self._schedule_moved(ref, due.get(offset, 0.0))
                 if offset in due and offset not in still_later:
                     self.hurry(self.files, ref)  # it became ready while it was moved
+            if not still_later.isdisjoint(moved):
+                self.later.forget(batch, moved)
         except OSError as error:
             batch.closed_at = time.monotonic() + 60  # a disk that is full or failing gets a rest
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
@@ -506,7 +515,7 @@ class Spool:
             await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(ref)))
         except OSError:
             self._land(self.files, [ref])
-            due = self.files.known.pop(ref, None)
+            due = self._unknow(ref)
             if due is not None:
                 self._schedule_file(ref, due)  # its place in the queue may be gone
             raise
@@ -622,4 +631,3 @@ class Spool:
 
 def _number(source: Source) -> int | None:
     return source.number if isinstance(source, Batch) else None
-

@@ -19,7 +19,7 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spoolnode.node import output, wire
 from spoolnode.node.outcome import DONE, App, Kind, Outcome
@@ -27,6 +27,9 @@ from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
 from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task
 from spoolnode.protocol import names
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 REPORT_SECONDS = 0.005
 """How long results may be held back to be reported together."""
@@ -48,7 +51,9 @@ class Chunk:
 class Worker:
     """One worker process, once its application is loaded."""
 
-    def __init__(self, sock: socket.socket, slots: Slots, root: str, node_id: str, app: App, timeout: float, concurrency: int) -> None:
+    def __init__(
+        self, sock: socket.socket, slots: Slots, root: str, node_id: str, app: App, timeout: float, concurrency: int
+    ) -> None:
         self._sock = sock
         self._slots = slots
         self._app = app
@@ -209,7 +214,7 @@ class AsyncTasks:
         started = time.monotonic()
         # Here and not in the loop's thread: from now on, without a gap, the task counts as running.
         self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
-        self._submit(self._run(awaitable, task, chunk, position, limit, slot))
+        self._submit(self._run(awaitable, task, chunk, position, limit, slot)).add_done_callback(_must_not_fail)
 
     def wait_for(self, awaitable: Awaitable[Any]) -> None:
         """Runs something in the same loop, and returns, or raises, when it ends."""
@@ -235,9 +240,7 @@ class AsyncTasks:
         for _ in range(self._concurrency):
             self._places.acquire()
 
-    async def _run(
-        self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float, slot: int
-    ) -> None:
+    async def _run(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float, slot: int) -> None:
         import asyncio  # noqa: PLC0415  # see above
 
         started = time.monotonic()
@@ -272,6 +275,15 @@ class AsyncTasks:
         self._worker.send(["async", self._concurrency - len(self._free)])
 
 
+def _must_not_fail(run: "Future[None]") -> None:
+    """Ends the worker when the end of a task could not be recorded (its disk failed): the node then accounts for it."""
+    problem = run.exception()
+    if problem is not None:
+        traceback.print_exception(problem)
+        sys.stderr.flush()
+        os._exit(1)
+
+
 async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
@@ -300,6 +312,8 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     if settings is None:
         return
     facts: dict[str, Any] = settings[0]
+    for descriptor in (sock.fileno(), facts["slots"]):
+        os.set_inheritable(descriptor, False)  # it had to be inherited by us, and by nobody whom a task starts
     # Ctrl-C in a terminal reaches the whole group; only the node acts on it. The node's death ends us at once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_the_node(facts["node_pid"])
@@ -326,5 +340,3 @@ def _die_with_the_node(node_pid: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != node_pid:
         os._exit(0)  # it died before we asked
-
-

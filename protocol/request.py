@@ -105,7 +105,7 @@ def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
 
 
 def _reserved(key: bytes) -> Refused:
-    shown = key[:60].decode("utf-8", "backslashreplace")
+    shown = repr(key[:60].decode("utf-8", "backslashreplace"))[1:-1]  # without control characters: logs are read on terminals
     return Refused(Reason.FORBIDDEN, f"the variable `{shown}` is reserved: only nodes set it")
 
 

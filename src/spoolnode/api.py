@@ -12,9 +12,7 @@ SPOOL_IGNORE = 0
 """A callable returns it when the task is not its own; it is offered again later, with backoff."""
 
 
-def send_to_spooler(
-    task: Task, node: str | None = None, *, via: str | None = None, timeout: float = DEFAULT_TIMEOUT
-) -> str:
+def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> str:
     """Stores a task in a node's spool. When it returns, the task is on that node's disk.
 
     Args:

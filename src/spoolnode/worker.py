@@ -38,14 +38,14 @@ class SpoolView:
 
     def pids(self) -> list[int]:
         """The process ids of all workers."""
-        from spoolnode.control_client import ask  # noqa: PLC0415  # see the class
+        from spoolnode.control_client import ask  # see the class
 
         return [int(pid) for pid in ask(self._root, "GET", "/status")["worker_pids"]]
 
     def jobs(self) -> list[str]:
         """The path of each waiting task: where its spool file is, or would be."""
-        from spoolnode.node import inspect  # noqa: PLC0415  # see the class
-        from spoolnode.node.recovery import spool_files  # noqa: PLC0415  # see the class
+        from spoolnode.node import inspect  # see the class
+        from spoolnode.node.recovery import spool_files  # see the class
 
         # The files are listed, not opened: closing one that this worker runs would drop its lock (see `FileTask`).
         keeper = self._keeper()
@@ -55,10 +55,11 @@ class SpoolView:
 
     def task(self, path: str) -> tuple[Variables, bytes] | None:
         """A task by such a path; None when there is none."""
-        running = HELD.get(path)
+        # By the name, not the path, which may be written in several ways; a copy, because async tasks come and go.
+        running = next((task for held, task in list(HELD.items()) if ref_id(held) == ref_id(path)), None)
         if running is not None:
             return running.variables, running.body
-        from spoolnode.node import inspect  # noqa: PLC0415  # see the class
+        from spoolnode.node import inspect  # see the class
 
         found = inspect.find_place(self._keeper(), ref_id(path))
         if found is None:
@@ -67,8 +68,8 @@ class SpoolView:
         return file.variables, file.body
 
     def _keeper(self) -> "Keeper":
-        from spoolnode.node.disk import RealDisk  # noqa: PLC0415  # see the class
-        from spoolnode.node.keeper import Keeper  # noqa: PLC0415  # see the class
+        from spoolnode.node.disk import RealDisk  # see the class
+        from spoolnode.node.keeper import Keeper  # see the class
 
         return Keeper(RealDisk(), Layout(self._root), self._node_id)
 

@@ -16,9 +16,7 @@ def start_node(tmp_path: Path) -> Iterator[StartNode]:
     """Starts small nodes; by default on a free TCP port, `unix=True` on a socket in the test's directory."""
     nodes: list[SmallNode] = []
 
-    def start(
-        script: Callable[[int, SmallNode], bytes | None] | None = None, *, unix: bool = False, port: int = 0
-    ) -> SmallNode:
+    def start(script: Callable[[int, SmallNode], bytes | None] | None = None, *, unix: bool = False, port: int = 0) -> SmallNode:
         if unix:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(tmp_path / f"node{len(nodes)}.sock"))

@@ -20,9 +20,7 @@ class Hangup(Exception):
 class SmallNode:
     """Answers as a node does. `script(n, task)` may say otherwise for the n-th task, counted from 1."""
 
-    def __init__(
-        self, listener: socket.socket, script: Callable[[int, "SmallNode"], bytes | None] | None = None
-    ) -> None:
+    def __init__(self, listener: socket.socket, script: Callable[[int, "SmallNode"], bytes | None] | None = None) -> None:
         self.listener = listener
         self.script = script
         self.tasks: list[tuple[Variables, bytes]] = []

@@ -28,9 +28,7 @@ for index in range(len(app.timers)):
 """
 
 
-def work(
-    directory: Path, spec: str, tasks: list[dict[str, str]], **environment: str
-) -> subprocess.CompletedProcess[str]:
+def work(directory: Path, spec: str, tasks: list[dict[str, str]], **environment: str) -> subprocess.CompletedProcess[str]:
     """Loads an application in a new process and runs tasks there; prints how each ended."""
     return subprocess.run(
         [sys.executable, "-c", WORKER.format(tests=str(Path(__file__).parent)), json.dumps([spec, tasks])],

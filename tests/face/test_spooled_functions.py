@@ -199,9 +199,7 @@ def test_function_of_a_script_has_the_name_by_which_a_worker_imports_it(tmp_path
     (tmp_path / "jobs.py").write_text("from spoolnode import spool\n@spool\ndef mail(): pass\nprint(mail.name)\n")
     command = ["jobs.py"] if how == "script" else ["-m", "jobs"]
     environment = {**os.environ, "PYTHONPATH": str(Path(spoolnode.__file__).parents[1])}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout == "jobs:mail\n"
 
 
@@ -224,9 +222,7 @@ def test_timer_needs_a_period(seconds: float) -> None:
         timer(seconds)
 
 
-@pytest.mark.parametrize(
-    "fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)]
-)
+@pytest.mark.parametrize("fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)])
 def test_cron_fields_have_their_ranges(fields: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(BadDecoration, match="@cron"):
         cron(*fields)

@@ -285,9 +285,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("function", [b"unknown", b"note"])
-def test_pickle_is_opened_only_for_a_function_that_takes_arguments(
-    real: Any, worker: WorkerContext, function: bytes
-) -> None:
+def test_pickle_is_opened_only_for_a_function_that_takes_arguments(real: Any, worker: WorkerContext, function: bytes) -> None:
     uwsgidecorators.spool(note)
     real.spooler = lambda env: -2
     dispatch(worker, [(b"ud_spool_func", function), (b"args", pickle.dumps(Evil()))])
@@ -300,19 +298,13 @@ def test_spoolforever_runs_again_after_the_frequency(real: Any, node: SmallNode,
     assert run(node, worker) == Outcome(Kind.AGAIN, delay=7.0)
 
 
-@pytest.mark.parametrize(
-    ("returned", "kind"), [(-2, Kind.DONE), (-1, Kind.RETRY), (0, Kind.IGNORED), (None, Kind.DONE)]
-)
-def test_spoolraw_lets_the_result_decide(
-    real: Any, node: SmallNode, worker: WorkerContext, returned: Any, kind: Kind
-) -> None:
+@pytest.mark.parametrize(("returned", "kind"), [(-2, Kind.DONE), (-1, Kind.RETRY), (0, Kind.IGNORED), (None, Kind.DONE)])
+def test_spoolraw_lets_the_result_decide(real: Any, node: SmallNode, worker: WorkerContext, returned: Any, kind: Kind) -> None:
     uwsgidecorators.spoolraw(lambda env: returned)({"a": "b"})
     assert run(node, worker).kind is kind
 
 
-def test_task_from_elsewhere_without_a_stored_result_is_done_when_it_ended_well(
-    real: Any, worker: WorkerContext
-) -> None:
+def test_task_from_elsewhere_without_a_stored_result_is_done_when_it_ended_well(real: Any, worker: WorkerContext) -> None:
     uwsgidecorators.spool(note)
     assert dispatch(worker, [(b"ud_spool_func", b"note")]).kind is Kind.DONE
 

@@ -151,12 +151,18 @@ def test_a_settlement_that_fails_at_any_call_leaves_no_task_in_two_places_for_th
         assert not disk.open_files
 
 
+def test_a_task_that_was_made_ready_by_hand_stays_ready_when_it_settles(keeper: Keeper) -> None:
+    (offset,) = make_batch(keeper, [task(due=4e9)])
+    keeper.settle(NUMBER, set(), set(), {})  # nothing is due later
+    assert keeper.disk.stat(keeper.layout.path(ref_of(offset))).mtime == 1e9
+
+
 def test_a_settled_task_survives_every_power_cut_once_its_record_is_marked() -> None:
     for seed in range(60):
         disk = FakeDisk(seed)
         keeper = fake_keeper(disk)
         (offset,) = make_batch(keeper, [task(rank=4, due=2e9)])
-        keeper.settle(NUMBER, set(), set(), {})
+        keeper.settle(NUMBER, set(), set(), {offset: 2e9})
         keeper.sync_marks([NUMBER], [])
         disk.crash()
         assert [record.state for record in keeper.records(NUMBER)] == [spoolfile.FINISHED]

@@ -102,9 +102,7 @@ class Crowd:
     def _send_window(self, sock: socket.socket, numbers: list[int], rng: random.Random) -> None:
         wrong = {number for number in numbers if rng.random() < 0.02}
         data = b"".join(
-            request(
-                {**self._task(number, rng), **({"spooler": "/elsewhere"} if number in wrong else {})}, extended=True
-            )
+            request({**self._task(number, rng), **({"spooler": "/elsewhere"} if number in wrong else {})}, extended=True)
             for number in numbers
         )
         answered = 0

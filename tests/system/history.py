@@ -112,9 +112,7 @@ def check(lines: list[Line], ledger: Ledger, killed: Killed, kept: set[int]) -> 
     last = {(line.worker, line.lane): line.at for line in lines}
     runs, problems = _runs(lines)
     ended = ended_tasks(lines)
-    problems += [
-        f"task {task} was acknowledged and is lost" for task in sorted(ledger.acknowledged.keys() - ended - kept)
-    ]
+    problems += [f"task {task} was acknowledged and is lost" for task in sorted(ledger.acknowledged.keys() - ended - kept)]
     problems += [f"task {task} was refused and ran" for task in sorted(ledger.refused & runs.keys())]
     problems += [f"task {task} ran and was never sent" for task in sorted(runs.keys() - ledger.sent)]
     problems += [f"task {line.task} arrived damaged" for line in lines if line.what == "bad"]
@@ -150,9 +148,7 @@ def _runs(lines: list[Line]) -> tuple[dict[int, list[Run]], list[str]]:
             else:
                 begun.end = line
     main_lane = Counter(run.start.worker for run in open_runs.values() if run.start.lane == "main")
-    problems += [
-        f"worker {worker} left {count} tasks open in one thread" for worker, count in main_lane.items() if count > 1
-    ]
+    problems += [f"worker {worker} left {count} tasks open in one thread" for worker, count in main_lane.items() if count > 1]
     return runs, problems
 
 

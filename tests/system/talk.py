@@ -27,9 +27,7 @@ def raw_request(*variables: tuple[bytes, bytes], extended: bool = False) -> byte
     return packet(SPOOL_REQUEST, encode_variables(variables), EXTENDED if extended else PLAIN)
 
 
-def connect(
-    address: Address, patience: float = PATIENCE, source: str = "", *, small_window: bool = False
-) -> socket.socket:
+def connect(address: Address, patience: float = PATIENCE, source: str = "", *, small_window: bool = False) -> socket.socket:
     """A connected socket with a time limit on each call; with a small window the kernel keeps little unread."""
     if isinstance(address, str):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

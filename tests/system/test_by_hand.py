@@ -192,9 +192,7 @@ def test_touch_hurries_a_task_and_delays_another(node: RunningNode, made: Callab
     eventually(lambda: count(node, "runs 1"), "it ran", patience=3)
 
 
-def test_touch_delays_a_task_that_is_already_with_a_worker(
-    node: RunningNode, busy: Gate, made: Callable[..., Path]
-) -> None:
+def test_touch_delays_a_task_that_is_already_with_a_worker(node: RunningNode, busy: Gate, made: Callable[..., Path]) -> None:
     for n in range(3):
         path = made(str(n)).rename(node.spool / name(str(n)))
     eventually(lambda: status(node)["total"] == 4, "all are noticed")
@@ -332,9 +330,7 @@ def wait_for_node_to_look(node: RunningNode) -> None:
     (node.directory / "notes").write_text("".join(f"{line}\n" for line in notes(node) if line != "runs last"))
 
 
-def test_files_put_here_while_the_node_was_down_run_when_it_starts(
-    node: RunningNode, made: Callable[..., Path]
-) -> None:
+def test_files_put_here_while_the_node_was_down_run_when_it_starts(node: RunningNode, made: Callable[..., Path]) -> None:
     node.start()
     node.stop()
     for n in range(3):

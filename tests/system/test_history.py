@@ -12,9 +12,7 @@ end 2 1.10.a main
 """
 
 
-def problems_of(
-    text: str, ledger: Ledger | None = None, killed: Killed | None = None, kept: set[int] | None = None
-) -> list[str]:
+def problems_of(text: str, ledger: Ledger | None = None, killed: Killed | None = None, kept: set[int] | None = None) -> list[str]:
     """What the checker finds when tasks 1 to 3 were sent, and 1 and 2 acknowledged."""
     ledger = ledger or Ledger(sent={1, 2, 3}, acknowledged={1: 0.0, 2: 0.0})
     return check(read_lines(text), ledger, killed or Killed(), kept or set())[1]
@@ -61,9 +59,7 @@ def test_a_task_may_not_run_again_when_nobody_was_killed() -> None:
 
 def test_a_task_may_not_run_again_when_its_worker_went_on_after_its_end() -> None:
     text = CALM + AGAIN.replace("2 1.11", "1 1.11")
-    assert problems_of(text, killed=Killed(workers={10})) == [
-        "task 1 ran again, although worker 1.10.a went on after its end"
-    ]
+    assert problems_of(text, killed=Killed(workers={10})) == ["task 1 ran again, although worker 1.10.a went on after its end"]
 
 
 def test_a_task_that_was_cut_may_run_again_and_only_after_a_kill() -> None:

@@ -78,9 +78,7 @@ RUBBISH = {
 
 
 @pytest.mark.parametrize("what", RUBBISH)
-def test_rubbish_gets_an_answer_or_a_close_and_nothing_is_stored(
-    server: RunningNode, address: Address, what: str
-) -> None:
+def test_rubbish_gets_an_answer_or_a_close_and_nothing_is_stored(server: RunningNode, address: Address, what: str) -> None:
     before = status(server)["total"]
     said = exchange(address, RUBBISH[what])
     assert said in (b"", REFUSED), said
@@ -97,9 +95,7 @@ def test_what_a_web_server_sends_is_refused_in_http(server: RunningNode, address
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 100, len(GOOD) - 1])
-def test_a_request_that_stops_half_way_is_closed_in_time_and_not_stored(
-    server: RunningNode, address: Address, size: int
-) -> None:
+def test_a_request_that_stops_half_way_is_closed_in_time_and_not_stored(server: RunningNode, address: Address, size: int) -> None:
     before = status(server)["total"]
     data = (GOOD * 20)[:size] if size < len(GOOD) else request({"a": "b" * 300})[:size]
     with connect(address) as sock:
@@ -147,9 +143,7 @@ def test_clients_that_reset_their_connections_leave_nothing_behind(server: Runni
         sock.sendall([b"", b"\x11", GOOD[:-1], GOOD, data[:200_000], data * 2][index % 6])
         reset(sock)
     eventually(lambda: status(server)["connections"] == 0, "all are gone")
-    eventually(
-        lambda: not [path for path in (server.spool / "tmp").iterdir() if "upload" in path.name], "no upload is left"
-    )
+    eventually(lambda: not [path for path in (server.spool / "tmp").iterdir() if "upload" in path.name], "no upload is left")
 
 
 def test_the_listener_grows_by_nothing_that_strangers_send(server: RunningNode, address: Address) -> None:

@@ -141,9 +141,7 @@ def test_a_task_may_have_a_time_limit_of_its_own(node: RunningNode, kind: str) -
     enqueue(node, {"do": "waits", "for": "never", "as": kind}, extra=((b"spool_timeout", b"0.3"),))
     (reason,) = ["timed out after 0.3 s"] if kind == "async" else ["longer than its timeout"]
     node.wait_for_log("dead", attempts=2, reason=reason)
-    assert len(node.lines("worker_died")) == (0 if kind == "async" else 2), (
-        "an async task is cancelled, its worker lives"
-    )
+    assert len(node.lines("worker_died")) == (0 if kind == "async" else 2), "an async task is cancelled, its worker lives"
 
 
 def test_children_of_a_task_that_is_over_its_time_die_with_it(node: RunningNode) -> None:
@@ -308,9 +306,7 @@ def test_what_a_task_prints_is_logged_with_its_id(node: RunningNode, gate: Gates
 
 
 def test_a_worker_that_dies_again_and_again_while_it_loads_is_started_again_with_pauses(node: RunningNode) -> None:
-    node.start(
-        app=NOTES + "note('loads')\nif is_open('broken'):\n    os._exit(9)\nuwsgi.spooler = lambda env: note('ran')\n"
-    )
+    node.start(app=NOTES + "note('loads')\nif is_open('broken'):\n    os._exit(9)\nuwsgi.spooler = lambda env: note('ran')\n")
     (node.directory / "gate.broken").touch()
     os.kill(workers(node)[0], signal.SIGKILL)
     node.wait_for_log("worker_broken", count=2)

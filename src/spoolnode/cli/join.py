@@ -40,6 +40,8 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     report = log.configure(config.log_level, config.log_format)
     for name in ignored:
         report("note", option=f"--{name}", text=WITHOUT_EFFECT[name][2])
+    if config.insecure:
+        report("insecure", text="--insecure: whoever can reach an address of this node can enqueue")
     if seeds or [uri for uri in config.discover if uri != "none"]:
         report("note", text="nodes do not find each other yet; this one runs by itself", seeds=list(seeds))
     sys.exit(_run(config, report))

@@ -164,9 +164,7 @@ def cron(
     return _timed(0.0, fields, signum, target)
 
 
-def _timed(
-    seconds: float, fields: tuple[int, int, int, int, int], signum: int, _target: str
-) -> Callable[[Function], Function]:
+def _timed(seconds: float, fields: tuple[int, int, int, int, int], signum: int, _target: str) -> Callable[[Function], Function]:
     def decorate(f: Function) -> Function:
         REGISTRY.add_timer(Timer(full_name(f), seconds, fields), lambda: f(signum))
         return f
