@@ -166,14 +166,20 @@ class Crew:
         if taken is None:
             return False
         source, refs, rank = taken
-        self._chunk = self._chunk % (TIMER - 1) + 1
-        worker.chunks[self._chunk] = InFlight(source, refs, rank, set(range(len(refs))))
-        worker.held += len(refs)
         if isinstance(source, Files):
-            worker.send(["run", self._chunk, None, refs])
+            for start in range(0, len(refs), wire.MAX_FILES):
+                files = refs[start : start + wire.MAX_FILES]
+                self._hand_over(worker, InFlight(source, files, rank, set(range(len(files)))), None, files)
         else:
-            worker.send(["run", self._chunk, source.number, wire.pack_offsets(refs)])
+            chunk = InFlight(source, refs, rank, set(range(len(refs))))
+            self._hand_over(worker, chunk, source.number, wire.pack_offsets(refs))
         return True
+
+    def _hand_over(self, worker: WorkerProcess, chunk: InFlight, number: int | None, refs: Any) -> None:
+        self._chunk = self._chunk % (TIMER - 1) + 1
+        worker.chunks[self._chunk] = chunk
+        worker.held += len(chunk.refs)
+        worker.send(["run", self._chunk, number, refs])
 
     # -- in: how they ended --
 

@@ -147,27 +147,6 @@ def _entry(name: str, found: os.stat_result) -> Entry:
     return Entry(name, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
 
 
-def write_file(disk: Disk, temporary: str, target: str, parts: list[bytes]) -> None:
-    """A whole new file under its final name: tmp, write, sync, rename. The caller syncs the directory of `target`.
-
-    On any error the temporary file is gone and `target` is as it was.
-    """
-    descriptor = disk.create(temporary)
-    try:
-        try:
-            offset = 0
-            for part in parts:
-                disk.write(descriptor, part, offset)
-                offset += len(part)
-            disk.sync(descriptor)
-        finally:
-            disk.close(descriptor)
-        disk.rename(temporary, target)
-    except OSError:
-        discard(disk, temporary)
-        raise
-
-
 def discard(disk: Disk, path: str) -> None:
     """Removes a file that may not be there; a file that cannot be removed is swept at the next start (tmp/)."""
     try:

@@ -51,9 +51,7 @@ class Inbox:
         else:
             self._loop.add_reader(self._inotify.fd, self._readable)
             self._directories = {root: ""}
-            for entry in self._spool.keeper.disk.entries(self._spool.layout.root):
-                if entry.is_directory and is_priority(entry.name):
-                    self._watch(entry.name)
+            self._watch_below("")
         self._later_scan(0.0)
 
     def stop(self) -> None:
@@ -65,6 +63,12 @@ class Inbox:
             self._inotify.close()
             self._inotify = None
 
+    def _watch_below(self, directory: str) -> None:
+        """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them."""
+        for entry in self._spool.keeper.disk.entries(self._spool.layout.path(directory)):
+            if entry.is_directory and is_priority(entry.name):
+                self._watch(f"{directory}{entry.name}")
+
     def _watch(self, directory: str) -> None:
         assert self._inotify is not None  # noqa: S101  # for the type checker
         try:
@@ -74,6 +78,7 @@ class Inbox:
                 self._report("no_inotify", directory=directory, reason=error.strerror, scan_every=SCAN_SECONDS)
             return
         self._directories[watch] = f"{directory}/"
+        self._watch_below(f"{directory}/")
 
     def _readable(self) -> None:
         assert self._inotify is not None  # noqa: S101  # for the type checker

@@ -76,10 +76,6 @@ class Layout:
         """The directory in which a spool file lies."""
         return os.path.dirname(self.path(ref))
 
-    def outbox_of(self, destination: str) -> str:
-        """The directory of what waits for a destination (a validated name, see `names.is_destination`)."""
-        return os.path.join(self.outbox, destination)
-
 
 def batch_number(name: str) -> int | None:
     """The number of the batch in the file of that name; None when it is none."""

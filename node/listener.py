@@ -8,6 +8,7 @@ else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import socket
 import stat
@@ -82,6 +83,7 @@ class Stream(asyncio.Protocol):
         self.conversation = conversation_of(self)
         self.since = time.monotonic()
         self._closing = False
+        self._stuck_since = math.inf
         self._transport: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,9 +112,11 @@ class Stream(asyncio.Protocol):
         self.conversation.lost()
 
     def pause_writing(self) -> None:
+        self._stuck_since = time.monotonic()
         self.conversation.slow(reader=True)
 
     def resume_writing(self) -> None:
+        self._stuck_since = math.inf
         self.conversation.slow(reader=False)
 
     # -- what a conversation asks of its link --
@@ -154,8 +158,8 @@ class Stream(asyncio.Protocol):
         if self._closing:
             if now - self.since > LINGER_SECONDS:
                 self._transport.abort()
-        elif self.conversation.is_incomplete and now - self.since > limit:
-            self._transport.abort()
+        elif (self.conversation.is_incomplete and now - self.since > limit) or now - self._stuck_since > limit:
+            self._transport.abort()  # it does not send what it began, or does not read what it asked for
 
 
 class Listener:

@@ -12,6 +12,7 @@ _GAUGES = {
     "waiting": "Tasks that are ready and wait for a worker",
     "running": "Tasks that run now",
     "later": "Tasks that wait for their time, or for their next attempt",
+    "retrying": "Tasks that did not end well and will be tried again",
     "dead": "Tasks that were given up",
     "corrupt": "Files that could not be read",
     "workers": "Workers that are up",

@@ -25,6 +25,7 @@ from spoolnode.node.inbox import Inbox
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, is_priority, ref_id
 from spoolnode.node.listener import Listener
+from spoolnode.node.rates import Rates
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.route import local_route
 from spoolnode.node.spool import Spool
@@ -46,6 +47,7 @@ class Node:
         self.layout = Layout(config.spool)
         self.report = report
         self.started = time.time()
+        self._rates = Rates()
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.TimerHandle | None = None
         self._housekeeper: asyncio.Task[None] | None = None
@@ -118,7 +120,7 @@ class Node:
         self.report(
             "ready", listen=self.listener.addresses, name=config.name, id=self.id, spool=layout.root, pid=os.getpid(),
             workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
-            waiting=self.spool.total, sync=config.sync,
+            waiting=self.spool.total, sync=config.sync, **({"http": self.control.http_address} if config.http else {}),
         )  # fmt: skip
         self.crew.dispatch()
         self._wake_at_due()
@@ -154,7 +156,7 @@ class Node:
         """What workers are told."""
         return {
             "node_pid": os.getpid(), "root": self.layout.root, "node_id": self.id, "app": self.config.app,
-            "timeout": self.config.timeout, "socket": self.layout.socket, "directory": os.getcwd(), "name": self.config.name,
+            "timeout": self.config.timeout, "socket": self.layout.socket,
         }  # fmt: skip
 
     def _handle_signals(self) -> None:
@@ -244,12 +246,17 @@ class Node:
 
     async def _tidy(self) -> None:
         """One round."""
+        self._rates.sample(time.monotonic(), self._counters())
         self._wake_at_due()
         self.spool.close_old_batch()
         await self.spool.settle()
         await self.spool.sync_marks()
         self._look_at_disk()
         await self.control.recount()  # what pings tell
+
+    def _counters(self) -> dict[str, int]:
+        counts = self.spool.counts
+        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed}
 
     def _look_at_disk(self) -> None:
         free = self.spool.keeper.disk.free(self.layout.root)
@@ -285,7 +292,8 @@ class Node:
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
             "worker_pids": [worker.pid for worker in self.crew.workers],
             "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
-            "held": held, "later": later, "dead": aside.dead, "outbox": aside.outbox, "corrupt": aside.corrupt,
+            "held": held, "later": later, "retrying": len(spool.retrying),
+            "rates": self._rates.per_second(time.monotonic(), self._counters()), "dead": aside.dead, "outbox": aside.outbox, "corrupt": aside.corrupt,
             "oldest_waiting": self.oldest_waiting(),
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},

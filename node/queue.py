@@ -97,13 +97,6 @@ class ReadyQueue:
                     return True
         return False
 
-    def head(self) -> tuple[Any, Ref] | None:
-        """The task that is to run next, left in its place."""
-        for rank in self._ranks:
-            run = self._lanes[rank][0]
-            return run.source, run.refs[run.start]
-        return None
-
     def oldest(self) -> list[tuple[Any, Ref]]:
         """The first task of each rank: the oldest of all is among them."""
         return [(lane[0].source, lane[0].refs[lane[0].start]) for lane in self._lanes.values()]

@@ -33,6 +33,8 @@ UNSURE_SECONDS = 2.0
 """A file found by a scan (not by an event) may still be written to; it is left alone until it is as old as this."""
 SHORT_SECONDS = 60.0
 """How long a file may end before its variables do until it counts as damaged."""
+DISK_REST_SECONDS = 60.0
+"""Pause after a move that a full or failing disk did not take."""
 LOCKED_SECONDS = 1.0
 """Pause before a file is tried again that somebody else holds locked."""
 
@@ -86,6 +88,8 @@ class Spool:
         """Hears of each task that came and ended well; None when nobody wants to know, because a line costs more than a task."""
         self.changed: Callable[[], None] = lambda: None
         """Called when tasks became ready."""
+        self.retrying: set[str] = set()
+        """The ids of tasks that did not end well and will be tried again."""
         self.placing = 0
         """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
         self.placed: Callable[[], None] = lambda: None
@@ -129,6 +133,7 @@ class Spool:
             if self._policy.gives_up(attempts):
                 self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
             else:
+                self.retrying.add(self.id_of(batch, offset))
                 self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank)
 
     async def close(self) -> None:
@@ -202,6 +207,7 @@ class Spool:
         """A spool file is gone; somebody removed or moved it."""
         if ref not in self.files.flying:
             self._unknow(ref)
+            self.retrying.discard(ref_id(ref))
 
     def _unknow(self, ref: str) -> float | None:
         """Forgets a file, and counts the place that it leaves in `later`; when it was due."""
@@ -315,6 +321,8 @@ class Spool:
             due, attempts = result
             self._say(source, ref, outcome, due, attempts)
             if due:
+                if outcome.kind is not Kind.AGAIN:
+                    self.retrying.add(self.id_of(source, ref))
                 self._land(source, [ref])
                 self._put_later(source, ref, rank, due)
             else:
@@ -338,7 +346,7 @@ class Spool:
             return
         # The disk failed us: the task stays where it is, and is tried again.
         self.report("move_failed", id=self.id_of(source, ref), reason=str(error))
-        self.postpone(source, ref, rank, time.time() + self._policy.longest)
+        self.postpone(source, ref, rank, time.time() + min(DISK_REST_SECONDS, self._policy.longest))
 
     def _give_up(self, batch: Batch, offset: int, rank: int, reason: str, attempts: int) -> None:
         """Buries a task found at the start that has used up its attempts."""
@@ -390,6 +398,8 @@ class Spool:
 
     def _end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
+        if self.retrying:
+            self.retrying.difference_update(self.id_of(source, ref) for ref in refs)
         self._land(source, refs)
         if isinstance(source, Files):
             for ref in refs:
@@ -472,7 +482,7 @@ class Spool:
             if not still_later.isdisjoint(moved):
                 self.later.forget(batch, moved)
         except OSError as error:
-            batch.closed_at = time.monotonic() + 60  # a disk that is full or failing gets a rest
+            batch.closed_at = time.monotonic() + DISK_REST_SECONDS
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
         finally:
             batch.frozen = False

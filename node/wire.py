@@ -28,7 +28,9 @@ import msgpack
 MAX_PACKET = 160 << 10
 """The largest packet, in bytes; Linux lets 208 KiB through by default."""
 MAX_CHUNK = 512
-"""The most tasks in one `run`: with file names of 255 bytes that is 128 KiB."""
+"""The most tasks of a batch in one `run`."""
+MAX_FILES = 32
+"""The most spool files in one `run`: with paths of 4096 bytes that is 128 KiB."""
 MAX_TEXT = 32 << 10
 """The longest text in a message, in characters."""
 

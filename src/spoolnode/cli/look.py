@@ -50,10 +50,10 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("disk", f"{size(status['free'])} free; intake stops below {size(status['min_free'])}"),
         ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting"])),
         ("running", status["running"]),
-        ("due later", f"{status['later']} (not yet due, or retrying)"),
+        ("due later", f"{status['later']}, of all tasks {status['retrying']} retrying"),
         ("dead", status["dead"]),
-        ("accepted", f"{status['accepted']}{_rate(status['accepted'], uptime)}, and {status['found']} found as files"),
-        ("done", f"{status['done']}{_rate(status['done'], uptime)}"),
+        ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted'])}, and {status['found']} found as files"),
+        ("done", f"{status['done']}{_rate(status['rates']['done'])}"),
         ("failed runs", f"{status['failed']}, {status['given_up']} tasks given up, {status['worker_deaths']} workers died"),
         ("connections", status["connections"]),
     ]
@@ -71,8 +71,9 @@ def _oldest(seconds: float | None) -> str:
     return "" if seconds is None else f", the oldest for {ago(seconds)}"
 
 
-def _rate(count: int, seconds: float) -> str:
-    return f" ({count / seconds:.1f}/s)" if count and seconds else ""
+def _rate(per_second: float) -> str:
+    """Over the last minute."""
+    return f" ({per_second:.1f}/s)" if per_second else ""
 
 
 @click.command("ls")
