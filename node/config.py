@@ -72,7 +72,9 @@ class Config:
     )  # fmt: skip
     max_attempts: int = _setting(20, "attempts before a task goes to dead/; 0: no limit", metavar="N")
     retry_base: float = _setting(
-        1.0, "pause after the first failed attempt, in seconds; doubled for each further one", metavar="SEC"
+        1.0,
+        "pause after the first failed attempt, in seconds; doubled for each further one, and shortened by chance by up to half",
+        metavar="SEC",
     )
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
     timeout: float = _setting(0.0, "seconds a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC")
@@ -168,11 +170,15 @@ def default_name() -> str:
 
 
 def parse_address(text: str) -> tuple[str, int] | str:
-    """`host:port` or `[v6]:port` as a pair; anything with a slash, or without a colon, is the path of a unix socket.
+    """`host:port` or `[v6]:port` as a pair; anything with a slash, or that ends with .sock, is the path of a unix socket.
 
     Raises:
         BadConfig: it is neither.
     """
+    if "/" not in text and ":" not in text and not text.endswith((".sock", ".socket")):
+        raise BadConfig(
+            f"the address {text!r} is neither host:port nor a path: write 127.0.0.1:3031, or ./NAME for a unix socket"
+        )
     if "/" in text or ":" not in text:
         if not text or len(text.encode()) > 107:
             raise BadConfig(f"the unix socket path {text!r} has {len(text.encode())} bytes; it must be 1 to 107 bytes long")

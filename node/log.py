@@ -29,15 +29,13 @@ Report = Callable[..., None]
 def configure(level: str, form: str) -> Report:
     """Sets the log up; the function through which everything is reported: `report(action, **details)`."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0) if text else structlog.processors.JSONRenderer()
-    )
+    renderer: Any = _for_people(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
     logger = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         processors=[
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=not text),
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S" if text else "iso", utc=not text),
             structlog.processors.EventRenamer("action") if not text else _keep,
             renderer,
         ],
@@ -57,21 +55,36 @@ def configure(level: str, form: str) -> Report:
 
 
 def rarely(report: Report) -> Report:
-    """Like `report`, but at most one line an action and second; the next line says how many were left out."""
-    last: dict[str, float] = {}
-    left_out: dict[str, int] = {}
+    """Like `report`, but at most one line a second for each action and cause; the next one says how many were left out."""
+    last: dict[tuple[str, str], float] = {}
+    left_out: dict[tuple[str, str], int] = {}
 
     def report_rarely(action: str, **details: Any) -> None:
-        now = time.monotonic()
-        if now - last.get(action, float("-inf")) < RARELY_SECONDS:
-            left_out[action] = left_out.get(action, 0) + 1
+        now, key = time.monotonic(), (action, details.get("why", ""))
+        if now - last.get(key, float("-inf")) < RARELY_SECONDS:
+            left_out[key] = left_out.get(key, 0) + 1
             return
-        last[action] = now
-        if count := left_out.pop(action, 0):
+        last[key] = now
+        if count := left_out.pop(key, 0):
             details["left_out"] = count
         report(action, **details)
 
     return report_rarely
+
+
+def _for_people(*, colors: bool) -> Any:
+    """One line an event; the further lines of a text (a traceback) follow it, indented."""
+    console = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
+
+    def render(logger: Any, method: str, event: Any) -> str:
+        further: list[str] = []
+        if isinstance(event.get("reason"), str):
+            event["reason"], *further = event["reason"].rstrip().split("\n")
+        if isinstance(event.get("due"), float):
+            event["due"] = f"in {max(event['due'] - time.time(), 0.0):.1f} s"
+        return "".join([str(console(logger, method, event)), *(f"\n    {line}" for line in further)])
+
+    return render
 
 
 def _keep(logger: Any, method: str, event: Any) -> Any:

@@ -169,6 +169,7 @@ class Node:
         self._signals += 1
         self._stop.set()
         if self._signals > 1 or not self._is_up:
+            self.report("stopping_now", running=len(self.crew.running()))
             self.crew.stop_now()
 
     def ask_to_reload(self) -> None:
@@ -188,7 +189,7 @@ class Node:
             self._reloading = False
 
     async def _shut_down(self) -> None:
-        self.report("stopping", running=len(self.crew.running()), grace=self.config.grace)
+        self.report("stopping", running=len(self.crew.running()), grace=self.config.grace, hint="again to end at once")
         self.door.closed = "this node is stopping"
         self.listener.close()
         self.inbox.stop()

@@ -88,8 +88,8 @@ class Spool:
         """Hears of each task that came and ended well; None when nobody wants to know, because a line costs more than a task."""
         self.changed: Callable[[], None] = lambda: None
         """Called when tasks became ready."""
-        self.retrying: set[str] = set()
-        """The ids of tasks that did not end well and will be tried again."""
+        self.retrying: dict[str, str] = {}
+        """Why tasks that will be tried again did not end well, by id."""
         self.placing = 0
         """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
         self.placed: Callable[[], None] = lambda: None
@@ -133,7 +133,7 @@ class Spool:
             if self._policy.gives_up(attempts):
                 self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
             else:
-                self.retrying.add(self.id_of(batch, offset))
+                self.retrying[self.id_of(batch, offset)] = "the node ended before it was tried again"
                 self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank)
 
     async def close(self) -> None:
@@ -207,7 +207,7 @@ class Spool:
         """A spool file is gone; somebody removed or moved it."""
         if ref not in self.files.flying:
             self._unknow(ref)
-            self.retrying.discard(ref_id(ref))
+            self.retrying.pop(ref_id(ref), None)
 
     def _unknow(self, ref: str) -> float | None:
         """Forgets a file, and counts the place that it leaves in `later`; when it was due."""
@@ -297,6 +297,7 @@ class Spool:
         def uncounted(result: None, error: BaseException | None) -> None:
             # Not earlier: the next attempt, counted at its start, would be taken for this one.
             self._reported("uncount", source, ref)(result, error)
+            self.report("put_back", id=self.id_of(source, ref))
             self.give_back(source, [ref], rank)
 
         self.moves.submit(uncount, uncounted)
@@ -322,7 +323,7 @@ class Spool:
             self._say(source, ref, outcome, due, attempts)
             if due:
                 if outcome.kind is not Kind.AGAIN:
-                    self.retrying.add(self.id_of(source, ref))
+                    self.retrying[self.id_of(source, ref)] = outcome.reason
                 self._land(source, [ref])
                 self._put_later(source, ref, rank, due)
             else:
@@ -380,7 +381,9 @@ class Spool:
         if outcome.kind is Kind.AGAIN:
             self.report("again", id=identity, due=due)
         elif due:
-            self.report("retry", id=identity, attempts=attempts, due=due, outcome=outcome.kind.value, reason=outcome.reason)
+            # The traceback is told once; `show` has that of the last attempt, and dead/ keeps it.
+            reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]
+            self.report("retry", id=identity, attempts=attempts, due=due, outcome=outcome.kind.value, reason=reason)
         else:
             self.report("dead", id=identity, attempts=attempts, outcome=outcome.kind.value, reason=outcome.reason)
 
@@ -399,7 +402,8 @@ class Spool:
     def _end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
         if self.retrying:
-            self.retrying.difference_update(self.id_of(source, ref) for ref in refs)
+            for ref in refs:
+                self.retrying.pop(self.id_of(source, ref), None)
         self._land(source, refs)
         if isinstance(source, Files):
             for ref in refs:
