@@ -1,15 +1,15 @@
 # The example of uWSGI's manual, here: spoolnode join -Q myspool -s /tmp/uwsgi.sock -b 8192 -w testapp -A 10
 # In another terminal: spoolnode send --via /tmp/uwsgi.sock Name=Serena System=Linux Tizio=Caio
-# ruff: noqa: B007, T201 - as it stands there
+# ruff: noqa - as it stands there
+# fmt: off
 import time
-
 import uwsgi
-
 
 def myspooler(env):
     print(env)
-    for i in range(1, 100):
+    for i in range(1,100):
         time.sleep(1)
 
-
 uwsgi.spooler = myspooler
+
+uwsgi.send_to_spooler({'Name':'Serena', 'System':'Linux', 'Tizio':'Caio'})

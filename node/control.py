@@ -67,14 +67,14 @@ class Control:
         try:
             await self._serve(self._application(), lambda runner: web.UnixSite(runner, path))
             os.chmod(path, 0o600)
-            if self._node.config.http:
-                parsed = parse_address(self._node.config.http)
-                if isinstance(parsed, str):
-                    raise BadConfig(f"--http is {parsed!r}; it must be host:port")
-                host, port = parsed
-                await self._serve(self._public_application(), lambda runner: web.TCPSite(runner, host, port))
         except OSError as error:
-            raise BadConfig(f"cannot listen for control or --http: {error.strerror or error}") from error
+            await self.stop()
+            raise BadConfig(f"cannot listen on {path} (the control socket): {_reason(error)}") from error
+        try:
+            await self._serve_metrics(self._node.config.http)
+        except BadConfig:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Listens no more."""
@@ -87,6 +87,18 @@ class Control:
     def http_address(self) -> str:
         """Where metrics are, with the port that the system chose; empty without --http."""
         return "{}:{}".format(*self._runners[1].addresses[0][:2]) if len(self._runners) > 1 else ""
+
+    async def _serve_metrics(self, address: str) -> None:
+        if not address:
+            return
+        parsed = parse_address(address)
+        if isinstance(parsed, str):
+            raise BadConfig(f"--http is {parsed!r}; it must be host:port")
+        host, port = parsed
+        try:
+            await self._serve(self._public_application(), lambda runner: web.TCPSite(runner, host, port))
+        except OSError as error:
+            raise BadConfig(f"cannot listen on {address} (--http): {_reason(error)}") from error
 
     async def _serve(self, application: web.Application, site_of: Callable[[web.AppRunner], web.BaseSite]) -> None:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
@@ -269,8 +281,15 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPError as error:
         return _json({"error": error.text}, status=error.status)
-    except (OSError, BadPacket) as error:  # it went away meanwhile, or its disk or its contents fail us
+    except OSError as error:  # it went away meanwhile, or its disk fails us
+        return _json({"error": f"nothing was changed: {_reason(error)}"}, status=409)
+    except BadPacket as error:
         return _json({"error": f"nothing was changed: {error}"}, status=409)
+
+
+def _reason(error: OSError) -> str:
+    """The system's words alone: asyncio puts the address before them, Python the number and the path around them."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def _row(info: inspect.Info, running: dict[str, dict[str, Any]]) -> dict[str, Any]:

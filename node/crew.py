@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolnode.node import wire
-from spoolnode.node.config import Config
+from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.dispatch import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.outcome import Kind, Outcome, Timer
 from spoolnode.node.process import InFlight, WorkerProcess, worker_command
@@ -29,6 +29,10 @@ class AppBroken(SpoolnodeError):
     """You erred: the application does not load. The text is its traceback."""
 
 
+class AppUnusable(AppBroken, BadConfig):
+    """You erred: --app names nothing that could run. The text is one sentence."""
+
+
 class Crew:
     """All workers of a node."""
 
@@ -48,6 +52,7 @@ class Crew:
         self._schedule = Schedule([], time.time())
         self._timer: asyncio.TimerHandle | None = None
         self._events: dict[WorkerProcess, asyncio.Future[None]] = {}
+        self._unusable: set[WorkerProcess] = set()
         self._empty = asyncio.Event()
         self.seconds = 0.0
         """Time that all tasks together ran, as the workers reported it."""
@@ -62,7 +67,11 @@ class Crew:
         Raises:
             AppBroken: the application does not load.
         """
-        await self._bring_up([self._spawn(index) for index in range(self._config.workers)])
+        try:
+            await self._bring_up([self._spawn(index) for index in range(self._config.workers)])
+        except AppBroken:
+            self._stopping = True  # the others fail for the same reason; nobody is started again
+            raise
 
     async def _bring_up(self, workers: list[WorkerProcess]) -> None:
         waiting = [self._events.setdefault(worker, self._loop.create_future()) for worker in workers]
@@ -200,7 +209,9 @@ class Crew:
         elif kind == "ready":
             self._came_up(worker, rest[1])
         elif kind == "broken":
-            worker.broken = rest[0]
+            worker.broken, is_sentence = rest
+            if is_sentence:
+                self._unusable.add(worker)
 
     def _came_up(self, worker: WorkerProcess, timers: list[list[Any]]) -> None:
         worker.ready = True
@@ -291,9 +302,13 @@ class Crew:
 
     def _unexpected(self, worker: WorkerProcess, *, was_idle: bool) -> None:
         event = self._events.get(worker)
+        kind = AppUnusable if worker in self._unusable else AppBroken
+        self._unusable.discard(worker)
         reason = worker.broken or f"the worker {worker.death} while it loaded the application"
         if event is not None and not event.done():
-            event.set_exception(AppBroken(reason))
+            event.set_exception(kind(reason))
+            return
+        if self._stopping and not worker.ready:
             return
         self.deaths += 1
         if worker.ready:

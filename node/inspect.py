@@ -24,8 +24,10 @@ class Info(NamedTuple):
     due: float | None
     """Seconds since 1970; None is at once."""
     attempts: int
-    accepted: float
-    """Seconds since 1970; for a spool file its mtime."""
+    accepted: float | None
+    """Seconds since 1970; None when it is not known: the file is from elsewhere, and its mtime says when it is due."""
+    changed: float
+    """Seconds since 1970; the mtime of a spool file: when it is due, and when a dead one was given up."""
     size: int
     """Bytes: header, variables and body."""
     where: str
@@ -66,7 +68,7 @@ def soonest(tasks: Iterator[Info], limit: int) -> list[Info]:
 
     def order(info: Info) -> tuple[bool, int, float]:
         rank = LAST if info.priority is None else info.priority
-        return info.due is not None, rank, info.due or info.accepted
+        return info.due is not None, rank, info.due or info.changed
 
     return heapq.nsmallest(limit, tasks, key=order) if limit else sorted(tasks, key=order)
 
@@ -170,7 +172,18 @@ def _file_info(keeper: Keeper, ref: str, state: str, now: float) -> Info | None:
     due = found.mtime if state == WAITING_STATE and now and found.mtime > now else None
     directory, slash, _ = ref.partition("/")
     priority = int(directory) if slash and directory.isdecimal() else None
-    return Info(ref_id(ref), LATER if due else state, priority, due, attempts, found.mtime, found.size, ref)
+    identity = ref_id(ref)
+    accepted = _accepted(keeper, identity)
+    if accepted is None and not found.mtime > now > 0:
+        accepted = found.mtime
+    return Info(identity, LATER if due else state, priority, due, attempts, accepted, found.mtime, found.size, ref)
+
+
+def _accepted(keeper: Keeper, identity: str) -> float | None:
+    """When this node accepted the task of that id: the number of its first batch is that time in microseconds."""
+    node_id, _, rest = identity.partition("_")
+    number, _, offset = rest.partition("_")
+    return int(number) / 1e6 if node_id == keeper.node_id and number.isdecimal() and offset.isdecimal() else None
 
 
 def _batch_tasks(keeper: Keeper, number: int, now: float) -> Iterator[Info]:
@@ -183,6 +196,6 @@ def _batch_tasks(keeper: Keeper, number: int, now: float) -> Iterator[Info]:
             due = record.due if record.due > now > 0 else None
             yield Info(
                 names.task_id(keeper.node_id, number, record.offset), LATER if due else WAITING_STATE,
-                None if record.rank == LAST else record.rank, due, record.attempts, record.accepted, record.length,
-                f"incoming/{number}.batch:{record.offset}",
+                None if record.rank == LAST else record.rank, due, record.attempts, record.accepted, record.accepted,
+                record.length, f"incoming/{number}.batch:{record.offset}",
             )  # fmt: skip

@@ -9,6 +9,7 @@ task's own header byte through a shared mapping of its batch, or by the removal 
 """
 
 import ctypes
+import importlib
 import os
 import signal
 import socket
@@ -19,9 +20,11 @@ import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from queue import SimpleQueue
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from spoolnode.node import output, wire
+from spoolnode.node.config import BadConfig
 from spoolnode.node.outcome import DONE, App, Kind, Outcome
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 0.005
 """How long results may be held back to be reported together."""
+_NOT_OF_APPLICATION = (os.path.dirname(os.path.dirname(__file__)) + os.sep, importlib.__file__, "<frozen importlib")
+"""How the names of files begin whose frames say nothing about the application."""
 ASYNC_GRACE = 5.0
 """Seconds that the event loop gets to end a task that is over its time, until the whole worker is killed."""
 
@@ -289,11 +294,23 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 
 def failure(error: BaseException) -> Outcome:
-    """The outcome of an exception: the last line first, the traceback after it."""
-    summary = "".join(traceback.format_exception_only(error)).strip()
-    # The first frame is ours.
-    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__ and error.__traceback__.tb_next))
-    return Outcome(Kind.FAILED, f"{summary}\n{trace}")
+    """The outcome of an exception: what it says first, then its traceback without that."""
+    last = traceback.format_exception_only(error)
+    lines = traceback.format_exception(type(error), error, _frames_of_application(error))
+    if lines[-len(last) :] == last:
+        del lines[-len(last) :]
+    # Both may be cut: the summary at its end, the traceback at its beginning.
+    summary = "".join(last).strip()[: wire.MAX_TEXT // 2]
+    trace = "".join(lines).rstrip()[-(wire.MAX_TEXT // 2 - 1) :]
+    return Outcome(Kind.FAILED, f"{summary}\n{trace}" if trace else summary)
+
+
+def _frames_of_application(error: BaseException) -> TracebackType | None:
+    """The traceback without the frames at its beginning that are ours or the import system's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_OF_APPLICATION):
+        trace = trace.tb_next
+    return trace
 
 
 def describe(position: int, outcome: Outcome) -> list[Any]:
@@ -305,7 +322,8 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     """The life of a worker process; its settings come as the first packet on the socket of that descriptor.
 
     Args:
-        load: loads the application; whatever it raises is reported to the node with its traceback.
+        load: loads the application; whatever it raises is reported to the node with its traceback, but for a `BadConfig`
+            of its own, which is a sentence.
     """
     sock = socket.socket(fileno=int(sys.argv[1]))
     settings = wire.receive(sock)
@@ -322,8 +340,10 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     try:
         app = load(facts)
     except BaseException as error:  # noqa: BLE001  # the node ends, or keeps the old workers, with this text
-        trace = error.__traceback__ and error.__traceback__.tb_next
-        wire.send(sock, ["broken", "".join(traceback.format_exception(type(error), error, trace))[-wire.MAX_TEXT :]])
+        trace = _frames_of_application(error)
+        is_sentence = isinstance(error, BadConfig) and trace is None
+        text = str(error) if is_sentence else "".join(traceback.format_exception(type(error), error, trace))
+        wire.send(sock, ["broken", text[-wire.MAX_TEXT :], is_sentence])
         return
     worker = Worker(
         sock, slots, facts["root"], facts["node_id"], app, facts["timeout"], facts["concurrency"]

@@ -18,7 +18,7 @@ def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = No
     Args:
         task: names and values. str, bytes, int, float, bool, None, list and dict arrive as they were sent. `at`
             (seconds since 1970, or a datetime) and `priority` (lower runs sooner) mean what they do to uWSGI, `body` is
-            bytes of any size.
+            bytes of any size; an empty `body` does not travel: the callable then finds no `body`.
         node: where it shall run: a node's name, `host:port`, `tag:X`, `any` or `all`; without it, the node asked.
         via: the node to hand it to, `host:port`, `[v6]:port` or the path of a unix socket; without it, the
             environment's SPOOLNODE_VIA, else 127.0.0.1:3031.

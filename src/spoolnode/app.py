@@ -23,13 +23,13 @@ def load_app(spec: str, context: WorkerContext) -> App:
     imported from. Afterwards the `@postfork` functions have been called.
 
     Raises:
-        BadConfig: there is no such file or callable, or the application offers nothing to run.
+        BadConfig: there is no such module, file or callable, or the application offers nothing to run.
         BaseException: whatever the import raises.
     """
     target, callable_name = _split(spec)
     _put_on_path(os.getcwd())
     _install(context)
-    module = _import_file(target) if _is_file(target) else importlib.import_module(target)
+    module = _import_file(target) if _is_file(target) else _import_module(target, spec)
     dispatcher = Dispatcher(context, _named(module, callable_name, spec) if callable_name else None)
     if not dispatcher.has_callable:
         raise BadConfig(
@@ -60,6 +60,19 @@ def _is_file(target: str) -> bool:
 def _put_on_path(directory: str) -> None:
     if directory not in sys.path:
         sys.path.insert(0, directory)
+
+
+def _import_module(name: str, spec: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Not one that the application imports: that is found in its traceback.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise BadConfig(
+            f"--app is {spec!r}: there is no module {error.name!r} in {os.getcwd()} nor on PYTHONPATH; "
+            f"a file is given as its path, {name.replace('.', os.sep)}.py"
+        ) from None
 
 
 def _import_file(path: str) -> ModuleType:

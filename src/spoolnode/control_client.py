@@ -45,10 +45,14 @@ def ask(spool: str, method: str, path: str, timeout: float = TIMEOUT) -> Any:
         response = connection.getresponse()
         content = json.loads(response.read())
     except (FileNotFoundError, ConnectionRefusedError) as error:
-        raise NotRunning(f"no node runs on the spool {spool!r}: {error.strerror}") from error
+        raise NotRunning(f"no node runs on the spool {spool!r}") from error
+    except PermissionError as error:
+        raise ControlError(f"the node on the spool {spool!r} is not yours to ask: it belongs to another user") from error
     except TimeoutError as error:
         raise ControlError(f"the node on the spool {spool!r} did not answer in {timeout:g} s") from error
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except OSError as error:
+        raise ControlError(f"the node on the spool {spool!r} cannot be asked: {error.strerror or error}") from error
+    except (http.client.HTTPException, ValueError) as error:
         raise ControlError(f"the node on the spool {spool!r} cannot be asked: {error}") from error
     finally:
         connection.close()

@@ -56,20 +56,20 @@ class Options:
 class SpooledCall(Generic[P]):
     """A function together with options: what `options()` returns."""
 
-    def __init__(self, name: str, options: Options) -> None:
-        self._name = name
+    def __init__(self, function: "SpooledFunction[P, Any]", options: Options) -> None:
+        self._function = function
         self._options = options
 
     def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Stores a call and returns its id. Raises what `send_to_spooler` raises."""
-        request = _message(self._name, self._options, args, kwargs)
+        """Stores a call and returns its id. Raises what `send_to_spooler` raises; `BadTask` also when it cannot be made."""
+        request = self._function.request(self._options, args, kwargs)
         return client.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
 
     async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
         from spoolnode import aclient
 
-        request = _message(self._name, self._options, args, kwargs)
+        request = self._function.request(self._options, args, kwargs)
         return await aclient.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
 
 
@@ -83,6 +83,7 @@ class SpooledFunction(Generic[P, R]):
         self._options = options
         self._forever = forever
         self._raw = raw
+        self._signature: Any = None
 
     def __repr__(self) -> str:
         return f"<spooled function {self.name}>"
@@ -91,12 +92,17 @@ class SpooledFunction(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Stores a call with these arguments and returns its id. Raises what `send_to_spooler` raises."""
-        return SpooledCall[P](self.name, self._options).spool(*args, **kwargs)
+        """Stores a call with these arguments and returns its id.
+
+        Raises:
+            BadTask: the function does not take these arguments, or they cannot travel.
+            SpoolnodeError: whatever else `send_to_spooler` raises.
+        """
+        return SpooledCall[P](self, self._options).spool(*args, **kwargs)
 
     async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
-        return await SpooledCall[P](self.name, self._options).aspool(*args, **kwargs)
+        return await SpooledCall[P](self, self._options).aspool(*args, **kwargs)
 
     def options(
         self,
@@ -107,10 +113,35 @@ class SpooledFunction(Generic[P, R]):
         timeout: float | None = None,
         via: str | None = None,
     ) -> SpooledCall[P]:
-        """This function with other options (see `Options`); what is not given stays as it was decorated."""
+        """This function with other options (see `Options`); what is not given stays as it was decorated.
+
+        Raises:
+            BadTask: one of them is not what it must be.
+        """
         given = {"at": at, "priority": priority, "node": node, "timeout": timeout, "via": via}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return SpooledCall(self.name, replace(self._options, **changes))
+        options = replace(self._options, **changes)
+        _check(options)
+        return SpooledCall(self, options)
+
+    def request(self, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+        """The request that stores a call. Raises `BadTask` when it could not be made, or cannot travel."""
+        self._check_arguments(args, kwargs)
+        return _message(self.name, options, args, kwargs)
+
+    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import inspect  # only who spools needs it, a worker that only runs does not
+
+        if self._signature is None:
+            try:
+                # Of what is called, not of what that wraps: a wrapper may add arguments or take some away.
+                self._signature = inspect.signature(self.function, follow_wrapped=False)
+            except (TypeError, ValueError):  # some functions written in C tell none
+                self._signature = inspect.signature(lambda *_, **__: None)
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise BadTask(f"{self.name} does not take these arguments: {error}; nothing was sent") from None
 
     def run(self, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
         """Makes a spooled call, in a worker. Raises what the function raises, and `BadPacket` for bad arguments."""
@@ -168,7 +199,7 @@ class _Decorator:
             BadTask: `node`, `priority` or `timeout` is not what it must be.
         """
         options = Options(node=node, priority=priority, timeout=timeout)
-        _variables(options)
+        _check(options)
 
         def decorate(function: Callable[..., Any]) -> SpooledFunction[..., Any]:
             if not callable(function) or not hasattr(function, "__qualname__"):
@@ -242,18 +273,37 @@ def _message(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _variables(options: Options) -> list[tuple[bytes, bytes]]:
-    """The variables that carry these options. Raises `BadTask` for those that are not what they must be."""
+    """The variables that carry these options, which are checked."""
     variables = destination(options.node)
     if options.timeout is not None:
-        text = f"{options.timeout:.6f}".encode()
-        try:
-            names.read_timeout(text)
-        except Refused as refusal:
-            raise BadTask(refusal.text.replace("spool_timeout", "timeout")) from None
-        variables.append((names.TIMEOUT, text))
-    if options.priority is not None and options.priority < 0:
-        raise BadTask(f"`priority` is {options.priority}; it must be 0 or greater")
+        variables.append((names.TIMEOUT, _seconds(options.timeout)))
     return variables
+
+
+def _seconds(timeout: float) -> bytes:
+    return f"{timeout:.6f}".encode()
+
+
+def _check(options: Options) -> None:
+    """Raises `BadTask` for options that are not what they must be; it shows them as they were written."""
+    destination(options.node)
+    for name, value, right in (
+        ("at", options.at, "a datetime or the seconds since 1970, below 10000000000"),
+        ("priority", options.priority, "a whole number from 0 to 9999999999"),
+    ):
+        try:
+            if value is not None:
+                encode_task({name: value})
+        except BadTask:
+            raise BadTask(f"`{name}` is {value!r}; it must be {right}") from None
+    timeout: object = options.timeout
+    if timeout is not None:
+        try:
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+                raise ValueError
+            names.read_timeout(_seconds(timeout))
+        except (Refused, ValueError, OverflowError):
+            raise BadTask(f"`timeout` is {timeout!r}; it must be seconds greater than 0, below 100000000") from None
 
 
 def _arguments(call: Call) -> tuple[list[Any], dict[str, Any]]:

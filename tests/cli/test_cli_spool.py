@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from support import RunningNode, command, eventually
+
+from spoolnode.cli.output import print_table
 
 
 def listed(node: RunningNode, *args: str) -> list[dict[str, Any]]:
@@ -57,10 +60,47 @@ def test_ls_shows_the_order_in_which_they_run(spool: Any) -> None:
 def test_ls_as_a_table_and_with_a_limit(spool: Any) -> None:
     done = spool.command("ls", "--limit", "2")
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["ID", "STATE", "PRIORITY", "DUE", "ATTEMPTS", "AGE", "SIZE"]
+    assert lines[0].split() == ["ID", "STATE", "FUNCTION", "PRIORITY", "DUE", "AGE", "ATTEMPTS", "SIZE"]
     assert [line.split()[0] for line in lines[1:]] == [spool.second, spool.first]
     assert done.stderr == "only the first 2 are shown; --limit 0 shows all\n"
     assert len(listed(spool, "--limit", "0")) == 3
+
+
+def test_accepted_is_when_the_node_took_it_not_when_it_is_due(node: RunningNode, app: str) -> None:
+    node.start("--max-attempts", "5", "--retry-base", "600", "--retry-max", "600", app=app)
+    before = time.time()
+    identity = send(node, "do=fail")
+    eventually(lambda: [row["state"] for row in listed(node)] == ["later"], "it waits for its next attempt")
+    (row,) = listed(node)
+    assert row["id"] == identity
+    assert row["accepted"] == pytest.approx(before, abs=30)
+
+
+def test_function_is_listed_with_and_without_a_node(node: RunningNode) -> None:
+    node.start()
+    send(node, "ud_spool_func=resize", "a=b")
+    assert [row["function"] for row in listed(node)] == ["resize"]
+    node.stop()
+    assert [row["function"] for row in listed(node)] == ["resize"]
+    assert "resize" in node.command("ls").stdout
+
+
+@pytest.mark.parametrize("room", [20, 60, 80, 100, 200])
+def test_table_on_a_terminal_never_cuts_an_id(
+    room: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(room))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    identity = "0123456789ab_1764000000000000_123456"
+    row = [identity, "3 min", "resize", "RuntimeError: " + "very \x1b[31m long " * 20, "", "5", "1.2 KiB"]
+    print_table(["id", "dead for", "function", "reason", "due", "attempts", "size"], [row])
+    head, line = (click.unstyle(line) for line in capsys.readouterr().out.splitlines())
+    assert line.startswith(identity)
+    assert "\x1b" not in line
+    assert "DUE" not in head
+    assert head.startswith("ID ")
+    assert len(line) <= max(room, len(identity) + 2 + 6 + 2 + 20)
+    assert ("REASON" in head, "SIZE" in head) == (True, room > 100)
 
 
 def test_show_has_the_contents(spool: Any) -> None:
@@ -184,7 +224,7 @@ def test_empty_listings_say_so_and_are_empty_lists_for_programs(node: RunningNod
 
 
 def test_spool_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
-    for line in (["ls"], ["show", "x_1"], ["rm", "x_1"], ["dead", "ls"]):
+    for line in (["ls"], ["status"], ["show", "x_1"], ["rm", "x_1"], ["dead", "ls"]):
         done = command(*line, "-Q", "nowhere", cwd=tmp_path)
         assert done.returncode == 1
         assert f"there is no spool directory {tmp_path}/nowhere" in done.stderr

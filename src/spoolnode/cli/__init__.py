@@ -60,6 +60,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except SpoolnodeError as error:
             raise _failure_of(error) from error
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or not error.filename:
+                raise
+            raise Failure(f"{error.filename!r} cannot be used: {error.strerror}") from error
 
 
 def _failure_of(error: Exception) -> Failure:

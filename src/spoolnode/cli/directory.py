@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from struct import error as StructError
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -50,13 +51,19 @@ class Directory(Protocol):
         """How many are dead."""
 
 
-def open_directory(spool: str) -> Directory:
-    """The spool directory at that path. Raises `Failure` when there is none."""
+def root_of(spool: str) -> str:
+    """The absolute path of a spool directory. Raises `Failure` when there is none, or it is not ours to read."""
     root = os.path.abspath(spool)
     if not os.path.isdir(root):
         raise Failure(f"there is no spool directory {root}; name it with --spool, or SPOOLNODE_SPOOL")
     if not os.access(root, os.R_OK | os.X_OK):
         raise Failure(f"the spool directory {root} is not yours to read")
+    return root
+
+
+def open_directory(spool: str) -> Directory:
+    """The spool directory at that path. Raises `Failure` when there is none."""
+    root = root_of(spool)
     try:
         ask(root, "GET", "/status")
     except NotRunning:
@@ -114,7 +121,9 @@ class Stopped:
         info, place = self._find(identity)
         try:
             return {**info._asdict(), **inspect.contents(self._keeper, place)}
-        except (BadPacket, FileNotFoundError) as error:
+        except OSError as error:
+            raise Failure(f"the task {identity} cannot be read: {error.strerror}") from error
+        except BadPacket as error:
             raise Failure(f"the task {identity} cannot be read: {error}") from error
 
     def remove(self, identity: str) -> None:
@@ -170,7 +179,7 @@ class Stopped:
         except BadConfig as error:
             raise Failure(str(error)) from error
         except OSError as error:
-            raise Failure(f"the spool directory {self._layout.root} cannot be changed: {error}") from error
+            raise Failure(f"the spool directory {self._layout.root} cannot be changed: {error.strerror or error}") from error
 
 
 def _node_id(layout: Layout) -> str:
@@ -202,15 +211,26 @@ def _unless_taken(path: str, identity: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def reason_of(root: str, where: str) -> str:
-    """The first line of why a dead task was given up; empty when it cannot be read."""
+def read_block(root: str, where: str) -> dict[bytes, bytes]:
+    """The variables of a task, without its body: `where` is as in `inspect.Info`. Empty when they cannot be read."""
     from spoolnode.protocol.packet import HEADER, decode_variables
 
+    path, _, offset = where.rpartition(":") if where.startswith("incoming/") else (where, "", "0")
     try:
-        with open(os.path.join(root, where), "rb") as file:
+        with open(os.path.join(root, path), "rb") as file:
+            file.seek(int(offset))
             _, length, _ = HEADER.unpack(file.read(HEADER.size))
-            variables = dict(decode_variables(file.read(length)))
-    except (OSError, ValueError, BadPacket):
-        return ""
-    lines = variables.get(names.REASON, b"").decode("utf-8", "replace").splitlines()
+            return dict(decode_variables(file.read(length)))
+    except (OSError, ValueError, StructError, BadPacket):
+        return {}
+
+
+def function_of(block: dict[bytes, bytes]) -> str:
+    """The spooled function that a task is for: ours, or that of uWSGI's decorators; empty when it names none."""
+    return (block.get(names.FUNCTION) or block.get(b"ud_spool_func") or b"").decode("utf-8", "replace")
+
+
+def reason_of(block: dict[bytes, bytes]) -> str:
+    """The first line of why a dead task was given up."""
+    lines = block.get(names.REASON, b"").decode("utf-8", "replace").splitlines()
     return lines[0] if lines else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from spoolnode.cli import Failure
-from spoolnode.cli.options import WITHOUT_EFFECT, NodeCommand, config_option, json_option, without_effect
+from spoolnode.cli.options import TYPED, WITHOUT_EFFECT, NodeCommand, as_typed, config_option, json_option, without_effect
 
 if TYPE_CHECKING:
     from spoolnode.node.config import Config
@@ -27,9 +27,12 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     key of the TOML file (max_body); the command line counts most, then the environment, then the file. `spoolnode config`
     prints such a file. BYTES may end with K, M or G.
 
+    uWSGI's own option names for the same things (--socket, --module, --spooler-processes, ...) are understood; -A, --master
+    and the like are accepted and have no effect.
+
     HOST:PORT names nodes to join. Nodes do not find each other yet: that comes with the next release.
     """
-    from spoolnode.cli.settings import gather
+    from spoolnode.cli.settings import gather, unknown_variables
     from spoolnode.node import log
     from spoolnode.node.config import parse_address
 
@@ -39,7 +42,9 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
         parse_address(seed)
     report = log.configure(config.log_level, config.log_format)
     for name in ignored:
-        report("note", option=f"--{name}", text=WITHOUT_EFFECT[name][2])
+        report("note", option=as_typed(name, click.get_current_context().meta[TYPED]), text=WITHOUT_EFFECT[name][2])
+    for variable, text in unknown_variables(os.environ).items():
+        report("note", variable=variable, text=text)
     if config.insecure:
         report("insecure", text="--insecure: whoever can reach an address of this node can enqueue")
     if seeds or [uri for uri in config.discover if uri != "none"]:
@@ -59,7 +64,12 @@ def _run(config: "Config", report: "Report") -> int:
         click.echo(str(error).rstrip(), err=True)
         raise Failure(f"the application {config.app!r} does not load, so the node did not start") from error
     except OSError as error:
-        raise Failure(f"the node cannot run: {error}") from error
+        raise Failure(f"the node cannot run: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    path = f"{error.filename}: " if error.filename else ""
+    return f"{path}{error.strerror or error}"
 
 
 @click.command("config", cls=NodeCommand)

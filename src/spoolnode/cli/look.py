@@ -23,9 +23,11 @@ def limit_option(function: Any) -> Any:
 @json_option
 def status_command(spool: str, as_json: bool) -> None:
     """Shows a running node in numbers."""
+    from spoolnode.cli.directory import root_of
     from spoolnode.cli.output import print_json, print_pairs
     from spoolnode.control_client import ask
 
+    root_of(spool)
     status = ask(spool, "GET", "/status")
     if as_json:
         print_json(status)
@@ -92,14 +94,17 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
 
 def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
     """Prints the tasks of a state."""
-    from spoolnode.cli.directory import open_directory, reason_of
+    from spoolnode.cli.directory import function_of, open_directory, read_block, reason_of
     from spoolnode.cli.output import print_json, print_table
 
     rows = open_directory(spool).tasks(state, limit + 1 if limit else 0)
     more = bool(limit) and len(rows) > limit
     rows = rows[:limit] if limit else rows
-    if state == "dead":
-        rows = [{**row, "reason": reason_of(spool, row["where"])} for row in rows]
+    for row in rows:
+        block = read_block(spool, row["where"])
+        row["function"] = function_of(block)
+        if state == "dead":
+            row["reason"] = reason_of(block)
     if as_json:
         print_json(rows)
         return
@@ -111,18 +116,20 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
 
 
 def _age(row: dict[str, Any]) -> str:
+    return _since(row["accepted"])
+
+
+def _since(when: float | None) -> str:
     from spoolnode.cli.output import ago
 
-    # The time of a spool file that is due later is when it is due.
-    age = time.time() - row["accepted"]
-    return ago(age) if age >= 0 else ""
+    return "" if when is None else ago(max(time.time() - when, 0.0), units=1)
 
 
 def _due(row: dict[str, Any]) -> str:
     from spoolnode.cli.output import ago
 
     seconds = (row["due"] or 0.0) - time.time()
-    return f"in {ago(seconds)}" if seconds > 0 else ""
+    return f"in {ago(seconds, units=1)}" if seconds > 0 else ""
 
 
 def _size(row: dict[str, Any]) -> str:
@@ -131,23 +138,26 @@ def _size(row: dict[str, Any]) -> str:
     return size(row["size"])
 
 
-def _died(row: dict[str, Any]) -> str:
-    from spoolnode.cli.output import moment
-
-    return moment(row["accepted"])
+def _dead_for(row: dict[str, Any]) -> str:
+    return _since(row["changed"])
 
 
 def _plain(name: str) -> Any:
     return lambda row: row[name]
 
 
-# What a column shows, by its title.
+# What a column shows, by its title. A narrow terminal has no room for the last ones.
 _WAITING = {
-    "id": _plain("id"), "state": _plain("state"), "priority": _plain("priority"), "due": _due, "attempts": _plain("attempts"),
-    "age": _age, "size": _size,
+    "id": _plain("id"), "state": _plain("state"), "function": _plain("function"), "priority": _plain("priority"), "due": _due,
+    "age": _age, "attempts": _plain("attempts"), "size": _size,
 }  # fmt: skip
-_DEAD = {"id": _plain("id"), "given up": _died, "attempts": _plain("attempts"), "size": _size, "reason": _plain("reason")}
-_OUTBOX = {"id": _plain("id"), "for": lambda row: row["where"].split("/")[1], "age": _age, "size": _size}
+_DEAD = {
+    "id": _plain("id"), "dead for": _dead_for, "function": _plain("function"), "reason": _plain("reason"), "age": _age,
+    "attempts": _plain("attempts"), "size": _size,
+}  # fmt: skip
+_OUTBOX = {
+    "id": _plain("id"), "for": lambda row: row["where"].split("/")[1], "function": _plain("function"), "age": _age, "size": _size,
+}  # fmt: skip
 
 
 @click.command("show")
@@ -172,7 +182,7 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
 def _task_lines(task: dict[str, Any]) -> list[tuple[str, Any]]:
     from spoolnode.cli.output import moment, size
 
-    special = {"priority": None, "due": moment, "accepted": moment, "size": size, "body_size": size}
+    special = {"priority": None, "due": moment, "accepted": moment, "changed": moment, "size": size, "body_size": size}
     lines = []
     for name, value in task.items():
         if name == "variables" or value is None or (name == "body_size" and not value):

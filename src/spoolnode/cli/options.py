@@ -33,6 +33,9 @@ WITHOUT_EFFECT = {
 }
 """Options of uWSGI that are accepted: short form, metavar, and why they do nothing."""
 
+TYPED = "spoolnode.typed"
+"""Where a click context has the arguments as they were typed."""
+
 
 def spool_option(function: F) -> F:
     """`-Q/--spool` of a command that looks at a spool directory or talks to its node."""
@@ -60,6 +63,10 @@ class NodeCommand(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.context_settings = {"token_normalize_func": lambda name: ALIASES.get(name, name)}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[TYPED] = list(args)
+        return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*node_options(), *super().get_params(ctx)]
@@ -125,3 +132,9 @@ def without_effect(function: F) -> F:
         else:
             function = click.option(*declarations, hidden=True, is_flag=True, default=None)(function)
     return function
+
+
+def as_typed(name: str, args: list[str]) -> str:
+    """How the user wrote an option without effect: its short form unless one of the long ones is there."""
+    long = {f"--{name}", *(f"--{alias}" for alias, real in ALIASES.items() if real == name)}
+    return next((word for word in (arg.partition("=")[0] for arg in args) if word in long), WITHOUT_EFFECT[name][0])

@@ -1,6 +1,7 @@
-"""What commands print: JSON for programs, a table for people; rich only on a terminal."""
+"""What commands print: JSON for programs, a table for people, which fits a terminal."""
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,9 @@ T = TypeVar("T")
 
 LONG_WORK = 0.5
 """Seconds after which work counts as long, and its progress is shown on a terminal."""
+
+SHORTEST = {"function": 12, "reason": 20}
+"""Columns that may be cut, and how many characters of them are worth showing."""
 
 
 def print_json(content: Any) -> None:
@@ -25,12 +29,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
     if not texts:
         if empty:
             click.echo(empty, err=True)
-    elif sys.stdout.isatty():
-        _print_rich(columns, texts)
-    else:
-        widths = [max(len(row[index]) for row in [columns, *texts]) for index in range(len(columns))]
-        for row in [[name.upper() for name in columns], *texts]:
-            click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        return
+    widths = [max(len(row[index]) for row in [columns, *texts]) for index in range(len(columns))]
+    shown = dict(enumerate(widths))
+    on_terminal = sys.stdout.isatty()
+    if on_terminal:
+        used = {index: widths[index] for index in shown if any(row[index] not in ("", "0") for row in texts)}
+        shown = _fitted(columns, used, shutil.get_terminal_size().columns)
+    for number, row in enumerate([[name.upper() for name in columns], *texts]):
+        line = "  ".join(_cell(row[index], width) for index, width in shown.items()).rstrip()
+        click.echo(click.style(line, bold=True) if on_terminal and not number else line)
 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -42,19 +50,25 @@ def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
         click.echo(f"{click.style(name.ljust(width), bold=bold)}  {value}".rstrip())
 
 
-def _print_rich(columns: Sequence[str], rows: list[list[str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _fitted(columns: Sequence[str], widths: dict[int, int], room: int) -> dict[int, int]:
+    """The columns that a terminal has room for, and their widths: texts are cut, then the last columns left out; never ids."""
+    least = {index: min(width, SHORTEST.get(columns[index], width)) for index, width in widths.items()}
+    while (spare := room - sum(least.values()) - 2 * (len(least) - 1)) < 0:
+        rigid = [index for index in least if index and columns[index] not in SHORTEST]
+        if not rigid:
+            break
+        del least[rigid[-1]]
+    fitted = {}
+    for index, width in least.items():
+        fitted[index] = min(widths[index], width + max(spare, 0))
+        spare -= fitted[index] - width
+    return fitted
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
-    for index in used:
-        table.add_column(columns[index], overflow="fold")  # nothing is cut: ids are there to be copied
-    for row in rows:
-        table.add_row(*(Text(row[index]) for index in used))
-    Console().print(table)
+
+def _cell(text: str, width: int) -> str:
+    """A text of that width; what could steer a terminal (names and reasons come from anywhere) is replaced."""
+    clean = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
+    return clean.ljust(width) if len(clean) <= width else f"{clean[: width - 1]}…"
 
 
 def watched(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
@@ -104,8 +118,8 @@ def patiently(job: Callable[[], T], what: str, done: Callable[[], int], total: i
         return future.result()
 
 
-def ago(seconds: float | None) -> str:
-    """A length of time for people: two units at most."""
+def ago(seconds: float | None, units: int = 2) -> str:
+    """A length of time for people: two units at most, or one."""
     if seconds is None:
         return ""
     whole = int(seconds)
@@ -113,7 +127,7 @@ def ago(seconds: float | None) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
     for size, unit, smaller, name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= size:
-            rest = whole % size // smaller
+            rest = whole % size // smaller if units > 1 else 0
             return f"{whole // size} {unit}" + (f" {rest} {name}" if rest else "")
     return ""
 

@@ -14,6 +14,9 @@ from spoolnode.cli.options import json_option
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
 
+_OPTIONS = ("at", "priority")
+"""Variables that only make sense as the options of that name."""
+
 
 @click.command("send")
 @click.argument("pairs", nargs=-1, metavar="KEY=VALUE...")
@@ -78,9 +81,14 @@ def _as_usage(option: str, check: Any) -> None:
 
 
 def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any]) -> dict[str, Any]:
-    task: dict[str, Any] = dict(_split(pair, "KEY=VALUE") for pair in pairs)
+    if not pairs and not typed and special["body"] is None:
+        raise click.UsageError("the task is empty; give it at least one KEY=VALUE, --json-value or --body")
+    task: dict[str, Any] = {}
+    for pair in pairs:
+        name, text = _split(pair, "KEY=VALUE", task)
+        task[name] = text
     for pair in typed:
-        name, text = _split(pair, "--json-value")
+        name, text = _split(pair, "--json-value", task)
         try:
             task[name] = json.loads(text)
         except ValueError as error:
@@ -96,10 +104,15 @@ def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any
     return task
 
 
-def _split(pair: str, what: str) -> tuple[str, str]:
+def _split(pair: str, what: str, task: dict[str, Any]) -> tuple[str, str]:
+    """Name and value of what was typed; a name counts once, and what has an option is not meant as a name."""
     name, equals, value = pair.partition("=")
     if not equals or not name:
         raise click.BadParameter(f"{pair!r} is no name and value; write it as name=value", param_hint=what)
+    if name in _OPTIONS:
+        raise click.BadParameter(f"{name!r} has an option of its own: use --{name}", param_hint=what)
+    if name in task:
+        raise click.BadParameter(f"{name!r} is given twice", param_hint=what)
     return name, value
 
 

@@ -5,6 +5,7 @@ Pure, but for reading the file: what the places hold is handed in.
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import Field, fields
@@ -14,6 +15,11 @@ from spoolnode.node.config import BadConfig, Config
 
 PREFIX = "SPOOLNODE_"
 SETTINGS: dict[str, Field[Any]] = {item.name: item for item in fields(Config)}
+OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_VIA"})
+"""Variables of the environment that are no settings of a node, and mean something."""
+_KUBERNETES = re.compile(r"PORT(_.*)?|SERVICE_.*")
+"""What Kubernetes sets for a service of the name spoolnode."""
+_ALL = "; `spoolnode config` prints all that there are"
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -96,10 +102,27 @@ def _from_file(path: str) -> dict[str, Any]:
     return {name: _checked(name, value, path) for name, value in content.items()}
 
 
+def _nearest(name: str) -> str:
+    return next(iter(difflib.get_close_matches(name.lower().replace("-", "_"), SETTINGS, 1)), "")
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables of the environment that are named like settings and are none, each with a sentence that says so."""
+    known = {*(PREFIX + name.upper() for name in SETTINGS), *OTHER_VARIABLES}
+    found = {}
+    for variable in sorted(environment):
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and variable not in known and not _KUBERNETES.fullmatch(name):
+            near = _nearest(name)
+            hint = f"; did you mean '{PREFIX}{near.upper()}'?" if near else _ALL
+            found[variable] = f"there is no setting {variable!r}{hint}"
+    return found
+
+
 def _checked(name: str, value: Any, path: str) -> Any:
     if name not in SETTINGS:
-        near = difflib.get_close_matches(name.replace("-", "_"), SETTINGS, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "; `spoolnode config` prints all that there are"
+        near = _nearest(name)
+        hint = f"; did you mean {near!r}?" if near else _ALL
         raise BadConfig(f"{path}: there is no setting {name!r}{hint}")
     kind = kind_of(name)
     if kind is int and _is_size(name) and isinstance(value, str):

@@ -20,6 +20,7 @@ def examine(config: Config) -> Iterator[Finding]:
         yield directory.free_space(layout.root, config.min_free)
         yield from directory.contents(layout)
     yield machine.node(layout)
+    yield from machine.application(layout)
     for address in config.listen:
         yield machine.listen(address, layout)
     yield machine.inotify()

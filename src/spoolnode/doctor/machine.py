@@ -5,6 +5,7 @@ import fcntl
 import os
 import socket
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 
 from spoolnode.control_client import ControlError, NotRunning, ask
@@ -39,6 +40,16 @@ def node(layout: Layout) -> Finding:
             check, OK, "none runs here; the last one was killed and left its control socket, which the next one replaces"
         )
     return Finding(check, OK, "none runs here")
+
+
+def application(layout: Layout) -> Iterator[Finding]:
+    """Whether the node that runs on the directory has workers for its application."""
+    with contextlib.suppress(NotRunning, ControlError):
+        status = ask(layout.root, "GET", "/status", 5.0)
+        if status["app"] and not status["workers"]:
+            yield Finding("application", FAIL, f"{status['app']}: no worker is up: see the log")
+        elif status["app"]:
+            yield Finding("application", OK, f"{status['app']}, workers up: {status['workers']}")
 
 
 def lock_holder(layout: Layout) -> str:
