@@ -1,6 +1,7 @@
 """Our decorators: what a spooled call looks like on the wire, and what a worker makes of it."""
 
 import asyncio
+import functools
 import os
 import subprocess
 import sys
@@ -173,6 +174,80 @@ def test_task_that_names_no_function_of_ours_says_what_there_is() -> None:
     assert outcome.kind is Kind.FAILED
     assert "'missing'" in outcome.reason
     assert "known" in outcome.reason
+
+
+# --- mistakes of the caller ---
+
+
+def two(number: int, /, to: str, *, cc: str = "") -> None:
+    calls.append((number, to, cc))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "says"),
+    [
+        ((), {}, "missing a required"),
+        ((1,), {}, "missing a required argument: 'to'"),
+        ((1, "a", "b"), {}, "too many positional arguments"),
+        ((1, "a"), {"bcc": "x"}, "unexpected keyword argument 'bcc'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_when_they_are_spooled(node: SmallNode, args: Any, kwargs: Any, says: str) -> None:
+    function = spool(name="jobs:two")(two)
+    for spooling in (
+        lambda: function.spool(*args, **kwargs),
+        lambda: function.options(priority=1).spool(*args, **kwargs),
+        lambda: asyncio.run(function.aspool(*args, **kwargs)),
+        lambda: asyncio.run(function.options(priority=1).aspool(*args, **kwargs)),
+    ):
+        with pytest.raises(BadTask, match=says) as caught:
+            spooling()
+        assert str(caught.value).startswith("jobs:two does not take these arguments: ")
+        assert "\n" not in str(caught.value)
+    assert node.tasks == []
+    function.spool(1, to="a", cc="b")
+    run(node)
+    assert calls == [(1, "a", "b")]
+
+
+def test_arguments_are_those_of_a_wrapper_not_of_what_it_wraps(node: SmallNode) -> None:
+    @functools.wraps(two)
+    def wrapper(to: str) -> None:
+        two(7, to)
+
+    spool(wrapper).spool("a")
+    run(node)
+    assert calls == [(7, "a", "")]
+
+
+def test_function_without_a_signature_takes_any_arguments(node: SmallNode) -> None:
+    spool(min).spool(1, 2)
+    assert len(node.tasks) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"priority": "x"}, "`priority` is 'x'; it must be a whole number from 0 to 9999999999"),
+        ({"priority": -1}, "`priority` is -1; "),
+        ({"priority": 1.5}, "`priority` is 1.5; "),
+        ({"timeout": "a"}, "`timeout` is 'a'; it must be seconds greater than 0, below 100000000"),
+        ({"timeout": -5}, "`timeout` is -5; "),
+        ({"timeout": True}, "`timeout` is True; "),
+        ({"timeout": float("inf")}, "`timeout` is inf; "),
+        ({"timeout": 10**400}, "`timeout` is 1000"),
+        ({"at": "tomorrow"}, "`at` is 'tomorrow'; it must be a datetime or the seconds since 1970, below 10000000000"),
+        ({"at": -5.5}, "`at` is -5.5; "),
+        ({"at": float("nan")}, "`at` is nan; "),
+        ({"at": [1]}, "`at` is [1]; "),
+        ({"node": "../x"}, "node= is '../x'; "),
+    ],
+)
+def test_bad_options_are_one_sentence_with_the_value_as_it_was_written(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadTask) as caught:
+        spool(note).options(**options)
+    assert str(caught.value).startswith(says)
+    assert "\n" not in str(caught.value)
 
 
 # --- names ---

@@ -1,0 +1,129 @@
+"""What a worker process says of an application that does not load, and of a task that failed."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import spoolnode
+from spoolnode.node import wire
+from spoolnode.node.outcome import Kind
+from spoolnode.node.slots import Slots
+from spoolnode.node.worker import failure
+from spoolnode.protocol.values import pack
+
+OURS = str(Path(spoolnode.__file__).parent)
+
+
+def first_words(directory: Path, app: str) -> list[Any]:
+    """What a worker says first when it is started as a node would start it."""
+    slots = Slots.create(2)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    facts = {
+        "app": app, "root": str(directory / "spool"), "node_id": "x", "node_pid": os.getpid(), "worker": 0,
+        "socket": str(directory / "x.sock"), "timeout": 0.0, "slots": slots.descriptor, "concurrency": 1,
+    }  # fmt: skip
+    with ours:
+        with theirs:
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "spoolnode.worker", str(theirs.fileno())],
+                cwd=directory,
+                env={"PYTHONPATH": str(Path(OURS).parent)},
+                pass_fds=(theirs.fileno(), slots.descriptor),
+            )
+        try:
+            wire.send(ours, [facts])
+            ours.settimeout(30)
+            words = wire.receive(ours)
+        finally:
+            worker.kill()
+            worker.wait()
+            slots.close()
+    assert words is not None
+    return words
+
+
+@pytest.mark.parametrize(
+    ("app", "says"),
+    [
+        ("nothere", "--app is 'nothere': there is no module 'nothere' in {here} nor on PYTHONPATH; "),
+        ("nothere.py", "--app: there is no file {here}/nothere.py"),
+        ("jobs:nothing", "--app is 'jobs:nothing': 'nothing' does not exist in the module 'jobs'"),
+        ("jobs", "the application 'jobs' has nothing to run"),
+    ],
+)
+def test_setting_that_names_nothing_to_run_is_one_sentence(tmp_path: Path, app: str, says: str) -> None:
+    (tmp_path / "jobs.py").write_text("x = 1\n")
+    kind, text, is_sentence = first_words(tmp_path, app)
+    assert (kind, is_sentence) == ("broken", True)
+    assert text.startswith(says.format(here=tmp_path))
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("app", ["jobs", "jobs.py"])
+@pytest.mark.parametrize(
+    ("source", "last"),
+    [
+        ("import nothere", "ModuleNotFoundError: No module named 'nothere'"),
+        ("from spoolnode import spool\nspool(priority=-1)", "it must be a whole number from 0 to 9999999999"),
+        ("1/0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_error_of_the_application_is_its_traceback_without_our_beginning(
+    tmp_path: Path, app: str, source: str, last: str
+) -> None:
+    (tmp_path / "jobs.py").write_text(source + "\n")
+    kind, text, is_sentence = first_words(tmp_path, app)
+    assert (kind, is_sentence) == ("broken", False)
+    first, second = text.splitlines()[:2]
+    assert first == "Traceback (most recent call last):"
+    assert second.startswith(f'  File "{tmp_path}/jobs.py", line ')
+    assert text.rstrip().endswith(last)
+    assert "importlib" not in text
+
+
+def caught(function: Any) -> BaseException:
+    try:
+        function()
+    except BaseException as error:  # noqa: BLE001 - that is what a worker catches
+        return error
+    raise AssertionError("it raised nothing")
+
+
+def fail() -> None:
+    raise ValueError("the reason")
+
+
+def test_reason_is_what_the_exception_says_once_and_then_where() -> None:
+    outcome = failure(caught(fail))
+    assert outcome.kind is Kind.FAILED
+    first, second, *rest = outcome.reason.splitlines()
+    assert (first, second) == ("ValueError: the reason", "Traceback (most recent call last):")
+    assert outcome.reason.count("ValueError: the reason") == 1
+    assert "in fail" in "".join(rest)
+
+
+def test_error_in_our_own_frames_has_no_traceback() -> None:
+    error = caught(lambda: pack({"x": object()}))
+    assert error.__traceback__ is not None
+    assert error.__traceback__.tb_next is not None
+    error.__traceback__ = error.__traceback__.tb_next.tb_next  # as if a worker had called it
+    error.__cause__ = None
+    error.__suppress_context__ = True
+    reason = failure(error).reason
+    assert reason.startswith("spoolnode.protocol.errors.BadTask: a value cannot travel")
+    assert "Traceback" not in reason
+
+
+def test_reason_that_is_too_long_keeps_what_the_exception_says() -> None:
+    def long() -> None:
+        raise ValueError("start " + "x" * 100_000)
+
+    reason = failure(caught(long)).reason
+    assert len(reason) <= wire.MAX_TEXT
+    assert reason.startswith("ValueError: start xxx")
+    assert "in long" in reason
