@@ -164,6 +164,8 @@ class Control:
         running = {row["id"]: row for row in self._node.crew.running()}
         if identity in running:
             shown |= {"state": "running", **running[identity]}
+        if reason := self._node.spool.retrying.get(identity):
+            shown["last_error"] = reason
         return _json(shown)
 
     async def _aside(self, job: Callable[[], Any]) -> Any:

@@ -105,11 +105,11 @@ class Node:
         self.listener.open(layout.socket)
         self._route_here = local_route(config.name, self.id, [*config.listen, *self.listener.addresses], config.tag)
         await self._claim_outbox()
-        await self.control.start()
         try:
+            await self.control.start()
             if config.app and not self._stop.is_set():
                 await self.crew.start()
-        except AppBroken:
+        except (AppBroken, BadConfig):
             self.listener.close()
             await self._close_rest()
             raise

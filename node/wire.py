@@ -8,7 +8,7 @@ node -> worker
 
 worker -> node
     ["ready", pid, timers]                the application is loaded; timers as [name, seconds, cron]
-    ["broken", text]                      it is not; the traceback
+    ["broken", text, is_sentence]         it is not; the traceback, or one sentence that says it all
     ["ended", chunk, positions, others, seconds]
                                           tasks that ended well (u16 array of positions in the chunk), those that did not
                                           as [position, verdict, detail, delay], and the time that all of them took

@@ -210,7 +210,7 @@ def test_an_import_error_stops_the_start_with_the_traceback(node: RunningNode, w
 
 def test_an_application_with_nothing_to_run_is_refused(node: RunningNode) -> None:
     node.start(app="x = 1\n", wait=False)
-    assert node.wait() == 1
+    assert node.wait() == 2
     assert "has nothing to run" in "".join(node.noise)
 
 

@@ -55,11 +55,14 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
 def _run(config: "Config", report: "Report") -> int:
     import uvloop
 
+    from spoolnode.node.config import BadConfig
     from spoolnode.node.crew import AppBroken
     from spoolnode.node.node import run_node
 
     try:
         return run_node(config, report, loop_factory=uvloop.new_event_loop)
+    except BadConfig:
+        raise  # one sentence says it; also for an application that cannot be used as it is named
     except AppBroken as error:
         click.echo(str(error).rstrip(), err=True)
         raise Failure(f"the application {config.app!r} does not load, so the node did not start") from error

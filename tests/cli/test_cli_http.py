@@ -1,0 +1,51 @@
+"""`--http`: metrics and health for other programs."""
+
+import os
+import signal
+import socket
+import urllib.error
+import urllib.request
+
+from support import RunningNode, eventually
+
+
+def get(node: RunningNode, path: str) -> tuple[int, str, str]:
+    """Status, content type and text."""
+    address = node.lines("ready")[-1]["http"]
+    try:
+        with urllib.request.urlopen(f"http://{address}{path}", timeout=10) as response:
+            return response.status, response.headers["Content-Type"], response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Content-Type"], error.read().decode()
+
+
+def test_metrics_are_prometheus_text(node: RunningNode, app: str) -> None:
+    node.start("--http", "127.0.0.1:0", app=app)
+    node.command("send", "name=Ada")
+    eventually(lambda: "spoolnode_done_total 1.0\n" in get(node, "/metrics")[2], "it is counted as done")
+    status, kind, text = get(node, "/metrics")
+    assert (status, kind.partition(";")[0]) == (200, "text/plain")
+    assert "# TYPE spoolnode_done_total counter" in text
+    assert get(node, "/status")[0] == 404  # the control interface is not for everybody
+
+
+def test_health_is_503_when_no_worker_is_up(node: RunningNode, app: str) -> None:
+    node.start("--http", "127.0.0.1:0", app=app)
+    assert get(node, "/healthz")[::2] == (200, "ok\n")
+    (node.directory / "app.py").write_text("raise RuntimeError('broken since')\n")
+    for pid in node.status()["worker_pids"]:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: get(node, "/healthz")[::2] == (503, "no worker is up\n"), "it is not well")
+    done = node.command("doctor", "-s", node.via)
+    assert done.returncode == 1
+    assert "fail  application: app.py: no worker is up: see the log\n" in done.stdout
+
+
+def test_address_that_is_taken_is_one_sentence_and_leaves_nothing(node: RunningNode) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        done = node.command("join", "-s", "127.0.0.1:0", "--http", address)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"Error: cannot listen on {address} (--http): Address already in use"
+    assert not (node.spool / "control.sock").exists()
