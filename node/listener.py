@@ -34,6 +34,8 @@ LINGER_SECONDS = 5.0
 """How long a refused client's bytes are read and thrown away, so that it gets to read the reason."""
 STRANGERS = 64
 """Connections open at once from where nothing is taken: each hears why, and they keep nobody else out."""
+STUCK_SECONDS = 300.0
+"""How long a client may leave its answers unread: it is held back at once, but it may have something else to do."""
 SWEEP_SECONDS = 0.5
 
 
@@ -158,7 +160,7 @@ class Stream(asyncio.Protocol):
         if self._closing:
             if now - self.since > LINGER_SECONDS:
                 self._transport.abort()
-        elif (self.conversation.is_incomplete and now - self.since > limit) or now - self._stuck_since > limit:
+        elif (self.conversation.is_incomplete and now - self.since > limit) or now - self._stuck_since > STUCK_SECONDS:
             self._transport.abort()  # it does not send what it began, or does not read what it asked for
 
 
