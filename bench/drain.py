@@ -36,8 +36,8 @@ def drain(bench: Bench) -> list[Row]:
             backlog(bench, tasks)
         runs = bench.in_turn(
             {
-                **({"uwsgi": lambda: _drain_uwsgi(bench, spools.pop(), tasks)} if spools else {}),  # noqa: B023
-                "ours": lambda: _drain_ours(bench, tasks),  # noqa: B023
+                **({"uwsgi": lambda: _drain_uwsgi(bench, spools.pop(), tasks)} if spools else {}),  # noqa: B023  # run within this turn
+                "ours": lambda: _drain_ours(bench, tasks),  # noqa: B023  # as above
             }
         )
         theirs, mine = runs.get("uwsgi", []), runs["ours"]

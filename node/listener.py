@@ -1,7 +1,7 @@
 """The sockets: accepts connections and moves bytes between them and conversations.
 
 Most requests come alone on a connection, whole in the first read. Those never become a transport: accept, read, and
-when the commit is done, send and close: four system calls (measured: about a third of the CPU of a stream each). All
+when the commit is done, write and close (measured with bench's `load plain`, 64 clients: half the CPU of a stream each). All
 else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes a `Stream`.
 """
 
@@ -224,7 +224,7 @@ class Listener:
             stream.close()
 
     def _accept(self, listening: socket.socket) -> None:
-        # Bare descriptors instead of socket objects: a fifth of the CPU of a request (measured with `make bench`).
+        # Bare descriptors: a socket object costs two system calls more, and its own making, for each request.
         local = listening.family == socket.AF_UNIX
         for _ in range(ACCEPTS_A_TURN):
             try:

@@ -226,7 +226,7 @@ class AsyncTasks:
         self._submit(_as_coroutine(awaitable)).result()
 
     def _submit(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        import asyncio  # noqa: PLC0415  # 8 MB that a worker without async tasks does not need
+        import asyncio  # noqa: PLC0415  # 7 MB that a worker without async tasks does not need
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()

@@ -30,7 +30,7 @@ def load(facts: dict[str, Any]) -> App:
 
 
 class SpoolView:
-    """What an application may ask about its spool. Its imports come with the first question: few ask, and they cost 12 MB."""
+    """What an application may ask about its spool. Its imports come with the first question, because few ask."""
 
     def __init__(self, root: str, node_id: str) -> None:
         self._root = root

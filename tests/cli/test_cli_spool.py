@@ -31,9 +31,9 @@ def send(node: RunningNode, *args: str) -> str:
 def spool(request: pytest.FixtureRequest, node: RunningNode) -> RunningNode:
     """A spool with three tasks that do not run (no application): plain, of a priority, due in an hour."""
     node.start()
-    node.first = send(node, "name=plain", "-j", "n=7")  # type: ignore[attr-defined]
-    node.second = send(node, "name=soon", "--priority", "3")  # type: ignore[attr-defined]
-    node.third = send(node, "name=late", "--at", "+1h")  # type: ignore[attr-defined]
+    node.first = send(node, "name=plain", "-j", "n=7")  # type: ignore[attr-defined] # a note for the tests
+    node.second = send(node, "name=soon", "--priority", "3")  # type: ignore[attr-defined] # a note for the tests
+    node.third = send(node, "name=late", "--at", "+1h")  # type: ignore[attr-defined] # a note for the tests
     if request.param == "stopped":
         assert node.stop() == 0
     return node
@@ -43,7 +43,7 @@ def spool(request: pytest.FixtureRequest, node: RunningNode) -> RunningNode:
 def graveyard(request: pytest.FixtureRequest, node: RunningNode, app: str) -> RunningNode:
     """A spool with two dead tasks."""
     node.start("--max-attempts", "1", app=app)
-    node.dead = [send(node, "do=fail", f"name={name}") for name in ("one", "two")]  # type: ignore[attr-defined]
+    node.dead = [send(node, "do=fail", f"name={name}") for name in ("one", "two")]  # type: ignore[attr-defined] # a note for the tests
     node.wait_for_log("dead", count=2)
     if request.param == "stopped":
         assert node.stop() == 0

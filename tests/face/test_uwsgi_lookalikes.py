@@ -255,7 +255,7 @@ def test_raw_function_and_the_older_spelling_are_there(real: Any, node: SmallNod
     decorated = uwsgidecorators.spool(job)
     assert decorated.f is job
     decorated.spool(a="1")
-    job.spool(a="2")  # type: ignore[attr-defined]
+    job.spool(a="2")  # type: ignore[attr-defined] # the decorator adds it
     assert len(node.tasks) == 2
 
 

@@ -185,7 +185,7 @@ class Connection:
 
 def read_http(data: bytes) -> tuple[http.client.HTTPResponse, Any]:
     """The answer as Python's own HTTP client reads it, and the JSON in it; nothing may follow."""
-    response = http.client.HTTPResponse(Connection(data))  # type: ignore[arg-type]
+    response = http.client.HTTPResponse(Connection(data))  # type: ignore[arg-type] # makefile() is all it asks for
     response.begin()
     body = response.read()
     assert int(response.headers["Content-Length"]) == len(body)

@@ -124,7 +124,7 @@ def _text_if_it_is(value: bytes) -> str | bytes:
 
 def _unpickled(raw: dict[bytes, bytes], name: bytes, default: Any) -> Any:
     # The node has let it through only from this machine's own unix socket or directory.
-    return pickle.loads(raw[name]) if name in raw else default  # noqa: S301
+    return pickle.loads(raw[name]) if name in raw else default  # noqa: S301  # see above
 
 
 def _uwsgi() -> Any:
