@@ -65,6 +65,13 @@ class Config:
     allow: list[str] = _setting(
         [], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR"
     )
+    tls_cert: str = _setting(
+        "", "this node's certificate, from `spoolnode ca issue`; with it nodes talk to each other over TLS only", metavar="FILE"
+    )
+    tls_key: str = _setting("", "the private key of the certificate", metavar="FILE")
+    tls_ca: str = _setting(
+        "", "the certificates of the authorities whose nodes are taken as peers, one after the other in a file", metavar="FILE"
+    )
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
     sync: str = _setting(
         "always", "always: a task is acknowledged after its fsync; none: when it is written, as uWSGI does",
@@ -110,11 +117,13 @@ class Config:
                 raise BadConfig(f"--{option_name(name)} is {value}; it must be from {low} to {high}")
         if self.chmod_socket and not re.fullmatch(r"[0-7]{3,4}", self.chmod_socket):
             raise BadConfig(f"--chmod-socket is {self.chmod_socket!r}; it must be an octal mode like 660")
+        self._check_tls()
         for address in self.listen:
             parse_address(address)
-            if is_public(address) and not self.allow and not self.insecure:
+            if is_public(address) and not (self.allow or self.tls_cert or self.insecure):
                 raise BadConfig(
                     f"--listen {address} is reachable from other machines: name the networks that may enqueue with --allow CIDR, "
+                    "give this node a certificate with --tls-cert, --tls-key and --tls-ca (see `spoolnode ca --help`), "
                     "or give --insecure to take requests from anyone"
                 )
         if self.http:
@@ -133,6 +142,12 @@ class Config:
             if not is_node_name(tag):
                 raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
         return Config(**{**self.__dict__, "name": name, "spool": spool})
+
+    def _check_tls(self) -> None:
+        given = {name: bool(getattr(self, name)) for name in ("tls_cert", "tls_key", "tls_ca")}
+        if any(given.values()) and not all(given.values()):
+            missing = " and ".join(f"--{option_name(name)}" for name, there in given.items() if not there)
+            raise BadConfig(f"{missing} is missing: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
 
     def networks(self) -> list[IPv4Network | IPv6Network]:
         """The networks of `allow`."""

@@ -53,6 +53,8 @@ class Services:
     refusals: dict[Reason, int] = field(default_factory=dict)
     talking: set["Conversation"] = field(default_factory=set)
     """Those with answers that are ready to be sent."""
+    handshake_failures: int = 0
+    """TLS connections that did not become anybody's."""
 
     def count_refusal(self, refusal: Refused) -> None:
         """One more request refused."""
@@ -106,9 +108,13 @@ class Answer:
 class Conversation:
     """One connection, from its first byte to its last."""
 
-    def __init__(self, services: Services, link: Link, peer: str, *, local: bool, allowed: bool, max_block: int) -> None:
+    def __init__(
+        self, services: Services, link: Link, peer: str, *, local: bool, allowed: bool, max_block: int, certified: str = ""
+    ) -> None:
         self.services = services
         self.peer = peer
+        self.certified = certified
+        """The node's name in the certificate of the other side; empty when it has shown none."""
         self.extended = False
         self._link = link
         self._local = local

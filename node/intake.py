@@ -2,7 +2,7 @@
 
 Ensures: a waiter hears `stored` only after the fsync that holds its task (with `sync` off: after the write).
 Ensures: a task is handed to `committed` only after that, so nothing runs that might not be there after a power cut.
-Ensures: when a write or an fsync fails, everyone in the group is refused, their records are marked finished, and the
+Ensures: when a write or an fsync fails, everyone in the group is refused, their records are marked void, and the
          file takes no more: a failed fsync is final, it is never retried on the same file. Where the disk does not even
          take the marks, the node itself does not run such a record, but one that starts later may: "at least once".
 Assumes: one event loop calls everything but `_commit`, which runs in the disk thread.
@@ -14,9 +14,10 @@ import errno
 import secrets
 import time
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.layout import Layout
@@ -25,7 +26,7 @@ from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.names import LAST, task_id
 from spoolnode.protocol.request import Terms
-from spoolnode.protocol.spoolfile import FINISHED, STATE_AT
+from spoolnode.protocol.spoolfile import STATE_AT, VOID
 
 BATCH_SIZE = 1 << 20
 """Bytes of a batch file, reserved when it is made: records never meet a full disk, and a mapping of it never moves."""
@@ -48,6 +49,13 @@ class PromptWaiter(Waiter, Protocol):
 
     def safe(self) -> None:
         """The task is on disk; `stored` follows on the loop. Called in the disk thread; raises nothing."""
+
+
+class Outbound(NamedTuple):
+    """A task that is for another node."""
+
+    to: str
+    number: int
 
 
 @dataclass(eq=False, slots=True)
@@ -79,9 +87,22 @@ class Batch:
     """Where its tasks went when it was settled."""
     void: set[int] = field(default_factory=set)
     """Records that are no tasks and may still look like some: refused, or moved, and perhaps not marked."""
+    refused: set[int] = field(default_factory=set)
+    """Those of them that never were tasks."""
+    arrived: bool = False
+    """It has tasks that came over links: it proves that their numbers are taken."""
+    outbound: "array[int]" = field(default_factory=lambda: array("I"))
+    """Which of its tasks are for other nodes, in order..."""
+    numbers: "array[int]" = field(default_factory=lambda: array("Q"))
+    """...and the numbers that their links gave them."""
 
     def __post_init__(self) -> None:
         self.seed = batchfile.seed_of(self.number, self.salt)
+
+    def link_number(self, offset: int) -> int:
+        """The number of a task that is for another node; 0 when it is for this one."""
+        at = bisect_left(self.outbound, offset)
+        return self.numbers[at] if at < len(self.outbound) and self.outbound[at] == offset else 0
 
 
 @dataclass(eq=False, slots=True)
@@ -94,6 +115,8 @@ class Group:
     offsets: "array[int]" = field(default_factory=lambda: array("I"))
     special: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Due time and rank of the tasks that have one."""
+    outbound: dict[int, Outbound] = field(default_factory=dict)
+    """Those that are for other nodes."""
     waiters: list[Waiter] = field(default_factory=list)
     prompt: list[PromptWaiter] = field(default_factory=list)
     """Those of them that want to hear it in the disk thread too."""
@@ -128,15 +151,23 @@ class Intake:
         """Takes one task without a body, for a waiter that is in a hurry."""
         self.add(block, b"", terms, waiter, prompt=waiter)
 
-    def add(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None) -> None:
-        """Takes one task. `waiter` is told later; nothing is raised."""
+    def add(
+        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None,
+        outbound: Outbound | None = None,
+    ) -> None:  # fmt: skip
+        """Takes one task, for here or (`outbound`) for another node. `waiter` is told later; nothing is raised."""
         now = time.time()
         group = self._open
         size = batchfile.RECORD_SIZE + 4 + len(block) + len(body) + batchfile.ALIGN
         if group is None or group.batch.end + size > BATCH_SIZE:
             group = self._next_batch(now)
         batch = group.batch
-        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank)
+        kind, number = batchfile.HERE, terms.number
+        if outbound is not None:
+            kind, number = batchfile.OUTBOUND, outbound.number
+        elif number:
+            kind, batch.arrived = batchfile.ARRIVED, True
+        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank, kind, number)
         offset = batch.end + batchfile.RECORD_SIZE
         batch.end += len(record)
         group.parts.append(record)
@@ -146,6 +177,8 @@ class Intake:
             group.prompt.append(prompt)
         if terms.due or terms.rank != LAST:
             group.special[offset] = (terms.due, terms.rank)
+        if outbound is not None:
+            group.outbound[offset] = outbound
         if not self._busy and not self._soon:
             # Not at once: what else came in this turn of the loop shares the fsync.
             self._soon = True
@@ -222,6 +255,7 @@ class Intake:
             group.waiters += self._open.waiters
             self._open = None
         group.batch.void.update(group.offsets)
+        group.batch.refused.update(group.offsets)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = error.strerror if isinstance(error, OSError) else repr(error)
         refusal = Refused(
@@ -270,13 +304,16 @@ class Intake:
             self._close(batch)
 
     def _disown(self, group: Group) -> None:
-        """Marks the records of a failed group finished, as well as a failing disk lets us, and gives up the file."""
+        """Marks the records of a failed group void, as well as a failing disk lets us, and gives up the file.
+
+        Not finished: a finished record that came over a link proves that its number is taken.
+        """
         batch = group.batch
         if batch.descriptor < 0:
             return
         try:
             for offset in group.offsets:
-                self._disk.write(batch.descriptor, bytes([FINISHED]), offset + STATE_AT)
+                self._disk.write(batch.descriptor, bytes([VOID]), offset + STATE_AT)
             self._disk.sync(batch.descriptor)
         except OSError:
             pass  # the error that brought us here is reported; the records were never acknowledged

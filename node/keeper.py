@@ -15,12 +15,12 @@ from functools import partial
 from typing import NamedTuple
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout, ref_id
+from spoolnode.node.layout import Layout, outbox_ref, ref_id
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
-from spoolnode.protocol.errors import BadTask, Refused
+from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import HEADER, MAX_BLOCK, Variables, decode_variables, encode_variables
-from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, VOID, WAITING
 
 COPY_SIZE = 1 << 20
 """Bytes of a body moved at a time."""
@@ -64,10 +64,10 @@ class Keeper:
         path, offset = self.layout.batch(number), int(ref)
         descriptor = self.disk.open(path)
         try:
-            size = self.disk.read(descriptor, 4, offset - batchfile.RECORD_SIZE)
+            front = self.disk.read(descriptor, batchfile.RECORD_SIZE, offset - batchfile.RECORD_SIZE)
         finally:
             self.disk.close(descriptor)
-        return Place(path, offset, int.from_bytes(size, "little"))
+        return Place(path, offset, batchfile.payload_length(front, len(front)))
 
     def progress(self, number: int | None, ref: int | str) -> Progress:
         """State and attempts of a task. Raises FileNotFoundError when it is gone."""
@@ -103,9 +103,9 @@ class Keeper:
 
     # -- marking --
 
-    def mark(self, number: int, offsets: Iterable[int]) -> None:
-        """Marks tasks of a batch finished."""
-        self._poke([(self.layout.batch(number), offset + STATE_AT, FINISHED) for offset in offsets])
+    def mark(self, number: int, offsets: Iterable[int], state: int = FINISHED) -> None:
+        """Marks tasks of a batch finished (or void)."""
+        self._poke([(self.layout.batch(number), offset + STATE_AT, state) for offset in offsets])
 
     def finish_waiting(self, number: int, offset: int) -> bool:
         """Marks one task of a batch finished, provided that one waits there: `offset` may be anything."""
@@ -164,12 +164,15 @@ class Keeper:
 
     # -- moving --
 
-    def settle(self, number: int, flying: set[int], void: set[int], due: dict[int, float]) -> dict[int, str]:
+    def settle(
+        self, number: int, flying: set[int], void: set[int], due: dict[int, float], refused: Iterable[int] = ()
+    ) -> dict[int, str]:
         """Gives each waiting task of a batch a spool file of its own, except those `flying` with a worker.
 
         Args:
             void: records that are no tasks, though they may look like some.
             due: when those are due that are not ready now, by offset.
+            refused: those of `void` that never were tasks.
 
         Returns:
             The ref of the new file for each offset; their records are marked finished. When the disk fails half way, what
@@ -183,8 +186,8 @@ class Keeper:
             try:
                 # What is not due later is ready, whatever the record says (`retry`), also when the clock was set back.
                 ready = min(record.accepted, time.time())
-                ref = self._new_ref(names.task_id(self.node_id, number, record.offset), record.rank)
                 place = Place(self.layout.batch(number), record.offset, record.length)
+                ref = self._settled_ref(number, record, place)
                 self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, ready))
             except OSError as error:
                 problem = error
@@ -200,7 +203,8 @@ class Keeper:
                 discard(self.disk, self.layout.path(ref))
                 del moved[offset]
         with contextlib.suppress(OSError):
-            self.mark(number, void)
+            self.mark(number, void - set(refused))
+            self.mark(number, refused, VOID)
         if problem is not None and not moved:
             raise problem
         return moved
@@ -213,6 +217,8 @@ class Keeper:
                 self._sync_directory(directory)
             if any("/" in ref for ref in new):
                 self._sync_directory(self.layout.root)  # the directory itself may be new
+            if any(ref.startswith("outbox/") for ref in new):
+                self._sync_directory(self.layout.outbox)
         except OSError:
             for ref in new:
                 discard(self.disk, self.layout.path(ref))
@@ -257,6 +263,84 @@ class Keeper:
             self._sync_directory(os.path.dirname(place.path))
         return ref
 
+    def hand_over(self, number: int | None, targets: dict[int | str, str]) -> dict[int | str, str]:
+        """Moves tasks to other places: from batch `number`, or with None spool files, to the refs in `targets`.
+
+        A task is in its new place for good, and gone from the old one for good, when this returns: so that a link may send
+        it and forget it. When the disk fails half way, what has moved by then has moved; OSError only when nothing has.
+        """
+        for directory in {os.path.dirname(ref) for ref in targets.values()} - {""}:
+            self.disk.make_directory(self.layout.path(directory))
+        if number is None:
+            return self._hand_over_files({str(ref): target for ref, target in targets.items()})
+        moved: dict[int | str, str] = {}
+        problem = None
+        records = {record.offset: record for record in self.records(number) if record.state == WAITING}
+        for offset, target in targets.items():
+            record = records.get(int(offset))
+            if record is None:
+                continue
+            place = Place(self.layout.batch(number), record.offset, record.length)
+            try:
+                self._copy(place, target, attempts=0, mtime=self._mtime_at(place, target))
+            except OSError as error:
+                problem = error
+                break
+            moved[offset] = target
+        self._confirm(moved.values())
+        try:
+            self.mark(number, [int(offset) for offset in moved])
+            if self.sync and moved:
+                self._sync_batch(number)
+        except OSError:
+            for target in moved.values():
+                discard(self.disk, self.layout.path(target))
+            raise
+        if problem is not None and not moved:
+            raise problem
+        return moved
+
+    def _hand_over_files(self, targets: dict[str, str]) -> dict[int | str, str]:
+        moved: dict[int | str, str] = {}
+        problem = None
+        for ref, target in targets.items():
+            try:
+                # Before it is there: a file whose time is past may run at once. An attempt at sending is none at running.
+                self.disk.set_mtime(self.layout.path(ref), self._mtime_at(Place(self.layout.path(ref)), target))
+                self.set_attempts(None, ref, 0)
+                self.disk.rename(self.layout.path(ref), self.layout.path(target))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                problem = error
+                break
+            moved[ref] = target
+        for directory in {self.layout.directory_of(ref) for pair in moved.items() for ref in map(str, pair)}:
+            self._sync_directory(directory)
+        if moved:
+            self._sync_directory(self.layout.outbox)
+        if problem is not None and not moved:
+            raise problem
+        return moved
+
+    def _mtime_at(self, place: Place, target: str) -> float:
+        """The time of a task's file in its new place: when it is due, if that is here."""
+        if target.startswith("outbox/"):
+            return time.time()
+        try:
+            at = next((names.read_at(value) for key, value in self._variables(place) if key == b"at"), 0.0)
+        except (BadPacket, Refused):  # a file from elsewhere; uWSGI takes any text there
+            at = 0.0
+        return max(at, time.time())
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Replaces a small file of our own; returns when the new one is safe, also without `sync`: a torn one is of no use.
+
+        When that fails, one of the two is there.
+        """
+        self._write(os.path.relpath(path, self.layout.root), [data], mtime=None, always=True)
+        self.disk.sync_directory(os.path.dirname(path))
+
     def quarantine(self, ref: str) -> str:
         """Moves a file that cannot be read to corrupt/; its new name there."""
         target = ref.replace("/", "_")
@@ -266,6 +350,23 @@ class Keeper:
         self.disk.rename(self.layout.path(ref), os.path.join(self.layout.corrupt, target))
         with contextlib.suppress(OSError):  # it has moved all the same, and a rename loses nothing
             self._sync_directory(self.layout.corrupt)
+        return target
+
+    def block_of(self, ref: str) -> bytes:
+        """The variables of a spool file, encoded. Raises `Short` when they are not all there."""
+        descriptor = self.disk.open(self.layout.path(ref))
+        try:
+            return self._block(descriptor, Place(self.layout.path(ref)))
+        finally:
+            self.disk.close(descriptor)
+
+    def publish(self, ref: str) -> str:
+        """Puts a whole file of arriving/ among the waiting ones; its new ref. Its time stays."""
+        variables = decode_variables(self.block_of(ref))
+        target = self._new_ref(ref_id(ref), _rank(variables))
+        self.disk.rename(self.layout.path(ref), self.layout.path(target))
+        for directory in dict.fromkeys([self.layout.directory_of(target), self.layout.root, self.layout.arriving]):
+            self._sync_directory(directory)
         return target
 
     def keep_damage(self, number: int, start: int, data: bytes) -> None:
@@ -291,6 +392,14 @@ class Keeper:
             return name
         self.disk.make_directory(self.layout.path(str(rank)))
         return f"{rank}/{name}"
+
+    def _settled_ref(self, number: int, record: batchfile.Record, place: Place) -> str:
+        identity = names.task_id(self.node_id, number, record.offset)
+        if record.kind != batchfile.OUTBOUND:
+            return self._new_ref(identity, record.rank)
+        to = destination_of_variables(self._variables(place))
+        self.disk.make_directory(self.layout.path(f"outbox/{to}"))
+        return outbox_ref(to, identity, record.number)
 
     def _variables(self, place: Place) -> Variables:
         descriptor = self.disk.open(place.path)
@@ -327,7 +436,9 @@ class Keeper:
         finally:
             self.disk.close(source)
 
-    def _write(self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None) -> None:
+    def _write(
+        self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None, *, always: bool = False
+    ) -> None:
         temporary = self.layout.path(f"tmp/{time.monotonic_ns()}")  # short, whatever the name of the file
         descriptor = self.disk.create(temporary)
         try:
@@ -340,7 +451,7 @@ class Keeper:
                     self._append(descriptor, offset, *body)
                 if mtime is not None:
                     self.disk.set_mtime(temporary, mtime)  # before the sync: it says when the task is due
-                if self.sync:
+                if self.sync or always:
                     self.disk.sync(descriptor)
             finally:
                 self.disk.close(descriptor)
@@ -361,6 +472,12 @@ class Keeper:
     def _sync_directory(self, path: str) -> None:
         if self.sync:
             self.disk.sync_directory(path)
+
+
+def destination_of_variables(variables: Variables) -> str:
+    """Where a task that waits for a peer is to go: what was chosen for it, else what was asked for."""
+    said = dict(variables)
+    return (said.get(names.TO) or said.get(names.NODE, b"")).decode("ascii", "replace")
 
 
 class _NoRoom(Exception):

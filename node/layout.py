@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from spoolnode.protocol.names import LAST, SPOOL_PREFIX, id_of_file
+from spoolnode.protocol.names import LAST, SPOOL_PREFIX, file_name, id_of_file
 
 BATCH_SUFFIX = ".batch"
 
@@ -40,6 +40,21 @@ class Layout:
         return self.path("tmp")
 
     @property
+    def arriving(self) -> str:
+        """Large tasks from peers, until it is safe that their numbers are taken."""
+        return self.path("arriving")
+
+    @property
+    def taken(self) -> str:
+        """The link numbers taken from other nodes (see `numbers`)."""
+        return self.path("taken")
+
+    @property
+    def links(self) -> str:
+        """What the sending side must remember (see `outbox`)."""
+        return self.path("links")
+
+    @property
     def node_id(self) -> str:
         """The file with this node's id."""
         return self.path("node.id")
@@ -62,7 +77,7 @@ class Layout:
     @property
     def directories(self) -> list[str]:
         """Every directory that a node needs."""
-        return [self.root, self.incoming, self.outbox, self.dead, self.corrupt, self.tmp]
+        return [self.root, self.incoming, self.outbox, self.arriving, self.dead, self.corrupt, self.tmp]
 
     def path(self, ref: str) -> str:
         """The path of something below the spool."""
@@ -101,4 +116,21 @@ def rank_of(ref: str) -> int:
 
 def ref_id(ref: str) -> str:
     """The id of the task in a spool file."""
-    return id_of_file(ref.rpartition("/")[2])
+    name = ref.rpartition("/")[2]
+    return id_of_file(name.rpartition("@")[0] if ref.startswith("outbox/") and "@" in name else name)
+
+
+def outbox_ref(to: str, identity: str, number: int) -> str:
+    """The ref of a task that waits for a peer: the number that its link gave it stands behind its id."""
+    return f"outbox/{to}/{file_name(identity)}@{number}"
+
+
+def destination_of(ref: str) -> str:
+    """The destination of a ref in outbox/."""
+    return ref.split("/")[1]
+
+
+def number_of(ref: str) -> int:
+    """The link number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
+    _, at, number = ref.rpartition("@")
+    return int(number) if at and number.isascii() and number.isdecimal() and len(number) <= 20 else 0

@@ -2,7 +2,8 @@
 
 Most requests come alone on a connection, whole in the first read. Those never become a transport: accept, read, and
 when the commit is done, write and close (measured with bench's `load plain`, 64 clients: half the CPU of a stream each). All
-else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes a `Stream`.
+else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes a `Stream`. With certificates the same port
+takes TLS: see `trust`.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from typing import Any
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.conversation import Conversation, Services
+from spoolnode.node.trust import CLIENT_HELLO, Certified, Handshakes
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
 from spoolnode.protocol.packet import PLAIN, SPOOL_REQUEST
@@ -87,9 +89,11 @@ class Stream(asyncio.Protocol):
         self._closing = False
         self._stuck_since = math.inf
         self._transport: Any = None
+        self._is_tls = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._listener.streams.add(self)
         self._listener.strangers += self._stranger
         if self._first:
@@ -104,7 +108,8 @@ class Stream(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._closing:
             return False
-        return self.conversation.half_closed()
+        # TLS has no half of a connection: what has not been said yet is lost with the whole.
+        return self.conversation.half_closed() and not self._is_tls
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -167,9 +172,10 @@ class Stream(asyncio.Protocol):
 class Listener:
     """All listening sockets of a node."""
 
-    def __init__(self, config: Config, services: Services) -> None:
+    def __init__(self, config: Config, services: Services, trust: Certified | None = None) -> None:
         self._config = config
         self.services = services
+        self._handshakes = Handshakes(trust, services, config.request_timeout, self._gone) if trust is not None else None
         self._loop = asyncio.get_running_loop()
         self._networks = config.networks()
         self._allowed: dict[str, bool] = {}
@@ -220,6 +226,8 @@ class Listener:
         """Ends what is still connected."""
         if self._sweeper is not None:
             self._sweeper.cancel()
+        if self._handshakes is not None:
+            self._handshakes.close()
         for stream in list(self.streams):
             stream.close()
 
@@ -235,6 +243,9 @@ class Listener:
                 self._accept_failed(listening, error)
                 return
             self.connections += 1
+            if self._handshakes is not None and not local and not _begins_plainly(listening, descriptor):
+                self._greet(self._handshakes, socket.socket(fileno=descriptor), peer[0])
+                continue
             data = self._first_read(descriptor)
             if data is None:
                 os.close(descriptor)
@@ -270,6 +281,28 @@ class Listener:
         except Refused:
             return False  # a conversation says it, in the words that this client understands
         return True
+
+    def _greet(self, handshakes: Handshakes, sock: socket.socket, who: str) -> None:
+        """A connection that begins with a ClientHello, or has not begun."""
+        if self.connections > self._config.max_connections:
+            sock.close()
+            self.connections -= 1
+            self.services.report_rarely("too_many_connections", peer=who, limit=self._config.max_connections)
+            return
+        sock.setblocking(False)
+        _prepare(sock)
+
+        def named(name: str) -> Stream:
+            def conversation_of(stream: Stream) -> Conversation:
+                size = self._config.buffer_size
+                return Conversation(self.services, stream, who, local=False, allowed=True, max_block=size, certified=name)
+
+            return Stream(self, conversation_of, b"", stranger=False)
+
+        handshakes.begin(sock, who, lambda sock: self._converse(sock, b"", who, False, self._is_allowed(who)), named)
+
+    def _gone(self) -> None:
+        self.connections -= 1
 
     def _converse(self, sock: socket.socket, data: bytes, who: str, local: bool, allowed: bool) -> None:
         limit = self._config.max_connections
@@ -320,6 +353,19 @@ class Listener:
         for stream in list(self.streams):
             stream.sweep(now, self._config.request_timeout)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+def _begins_plainly(listening: socket.socket, descriptor: int) -> bool:
+    """Whether bytes have come, and they are no ClientHello. They are not taken: whoever shakes hands needs them."""
+    sock = socket.socket(listening.family, listening.type, listening.proto, descriptor)  # all given: nothing is asked
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != CLIENT_HELLO
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # whoever reads it finds out
+    finally:
+        sock.detach()
 
 
 def bind(address: str, mode: int | None) -> list[socket.socket]:

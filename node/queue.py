@@ -97,6 +97,11 @@ class ReadyQueue:
                     return True
         return False
 
+    def has(self, source: Any, ref: Ref) -> bool:
+        """Whether one task is here. Takes time in proportion to what waits here."""
+        runs = (run for lane in self._lanes.values() for run in lane if run.source is source)
+        return any(ref in run.refs[run.start :] for run in runs)
+
     def oldest(self) -> list[tuple[Any, Ref]]:
         """The first task of each rank: the oldest of all is among them."""
         return [(lane[0].source, lane[0].refs[lane[0].start]) for lane in self._lanes.values()]

@@ -8,17 +8,32 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from spoolnode.node import layout as places
 from spoolnode.node.disk import discard
 from spoolnode.node.intake import Batch
-from spoolnode.node.keeper import Keeper
+from spoolnode.node.keeper import Keeper, destination_of_variables
+from spoolnode.node.numbers import Taken
+from spoolnode.node.parcel import undress
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, SPOOL_PREFIX
-from spoolnode.protocol.spoolfile import WAITING
+from spoolnode.protocol.packet import HEADER, decode_variables
+from spoolnode.protocol.spoolfile import VOID, WAITING
 
-_THIS_VERSION = batchfile.MAGIC + batchfile.VERSION.to_bytes(2, "little")
+_KNOWN_VERSIONS = tuple(batchfile.MAGIC + version.to_bytes(2, "little") for version in batchfile.VERSIONS)
+
+
+class FoundOutbound(NamedTuple):
+    """A task in a batch that waits for another node."""
+
+    to: str
+    offset: int
+    rank: int
+    number: int
+    sent: bool
+    """It may have been sent."""
 
 
 @dataclass(slots=True)
@@ -32,6 +47,7 @@ class FoundBatch:
     """Due time, offset, rank."""
     tried: list[tuple[int, int, int]] = field(default_factory=list)
     """Offset, rank, attempts of the tasks that were tried before."""
+    outbound: list[FoundOutbound] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -43,14 +59,32 @@ class FoundFile:
     rank: int
 
 
+class FoundOutboxFile(NamedTuple):
+    """A file in outbox/."""
+
+    ref: str
+    sent: bool
+
+
 @dataclass(slots=True)
 class Found:
     """Everything that waits."""
 
     batches: list[FoundBatch] = field(default_factory=list)
     files: list[FoundFile] = field(default_factory=list)
+    outbox: list[FoundOutboxFile] = field(default_factory=list)
+    taken: Taken = field(default_factory=Taken)
+    """Numbers taken from other nodes: the file of them, and what the tasks themselves prove."""
     last_number: int = 0
     """The highest number of a batch, also of one that cannot be read."""
+
+
+@dataclass(slots=True)
+class Proofs:
+    """What the records of batches say of link numbers."""
+
+    taken: Taken
+    seen: set[tuple[str, str, int]] = field(default_factory=set)
 
 
 def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
@@ -60,8 +94,12 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
     for entry in keeper.disk.entries(keeper.layout.tmp):
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
-    found = Found(files=list(spool_files(keeper, report)))
-    settled = _settled(keeper.node_id, found.files)
+    found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper)), taken=_read_taken(keeper))
+    settled = _settled(keeper.node_id, [file.ref for file in [*found.files, *found.outbox]])
+    if settled:
+        # Before the records that these files came from can go.
+        _make_safe(keeper, sorted({keeper.layout.directory_of(file.ref) for file in [*found.files, *found.outbox]}), report)
+    proofs = Proofs(found.taken)
     last_word = time.monotonic()
     entries = sorted(keeper.disk.entries(keeper.layout.incoming), key=lambda entry: (len(entry.name), entry.name))
     for index, entry in enumerate(entries):
@@ -70,7 +108,7 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
             continue
         found.last_number = max(found.last_number, number)
         try:
-            batch = _read_batch(keeper, number, settled.get(number, set()), now, report)
+            batch = _read_batch(keeper, number, settled.get(number, set()), now, report, proofs)
         except OSError as error:
             report("move_failed", file=f"incoming/{entry.name}", reason=str(error), kept="until the next start")
             continue
@@ -80,15 +118,16 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
             last_word = time.monotonic()
             report("recovering", batches=index + 1, of=len(entries))
     found.batches.sort(key=lambda item: item.batch.accepted)
-    _make_safe(keeper, report)
+    _publish_arrived(keeper, found)
+    # The directories may be new, and batches may have been removed: what now runs and ends relies on both.
+    _make_safe(keeper, [keeper.layout.incoming, keeper.layout.root, os.path.dirname(keeper.layout.root)], report)
     return found
 
 
-def _make_safe(keeper: Keeper, report: Callable[..., None]) -> None:
-    """The directories may be new, and batches may have been removed: what now runs and ends relies on both."""
+def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., None]) -> None:
     if not keeper.sync:
         return
-    for path in (keeper.layout.incoming, keeper.layout.root, os.path.dirname(keeper.layout.root)):
+    for path in directories:
         try:
             keeper.disk.sync_directory(path)
         except OSError as error:  # the one above the spool may be closed to us
@@ -119,26 +158,90 @@ def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> It
                 pending.append((f"{ref}/", places.rank_of(f"{ref}/")))
 
 
-def _settled(node_id: str, files: list[FoundFile]) -> dict[int, set[int]]:
+def _outbox_files(keeper: Keeper) -> Iterator[FoundOutboxFile]:
+    for directory in keeper.disk.entries(keeper.layout.outbox):
+        if not directory.is_directory:
+            continue
+        for entry in keeper.disk.entries(f"{keeper.layout.outbox}/{directory.name}"):
+            if entry.is_file and places.is_spool_file(entry.name):
+                ref = f"outbox/{directory.name}/{entry.name}"
+                yield FoundOutboxFile(ref, sent=keeper.progress(None, ref).attempts > 0)
+
+
+def _read_taken(keeper: Keeper) -> Taken:
+    """Raises `BadPacket` when the file is there and cannot be read: without it tasks would be taken twice."""
+    try:
+        return Taken.decode(keeper.contents(keeper.layout.taken))
+    except FileNotFoundError:
+        return Taken()
+
+
+def _publish_arrived(keeper: Keeper, found: Found) -> None:
+    """Large tasks from peers: their numbers are taken, and safely so before they lose the place that proves it."""
+    entries = [entry for entry in keeper.disk.entries(keeper.layout.arriving) if entry.is_file]
+    for entry in entries:
+        came = undress(keeper.block_of(f"arriving/{entry.name}"))
+        if came is not None:
+            found.taken.take(came[:2], came[2])
+    if entries:
+        keeper.replace(keeper.layout.taken, found.taken.encode())
+    for entry in entries:
+        ref = keeper.publish(f"arriving/{entry.name}")
+        found.files.append(FoundFile(ref, keeper.disk.stat(keeper.layout.path(ref)).mtime, places.rank_of(ref)))
+
+
+def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
     """The records that already have a file of their own: the crash came before they were marked."""
     settled: dict[int, set[int]] = {}
     prefix = f"{SPOOL_PREFIX}{node_id}_"
-    for file in files:
-        name = file.ref.rpartition("/")[2]
+    for ref in refs:
+        name = places.SPOOL_PREFIX + places.ref_id(ref)
         number, _, offset = name[len(prefix) :].partition("_")
         if name.startswith(prefix) and number.isdecimal() and offset.isdecimal():
             settled.setdefault(int(number), set()).add(int(offset))
     return settled
 
 
-def _read_batch(keeper: Keeper, number: int, settled: set[int], now: float, report: Callable[..., None]) -> FoundBatch | None:
+def _read_batch(
+    keeper: Keeper, number: int, settled: set[int], now: float, report: Callable[..., None], proofs: Proofs
+) -> FoundBatch | None:
+    data = _batch_data(keeper, number, report)
+    if data is None:
+        return None
+    found = FoundBatch(Batch(number, closed=True, closed_at=float("-inf")))
+    moved: set[int] = set()
+    again: set[int] = set()
+    for item in batchfile.read_records(data, number):
+        if isinstance(item, batchfile.Damage):
+            report("quarantined", file=f"incoming/{number}.batch", start=item.start, end=item.end, reason="damaged records")
+            keeper.keep_damage(number, item.start, data[item.start : item.end])
+            continue
+        found.batch.arrived |= item.kind == batchfile.ARRIVED
+        if item.kind == batchfile.ARRIVED and item.state != VOID and _is_repeat(data, item, proofs):
+            again.add(item.offset)
+        elif item.state == WAITING and item.offset in settled:
+            moved.add(item.offset)
+        elif item.state == WAITING:
+            _sort_in(found, item, now, data)
+    if not found.batch.live:
+        if found.batch.arrived:
+            keeper.replace(keeper.layout.taken, proofs.taken.encode())
+        keeper.remove_batch(number)
+        return None
+    if moved or again:
+        _mark_moved(keeper, found.batch, moved, again, report)
+    return found
+
+
+def _batch_data(keeper: Keeper, number: int, report: Callable[..., None]) -> bytes | None:
+    """The bytes of a batch; None when it is none that we can read."""
     data = keeper.contents(keeper.layout.batch(number))
     try:
         written = batchfile.read_header(data)
         if written != number:
             raise BadPacket(f"the batch says it is number {written}")
     except BadPacket as error:
-        if data.startswith(batchfile.MAGIC) and not data.startswith(_THIS_VERSION):
+        if data.startswith(batchfile.MAGIC) and not data.startswith(_KNOWN_VERSIONS):
             report("not_scanned", file=f"incoming/{number}.batch", reason=str(error), kept="for the version that wrote it")
         elif data.strip(b"\0"):
             report("quarantined", file=f"incoming/{number}.batch", reason=str(error))
@@ -146,41 +249,51 @@ def _read_batch(keeper: Keeper, number: int, settled: set[int], now: float, repo
         else:
             keeper.remove_batch(number)  # made, and never written: the power went first
         return None
-    found = FoundBatch(Batch(number, closed=True, closed_at=float("-inf")))
-    moved: set[int] = set()
-    for item in batchfile.read_records(data, number):
-        if isinstance(item, batchfile.Damage):
-            report("quarantined", file=f"incoming/{number}.batch", start=item.start, end=item.end, reason="damaged records")
-            keeper.keep_damage(number, item.start, data[item.start : item.end])
-        elif item.state != WAITING:
-            continue
-        elif item.offset in settled:
-            moved.add(item.offset)
-        else:
-            _sort_in(found, item, now)
-    if not found.batch.live:
-        keeper.remove_batch(number)
-        return None
-    if moved:
-        _mark_moved(keeper, found.batch, moved, report)
-    return found
+    return data
 
 
-def _mark_moved(keeper: Keeper, batch: Batch, moved: set[int], report: Callable[..., None]) -> None:
+def _is_repeat(data: bytes, record: batchfile.Record, proofs: Proofs) -> bool:
+    """Whether a waiting record repeats another one.
+
+    It was refused by a failing disk, sent again, and stored elsewhere; and the mark that disowns it was lost.
+    """
+    came = undress(_block_at(data, record))
+    if came is None:
+        return False
+    number = (*came[:2], came[2])
+    is_repeat = number in proofs.seen and record.state == WAITING
+    proofs.seen.add(number)
+    proofs.taken.take(came[:2], came[2])
+    return is_repeat
+
+
+def _block_at(data: bytes, record: batchfile.Record) -> bytes:
+    start = record.offset + HEADER.size
+    return data[start : start + HEADER.unpack_from(data, record.offset)[1]]
+
+
+def _mark_moved(keeper: Keeper, batch: Batch, moved: set[int], again: set[int], report: Callable[..., None]) -> None:
     """Records that have files are no tasks any more; safely so before one of these files can be done and gone."""
-    batch.void.update(moved)
+    batch.void |= moved | again
+    batch.refused |= again
     try:
         keeper.mark(batch.number, moved)
+        keeper.mark(batch.number, again, VOID)
         if keeper.sync:
             keeper.sync_marks([batch.number], [])
     except OSError as error:
         report("move_failed", move="mark", batch=batch.number, reason=str(error))
 
 
-def _sort_in(found: FoundBatch, record: batchfile.Record, now: float) -> None:
+def _sort_in(found: FoundBatch, record: batchfile.Record, now: float, data: bytes) -> None:
     found.batch.live += 1
     found.batch.accepted = found.batch.accepted or record.accepted
-    if record.attempts:
+    if record.kind == batchfile.OUTBOUND:
+        to = destination_of_variables(decode_variables(_block_at(data, record)))
+        found.outbound.append(FoundOutbound(to, record.offset, record.rank, record.number, record.attempts > 0))
+        found.batch.outbound.append(record.offset)
+        found.batch.numbers.append(record.number)
+    elif record.attempts:
         found.tried.append((record.offset, record.rank, record.attempts))
     elif record.due > now:
         found.later.append((record.due, record.offset, record.rank))

@@ -16,7 +16,9 @@ from typing import Any
 from spoolnode.node.disk import Disk
 from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
 from spoolnode.node.keeper import Keeper, Progress
-from spoolnode.node.layout import Layout, rank_of, ref_id
+from spoolnode.node.layout import Layout, destination_of, number_of, outbox_ref, rank_of, ref_id
+from spoolnode.node.numbers import Taken
+from spoolnode.node.outbox import Outbox
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.queue import Later, ReadyQueue, Ref
 from spoolnode.node.recovery import Found, FoundBatch, recover
@@ -76,8 +78,11 @@ class Spool:
         self.keeper = Keeper(disk, layout, node_id, sync)
         self.commits = thread("commit")
         self.moves = thread("keeper")
+        self.packing = thread("packing")
         self.intake = Intake(disk, layout, self.commits, node_id, self.number, self._committed, sync=sync)
         self.files = Files()
+        self.outbox = Outbox(self, Files())
+        self.taken = Taken()
         self.batches: dict[int, Batch] = {}
         self.queue = ReadyQueue()
         self.later = Later()
@@ -103,12 +108,15 @@ class Spool:
 
     # -- life --
 
-    def load(self) -> None:
-        """Reads the directory; before the loop has anything else to do."""
+    def load(self, boot: str = "") -> None:
+        """Reads the directory; before the loop has anything else to do. `boot` tells lives of the machine apart."""
         now = time.time()
         found = recover(self.keeper, now, self.report)
         self._last_number = max(self._last_number, found.last_number)
+        self.taken = found.taken
+        suspicious = self.outbox.start(boot, now)
         self._adopt(found, now)
+        self.outbox.adopt(found, suspicious=suspicious)
 
     def _adopt(self, found: Found, now: float) -> None:
         """Puts what was found into the queues, oldest first."""
@@ -145,6 +153,8 @@ class Spool:
         if spare is not None:
             await self.moves.run(lambda: self.keeper.remove_batch(spare.number))
         await self.sync_marks()
+        await self.outbox.stop()
+        await self.packing.close()
         await self.commits.close()
         await self.moves.close()
 
@@ -174,11 +184,17 @@ class Spool:
             self.changed()
 
     def _queue(self, group: Group) -> None:
-        if not group.special:
+        for offset, (to, number) in group.outbound.items():
+            group.batch.outbound.append(offset)
+            group.batch.numbers.append(number)
+            self.outbox.accept(to, group.batch, offset, group.special.get(offset, (0.0, LAST))[1])
+        if not group.special and not group.outbound:
             self.queue.add(group.batch, group.offsets)
             return
         now = time.time()
         for offset in group.offsets:
+            if offset in group.outbound:
+                continue
             due, rank = group.special.get(offset, (0.0, LAST))
             if due > now:
                 self.later.add(due, group.batch, offset, rank)
@@ -233,6 +249,16 @@ class Spool:
                 self._schedule_file(ref, due)
         finally:
             self.end_placing()
+
+    async def save_taken(self) -> None:
+        """Makes the numbers taken from other nodes safe. Raises OSError."""
+        if self.taken.changed:
+            data = self.taken.encode()
+            try:
+                await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
+            except OSError:
+                self.taken.changed = True
+                raise
 
     def end_placing(self) -> None:
         """A move that was counted in `placing` is over."""
@@ -419,11 +445,26 @@ class Spool:
         source.flying.difference_update(refs)
 
     def _drop_if_finished(self, batch: Batch) -> None:
-        if batch.closed and not batch.live and not batch.frozen:
-            self.batches.pop(batch.number, None)
+        if not batch.closed or batch.live or batch.frozen:
+            return
+        proofs = self.taken.encode() if batch.arrived and self.taken.changed else None
+
+        def remove() -> None:
+            if proofs is not None:
+                self.keeper.replace(self.layout.taken, proofs)
+            self.keeper.remove_batch(batch.number)
+
+        def removed(result: None, error: BaseException | None) -> None:
+            self._reported("remove", batch, 0)(result, error)
+            if error is not None and proofs is not None:
+                self.taken.changed = True
+                self.batches[batch.number] = batch  # housekeeping tries again: without it numbers could be taken twice
+
+        self.batches.pop(batch.number, None)
+        if batch.number in self._dirty and not batch.outbound:
             self._dirty.discard(batch.number)
-            self._dirty_directories.add(self.layout.incoming)
-            self.moves.submit(lambda: self.keeper.remove_batch(batch.number), self._reported("remove", batch, 0))
+        self._dirty_directories.add(self.layout.incoming)
+        self.moves.submit(remove, removed)
 
     def _reported(self, move: str, source: Source, ref: Ref) -> Callable[[Any, BaseException | None], None]:
         def done(result: Any, error: BaseException | None) -> None:
@@ -461,24 +502,32 @@ class Spool:
         """Gives the last few tasks of old batches files of their own."""
         now = time.monotonic()
         for batch in list(self.batches.values()):
+            if batch.closed and not batch.live:
+                self._drop_if_finished(batch)
+                continue
             waiting = batch.live - len(batch.flying)
             old = batch.closed and now - batch.closed_at > SETTLE_AFTER
             if old and not batch.frozen and 0 < waiting <= SETTLE_AT_MOST:
                 await self._settle(batch)
 
     async def _settle(self, batch: Batch) -> None:
-        flying, void = set(batch.flying), set(batch.void)
+        flying, void, refused = set(batch.flying), set(batch.void), set(batch.refused)
         due = {int(ref): when for when, ref in self.later.of(batch)}
         batch.frozen = True
         self.placing += 1
         try:
-            moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, void, due))
+            if batch.arrived:
+                await self.save_taken()  # a file does not prove what its record did
+            moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, void, due, refused))
             batch.moved.update(moved)
             batch.void.update(moved)
             batch.live -= len(moved)
             self._dirty.add(batch.number)
             still_later = {ref for _, ref in self.later.of(batch)}
             for offset, ref in moved.items():
+                if ref.startswith("outbox/"):
+                    self.outbox.moved(ref)
+                    continue
                 self._unknow(ref)
                 self._schedule_moved(ref, due.get(offset, 0.0))
                 if offset in due and offset not in still_later:
@@ -504,11 +553,69 @@ class Spool:
         """Makes what ended safe against a power cut; called once a second."""
         numbers, self._dirty = self._dirty, set()
         directories, self._dirty_directories = self._dirty_directories, set()
+        ended = self.outbox.settle_numbers()
         if (numbers or directories) and self._sync:
             try:
                 await self.moves.run(lambda: self.keeper.sync_marks(numbers, directories))
             except OSError as error:
                 self.report("sync_failed", reason=str(error))
+                return  # and the numbers stay owed: after a power cut their tasks may be sent again
+        self.outbox.forget(ended)
+
+    # -- to and from other places --
+
+    def mark_dirty(self, *places: Batch | str) -> None:
+        """Something in these batches, or directories below the spool, is to be safe within a second."""
+        for place in places:
+            if isinstance(place, Batch):
+                self._dirty.add(place.number)
+            else:
+                self._dirty_directories.add(self.layout.path(place))
+
+    def leave_batch(self, batch: Batch, count: int) -> None:
+        """Tasks of a batch have left it."""
+        batch.live -= count
+        self._dirty.add(batch.number)
+        self._drop_if_finished(batch)
+
+    async def hand_over(self, source: Source, refs: Iterable[Ref], rank: int, choose: Callable[[], str]) -> dict[Ref, str]:
+        """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
+
+        The caller ends those that moved. What could not be moved stays where it is, and is not in the answer.
+        """
+        targets: dict[Ref, str] = {}
+        for ref in refs:
+            to, identity = choose(), self.id_of(source, ref)
+            here = file_name(identity) if rank == LAST else f"{rank}/{file_name(identity)}"
+            targets[ref] = outbox_ref(to, identity, self.outbox.number(to)) if to else here
+        moved: dict[Ref, str] = {}
+        self.placing += 1
+        try:
+            if isinstance(source, Batch) and source.arrived:
+                await self.save_taken()
+            number = _number(source)
+            moved = await self.moves.run(lambda: self.keeper.hand_over(number, targets))
+        except OSError as error:
+            self.report("move_failed", move="hand over", reason=str(error))
+        finally:
+            for ref, target in targets.items():
+                if ref not in moved and target.startswith("outbox/"):
+                    self.outbox.refused(destination_of(target), number_of(target))
+            for target in moved.values():
+                self._welcome(target)
+            self.end_placing()
+        return moved
+
+    def _welcome(self, ref: str) -> None:
+        """A file has come to a new place."""
+        if ref.startswith("outbox/"):
+            self.outbox.accept_file(ref)
+        else:
+            try:
+                mtime = self.keeper.disk.stat(self.layout.path(ref)).mtime
+            except OSError:
+                mtime = 0.0  # a worker looks before it runs it
+            self.notice(ref, mtime, time.time(), sure=True)
 
     # -- by hand --
 
@@ -516,6 +623,8 @@ class Spool:
         """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
         if ref in source.flying or source.frozen:
             return False
+        if source is self.outbox.files or (isinstance(source, Batch) and source.link_number(int(ref))):
+            return await self.outbox.remove(source, ref)
         try:
             if isinstance(source, Batch):
                 return await self._remove_record(source, int(ref))
@@ -588,6 +697,9 @@ class Spool:
         for ref in self.files.known:
             if ref.endswith(f"/{name}"):
                 return self.files, ref
+        for ref in self.outbox.files.known:
+            if ref_id(ref) == identity:
+                return self.outbox.files, ref
         return None
 
     def id_of(self, source: Source, ref: Ref) -> str:
@@ -608,14 +720,16 @@ class Spool:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to look after within the next second."""
-        return bool(self._dirty or self._dirty_directories or self.intake.open_since is not None or self.queue.size) or any(
+        to_sync = self._dirty or self._dirty_directories or self.outbox.has_ended
+        return bool(to_sync or self.intake.open_since is not None or self.queue.size) or any(
             batch.live - len(batch.flying) <= SETTLE_AT_MOST for batch in self.batches.values()
         )
 
     @property
     def total(self) -> int:
-        """Tasks on disk that are not finished: waiting, due later, running."""
-        return sum(batch.live for batch in self.batches.values()) + len(self.files.known)
+        """Tasks on disk for this node that are not finished: waiting, due later, running."""
+        in_batches = sum(batch.live for batch in self.batches.values())
+        return in_batches + len(self.files.known) + len(self.outbox.files.known) - self.outbox.total
 
     def _progress(self, source: Source, ref: Ref) -> Progress:
         return self.keeper.progress(_number(source), ref)

@@ -14,15 +14,16 @@ from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Call, Kind
 from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
 from spoolnode.protocol import names, spoolfile
-from spoolnode.protocol.batch import RECORD_SIZE
+from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.packet import HEADER
-from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
 
 HELD: dict[str, "FileTask"] = {}
 """The spool files that this process runs now, by path: whoever wants to look at one must not open it again."""
 
 HEADER_SIZE = HEADER.size
+_OVER = (FINISHED, VOID)
 KEPT_BATCHES = 8
 """Batches that stay mapped after their last task."""
 
@@ -110,9 +111,9 @@ class BatchReader:
         def read(offset: int) -> BatchTask:
             if memory is None:
                 raise NotNow(verdict)
-            if memory[offset] == FINISHED:
+            if memory[offset] in _OVER:
                 raise NotNow(GONE)
-            length = int.from_bytes(memory[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
+            length = payload_length(memory, offset)
             block_at = offset + HEADER_SIZE
             body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
             return BatchTask(memory[block_at:body_at], memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)

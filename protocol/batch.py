@@ -2,12 +2,14 @@
 
     file   = header, records, zeros up to the allocated size
     header = magic "SPOOLBAT" | u16 version | u16 0 | u32 salt | u64 number | u32 crc of the bytes before | u32 0
-    record = u32 length of the payload | u32 crc | f64 accepted | f64 due | u64 rank | payload | zeros up to 8 bytes
+    record = u32 kind | u32 0 | u64 link number |
+             u32 length of the payload | u32 crc | f64 accepted | f64 due | u64 rank | payload | zeros up to 8 bytes
     payload = a spool file (see `spoolfile`): header, variables, body
 
-All little-endian. Times are seconds since 1970. The crc is taken over length, times, rank and payload as they were
-written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number and its salt:
-a record of another file never passes for one of this, and nobody can send a body that passes for a record after damage.
+All little-endian. Times are seconds since 1970. The crc is taken over kind, link number, length, times, rank and payload
+as they were written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number
+and its salt: a record of another file never passes for one of this, and nobody can send a body that passes for a record
+after damage. Version 1 had no kind and no link number (its records begin at the length); it is still read.
 
 To change this format: raise VERSION first, keep the reader of the old version beside the new one, and let the new node
 read both. A node refuses a version that it does not know and leaves the file where it is.
@@ -20,17 +22,24 @@ from typing import NamedTuple
 
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import HEADER
-from spoolnode.protocol.spoolfile import FINISHED, WAITING
+from spoolnode.protocol.spoolfile import FINISHED, VOID, WAITING
 
-VERSION = 1
+VERSION = 2
+VERSIONS = (1, 2)
+"""What this code reads."""
 MAGIC = b"SPOOLBAT"
 _HEAD = struct.Struct("<8sHHIQ")
 HEADER_SIZE = _HEAD.size + 8
+_LINK = struct.Struct("<IIQ")
 _RECORD = struct.Struct("<IIddQ")
-RECORD_SIZE = _RECORD.size
+_WHOLE = struct.Struct("<IIQIIddQ")
+RECORD_SIZE = _WHOLE.size
 """Bytes before the payload of a record."""
 ALIGN = 8
 _COVERED = struct.Struct("<IddQ")
+HERE, OUTBOUND, ARRIVED = 0, 1, 2
+"""Kinds of records: a task for this node; one that waits for a peer; one that came from a peer. The latter two have the
+number that the link gave them."""
 _PADDING = [b"\0" * ((-size) % ALIGN) for size in range(ALIGN)]
 
 
@@ -44,6 +53,8 @@ class Record(NamedTuple):
     rank: int
     state: int
     attempts: int
+    kind: int = HERE
+    number: int = 0
 
 
 class Damage(NamedTuple):
@@ -72,22 +83,32 @@ def read_header(data: bytes) -> int:
     crc = int.from_bytes(data[_HEAD.size : _HEAD.size + 4], "little")
     if magic != MAGIC or crc != zlib.crc32(data[: _HEAD.size]):
         raise BadPacket("the header of the batch is damaged")
-    if version != VERSION:
-        raise BadPacket(f"the batch has version {version}; this spoolnode reads {VERSION}")
+    if version not in VERSIONS:
+        raise BadPacket(f"the batch has version {version}; this spoolnode reads {VERSIONS[0]} to {VERSIONS[-1]}")
     return int(number)
 
 
-def encode_record(seed: int, block: bytes, body: bytes, accepted: float, due: float, rank: int) -> bytes:
+def encode_record(
+    seed: int, block: bytes, body: bytes, accepted: float, due: float, rank: int, kind: int = HERE, number: int = 0
+) -> bytes:
     """One task as a record; `seed` is that of the batch. Its payload begins `RECORD_SIZE` bytes in."""
     payload = b"\x11" + len(block).to_bytes(2, "little") + b"\0" + block + body
     length = len(payload)
-    crc = zlib.crc32(payload, zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed))
-    return _RECORD.pack(length, crc, accepted, due, rank) + payload + _PADDING[length % ALIGN]
+    crc = zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed)
+    if kind:
+        crc = zlib.crc32(_LINK.pack(kind, 0, number), crc)
+    crc = zlib.crc32(payload, crc)
+    return _WHOLE.pack(kind, 0, number, length, crc, accepted, due, rank) + payload + _PADDING[length % ALIGN]
 
 
 def payload_length(data: bytes | memoryview, offset: int) -> int:
-    """The length of the payload that begins at `offset`."""
-    return int.from_bytes(data[offset - RECORD_SIZE : offset - RECORD_SIZE + 4], "little")
+    """The length of the payload that begins at `offset`, in a batch of any version."""
+    return int.from_bytes(data[offset - _RECORD.size : offset - _RECORD.size + 4], "little")
+
+
+def link_number(data: bytes | memoryview, offset: int) -> int:
+    """The link number of the record whose payload begins at `offset`, in a batch of version 2."""
+    return int.from_bytes(data[offset - _RECORD.size - 8 : offset - _RECORD.size], "little")
 
 
 def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
@@ -97,12 +118,14 @@ def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
     """
     if len(data) < HEADER_SIZE:
         return
-    seed = seed_of(number, _HEAD.unpack_from(data)[3])
+    _, version, _, salt, _ = _HEAD.unpack_from(data)
+    front = 0 if version == 1 else _LINK.size
+    seed = seed_of(number, salt)
     position = HEADER_SIZE
     while position < len(data):
-        record = _record_at(data, position, seed)
+        record = _record_at(data, position, seed, front)
         if record is None:
-            following = _next_whole(data, position + ALIGN, seed)
+            following = _next_whole(data, position + ALIGN, seed, front)
             if following is None:
                 return
             yield Damage(position, following)
@@ -112,29 +135,35 @@ def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
             position = record.offset + record.length + (-record.length) % ALIGN
 
 
-def _record_at(data: bytes, position: int, seed: int) -> Record | None:
-    offset = position + RECORD_SIZE
+def _record_at(data: bytes, position: int, seed: int, front: int) -> Record | None:
+    offset = position + front + _RECORD.size
     if offset + HEADER.size > len(data):
         return None
-    length, crc, accepted, due, rank = _RECORD.unpack_from(data, position)
+    kind, zero, link = _LINK.unpack_from(data, position) if front else (HERE, 0, 0)
+    length, crc, accepted, due, rank = _RECORD.unpack_from(data, position + front)
     if length < HEADER.size or offset + length > len(data):
+        return None
+    if zero or kind > ARRIVED or (link and not kind):
         return None
     state, size, attempts = HEADER.unpack_from(data, offset)
     if HEADER.size + size > length:
         return None
     as_written = zlib.crc32(_COVERED.pack(length, accepted, due, rank), seed)
+    if kind:
+        as_written = zlib.crc32(_LINK.pack(kind, 0, link), as_written)
     as_written = zlib.crc32(HEADER.pack(WAITING, size, 0), as_written)
     if crc != zlib.crc32(memoryview(data)[offset + HEADER.size : offset + length], as_written):
         return None
-    # The crc does not cover the state: a flipped bit must not end a task, so only the one value does.
-    return Record(offset, length, accepted, due, rank, FINISHED if state == FINISHED else WAITING, attempts)
+    # The crc does not cover the state: a flipped bit must not end a task, so only the two values do.
+    state = state if state in (FINISHED, VOID) else WAITING
+    return Record(offset, length, accepted, due, rank, state, attempts, kind, link)
 
 
-def _next_whole(data: bytes, position: int, seed: int) -> int | None:
+def _next_whole(data: bytes, position: int, seed: int, front: int) -> int | None:
     """Where the next whole record begins, if any does."""
     last = len(data.rstrip(b"\0"))
     while position < last:
-        if _record_at(data, position, seed) is not None:
+        if _record_at(data, position, seed, front) is not None:
             return position
         position += ALIGN
     return None

@@ -23,6 +23,7 @@ class Reason(Enum):
 
     MALFORMED = 400
     FORBIDDEN = 403
+    CONFLICT = 409
     LENGTH_REQUIRED = 411
     TOO_LARGE = 413
     BUSY = 503

@@ -24,9 +24,25 @@ ID = b"spool_id"
 ERROR = b"spool_error"
 REASON = b"spool_reason"
 ATTEMPTS = b"spool_attempts"
+COPIES = b"spool_copies"
+ORIGIN = b"spool_origin"
+"""The id of the node that a task came from. Never believed: the receiver sets it to whom it shook hands with."""
+TO = b"spool_to"
+"""The destination that was chosen for a task; with a task that arrived: the destination that its sender sent it to."""
+NUMBER = b"spool_seq"
+"""The number that the sender's link gave a task."""
+HOPS = b"spool_hops"
+"""How often a task was handed on."""
 FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH})
-"""The `spool_` variables that a client may send. The others (`spool_origin`, `spool_seq`, `spool_hops`, `spool_key`...)
-are reserved: a node sets them, or they have no meaning yet; a request that carries one is refused."""
+"""The `spool_` variables that a client may send. The others are reserved: a node sets them, or they have no meaning yet
+(`spool_key`); a request that carries one is refused."""
+FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}
+"""The `spool_` variables that may come over a link."""
+OF_LINKS = frozenset({ORIGIN, TO, NUMBER})
+"""What a link adds, and what goes when a task is handed on."""
+MAX_NUMBER = (1 << 64) - 1
+MAX_HOPS = 8
+"""A task that was handed on so often stays where it is."""
 
 _PRIORITY = re.compile(rb"[0-9]{1,10}", re.ASCII)
 _AT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?", re.ASCII)
@@ -37,6 +53,9 @@ _TAG = re.compile(r"tag:[A-Za-z0-9._-]{1,63}", re.ASCII)
 # 249 and `:65535` are the 255 bytes that a file name may have.
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,249}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
 _CHOICES = frozenset({"any", "all"})
+_NODE_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+_NUMBER = re.compile(rb"[1-9][0-9]{0,19}", re.ASCII)
+_HOPS = re.compile(rb"[0-9]{1,3}", re.ASCII)
 _TASK_ID = re.compile(r"[A-Za-z0-9._:@-]{1,236}", re.ASCII)
 
 
@@ -95,6 +114,32 @@ def is_node_name(text: str) -> bool:
     `any` and `all` are no names: as a destination they mean every node.
     """
     return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".") and text not in _CHOICES
+
+
+def is_node_id(text: str) -> bool:
+    """Whether this is the id of a node: 12 hexadecimal digits."""
+    return bool(_NODE_ID.fullmatch(text))
+
+
+def is_address(text: str) -> bool:
+    """Whether this is `host:port` or `[v6]:port`."""
+    return bool(_ADDRESS.fullmatch(text)) and is_destination(text)
+
+
+def read_number(value: bytes) -> int:
+    """A link number, from 1 to 2**64 - 1."""
+    if not _NUMBER.fullmatch(value) or int(value) > MAX_NUMBER:
+        raise _malformed("spool_seq", value, f"a number from 1 to {MAX_NUMBER}")
+    return int(value)
+
+
+def read_hops(value: bytes) -> int:
+    """How often a task was handed on; 0 for an empty value."""
+    if not value:
+        return 0
+    if not _HOPS.fullmatch(value):
+        raise _malformed("spool_hops", value, "1 to 3 digits")
+    return int(value)
 
 
 def is_task_id(text: str) -> bool:

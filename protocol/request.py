@@ -22,6 +22,10 @@ class Terms(NamedTuple):
     """It came through a web server: the answer is HTTP, unless the extended dialect was spoken."""
     spooler: bytes = b""
     """uWSGI's `spooler` variable: the directory it must be spooled to."""
+    number: int = 0
+    """The number that the sender's link gave it; 0 when it did not come over a link."""
+    hops: int = 0
+    """How often it was handed on."""
 
 
 PLAIN_TERMS = Terms()
@@ -34,12 +38,13 @@ _SPECIAL = _WEB | _PICKLED | {b"at", b"priority", b"spooler", b"CONTENT_LENGTH"}
 _SPECIAL_PREFIXES = (_WEB_PREFIX, names.OURS)
 
 
-def read_terms(block: bytes, *, local: bool) -> Terms:
+def read_terms(block: bytes, *, local: bool, peer: bool = False) -> Terms:
     """The terms of a request with this block of variables.
 
     Args:
         block: the variables, as they came.
         local: the request came through this machine's own unix socket, so it may carry pickled arguments.
+        peer: it came over a link, so it may carry what peers may say.
 
     Raises:
         Refused: the block is malformed or empty, a reserved variable is not what it must be, or it may not do this.
@@ -65,7 +70,7 @@ def read_terms(block: bytes, *, local: bool) -> Terms:
         position = end + 1
     if position != end:
         raise Refused(Reason.MALFORMED, f"the variables run past the end of their block of {end} bytes")
-    return PLAIN_TERMS if special is None else _terms(special, local)
+    return PLAIN_TERMS if special is None else _terms(special, local, names.FROM_PEERS if peer else names.FROM_CLIENTS)
 
 
 def looks_like_web(block: bytes) -> bool:
@@ -73,11 +78,11 @@ def looks_like_web(block: bytes) -> bool:
     return any(mark in block for mark in (b"REQUEST_METHOD", b"SERVER_PROTOCOL", b"HTTP_"))
 
 
-def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
+def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) -> Terms:
     web = False
     for key in special:
         if key.startswith(names.OURS):
-            if key not in names.FROM_CLIENTS:
+            if key not in may_say:
                 raise _reserved(key)
         elif key in _WEB or key.startswith(_WEB_PREFIX):
             web = True
@@ -101,6 +106,8 @@ def _terms(special: dict[bytes, bytes], local: bool) -> Terms:
         _body_length(special),
         web,
         get(b"spooler", b""),
+        names.read_number(special[names.NUMBER]) if names.NUMBER in special else 0,
+        names.read_hops(get(names.HOPS, b"")),
     )
 
 

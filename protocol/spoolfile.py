@@ -14,6 +14,8 @@ from spoolnode.protocol.packet import HEADER, SPOOL_REQUEST, Variables, decode_v
 WAITING = SPOOL_REQUEST
 FINISHED = 0xFD
 """The value of modifier1 once a task needs no more work."""
+VOID = 0xFC
+"""The value of modifier1 in the record of a request that was refused after all: it never was a task."""
 STATE_AT = 0
 """Where modifier1 lies in the header."""
 ATTEMPTS_AT = 3

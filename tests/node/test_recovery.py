@@ -64,8 +64,9 @@ def listing(keeper: Keeper, directory: str) -> list[str]:
 def test_an_empty_directory_becomes_a_spool(disk: Disk, root: str) -> None:
     keeper = Keeper(disk, Layout(f"{root}/new"), NODE)
     log = Log()
-    assert recover(keeper, NOW, log) == Found()
-    assert {"incoming", "outbox", "dead", "corrupt", "tmp"} == set(listing(keeper, ""))
+    found = recover(keeper, NOW, log)
+    assert (found.batches, found.files, found.outbox, found.last_number) == ([], [], [], 0)
+    assert {"incoming", "outbox", "arriving", "dead", "corrupt", "tmp"} == set(listing(keeper, ""))
     assert log == []
 
 

@@ -68,7 +68,7 @@ RECORDS = whole(FILE)
 
 
 def test_a_header_is_laid_out_as_documented() -> None:
-    front = b"SPOOLBAT" + struct.pack("<HHIQ", 1, 0, 0, NUMBER)
+    front = b"SPOOLBAT" + struct.pack("<HHIQ", 2, 0, 0, NUMBER)
     assert encode_header(NUMBER) == front + struct.pack("<II", zlib.crc32(front), 0)
     assert batch.HEADER_SIZE == 32
 
@@ -77,7 +77,7 @@ def test_a_record_is_laid_out_as_documented() -> None:
     payload = HELLO_WORLD + b"12"
     covered = struct.pack("<IddQ", 20, 1.5, 2.5, 3)
     crc = zlib.crc32(payload, zlib.crc32(covered, NUMBER))
-    expected = struct.pack("<IIddQ", 20, crc, 1.5, 2.5, 3) + payload + bytes(4)
+    expected = struct.pack("<IIQIIddQ", 0, 0, 0, 20, crc, 1.5, 2.5, 3) + payload + bytes(4)
     assert encode_record(NUMBER, HELLO_BLOCK, b"12", 1.5, 2.5, 3) == expected
 
 
@@ -195,7 +195,7 @@ def test_a_header_with_any_bit_flipped_is_a_bad_packet(bit: int) -> None:
             read_header(flipped(header, at, 1 << bit))
 
 
-@pytest.mark.parametrize("version", [0, 2, 255, 65535])
+@pytest.mark.parametrize("version", [0, 3, 255, 65535])
 def test_another_version_is_a_bad_packet_that_tells_both_versions(version: int) -> None:
     front = b"SPOOLBAT" + struct.pack("<HHIQ", version, 0, 0, NUMBER)
     with pytest.raises(BadPacket, match=f"version {version}; this spoolnode reads 1"):
@@ -336,7 +336,7 @@ def test_progress_changed_in_place_keeps_every_record_and_only_the_finished_mark
     for record in RECORDS:
         data[record.offset + spoolfile.STATE_AT] = value
         data[record.offset + spoolfile.ATTEMPTS_AT] = 255 - value
-    state = spoolfile.FINISHED if value == spoolfile.FINISHED else spoolfile.WAITING
+    state = value if value in (spoolfile.FINISHED, spoolfile.VOID) else spoolfile.WAITING
     assert list(read_records(bytes(data), NUMBER)) == [record._replace(state=state, attempts=255 - value) for record in RECORDS]
 
 

@@ -1,0 +1,461 @@
+"""The outbox: tasks that wait for other nodes, by destination. What is sent next, what is in doubt, which numbers are owed.
+
+Lives on the event loop; disk work goes to two threads: *packing* (reads tasks for the links) and the spool's own keeper
+thread (everything that changes a place). A task lies in a batch of incoming/ like any other until it settles, then in a
+file of outbox/DESTINATION/. It leaves the disk when the other node has said, after its own fsync, that it has it.
+
+A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number,
+and only to that node: another one could not know that it has run already.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from spoolnode.node.intake import Batch
+from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
+from spoolnode.node.numbers import RUN_BITS, Owed
+from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records
+from spoolnode.node.queue import ReadyQueue, Ref
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.names import LAST
+
+if TYPE_CHECKING:
+    from spoolnode.node.recovery import Found
+    from spoolnode.node.spool import Files, Source, Spool
+
+ANYONE = ""
+"""In place of a node's id: whichever node answers to the destination."""
+
+
+@dataclass(eq=False, slots=True)
+class Destination:
+    """What waits for one destination."""
+
+    name: str
+    fresh: ReadyQueue = field(default_factory=ReadyQueue)
+    """Never sent, or surely not stored there."""
+    doubts: dict[str, ReadyQueue] = field(default_factory=dict)
+    """In doubt, by the id of the node that may have them."""
+    owed: Owed = field(default_factory=Owed)
+    size: int = 0
+    """Tasks on disk."""
+    sending: int = 0
+    """Those of them that are with a link now."""
+    peer: str = ""
+    """The id of the node that last answered to this destination."""
+
+
+@dataclass(slots=True)
+class Load:
+    """Tasks that a link has taken to send."""
+
+    source: "Source"
+    rank: int
+    parcels: list[Parcel]
+
+
+class Outbox:
+    """All destinations of one node."""
+
+    def __init__(self, spool: "Spool", files: "Files") -> None:
+        self._spool = spool
+        self.files = files
+        self.destinations: dict[str, Destination] = {}
+        self.woken: Callable[[str], None] = lambda _name: None
+        """Called with a destination for which something came."""
+        self.forwarded = 0
+        """Tasks that other nodes took, since the start."""
+        self._next = 0
+        self._run = 0
+        self._boot = ""
+        self._ended: list[tuple[str, int]] = []
+
+    # -- numbers --
+
+    def start(self, boot: str, now: float) -> bool:
+        """Begins a run of numbers; before anything is routed. Whether tasks that look unsent may have been sent all the same.
+
+        Args:
+            boot: tells one life of the machine from another; after a power cut marks may be lost.
+            now: the wall clock, in seconds.
+        """
+        known = self._read()
+        self._run = max(int(now), known.get("run", 0) + 1)
+        self._next = (self._run << RUN_BITS) + 1
+        self._boot = boot
+        for name, peer in known.get("peers", {}).items():
+            self._destination(name).peer = peer
+        self._spool.keeper.replace(self._spool.layout.links, self._encoded(clean=False))
+        return known.get("boot", boot) != boot and not known.get("clean", False)
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = msgpack.unpackb(self._spool.keeper.contents(self._spool.layout.links))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, msgpack.UnpackException) as error:
+            raise BadPacket(f"{self._spool.layout.links} is damaged: {error!r}; remove it if no task waits in outbox/") from error
+        return content
+
+    def _encoded(self, *, clean: bool) -> bytes:
+        peers = {name: found.peer for name, found in self.destinations.items() if found.peer and found.size}
+        packed: bytes = msgpack.packb({"version": 1, "run": self._run, "boot": self._boot, "clean": clean, "peers": peers})
+        return packed
+
+    async def stop(self) -> None:
+        """Notes that everything written is on the medium: marks tell the truth at the next start."""
+        with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
+            data = self._encoded(clean=True)
+            await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
+
+    def number(self, to: str) -> int:
+        """The next number, for a task that goes to `to`."""
+        number, self._next = self._next, self._next + 1
+        self._destination(to).owed.give(number)
+        return number
+
+    def floor(self, to: str) -> int:
+        """The lowest number of `to` that may still be sent."""
+        return self._destination(to).owed.floor(self._next)
+
+    # -- in --
+
+    def adopt(self, found: "Found", *, suspicious: bool) -> None:
+        """Takes what a start has found. `suspicious`: also what is not marked may have been sent."""
+        for batch in found.batches:
+            for item in batch.outbound:
+                self._adopt_one(item.to, batch.batch, item.offset, item.rank, item.number, item.sent or suspicious)
+        for file in found.outbox:
+            ref, number = file.ref, number_of(file.ref)
+            if not number:
+                to = destination_of(ref)
+                number = self.number(to)
+                ref = outbox_ref(to, ref_id(ref), number)
+                self._spool.keeper.hand_over(None, {file.ref: ref})
+            self.files.known[ref] = 0.0
+            self._adopt_one(destination_of(ref), self.files, ref, LAST, number, file.sent or suspicious)
+
+    def _adopt_one(self, to: str, source: "Source", ref: Ref, rank: int, number: int, sent: bool) -> None:
+        found = self._destination(to)
+        found.owed.give(number)
+        found.size += 1
+        queue = self._doubt(found, found.peer) if sent and found.peer else found.fresh
+        queue.add(source, [ref], rank)
+
+    def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
+        """A task in a batch is safe."""
+        found = self._destination(to)
+        found.size += 1
+        found.fresh.add(batch, [offset], rank)
+        self.woken(to)
+
+    def refused(self, to: str, number: int) -> None:
+        """A task that got a number was not stored; nobody will ever send it."""
+        self._destination(to).owed.end(number)
+
+    def accept_file(self, ref: str) -> None:
+        """A task in a file of outbox/ is safe."""
+        found = self._destination(destination_of(ref))
+        found.size += 1
+        self.files.known[ref] = 0.0
+        found.fresh.add(self.files, [ref])
+        self.woken(found.name)
+
+    def moved(self, ref: str) -> None:
+        """A task was settled: its place in the queue leads here."""
+        self.files.known[ref] = 0.0
+
+    # -- to a link and back --
+
+    def has_work(self, to: str, peer: str) -> bool:
+        """Whether something can be sent to that destination, when the node of this id answers (`ANYONE`: not known yet)."""
+        found = self.destinations.get(to)
+        if found is None:
+            return False
+        return bool(found.fresh.size or any(queue.size for owner, queue in found.doubts.items() if peer in (owner, ANYONE)))
+
+    async def meet(self, to: str, peer: str) -> None:
+        """A node answered to a destination: noted, safely, before anything is sent to it. Raises OSError."""
+        found = self._destination(to)
+        if found.peer != peer:
+            before, found.peer = found.peer, peer
+            data = self._encoded(clean=False)
+            try:
+                await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
+            except OSError:
+                found.peer = before
+                raise
+
+    async def take(self, to: str, peer: str, count: int) -> Load | None:
+        """Up to `count` tasks to send to the node of that id, those in doubt first; None when there are none now.
+
+        Raises:
+            OSError: they cannot be read; they stay.
+        """
+        found = self._destination(to)
+        taken = self._take(found, peer, count)
+        if taken is None:
+            return None
+        source, refs, rank, doubtful = taken
+        found.sending += len(refs)
+        source.flying.update(refs)
+        try:
+            packed = await self._spool.packing.run(lambda: self._pack(source, refs))
+        except FileNotFoundError:
+            packed = []
+        except BaseException:
+            self._land(found, source, refs)
+            queue = self._doubt(found, peer) if doubtful else found.fresh
+            queue.give_back(source, refs, rank)
+            raise
+        if isinstance(source, Batch):
+            self._spool.mark_dirty(source)
+        self._sort_out(found, source, refs, packed)
+        return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)])
+
+    def _take(self, found: Destination, peer: str, count: int) -> tuple["Source", list[Ref], int, bool] | None:
+        queues = [(found.doubts[peer], True)] if peer in found.doubts else []
+        for queue, doubtful in [*queues, (found.fresh, False)]:
+            while (taken := queue.take(count)) is not None:
+                source, refs, rank = taken
+                if isinstance(source, Batch):
+                    if source.moved:
+                        queue.give_back(self.files, [source.moved[ref] for ref in refs if ref in source.moved], rank)
+                    refs = [ref for ref in refs if ref not in source.moved and ref not in source.void]
+                else:
+                    refs = [ref for ref in refs if ref in source.known and ref not in source.flying]
+                if refs:
+                    return source, list(refs), rank, doubtful
+        return None
+
+    def _pack(self, source: "Source", refs: list[Ref]) -> list[Parcel | Unsendable]:
+        keeper = self._spool.keeper
+        if isinstance(source, Batch):
+            return pack_records(keeper, source.number, [int(ref) for ref in refs])
+        packed = []
+        for ref in refs:
+            try:
+                parcel = pack_file(keeper, str(ref))
+            except FileNotFoundError:
+                continue  # somebody removed it
+            if parcel is not None:
+                packed.append(parcel)
+        return packed
+
+    def _sort_out(self, found: Destination, source: "Source", refs: list[Ref], packed: list[Parcel | Unsendable]) -> None:
+        """What is gone is forgotten, what cannot be sent is given up."""
+        if len(packed) < len(refs):
+            there = {parcel.ref for parcel in packed}
+            self._end(found, source, [(ref, _number(source, ref)) for ref in refs if ref not in there])
+        for parcel in packed:
+            if isinstance(parcel, Unsendable):
+                self.give_up(found.name, source, parcel.ref, parcel.number, parcel.reason)
+
+    def give_back(self, to: str, peer: str, source: "Source", refs: list[Ref], rank: int, *, doubtful: bool) -> None:
+        """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
+        found = self._destination(to)
+        self._land(found, source, refs)
+        queue = self._doubt(found, peer) if doubtful else found.fresh
+        queue.give_back(source, refs, rank)
+
+    def handed(self, to: str, peer: str, source: "Source", sent: list[tuple[Ref, int]], rank: int) -> None:
+        """The other node has these tasks, safely: they leave this disk. `sent`: ref and number of each."""
+        found = self._destination(to)
+        keeper = self._spool.keeper
+
+        def leave() -> None:
+            if isinstance(source, Batch):
+                keeper.mark(source.number, [int(ref) for ref, _ in sent])
+                return
+            for ref, _ in sent:
+                with contextlib.suppress(FileNotFoundError):
+                    keeper.disk.unlink(self._spool.layout.path(str(ref)))
+
+        def left(result: None, error: BaseException | None) -> None:
+            del result
+            if error is not None and not isinstance(error, FileNotFoundError):
+                self._spool.report("move_failed", move="handed over", destination=to, reason=str(error))
+                self.give_back(to, peer, source, [ref for ref, _ in sent], rank, doubtful=True)
+                return
+            self.forwarded += len(sent)
+            if self._spool.trace:
+                for ref, _ in sent:
+                    self._spool.trace("forwarded", id=self._spool.id_of(source, ref), to=to, peer=peer)
+            self._end(found, source, sent)
+
+        self._spool.moves.submit(leave, left)
+
+    def give_up(self, to: str, source: "Source", ref: Ref, number: int, reason: str) -> None:
+        """A task with a link cannot be delivered: it goes to dead/, with the reason."""
+        found = self._destination(to)
+        keeper = self._spool.keeper
+        batch = source.number if isinstance(source, Batch) else None
+
+        def buried(result: None, error: BaseException | None) -> None:
+            del result
+            if error is not None and not isinstance(error, FileNotFoundError):
+                self._spool.report("move_failed", move="bury", id=self._spool.id_of(source, ref), reason=str(error))
+                self.give_back(to, ANYONE, source, [ref], LAST, doubtful=False)
+                return
+            self._spool.report("dead", id=self._spool.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
+            self._spool.counts.died += 1
+            self._end(found, source, [(ref, number)])
+
+        self._spool.moves.submit(lambda: keeper.bury(batch, ref, f"not delivered to {to}: {reason}", 0), buried)
+
+    # -- moving within the spool --
+
+    async def re_place(self, to: str, count: int, choose: Callable[[], str]) -> int:
+        """Gives up to `count` tasks of `to` that were never sent another destination; how many moved.
+
+        Args:
+            choose: the new destination of one; empty is here.
+        """
+        found = self._destination(to)
+        taken = self._take(found, ANYONE, count) if found.fresh.size else None
+        if taken is None:
+            return 0
+        source, refs, rank, _ = taken
+        found.sending += len(refs)
+        source.flying.update(refs)
+        moved: dict[Ref, str] = {}
+        try:
+            moved = await self._spool.hand_over(source, refs, rank, choose)
+        finally:
+            stay = [ref for ref in refs if ref not in moved]
+            self._land(found, source, stay)
+            found.fresh.give_back(source, stay, rank)
+            self._end(found, source, [(ref, _number(source, ref)) for ref in moved])
+        return len(moved)
+
+    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, "Source", Ref]]:
+        """Up to `count` tasks that were accepted before `oldest` (seconds since 1970); each is taken, for `give_up`."""
+        for found in self.destinations.values():
+            for queue in [found.fresh, *found.doubts.values()]:
+                while count and (first := next(iter(queue.oldest()), None)) is not None and not first[0].frozen:
+                    accepted = self._accepted(*first)
+                    if accepted is None or accepted >= oldest or (taken := queue.take(1)) is None:
+                        break
+                    source, refs, _ = taken
+                    if isinstance(source, Batch) and refs[0] in source.moved:
+                        source, refs = self.files, [source.moved[refs[0]]]
+                    source.flying.update(refs)
+                    found.sending += 1
+                    count -= 1
+                    yield found.name, source, refs[0]
+
+    def _accepted(self, source: "Source", ref: Ref) -> float | None:
+        if isinstance(source, Batch):
+            return source.accepted
+        number = number_of(str(ref))
+        return float(number >> RUN_BITS) if number else None
+
+    async def remove(self, source: "Source", ref: Ref) -> bool:
+        """Removes a waiting task by hand; False when it is with a link, or gone."""
+        to = self.destination(source, ref)
+        if to is None or ref in source.flying or source.frozen:
+            return False
+        source.flying.add(ref)
+        found = self._destination(to)
+        found.sending += 1
+        keeper = self._spool.keeper
+
+        def leave() -> bool:
+            if isinstance(source, Batch):
+                return keeper.finish_waiting(source.number, int(ref))
+            keeper.disk.unlink(self._spool.layout.path(str(ref)))
+            return True
+
+        removed = False
+        try:
+            removed = await self._spool.moves.run(leave)
+        except FileNotFoundError:
+            return False
+        finally:
+            if removed:
+                for queue in (found.fresh, *found.doubts.values()):
+                    queue.remove(source, ref)
+                self._end(found, source, [(ref, _number(source, ref))])
+            else:
+                self._land(found, source, [ref])
+        return removed
+
+    def destination(self, source: "Source", ref: Ref) -> str | None:
+        """Where a task in here is to go; None when it is none of ours."""
+        if source is self.files:
+            return destination_of(str(ref)) if ref in self.files.known else None
+        for found in self.destinations.values():
+            for queue in (found.fresh, *found.doubts.values()):
+                if queue.has(source, ref):
+                    return found.name
+        return None
+
+    # -- what ended --
+
+    def settle_numbers(self) -> list[tuple[str, int]]:
+        """The numbers whose tasks have left the disk since the last call: to be synced, then given to `forget`."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def forget(self, ended: Iterable[tuple[str, int]]) -> None:
+        """These will not come back, whatever happens."""
+        for to, number in ended:
+            self._destination(to).owed.end(number)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `settle_numbers` has something."""
+        return bool(self._ended)
+
+    @property
+    def total(self) -> int:
+        """Tasks that wait for other nodes."""
+        return sum(found.size for found in self.destinations.values())
+
+    def sizes(self) -> dict[str, int]:
+        """How many wait for each destination for which any do."""
+        return {name: found.size for name, found in self.destinations.items() if found.size}
+
+    def _end(self, found: Destination, source: "Source", ended: list[tuple[Ref, int]]) -> None:
+        found.size -= len(ended)
+        self._ended += [(found.name, number) for _, number in ended if number]
+        refs = [ref for ref, _ in ended]
+        self._land(found, source, refs)
+        if isinstance(source, Batch):
+            self._spool.leave_batch(source, len(refs))
+            return
+        for ref in refs:
+            source.known.pop(str(ref), None)
+        self._spool.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
+
+    def _land(self, found: Destination, source: "Source", refs: list[Ref]) -> None:
+        found.sending -= len(refs)
+        source.flying.difference_update(refs)
+
+    def _destination(self, name: str) -> Destination:
+        if name not in self.destinations:
+            self.destinations[name] = Destination(name)
+        return self.destinations[name]
+
+    @staticmethod
+    def _doubt(found: Destination, peer: str) -> ReadyQueue:
+        if peer not in found.doubts:
+            found.doubts[peer] = ReadyQueue()
+        return found.doubts[peer]
+
+
+def _number(source: "Source", ref: Ref) -> int:
+    return source.link_number(int(ref)) if isinstance(source, Batch) else number_of(str(ref))
+
+
+def boot_id(now: float) -> str:
+    """One word for this life of the machine: it changes when the machine starts, or may have."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return f"unknown {now}"

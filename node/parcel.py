@@ -1,0 +1,148 @@
+"""Tasks that wait for another node, as what a link sends: read from the disk, dressed as packets of the extended dialect.
+
+Everything here blocks and runs in a disk thread of its own, so that reading for a link waits for nobody.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from spoolnode.node.intake import INLINE_BODY
+from spoolnode.node.keeper import Keeper
+from spoolnode.node.layout import number_of, ref_id
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, BadTask, Refused
+from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, encode_variables, packet
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
+
+LINK_ROOM = 320
+"""Bytes of a block that a link needs for its own variables: an id of at most 236 bytes, a number, a length, a count."""
+SENT = b"\x01"
+"""The attempts of a task that may have reached the other node. Written before it is sent, so a kill -9 does not hide it."""
+
+
+class Parcel(NamedTuple):
+    """One task, ready to be sent."""
+
+    ref: int | str
+    number: int
+    head: bytes
+    """Header and variables, and the body unless it is large."""
+    body_at: int = 0
+    body_end: int = 0
+    """Where a large body lies in the file `ref`; both 0 for others."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(self.head) + self.body_end - self.body_at
+
+
+class Unsendable(NamedTuple):
+    """A task that no link can send."""
+
+    ref: int | str
+    number: int
+    reason: str
+
+
+def pack_records(keeper: Keeper, number: int, offsets: Sequence[int]) -> list[Parcel | Unsendable]:
+    """The waiting ones among these records of a batch. Raises OSError, FileNotFoundError when the batch is gone."""
+    found: list[Parcel | Unsendable] = []
+    start, last = min(offsets) - batchfile.RECORD_SIZE, max(offsets)
+    descriptor = keeper.disk.open(keeper.layout.batch(number))
+    try:
+        front = keeper.disk.read(descriptor, batchfile.RECORD_SIZE, last - batchfile.RECORD_SIZE)
+        end = last + batchfile.payload_length(front, len(front))
+        data = keeper.disk.read(descriptor, end - start, start)
+        for offset in offsets:
+            at = offset - start
+            if data[at + STATE_AT] != WAITING:
+                continue
+            payload = data[at : at + batchfile.payload_length(data, at)]
+            if not payload[ATTEMPTS_AT]:
+                keeper.disk.write(descriptor, SENT, offset + ATTEMPTS_AT)
+            identity = names.task_id(keeper.node_id, number, offset)
+            found.append(_parcel(offset, batchfile.link_number(data, at), identity, payload))
+    finally:
+        keeper.disk.close(descriptor)
+    return found
+
+
+def pack_file(keeper: Keeper, ref: str) -> Parcel | Unsendable | None:
+    """A task in a file of its own; None when it has ended. Raises OSError, FileNotFoundError when it is gone."""
+    number, identity = number_of(ref), ref_id(ref)
+    descriptor = keeper.disk.open(keeper.layout.path(ref))
+    try:
+        size = keeper.disk.size(descriptor)
+        data = keeper.disk.read(descriptor, min(size, HEADER.size + MAX_BLOCK), 0)
+        if len(data) < HEADER.size or data[STATE_AT] != WAITING:
+            return None if len(data) >= HEADER.size else Unsendable(ref, number, "the file is no spool file")
+        body_at = HEADER.size + HEADER.unpack_from(data)[1]
+        if size < body_at:
+            return Unsendable(ref, number, "the file ends before its variables do")
+        if not data[ATTEMPTS_AT]:
+            keeper.disk.write(descriptor, SENT, ATTEMPTS_AT)
+        if size - body_at > INLINE_BODY:
+            return _large(ref, number, identity, data[HEADER.size : body_at], body_at, size)
+        data += keeper.disk.read(descriptor, size - len(data), len(data))
+    finally:
+        keeper.disk.close(descriptor)
+    return _parcel(ref, number, identity, data)
+
+
+def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parcel | Unsendable:
+    body_at = HEADER.size + (payload[1] | payload[2] << 8)
+    body = payload[body_at:]
+    try:
+        block = dress(payload[HEADER.size : body_at], identity, number, len(body))
+    except (BadTask, BadPacket, Refused) as error:
+        return Unsendable(ref, number, str(error))
+    return Parcel(ref, number, packet(SPOOL_REQUEST, block, EXTENDED) + body)
+
+
+def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: int) -> Parcel | Unsendable:
+    try:
+        dressed = dress(block, identity, number, end - start)
+    except (BadTask, BadPacket, Refused) as error:
+        return Unsendable(ref, number, str(error))
+    return Parcel(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)
+
+
+def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
+    """A block as it travels: with the task's id and link number, and without what an earlier link had added.
+
+    Raises:
+        BadTask: it becomes too large.
+        BadPacket, Refused: it is malformed.
+    """
+    if names.ORIGIN in block or names.HOPS in block:
+        block = _handed_on(block)
+    added = [(names.NUMBER, str(number).encode())]
+    if names.ID not in block:
+        added.append((names.ID, identity.encode()))
+    if body or b"CONTENT_LENGTH" in block:
+        added.append((names.BODY_LENGTH, str(body).encode()))  # a file from elsewhere says it only by its own length
+    extra = encode_variables(added)
+    if len(block) + len(extra) > MAX_BLOCK:
+        raise BadTask(f"the variables take {len(block)} bytes; a task for another node may have {MAX_BLOCK - LINK_ROOM}")
+    return block + extra
+
+
+def _handed_on(block: bytes) -> bytes:
+    """The block of a task that came over a link, for the next one."""
+    variables = decode_variables(block)
+    hops = next((names.read_hops(value) for key, value in variables if key == names.HOPS), 0)
+    kept = [(key, value) for key, value in variables if key not in names.OF_LINKS and key != names.HOPS]
+    return encode_variables([*kept, (names.HOPS, str(hops + 1).encode())])
+
+
+def undress(block: bytes) -> tuple[str, str, int, int] | None:
+    """Origin, destination, link number and hops of a task that came over a link; None when it did not."""
+    if names.ORIGIN not in block:
+        return None
+    said = dict(decode_variables(block))
+    if names.ORIGIN not in said or names.NUMBER not in said:
+        return None
+    origin, to = said[names.ORIGIN].decode("ascii", "replace"), said.get(names.TO, b"").decode("ascii", "replace")
+    return origin, to, names.read_number(said[names.NUMBER]), names.read_hops(said.get(names.HOPS, b""))

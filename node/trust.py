@@ -1,0 +1,209 @@
+"""TLS on the port of everybody: which connections begin with a ClientHello, and whose certificate they show.
+
+Where certificates come from is the cluster's business (`Certified`); here is what the listener needs: the first byte of a
+connection is looked at without taking it, a ClientHello gets a limited time to become a connection with a name, all
+else goes the way of plain requests.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from spoolnode.node.background import spawn
+from spoolnode.node.conversation import Services
+from spoolnode.protocol.errors import SpoolnodeError
+
+CLIENT_HELLO = b"\x16"
+"""The first byte of a TLS connection: modifier1 22 of uwsgi (code to be run), which is never taken."""
+HANDSHAKE_SECONDS = 5.0
+"""How long a handshake may take; an honest one takes milliseconds."""
+SHUTDOWN_SECONDS = 5.0
+"""How long the other side gets to confirm the end of a connection."""
+AT_ONCE = 128
+"""Connections that are still nobody's; when there are more, the oldest goes: honest ones do not grow old."""
+
+handshake_error: ContextVar[list[ssl.SSLError]] = ContextVar("handshake_error")
+"""Where `Certified.server_context` leaves why a handshake failed when it does not raise it at once (to let the alert leave
+first): nothing else leads from the event loop's handshake to the coroutine that waits for it."""
+
+
+class Untrusted(SpoolnodeError):
+    """The other side erred: it has not shown who it is, or is not who it should be. Nothing was said to it."""
+
+
+class Certified(Protocol):
+    """This node's certificate and those that it accepts."""
+
+    def server_context(self) -> ssl.SSLContext:
+        """For connections that come; always the newest certificates."""
+        ...
+
+    def peer_name(self, ssl_object: Any) -> str:
+        """The node's name in the other side's certificate; raises `Untrusted` when it has none."""
+        ...
+
+
+def reason_of(error: BaseException) -> str:
+    """Why TLS failed, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        words = (error.reason or str(error)).lower().replace("_", " ")
+        for alert, meaning in ALERTS.items():
+            if words.endswith(f"alert {alert}"):
+                return f"it does not accept this node's certificate: {meaning}"
+        return words
+    if isinstance(error, ConnectionAbortedError | TimeoutError):
+        return "it did not finish the handshake in time"
+    if isinstance(error, ConnectionError):
+        return "it ended the connection during the handshake; perhaps it does not accept this node's certificate"
+    return str(error)
+
+
+ALERTS = {
+    "certificate required": "none was shown",
+    "unknown ca": "it is of a CA that it does not know",
+    "certificate expired": "it has expired",
+    "certificate revoked": "it is revoked",
+    "certificate unknown": "it cannot be used",
+    "bad certificate": "it cannot be used",
+    "unsupported certificate": "it is not for this use",
+    "access denied": "access denied",
+}
+"""What the other side says when it does not like a certificate (RFC 8446, section 6.2)."""
+
+
+Named = Callable[[str], asyncio.Protocol]
+
+
+class Handshakes:
+    """Connections of which the first byte, or the certificate, is not known yet."""
+
+    def __init__(self, trust: Certified, services: Services, patience: float, gone: Callable[[], None]) -> None:
+        """
+        Args:
+            patience: seconds that a client may take for its first byte.
+            gone: called when a connection ends here.
+        """
+        self.trust = trust
+        self._services = services
+        self._patience = patience
+        self._gone = gone
+        self._under_way: dict[asyncio.Task[None], Greeting] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named) -> None:
+        """Finds out what it is.
+
+        Args:
+            plain: gets the connection when it begins with anything else; no byte of it was taken.
+            named: makes the protocol of a connection, from the name in its certificate.
+        """
+        if len(self._under_way) >= AT_ONCE:
+            oldest = next(iter(self._under_way))
+            self.failed(self._under_way.pop(oldest).who, f"it was the oldest of {AT_ONCE} that were not done")
+            oldest.cancel()
+        greeting = Greeting(self, sock, who, plain, named)
+        task = spawn(greeting.run(self._patience))
+        self._under_way[task] = greeting
+        task.add_done_callback(lambda task: self._ended(task, greeting))
+
+    def close(self) -> None:
+        """Ends them all."""
+        for task in list(self._under_way):
+            task.cancel()
+
+    def failed(self, who: str, reason: str) -> None:
+        """One more that is nobody's."""
+        self._services.handshake_failures += 1
+        self._services.report_rarely("handshake_failed", peer=who, reason=reason)
+
+    def _ended(self, task: "asyncio.Task[None]", greeting: "Greeting") -> None:
+        self._under_way.pop(task, None)
+        if greeting.sock is not None:
+            greeting.sock.close()
+        if not greeting.handed_over:
+            self._gone()
+            if not task.cancelled() and (error := task.exception()) is not None:
+                self.failed(greeting.who, reason_of(error))
+
+
+class Greeting(asyncio.Protocol):
+    """One of them. As a protocol it is there from the handshake until the name has been looked at: no byte comes to it."""
+
+    def __init__(
+        self, handshakes: Handshakes, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named
+    ) -> None:
+        self.who = who
+        self.sock: socket.socket | None = sock
+        """The connection, as long as it is ours to close."""
+        self.handed_over = False
+        """It is somebody's now."""
+        self._handshakes = handshakes
+        self._plain = plain
+        self._named = named
+
+    async def run(self, patience: float) -> None:
+        """From the first byte to the certificate. What it raises is why it failed."""
+        assert self.sock is not None  # noqa: S101  # for the type checker
+        try:
+            async with asyncio.timeout(patience):
+                first = await _first_byte(self.sock)
+        except (OSError, TimeoutError):
+            return  # gone, or it never said anything: nothing was refused
+        if first == CLIENT_HELLO:
+            await self._shake_hands()
+        elif first:
+            sock, self.sock, self.handed_over = self.sock, None, True
+            self._plain(sock)
+
+    async def _shake_hands(self) -> None:
+        assert self.sock is not None  # noqa: S101  # for the type checker
+        sock, self.sock = self.sock, None  # the loop closes it from now on
+        failures: list[ssl.SSLError] = []
+        handshake_error.set(failures)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self,
+                sock,
+                ssl=self._handshakes.trust.server_context(),
+                ssl_handshake_timeout=HANDSHAKE_SECONDS,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+        except OSError as error:
+            raise failures[0] if failures else error from None
+
+    def connection_made(self, transport: Any) -> None:
+        try:
+            name = self._handshakes.trust.peer_name(transport.get_extra_info("ssl_object"))
+        except Untrusted as error:
+            self._handshakes.failed(self.who, str(error))
+            transport.abort()
+            return
+        self.handed_over = True
+        protocol = self._named(name)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+
+
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _first_byte(sock: socket.socket) -> bytes:
+    """The first byte, left where it is; empty when the other side is gone."""
+    with contextlib.suppress(BlockingIOError):
+        return sock.recv(1, socket.MSG_PEEK)
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(sock, _wake, readable)
+    try:
+        await readable
+    finally:
+        loop.remove_reader(sock)
+    return sock.recv(1, socket.MSG_PEEK)

@@ -1,0 +1,81 @@
+"""How a node introduces itself: the block of the extended ping with which every connection between nodes begins.
+
+    hello = ping (modifier1 100, modifier2 1) with variables:
+            spool_hello = protocol version, spool_origin = node id, spool_name = node name, spool_cluster = cluster name,
+            spool_to = the destination that the link serves (empty: only a ping), spool_floor = a link number
+
+The answer is a pong with the status (see `answer.status_pong`), or a refusal. On an open link a hello may be said again
+at any time, to tell a new floor. A ping with an empty block is anybody's, and makes no link.
+"""
+
+from typing import NamedTuple
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, Reason, Refused
+from spoolnode.protocol.packet import EXTENDED, PING, decode_variables, encode_variables, packet
+
+PROTOCOL = 1
+"""The version of what nodes say to each other. Raised when an older node would misunderstand."""
+
+_VERSION, _CLUSTER, _FLOOR = b"spool_hello", b"spool_cluster", b"spool_floor"
+_NAME = b"spool_name"
+
+
+class Hello(NamedTuple):
+    """Who speaks, and about which link."""
+
+    id: str
+    name: str
+    cluster: str
+    to: str = ""
+    """The destination that this link serves, as its sender calls it; empty for a ping."""
+    floor: int = 0
+    """No task of this link below this number will ever be sent (again)."""
+    protocol: int = PROTOCOL
+
+
+def encode(hello: Hello) -> bytes:
+    """The whole packet."""
+    variables = [
+        (_VERSION, str(hello.protocol).encode()),
+        (names.ORIGIN, hello.id.encode()),
+        (_NAME, hello.name.encode()),
+        (_CLUSTER, hello.cluster.encode()),
+        (names.TO, hello.to.encode()),
+        (_FLOOR, str(hello.floor).encode()),
+    ]
+    return packet(PING, encode_variables(variables), modifier2=EXTENDED)
+
+
+def read(block: bytes) -> Hello:
+    """The hello in the block of an extended ping.
+
+    Raises:
+        Refused: it is none, or one of its parts is not what it must be.
+    """
+    try:
+        said = {key: value.decode("ascii", "replace") for key, value in decode_variables(block)}
+    except BadPacket as error:
+        raise Refused(Reason.MALFORMED, str(error)) from error
+    protocol, floor = said.get(_VERSION, ""), said.get(_FLOOR, "0")
+    if not protocol.isdecimal() or len(protocol) > 5:
+        raise _malformed("spool_hello", protocol, "the version of the protocol")
+    if int(protocol) != PROTOCOL:
+        raise Refused(Reason.CONFLICT, f"you speak version {protocol} of the protocol between nodes, this node speaks {PROTOCOL}")
+    if not floor.isdecimal() or len(floor) > 20:
+        raise _malformed("spool_floor", floor, "a link number")
+    hello = Hello(
+        said.get(names.ORIGIN, ""), said.get(_NAME, ""), said.get(_CLUSTER, ""), said.get(names.TO, ""), int(floor), int(protocol)
+    )
+    if not names.is_node_id(hello.id):
+        raise _malformed("spool_origin", hello.id, "12 hexadecimal digits")
+    for what, name in (("spool_name", hello.name), ("spool_cluster", hello.cluster)):
+        if not names.is_node_name(name):
+            raise _malformed(what, name, "1 to 63 of letters, digits, '.', '_' and '-'")
+    if hello.to and not names.is_destination(hello.to):
+        raise _malformed("spool_to", hello.to, "a node's name or id, host:port or tag:X")
+    return hello
+
+
+def _malformed(what: str, value: str, right: str) -> Refused:
+    return Refused(Reason.MALFORMED, f"`{what}` is {value[:60]!r}; it must be {right}")

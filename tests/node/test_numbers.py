@@ -1,0 +1,102 @@
+"""Link numbers: interval sets behave as sets, a receiver takes each number once, floors forget without forgetting too much."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolnode.node.numbers import Intervals, Owed, Taken, Verdict
+from spoolnode.protocol.errors import BadPacket
+
+KEY = ("0123456789ab", "alpha")
+SMALL = st.integers(0, 40)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["add", "remove", "below"]), SMALL)))
+def test_intervals_are_a_set(steps: list[tuple[str, int]]) -> None:
+    intervals, model = Intervals(), set()
+    for step, number in steps:
+        if step == "add":
+            intervals.add(number)
+            model.add(number)
+        elif step == "remove":
+            intervals.remove(number)
+            model.discard(number)
+        else:
+            intervals.drop_below(number)
+            model = {member for member in model if member >= number}
+        assert {member for member in range(42) if member in intervals} == model
+        pairs = intervals.pairs()
+        assert all(start < end for start, end in pairs)
+        assert all(end < start for (_, end), (start, _) in zip(pairs, pairs[1:], strict=False))
+        assert bool(intervals) == bool(model)
+        if model:
+            assert intervals.first == min(model)
+
+
+def test_a_million_numbers_in_order_are_one_interval() -> None:
+    intervals = Intervals()
+    for number in range(1_000_000):
+        intervals.add(number)
+    assert intervals.pairs() == [(0, 1_000_000)]
+
+
+def test_a_number_is_new_then_pending_then_taken() -> None:
+    taken = Taken()
+    assert taken.judge(KEY, 5) is Verdict.NEW
+    taken.begin(KEY, 5)
+    assert taken.judge(KEY, 5) is Verdict.PENDING
+    taken.take(KEY, 5)
+    assert taken.judge(KEY, 5) is Verdict.TAKEN
+    assert taken.judge(KEY, 6) is Verdict.NEW
+    assert taken.judge(("0123456789ab", "other"), 5) is Verdict.NEW
+
+
+def test_a_refused_number_is_new_again() -> None:
+    taken = Taken()
+    taken.begin(KEY, 5)
+    taken.refuse(KEY, 5)
+    assert taken.judge(KEY, 5) is Verdict.NEW
+
+
+def test_below_the_floor_is_stale_and_a_floor_never_sinks() -> None:
+    taken = Taken()
+    taken.take(KEY, 5)
+    taken.take(KEY, 9)
+    taken.raise_floor(KEY, 7)
+    taken.raise_floor(KEY, 3)
+    assert [taken.judge(KEY, number) for number in (5, 6, 7, 9)] == [Verdict.STALE, Verdict.STALE, Verdict.NEW, Verdict.TAKEN]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["take", "floor"]), SMALL)))
+def test_what_was_taken_survives_the_disk(steps: list[tuple[str, int]]) -> None:
+    taken = Taken()
+    for step, number in steps:
+        (taken.take if step == "take" else taken.raise_floor)(KEY, number)
+    again = Taken.decode(taken.encode())
+    assert [again.judge(KEY, number) for number in range(42)] == [taken.judge(KEY, number) for number in range(42)]
+    assert not taken.changed
+
+
+def test_what_is_being_stored_does_not_go_to_the_disk() -> None:
+    taken = Taken()
+    taken.begin(KEY, 5)
+    assert Taken.decode(taken.encode()).judge(KEY, 5) is Verdict.NEW
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", b"\x93\x01\x02\x03", Taken().encode()[:-1]])
+def test_a_damaged_file_is_one_clear_error(data: bytes) -> None:
+    with pytest.raises(BadPacket, match="taken numbers"):
+        Taken.decode(data)
+
+
+def test_a_floor_is_the_first_open_number() -> None:
+    owed = Owed()
+    assert owed.floor(100) == 100
+    for number in (100, 101, 103):
+        owed.give(number)
+    owed.end(101)
+    assert owed.floor(104) == 100
+    owed.end(100)
+    assert owed.floor(104) == 103
+    owed.end(103)
+    assert owed.floor(104) == 104
