@@ -56,12 +56,24 @@ class Config:
     )
     name: str = _setting("", "this node's name; default: the host's name", metavar="NAME")
     tag: list[str] = _setting([], "a tag of this node, for node=tag:X; may be repeated", metavar="TAG")
+    cluster: str = _setting("default", "the cluster's name: nodes of others, on the same network, are left alone", metavar="NAME")
     discover: list[str] = _setting(
-        [], "how peers are found; `none` turns it off. Nothing is discovered yet: the cluster is the next release", metavar="URI"
+        ["mdns"],
+        "how peers are found: mdns, static://HOST:PORT,..., dns://NAME:PORT, dns+srv://NAME, file:///PATH, none; may be repeated",
+        metavar="URI",
     )
     advertise: str = _setting(
-        "", "the address that peers should use for this node (for the cluster, the next release)", metavar="HOST:PORT"
+        "",
+        "the address that peers use for this node, where it is not one that it listens on (NAT, containers)",
+        metavar="HOST:PORT",
     )
+    hold: float = _setting(
+        5 * 86400.0, "seconds that a task may wait for another node; then it goes to dead/. 0: no limit", metavar="SEC"
+    )
+    share: float = _setting(
+        0.0, "offer waiting tasks to idle peers when there is more than this many seconds of work; 0: never", metavar="SEC"
+    )
+    drain_on_stop: bool = _setting(False, "at a stop, hand the waiting tasks to peers (for at most --grace seconds)")
     allow: list[str] = _setting(
         [], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR"
     )
@@ -167,6 +179,8 @@ _RANGES: list[tuple[str, float, float]] = [
     ("timeout", 0, 10**8),
     ("max_tasks", 0, 10**12),
     ("grace", 0, 10**8),
+    ("hold", 0, 10**9),
+    ("share", 0, 10**6),
     ("max_body", 0, 10**15),
     ("min_free", 0, 10**18),
     ("max_connections", 1, 10**6),

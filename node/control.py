@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from spoolnode.node.node import Node
 
 COUNT_SECONDS = 1.0
-"""How old the numbers of dead, corrupt and outbox files may be; older when counting takes long."""
+"""How old the numbers of dead and corrupt files may be; older when counting takes long."""
 COUNT_REST = 20
 """At least so many times as long as a count took is the pause after it."""
 
@@ -40,8 +40,6 @@ class Aside(NamedTuple):
 
     dead: int = 0
     corrupt: int = 0
-    outbox: dict[str, int] = {}  # noqa: RUF012  # never changed, only replaced
-    """By destination."""
 
 
 class Control:
@@ -263,16 +261,7 @@ class Control:
 
     def _count(self) -> Aside:
         keeper = self._node.spool.keeper
-        outbox = {
-            entry.name: inspect.count_files(keeper, f"outbox/{entry.name}")
-            for entry in keeper.disk.entries(keeper.layout.outbox)
-            if entry.is_directory
-        }
-        return Aside(
-            dead=inspect.count_files(keeper, "dead"),
-            corrupt=len(keeper.disk.entries(keeper.layout.corrupt)),
-            outbox={name: count for name, count in outbox.items() if count},
-        )
+        return Aside(dead=inspect.count_files(keeper, "dead"), corrupt=len(keeper.disk.entries(keeper.layout.corrupt)))
 
 
 @web.middleware

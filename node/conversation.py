@@ -11,8 +11,11 @@ from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
 from spoolnode.node.door import Door, Upload
+from spoolnode.node.numbers import Key
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.hello import Hello
+from spoolnode.protocol.hello import read as read_hello
 from spoolnode.protocol.packet import EXTENDED, PING
 from spoolnode.protocol.reader import Body, Request, RequestReader
 from spoolnode.protocol.request import Terms, looks_like_web, read_terms
@@ -50,6 +53,10 @@ class Services:
     status: Callable[[], dict[str, Any]]
     report: Callable[..., None]
     report_rarely: Callable[..., None]
+    greet: Callable[[Hello, str, str], None] = lambda _hello, _peer, _certified: None
+    """Hears who introduces itself, from where, with which name in its certificate; raises `Refused` when it is not welcome."""
+    floor: Callable[[Key, int], None] = lambda _link, _floor: None
+    """Hears below which number a link will send nothing more."""
     refusals: dict[Reason, int] = field(default_factory=dict)
     talking: set["Conversation"] = field(default_factory=set)
     """Those with answers that are ready to be sent."""
@@ -79,12 +86,12 @@ class Answer:
         self.size = size
         """Bytes of its request that are in memory until it is said."""
 
-    def stored(self, task_id: str) -> None:
+    def stored(self, task_id: str, copies: int = 1) -> None:
         """The task is safe."""
         if self._web:
-            self.data = answer.http_stored(task_id)
+            self.data = answer.http_stored(task_id, copies)
         elif self._conversation.extended:
-            self.data = answer.stored(task_id)
+            self.data = answer.stored(task_id) if copies == 1 else answer.stored_copies(task_id, copies)
         else:
             self.data = answer.STORED
         self._conversation.services.talking.add(self._conversation)
@@ -137,7 +144,13 @@ class Conversation:
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._upload: Upload | None = None
+        self._skipping = False
+        """The body that is coming is not wanted: its task is stored already."""
         self._progress = False
+        self._hello: Hello | None = None
+        """Who is at the other end, when it is a node."""
+        self._link_key: Key | None = None
+        """The link that this connection is, when it is one."""
 
     # -- bytes in --
 
@@ -207,21 +220,33 @@ class Conversation:
             self._refuse_all(Refused(Reason.FORBIDDEN, text), web=looks_like_web(request.block))
             return
         if request.modifier1 == PING:
-            self._on_ping()
+            self._on_ping(request.block)
         else:
             self._on_task(request.block)
         if not self.extended and self._task is None:
             self._over = True
 
-    def _on_ping(self) -> None:
+    def _on_ping(self, block: bytes) -> None:
+        if block and self.extended:
+            self._on_hello(read_hello(block))
         place = Answer(self, web=False)
         place.data = answer.status_pong(self.services.status()) if self.extended else answer.PONG
         self._answers.append(place)
         self.services.talking.add(self)
 
+    def _on_hello(self, hello: Hello) -> None:
+        """A node says who it is, or says it again with a new floor. Raises `Refused`."""
+        if self._hello is not None and hello[:3] != self._hello[:3]:
+            raise Refused(Reason.FORBIDDEN, f"this connection is that of node {self._hello.id} ({self._hello.name})")
+        self.services.greet(hello, self.peer, self.certified)
+        self._hello = hello
+        if hello.to:
+            self._link_key = hello.id, hello.to
+            self.services.floor(self._link_key, hello.floor)
+
     def _on_task(self, block: bytes) -> None:
         try:
-            terms = read_terms(block, local=self._local)
+            terms = read_terms(block, local=self._local and self._link_key is None, peer=self._link_key is not None)
         except Refused as refusal:
             place = self._place(looks_like_web(block))
             place.refused(refusal)
@@ -236,10 +261,12 @@ class Conversation:
             return
         try:
             if not terms.body:
-                self.services.door.admit(block, b"", terms, place)
+                self.services.door.admit(block, b"", terms, place, self._link_key)
                 return
             self.services.door.check(terms)
-            self._upload = self.services.door.upload(block, terms) if self.services.door.wants_upload(terms) else None
+            if self.services.door.wants_upload(terms):
+                self._upload = self.services.door.upload(block, terms, place, self._link_key)
+                self._skipping = self._upload is None
         except Refused as refusal:
             place.refused(refusal)
             if terms.body:
@@ -256,6 +283,10 @@ class Conversation:
         return place
 
     def _on_body(self, body: Body) -> None:
+        if self._skipping:
+            if body.last:
+                self._skipping, self._task = False, None
+            return
         self._pieces.append(body.data)
         if len(self._pieces) > MAX_PIECES:
             self._pieces = [b"".join(self._pieces)]
@@ -278,7 +309,7 @@ class Conversation:
         place.size += terms.body
         self._unanswered += terms.body
         try:
-            self.services.door.admit(block, self._take_pieces(), terms, place)
+            self.services.door.admit(block, self._take_pieces(), terms, place, self._link_key)
         except Refused as refusal:
             place.refused(refusal)
         if not self.extended:

@@ -8,16 +8,19 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from spoolnode.node.background import spawn
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.intake import INLINE_BODY, PromptWaiter, Waiter
+from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
+from spoolnode.node.layout import number_of, outbox_ref
+from spoolnode.node.numbers import Key, Verdict
+from spoolnode.node.parcel import LINK_ROOM
 from spoolnode.node.spool import Spool
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 from spoolnode.protocol.request import Terms
 
-Route = Callable[[Terms], str]
-"""Where a task should go: empty is here, anything else is the name of its outbox."""
+Route = Callable[[Terms], list[str]]
+"""Where a task should go: names of outboxes, empty is here; more than one for a copy each."""
 
 UPLOAD_THREADS = 4
 """Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
@@ -58,18 +61,64 @@ class Door:
             shown = terms.spooler[:200].decode("utf-8", "backslashreplace")
             raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {self._real_root.decode()!r}")
 
-    def admit(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter) -> None:
-        """Takes a task whose body is at hand; `waiter` is told.
+    def admit(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> None:
+        """Takes a task whose body is at hand; `waiter` is told. `link`: who sent it, and to what, when it came over a link.
 
         Raises:
             Refused: it is not taken; `waiter` is not told.
         """
         self.check(terms)
-        if terms.destination and self._route(terms):
-            upload = self.upload(block, terms)
-            spawn(upload.all_of(body, waiter))
-        else:
+        if link is not None:
+            arrival = self._arrival(block, terms, waiter, link)
+            if arrival is not None:
+                self._spool.intake.add(arrival.block, body, terms, arrival)
+            return
+        places = self._places(block, terms)
+        if places == [""]:
             self._spool.intake.add(block, body, terms, waiter)
+            return
+        copies = Copies(waiter, len(places))
+        for to in places:
+            self._add_copy(to, block, body, terms, copies)
+
+    def _places(self, block: bytes, terms: Terms) -> list[str]:
+        if not terms.destination:
+            return [""]
+        places = self._route(terms)
+        if places != [""] and len(block) > MAX_BLOCK - LINK_ROOM:
+            raise Refused(
+                Reason.TOO_LARGE,
+                f"the variables take {len(block)} bytes; those of a task for another node may take {MAX_BLOCK - LINK_ROOM}",
+            )
+        return places
+
+    def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies") -> None:
+        if not to:
+            self._spool.intake.add(block, body, terms, copies)
+            return
+        number = self._spool.outbox.number(to)
+        chosen = block if to == terms.destination else block + encode_variables([(names.TO, to.encode())])
+        waiter = Leaving(self._spool, to, number, copies)
+        self._spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
+
+    def _arrival(self, block: bytes, terms: Terms, waiter: Waiter, link: Key) -> "Arrival | None":
+        """A task that came over a link, to be stored; None when it is stored already, and `waiter` has been told so."""
+        if not terms.number:
+            raise Refused(Reason.MALFORMED, "a task came over a link without its number (`spool_seq`)")
+        verdict = self._spool.taken.judge(link, terms.number)
+        if verdict is Verdict.TAKEN:
+            waiter.stored(KNOWN)
+            self._spool.repeats += 1
+            return None
+        if verdict is Verdict.PENDING:
+            raise Refused(Reason.BUSY, f"the task of number {terms.number} is being stored right now; ask again")
+        if verdict is Verdict.STALE:
+            raise Refused(
+                Reason.CONFLICT,
+                f"the number {terms.number} is below what its sender said to be over: an old packet, or two nodes with one id",
+            )
+        self._spool.taken.begin(link, terms.number)
+        return Arrival(self._spool, link, terms.number, block, waiter)
 
     def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
         """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
@@ -80,29 +129,124 @@ class Door:
         """Whether the body is too large to be held in memory."""
         return terms.body > INLINE_BODY
 
-    def upload(self, block: bytes, terms: Terms) -> "Upload":
-        """A task whose body is written to disk as it comes. Raises `Refused`."""
+    def upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> "Upload | None":
+        """A task whose body is written to disk as it comes; None when it is stored already, and `waiter` has been told so.
+
+        Raises:
+            Refused: it is not taken.
+        """
         self.check(terms)
-        destination = self._route(terms) if terms.destination else ""
-        return Upload(self._spool, self._executor, next(self._uploads), block, terms, destination, self._min_free)
+        arrival, places = None, [""]
+        if link is None:
+            places = self._places(block, terms)
+        else:
+            arrival = self._arrival(block, terms, waiter, link)
+            if arrival is None:
+                return None
+            block = arrival.block
+        return Upload(self._spool, self._executor, next(self._uploads), block, terms, places, self._min_free, arrival)
 
     def close(self) -> None:
         """Returns when no upload is being written."""
         self._executor.shutdown()
 
 
+KNOWN = "known"
+"""The id told for a task that is stored already; its sender knows the real one."""
+
+
+class Copies:
+    """Waits for all copies of one task, then tells the waiter of the whole."""
+
+    def __init__(self, waiter: Waiter, count: int) -> None:
+        self._waiter = waiter
+        self._open = count
+        self._stored: list[str] = []
+        self._refusal: Refused | None = None
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """One is safe."""
+        del copies
+        self._stored.append(task_id)
+        self._one_less()
+
+    def refused(self, refusal: Refused) -> None:
+        """One was not taken: the disk fails."""
+        self._refusal = refusal
+        self._one_less()
+
+    def _one_less(self) -> None:
+        self._open -= 1
+        if self._open:
+            return
+        if self._stored:
+            self._waiter.stored(self._stored[0], len(self._stored))  # what is stored will run, so it is not refused
+        elif self._refusal is not None:
+            self._waiter.refused(self._refusal)
+
+
+class Leaving:
+    """A task for another node on its way to this disk: gives its number back when it does not get there."""
+
+    def __init__(self, spool: Spool, to: str, number: int, waiter: Waiter) -> None:
+        self._spool = spool
+        self._to = to
+        self._number = number
+        self._waiter = waiter
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It is safe."""
+        self._waiter.stored(task_id, copies)
+
+    def refused(self, refusal: Refused) -> None:
+        """Nobody will ever send it."""
+        self._spool.outbox.refused(self._to, self._number)
+        self._waiter.refused(refusal)
+
+
+class Arrival:
+    """A task that came over a link, on its way to this disk: its number is taken when it is safe there, and not before."""
+
+    def __init__(self, spool: Spool, link: Key, number: int, block: bytes, waiter: Waiter) -> None:
+        self._spool = spool
+        self._link = link
+        self._number = number
+        self._waiter = waiter
+        self.block = block + encode_variables([(names.ORIGIN, link[0].encode()), (names.TO, link[1].encode())])
+        """Its variables, and who sent it."""
+
+    def taken(self) -> None:
+        """It is safe, and proves its number."""
+        self._spool.taken.take(self._link, self._number)
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It is safe."""
+        self.taken()
+        self._waiter.stored(task_id, copies)
+
+    def forget(self) -> None:
+        """It may come again."""
+        self._spool.taken.refuse(self._link, self._number)
+
+    def refused(self, refusal: Refused) -> None:
+        """The disk did not take it."""
+        self.forget()
+        self._waiter.refused(refusal)
+
+
 class Upload:
     """One task on its way into a file of its own."""
 
     def __init__(
-        self, spool: Spool, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, destination: str,
-        min_free: int = 0,
+        self, spool: Spool, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, places: list[str],
+        min_free: int = 0, arrival: Arrival | None = None,
     ) -> None:  # fmt: skip
         self._spool = spool
         self._executor = executor
         self._disk: Disk = spool.keeper.disk
         self._terms = terms
-        self._destination = destination
+        self._places = places
+        self._arrival = arrival
         self._min_free = min_free
         self._identity = names.task_id(spool.node_id, spool.number(), serial)
         self._temporary = spool.layout.path(f"tmp/upload.{serial}")
@@ -117,39 +261,65 @@ class Upload:
 
     async def finish(self, waiter: Waiter) -> None:
         """The body is complete; `waiter` is told when the task is safe. Raises `Refused`."""
-        ref, directory = self._target()
-        await self._do(lambda: self._seal(directory))
+        await self._do(self._seal)
         try:
-            await self._spool.place_file(ref, lambda: self._publish(ref), due=self._due(), queued=not self._destination)
+            copies = 1
+            if self._arrival is not None:
+                await self._finish_arrival(self._arrival)
+            else:
+                copies = await self._finish_copies()
         except OSError as error:
             self.abort()
             raise _disk_refusal(error) from error
         self._spool.counts.accepted += 1
-        waiter.stored(self._identity)
+        waiter.stored(self._identity, copies)
 
-    async def all_of(self, body: bytes, waiter: Waiter) -> None:
-        """Writes and finishes in one go; `waiter` is told in any case."""
+    async def _finish_copies(self) -> int:
+        """How many were placed; OSError when none was."""
+        for index, to in enumerate(self._places):
+            ref = self._target(to)
+            try:
+                await self._place(ref, to, is_last=index + 1 == len(self._places))
+            except OSError:
+                if not index:
+                    raise
+                self.abort()
+                return index  # what is stored will run, so it cannot be called refused
+        return len(self._places)
+
+    async def _place(self, ref: str, to: str, *, is_last: bool) -> None:
         try:
-            await self.write(body)
-            await self.finish(waiter)
-        except Refused as refusal:
-            waiter.refused(refusal)
-        self._spool.intake.flushed()
+            await self._spool.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
+        except OSError:
+            if to:
+                self._spool.outbox.refused(to, number_of(ref))
+            raise
+        if to:
+            self._spool.outbox.accept_file(ref)
+
+    async def _finish_arrival(self, arrival: Arrival) -> None:
+        """The number is taken, for good, between two places: the first proves it, and from the second the task runs."""
+        ref = f"arriving/{names.file_name(self._identity)}"
+        await self._spool.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
+        arrival.taken()
+        await self._spool.save_taken()
+        final = self._target("")
+        await self._spool.place_file(final, lambda: self._spool.keeper.publish(ref), due=self._due())
 
     def abort(self) -> None:
         """The rest will not come: leaves nothing behind."""
+        if self._arrival is not None:
+            self._arrival.forget()
         try:
             self._executor.submit(self._discard)
         except RuntimeError:
             self._discard()  # the door is closed for good, and nobody writes any more
 
-    def _target(self) -> tuple[str, str]:
+    def _target(self, to: str) -> str:
+        if to:
+            return outbox_ref(to, self._identity, self._spool.outbox.number(to))
         name = names.file_name(self._identity)
-        if self._destination:
-            return f"outbox/{self._destination}/{name}", f"outbox/{self._destination}"
-        if self._terms.rank != names.LAST:
-            return f"{self._terms.rank}/{name}", str(self._terms.rank)
-        return name, ""
+        return name if self._terms.rank == names.LAST else f"{self._terms.rank}/{name}"
 
     def _due(self) -> float:
         return self._terms.due if self._terms.due > time.time() else 0.0
@@ -173,7 +343,7 @@ class Upload:
         self._disk.write(self._descriptor, piece, self._offset)
         self._offset += len(piece)
 
-    def _seal(self, directory: str) -> None:
+    def _seal(self) -> None:
         if self._pending:
             self._write(self._pending)
         if self._due():
@@ -182,18 +352,22 @@ class Upload:
             self._disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
         self._disk.close(descriptor)
-        if directory:
-            self._disk.make_directory(self._spool.layout.path(directory))
 
-    def _publish(self, ref: str) -> None:
+    def _publish(self, ref: str, is_last: bool) -> None:
         layout = self._spool.layout
-        self._disk.rename(self._temporary, layout.path(ref))
+        self._disk.make_directory(layout.directory_of(ref))
+        if is_last:
+            self._disk.rename(self._temporary, layout.path(ref))
+        else:
+            self._spool.keeper.copy_file(self._temporary, ref)
         if not self._spool.keeper.sync:
             return
         try:
-            self._disk.sync_directory(layout.directory_of(ref))
-            if "/" in ref:
-                self._disk.sync_directory(os.path.dirname(layout.directory_of(ref)))
+            directory = layout.directory_of(ref)
+            self._disk.sync_directory(directory)
+            while directory != layout.root:
+                directory = os.path.dirname(directory)
+                self._disk.sync_directory(directory)
         except OSError:
             discard(self._disk, layout.path(ref))  # it is refused, so it must not run
             raise

@@ -39,7 +39,8 @@ INLINE_BODY = 128 << 10
 class Waiter(Protocol):
     """Whoever waits for the fate of one task; exactly one of the two is called, on the event loop."""
 
-    def stored(self, task_id: str) -> None: ...
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It is safe; `copies`: so many times (`node=all`)."""
 
     def refused(self, refusal: Refused) -> None: ...
 

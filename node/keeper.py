@@ -352,11 +352,19 @@ class Keeper:
             self._sync_directory(self.layout.corrupt)
         return target
 
+    def copy_file(self, path: str, ref: str) -> None:
+        """A second copy of a whole spool file, as a new task."""
+        self._copy(Place(path), ref, attempts=0, mtime=self.disk.stat(path).mtime)
+
     def block_of(self, ref: str) -> bytes:
         """The variables of a spool file, encoded. Raises `Short` when they are not all there."""
-        descriptor = self.disk.open(self.layout.path(ref))
+        return self.block_at(Place(self.layout.path(ref)))
+
+    def block_at(self, place: Place) -> bytes:
+        """The variables of a task, encoded. Raises `Short` when they are not all there."""
+        descriptor = self.disk.open(place.path)
         try:
-            return self._block(descriptor, Place(self.layout.path(ref)))
+            return self._block(descriptor, place)
         finally:
             self.disk.close(descriptor)
 
@@ -402,11 +410,7 @@ class Keeper:
         return outbox_ref(to, identity, record.number)
 
     def _variables(self, place: Place) -> Variables:
-        descriptor = self.disk.open(place.path)
-        try:
-            return decode_variables(self._block(descriptor, place))
-        finally:
-            self.disk.close(descriptor)
+        return decode_variables(self.block_at(place))
 
     def _block(self, descriptor: int, place: Place) -> bytes:
         header = self.disk.read(descriptor, HEADER.size, place.base)

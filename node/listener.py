@@ -21,7 +21,7 @@ from typing import Any
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.conversation import Conversation, Services
-from spoolnode.node.trust import CLIENT_HELLO, Certified, Handshakes
+from spoolnode.node.trust import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
 from spoolnode.protocol.packet import PLAIN, SPOOL_REQUEST
@@ -54,9 +54,9 @@ class Alone:
         """Its task is safe: says so, in the disk thread."""
         self._answer(STORED)
 
-    def stored(self, task_id: str) -> None:
+    def stored(self, task_id: str, copies: int = 1) -> None:
         """It has been answered."""
-        del task_id
+        del task_id, copies
         self._listener.connections -= 1
 
     def refused(self, refusal: Refused) -> None:
@@ -301,6 +301,15 @@ class Listener:
 
         handshakes.begin(sock, who, lambda sock: self._converse(sock, b"", who, False, self._is_allowed(who)), named)
 
+    def _say_no_tls(self, sock: socket.socket, who: str) -> None:
+        """A peer that shakes hands with a node without a certificate hears it in its own language: four bytes are no TLS."""
+        with contextlib.suppress(OSError):
+            sock.send(NO_TLS)
+        sock.close()
+        self.connections -= 1
+        self.services.handshake_failures += 1
+        self.services.report_rarely("handshake_failed", peer=who, reason="it speaks TLS, but this node has no --tls-cert")
+
     def _gone(self) -> None:
         self.connections -= 1
 
@@ -312,6 +321,9 @@ class Listener:
             sock.close()
             self.connections -= 1
             self.services.report_rarely("too_many_connections", peer=who, limit=limit if allowed else STRANGERS)
+            return
+        if self._handshakes is None and is_client_hello(data):
+            self._say_no_tls(sock, who)
             return
         if not local:
             _prepare(sock)

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.node import inspect, log
+from spoolnode.node import log
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control import Control
@@ -22,14 +22,19 @@ from spoolnode.node.crew import AppBroken, Crew
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
 from spoolnode.node.inbox import Inbox
+from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, is_priority, ref_id
+from spoolnode.node.layout import Layout, is_priority, number_of
 from spoolnode.node.listener import Listener
+from spoolnode.node.neighbours import Alone, Neighbours
+from spoolnode.node.outbox import boot_id
 from spoolnode.node.rates import Rates
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.route import local_route
 from spoolnode.node.spool import Spool
+from spoolnode.node.trust import Certified
+from spoolnode.protocol.hello import PROTOCOL, Hello
 from spoolnode.protocol.request import Terms
+from spoolnode.protocol.version import VERSION
 
 HOUSEKEEPING_SECONDS = 1.0
 """How often marks are synced, old batches closed and settled, and the free space looked at."""
@@ -39,11 +44,27 @@ QUIET_SECONDS = 5.0
 """How often, when nothing happens: an idle node sleeps."""
 
 
+EXPIRED_AT_ONCE = 100
+"""Tasks whose hold is over that are given up in one round."""
+
+Join = Callable[["Node"], Neighbours]
+
+
 class Node:
     """One running node."""
 
-    def __init__(self, config: Config, report: log.Report) -> None:
+    def __init__(self, config: Config, report: log.Report, join: Join | None = None, trust: Certified | None = None) -> None:
+        """A node that is not started.
+
+        Args:
+            join: makes what connects it to others; without it, it is alone.
+            trust: its certificate, when it takes TLS.
+        """
         self.config = config
+        self._join = join
+        self._trust = trust
+        self.instance = secrets.token_hex(8)
+        """Tells this process from another one with the same node id (a copied spool directory)."""
         self.layout = Layout(config.spool)
         self.report = report
         self.started = time.time()
@@ -56,6 +77,9 @@ class Node:
         self._signals = 0
         self._is_up = False
         self._reloading = False
+        self._drains = config.drain_on_stop
+        """Waiting tasks are handed over at the end."""
+        self._draining: asyncio.Task[int] | None = None
         self._ping_at = float("-inf")
         self._ping_status: dict[str, Any] = {}
 
@@ -89,13 +113,13 @@ class Node:
         self.spool.report = self.report
         self.spool.trace = self.report if config.log_level == "debug" else None
         self.spool.changed = self._tasks_changed
-        self.spool.load()
+        self.spool.load(boot_id(time.time()))
         self._warn_of_unscanned()
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
         rarely = log.rarely(self.report)
-        self.services = Services(self.door, self._pinged, self.report, rarely)
+        self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.spool.taken.raise_floor)
         self.spool.intake.flushed = self.services.flush
-        self.listener = Listener(config, self.services)
+        self.listener = Listener(config, self.services, self._trust)
         self.crew = Crew(config, self.spool, self._facts(), self.report)
         self.inbox = Inbox(self.spool, self.report)
         self.control = Control(self)
@@ -103,7 +127,8 @@ class Node:
         self._handle_signals()
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open(layout.socket)
-        self._route_here = local_route(config.name, self.id, [*config.listen, *self.listener.addresses], config.tag)
+        addresses = [*config.listen, *self.listener.addresses]
+        self.neighbours = self._join(self) if self._join else Alone(config.name, self.id, addresses, config.tag)
         await self._claim_outbox()
         try:
             await self.control.start()
@@ -114,6 +139,7 @@ class Node:
             await self._close_rest()
             raise
         self.inbox.start()
+        await self.neighbours.start()
         self._watch_source()
         self._housekeeper = self._loop.create_task(self._keep_house())
         self._is_up = True
@@ -139,18 +165,18 @@ class Node:
             self._ping_at, self._ping_status = now, self.status()
         return self._ping_status
 
-    def _route(self, terms: Terms) -> str:
-        return self._route_here(terms)
+    def _route(self, terms: Terms) -> list[str]:
+        return self.neighbours.route(terms)
+
+    def _greet(self, hello: Hello, peer: str, certified: str) -> None:
+        self.neighbours.greet(hello, peer, certified)
 
     async def _claim_outbox(self) -> None:
         """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
-        keeper = self.spool.keeper
-        for entry in keeper.disk.entries(self.layout.outbox):
-            if entry.is_directory and not self._route_here(Terms(destination=entry.name)):
-                for task in inspect.directory_tasks(keeper, f"outbox/{entry.name}"):
-                    ref = keeper.revive(task)
-                    self.spool.notice(ref, 0.0, time.time(), sure=True)
-                    self.report("claimed", id=ref_id(ref), destination=entry.name)
+        for to, count in self.spool.outbox.sizes().items():
+            if self.neighbours.route(Terms(destination=to)) == [""]:
+                while claimed := await self.spool.outbox.re_place(to, count, lambda _asked: ""):
+                    self.report("claimed", destination=to, tasks=claimed)
 
     def _facts(self) -> dict[str, Any]:
         """What workers are told."""
@@ -167,13 +193,16 @@ class Node:
     def ask_to_stop(self) -> None:
         """The first time: stop with grace. The second time, or while the application still loads: stop now."""
         self._signals += 1
+        if self._draining is not None:
+            self._draining.cancel()
         self._stop.set()
         if self._signals > 1 or not self._is_up:
             self.report("stopping_now", running=len(self.crew.running()))
             self.crew.stop_now()
 
     def ask_to_reload(self) -> None:
-        """Replaces the workers."""
+        """Replaces the workers, and reads the certificates again."""
+        self.neighbours.reload()
         if not self._reloading and self.config.app and not self._stop.is_set():
             self._reloading = True
             spawn(self._reload())
@@ -190,12 +219,28 @@ class Node:
 
     async def _shut_down(self) -> None:
         self.report("stopping", running=len(self.crew.running()), grace=self.config.grace, hint="again to end at once")
-        self.door.closed = "this node is stopping"
+        self.door.closed = "this node is draining" if self._drains else "this node is stopping"
+        await self.neighbours.leave()
         self.listener.close()
         self.inbox.stop()
         await self.crew.stop()
+        if self._drains and self._signals < 2:
+            await self._drain()
         await self._close_rest()
-        self.report("stopped", waiting=self.spool.total)
+        self.report("stopped", waiting=self.spool.total, outbox=self.spool.outbox.total)
+
+    def ask_to_drain(self) -> None:
+        """Takes nothing more in, lets what runs end, hands the waiting tasks over, and stops."""
+        self._drains = True
+        self.report("draining", waiting=self.spool.total)
+        self.ask_to_stop()
+
+    async def _drain(self) -> None:
+        self._draining = self._loop.create_task(self.neighbours.drain(self.config.grace))
+        with contextlib.suppress(asyncio.CancelledError):  # a second signal
+            await self._draining
+        left = self.spool.total + self.spool.outbox.total
+        self.report("drained", left=left, kept="on disk, for the next start" if left else "nothing")
 
     async def _close_rest(self) -> None:
         if self._housekeeper is not None:
@@ -205,6 +250,7 @@ class Node:
         if self._wake is not None:
             self._wake.cancel()
         self.crew.stop_now()
+        await self.neighbours.stop()
         await self.control.stop()
         await self._loop.run_in_executor(None, self.door.close)
         await self.spool.close()
@@ -253,11 +299,22 @@ class Node:
         await self.spool.settle()
         await self.spool.sync_marks()
         self._look_at_disk()
+        self._give_up_expired()
+        self.neighbours.tick()
         await self.control.recount()  # what pings tell
 
-    def _counters(self) -> dict[str, int]:
+    def _give_up_expired(self) -> None:
+        """What has waited too long for another node goes to dead/."""
+        if not self.config.hold:
+            return
+        for to, source, ref in list(self.spool.outbox.expired(time.time() - self.config.hold, EXPIRED_AT_ONCE)):
+            number = source.link_number(int(ref)) if isinstance(source, Batch) else number_of(str(ref))
+            reason = f"it waited {self.config.hold:g} s (--hold)"
+            self.spool.outbox.give_up(to, source, ref, number, reason)
+
+    def _counters(self) -> dict[str, float]:
         counts = self.spool.counts
-        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed}
+        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.seconds}
 
     def _look_at_disk(self) -> None:
         free = self.spool.keeper.disk.free(self.layout.root)
@@ -286,6 +343,7 @@ class Node:
         spool, counts = self.spool, self.spool.counts
         later = len(spool.later)
         held, aside = self.crew.held, self.control.aside
+        rates = self._rates.per_second(time.monotonic(), self._counters())
         return {
             "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
@@ -294,13 +352,31 @@ class Node:
             "worker_pids": [worker.pid for worker in self.crew.workers],
             "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
             "held": held, "later": later, "retrying": len(spool.retrying),
-            "dead": aside.dead, "outbox": aside.outbox, "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
-            "rates": self._rates.per_second(time.monotonic(), self._counters()),
+            "dead": aside.dead, "outbox": spool.outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
+            "rates": {name: rate for name, rate in rates.items() if name != "busy"},
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},
             "worker_deaths": self.crew.deaths, "task_seconds": round(self.crew.seconds, 6),
             "connections": self.listener.connections, "free": self.door.free, "min_free": self.config.min_free,
+            "forwarded": spool.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
         }  # fmt: skip
+
+    def _for_peers(self) -> dict[str, Any]:
+        """The part of the status that other nodes decide by."""
+        return {
+            "cluster": self.config.cluster, "protocol": PROTOCOL, "version": VERSION, "instance": self.instance,
+            "pace": self._pace(), "time": time.time(),
+            "draining": self._stop.is_set(), "accepting": not self.door.closed and not self._is_low(),
+        }  # fmt: skip
+
+    def _pace(self) -> float:
+        """Tasks a second that the workers do when they have work, as seen over the last minute; 0.0 when nothing was seen."""
+        rates = self._rates.per_second(time.monotonic(), self._counters())
+        ended, busy = rates["done"] + rates["failed"], rates["busy"]
+        return round(len(self.crew.workers) * ended / busy, 3) if busy > 0 else 0.0
+
+    def _is_low(self) -> bool:
+        return self.door.free < self.config.min_free
 
     def problem(self) -> str:
         """Why this node should get no work now; empty when it is well."""
@@ -371,11 +447,14 @@ def read_node_id(layout: Layout) -> str:
     return identity
 
 
-def run_node(config: Config, report: log.Report, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> int:
+def run_node(
+    config: Config, report: log.Report, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    join: Join | None = None, trust: Certified | None = None,
+) -> int:  # fmt: skip
     """Runs a node in the foreground; its exit status."""
 
     async def life() -> int:
-        return await Node(config, report).run()
+        return await Node(config, report, join, trust).run()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         return runner.run(life())

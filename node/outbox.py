@@ -25,7 +25,7 @@ from spoolnode.protocol.names import LAST
 
 if TYPE_CHECKING:
     from spoolnode.node.recovery import Found
-    from spoolnode.node.spool import Files, Source, Spool
+    from spoolnode.node.spool import Choice, Files, Source, Spool
 
 ANYONE = ""
 """In place of a node's id: whichever node answers to the destination."""
@@ -190,14 +190,16 @@ class Outbox:
                 found.peer = before
                 raise
 
-    async def take(self, to: str, peer: str, count: int) -> Load | None:
-        """Up to `count` tasks to send to the node of that id, those in doubt first; None when there are none now.
+    async def take(self, to: str, peer: str, count: int, files: int) -> Load | None:
+        """Up to `count` tasks (`files`, when each is a file) to send to the node of that id, those in doubt first.
+
+        None when there are none now.
 
         Raises:
             OSError: they cannot be read; they stay.
         """
         found = self._destination(to)
-        taken = self._take(found, peer, count)
+        taken = self._take(found, peer, count, files)
         if taken is None:
             return None
         source, refs, rank, doubtful = taken
@@ -217,7 +219,7 @@ class Outbox:
         self._sort_out(found, source, refs, packed)
         return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)])
 
-    def _take(self, found: Destination, peer: str, count: int) -> tuple["Source", list[Ref], int, bool] | None:
+    def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple["Source", list[Any], int, bool] | None:
         queues = [(found.doubts[peer], True)] if peer in found.doubts else []
         for queue, doubtful in [*queues, (found.fresh, False)]:
             while (taken := queue.take(count)) is not None:
@@ -227,7 +229,8 @@ class Outbox:
                         queue.give_back(self.files, [source.moved[ref] for ref in refs if ref in source.moved], rank)
                     refs = [ref for ref in refs if ref not in source.moved and ref not in source.void]
                 else:
-                    refs = [ref for ref in refs if ref in source.known and ref not in source.flying]
+                    queue.give_back(source, refs[files:], rank)
+                    refs = [ref for ref in refs[:files] if ref in source.known and ref not in source.flying]
                 if refs:
                     return source, list(refs), rank, doubtful
         return None
@@ -255,7 +258,7 @@ class Outbox:
             if isinstance(parcel, Unsendable):
                 self.give_up(found.name, source, parcel.ref, parcel.number, parcel.reason)
 
-    def give_back(self, to: str, peer: str, source: "Source", refs: list[Ref], rank: int, *, doubtful: bool) -> None:
+    def give_back(self, to: str, peer: str, source: "Source", refs: list[Any], rank: int, *, doubtful: bool) -> None:
         """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
         found = self._destination(to)
         self._land(found, source, refs)
@@ -309,14 +312,10 @@ class Outbox:
 
     # -- moving within the spool --
 
-    async def re_place(self, to: str, count: int, choose: Callable[[], str]) -> int:
-        """Gives up to `count` tasks of `to` that were never sent another destination; how many moved.
-
-        Args:
-            choose: the new destination of one; empty is here.
-        """
+    async def re_place(self, to: str, count: int, choose: "Choice") -> int:
+        """Gives up to `count` tasks of `to` that were never sent another destination; how many moved."""
         found = self._destination(to)
-        taken = self._take(found, ANYONE, count) if found.fresh.size else None
+        taken = self._take(found, ANYONE, count, count) if found.fresh.size else None
         if taken is None:
             return 0
         source, refs, rank, _ = taken
@@ -332,7 +331,7 @@ class Outbox:
             self._end(found, source, [(ref, _number(source, ref)) for ref in moved])
         return len(moved)
 
-    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, "Source", Ref]]:
+    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, "Source", Any]]:
         """Up to `count` tasks that were accepted before `oldest` (seconds since 1970); each is taken, for `give_up`."""
         for found in self.destinations.values():
             for queue in [found.fresh, *found.doubts.values()]:
@@ -340,13 +339,13 @@ class Outbox:
                     accepted = self._accepted(*first)
                     if accepted is None or accepted >= oldest or (taken := queue.take(1)) is None:
                         break
-                    source, refs, _ = taken
-                    if isinstance(source, Batch) and refs[0] in source.moved:
-                        source, refs = self.files, [source.moved[refs[0]]]
-                    source.flying.update(refs)
+                    batch, (ref,), _ = taken
+                    is_moved = isinstance(batch, Batch) and ref in batch.moved
+                    source, ref = (self.files, batch.moved[ref]) if is_moved else (batch, ref)
+                    source.flying.add(ref)
                     found.sending += 1
                     count -= 1
-                    yield found.name, source, refs[0]
+                    yield found.name, source, ref
 
     def _accepted(self, source: "Source", ref: Ref) -> float | None:
         if isinstance(source, Batch):
@@ -354,7 +353,7 @@ class Outbox:
         number = number_of(str(ref))
         return float(number >> RUN_BITS) if number else None
 
-    async def remove(self, source: "Source", ref: Ref) -> bool:
+    async def remove(self, source: "Source", ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""
         to = self.destination(source, ref)
         if to is None or ref in source.flying or source.frozen:
@@ -370,7 +369,7 @@ class Outbox:
             keeper.disk.unlink(self._spool.layout.path(str(ref)))
             return True
 
-        removed = False
+        removed: bool = False
         try:
             removed = await self._spool.moves.run(leave)
         except FileNotFoundError:
@@ -432,9 +431,15 @@ class Outbox:
             source.known.pop(str(ref), None)
         self._spool.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
 
-    def _land(self, found: Destination, source: "Source", refs: list[Ref]) -> None:
+    def _land(self, found: Destination, source: "Source", refs: list[Any]) -> None:
         found.sending -= len(refs)
         source.flying.difference_update(refs)
+
+    def prune(self, name: str) -> None:
+        """Forgets a destination for which nothing waits and nothing is owed."""
+        found = self.destinations.get(name)
+        if found is not None and not found.size and found.owed.floor(0) == 0:
+            del self.destinations[name]
 
     def _destination(self, name: str) -> Destination:
         if name not in self.destinations:

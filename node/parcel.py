@@ -91,6 +91,29 @@ def pack_file(keeper: Keeper, ref: str) -> Parcel | Unsendable | None:
     return _parcel(ref, number, identity, data)
 
 
+class Asked(NamedTuple):
+    """What a task says of where it may be."""
+
+    destination: str
+    """What its sender asked for; empty: nothing."""
+    hops: int
+    """How often it was handed on."""
+
+
+def asked(keeper: Keeper, number: int | None, refs: Sequence[int | str]) -> dict[int | str, Asked]:
+    """What these tasks ask for; those that are gone or malformed are not in the answer. Raises OSError."""
+    found: dict[int | str, Asked] = {}
+    for ref in refs:
+        try:
+            block = keeper.block_at(keeper.place(number, ref))
+            said = dict(decode_variables(block)) if names.OURS in block else {}
+            destination = said.get(names.NODE, b"").decode("ascii", "replace")
+            found[ref] = Asked(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
+        except (FileNotFoundError, BadPacket, Refused):
+            continue
+    return found
+
+
 def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parcel | Unsendable:
     body_at = HEADER.size + (payload[1] | payload[2] << 8)
     body = payload[body_at:]

@@ -11,15 +11,15 @@ WINDOW = 60.0
 class Rates:
     """Samples of some counters, oldest first."""
 
-    _samples: deque[tuple[float, dict[str, int]]] = field(default_factory=deque)
+    _samples: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
 
-    def sample(self, now: float, counters: dict[str, int]) -> None:
+    def sample(self, now: float, counters: dict[str, float]) -> None:
         """Notes where the counters stand; called from time to time. `now` is monotonic, in seconds."""
         self._samples.append((now, counters))
         while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW:
             self._samples.popleft()
 
-    def per_second(self, now: float, counters: dict[str, int]) -> dict[str, float]:
+    def per_second(self, now: float, counters: dict[str, float]) -> dict[str, float]:
         """The rates up to now."""
         if not self._samples or now <= self._samples[0][0]:
             return dict.fromkeys(counters, 0.0)

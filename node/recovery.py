@@ -95,10 +95,11 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
     found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper)), taken=_read_taken(keeper))
-    settled = _settled(keeper.node_id, [file.ref for file in [*found.files, *found.outbox]])
+    refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
+    settled = _settled(keeper.node_id, refs)
     if settled:
         # Before the records that these files came from can go.
-        _make_safe(keeper, sorted({keeper.layout.directory_of(file.ref) for file in [*found.files, *found.outbox]}), report)
+        _make_safe(keeper, sorted({keeper.layout.directory_of(ref) for ref in refs}), report)
     proofs = Proofs(found.taken)
     last_word = time.monotonic()
     entries = sorted(keeper.disk.entries(keeper.layout.incoming), key=lambda entry: (len(entry.name), entry.name))
@@ -195,7 +196,7 @@ def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
     settled: dict[int, set[int]] = {}
     prefix = f"{SPOOL_PREFIX}{node_id}_"
     for ref in refs:
-        name = places.SPOOL_PREFIX + places.ref_id(ref)
+        name = SPOOL_PREFIX + places.ref_id(ref)
         number, _, offset = name[len(prefix) :].partition("_")
         if name.startswith(prefix) and number.isdecimal() and offset.isdecimal():
             settled.setdefault(int(number), set()).add(int(offset))

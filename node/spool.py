@@ -20,6 +20,7 @@ from spoolnode.node.layout import Layout, destination_of, number_of, outbox_ref,
 from spoolnode.node.numbers import Taken
 from spoolnode.node.outbox import Outbox
 from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.parcel import Asked, asked
 from spoolnode.node.queue import Later, ReadyQueue, Ref
 from spoolnode.node.recovery import Found, FoundBatch, recover
 from spoolnode.node.retry import RetryPolicy
@@ -64,6 +65,8 @@ class Counts:
 
 
 Source = Batch | Files
+Choice = Callable[[Asked], str | None]
+"""Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
 
 class Spool:
@@ -83,6 +86,8 @@ class Spool:
         self.files = Files()
         self.outbox = Outbox(self, Files())
         self.taken = Taken()
+        self.repeats = 0
+        """Tasks that came over a link a second time."""
         self.batches: dict[int, Batch] = {}
         self.queue = ReadyQueue()
         self.later = Later()
@@ -578,23 +583,36 @@ class Spool:
         self._dirty.add(batch.number)
         self._drop_if_finished(batch)
 
-    async def hand_over(self, source: Source, refs: Iterable[Ref], rank: int, choose: Callable[[], str]) -> dict[Ref, str]:
+    async def give_away(self, count: int, choose: Choice) -> int:
+        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go; how many went."""
+        taken = self.take(count)
+        if taken is None:
+            return 0
+        source, refs, rank = taken
+        moved: dict[Ref, str] = {}
+        try:
+            moved = await self.hand_over(source, list(refs), rank, choose)
+        finally:
+            self.give_back(source, [ref for ref in refs if ref not in moved], rank)
+            self._end(source, list(moved))
+        return len(moved)
+
+    async def hand_over(self, source: Source, refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
         """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
 
-        The caller ends those that moved. What could not be moved stays where it is, and is not in the answer.
+        The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
         """
-        targets: dict[Ref, str] = {}
-        for ref in refs:
-            to, identity = choose(), self.id_of(source, ref)
-            here = file_name(identity) if rank == LAST else f"{rank}/{file_name(identity)}"
-            targets[ref] = outbox_ref(to, identity, self.outbox.number(to)) if to else here
         moved: dict[Ref, str] = {}
+        targets: dict[Ref, str] = {}
         self.placing += 1
         try:
+            number = _number(source)
+            wishes = await self.packing.run(lambda: asked(self.keeper, number, refs))
+            targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
             if isinstance(source, Batch) and source.arrived:
                 await self.save_taken()
-            number = _number(source)
-            moved = await self.moves.run(lambda: self.keeper.hand_over(number, targets))
+            if targets:
+                moved = await self.moves.run(lambda: self.keeper.hand_over(number, targets))
         except OSError as error:
             self.report("move_failed", move="hand over", reason=str(error))
         finally:
@@ -605,6 +623,16 @@ class Spool:
                 self._welcome(target)
             self.end_placing()
         return moved
+
+    def _targets(self, source: Source, rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
+        targets: dict[Ref, str] = {}
+        for ref, to in chosen.items():
+            identity = self.id_of(source, ref)
+            if to:
+                targets[ref] = outbox_ref(to, identity, self.outbox.number(to))
+            elif to is not None:
+                targets[ref] = file_name(identity) if rank == LAST else f"{rank}/{file_name(identity)}"
+        return targets
 
     def _welcome(self, ref: str) -> None:
         """A file has come to a new place."""

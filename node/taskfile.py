@@ -113,7 +113,7 @@ class BatchReader:
                 raise NotNow(verdict)
             if memory[offset] in _OVER:
                 raise NotNow(GONE)
-            length = payload_length(memory, offset)
+            length = payload_length(memory, offset)  # type: ignore[arg-type] # an mmap is sliced as bytes are
             block_at = offset + HEADER_SIZE
             body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
             return BatchTask(memory[block_at:body_at], memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)

@@ -19,6 +19,8 @@ from spoolnode.protocol.errors import SpoolnodeError
 
 CLIENT_HELLO = b"\x16"
 """The first byte of a TLS connection: modifier1 22 of uwsgi (code to be run), which is never taken."""
+NO_TLS = bytes.fromhex("15 03 03 00 02 02 28")
+"""A fatal alert, handshake_failure: what a node without a certificate says to a ClientHello."""
 HANDSHAKE_SECONDS = 5.0
 """How long a handshake may take; an honest one takes milliseconds."""
 SHUTDOWN_SECONDS = 5.0
@@ -47,6 +49,11 @@ class Certified(Protocol):
         ...
 
 
+def is_client_hello(data: bytes) -> bool:
+    """Whether this begins with a whole ClientHello: a record of a handshake, whatever the version, with that in it."""
+    return data[:2] == CLIENT_HELLO + b"\x03" and data[5:6] == b"\x01" and len(data) >= 5 + int.from_bytes(data[3:5], "big")
+
+
 def reason_of(error: BaseException) -> str:
     """Why TLS failed, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -60,7 +67,7 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "it did not finish the handshake in time"
     if isinstance(error, ConnectionError):
-        return "it ended the connection during the handshake; perhaps it does not accept this node's certificate"
+        return "it ended the connection during the handshake: it has no certificate, or does not accept this node's"
     return str(error)
 
 

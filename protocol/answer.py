@@ -36,6 +36,12 @@ def stored(task_id: str) -> bytes:
     return b"\xff" + (_ID_SIZE + size).to_bytes(2, "little") + _ID_HEAD + size.to_bytes(2, "little") + value
 
 
+def stored_copies(task_id: str, copies: int) -> bytes:
+    """The extended answer to a task that was stored so many times (`node=all`); the id is that of the first."""
+    block = encode_variables([(names.ID, task_id.encode()), (names.COPIES, str(copies).encode())])
+    return packet(ANSWER, block, modifier2=1)
+
+
 def refused(refusal: Refused) -> bytes:
     """The extended answer to a refused task, with the reason; a text beyond `_MAX_TEXT` is cut, so that it fits."""
     text = refusal.text.encode("utf-8", "backslashreplace")[:_MAX_TEXT]
@@ -63,6 +69,12 @@ def read_answer(modifier2: int, block: bytes) -> str:
     raise BadPacket(f"an answer carries neither an id nor a reason: modifier2 {modifier2}, {len(block)} bytes")
 
 
+def read_copies(block: bytes) -> int:
+    """How many times the task of a good answer was stored."""
+    text = dict(decode_variables(block)).get(names.COPIES, b"1")
+    return int(text) if text.isdigit() and len(text) < 6 else 1
+
+
 def status_pong(status: dict[str, Any]) -> bytes:
     """The extended answer to a ping: the node's status, msgpack."""
     return packet(PING, msgpack.packb(status), modifier2=EXTENDED)
@@ -73,9 +85,10 @@ def read_status(block: bytes) -> dict[str, Any]:
     return values.unpack(block, "the status in a pong")
 
 
-def http_stored(task_id: str) -> bytes:
+def http_stored(task_id: str, copies: int = 1) -> bytes:
     """202 with the id, for a request that came through a web server."""
-    return _http(HTTPStatus.ACCEPTED, {"id": task_id}, [f"X-Spool-Id: {task_id}"])
+    content = {"id": task_id} if copies == 1 else {"id": task_id, "copies": copies}
+    return _http(HTTPStatus.ACCEPTED, content, [f"X-Spool-Id: {task_id}"])
 
 
 def http_refused(refusal: Refused) -> bytes:
@@ -84,7 +97,7 @@ def http_refused(refusal: Refused) -> bytes:
     return _http(HTTPStatus(refusal.reason.value), {"error": refusal.text}, extra)
 
 
-def _http(status: HTTPStatus, content: dict[str, str], extra: list[str]) -> bytes:
+def _http(status: HTTPStatus, content: dict[str, Any], extra: list[str]) -> bytes:
     body = json.dumps(content).encode() + b"\n"
     head = [
         f"HTTP/1.1 {status.value} {status.phrase}",

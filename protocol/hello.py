@@ -2,6 +2,7 @@
 
     hello = ping (modifier1 100, modifier2 1) with variables:
             spool_hello = protocol version, spool_origin = node id, spool_name = node name, spool_cluster = cluster name,
+            spool_instance = a random word for this process, spool_addresses = where it listens, separated by commas,
             spool_to = the destination that the link serves (empty: only a ping), spool_floor = a link number
 
 The answer is a pong with the status (see `answer.status_pong`), or a refusal. On an open link a hello may be said again
@@ -18,7 +19,8 @@ PROTOCOL = 1
 """The version of what nodes say to each other. Raised when an older node would misunderstand."""
 
 _VERSION, _CLUSTER, _FLOOR = b"spool_hello", b"spool_cluster", b"spool_floor"
-_NAME = b"spool_name"
+_NAME, _INSTANCE, _ADDRESSES = b"spool_name", b"spool_instance", b"spool_addresses"
+MOST_ADDRESSES = 8
 
 
 class Hello(NamedTuple):
@@ -29,6 +31,10 @@ class Hello(NamedTuple):
     cluster: str
     to: str = ""
     """The destination that this link serves, as its sender calls it; empty for a ping."""
+    instance: str = ""
+    """Tells this process from another one with the same id, and a node from itself."""
+    addresses: tuple[str, ...] = ()
+    """Where it listens; the host 0.0.0.0 or [::] is whatever host the connection comes from."""
     floor: int = 0
     """No task of this link below this number will ever be sent (again)."""
     protocol: int = PROTOCOL
@@ -42,6 +48,8 @@ def encode(hello: Hello) -> bytes:
         (_NAME, hello.name.encode()),
         (_CLUSTER, hello.cluster.encode()),
         (names.TO, hello.to.encode()),
+        (_INSTANCE, hello.instance.encode()),
+        (_ADDRESSES, ",".join(hello.addresses).encode()),
         (_FLOOR, str(hello.floor).encode()),
     ]
     return packet(PING, encode_variables(variables), modifier2=EXTENDED)
@@ -64,9 +72,11 @@ def read(block: bytes) -> Hello:
         raise Refused(Reason.CONFLICT, f"you speak version {protocol} of the protocol between nodes, this node speaks {PROTOCOL}")
     if not floor.isdecimal() or len(floor) > 20:
         raise _malformed("spool_floor", floor, "a link number")
+    addresses = tuple(text for text in said.get(_ADDRESSES, "").split(",")[:MOST_ADDRESSES] if names.is_address(text))
     hello = Hello(
-        said.get(names.ORIGIN, ""), said.get(_NAME, ""), said.get(_CLUSTER, ""), said.get(names.TO, ""), int(floor), int(protocol)
-    )
+        said.get(names.ORIGIN, ""), said.get(_NAME, ""), said.get(_CLUSTER, ""), said.get(names.TO, ""),
+        said.get(_INSTANCE, "")[:40], addresses, int(floor), int(protocol),
+    )  # fmt: skip
     if not names.is_node_id(hello.id):
         raise _malformed("spool_origin", hello.id, "12 hexadecimal digits")
     for what, name in (("spool_name", hello.name), ("spool_cluster", hello.cluster)):

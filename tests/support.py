@@ -83,6 +83,8 @@ class RunningNode:
         options = ["--spool", str(self.spool), "--name", "testnode", "--log-format", "json", "--log-level", "debug"]
         if "-s" not in args and "--listen" not in args and "--socket" not in args:
             options += ["--listen", f"127.0.0.1:{self.port}"]
+        if "--discover" not in args:
+            options += ["--discover", "none"]
         if app:
             (self.directory / "app.py").write_text(app)
             options += ["--app", "app.py"]

@@ -5,6 +5,8 @@ Nothing is imported before it is used: `import spoolnode` alone costs nothing.
 
 from importlib import import_module
 
+from spoolnode.protocol.version import VERSION as __version__
+
 TYPE_CHECKING = False  # type checkers take it for typing's, whose import would cost more than all the rest
 if TYPE_CHECKING:
     from spoolnode import uwsgi
@@ -12,8 +14,6 @@ if TYPE_CHECKING:
     from spoolnode.decorators import cron, spool, spoolforever, spoolraw, timer
     from spoolnode.errors import BadDecoration, TimedOut, Unanswered, Unreachable
     from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused, SpoolnodeError
-
-__version__ = "0.1.0"
 
 __all__ = [
     "SPOOL_IGNORE",

@@ -69,7 +69,7 @@ class Fate:
         """The commit thread says so."""
         self.acknowledged = self.acknowledged or not self.disk.is_off
 
-    def stored(self, task_id: str) -> None:
+    def stored(self, task_id: str, copies: int = 1) -> None:
         """Accepted."""
         if not self.disk.is_off:
             self.answers += 1
@@ -217,10 +217,15 @@ class Life:
         """A request with a body that gets a file of its own."""
         fate, block, terms = self._request(b"large" * 1000)
         fate.upload = True
-        upload = Upload(self.spool, Inline(), fate.n, block, terms, "")  # type: ignore[arg-type] # any executor will do
+        upload = Upload(self.spool, Inline(), fate.n, block, terms, [""])  # type: ignore[arg-type] # any executor will do
 
         async def run() -> None:
-            await upload.all_of(fate.body, fate)
+            try:
+                await upload.write(fate.body)
+                await upload.finish(fate)
+            except Refused as refusal:
+                fate.refused(refusal)
+            self.spool.intake.flushed()
 
         self._begin(run())
 

@@ -415,7 +415,7 @@ class Heard:
     def __init__(self) -> None:
         self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    def stored(self, task_id: str) -> None:
+    def stored(self, task_id: str, copies: int = 1) -> None:
         self.answer.set_result(task_id)
 
     def refused(self, refusal: Exception) -> None:
@@ -435,8 +435,9 @@ def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_sta
         for index, waiter in enumerate(heard):
             spool.intake.add(BLOCK, b"x" * (index * 40), PLAIN_TERMS, waiter)
         large = Heard()
-        upload = Upload(spool, Inline(), 1, BLOCK, Terms(rank=7), "")  # type: ignore[arg-type] # any executor will do
-        await upload.all_of(b"y" * 300_000, large)
+        upload = Upload(spool, Inline(), 1, BLOCK, Terms(rank=7), [""])  # type: ignore[arg-type] # any executor will do
+        await upload.write(b"y" * 300_000)
+        await upload.finish(large)
         identities = {await waiter.answer for waiter in [*heard, large]}
         spool.intake.close_batch()
         await spool.commits.run(lambda: None)

@@ -22,6 +22,7 @@ _COMMANDS = {
     "reload": "change",
     "stop": "change",
     "config": "join",
+    "ca": "ca",
     "doctor": "doctor",
     "demo": "demo",
 }

@@ -30,16 +30,14 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     uWSGI's own option names for the same things (--socket, --module, --spooler-processes, ...) are understood; -A, --master
     and the like are accepted and have no effect.
 
-    HOST:PORT names nodes to join. Nodes do not find each other yet: that comes with the next release.
+    HOST:PORT names nodes to join, besides those that --discover finds (by default all that announce themselves on the
+    local network); it is short for --discover static://HOST:PORT.
     """
     from spoolnode.cli.settings import gather, unknown_variables
     from spoolnode.node import log
-    from spoolnode.node.config import parse_address
 
     ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
-    config = gather(given, os.environ, file).config.validated()
-    for seed in seeds:
-        parse_address(seed)
+    config = with_seeds(gather(given, os.environ, file).config, seeds).validated()
     report = log.configure(config.log_level, config.log_format)
     for name in ignored:
         report("note", option=as_typed(name, click.get_current_context().meta[TYPED]), text=WITHOUT_EFFECT[name][2])
@@ -47,20 +45,31 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
         report("note", variable=variable, text=text)
     if config.insecure:
         report("insecure", text="--insecure: whoever can reach an address of this node can enqueue")
-    if seeds or [uri for uri in config.discover if uri != "none"]:
-        report("note", text="nodes do not find each other yet; this one runs by itself", seeds=list(seeds))
     sys.exit(_run(config, report))
+
+
+def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
+    """The configuration with the nodes to join among its sources."""
+    from dataclasses import replace
+
+    if not seeds:
+        return config
+    others = [uri for uri in config.discover if uri != "none"]
+    return replace(config, discover=[*others, f"static://{','.join(seeds)}"])
 
 
 def _run(config: "Config", report: "Report") -> int:
     import uvloop
 
+    from spoolnode.cluster.cluster import joiner
+    from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
     from spoolnode.node.crew import AppBroken
     from spoolnode.node.node import run_node
 
     try:
-        return run_node(config, report, loop_factory=uvloop.new_event_loop)
+        trust = Trust.of(config)
+        return run_node(config, report, uvloop.new_event_loop, joiner(trust), trust)
     except BadConfig:
         raise  # one sentence says it; also for an application that cannot be used as it is named
     except AppBroken as error:

@@ -1,0 +1,402 @@
+"""Carries the tasks of one destination to it: the shell around a `Link`, with the connection, the disk and the clock.
+
+It sleeps until something waits and the link may begin; connects; says hello; and then keeps the window full: takes tasks
+from the outbox, sends them, and lets each leave the disk when the other side has said that it has it.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from spoolnode.cluster.channel import Answer, Channel, ChannelLost, is_answer, read_pong, refusal_in
+from spoolnode.cluster.dial import Dialed, DialError, Kind, refusal_of
+from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State
+from spoolnode.cluster.peers import Target
+from spoolnode.node.outbox import ANYONE, Load, Outbox
+from spoolnode.node.parcel import Parcel
+from spoolnode.node.spool import Spool
+from spoolnode.protocol import names
+from spoolnode.protocol.answer import STORED
+from spoolnode.protocol.errors import BadPacket, Reason, Refused
+from spoolnode.protocol.packet import HEADER, PLAIN, SPOOL_REQUEST, decode_variables, encode_variables, packet
+
+TAKEN_AT_ONCE = 1024
+"""Tasks read from the disk together, when they lie in a batch..."""
+FILES_AT_ONCE = 16
+"""...and when each is a file: of up to 192 KiB."""
+IDLE_SECONDS = 30.0
+"""How long a connection without work stays open: opening one costs more than keeping it, and a node restarts now and then."""
+FLOOR_EVERY = 8192
+"""Tasks after which the other side is told the floor again, so that it can forget."""
+BODY_PIECE = 1 << 18
+"""Bytes of a large body sent at a time."""
+UNKNOWN_SECONDS = 30.0
+"""How often a destination that nobody knows is looked for, besides when a peer appears."""
+UWSGI = "uwsgi"
+"""In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
+
+Dial = Callable[..., Awaitable[Dialed[Channel]]]
+
+
+class NotIt(ChannelLost):
+    """Somebody else than the destination is there."""
+
+
+class Ourselves(ChannelLost):
+    """The destination is this node."""
+
+
+@dataclass
+class Surroundings:
+    """What carriers need of their cluster."""
+
+    spool: Spool
+    hello: Callable[[str, int], bytes]
+    """The hello packet for a destination, with its floor."""
+    node_id: str
+    resolve: Callable[[str], Target | None]
+    dial: Dial
+    rng: random.Random
+    report: Callable[..., None]
+    met: Callable[[str, dict[str, Any], float, str], None]
+    """A destination answered a hello: what it said, in how many seconds, at which address."""
+    missed: Callable[[str, Kind | None, str], None]
+    """An address did not answer, or broke off."""
+    exchanged: Callable[[str], None]
+    """A task was taken by the node of that id."""
+    is_us: Callable[[str], Awaitable[None]]
+    """A destination turned out to be this node."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """What waits."""
+        return self.spool.outbox
+
+
+class Carrier:
+    """The carrier of one destination."""
+
+    def __init__(self, to: str, around: Surroundings) -> None:
+        self.to = to
+        self.link = Link(around.rng)
+        self._around = around
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._channel: Channel | None = None
+        self._peer = ANYONE
+        self._address = ""
+        self._since_floor = 0
+        self._task = self._loop.create_task(self._run())
+
+    def wake(self) -> None:
+        """Something waits, or something changed."""
+        self._wake.set()
+
+    def nudge(self) -> None:
+        """Tries now, whatever the backoff says."""
+        self.link.nudge(self._loop.time())
+        self._wake.set()
+
+    async def stop(self) -> None:
+        """Ends the link; what is in doubt stays, with its number."""
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits that could be sent."""
+        return self._around.outbox.has_work(self.to, ANYONE)
+
+    # -- the life of a link --
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                target = await self._due()
+                await self._try_all(target)
+        finally:
+            if self.link.state not in (State.IDLE, State.WAITING):
+                self._fail("this node is stopping")
+
+    async def _due(self) -> Target:
+        """Waits until there is work, somebody to send it to, and the backoff is over."""
+        while True:
+            now = self._loop.time()
+            pause: float | None = None
+            if self.has_work:
+                target = self._around.resolve(self.to)
+                if target is not None and target.addresses and self.link.may_begin(now):
+                    return target
+                pause = max(self.link.retry_at - now, 0.001) if self.link.state is State.WAITING else UNKNOWN_SECONDS
+            await self._sleep(pause)
+
+    async def _sleep(self, pause: float | None) -> None:
+        self._wake.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+
+    async def _try_all(self, target: Target) -> None:
+        """One attempt: the addresses of the destination in turn, until one is it."""
+        self.link.begin(self._loop.time())
+        problem, kind = "", None
+        for address in target.addresses:
+            try:
+                dialed = await self._around.dial(address, Channel, target.name)
+            except DialError as error:
+                problem, kind = error.text, error.kind
+                self._around.missed(address, error.kind, error.text)
+                continue
+            self._address = address
+            await self._use(dialed.protocol)
+            return
+        self._fail(problem, untrusted=kind is Kind.UNTRUSTED)
+
+    async def _use(self, channel: Channel) -> None:
+        self._channel = channel
+        channel.ended = self.wake
+        try:
+            self.link.connected(self._loop.time())
+            if await self._greet(channel):
+                await self._carry(channel)
+            else:
+                channel.close("it is a uWSGI server")
+                await self._carry_plain()
+        except Refused as refusal:
+            self._around.missed(self._address, Kind.UNTRUSTED, refusal.text)
+            self._fail(f"refused: {refusal.text}", untrusted=True)
+        except Ourselves:
+            self._fail("it is this node")
+            await self._around.is_us(self.to)
+        except (ChannelLost, BadPacket, OSError) as error:
+            self._lost(channel, error)
+        finally:
+            channel.ended = lambda: None
+            channel.heard = None
+            if self.link.state in (State.GREETING, State.OPEN):
+                self._fail("cancelled")
+            channel.abort("done")
+            self._channel, self._peer = None, ANYONE
+
+    def _lost(self, channel: Channel, error: Exception) -> None:
+        refused = refusal_of(channel.error, self._address)
+        kind = refused.kind if refused is not None else None
+        self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, NotIt) else kind, str(refused or error))
+        self._fail(str(refused or error), untrusted=kind is Kind.UNTRUSTED)
+
+    async def _greet(self, channel: Channel) -> bool:
+        """Says hello; whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
+        began = self._loop.time()
+        hello = self._around.hello(self.to, self._around.outbox.floor(self.to))
+        status = read_pong(await channel.ask(hello, ANSWER_SECONDS))
+        if status is None:
+            self._peer = UWSGI
+            await self._around.outbox.meet(self.to, UWSGI)
+            self.link.greeted(self._loop.time())
+            return False
+        self._around.met(self.to, status, self._loop.time() - began, self._address)
+        identity, name = str(status.get("id", "")), str(status.get("name", ""))
+        if identity == self._around.node_id:
+            raise Ourselves("it is this node")
+        if not names.is_node_id(identity) or (":" not in self.to and self.to not in (identity, name)):
+            raise NotIt(f"{self._address} is the node {name!r} ({identity}), not {self.to!r}")
+        await self._around.outbox.meet(self.to, identity)
+        self._peer = identity
+        self._since_floor = 0
+        self.link.greeted(self._loop.time())
+        self._around.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
+        return True
+
+    def _fail(self, reason: str, *, untrusted: bool = False) -> None:
+        """The link ends; what is in doubt goes back."""
+        first = not self.link.failures
+        doubtful = self.link.failed(self._loop.time(), reason, untrusted=untrusted)
+        self._return(doubtful, doubtful=True)
+        if first:  # the others are in `spoolnode peers`: a destination may be down for days
+            self._around.report("link_failed", destination=self.to, reason=reason, in_doubt=len(doubtful))
+
+    def _return(self, items: list[Sent], *, doubtful: bool) -> None:
+        """Tasks go back to the outbox, the newest first, so that the oldest is the first again."""
+        for (source, rank), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank)):
+            refs = [sent.ref for sent in group]
+            self._around.outbox.give_back(self.to, self._peer, source, refs[::-1], rank, doubtful=doubtful)
+
+    # -- an open link --
+
+    async def _carry(self, channel: Channel) -> None:
+        """Keeps the window full until there is no work, or the link ends."""
+        channel.heard = self._on_answers
+        while True:
+            now = self._loop.time()
+            if channel.reason:
+                raise ChannelLost(channel.reason)
+            if self.link.is_stuck(now):
+                raise ChannelLost(f"no answer within {ANSWER_SECONDS:g} s")
+            if self.link.closing and not self.link.flight:
+                self.link.pause(now)
+                return
+            self._wake.clear()
+            if not await self._send_some(channel):
+                await self._idle(channel)
+                if self.link.state is State.IDLE:
+                    return
+
+    async def _idle(self, channel: Channel) -> None:
+        """Waits for room, answers or work; ends the link when none comes."""
+        pause = 1.0 if self.link.flight else IDLE_SECONDS
+        try:
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        except TimeoutError:
+            if not self.link.flight and not channel.reason and not self._around.outbox.has_work(self.to, self._peer):
+                self.link.rest()
+
+    async def _send_some(self, channel: Channel) -> bool:
+        """Sends what there is room for; whether anything was sent."""
+        room = min(self.link.room(), TAKEN_AT_ONCE)
+        if not room:
+            return False
+        load = await self._around.outbox.take(self.to, self._peer, room, FILES_AT_ONCE)
+        if load is None:
+            return False
+        parcels = load.parcels
+        try:
+            while parcels:
+                await self._send_parcels(channel, load, parcels)
+        finally:
+            if parcels:
+                rest = [parcel.ref for parcel in parcels]
+                self._around.outbox.give_back(self.to, self._peer, load.source, rest, load.rank, doubtful=False)
+        return True
+
+    async def _send_parcels(self, channel: Channel, load: Load, parcels: list[Parcel]) -> None:
+        """Sends the small ones in one piece up to the first large one, or that one. What was begun is taken off the list."""
+        if channel.reason or self.link.state is not State.OPEN:
+            raise ChannelLost(channel.reason)
+        small = next((index for index, parcel in enumerate(parcels) if parcel.body_end), len(parcels))
+        now = self._loop.time()
+        if self._since_floor >= FLOOR_EVERY:
+            self._since_floor = 0
+            channel.write(self._around.hello(self.to, self._around.outbox.floor(self.to)))
+        going, parcels[:small] = parcels[:small], []
+        for parcel in going:
+            self.link.sent(Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size), now)
+        self._since_floor += len(going)
+        if going:
+            channel.write(b"".join([parcel.head for parcel in going]))
+            await channel.drained(ANSWER_SECONDS)
+        elif parcels:
+            parcel = parcels.pop(0)
+            self.link.sent(Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size), now)
+            await self._send_large(channel, parcel)
+
+    async def _send_large(self, channel: Channel, parcel: Parcel) -> None:
+        """Streams a body from the disk."""
+        spool = self._around.spool
+        disk, path = spool.keeper.disk, spool.layout.path(str(parcel.ref))
+        descriptor = await spool.packing.run(lambda: disk.open(path))
+        try:
+            channel.write(parcel.head)
+            at = parcel.body_at
+            while at < parcel.body_end:
+                piece = await spool.packing.run(partial(disk.read, descriptor, min(BODY_PIECE, parcel.body_end - at), at))
+                if not piece:
+                    raise ChannelLost(f"the file {parcel.ref} became shorter while it was sent")
+                channel.write(piece)
+                await channel.drained(ANSWER_SECONDS)
+                self.link.progress(self._loop.time())
+                at += len(piece)
+        finally:
+            await spool.packing.run(lambda: disk.close(descriptor))
+
+    def _on_answers(self, answers: list[Answer]) -> None:
+        """What the other side said: tasks leave, come back, or are given up."""
+        now = self._loop.time()
+        taken: dict[tuple[int, int], list[Sent]] = {}
+        for answer in answers:
+            if not is_answer(answer):
+                continue  # to a floor
+            if self.link.state is not State.OPEN or not self.link.flight:
+                if self._channel is not None:
+                    self._channel.abort("it answered what was not asked")
+                break
+            refusal = refusal_in(answer[1], answer[2])
+            sent, fate = self.link.answered(refusal, now)
+            if fate is Fate.TAKEN:
+                taken.setdefault((id(sent.source), sent.rank), []).append(sent)
+            elif fate is Fate.LATER:
+                self._return([sent], doubtful=False)
+            elif refusal is not None:
+                self._around.outbox.give_up(self.to, sent.source, sent.ref, sent.number, refusal.text)
+        for group in taken.values():
+            self._hand(group)
+        if taken:
+            self._around.exchanged(self._peer)
+        self._wake.set()
+
+    def _hand(self, group: list[Sent]) -> None:
+        pairs = [(sent.ref, sent.number) for sent in group]
+        self._around.outbox.handed(self.to, self._peer, group[0].source, pairs, group[0].rank)
+
+    # -- a real uWSGI server --
+
+    async def _carry_plain(self) -> None:
+        """One task a connection, as uWSGI takes them. Whether it has a task is sure only when it says so."""
+        while not self.link.closing:
+            load = await self._around.outbox.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
+            if load is None:
+                self.link.rest()
+                return
+            parcels = load.parcels
+            try:
+                while parcels and not self.link.closing:
+                    await self._send_plain(load, parcels.pop(0))
+            finally:
+                rest = [parcel.ref for parcel in parcels]
+                self._around.outbox.give_back(self.to, UWSGI, load.source, rest, load.rank, doubtful=False)
+        self.link.pause(self._loop.time())
+
+    async def _send_plain(self, load: Load, parcel: Parcel) -> None:
+        sent = Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size)
+        try:
+            question = plain_packet(parcel)
+        except Refused as refusal:
+            self._around.outbox.give_up(self.to, load.source, parcel.ref, parcel.number, refusal.text)
+            return
+        try:
+            channel = (await self._around.dial(self._address, Channel, "")).protocol
+        except DialError as error:
+            self._return([sent], doubtful=False)
+            raise ChannelLost(error.text) from error
+        self.link.sent(sent, self._loop.time())
+        try:
+            answer = await channel.ask(question, ANSWER_SECONDS)
+        finally:
+            channel.close("done")
+        if HEADER.pack(answer[0], len(answer[2]), answer[1]) == STORED:
+            self.link.answered(None, self._loop.time())
+            self._hand([sent])
+        else:
+            self.link.answered(NOT_NOW, self._loop.time())
+            self._return([sent], doubtful=False)
+
+
+NOT_NOW = Refused(Reason.BUSY, "the uWSGI server refused it without a reason: is its spooler on, is the task too large for it?")
+
+_KEPT = names.FROM_CLIENTS - {names.NODE, names.BODY_LENGTH}
+
+
+def plain_packet(parcel: Parcel) -> bytes:
+    """The request for a real uWSGI server: without what only nodes understand. Raises `Refused` when it would lose a part."""
+    size = HEADER.unpack_from(parcel.head)[1]
+    if parcel.body_end or len(parcel.head) > HEADER.size + size:
+        raise Refused(Reason.FORBIDDEN, "it has a body, which a uWSGI server would drop")
+    variables = decode_variables(parcel.head[HEADER.size :])
+    kept = [(key, value) for key, value in variables if not key.startswith(names.OURS) or key in _KEPT]
+    return packet(SPOOL_REQUEST, encode_variables(kept), PLAIN)

@@ -1,0 +1,392 @@
+"""The cluster of one node, put together: who the others are, where tasks go, and the links that carry them there.
+
+It is what a node calls its neighbours (`node.neighbours`). Decisions are made in the pure modules beside this one (`peers`,
+`placement`, `sharing`, `link`); here they meet the clock, the network and the spool.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from spoolnode.cluster import dial as dialing
+from spoolnode.cluster import sharing
+from spoolnode.cluster.candidate import Candidate, Identity, Source
+from spoolnode.cluster.carrier import Carrier, Dial, Surroundings
+from spoolnode.cluster.channel import Channel
+from spoolnode.cluster.dial import Kind
+from spoolnode.cluster.discovery import make_sources
+from spoolnode.cluster.link import State as LinkState
+from spoolnode.cluster.peers import Peer, PeerTable, State
+from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
+from spoolnode.cluster.prober import FAILURES, Prober
+from spoolnode.cluster.status import Load, Status
+from spoolnode.cluster.trust import Trust
+from spoolnode.node.background import spawn
+from spoolnode.node.node import Node
+from spoolnode.node.parcel import Asked
+from spoolnode.protocol import hello as hellos
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.request import Terms
+
+CHUNK = 256
+"""Tasks that are moved together: each batch of them is one round of fsyncs, and the node answers in between."""
+EXPIRY_SECONDS = 86400.0
+"""How often a certificate that ends soon is warned about."""
+WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
+
+
+def joiner(trust: Trust | None = None, dial: Dial | None = None) -> Callable[[Node], "Cluster"]:
+    """What `run_node` wants: makes the cluster of a node. `dial`: how to connect; tests bring their own."""
+    return lambda node: Cluster(node, trust, dial)
+
+
+class Cluster:
+    """The other nodes, as one node sees them."""
+
+    def __init__(self, node: Node, trust: Trust | None, dial: Dial | None) -> None:
+        self._node = node
+        self._trust = trust
+        self._loop = asyncio.get_running_loop()
+        self._report = node.report
+        listening = [address for address in node.listener.addresses if names.is_address(address)]
+        self._listening = (node.config.advertise,) if node.config.advertise else tuple(listening)
+        fixed = tuple(address for address in self._listening if not address.startswith(WILDCARDS))
+        identity = Identity(node.id, node.config.name, node.config.cluster, fixed, trust is not None)
+        self._identity = identity
+        self._here = {*node.config.listen, *listening}
+        rng = random.Random()
+        self.table = PeerTable(identity, rng, changed=self._changed, warn=self._report, instance=node.instance)
+        self.placement = Placement(identity, rng)
+        self._dial = dial or self._dial_tcp
+        self._prober = Prober(self.table, self._dial, lambda: self._hello("", 0), self._answered)
+        self._sources: list[Source] = make_sources(node.config.discover, identity, listening, self._report, rng)
+        self._running: list[asyncio.Task[None]] = []
+        self._carriers: dict[str, Carrier] = {}
+        self._around = Surroundings(
+            node.spool, self._hello, node.id, self.table.resolve, self._dial, rng, self._report, self._met, self._missed,
+            self._exchanged, self._is_us,
+        )  # fmt: skip
+        self._moving = False
+        self._leaving = False
+        self._moved_on = asyncio.Event()
+        self._warned_at = float("-inf")
+        self._certified: dict[str, str] = {}
+        """The name in the certificate with which each id was first proved."""
+        node.spool.outbox.woken = self._woken
+
+    # -- what the node asks --
+
+    def route(self, terms: Terms) -> list[str]:
+        """Where a task should go."""
+        if self._is_here(terms.destination):
+            return [HERE]
+        return self.placement.choose(terms.destination, self._loop.time())
+
+    def greet(self, hello: hellos.Hello, peer: str, certified: str) -> None:
+        """Whether a node that introduces itself is one of ours. Raises `Refused`."""
+        if hello.cluster != self._identity.cluster:
+            raise Refused(
+                Reason.FORBIDDEN, f"this node belongs to the cluster {self._identity.cluster!r}, not to {hello.cluster!r}"
+            )
+        if self._trust is not None:
+            self._check_certificate(hello, certified)
+        if hello.id == self._identity.id:
+            if hello.instance != self._node.instance:
+                raise Refused(Reason.CONFLICT, f"this node has the id {hello.id} too: one spool directory is a copy of the other")
+            return
+        host = f"[{peer}]" if ":" in peer else peer
+        addresses = tuple(
+            _at(address, host) for address in hello.addresses if peer != "unix" or not address.startswith(WILDCARDS)
+        )
+        self.table.heard(hello.id, hello.name, self._loop.time(), addresses)
+        self._prober.wake()
+
+    async def start(self) -> None:
+        """Finds peers, and sends them what waits for them."""
+        self._report_own()
+        self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
+        self._prober.start()
+        for to in self._node.spool.outbox.sizes():
+            self._woken(to)
+
+    async def leave(self) -> None:
+        """Says goodbye."""
+        self._leaving = True
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        results = await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
+        for problem in results:
+            if isinstance(problem, Exception):
+                self._report("discovery_failed", reason=str(problem))
+
+    async def stop(self) -> None:
+        """Ends all links."""
+        self._prober.stop()
+        for task in self._running:
+            task.cancel()
+        for carrier in list(self._carriers.values()):
+            await carrier.stop()
+        self._carriers.clear()
+
+    def flush(self, destination: str) -> bool:
+        """Tries a destination now."""
+        carrier = self._carriers.get(destination)
+        if carrier is None or not carrier.has_work:
+            return False
+        carrier.nudge()
+        return True
+
+    def tick(self) -> None:
+        """A second has passed."""
+        self._report_own()
+        self._warn_of_expiry()
+        for to, carrier in list(self._carriers.items()):
+            if carrier.link.state is LinkState.IDLE and not carrier.has_work and not self._node.spool.outbox.sizes().get(to):
+                del self._carriers[to]
+                spawn(carrier.stop())
+                self._node.spool.outbox.prune(to)
+        if not self._moving and not self._leaving:
+            self._moving = True
+            spawn(self._move())
+
+    def status(self) -> dict[str, Any]:
+        """For the status of the node."""
+        states = [peer.state for peer in self.table]
+        return {"peers": {state.value: states.count(state) for state in State if state in states}}
+
+    def peers(self) -> list[dict[str, Any]]:
+        """A row for each peer, with what waits for it here."""
+        sizes = self._node.spool.outbox.sizes()
+        rows = self.table.rows(self._loop.time())
+        for row in rows:
+            keys = {row["id"], row["name"], row["address"]} - {""}
+            row["outbox"] = sum(sizes.get(key, 0) for key in keys)
+        return rows
+
+    def reload(self) -> None:
+        """Reads the certificates again."""
+        if self._trust is not None:
+            self._loop.run_in_executor(None, self._trust.reload, self._report)
+
+    # -- what sources say --
+
+    def found(self, candidate: Candidate) -> None:
+        """A source names somebody."""
+        self.table.found(candidate, self._loop.time())
+        self._prober.wake()
+
+    def gone(self, source: str, key: str) -> None:
+        """A source names somebody no more."""
+        self.table.gone(source, key, self._loop.time())
+
+    def leaving(self, source: str, key: str) -> None:
+        """Somebody said goodbye."""
+        self.table.leaving(source, key, self._loop.time())
+        self._prober.wake()
+
+    # -- what pings and links see --
+
+    def _answered(self, who: Peer | str, status: dict[str, Any], rtt: float, address: str) -> None:
+        now = self._loop.time()
+        peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
+        if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
+            queued = self._node.spool.outbox.sizes().get(peer.id, 0)
+            self.placement.reported(peer.id, peer.status, now, queued)
+        self._prober.wake()
+
+    def _met(self, to: str, status: dict[str, Any], rtt: float, address: str) -> None:
+        del to
+        self._answered(address, status, rtt, address)
+
+    def _missed(self, address: str, kind: Kind | None, reason: str) -> None:
+        failure = FAILURES[kind] if kind is not None else FAILURES[Kind.UNREACHABLE]
+        self.table.failed(address, failure, self._loop.time(), reason)
+        self._prober.wake()
+
+    def _exchanged(self, peer: str) -> None:
+        self.table.exchanged(peer, self._loop.time())
+        self._moved_on.set()
+
+    def _changed(self, peer: Peer, old: State, new: State) -> None:
+        level = "peer_up" if new is State.UP else f"peer_{new.value}"
+        self._report(level, id=peer.id, name=peer.name, address=next(iter(peer.addresses), ""), was=old.value, reason=peer.reason)
+        if new is not State.UP:
+            self.placement.unavailable(peer.id)
+        self._loop.call_soon(self._follow, peer)
+
+    def _follow(self, peer: Peer) -> None:
+        """The links to a peer hear that it has changed."""
+        for to, carrier in self._carriers.items():
+            if to in (peer.id, peer.name) or to in peer.addresses:
+                if peer.state is State.UP:
+                    carrier.nudge()
+                else:
+                    carrier.wake()
+        self._moved_on.set()
+
+    async def _is_us(self, to: str) -> None:
+        """A destination turned out to be this node: what waits for it runs here."""
+        self._here.add(to)
+        self.placement.is_also(to)
+        while claimed := await self._node.spool.outbox.re_place(to, CHUNK, lambda _asked: HERE):
+            self._report("claimed", destination=to, tasks=claimed)
+
+    # -- links --
+
+    def _woken(self, to: str) -> None:
+        if to.startswith(TAG):
+            return  # nobody with that tag is known; `_move` looks again
+        if to not in self._carriers:
+            self._carriers[to] = Carrier(to, self._around)
+        self._carriers[to].wake()
+
+    def _hello(self, to: str, floor: int) -> bytes:
+        own = self._identity
+        return hellos.encode(hellos.Hello(own.id, own.name, own.cluster, to, self._node.instance, self._listening, floor))
+
+    async def _dial_tcp(self, address: str, protocol: Callable[[], Channel], name: str) -> dialing.Dialed[Channel]:
+        return await dialing.dial(address, protocol, self._trust, name)
+
+    # -- moving tasks --
+
+    async def _move(self) -> None:
+        """Once a second: what was chosen for a peer that is down is chosen again, and what is too much is offered to others."""
+        try:
+            for to in list(self._node.spool.outbox.sizes()):
+                if to.startswith(TAG) or self._is_lost(to):
+                    await self._choose_again(to)
+            if self._node.config.share:
+                await self._share(self._node.config.share)
+        finally:
+            self._moving = False
+
+    def _is_lost(self, to: str) -> bool:
+        peer = self.table.get(to)
+        return peer is not None and peer.state in (State.DOWN, State.REJECTED)
+
+    async def _choose_again(self, to: str) -> None:
+        def choose(asked: Asked) -> str | None:
+            if asked.destination != ANY and not asked.destination.startswith(TAG):
+                return None
+            (place,) = self.placement.choose(asked.destination, self._loop.time())
+            return None if place == to else place
+
+        moved = await self._node.spool.outbox.re_place(to, CHUNK, choose)
+        if moved:
+            self._report("chosen_again", destination=to, tasks=moved)
+
+    async def _share(self, seconds: float) -> None:
+        own = Load.of(self._own_status())
+        waiting = self._node.spool.queue.size
+        shares = sharing.offers(own, self._loads(), seconds, waiting)
+        for peer, count in shares.items():
+            moved = 0
+            while moved < count and (went := await self._give(peer, min(CHUNK, count - moved))):
+                moved += went
+            if moved:
+                self._report("shared", peer=peer, tasks=moved)
+
+    async def _give(self, peer: str, count: int) -> int:
+        tags = self._tags(peer)
+
+        def choose(asked: Asked) -> str | None:
+            return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
+
+        moved = await self._node.spool.give_away(count, choose)
+        self.placement.placed(peer, moved)
+        return moved
+
+    def _may_move(self, asked: Asked, tags: frozenset[str]) -> bool:
+        """Whether a task that waits here may go to a node with these tags: not if it was addressed to this one."""
+        if asked.destination.startswith(TAG):
+            return asked.destination.removeprefix(TAG) in tags
+        return asked.destination in ("", ANY)
+
+    async def drain(self, seconds: float) -> int:
+        """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
+        spool = self._node.spool
+        handed, deadline = 0, self._loop.time() + seconds
+        spool.wake_due(float("inf"))
+        while spool.queue.size and self._loop.time() < deadline:
+            shares = sharing.spread(min(CHUNK, spool.queue.size), self._loads())
+            if not shares or not (went := await self._spread(shares)):
+                break
+            handed += went
+        while self._loop.time() < deadline and self._undelivered():
+            self._moved_on.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(1.0, max(deadline - self._loop.time(), 0.01))):
+                    await self._moved_on.wait()
+        return handed
+
+    async def _spread(self, shares: dict[str, int]) -> int:
+        places = [peer for peer, count in shares.items() for _ in range(count)]
+        tags = {peer: self._tags(peer) for peer in shares}
+
+        def choose(asked: Asked) -> str | None:
+            fitting = next((place for place in places if self._may_move(asked, tags[place])), None)
+            if fitting is not None and asked.hops < names.MAX_HOPS:
+                places.remove(fitting)
+                return fitting
+            return None
+
+        return await self._node.spool.give_away(len(places), choose)
+
+    def _undelivered(self) -> bool:
+        """Whether anything waits for a peer that is up."""
+        for to in self._node.spool.outbox.sizes():
+            target = self.table.resolve(to)
+            if target is not None and target.state is State.UP:
+                return True
+        return False
+
+    def _loads(self) -> dict[str, Load]:
+        sizes = self._node.spool.outbox.sizes()
+        up = [peer for peer in self.table if peer.state is State.UP and peer.status is not None and peer.status.works]
+        return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
+
+    def _tags(self, peer: str) -> frozenset[str]:
+        known = self.table.get(peer)
+        return known.status.tags if known is not None and known.status is not None else frozenset()
+
+    # -- this node --
+
+    def _is_here(self, destination: str) -> bool:
+        return destination in self._here or (destination not in (ANY, ALL) and self.table.is_here(destination))
+
+    def _own_status(self) -> Status:
+        return Status.read(self._node.status())
+
+    def _report_own(self) -> None:
+        self.placement.reported(HERE, self._own_status(), self._loop.time())
+
+    def _check_certificate(self, hello: hellos.Hello, certified: str) -> None:
+        if not certified:
+            raise Refused(Reason.FORBIDDEN, "this node takes links with TLS only, and you showed no certificate")
+        if certified != hello.name:
+            raise Refused(
+                Reason.FORBIDDEN, f"your certificate is for the node {certified!r}, and you say that you are {hello.name!r}"
+            )
+        if self._certified.setdefault(hello.id, certified) != certified:
+            raise Refused(
+                Reason.FORBIDDEN,
+                f"the id {hello.id} belongs to the node {self._certified[hello.id]!r}, and you are {certified!r}",
+            )
+
+    def _warn_of_expiry(self) -> None:
+        now = self._loop.time()
+        if self._trust is not None and now - self._warned_at > EXPIRY_SECONDS:
+            self._warned_at = now
+            if warning := self._trust.expiry_warning(time.time()):
+                self._report("certificate_expires", reason=warning)
+
+
+def _at(address: str, host: str) -> str:
+    """An address that says "any host", at the host that a connection came from."""
+    wildcard = next((text for text in WILDCARDS if address.startswith(f"{text}:")), "")
+    return f"{host}{address.removeprefix(wildcard)}" if wildcard else address

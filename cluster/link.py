@@ -1,0 +1,193 @@
+"""One link to one destination, as a state machine: when to connect, what is under way, what an answer means. No I/O, no clock.
+
+                      begin            connected           greeted
+    IDLE / WAITING  -------> CONNECTING -------> GREETING -------> OPEN
+       ^      ^                  |                  |               |
+       |      +---- failed ------+------------------+---------------+
+       +--------------------------- rest ---------------------------+
+
+What was sent and not answered when a link fails is in doubt: the other side may have it. It is sent again with its number,
+which the other side knows if it has it. Answers come in the order of sending.
+"""
+
+import random
+from collections import deque
+from enum import Enum
+from typing import Any, NamedTuple
+
+from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
+
+WINDOW = 4096
+"""Tasks under way on one link..."""
+WINDOW_BYTES = 4 << 20
+"""...and their bytes: what a connection can have in flight without waiting, on any network that matters."""
+ANSWER_SECONDS = 10.0
+"""How long nothing may be answered while something is under way: the other side syncs its disk before it answers."""
+SHORTEST, LONGEST = 1.0, 60.0
+"""Backoff, in seconds: drawn evenly from 0 up to a bound that doubles from the one to the other."""
+UNTRUSTED_SECONDS = 60.0
+"""After a failure of trust: it is a person who has to do something about it."""
+
+
+class State(Enum):
+    """Where a link stands."""
+
+    IDLE = "idle"
+    """Nothing to do."""
+    WAITING = "waiting"
+    """It failed, and is not tried again before its time."""
+    CONNECTING = "connecting"
+    GREETING = "greeting"
+    OPEN = "open"
+
+
+class Fate(Enum):
+    """What an answer means for its task."""
+
+    TAKEN = "taken"
+    """The other side has it, safely."""
+    LATER = "later"
+    """It does not take tasks now; this one is not there."""
+    NEVER = "never"
+    """It will not take this one, whenever it comes."""
+
+
+class WrongState(SpoolnodeError):
+    """We erred: this cannot happen in this state."""
+
+    def __init__(self, state: State, what: str) -> None:
+        super().__init__(f"a link that is {state.value} cannot be {what}")
+
+
+class Sent(NamedTuple):
+    """A task under way."""
+
+    source: Any
+    rank: int
+    ref: Any
+    number: int
+    size: int
+    """Bytes."""
+
+
+_NEVER = frozenset({Reason.MALFORMED, Reason.TOO_LARGE, Reason.CONFLICT, Reason.FORBIDDEN, Reason.LENGTH_REQUIRED})
+
+
+def fate_of(refusal: Refused | None) -> Fate:
+    """What an answer means: None is "stored"."""
+    if refusal is None:
+        return Fate.TAKEN
+    return Fate.NEVER if refusal.reason in _NEVER else Fate.LATER
+
+
+class Link:
+    """The state of one link. Times are monotonic, in seconds."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.state = State.IDLE
+        self.flight: deque[Sent] = deque()
+        """Sent and not answered, oldest first."""
+        self.flight_bytes = 0
+        self.failures = 0
+        """In a row."""
+        self.reason = ""
+        """Why it failed last."""
+        self.retry_at = 0.0
+        """When it may be tried again, while it is waiting."""
+        self.closing = False
+        """The other side asked us to slow down: nothing more is sent, and when all is answered the link pauses."""
+        self._rng = rng
+        self._heard_at = 0.0
+
+    def may_begin(self, now: float) -> bool:
+        """Whether a connection may be tried now."""
+        return self.state is State.IDLE or (self.state is State.WAITING and now >= self.retry_at)
+
+    def begin(self, now: float) -> None:
+        """A connection is tried."""
+        if not self.may_begin(now):
+            raise WrongState(self.state, "begun")
+        self.state = State.CONNECTING
+
+    def connected(self, now: float) -> None:
+        """There is a connection; the hello is sent."""
+        self._expect(State.CONNECTING, "connected")
+        self.state, self._heard_at = State.GREETING, now
+
+    def greeted(self, now: float) -> None:
+        """The other side is who it should be."""
+        self._expect(State.GREETING, "greeted")
+        self.state, self._heard_at, self.closing = State.OPEN, now, False
+
+    def room(self) -> int:
+        """How many more tasks may be sent."""
+        if self.state is not State.OPEN or self.closing or self.flight_bytes >= WINDOW_BYTES:
+            return 0
+        return WINDOW - len(self.flight)
+
+    def sent(self, sent: Sent, now: float) -> None:
+        """A task is on its way."""
+        self._expect(State.OPEN, "sent on")
+        if not self.flight:
+            self._heard_at = now
+        self.flight.append(sent)
+        self.flight_bytes += sent.size
+
+    def answered(self, refusal: Refused | None, now: float) -> tuple[Sent, Fate]:
+        """The oldest task under way is answered; what becomes of it. Raises `WrongState` when nothing is under way."""
+        self._expect(State.OPEN, "answered")
+        if not self.flight:
+            raise WrongState(self.state, "answered: nothing is under way")
+        self._heard_at = now
+        sent = self.flight.popleft()
+        self.flight_bytes -= sent.size
+        fate = fate_of(refusal)
+        if fate is Fate.TAKEN:
+            self.failures = 0
+        elif fate is Fate.LATER and refusal is not None:
+            self.closing, self.reason = True, refusal.text
+        return sent, fate
+
+    def progress(self, now: float) -> None:
+        """Bytes of a large task went out."""
+        self._heard_at = now
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether the other side has been silent for too long."""
+        waits = self.state is State.GREETING or (self.state is State.OPEN and bool(self.flight))
+        return waits and now - self._heard_at > ANSWER_SECONDS
+
+    def rest(self) -> None:
+        """Nothing is to be sent any more, and the connection was closed."""
+        self._expect(State.OPEN, "rested")
+        if self.flight:
+            raise WrongState(self.state, "rested: tasks are under way")
+        self.state = State.IDLE
+
+    def failed(self, now: float, reason: str, *, untrusted: bool = False) -> list[Sent]:
+        """It came to nothing, or ended; what is in doubt now, oldest first."""
+        if self.state in (State.IDLE, State.WAITING):
+            raise WrongState(self.state, "failed")
+        doubtful, self.flight, self.flight_bytes = list(self.flight), deque(), 0
+        self.failures += 1
+        self.reason = reason
+        bound = min(LONGEST, SHORTEST * 2.0 ** min(self.failures - 1, 10))
+        self.retry_at = now + (UNTRUSTED_SECONDS if untrusted else bound * self._rng.random())
+        self.state = State.WAITING
+        return doubtful
+
+    def pause(self, now: float) -> None:
+        """The other side is busy or full, everything is answered, the connection was closed: not again before a while."""
+        self._expect(State.OPEN, "paused")
+        if self.failed(now, self.reason):
+            raise WrongState(self.state, "paused: tasks are under way")
+
+    def nudge(self, now: float) -> None:
+        """A sign of life of the other side, or somebody asks: no more waiting."""
+        if self.state is State.WAITING:
+            self.retry_at = now
+            self.failures = min(self.failures, 1)
+
+    def _expect(self, state: State, what: str) -> None:
+        if self.state is not state:
+            raise WrongState(self.state, what)

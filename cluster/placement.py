@@ -1,0 +1,185 @@
+"""On which node a task is to run. Pure: reports and times are passed in.
+
+`any` and `tag:X` take two nodes at random and choose the one with less to do: nearly as good as the least loaded of all, and many
+nodes that choose by the same old reports do not all choose the same. Between two reports of a node, what was placed on it
+since is added, and what it is likely to have done is taken off.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from spoolnode.cluster.candidate import Identity
+from spoolnode.cluster.status import Load, Status
+
+HERE = ""
+"""The destination that is this node."""
+ANY, ALL, TAG = "any", "all", "tag:"
+
+
+@dataclass(slots=True)
+class _Node:
+    """One node as placement sees it; its own is `HERE`."""
+
+    id: str
+    tags: frozenset[str]
+    up: bool
+    works: bool
+    """It may be chosen to run a task."""
+    tasks: float
+    """As reported, and placed since."""
+    workers: int
+    pace: float
+    at: float
+    """When that was reported."""
+
+    def tasks_at(self, now: float) -> float:
+        """How many it is likely to have now."""
+        return max(self.tasks - self.pace * (now - self.at), 0.0)
+
+
+class Waiting(NamedTuple):
+    """A task in the outbox, as far as choosing again is concerned."""
+
+    ref: object
+    """Whatever the caller knows it by."""
+    asked: str
+    """The destination that was asked for: `any`, `tag:X`, or a node."""
+    sent: bool
+    """It was sent at least once, so it may have arrived."""
+
+
+class Placement:
+    """Chooses. It must be told each status of the peers that are up, when one is not any more, and the own status once a second.
+
+    Args:
+        identity: who this node is.
+        rng: for the choice.
+    """
+
+    def __init__(self, identity: Identity, rng: random.Random) -> None:
+        self._rng = rng
+        self._ours = {HERE, identity.id, identity.name, *identity.addresses}
+        self._nodes: dict[str, _Node] = {}
+        self._any: list[_Node] | None = None
+        """Who may be chosen; None when that must be found out again."""
+        self._tagged: dict[str, list[_Node]] = {}
+
+    def is_also(self, address: str) -> None:
+        """This address turned out to be this node."""
+        self._ours.add(address)
+
+    def reported(self, node_id: str, status: Status, now: float, queued: int = 0) -> None:
+        """A peer that is up (or this node, as `HERE`) said how it is; `queued` tasks wait in our outbox for it."""
+        load = Load.of(status, queued)
+        new = _Node(node_id, status.tags, True, status.works, float(load.tasks), load.workers, load.pace, now)
+        old = self._nodes.get(node_id)
+        if old and (old.tags, old.up, old.works) == (new.tags, True, new.works):
+            old.tasks, old.workers, old.pace, old.at = new.tasks, new.workers, new.pace, now
+            return
+        self._nodes[node_id] = new
+        self._any = None
+
+    def unavailable(self, node_id: str) -> None:
+        """A peer is suspect, leaving, down or rejected. Its tags are remembered."""
+        if (node := self._nodes.get(node_id)) and node.up:
+            node.up = False
+            self._any = None
+
+    def forgotten(self, node_id: str) -> None:
+        """A peer is in the table no more."""
+        if self._nodes.pop(node_id, None):
+            self._any = None
+
+    def placed(self, node_id: str, count: int) -> None:
+        """So many tasks went there otherwise than by `choose` (which counts its own)."""
+        if node := self._nodes.get(node_id):
+            node.tasks += count
+
+    def choose(self, destination: str, now: float) -> list[str]:
+        """Where a task goes: ids of nodes, `HERE`, or the destination as it is. More than one only for `all`."""
+        if destination == ANY:
+            return [self._choose(self._eligible(), now) or HERE]
+        if destination == ALL:
+            return self._everybody()
+        if destination.startswith(TAG):
+            return [self._choose_tagged(destination, now)]
+        return [HERE] if destination in self._ours else [destination]
+
+    def rechoose(self, tasks: Iterable[Waiting], now: float, *, destination: str) -> list[tuple[Waiting, str]]:
+        """Which tasks of a destination that went down go where instead. The others stay; what was sent may have arrived.
+
+        Args:
+            tasks: what waits for that destination.
+            now: the time.
+            destination: that destination; `tag:X` for those that wait until a node with that tag appears.
+        """
+        moved = []
+        for task in tasks:
+            if task.sent or not self._chosen(task.asked):
+                continue
+            nodes = self._eligible() if task.asked == ANY else self._with_tag(task.asked)
+            place = self._choose(nodes, now)
+            if place is not None and place != destination:
+                moved.append((task, place))
+        return moved
+
+    def _chosen(self, asked: str) -> bool:
+        return asked == ANY or asked.startswith(TAG)
+
+    def _choose(self, nodes: list[_Node], now: float) -> str | None:
+        """Of two at random the one with less to do, and counts the task there."""
+        if not nodes:
+            return None
+        node = nodes[0]
+        if len(nodes) > 1:
+            rng = self._rng.random
+            first = int(rng() * len(nodes))
+            second = int(rng() * (len(nodes) - 1))
+            node = _lighter(nodes[first], nodes[second + (second >= first)], now)
+        node.tasks += 1
+        return node.id
+
+    def _choose_tagged(self, destination: str, now: float) -> str:
+        """A node with that tag; if none may be chosen, one that is not up; else it waits for one under the tag itself."""
+        place = self._choose(self._with_tag(destination), now)
+        if place is not None:
+            return place
+        tag = destination.removeprefix(TAG)
+        known = [node.id for node in self._nodes.values() if tag in node.tags and node.workers and node.id != HERE]
+        return self._rng.choice(known) if known else destination
+
+    def _everybody(self) -> list[str]:
+        """Everybody who runs tasks: elsewhere a copy would wait for ever. This node, when there is nobody."""
+        nodes = self._eligible()
+        for node in nodes:
+            node.tasks += 1
+        return [node.id for node in nodes] or [HERE]
+
+    def _eligible(self) -> list[_Node]:
+        if self._any is None:
+            self._any = [node for node in self._nodes.values() if node.up and node.works]
+            self._tagged = {}
+        return self._any
+
+    def _with_tag(self, destination: str) -> list[_Node]:
+        eligible = self._eligible()
+        nodes = self._tagged.get(destination)
+        if nodes is None:
+            tag = destination.removeprefix(TAG)
+            nodes = [node for node in eligible if tag in node.tags]
+            if nodes:  # tags that nobody has come from anybody: they take no memory
+                self._tagged[destination] = nodes
+        return nodes
+
+
+def _lighter(one: _Node, other: _Node, now: float) -> _Node:
+    """The one on which a task would wait less; between two that are idle, the one with more free workers."""
+    first, second = one.tasks_at(now), other.tasks_at(now)
+    one_idle, other_idle = first < one.workers, second < other.workers
+    if one_idle != other_idle:
+        return one if one_idle else other
+    if one_idle or not one.pace or not other.pace:
+        return one if first * other.workers <= second * one.workers else other
+    return one if first * other.pace <= second * one.pace else other

@@ -1,0 +1,101 @@
+"""Pings peers when the table says so, each on a connection that is kept: a new one costs ten times as much as a ping."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from spoolnode.cluster.carrier import Dial
+from spoolnode.cluster.channel import Channel, ChannelLost, read_pong
+from spoolnode.cluster.dial import DialError, Kind, refusal_of
+from spoolnode.cluster.peers import Failure, Peer, PeerTable
+from spoolnode.node.background import spawn
+from spoolnode.protocol.errors import BadPacket, Refused
+
+LIMIT = 2.0
+"""Seconds that an answer may take."""
+AT_ONCE = 64
+"""Pings under way."""
+
+FAILURES = {Kind.REFUSED: Failure.REFUSED, Kind.UNREACHABLE: Failure.TIMEOUT, Kind.UNTRUSTED: Failure.UNTRUSTED}
+
+Answered = Callable[[Peer, dict[str, Any], float, str], None]
+"""Who answered (as the table knows it so far), what, after how many seconds, at which address."""
+
+
+class Prober:
+    """The pings of one node."""
+
+    def __init__(self, table: PeerTable, dial: Dial, hello: Callable[[], bytes], answered: Answered) -> None:
+        self._table = table
+        self._dial = dial
+        self._hello = hello
+        self._answered = answered
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._channels: dict[str, Channel] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Pings from now on."""
+        self._task = self._loop.create_task(self._run())
+
+    def wake(self) -> None:
+        """The table has changed: something may be due sooner."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Pings nobody any more."""
+        if self._task is not None:
+            self._task.cancel()
+        for channel in self._channels.values():
+            channel.abort("this node is stopping")
+        self._channels.clear()
+
+    async def _run(self) -> None:
+        while True:
+            for peer in self._table.due(self._loop.time()):
+                spawn(self._ping(peer))
+            due = self._table.next_due()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _ping(self, peer: Peer) -> None:
+        """One ping, with exactly one result for the table."""
+        async with self._room:
+            kind, reason = Failure.OTHER, "it has no address"
+            for address in peer.addresses:
+                began = self._loop.time()
+                try:
+                    status = await self._ask(address, peer.name if peer.status else "")
+                except DialError as error:
+                    kind, reason = FAILURES[error.kind], error.text
+                except Refused as refusal:
+                    kind, reason = Failure.UNTRUSTED, refusal.text
+                except (ChannelLost, BadPacket, OSError) as error:
+                    kind, reason = Failure.TIMEOUT, f"{address}: {error}"
+                else:
+                    self._answered(peer, status, self._loop.time() - began, address)
+                    return
+            self._table.failed(peer, kind, self._loop.time(), reason)
+            self._wake.set()
+
+    async def _ask(self, address: str, name: str) -> dict[str, Any]:
+        channel = self._channels.get(address)
+        if channel is None or not channel.is_open:
+            channel = (await self._dial(address, Channel, name)).protocol
+            self._channels[address] = channel
+        try:
+            pong = await channel.ask(self._hello(), LIMIT)
+            return read_pong(pong) or {}
+        except BaseException as error:
+            self._channels.pop(address, None)
+            channel.abort("no answer")
+            refused = refusal_of(channel.error, address)
+            if refused is not None:
+                raise refused from error
+            raise

@@ -1,0 +1,111 @@
+"""What a node says of itself when it is pinged, and how much work that is. Pure.
+
+A status comes from the network: whatever has the wrong type or an impossible value counts as not said.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from spoolnode.protocol import names
+
+MOST_TAGS = 32
+LONGEST_TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The answer to a ping. A real uWSGI says nothing, so every part has a default."""
+
+    id: str = ""
+    name: str = ""
+    cluster: str = ""
+    protocol: int = 0
+    """0 when it did not say."""
+    version: str = ""
+    instance: str = ""
+    """A random token of the process: tells a node from a copy of its spool directory."""
+    tags: frozenset[str] = frozenset()
+    workers: int = 0
+    """0 is a node that runs no tasks."""
+    waiting: int = 0
+    running: int = 0
+    pace: float = 0.0
+    """Tasks a second that its workers do when they have work; 0.0 when not known."""
+    draining: bool = False
+    accepting: bool = False
+    time: float = 0.0
+    """Its wall clock; 0.0 when it did not say."""
+    app: str = ""
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Self:
+        """The parts that make sense."""
+        node_id, name = _text(said, "id"), _text(said, "name")
+        tags = said.get("tags")
+        kept = [tag for tag in tags if isinstance(tag, str) and names.is_node_name(tag)] if isinstance(tags, list | tuple) else []
+        return cls(
+            id=node_id if names.is_node_id(node_id) else "",
+            name=name if names.is_node_name(name) else "",
+            cluster=_text(said, "cluster"),
+            protocol=_count(said, "protocol"),
+            version=_text(said, "version"),
+            instance=_text(said, "instance"),
+            tags=frozenset(kept[:MOST_TAGS]),
+            workers=_count(said, "workers"),
+            waiting=_count(said, "waiting"),
+            running=_count(said, "running"),
+            pace=_number(said, "pace"),
+            draining=said.get("draining") is True,
+            accepting=said.get("accepting") is True,
+            time=_number(said, "time"),
+            app=_text(said, "app"),
+        )
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it may be sent tasks that it would store."""
+        return self.accepting and not self.draining
+
+    @property
+    def works(self) -> bool:
+        """Whether it may be chosen to run a task."""
+        return self.workers > 0 and self.takes_tasks
+
+
+@dataclass(slots=True)
+class Load:
+    """How much a node has to do, and how quickly it does it."""
+
+    tasks: int = 0
+    """What waits and what runs."""
+    workers: int = 1
+    pace: float = 0.0
+    """Tasks a second; 0.0 when not known."""
+
+    @classmethod
+    def of(cls, status: Status, queued: int = 0) -> Self:
+        """The load that a status reports, and `queued` tasks that are on their way to that node."""
+        return cls(status.waiting + status.running + queued, status.workers, status.pace)
+
+    def within(self, seconds: float) -> int:
+        """How many tasks it does in that time. Of unknown pace: one for each worker, so that a pace can be seen."""
+        return int(self.pace * seconds) if self.pace else self.workers
+
+
+def _text(said: Mapping[str, Any], key: str) -> str:
+    value = said.get(key)
+    return value[:LONGEST_TEXT] if isinstance(value, str) and value.isprintable() else ""
+
+
+def _count(said: Mapping[str, Any], key: str) -> int:
+    value = said.get(key)
+    return min(value, 1 << 62) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _number(said: Mapping[str, Any], key: str) -> float:
+    value = said.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < 1e12 and math.isfinite(value) else 0.0

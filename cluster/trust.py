@@ -1,0 +1,263 @@
+"""Mutual TLS 1.3: this node's certificate, the authorities whose nodes are peers, and the name in a peer's certificate.
+
+A certificate says which node it is for in one URI among its alternative names:
+
+    spoolnode://node.spoolnode.internal/NAME
+
+A URI, not a DNS name: a node's name may hold upper case, `_` and dots, which a DNS name does not have, or does not tell
+apart. The host in it never changes and is no real one; it is what the authority's name constraint speaks about. OpenSSL
+checks that the certificate comes from one of our authorities; the name is compared here, by both sides, before a byte
+is said (Python's own `check_hostname` knows DNS names only, so it is off).
+
+Only the standard library: `cryptography` is for making certificates (`ca`). How this node's own certificate is looked at:
+it shakes hands with itself, in memory, exactly as peers will do with it.
+"""
+
+import contextlib
+import math
+import ssl
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, Self
+
+from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.trust import Untrusted, handshake_error, reason_of
+from spoolnode.protocol.names import is_node_name
+
+HOST = "node.spoolnode.internal"
+URI = f"spoolnode://{HOST}/"
+"""What comes before the name."""
+WARN_SECONDS = 30 * 86400.0
+"""How long before its end a certificate is warned about."""
+NO_CHECK_TIME = 0x200000
+"""X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which `ssl.VerifyFlags` does not name."""
+EXPIRED, NOT_YET_VALID = 10, 9
+UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
+"""Codes of OpenSSL's verification (X509_V_ERR_...): no issuer found, self-signed, signature of another."""
+FLIGHTS = 8
+"""More than a handshake in memory takes."""
+
+
+def uri_of(name: str) -> str:
+    """What stands in the certificate of the node with this name."""
+    return URI + name
+
+
+def name_in(certificate: Any) -> str:
+    """The node's name in a certificate, as `getpeercert()` gives it.
+
+    Raises:
+        Untrusted: it has none, or several.
+    """
+    pairs = (certificate or {}).get("subjectAltName", ())
+    names: list[str] = [value[len(URI) :] for kind, value in pairs if kind == "URI" and value.startswith(URI)]
+    if len(names) != 1 or not is_node_name(names[0]):
+        raise Untrusted(f"its certificate names {len(names)} nodes; it must name one, as {uri_of('NAME')}")
+    return names[0]
+
+
+class _AlertFirst(ssl.SSLObject):
+    """This side of a handshake with a client: when it fails, the alert that says why leaves before the connection ends.
+
+    An event loop drops a connection whose handshake raised, with the alert unsent, and the client would know nothing but a
+    reset. So the first failure asks for more bytes instead: that makes the loop send what there is. Then the client closes,
+    or what comes next or the handshake's limit does; the coroutine that waits finds the reason in `handshake_error`.
+    """
+
+    def do_handshake(self) -> None:
+        """One step."""
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            failures = handshake_error.get(None)
+            if failures is None or failures or "ALERT" in (error.reason or ""):
+                raise  # nobody waits; the second time; it is the client who has said why
+            failures.append(error)
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert leaves first") from error
+
+
+class _Contexts(NamedTuple):
+    """All that comes from one reading of the files."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+    name: str
+    until: float
+    """When the certificate ends, in seconds since 1970."""
+
+
+class Trust:
+    """This node's certificates in force; a `node.trust.Certified`."""
+
+    def __init__(self, certificate: str, key: str, authorities: str, name: str) -> None:
+        """
+        Args:
+            certificate: the path of this node's certificate.
+            key: that of its key.
+            authorities: that of the certificates of the authorities, one after the other. During a rotation there are two.
+            name: this node's name, which must be the certificate's.
+
+        Raises:
+            BadConfig: they do not fit together, or cannot be used now.
+        """
+        self._paths = certificate, key, authorities
+        self._name = name
+        self._now = _contexts(certificate, key, authorities, name)
+
+    @classmethod
+    def of(cls, config: Config) -> Self | None:
+        """That of a node; None when it has no certificate. Raises BadConfig as the constructor does."""
+        return cls(config.tls_cert, config.tls_key, config.tls_ca, config.name) if config.tls_cert else None
+
+    def reload(self, report: Callable[..., None]) -> bool:
+        """Reads the files again. When they are not in order the old ones stay in force, and the log says so.
+
+        It takes some milliseconds; may be called in any thread.
+        """
+        try:
+            self._now = _contexts(*self._paths, self._name)
+        except BadConfig as error:
+            report("tls_reload_failed", reason=str(error), kept="the old certificates stay in force")
+            return False
+        report("tls_reloaded", certificate=self._paths[0], until=_date(self._now.until))
+        return True
+
+    def server_context(self) -> ssl.SSLContext:
+        """For connections that come."""
+        return self._now.server
+
+    def client_context(self) -> ssl.SSLContext:
+        """For connections that this node opens. Whoever uses it must compare `peer_name` before anything is said."""
+        return self._now.client
+
+    def peer_name(self, ssl_object: Any) -> str:
+        """The node's name in the other side's certificate.
+
+        Raises:
+            Untrusted: it names none.
+        """
+        return name_in(ssl_object.getpeercert())
+
+    def expires_in(self, now: float) -> float:
+        """Seconds that this node's certificate is still valid."""
+        return self._now.until - now
+
+    def expiry_warning(self, now: float) -> str:
+        """A sentence when the certificate ends soon, or has ended; empty before."""
+        left = self.expires_in(now)
+        if left > WARN_SECONDS:
+            return ""
+        ends = f"ends in {int(left // 86400)} days, on" if left > 0 else "ended on"
+        return (
+            f"--tls-cert {self._paths[0]} {ends} {_date(self._now.until)}: issue another with `spoolnode ca issue "
+            f"{self._name}`, put it in its place and reload this node"
+        )
+
+
+def _contexts(certificate: str, key: str, authorities: str, name: str) -> _Contexts:
+    for option, path in (("--tls-cert", certificate), ("--tls-key", key), ("--tls-ca", authorities)):
+        _check_readable(option, path)
+    server = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authorities)
+    server.num_tickets = 0  # a resumed session would not be looked at again: what has expired or was reloaded counts at once
+    server.sslobject_class = _AlertFirst
+    client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authorities)
+    own = _own(certificate, key, authorities)
+    if (found := _name_in_own(own, certificate)) != name:
+        raise BadConfig(f"--tls-cert {certificate} is for the node {found!r}, but this node's --name is {name!r}")
+    try:
+        _shake_hands(client, server)
+    except ssl.SSLError as error:
+        raise BadConfig(_why(error, own, certificate, authorities)) from error
+    return _Contexts(server, client, found, ssl.cert_time_to_seconds(own["notAfter"]))
+
+
+def _context(protocol: int, certificate: str, key: str, authorities: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # see above: the name is in a URI
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(certificate, key, password=lambda: _no_password(key))
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise BadConfig(f"--tls-key {key} is not the key of --tls-cert {certificate}") from error
+        raise BadConfig(
+            f"--tls-cert {certificate} or --tls-key {key} is not in PEM form: the one must begin with BEGIN CERTIFICATE, "
+            "the other with BEGIN PRIVATE KEY"
+        ) from error
+    try:
+        context.load_verify_locations(cafile=authorities)
+    except ssl.SSLError as error:
+        raise BadConfig(f"--tls-ca {authorities} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from error
+    return context
+
+
+def _no_password(key: str) -> str:
+    raise BadConfig(
+        f"--tls-key {key} is encrypted; a node starts without anybody to ask: store it as it is, readable by its owner"
+    )
+
+
+def _check_readable(option: str, path: str) -> None:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise BadConfig(f"{option} {path} cannot be read: {error.strerror}") from error
+
+
+def _own(certificate: str, key: str, authorities: str) -> dict[str, Any]:
+    """What this node's certificate says, whenever it is valid."""
+    client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authorities)
+    client.verify_flags |= NO_CHECK_TIME
+    server = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authorities)
+    server.verify_mode = ssl.CERT_NONE
+    try:
+        return _shake_hands(client, server)
+    except ssl.SSLError as error:
+        raise BadConfig(_why(error, {}, certificate, authorities)) from error
+
+
+def _name_in_own(own: dict[str, Any], certificate: str) -> str:
+    try:
+        return name_in(own)
+    except Untrusted:
+        raise BadConfig(
+            f"--tls-cert {certificate} names no node: among its alternative names must be one URI {uri_of('NAME')}, "
+            "as `spoolnode ca issue NAME` makes it"
+        ) from None
+
+
+def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
+    """Both sides in memory; what the client gets to know of the server's certificate."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    caller = client.wrap_bio(to_client, to_server)
+    called = server.wrap_bio(to_server, to_client, server_side=True)
+    for side in (caller, called) * FLIGHTS:
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    found: dict[str, Any] = caller.getpeercert() or {}
+    return found
+
+
+def _why(error: ssl.SSLError, own: dict[str, Any], certificate: str, authorities: str) -> str:
+    """Why peers would not take this node's certificate."""
+    code = getattr(error, "verify_code", 0)
+    until = ssl.cert_time_to_seconds(own["notAfter"]) if own else math.inf
+    if code in UNKNOWN_ISSUER:
+        return f"--tls-cert {certificate} is not signed by any authority of --tls-ca {authorities}"
+    if code == EXPIRED and until <= time.time():
+        return f"--tls-cert {certificate} ended on {_date(until)}: issue another with `spoolnode ca issue`"
+    if code == EXPIRED:
+        return f"--tls-ca {authorities}: the authority that signed --tls-cert {certificate} has expired; make another"
+    if code == NOT_YET_VALID and own:
+        since = _date(ssl.cert_time_to_seconds(own["notBefore"]))
+        return f"--tls-cert {certificate} is valid only from {since}: is the clock of this machine right?"
+    return f"--tls-cert {certificate} would not be accepted by peers: {reason_of(error)}"
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

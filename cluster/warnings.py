@@ -1,0 +1,55 @@
+"""What an operator must be told about peers: each thing in one clear line, once, and again only after it had been over. Pure."""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+MOST = 1024
+"""Things remembered as said. Strangers can cause them, so there is a limit; beyond it nothing more is said."""
+CLOCK_SECONDS = 5.0
+"""A clock that is further off than this is told of: times not before which to run come from the sender's clock."""
+
+Warn = Callable[..., None]
+"""`warn(action, **details)`, as the log's `report`."""
+
+
+class Once:
+    """Says each thing once."""
+
+    def __init__(self, warn: Warn) -> None:
+        self._warn = warn
+        self._said: set[tuple[Hashable, ...]] = set()
+
+    def say(self, action: str, *about: Hashable, **details: Any) -> None:
+        """Says it, unless it was said about the same before."""
+        key = (action, *about)
+        if key not in self._said and len(self._said) < MOST:
+            self._said.add(key)
+            self._warn(action, **details)
+
+    def over(self, action: str, *about: Hashable) -> None:
+        """It is not so any more: should it come back, it is said again."""
+        self._said.discard((action, *about))
+
+
+def id_twice(once: Once, node_id: str, address: str) -> None:
+    """Another process uses our id."""
+    where = address or "an unknown address"
+    reason = f"another node, at {where}, has the id {node_id} of this one: one spool directory is a copy of the other"
+    remedy = "end one of the two, and delete the file node.id in the spool directory that is the copy"
+    once.say("id_twice", address, id=node_id, address=address, reason=f"{reason}; {remedy}")
+
+
+def name_twice(once: Once, name: str, ids: tuple[str, str], addresses: tuple[str, str]) -> None:
+    """Two nodes alive with one name."""
+    reason = f"the nodes {ids[0]} at {addresses[0]} and {ids[1]} at {addresses[1]} are both called {name!r}"
+    once.say("name_twice", name, *sorted(ids), name=name, ids=sorted(ids), reason=f"{reason}; give one of them another --name")
+
+
+def clock(once: Once, node_id: str, name: str, seconds: float) -> None:
+    """The clock of a peer is `seconds` ahead of ours; may be nothing to be told of."""
+    if abs(seconds) > CLOCK_SECONDS:
+        which = "ahead of" if seconds > 0 else "behind"
+        reason = f"the clock of {name or node_id} is {abs(seconds):.1f} s {which} this node's; `at` times are off by as much"
+        once.say("clock_off", node_id, id=node_id, name=name, seconds=round(seconds, 1), reason=reason)
+    elif abs(seconds) < CLOCK_SECONDS * 0.8:
+        once.over("clock_off", node_id)

@@ -1,0 +1,88 @@
+"""What a node asks of the cluster. The node itself knows only this page; without a cluster `Alone` stands in."""
+
+from typing import Any, Protocol
+
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.hello import Hello
+from spoolnode.protocol.request import Terms
+
+
+class Neighbours(Protocol):
+    """The other nodes, as this one sees them."""
+
+    def route(self, terms: Terms) -> list[str]:
+        """Where a task should go: names of outboxes; empty is here. More than one: a copy for each."""
+
+    def greet(self, hello: Hello, peer: str, certified: str) -> None:
+        """A node introduces itself from the address `peer`; `certified` is the name in its certificate, if it showed one.
+
+        Raises:
+            Refused: nothing is taken from it.
+        """
+
+    async def start(self) -> None:
+        """Finds peers, and sends them what waits for them."""
+
+    async def leave(self) -> None:
+        """Says goodbye: no peer shall send anything more."""
+
+    async def stop(self) -> None:
+        """Ends all links; what was not acknowledged stays in the outbox."""
+
+    async def drain(self, seconds: float) -> int:
+        """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
+
+    def flush(self, destination: str) -> bool:
+        """Tries a destination now, whatever its backoff says; whether anything waits for it."""
+
+    def tick(self) -> None:
+        """A second has passed."""
+
+    def status(self) -> dict[str, Any]:
+        """For the status of the node."""
+
+    def peers(self) -> list[dict[str, Any]]:
+        """A row for each peer."""
+
+    def reload(self) -> None:
+        """Certificates may have changed."""
+
+
+class Alone:
+    """No cluster: tasks for others are kept."""
+
+    def __init__(self, name: str, node_id: str, addresses: list[str], tags: list[str]) -> None:
+        self._here = {"any", "all", name, node_id, *addresses, *(f"tag:{tag}" for tag in tags)}
+
+    def route(self, terms: Terms) -> list[str]:
+        return ["" if terms.destination in self._here else terms.destination]
+
+    def greet(self, hello: Hello, peer: str, certified: str) -> None:  # noqa: ARG002  # as `Neighbours` says
+        raise Refused(Reason.FORBIDDEN, "this node is in no cluster: it takes no tasks over links")
+
+    async def start(self) -> None:
+        pass
+
+    async def leave(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def drain(self, seconds: float) -> int:  # noqa: ARG002  # as `Neighbours` says
+        return 0
+
+    def flush(self, destination: str) -> bool:  # noqa: ARG002  # as `Neighbours` says
+        return False
+
+    def tick(self) -> None:
+        pass
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    def peers(self) -> list[dict[str, Any]]:
+        return []
+
+    def reload(self) -> None:
+        pass

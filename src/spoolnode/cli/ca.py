@@ -1,0 +1,110 @@
+"""`ca`: certificates for nodes, without another tool."""
+
+import time
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+from spoolnode.cli import Failure
+from spoolnode.cli.options import json_option
+
+DIRECTORY = "ca"
+
+
+@click.group("ca")
+def ca_command() -> None:
+    """Makes certificates for nodes.
+
+    Nodes with a certificate talk to each other over TLS only, and take tasks from every node whose certificate is of the
+    same authority. On one machine, once: `spoolnode ca init`, then `spoolnode ca issue NAME` for each node. Copy NAME.crt,
+    NAME.key and ca.crt to the node; ca.key stays where it is.
+
+    To replace an authority: init another in a new directory, give all nodes a file with both ca.crt as --tls-ca, then
+    certificates of the new one, then the new ca.crt alone. Nodes read their files again with SIGHUP.
+    """
+
+
+@ca_command.command("init")
+@click.argument("directory", metavar="[DIR]", default=DIRECTORY, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--days", type=click.IntRange(1, 36500), default=1825, show_default=True, metavar="N", help="How long it is valid.")
+def ca_init(directory: Path, days: int) -> None:
+    """Makes an authority in DIR (./ca): ca.crt and ca.key.
+
+    Whoever has ca.key can make nodes of your cluster: keep it where no node is, or as well as you keep the nodes' keys.
+    """
+    made = _ca().init(directory, days)
+    click.echo(f"{made.certificate}  the authority, valid until {_day(made.until)}: the --tls-ca of every node")
+    click.echo(f"{made.key}  its key: no node needs it")
+
+
+@ca_command.command("issue")
+@click.argument("name")
+@click.option(
+    "--dir", "directory", default=DIRECTORY, show_default=True, metavar="DIR", help="Where the authority is.",
+    type=click.Path(path_type=Path, file_okay=False),
+)  # fmt: skip
+@click.option(
+    "--out", default=None, metavar="DIR", help="Where to write to; otherwise beside the authority.",
+    type=click.Path(path_type=Path, file_okay=False),
+)  # fmt: skip
+@click.option(
+    "--days", type=click.IntRange(1, 36500), default=365, show_default=True, metavar="N",
+    help="How long it is valid; never longer than its authority.",
+)  # fmt: skip
+def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
+    """Makes NAME.crt and NAME.key for the node that is called NAME (its --name, the host's name by default)."""
+    made = _ca().issue(directory, name, days, out)
+    click.echo(f"{made.certificate}  the certificate of {name}, valid until {_day(made.until)}")
+    click.echo(f"{made.key}  its key")
+    click.echo(f"spoolnode join --name {name} --tls-cert {made.certificate} --tls-key {made.key} --tls-ca {made.authority}")
+
+
+@ca_command.command("show")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@json_option
+def ca_show(files: tuple[Path, ...], as_json: bool) -> None:
+    """Shows certificates: whose they are, how long they are valid."""
+    from spoolnode.cli.output import print_json, print_pairs
+
+    found = [_row(shown) for file in files for shown in _ca().show(file)]
+    if as_json:
+        print_json(found)
+        return
+    for number, row in enumerate(found):
+        if number:
+            click.echo()
+        left = f"{row['days_left']} days left" if row["days_left"] >= 0 else "EXPIRED"
+        print_pairs([
+            ("file", row["file"]), ("for", _whose(row)), ("subject", row["subject"]),
+            ("until", f"{row['until']} ({left})"), ("sha256", row["sha256"]),
+        ])  # fmt: skip
+
+
+def _whose(row: dict[str, Any]) -> str:
+    if row["authority"]:
+        return "an authority"
+    return f"the node {row['name']}" if row["name"] else "no node: it does not name one"
+
+
+def _row(shown: Any) -> dict[str, Any]:
+    return {
+        "file": shown.file, "name": shown.name, "authority": shown.authority, "subject": shown.subject,
+        "until": shown.until.isoformat(), "days_left": shown.days_left(time.time()), "sha256": shown.fingerprint,
+    }  # fmt: skip
+
+
+def _day(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d")
+
+
+def _ca() -> ModuleType:
+    try:
+        from spoolnode.cluster import ca
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "cryptography":
+            raise
+        raise Failure("`spoolnode ca` needs the package cryptography: pip install 'spoolnode[tls]'") from error
+    return ca

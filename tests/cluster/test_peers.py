@@ -1,0 +1,661 @@
+"""The table of peers: what each input does in each state, who is who, when pings are due, what an operator is told."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spoolnode.cluster import peers
+from spoolnode.cluster.candidate import Candidate, Identity
+from spoolnode.cluster.peers import Failure, Peer, PeerTable, State
+from spoolnode.protocol.hello import PROTOCOL
+
+UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED = State
+ME = Identity("aaaaaaaaaaaa", "alpha", "main", ("10.0.0.1:3031",), tls=False)
+BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
+AT = "10.0.0.2:3031"
+ELSEWHERE = "10.0.0.3:3031"
+
+
+def status(node_id: str = BETA, **changes: Any) -> dict[str, Any]:
+    """What that node answers to a ping."""
+    said = {"id": node_id, "name": "beta", "cluster": "main", "protocol": PROTOCOL, "instance": node_id[:4], "version": "1"}
+    return {**said, "workers": 2, "waiting": 0, "running": 0, "accepting": True, "draining": False, **changes}
+
+
+def mdns(node_id: str = BETA, *addresses: str, name: str = "beta") -> Candidate:
+    return Candidate("mdns", node_id, node_id, name, addresses or (AT,))
+
+
+def static(address: str = AT) -> Candidate:
+    return Candidate(f"static://{address}", address, "", "", (address,))
+
+
+class Table(PeerTable):
+    """A table that writes down what it tells."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.changes: list[tuple[str, State, State]] = []
+        self.warnings: list[tuple[str, dict[str, Any]]] = []
+        super().__init__(ME, random.Random(seed), changed=self._note, warn=self._warned, instance="ours")
+
+    def _note(self, peer: Peer, old: State, new: State) -> None:
+        self.changes.append((peer.id, old, new))
+
+    def _warned(self, action: str, **details: Any) -> None:
+        self.warnings.append((action, details))
+
+    def only(self) -> Peer:
+        (peer,) = self
+        return peer
+
+    def ping(self, peer: Peer, now: float) -> Peer:
+        """Lets the next ping of that peer begin, which must be due by then."""
+        due = self.due(now)
+        assert peer in due
+        return peer
+
+    def pause(self, now: float) -> float:
+        """Seconds until the next ping, if there were nothing else."""
+        when = self.next_due()
+        assert when is not None
+        return max(when - now, 0.0)
+
+
+NOW = 1000.0
+
+
+def peer_in(state: State) -> Table:
+    """A table with one peer in that state at `NOW`, the last ping of which ended some time ago."""
+    table = Table()
+    table.found(mdns(), NOW - 200)
+    peer = table.only()
+    before: dict[State, list[Failure | dict[str, Any]]] = {
+        UNKNOWN: [],
+        UP: [status()],
+        SUSPECT: [status(), Failure.TIMEOUT],
+        DOWN: [status(), Failure.REFUSED],
+        LEAVING: [status(draining=True)],
+        REJECTED: [Failure.UNTRUSTED],
+    }
+    now = NOW - 100
+    for end in before[state]:
+        table.ping(peer, now)
+        if isinstance(end, Failure):
+            table.failed(peer, end, now)
+        else:
+            table.answered(peer, end, 0.001, now, address=AT)
+        now += 10
+    assert peer.state is state
+    table.changes.clear()
+    return table
+
+
+def _ping_ends(end: Failure | dict[str, Any]) -> Callable[[Table, Peer], None]:
+    def feed(table: Table, peer: Peer) -> None:
+        table.ping(peer, NOW)
+        if isinstance(end, Failure):
+            table.failed(peer, end, NOW, "why")
+        else:
+            table.answered(peer, end, 0.001, NOW, address=AT)
+
+    return feed
+
+
+INPUTS: dict[str, Callable[[Table, Peer], None]] = {
+    "ping answered": _ping_ends(status()),
+    "ping answered: draining": _ping_ends(status(draining=True)),
+    "ping answered: other cluster": _ping_ends(status(cluster="other")),
+    "ping refused": _ping_ends(Failure.REFUSED),
+    "ping timed out": _ping_ends(Failure.TIMEOUT),
+    "ping broke": _ping_ends(Failure.OTHER),
+    "ping untrusted": _ping_ends(Failure.UNTRUSTED),
+    "link answered": lambda table, peer: void(table.answered(BETA, status(), 0.001, NOW)),
+    "link refused": lambda table, peer: table.failed(BETA, Failure.REFUSED, NOW),
+    "link timed out": lambda table, peer: table.failed(BETA, Failure.TIMEOUT, NOW),
+    "link untrusted": lambda table, peer: table.failed(BETA, Failure.UNTRUSTED, NOW),
+    "exchanged": lambda table, peer: table.exchanged(BETA, NOW),
+    "heard": lambda table, peer: table.heard(BETA, "beta", NOW),
+    "found again": lambda table, peer: table.found(mdns(), NOW),
+    "found elsewhere": lambda table, peer: table.found(mdns(BETA, ELSEWHERE), NOW),
+    "gone": lambda table, peer: table.gone("mdns", BETA, NOW),
+    "goodbye": lambda table, peer: table.leaving("mdns", BETA, NOW),
+}
+
+#                                   UNKNOWN   UP        SUSPECT   DOWN      LEAVING   REJECTED
+TRANSITIONS: dict[str, list[State]] = {
+    "ping answered": [UP, UP, UP, UP, UP, UP],
+    "ping answered: draining": [LEAVING, LEAVING, LEAVING, LEAVING, LEAVING, LEAVING],
+    "ping answered: other cluster": [REJECTED, REJECTED, REJECTED, REJECTED, REJECTED, REJECTED],
+    "ping refused": [DOWN, DOWN, DOWN, DOWN, DOWN, DOWN],
+    "ping timed out": [SUSPECT, SUSPECT, SUSPECT, DOWN, DOWN, DOWN],
+    "ping broke": [SUSPECT, SUSPECT, SUSPECT, DOWN, DOWN, DOWN],
+    "ping untrusted": [REJECTED, REJECTED, REJECTED, REJECTED, REJECTED, REJECTED],
+    "link answered": [UP, UP, UP, UP, UP, UP],
+    "link refused": [DOWN, DOWN, DOWN, DOWN, DOWN, DOWN],
+    "link timed out": [SUSPECT, SUSPECT, SUSPECT, DOWN, LEAVING, REJECTED],
+    "link untrusted": [REJECTED, REJECTED, REJECTED, REJECTED, REJECTED, REJECTED],
+    "exchanged": [UP, UP, UP, UP, LEAVING, UP],
+    "heard": [UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED],
+    "found again": [UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED],
+    "found elsewhere": [UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED],
+    "gone": [UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED],
+    "goodbye": [LEAVING, LEAVING, LEAVING, DOWN, LEAVING, REJECTED],
+}
+
+
+def void(result: object) -> None:
+    del result
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("what", INPUTS)
+def test_each_input_in_each_state_leads_where_the_table_says(what: str, state: State) -> None:
+    table = peer_in(state)
+    peer = table.only()
+    INPUTS[what](table, peer)
+    expected = TRANSITIONS[what][list(State).index(state)]
+    assert peer.state is expected
+    assert table.changes == ([(BETA, state, expected)] if expected is not state else [])
+    assert (peer.since == NOW) == (expected is not state)
+    if expected is UP and state is not UP:
+        assert (peer.strikes, peer.misses, peer.reason) == (0, 0, "")
+    assert table.next_due() is not None, "whoever is known is pinged again some time"
+
+
+@pytest.mark.parametrize("state", [UNKNOWN, UP, SUSPECT, DOWN, LEAVING])
+@pytest.mark.parametrize("what", ["heard", "found elsewhere"])
+def test_news_of_a_peer_are_followed_up_at_once(what: str, state: State) -> None:
+    table = peer_in(state)
+    table.next_due()
+    INPUTS[what](table, table.only())
+    assert table.only() in table.due(NOW)
+
+
+@pytest.mark.parametrize("what", ["heard", "found again", "found elsewhere", "goodbye", "link timed out"])
+def test_a_rejected_peer_is_not_asked_again_within_a_minute_whatever_is_said(what: str) -> None:
+    table = peer_in(UNKNOWN)
+    table.failed(table.ping(table.only(), NOW), Failure.UNTRUSTED, NOW)
+    INPUTS[what](table, table.only())
+    assert table.due(NOW + 59.9) == []
+    assert table.due(NOW + 60.1) == [table.only()]
+    assert table.only().rejections == 1
+
+
+def test_three_pings_without_an_answer_are_down_and_one_that_answers_wipes_the_strikes() -> None:
+    table = peer_in(UP)
+    peer, now = table.only(), NOW
+    for expected in (SUSPECT, SUSPECT):
+        table.ping(peer, now)
+        now += 2
+        table.failed(peer, Failure.TIMEOUT, now)
+        assert peer.state is expected
+    table.ping(peer, now)
+    table.answered(peer, status(), 0.001, now)
+    assert peer.state is UP
+    now += 6
+    for expected in (SUSPECT, SUSPECT, DOWN):
+        table.ping(peer, now)
+        now += 2
+        table.failed(peer, Failure.TIMEOUT, now)
+        assert peer.state is expected
+
+
+def test_links_that_break_together_are_one_strike() -> None:
+    table = peer_in(UP)
+    for _ in range(5):
+        table.failed(BETA, Failure.OTHER, NOW)
+    assert (table.only().state, table.only().strikes) == (SUSPECT, 1)
+
+
+def test_a_peer_that_is_up_is_pinged_after_five_seconds_of_silence_only() -> None:
+    table = peer_in(UP)
+    peer = table.ping(table.only(), NOW)
+    table.answered(peer, status(), 0.001, NOW)
+    assert 4.0 <= table.pause(NOW) <= 6.0
+    table.exchanged(BETA, NOW + 3.9)
+    assert table.due(NOW + 6.0) == []
+    assert 0.0 < table.pause(NOW + 6.0) <= 3.9
+    for step in range(20):  # its status gets old while tasks flow; placement needs a new one
+        table.exchanged(BETA, NOW + 4 + step / 4)
+    assert table.due(NOW + 10.1) == [peer]
+
+
+def test_a_peer_that_is_down_is_tried_after_pauses_that_grow_to_a_minute() -> None:
+    longest = [0.0] * 9
+    for seed in range(200):
+        table = Table(seed)
+        table.found(mdns(), 0.0)
+        peer, now = table.only(), 0.0
+        for attempt in range(9):
+            table.ping(peer, now)
+            table.failed(peer, Failure.REFUSED, now)
+            pause = table.pause(now)
+            longest[attempt] = max(longest[attempt], pause)
+            now += pause
+    for attempt, bound in enumerate([1, 2, 4, 8, 16, 32, 60, 60, 60]):
+        assert bound * 0.9 < longest[attempt] <= bound
+
+
+def test_a_link_that_is_refused_makes_the_pauses_no_longer_and_a_connection_that_comes_in_makes_them_short_again() -> None:
+    table = peer_in(DOWN)
+    peer, planned = table.only(), table.next_due()
+    for _ in range(10):
+        table.failed(BETA, Failure.REFUSED, NOW)
+    assert table.next_due() == planned
+    now = NOW
+    for _ in range(10):
+        table.failed(table.ping(peer, now), Failure.REFUSED, now)
+        now += 60
+    table.heard(BETA, "beta", now)
+    table.failed(table.ping(peer, now), Failure.REFUSED, now)
+    assert table.pause(now) <= 1.0
+
+
+def test_a_return_is_noticed_at_once_even_if_the_announcement_comes_during_a_ping() -> None:
+    table = peer_in(DOWN)
+    peer = table.ping(table.only(), NOW)
+    table.found(mdns(), NOW + 1)
+    assert table.due(NOW + 1) == []
+    table.failed(peer, Failure.TIMEOUT, NOW + 2)
+    assert table.due(NOW + 2) == [peer]
+
+
+def test_a_forged_goodbye_costs_one_ping() -> None:
+    table = peer_in(UP)
+    table.leaving("mdns", BETA, NOW)
+    assert table.only().state is LEAVING
+    table.answered(table.ping(table.only(), NOW), status(), 0.001, NOW)
+    assert table.only().state is UP
+    table.leaving("mdns", BETA, NOW + 0.1)
+    assert table.due(NOW + 0.1) == [], "a flood of goodbyes is no flood of pings"
+    assert table.due(NOW + peers.GAP_SECONDS) == [table.only()]
+
+
+# -- who is who --
+
+
+def test_two_sources_of_one_id_are_one_peer() -> None:
+    table = Table()
+    table.found(mdns(), NOW)
+    table.found(Candidate("file:///x", "k", BETA, "", (ELSEWHERE,)), NOW)
+    assert table.only().addresses == (AT, ELSEWHERE)
+    assert table.only().sources == ["file:///x", "mdns"]
+    assert table.due(NOW) == [table.only()]
+
+
+def test_an_address_becomes_a_node_when_it_answers() -> None:
+    table = Table()
+    table.found(static(), NOW)
+    (peer,) = table.due(NOW)
+    assert table.answered(peer, status(), 0.001, NOW) is peer
+    assert (peer.id, peer.name) == (BETA, "beta")
+    assert table.resolve(BETA) == table.resolve("beta") == (BETA, "beta", (AT,), UP)
+
+
+def test_an_address_that_turns_out_to_be_a_known_node_is_merged_with_it() -> None:
+    table = Table()
+    table.found(mdns(BETA, ELSEWHERE), NOW)
+    table.found(static(), NOW)
+    known, alone = table.get(BETA), next(peer for peer in table if not peer.id)
+    assert known
+    assert set(table.due(NOW)) == {known, alone}
+    assert table.answered(alone, status(), 0.001, NOW, address=AT) is known
+    assert table.only() is known
+    assert known.addresses == (AT, ELSEWHERE)
+    assert known.sources == ["mdns", f"static://{AT}"]
+    assert known.state is UP
+    assert table.due(NOW + 3600) == [], "its own ping is in flight still"
+    table.failed(known, Failure.OTHER, NOW + 3600)
+    assert table.due(NOW + 3601) == [known]
+    table.failed(alone, Failure.OTHER, NOW + 3602)
+    assert known.strikes == 2, "a late result of the one that was merged counts for the one that is left"
+
+
+def test_the_same_candidate_said_again_makes_no_second_peer() -> None:
+    table = Table()
+    for _ in range(3):
+        table.found(static(), NOW)
+        table.found(mdns(BETA, ELSEWHERE), NOW)
+    assert len(table) == 2
+
+
+def test_another_node_at_a_static_address_takes_the_static_candidate_along() -> None:
+    table = Table()
+    table.found(static(), NOW)
+    table.answered(table.ping(table.only(), NOW), status(), 0.001, NOW, address=AT)
+    beta = table.only()
+    table.answered(table.ping(beta, NOW + 6), status(GAMMA, name="gamma"), 0.001, NOW + 6, address=AT)
+    gamma = table.get(GAMMA)
+    assert gamma
+    assert (gamma.state, gamma.sources, gamma.addresses) == (UP, [f"static://{AT}"], (AT,))
+    assert (beta.state, beta.sources) == (DOWN, [])
+    assert GAMMA in beta.reason
+
+
+def test_a_real_uwsgi_is_up_without_an_id_and_takes_the_place_of_a_node_that_was_there() -> None:
+    table = Table()
+    table.found(static(), NOW)
+    table.answered(table.ping(table.only(), NOW), {}, 0.001, NOW)
+    assert (table.only().state, table.only().id) == (UP, "")
+    table.found(mdns(), NOW)
+    for step in range(1, 6):
+        now = NOW + 100 * step
+        for peer in table.due(now):
+            table.answered(peer, {}, 0.001, now, address=AT)
+    assert len(table) == 2, "no new peer for each answer"
+
+
+def test_of_two_nodes_with_one_name_the_one_alive_is_meant_and_an_announcement_never_before_an_answer() -> None:
+    table = Table()
+    table.found(mdns(BETA, AT), NOW)
+    table.found(mdns(GAMMA, ELSEWHERE), NOW)
+    beta, gamma = table.get(BETA), table.get(GAMMA)
+    assert beta
+    assert gamma
+    table.due(NOW)
+    table.answered(gamma, status(GAMMA), 0.001, NOW)
+    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP)
+    table.failed(gamma, Failure.REFUSED, NOW)
+    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), DOWN)
+    table.answered(beta, status(BETA), 0.001, NOW)
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+
+
+def test_what_is_known_of_a_destination() -> None:
+    table = peer_in(REJECTED)
+    assert table.resolve(AT) == (BETA, "beta", (AT,), REJECTED)
+    assert table.resolve("beta") == (BETA, "beta", (AT,), REJECTED)
+    assert table.resolve("far.example:3031") == ("", "", ("far.example:3031",), UNKNOWN)
+    assert table.resolve("[::1]:3031") == ("", "", ("[::1]:3031",), UNKNOWN)
+    for nobody in ("nobody", GAMMA, "tag:gpu"):
+        assert table.resolve(nobody) is None
+
+
+def test_no_announcement_leads_away_from_an_address_that_answers() -> None:
+    table = peer_in(UP)
+    table.found(mdns(BETA, ELSEWHERE), NOW)
+    assert table.only().addresses == (AT, ELSEWHERE)
+    table.failed(table.ping(table.only(), NOW), Failure.TIMEOUT, NOW)
+    assert table.only().addresses == (ELSEWHERE, AT), "it moved"
+
+
+def test_where_it_answered_goes_first_as_long_as_somebody_names_it() -> None:
+    table = Table()
+    table.found(mdns(BETA, AT, ELSEWHERE), NOW)
+    table.answered(table.ping(table.only(), NOW), status(), 0.001, NOW, address=ELSEWHERE)
+    table.failed(BETA, Failure.REFUSED, NOW)
+    assert table.only().addresses == (ELSEWHERE, AT)
+
+
+def test_what_names_an_id_stays_with_that_id_whoever_answers_there() -> None:
+    table = peer_in(UP)
+    table.answered(table.ping(table.only(), NOW), status(GAMMA, name="gamma"), 0.001, NOW, address=AT)
+    beta, gamma = table.get(BETA), table.get(GAMMA)
+    assert beta
+    assert gamma
+    assert (beta.state, beta.sources, gamma.state, gamma.sources) == (DOWN, ["mdns"], UP, [])
+    assert table.resolve(AT) == (GAMMA, "gamma", (AT,), UP)
+
+
+def test_this_node_is_recognised_under_an_address_it_did_not_know_for_its_own() -> None:
+    table = Table()
+    table.found(static("localhost:3031"), NOW)
+    said = status(ME.id, name=ME.name, instance="ours")
+    assert table.answered(table.ping(table.only(), NOW), said, 0.001, NOW) is None
+    assert len(table) == 0
+    table.found(static("localhost:3031"), NOW)
+    assert len(table) == 0
+    assert all(map(table.is_here, ["localhost:3031", "10.0.0.1:3031", "alpha", ME.id]))
+    assert not table.is_here("beta")
+    assert table.warnings == []
+
+
+def test_a_peer_that_nobody_names_is_forgotten_a_quarter_of_an_hour_after_it_went_down() -> None:
+    table = peer_in(UP)
+    table.gone("mdns", BETA, NOW)
+    peer = table.only()
+    now = NOW
+    while now < NOW + 3600:  # it answers: it stays
+        for one in table.due(now):
+            table.answered(one, status(), 0.001, now)
+        now += 1
+    assert table.only() is peer
+    assert peer.addresses == (AT,)
+    down_at = now
+    while len(table) and now < down_at + 7200:
+        for one in table.due(now):
+            table.failed(one, Failure.REFUSED, now)
+        now += 1
+    assert 900 <= now - down_at <= 900 + 120
+    assert table.resolve(BETA) is None
+
+
+def test_a_peer_that_a_source_names_is_never_forgotten() -> None:
+    table = Table()
+    table.found(static(), 0.0)
+    for now in range(0, 86400, 10):
+        for one in table.due(now):
+            table.failed(one, Failure.REFUSED, now)
+    assert table.only().state is DOWN
+
+
+def test_a_flood_of_made_up_announcements_pushes_out_nobody_who_answered_or_was_configured() -> None:
+    table = peer_in(UP)
+    table.found(static(ELSEWHERE), NOW)
+    for number in range(peers.MOST_PEERS + 500):
+        table.found(mdns(f"{number:012x}", f"10.9.0.1:{number + 1}", name=f"n{number}"), NOW + number / 1000)
+    assert len(table) == peers.MOST_PEERS
+    assert table.get(BETA)
+    assert [peer for peer in table if peer.sources == [f"static://{ELSEWHERE}"]]
+    many = [Candidate("mdns", f"k{number}", BETA, "beta", (AT,)) for number in range(100)]
+    for candidate in many:
+        table.found(candidate, NOW)
+    assert len(table.get(BETA).candidates) <= peers.MOST_CANDIDATES  # type: ignore[union-attr] # asserted above
+
+
+def test_a_node_that_nobody_named_is_known_when_it_says_where_it_is() -> None:
+    table = Table()
+    table.heard(BETA, "beta", NOW)
+    assert len(table) == 0
+    table.heard(BETA, "beta", NOW, (AT,))
+    assert table.due(NOW) == [table.only()]
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UNKNOWN)
+
+
+def test_an_address_that_a_link_reached_is_a_peer() -> None:
+    table = Table()
+    table.failed(AT, Failure.REFUSED, NOW)
+    assert len(table) == 0
+    table.answered(AT, status(), 0.001, NOW)
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+
+
+# -- what an operator is told --
+
+
+def actions(table: Table) -> list[str]:
+    return [action for action, _ in table.warnings]
+
+
+def test_a_copy_of_this_nodes_spool_directory_is_told_once_and_not_talked_to() -> None:
+    table = Table()
+    table.found(mdns(ME.id, AT), NOW)
+    for step in range(3):
+        peer = table.ping(table.only(), NOW + 100 * step)
+        assert table.answered(peer, status(ME.id, instance="theirs"), 0.001, NOW + 100 * step) is None
+    assert table.only().state is REJECTED
+    ((action, details),) = table.warnings
+    assert action == "id_twice"
+    assert AT in details["reason"]
+    assert "copy" in details["reason"]
+
+
+def test_a_name_that_two_nodes_use_is_told_once() -> None:
+    table = Table()
+    for node_id, address in ((BETA, AT), (GAMMA, ELSEWHERE)):
+        table.found(mdns(node_id, address), NOW)
+    for step in range(3):
+        for peer in table.due(NOW + 100 * step):
+            table.answered(peer, status(peer.id), 0.001, NOW + 100 * step)
+    assert actions(table) == ["name_twice"]
+    assert table.warnings[0][1]["ids"] == [BETA, GAMMA]
+
+
+def test_this_nodes_name_at_another_node_is_told() -> None:
+    table = peer_in(UP)
+    table.answered(BETA, status(name="alpha"), 0.001, NOW)
+    assert actions(table) == ["name_twice"]
+
+
+def test_one_name_one_after_the_other_is_no_matter() -> None:
+    table = peer_in(DOWN)
+    table.answered(ELSEWHERE, status(GAMMA), 0.001, NOW)
+    assert actions(table) == []
+
+
+@pytest.mark.parametrize(("theirs", "told"), [(0.0, 0), (4.9, 0), (-4.9, 0), (5.2, 1), (-5.2, 1)])
+def test_a_clock_that_is_far_off_is_told_once_and_again_after_it_was_right(theirs: float, told: int) -> None:
+    table = peer_in(UP)
+    wall, rtt = 1.7e9, 4.0
+    for right in (False, False, True, False):
+        answer = status(time=wall - rtt / 2 + (0.0 if right else theirs))
+        table.answered(BETA, answer, rtt, NOW, wall=wall)
+    assert actions(table) == ["clock_off"] * (2 * told)
+
+
+def test_another_protocol_and_another_cluster_are_told_once_and_not_talked_to() -> None:
+    for change, action in ({"protocol": PROTOCOL + 1}, "other_protocol"), ({"cluster": "other"}, "other_cluster"):
+        table = peer_in(UP)
+        for _ in range(3):
+            table.answered(BETA, status(**change), 0.001, NOW)  # type: ignore[arg-type] # an int or a str, as it comes
+        assert actions(table) == [action]
+        assert table.only().state is REJECTED
+        assert table.warnings[0][1]["reason"] == table.only().reason
+
+
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.text() | st.integers())
+
+
+@given(st.dictionaries(st.sampled_from([*status(), "tags", "pace", "time", "app"]), ANYTHING))
+def test_no_answer_of_a_peer_breaks_the_table(said: dict[str, Any]) -> None:
+    table = Table()
+    table.found(static(), NOW)
+    table.answered(table.ping(table.only(), NOW), said, 0.001, NOW, wall=1.7e9)
+    for row in table.rows(NOW):
+        assert 0 <= row["workers"] <= 1 << 62
+
+
+def test_the_rows_say_what_people_ask_for() -> None:
+    table = peer_in(UP)
+    table.answered(BETA, status(waiting=3, running=1, tags=["gpu"]), 0.002, NOW)
+    (row,) = table.rows(NOW + 1)
+    who = {"name": "beta", "id": BETA, "address": AT, "state": "up", "sources": ["mdns"], "version": "1", "since": 101.0}
+    work = {"load": 2.0, "waiting": 3, "workers": 2, "tags": ["gpu"]}
+    assert row == {**row, **who, **work, "rtt": 0.002, "strikes": 0, "rejections": 0, "reason": ""}
+
+
+# -- properties --
+
+ADDRESSES = [f"10.0.0.{number}:3031" for number in range(2, 6)]
+IDS = [ME.id, BETA, GAMMA]
+KINDS = ["ping ends"] * 4 + ["found", "found address", "gone", "goodbye", "heard", "exchanged", "link answers", "link fails"]
+EVENTS = st.tuples(
+    st.sampled_from(KINDS),
+    st.sampled_from(IDS),
+    st.sampled_from(ADDRESSES),
+    st.sampled_from([None, *Failure]),
+    st.floats(0.0, 8.0),
+)
+
+
+class Story:
+    """Feeds a table with anything, and looks whether it keeps its promises."""
+
+    def __init__(self, seed: int) -> None:
+        self.table, self.now = Table(seed), NOW
+        self.in_flight: list[Peer] = []
+
+    def step(self, what: str, node_id: str, address: str, failure: Failure | None, pause: float) -> None:
+        self.now += pause
+        self.start_pings()
+        self.feed(what, node_id, address, failure)
+        self.start_pings()
+        self.check()
+
+    def start_pings(self) -> None:
+        for peer in self.table.due(self.now):
+            assert all(resolved(other) is not peer for other in self.in_flight), "two pings in flight for one peer"
+            assert peer.addresses
+            self.in_flight.append(peer)
+
+    def feed(self, what: str, node_id: str, address: str, failure: Failure | None) -> None:
+        table, now = self.table, self.now
+        answer = status(node_id, name=node_id[:3], draining=len(self.in_flight) == 2)
+        match what:
+            case "ping ends" if self.in_flight:
+                peer = self.in_flight.pop(0)
+                if failure:
+                    table.failed(peer, failure, now)
+                else:
+                    table.answered(peer, answer, 0.01, now, address=peer.addresses[0] if peer.addresses else "")
+            case "found":
+                table.found(mdns(node_id, address), now)
+            case "found address":
+                table.found(static(address), now)
+            case "gone":
+                table.gone("mdns", node_id, now)
+            case "goodbye":
+                table.leaving("mdns", node_id, now)
+            case "heard":
+                table.heard(node_id, "", now, (address,) if failure else ())
+            case "exchanged":
+                table.exchanged(address if failure else node_id, now)
+            case "link answers":
+                table.answered(address, answer, 0.01, now)
+            case "link fails":
+                table.failed(address, failure or Failure.OTHER, now)
+
+    def check(self) -> None:
+        ids = [peer.id for peer in self.table if peer.id]
+        assert len(ids) == len(set(ids))
+        assert ME.id not in ids
+        for peer in self.table:
+            assert self.table.get(peer.id) is (peer if peer.id else None)
+            assert peer.strikes < peers.STRIKES
+            assert peer.pings == sum(resolved(other) is peer for other in self.in_flight)
+            if peer.addresses and not peer.pings:
+                assert peer.next_ping is not None, "nobody is left without a next ping"
+                assert peer.next_ping <= self.now + 60.0
+                if peer.state in (UP, SUSPECT, LEAVING, UNKNOWN):
+                    assert peer.next_ping <= self.now + 7.0, "a live peer is due within 7 s"
+        timers = [peer.next_ping for peer in self.table if peer.next_ping is not None and not peer.pings and peer.addresses]
+        assert self.table.next_due() == min(timers, default=None)
+
+
+def resolved(peer: Peer) -> Peer:
+    while peer.absorbed_by:
+        peer = peer.absorbed_by
+    return peer
+
+
+@settings(max_examples=300)
+@given(st.lists(EVENTS, max_size=60), st.integers(0, 3))
+def test_whatever_happens_one_ping_at_a_time_and_nobody_is_left_out(events: list[tuple[Any, ...]], seed: int) -> None:
+    story = Story(seed)
+    for event in events:
+        story.step(*event)
+
+
+def test_long_random_stories_keep_the_promises_and_the_timers_do_not_pile_up() -> None:
+    rng = random.Random(7)
+    for seed in range(20):
+        story = Story(seed)
+        for _ in range(1000):
+            what = rng.choice(KINDS)
+            failure = rng.choice([None, None, *Failure])
+            story.step(what, rng.choice(IDS), rng.choice(ADDRESSES), failure, rng.choice([0.0, 0.01, 1.0, 6.0]))
+        assert len(story.table._timers) < 500
