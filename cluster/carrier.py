@@ -13,9 +13,9 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from spoolnode.cluster.channel import Answer, Channel, ChannelLost, is_answer, read_pong, refusal_in
+from spoolnode.cluster.channel import Answer, Channel, ChannelLost, read_pong, refusal_in
 from spoolnode.cluster.dial import Dialed, DialError, Kind, refusal_of
-from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State
+from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
 from spoolnode.cluster.peers import Target
 from spoolnode.node.outbox import ANYONE, Load, Outbox
 from spoolnode.node.parcel import Parcel
@@ -23,7 +23,7 @@ from spoolnode.node.spool import Spool
 from spoolnode.protocol import names
 from spoolnode.protocol.answer import STORED
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
-from spoolnode.protocol.packet import HEADER, PLAIN, SPOOL_REQUEST, decode_variables, encode_variables, packet
+from spoolnode.protocol.packet import HEADER, PING, PLAIN, SPOOL_REQUEST, decode_variables, encode_variables, packet
 
 TAKEN_AT_ONCE = 1024
 """Tasks read from the disk together, when they lie in a batch..."""
@@ -222,10 +222,13 @@ class Carrier:
             self._around.report("link_failed", destination=self.to, reason=reason, in_doubt=len(doubtful))
 
     def _return(self, items: list[Sent], *, doubtful: bool) -> None:
-        """Tasks go back to the outbox, the newest first, so that the oldest is the first again."""
-        for (source, rank), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank)):
+        """Tasks go back to the outbox, the newest first, so that the oldest is the first again.
+
+        What was in doubt before stays so: a node that refuses a repeat because it drains, say, may have taken it all the same.
+        """
+        for (source, rank, before), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank, sent.doubtful)):
             refs = [sent.ref for sent in group]
-            self._around.outbox.give_back(self.to, self._peer, source, refs[::-1], rank, doubtful=doubtful)
+            self._around.outbox.give_back(self.to, self._peer, source, refs[::-1], rank, doubtful=doubtful or before)
 
     # -- an open link --
 
@@ -272,7 +275,7 @@ class Carrier:
         finally:
             if parcels:
                 rest = [parcel.ref for parcel in parcels]
-                self._around.outbox.give_back(self.to, self._peer, load.source, rest, load.rank, doubtful=False)
+                self._around.outbox.give_back(self.to, self._peer, load.source, rest, load.rank, doubtful=load.doubtful)
         return True
 
     async def _send_parcels(self, channel: Channel, load: Load, parcels: list[Parcel]) -> None:
@@ -286,14 +289,14 @@ class Carrier:
             channel.write(self._around.hello(self.to, self._around.outbox.floor(self.to)))
         going, parcels[:small] = parcels[:small], []
         for parcel in going:
-            self.link.sent(Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size), now)
+            self.link.sent(_sent(load, parcel), now)
         self._since_floor += len(going)
         if going:
             channel.write(b"".join([parcel.head for parcel in going]))
             await channel.drained(ANSWER_SECONDS)
         elif parcels:
             parcel = parcels.pop(0)
-            self.link.sent(Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size), now)
+            self.link.sent(_sent(load, parcel), now)
             await self._send_large(channel, parcel)
 
     async def _send_large(self, channel: Channel, parcel: Parcel) -> None:
@@ -317,28 +320,35 @@ class Carrier:
 
     def _on_answers(self, answers: list[Answer]) -> None:
         """What the other side said: tasks leave, come back, or are given up."""
+        try:
+            self._sort(answers)
+        except (BadPacket, WrongState) as error:
+            if self._channel is not None:
+                self._channel.abort(f"it answered what was not asked: {error}")
+        self._wake.set()
+
+    def _sort(self, answers: list[Answer]) -> None:
         now = self._loop.time()
         taken: dict[tuple[int, int], list[Sent]] = {}
-        for answer in answers:
-            if not is_answer(answer):
-                continue  # to a floor
-            if self.link.state is not State.OPEN or not self.link.flight:
-                if self._channel is not None:
-                    self._channel.abort("it answered what was not asked")
-                break
-            refusal = refusal_in(answer[1], answer[2])
-            sent, fate = self.link.answered(refusal, now)
-            if fate is Fate.TAKEN:
-                taken.setdefault((id(sent.source), sent.rank), []).append(sent)
-            elif fate is Fate.LATER:
-                self._return([sent], doubtful=False)
-            elif refusal is not None:
-                self._around.outbox.give_up(self.to, sent.source, sent.ref, sent.number, refusal.text)
-        for group in taken.values():
-            self._hand(group)
-        if taken:
-            self._around.exchanged(self._peer)
-        self._wake.set()
+        later: list[Sent] = []
+        try:
+            for modifier1, modifier2, block in answers:
+                if modifier1 == PING:
+                    continue  # to a floor
+                refusal = refusal_in(modifier2, block)
+                sent, fate = self.link.answered(refusal, now)
+                if fate is Fate.TAKEN:
+                    taken.setdefault((id(sent.source), sent.rank), []).append(sent)
+                elif fate is Fate.LATER:
+                    later.append(sent)
+                elif refusal is not None:
+                    self._around.outbox.give_up(self.to, sent.source, sent.ref, sent.number, refusal.text)
+        finally:
+            self._return(later, doubtful=False)
+            for group in taken.values():
+                self._hand(group)
+            if taken:
+                self._around.exchanged(self._peer)
 
     def _hand(self, group: list[Sent]) -> None:
         pairs = [(sent.ref, sent.number) for sent in group]
@@ -359,11 +369,11 @@ class Carrier:
                     await self._send_plain(load, parcels.pop(0))
             finally:
                 rest = [parcel.ref for parcel in parcels]
-                self._around.outbox.give_back(self.to, UWSGI, load.source, rest, load.rank, doubtful=False)
+                self._around.outbox.give_back(self.to, UWSGI, load.source, rest, load.rank, doubtful=load.doubtful)
         self.link.pause(self._loop.time())
 
     async def _send_plain(self, load: Load, parcel: Parcel) -> None:
-        sent = Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size)
+        sent = _sent(load, parcel)
         try:
             question = plain_packet(parcel)
         except Refused as refusal:
@@ -385,6 +395,10 @@ class Carrier:
         else:
             self.link.answered(NOT_NOW, self._loop.time())
             self._return([sent], doubtful=False)
+
+
+def _sent(load: Load, parcel: Parcel) -> Sent:
+    return Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size, load.doubtful)
 
 
 NOT_NOW = Refused(Reason.BUSY, "the uWSGI server refused it without a reason: is its spooler on, is the task too large for it?")

@@ -7,7 +7,7 @@ from typing import Any
 
 from spoolnode.protocol.answer import AnswerReader, read_answer, read_status
 from spoolnode.protocol.errors import BadPacket, Refused, SpoolnodeError
-from spoolnode.protocol.packet import ANSWER, PING
+from spoolnode.protocol.packet import PING
 
 Answer = tuple[int, int, bytes]
 """modifier1, modifier2 and block."""
@@ -143,8 +143,3 @@ def refusal_in(modifier2: int, block: bytes) -> Refused | None:
     except Refused as refusal:
         return refusal
     return None
-
-
-def is_answer(answer: Answer) -> bool:
-    """Whether this answers a task (else a ping)."""
-    return answer[0] == ANSWER

@@ -68,6 +68,8 @@ class Sent(NamedTuple):
     number: int
     size: int
     """Bytes."""
+    doubtful: bool = False
+    """It was sent before, and not answered: that it is refused now does not say that it is not there."""
 
 
 _NEVER = frozenset({Reason.MALFORMED, Reason.TOO_LARGE, Reason.CONFLICT, Reason.FORBIDDEN, Reason.LENGTH_REQUIRED})

@@ -298,13 +298,11 @@ class Upload:
             self._spool.outbox.accept_file(ref)
 
     async def _finish_arrival(self, arrival: Arrival) -> None:
-        """The number is taken, for good, between two places: the first proves it, and from the second the task runs."""
+        """The task is safe in a place that proves its number. It runs from another one, once the number itself is safe."""
         ref = f"arriving/{names.file_name(self._identity)}"
         await self._spool.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
         arrival.taken()
-        await self._spool.save_taken()
-        final = self._target("")
-        await self._spool.place_file(final, lambda: self._spool.keeper.publish(ref), due=self._due())
+        self._spool.publish(ref, self._target(""), self._due())
 
     def abort(self) -> None:
         """The rest will not come: leaves nothing behind."""
@@ -317,7 +315,9 @@ class Upload:
 
     def _target(self, to: str) -> str:
         if to:
-            return outbox_ref(to, self._identity, self._spool.outbox.number(to))
+            # Copies are tasks of their own, each with an id; the first one has the id that is told.
+            identity = self._identity if to == self._places[0] else names.task_id(self._spool.node_id, self._spool.number(), 0)
+            return outbox_ref(to, identity, self._spool.outbox.number(to))
         name = names.file_name(self._identity)
         return name if self._terms.rank == names.LAST else f"{self._terms.rank}/{name}"
 

@@ -56,6 +56,8 @@ class Load:
     source: "Source"
     rank: int
     parcels: list[Parcel]
+    doubtful: bool = False
+    """They may be with the other node already, whatever it answers now but "stored"."""
 
 
 class Outbox:
@@ -217,7 +219,7 @@ class Outbox:
         if isinstance(source, Batch):
             self._spool.mark_dirty(source)
         self._sort_out(found, source, refs, packed)
-        return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)])
+        return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)], doubtful)
 
     def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple["Source", list[Any], int, bool] | None:
         queues = [(found.doubts[peer], True)] if peer in found.doubts else []

@@ -95,6 +95,7 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
     found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper)), taken=_read_taken(keeper))
+    _drop_second_names(keeper, found)
     refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
     settled = _settled(keeper.node_id, refs)
     if settled:
@@ -167,6 +168,22 @@ def _outbox_files(keeper: Keeper) -> Iterator[FoundOutboxFile]:
             if entry.is_file and places.is_spool_file(entry.name):
                 ref = f"outbox/{directory.name}/{entry.name}"
                 yield FoundOutboxFile(ref, sent=keeper.progress(None, ref).attempts > 0)
+
+
+def _drop_second_names(keeper: Keeper, found: Found) -> None:
+    """A power cut in the middle of a move between two directories may leave a file in both; one of them is the task."""
+    seen = {places.ref_id(file.ref) for file in found.files}
+    kept = []
+    for file in found.outbox:
+        identity = places.ref_id(file.ref)
+        if identity in seen:
+            keeper.disk.unlink(keeper.layout.path(file.ref))
+            if keeper.sync:
+                keeper.disk.sync_directory(keeper.layout.directory_of(file.ref))
+        else:
+            seen.add(identity)
+            kept.append(file)
+    found.outbox = kept
 
 
 def _read_taken(keeper: Keeper) -> Taken:

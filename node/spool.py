@@ -11,8 +11,10 @@ import random
 import time
 from collections.abc import Callable, Iterable, MutableSequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from spoolnode.node.background import spawn
 from spoolnode.node.disk import Disk
 from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
 from spoolnode.node.keeper import Keeper, Progress
@@ -107,6 +109,8 @@ class Spool:
         self._policy = policy
         self._rng = rng
         self._last_number = 0
+        self._arrived: list[tuple[str, str, float]] = []
+        """Large tasks in arriving/: where they are, where they go, when they are due."""
         self._dirty: set[int] = set()
         self._dirty_directories: set[str] = set()
         self._sync = sync
@@ -264,6 +268,23 @@ class Spool:
             except OSError:
                 self.taken.changed = True
                 raise
+
+    def publish(self, ref: str, final: str, due: float) -> None:
+        """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
+        self._arrived.append((ref, final, due))
+        spawn(self.publish_arrived())
+
+    async def publish_arrived(self) -> None:
+        """Publishes what is left in arriving/; what the disk does not take now is tried again a second later."""
+        left, self._arrived = self._arrived, []
+        for index, (ref, final, due) in enumerate(left):
+            try:
+                await self.save_taken()
+                await self.place_file(final, partial(self.keeper.publish, ref), due=due)
+            except OSError as error:
+                self._arrived += left[index:]
+                self.report("move_failed", move="publish", file=ref, reason=str(error))
+                return
 
     def end_placing(self) -> None:
         """A move that was counted in `placing` is over."""
@@ -505,6 +526,8 @@ class Spool:
 
     async def settle(self) -> None:
         """Gives the last few tasks of old batches files of their own."""
+        if self._arrived:
+            await self.publish_arrived()
         now = time.monotonic()
         for batch in list(self.batches.values()):
             if batch.closed and not batch.live:

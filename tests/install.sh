@@ -5,6 +5,7 @@ set -e
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 has() { command -v "$1" >/dev/null; }
+has_compose() { has docker-compose || docker compose version; }
 need() { "${@:2}" >/dev/null 2>&1 || missing+=("$1"); } # need PACKAGE CHECK...
 
 python=${PYTHON:-python3}
@@ -16,6 +17,14 @@ if [ "$1" = tests ]; then
   need libc6-dev test -e /usr/include/stdio.h
   need python3-dev "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 fi
+# The tests of docker-compose.yml start an engine of their own. Only root can; elsewhere they are skipped, and no laptop
+# gets a Docker that nobody asked for.
+if [ "$1" = tests ] && [ "$(id -u)" = 0 ]; then
+  need docker.io has dockerd
+  need iptables has iptables
+  need docker-compose has_compose
+  need curl has curl # what README.md says to type
+fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 as_root=()
@@ -26,7 +35,7 @@ if ! has apt-get || ! has "${as_root[0]:-apt-get}"; then
 fi
 "${as_root[@]}" bash -s "${missing[@]}" <<'AS_ROOT'
 set -e
-# Debian starts the servers it installs; the tests want nginx the program, not a web server on port 80.
+# Debian starts the servers it installs; the tests want nginx and dockerd the programs, not a web server on port 80.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
   trap 'rm -f $policy' EXIT

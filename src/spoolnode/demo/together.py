@@ -1,0 +1,81 @@
+"""Three nodes: they find each other, run each other's tasks, and lose none when one is killed."""
+
+import json
+import signal
+
+import spoolnode
+from spoolnode import demo_app
+from spoolnode.demo.stage import BrokenPromise, DemoNode, counted, has_run, output, say_command, shows, step, tell, wait_for
+
+MANY = 300
+"""Tasks sent to a node that is killed meanwhile."""
+
+
+def show_three(alpha: DemoNode, beta: DemoNode, gamma: DemoNode) -> None:
+    """The cluster."""
+    step("Three nodes start, and find each other (multicast DNS on this machine; nobody was told an address)")
+    for node in (alpha, beta, gamma):
+        node.start()
+    for node in (alpha, beta, gamma):
+        wait_for(lambda node=node: len(node.said("peer_up")) >= 2, f"{node.name} knows the two others")  # type: ignore[misc] # bound now
+    _peers(alpha)
+    _to_another(alpha, beta)
+    _to_all(alpha, beta, gamma)
+    _to_a_dead_one(alpha, beta)
+    step("The nodes stop")
+    for node in (alpha, beta, gamma):
+        if node.end(signal.SIGTERM) != 0:
+            raise BrokenPromise(f"{node.name} did not stop with status 0")
+    tell("each says goodbye to the others first")
+
+
+def _peers(alpha: DemoNode) -> None:
+    line = ["peers", "--spool", "spool"]
+    say_command(line)
+    for text in output(line, alpha).splitlines():
+        tell(f"  {text}")
+
+
+def _to_another(alpha: DemoNode, beta: DemoNode) -> None:
+    step("A task sent on alpha runs on beta")
+    line = ["send", "name=Eve", "--node", "beta", "--via", alpha.via]
+    say_command(line)
+    tell(f"-> {output(line, alpha)}: on alpha's disk now; it leaves it when it is on beta's")
+    shows(beta, "hello Eve")
+    if has_run(alpha, "hello Eve"):
+        raise BrokenPromise("it ran on alpha too")
+
+
+def _to_all(*nodes: DemoNode) -> None:
+    step("A task for all runs on each")
+    tell('send_to_spooler({"name": "everybody"}, node="all")')
+    spoolnode.send_to_spooler({"name": "everybody"}, node="all", via=nodes[0].via)
+    for node in nodes:
+        wait_for(lambda node=node: has_run(node, "hello everybody"), f"it runs on {node.name}")  # type: ignore[misc] # bound now
+    tell("the application ran it on alpha, on beta and on gamma")
+
+
+def _to_a_dead_one(alpha: DemoNode, beta: DemoNode) -> None:
+    step(f"{MANY} tasks are sent to beta, through alpha; beta is killed with kill -9 in the middle")
+    send = demo_app.count.options(via=alpha.via, node="beta").spool
+    for number in range(MANY // 2):
+        send(number)
+    wait_for(lambda: len(counted(beta)) >= 5, "some have run")
+    beta.end(signal.SIGKILL)
+    for number in range(MANY // 2, MANY):
+        send(number)
+    waiting = wait_for(lambda: _waiting_for_beta(alpha), "tasks wait on alpha")
+    tell(f"all are acknowledged, {len(set(counted(beta)))} have run, {waiting} wait on alpha's disk. Beta comes back:")
+    beta.start()
+    wait_for(lambda: len(set(counted(beta))) == MANY, f"all {MANY} have run")
+    wait_for(lambda: not _waiting_for_beta(alpha), "nothing waits on alpha")
+    twice = len(counted(beta)) - MANY
+    tell(f"all {MANY} have run on beta, none is lost; {twice} ran twice: at most the one that was running when it was killed")
+    if twice > 1:
+        raise BrokenPromise(f"{twice} tasks ran twice, and only one can have been running")
+
+
+def _waiting_for_beta(alpha: DemoNode) -> int:
+    """How many tasks for beta alpha has on its disk."""
+    status = json.loads(output(["status", "--spool", "spool", "--json"], alpha))
+    return int(status["outbox"].get("beta", 0))
