@@ -168,6 +168,23 @@ class Cluster:
             row["outbox"] = sum(sizes.get(key, 0) for key in keys)
         return rows
 
+    def links(self) -> dict[str, dict[str, Any]]:
+        """How the link stands to each destination for which anything waits."""
+        return {to: {"waiting": size, **self._link(to)} for to, size in self._node.spool.outbox.sizes().items()}
+
+    def _link(self, to: str) -> dict[str, Any]:
+        target, carrier = self.table.resolve(to), self._carriers.get(to)
+        known = target is not None and bool(target.addresses) and carrier is not None
+        state, failures, retry_in, reason = LinkState.IDLE, 0, None, ""
+        if carrier is not None:
+            state, failures = carrier.link.state, carrier.link.failures
+        if carrier is not None and state is LinkState.WAITING:
+            retry_in, reason = round(max(carrier.link.retry_at - self._loop.time(), 0.0), 1), carrier.link.reason
+        if not known:
+            what = f"with the tag {to.removeprefix(TAG)}" if to.startswith(TAG) else f"of the id or name {to}"
+            reason = f"no node {what} is known"
+        return {"known": known, "state": state.value, "failures": failures, "retry_in": retry_in, "reason": reason}
+
     def reload(self) -> None:
         """Reads the certificates again."""
         if self._trust is not None:

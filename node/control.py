@@ -1,11 +1,14 @@
 """The control interface: JSON over HTTP on `control.sock` in the spool, and, if asked for, metrics over TCP.
 
     GET    /status                      the node in numbers
+    GET    /peers                       the other nodes, as this one sees them
     GET    /tasks?state=S&limit=N       tasks: waiting (also later and running), dead, outbox
-    GET    /tasks/ID                    one task, with its contents
-    DELETE /tasks/ID                    removes one, waiting or dead
-    POST   /tasks/ID/retry              makes one ready now, whether it waits for its time or is dead
+    GET    /tasks/ID                    one task, with its contents; also by the id that another node gave it
+    DELETE /tasks/ID                    removes one that waits (also for another node) or is dead
+    POST   /tasks/ID/retry              makes one ready now, whether it waits for its time, for another node, or is dead
     POST   /dead/retry                  makes all dead ones ready again
+    POST   /flush?to=DEST&to=...        tries these destinations now, or all
+    POST   /drain                       hands the waiting tasks to others and stops
     POST   /reload, /stop               as SIGHUP and SIGTERM
 
 The socket can be used by its owner only (mode 0600). Errors are {"error": sentence} with 404, 409 or 400.
@@ -23,11 +26,16 @@ from aiohttp import web
 
 from spoolnode.node import inspect, metrics
 from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.node.intake import Batch
+from spoolnode.node.layout import number_of, outbox_ref, ref_id
+from spoolnode.node.parcel import undelivered
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import is_task_id
+from spoolnode.protocol.request import Terms
 
 if TYPE_CHECKING:
     from spoolnode.node.node import Node
+    from spoolnode.node.spool import Source
 
 COUNT_SECONDS = 1.0
 """How old the numbers of dead and corrupt files may be; older when counting takes long."""
@@ -109,11 +117,14 @@ class Control:
         application.add_routes(
             [
                 web.get("/status", self._status),
+                web.get("/peers", self._peers),
                 web.get("/tasks", self._tasks),
                 web.get("/tasks/{id}", self._task),
                 web.delete("/tasks/{id}", self._remove),
                 web.post("/tasks/{id}/retry", self._retry),
                 web.post("/dead/retry", self._retry_dead),
+                web.post("/flush", self._flush),
+                web.post("/drain", self._drain),
                 web.post("/reload", self._reload),
                 web.post("/stop", self._stop),
             ]
@@ -130,7 +141,15 @@ class Control:
     async def _status(self, request: web.Request) -> web.Response:
         del request
         await self.recount()
-        return _json(self._node.status())
+        return _json(self._full_status())
+
+    def _full_status(self) -> dict[str, Any]:
+        """Also what is of no interest to who pings."""
+        return {**self._node.status(), "links": self._node.neighbours.links()}
+
+    async def _peers(self, request: web.Request) -> web.Response:
+        del request
+        return _json(self._node.neighbours.peers())
 
     async def _tasks(self, request: web.Request) -> web.Response:
         state = request.query.get("state", "waiting")
@@ -149,7 +168,8 @@ class Control:
         keeper = self._node.spool.keeper
 
         def read(identity: str) -> dict[str, Any] | None:
-            found = inspect.find_place(keeper, identity, time.time())
+            now = time.time()
+            found = inspect.find_place(keeper, identity, now) or inspect.find_arrived(keeper, identity, now)
             return None if found is None else {**found[0]._asdict(), **inspect.contents(keeper, found[1])}
 
         identity = _identity(request)
@@ -160,6 +180,7 @@ class Control:
         if shown is None:
             raise _not_found(identity)
         running = {row["id"]: row for row in self._node.crew.running()}
+        identity = shown["id"]
         if identity in running:
             shown |= {"state": "running", **running[identity]}
         if reason := self._node.spool.retrying.get(identity):
@@ -178,7 +199,7 @@ class Control:
         while (found := spool.find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
             await asyncio.sleep(0.01)  # it is being moved to a file of its own
         if found is not None and found[1] in found[0].flying:
-            raise web.HTTPConflict(text=f"the task {identity} is with a worker; only waiting tasks can be removed")
+            raise web.HTTPConflict(text=f"the task {identity} is {self._holder(*found)}; only waiting tasks can be removed")
         if found is None or not await spool.remove(*found):
             path = await self._dead_or_outbox(identity)
             await spool.moves.run(lambda: spool.keeper.disk.unlink(spool.layout.path(path)))
@@ -186,17 +207,26 @@ class Control:
         self._node.report("removed", id=identity)
         return _json({"id": identity, "removed": True})
 
+    def _holder(self, source: "Source", ref: Any) -> str:
+        """Where a task is that is in flight."""
+        outbound = source is self._node.spool.outbox.files or (isinstance(source, Batch) and source.link_number(ref))
+        return "being sent to another node right now" if outbound else "with a worker"
+
     async def _retry(self, request: web.Request) -> web.Response:
         identity = _identity(request)
         spool = self._node.spool
         found = spool.find(identity)
-        if found is None or not spool.hurry(*found):
+        to = spool.outbox.destination(*found) if found is not None else None
+        if to is not None:
+            if reason := self._try_now(to):
+                raise web.HTTPConflict(text=f"the task {identity} waits for {to}: {reason}")
+        elif found is None or not spool.hurry(*found):
             place = await self._aside(lambda: inspect.find_place(spool.keeper, identity))
             if place is not None and place[0].state != inspect.DEAD:
-                raise web.HTTPConflict(text=f"the task {identity} is ready or running already, or waits for another node")
-            await self._revive(await self._dead_or_outbox(identity, outbox=False))
+                raise web.HTTPConflict(text=f"the task {identity} is ready, running or being sent already")
+            to = await self._revive(await self._dead_or_outbox(identity, outbox=False))
         self._node.report("retry_asked", id=identity)
-        return _json({"id": identity, "ready": True})
+        return _json({"id": identity, "ready": True, **({"destination": to} if to else {})})
 
     async def _retry_dead(self, request: web.Request) -> web.Response:
         del request
@@ -207,15 +237,75 @@ class Control:
             self._node.report("retry_asked", id=info.id)
         return _json({"ready": len(dead)})
 
-    async def _revive(self, where: str) -> None:
+    async def _revive(self, where: str) -> str:
+        """Puts a dead task back among the waiting ones; for which node: empty is this one."""
         spool = self._node.spool
         spool.placing += 1
         try:
-            ref = await spool.moves.run(lambda: spool.keeper.revive(where))
-            spool.notice(ref, 0.0, time.time(), sure=True)
+            to = self._place_again(await spool.moves.run(lambda: undelivered(spool.keeper.block_of(where))))
+            target = outbox_ref(to, ref_id(where), spool.outbox.number(to)) if to else ""
+            try:
+                ref = await spool.moves.run(lambda: spool.keeper.revive(where, target))
+            except BaseException:
+                if target:
+                    spool.outbox.refused(to, number_of(target))
+                raise
+            if to:
+                spool.outbox.accept_file(ref)
+            else:
+                spool.notice(ref, 0.0, time.time(), sure=True)
         finally:
             spool.end_placing()
         self._recount_at = float("-inf")
+        return to
+
+    def _place_again(self, dead: tuple[str, str] | None) -> str:
+        """Where a dead task is to wait; empty is here. `dead`: for what it was, and what was asked, if it was undeliverable."""
+        if dead is None:
+            return ""
+        to, asked = dead
+        if not asked:
+            return ""  # it was ours to run: this node had handed it on to lighten its load
+        # What a sender left to us is chosen anew; each copy for `all` has a node of its own.
+        is_open = asked == "any" or asked.startswith("tag:")
+        return self._node.neighbours.route(Terms(destination=asked if is_open else to))[0]
+
+    async def _flush(self, request: web.Request) -> web.Response:
+        sizes = self._node.spool.outbox.sizes()
+        rows = []
+        for asked in request.query.getall("to", []) or sizes:
+            waiting = [name for name in self._aliases(asked) if name in sizes]
+            reasons = [self._try_now(name) for name in waiting]
+            tried, count = "" in reasons, sum(sizes[name] for name in waiting)
+            reason = "" if tried else "".join(reasons[:1])
+            rows.append({"destination": asked, "waiting": count, "tried": tried, "reason": reason})
+        return _json(rows)
+
+    def _aliases(self, destination: str) -> set[str]:
+        """All names under which tasks may wait for a node, or for those with a tag."""
+        names = {destination}
+        for row in self._node.neighbours.peers():
+            called = {row["id"], row["name"], row["address"]} - {""}
+            if destination in called or (destination.startswith("tag:") and destination[4:] in row["tags"]):
+                names |= called
+        return names
+
+    def _try_now(self, to: str) -> str:
+        """Tries a destination for which something waits; why that cannot be, empty when it can."""
+        link = self._node.neighbours.links().get(to)
+        if link is None or not link["known"]:
+            return link["reason"] if link is not None else "this node is in no cluster"
+        self._node.neighbours.flush(to)
+        return ""
+
+    async def _drain(self, request: web.Request) -> web.Response:
+        del request
+        node = self._node
+        if node.problem() == "stopping":
+            raise web.HTTPConflict(text=f"{node.door.closed or 'this node is stopping'} already")
+        before = {"waiting": node.spool.total, "outbox": node.spool.outbox.total}
+        node.ask_to_drain()
+        return _json({"draining": True, **before})
 
     async def _dead_or_outbox(self, identity: str, *, outbox: bool = True) -> str:
         keeper = self._node.spool.keeper
@@ -240,7 +330,7 @@ class Control:
     async def _metrics(self, request: web.Request) -> web.Response:
         del request
         await self.recount()
-        return web.Response(body=metrics.render(self._node.status()), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return web.Response(body=metrics.render(self._full_status()), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _health(self, request: web.Request) -> web.Response:
         del request

@@ -12,7 +12,7 @@ from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
 from spoolnode.node.layout import number_of, outbox_ref
 from spoolnode.node.numbers import Key, Verdict
-from spoolnode.node.parcel import LINK_ROOM
+from spoolnode.node.parcel import LINK_ROOM, RECEIVER_ROOM
 from spoolnode.node.spool import Spool
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import Reason, Refused
@@ -117,8 +117,9 @@ class Door:
                 Reason.CONFLICT,
                 f"the number {terms.number} is below what its sender said to be over: an old packet, or two nodes with one id",
             )
+        arrival = Arrival(self._spool, link, terms.number, block, waiter)
         self._spool.taken.begin(link, terms.number)
-        return Arrival(self._spool, link, terms.number, block, waiter)
+        return arrival
 
     def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
         """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
@@ -214,6 +215,10 @@ class Arrival:
         self._waiter = waiter
         self.block = block + encode_variables([(names.ORIGIN, link[0].encode()), (names.TO, link[1].encode())])
         """Its variables, and who sent it."""
+        if len(self.block) > MAX_BLOCK:
+            raise Refused(
+                Reason.TOO_LARGE, f"the variables take {len(block)} bytes; over a link they may take {MAX_BLOCK - RECEIVER_ROOM}"
+            )
 
     def taken(self) -> None:
         """It is safe, and proves its number."""

@@ -2,14 +2,17 @@
 
 import heapq
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
-from spoolnode.node.keeper import Keeper, Place
-from spoolnode.node.layout import batch_number, is_spool_file, ref_id
+from spoolnode.node.keeper import Keeper, Place, destination_of_variables
+from spoolnode.node.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
 from spoolnode.node.recovery import spool_files
 from spoolnode.protocol import names, spoolfile, values
-from spoolnode.protocol.batch import Record, read_records
+from spoolnode.protocol.batch import OUTBOUND, Record, read_records
+from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST
+from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import WAITING
 
 WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
@@ -24,6 +27,7 @@ class Info(NamedTuple):
     due: float | None
     """Seconds since 1970; None is at once."""
     attempts: int
+    """How often it was tried; of a task in the outbox: 1 when it may have been sent."""
     accepted: float | None
     """Seconds since 1970; None when it is not known: the file is from elsewhere, and its mtime says when it is due."""
     changed: float
@@ -32,6 +36,10 @@ class Info(NamedTuple):
     """Bytes: header, variables and body."""
     where: str
     """Path below the spool; a record of a batch as path:offset."""
+    destination: str | None = None
+    """What a task in the outbox waits for..."""
+    link_number: int | None = None
+    """...and the number that it has on the link there."""
 
 
 def waiting_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
@@ -45,10 +53,7 @@ def waiting_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
 
 def batch_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
     """Those of them that lie in batches."""
-    for entry in keeper.disk.entries(keeper.layout.incoming):
-        number = batch_number(entry.name)
-        if number is not None:
-            yield from _batch_tasks(keeper, number, now)
+    return (info for info in _all_batches(keeper, now) if info.state != OUTBOX)
 
 
 def dead_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
@@ -58,9 +63,10 @@ def dead_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
 
 def outbox_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
     """Every task that waits for a peer."""
-    for entry in keeper.disk.entries(keeper.layout.outbox):
-        if entry.is_directory:
-            yield from _tasks_in(keeper, f"outbox/{entry.name}", OUTBOX, now)
+    yield from _outbox_files(keeper, now)
+    for info in _all_batches(keeper, now):
+        if info.state == OUTBOX:
+            yield info
 
 
 def soonest(tasks: Iterator[Info], limit: int) -> list[Info]:
@@ -94,11 +100,43 @@ def find_place(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, P
         place_info = _file_info(keeper, ref, state, now)
         if place_info is not None:
             return place_info, Place(keeper.layout.path(ref))
-    for tasks in (_named(keeper, identity, now), outbox_tasks(keeper, now)):
+    for tasks in (_named(keeper, identity, now), _outbox_files(keeper, now)):
         for info in tasks:
             if info.id == identity:
                 return info, Place(keeper.layout.path(info.where))
     return None
+
+
+def find_arrived(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+    """The task that came over a link and that its first node called so; None when it is not here. Looks into every task."""
+    wanted = identity.encode()
+    files = chain(
+        (_file_info(keeper, file.ref, WAITING_STATE, now) for file in spool_files(keeper)),
+        dead_tasks(keeper, now),
+        _outbox_files(keeper, now),
+    )
+    for info in chain(_all_batches(keeper, now, wanted), filter(None, files)):
+        try:
+            place = place_of(keeper, info)
+            block = keeper.block_at(place)
+            if wanted in block and dict(decode_variables(block)).get(names.ID) == wanted:
+                return info, place
+        except (OSError, BadPacket):  # it went away, or cannot be read
+            continue
+    return None
+
+
+def place_of(keeper: Keeper, info: Info) -> Place:
+    """Where a task lies. Raises OSError."""
+    if info.where.startswith("incoming/"):
+        return keeper.place(*record_of(info))
+    return Place(keeper.layout.path(info.where))
+
+
+def record_of(info: Info) -> tuple[int, int]:
+    """The batch and the offset of a task that lies in a batch."""
+    batch, _, offset = info.where.rpartition(":")
+    return batch_number(batch.rpartition("/")[2]) or 0, int(offset)
 
 
 def contents(keeper: Keeper, place: Place) -> dict[str, Any]:
@@ -155,6 +193,12 @@ def directory_tasks(keeper: Keeper, directory: str) -> list[str]:
     return [f"{directory}/{entry.name}" for entry in entries if entry.is_file and is_spool_file(entry.name)]
 
 
+def _outbox_files(keeper: Keeper, now: float) -> Iterator[Info]:
+    for entry in keeper.disk.entries(keeper.layout.outbox):
+        if entry.is_directory:
+            yield from _tasks_in(keeper, f"outbox/{entry.name}", OUTBOX, now)
+
+
 def _tasks_in(keeper: Keeper, directory: str, state: str, now: float) -> Iterator[Info]:
     for ref in directory_tasks(keeper, directory):
         info = _file_info(keeper, ref, state, now)
@@ -176,7 +220,10 @@ def _file_info(keeper: Keeper, ref: str, state: str, now: float) -> Info | None:
     accepted = _accepted(keeper, identity)
     if accepted is None and not found.mtime > now > 0:
         accepted = found.mtime
-    return Info(identity, LATER if due else state, priority, due, attempts, accepted, found.mtime, found.size, ref)
+    destination, number = (destination_of(ref), number_of(ref) or None) if state == OUTBOX else (None, None)
+    return Info(
+        identity, LATER if due else state, priority, due, attempts, accepted, found.mtime, found.size, ref, destination, number
+    )  # fmt: skip
 
 
 def _accepted(keeper: Keeper, identity: str) -> float | None:
@@ -186,16 +233,33 @@ def _accepted(keeper: Keeper, identity: str) -> float | None:
     return int(number) / 1e6 if node_id == keeper.node_id and number.isdecimal() and offset.isdecimal() else None
 
 
-def _batch_tasks(keeper: Keeper, number: int, now: float) -> Iterator[Info]:
+def _all_batches(keeper: Keeper, now: float, containing: bytes = b"") -> Iterator[Info]:
+    for entry in keeper.disk.entries(keeper.layout.incoming):
+        number = batch_number(entry.name)
+        if number is not None:
+            yield from _batch_tasks(keeper, number, now, containing)
+
+
+def _batch_tasks(keeper: Keeper, number: int, now: float, containing: bytes = b"") -> Iterator[Info]:
+    """The tasks of a batch, unless its file has nowhere what it should be `containing`."""
     try:
         data = keeper.contents(keeper.layout.batch(number))
     except FileNotFoundError:
         return
-    for record in read_records(data, number):
-        if isinstance(record, Record) and record.state == WAITING:
-            due = record.due if record.due > now > 0 else None
-            yield Info(
-                names.task_id(keeper.node_id, number, record.offset), LATER if due else WAITING_STATE,
-                None if record.rank == LAST else record.rank, due, record.attempts, record.accepted, record.accepted,
-                record.length, f"incoming/{number}.batch:{record.offset}",
-            )  # fmt: skip
+    if containing in data:
+        for record in read_records(data, number):
+            if isinstance(record, Record) and record.state == WAITING:
+                yield _record_info(keeper.node_id, number, record, data, now)
+
+
+def _record_info(node_id: str, number: int, record: Record, data: bytes, now: float) -> Info:
+    is_outbound = record.kind == OUTBOUND
+    due = record.due if record.due > now > 0 and not is_outbound else None
+    state = OUTBOX if is_outbound else LATER if due else WAITING_STATE
+    start = record.offset + HEADER.size
+    block = data[start : start + HEADER.unpack_from(data, record.offset)[1]] if is_outbound else b""
+    return Info(
+        names.task_id(node_id, number, record.offset), state, None if record.rank == LAST else record.rank, due, record.attempts,
+        record.accepted, record.accepted, record.length, f"incoming/{number}.batch:{record.offset}",
+        destination_of_variables(decode_variables(block)) if is_outbound else None, record.number if is_outbound else None,
+    )  # fmt: skip

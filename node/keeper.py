@@ -27,7 +27,9 @@ COPY_SIZE = 1 << 20
 LONGEST_NAME = 255
 """Bytes of a name in a directory, on every file system that matters."""
 MAX_REASON = 4096
-"""Bytes of a reason kept with a dead task."""
+"""Bytes of a reason kept with a dead task..."""
+SHORT_REASON = 560
+"""...and when its variables leave little room: a link needs more, so for what was to go over one there is always so much."""
 
 
 class Place(NamedTuple):
@@ -227,13 +229,13 @@ class Keeper:
     def bury(self, number: int | None, ref: int | str, reason: str, attempts: int) -> None:
         """Moves a task to dead/, with the reason. When that fails it stays where it is, and is not in dead/."""
         identity = ref_id(str(ref)) if number is None else names.task_id(self.node_id, number, int(ref))
-        extra = [(names.REASON, _fit(reason)), (names.ATTEMPTS, str(attempts).encode())]
         target = f"dead/{names.file_name(identity)}"
         place = self.place(number, ref)
-        try:
-            self._copy(place, target, attempts=attempts, mtime=time.time(), extra=extra)
-        except _NoRoom:
-            self._copy(place, target, attempts=attempts, mtime=time.time())
+        for most in (MAX_REASON, SHORT_REASON, 0):
+            extra = [(names.REASON, _fit(reason, most)), (names.ATTEMPTS, str(attempts).encode())] if most else []
+            with contextlib.suppress(_NoRoom):
+                self._copy(place, target, attempts=attempts, mtime=time.time(), extra=extra)
+                break
         self._confirm([target])
         try:
             if number is None:
@@ -247,11 +249,13 @@ class Keeper:
             raise
         # The removal, or the mark, is made safe with the others of this second.
 
-    def revive(self, source: str, *, attempts: int = 0) -> str:
-        """Moves a task from dead/ (or outbox/) back among the waiting ones; the ref of its new file."""
+    def revive(self, source: str, target: str = "", *, attempts: int = 0) -> str:
+        """Moves a task from dead/ back among the waiting ones, or to the ref `target` in outbox/; the ref of its new file."""
         place = Place(self.layout.path(source))
         variables = self._variables(place)
-        ref = self._new_ref(ref_id(source), _rank(variables))
+        if target:
+            self.disk.make_directory(self.layout.directory_of(target))
+        ref = target or self._new_ref(ref_id(source), _rank(variables))
         self._copy(place, ref, attempts=attempts, mtime=time.time())
         self._confirm([ref])
         try:
@@ -328,7 +332,7 @@ class Keeper:
         if target.startswith("outbox/"):
             return time.time()
         try:
-            at = next((names.read_at(value) for key, value in self._variables(place) if key == b"at"), 0.0)
+            at = names.read_at(dict(self._variables(place)).get(b"at", b""))
         except (BadPacket, Refused):  # a file from elsewhere; uWSGI takes any text there
             at = 0.0
         return max(at, time.time())
@@ -373,6 +377,8 @@ class Keeper:
         variables = decode_variables(self.block_of(ref))
         target = self._new_ref(ref_id(ref), _rank(variables))
         self.disk.rename(self.layout.path(ref), self.layout.path(target))
+        # After a power cut in the middle of it both names may be there; then the rename does nothing.
+        discard(self.disk, self.layout.path(ref))
         for directory in dict.fromkeys([self.layout.directory_of(target), self.layout.root, self.layout.arriving]):
             self._sync_directory(directory)
         return target
@@ -491,14 +497,14 @@ class _NoRoom(Exception):
 def _rank(variables: Variables) -> int:
     """The rank that a task asks for; a priority that makes no sense (uWSGI takes any) is none."""
     try:
-        return next((names.read_priority(value) for key, value in variables if key == b"priority"), names.LAST)
+        return names.read_priority(dict(variables).get(b"priority", b""))  # of two the last counts, as when it was accepted
     except Refused:
         return names.LAST
 
 
-def _fit(reason: str) -> bytes:
+def _fit(reason: str, most: int) -> bytes:
     data = reason.encode("utf-8", "backslashreplace")
-    return data if len(data) <= MAX_REASON else data[: MAX_REASON // 2] + b"\n...\n" + data[-MAX_REASON // 2 :]
+    return data if len(data) <= most else data[: most // 2] + b"\n...\n" + data[-most // 2 :]
 
 
 assert MAX_REASON < MAX_BLOCK  # noqa: S101  # of our own constants

@@ -28,6 +28,9 @@ _COUNTERS = {
     "done": "Tasks that ended well",
     "failed": "Attempts that did not end well",
     "given_up": "Tasks moved to dead/",
+    "forwarded": "Tasks that other nodes took",
+    "repeats": "Tasks that came over a link a second time, and were not stored again",
+    "handshake_failures": "TLS connections that ended before both sides had shown who they are",
     "worker_deaths": "Workers that died unasked",
     "task_seconds": "Seconds that tasks ran",
 }
@@ -49,10 +52,22 @@ class _Snapshot:
         for reason, count in self._status["refused"].items():
             refused.add_metric([reason], count)
         yield refused
+        peers = GaugeMetricFamily("spoolnode_peers", "Other nodes that are known, by state", labels=["state"])
+        for state, count in self._status.get("peers", {}).items():
+            peers.add_metric([state], count)
+        yield peers
+        yield from self._outbox()
+
+    def _outbox(self) -> Iterator[Metric]:
+        """What waits for whom."""
         outbox = GaugeMetricFamily("spoolnode_outbox", "Tasks that wait for a peer", labels=["destination"])
         for destination, count in self._status["outbox"].items():
             outbox.add_metric([destination], count)
         yield outbox
+        failures = GaugeMetricFamily("spoolnode_link_failures", "Failed attempts in a row to reach it", labels=["destination"])
+        for destination, link in self._status.get("links", {}).items():
+            failures.add_metric([destination], link["failures"])
+        yield failures
 
 
 def render(status: dict[str, Any]) -> bytes:

@@ -44,6 +44,9 @@ class Neighbours(Protocol):
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer."""
 
+    def links(self) -> dict[str, dict[str, Any]]:
+        """How the link stands to each destination for which anything waits: `known`, `state`, `retry_in`, `reason`, ..."""
+
     def reload(self) -> None:
         """Certificates may have changed."""
 
@@ -83,6 +86,9 @@ class Alone:
 
     def peers(self) -> list[dict[str, Any]]:
         return []
+
+    def links(self) -> dict[str, dict[str, Any]]:
+        return {}
 
     def reload(self) -> None:
         pass

@@ -162,7 +162,7 @@ class Node:
         """The status for a ping, not made anew for each: who may enqueue may ping, thousands of times at once."""
         now = self._loop.time()
         if now - self._ping_at > PING_SECONDS:
-            self._ping_at, self._ping_status = now, self.status()
+            self._ping_at, self._ping_status = now, _for_anybody(self.status())
         return self._ping_status
 
     def _route(self, terms: Terms) -> list[str]:
@@ -358,6 +358,7 @@ class Node:
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},
             "worker_deaths": self.crew.deaths, "task_seconds": round(self.crew.seconds, 6),
             "connections": self.listener.connections, "free": self.door.free, "min_free": self.config.min_free,
+            "outbox_total": spool.outbox.total, "handshake_failures": self.services.handshake_failures,
             "forwarded": spool.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
         }  # fmt: skip
 
@@ -393,6 +394,11 @@ class Node:
         times = [self.spool.accepted_at(source, ref) for source, ref in self.spool.queue.oldest()]
         known = [when for when in times if when is not None]
         return round(max(time.time() - min(known), 0.0), 3) if known else None
+
+
+def _for_anybody(status: dict[str, Any]) -> dict[str, Any]:
+    """A status without what grows with the number of destinations: an answer to a ping has 64 KiB."""
+    return {name: value for name, value in status.items() if name != "outbox"}
 
 
 def _raise_descriptor_limit() -> None:

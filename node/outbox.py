@@ -18,7 +18,7 @@ import msgpack
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
 from spoolnode.node.numbers import RUN_BITS, Owed
-from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records
+from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records, undeliverable
 from spoolnode.node.queue import ReadyQueue, Ref
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST
@@ -91,7 +91,11 @@ class Outbox:
         self._boot = boot
         for name, peer in known.get("peers", {}).items():
             self._destination(name).peer = peer
-        self._spool.keeper.replace(self._spool.layout.links, self._encoded(clean=False))
+        try:
+            self._spool.keeper.replace(self._spool.layout.links, self._encoded(clean=False))
+        except OSError as error:
+            # A full disk keeps nobody from running and forwarding. The clock alone makes the next run a new one then.
+            self._spool.report("sync_failed", file="links", reason=str(error))
         return known.get("boot", boot) != boot and not known.get("clean", False)
 
     def _read(self) -> dict[str, Any]:
@@ -310,7 +314,7 @@ class Outbox:
             self._spool.counts.died += 1
             self._end(found, source, [(ref, number)])
 
-        self._spool.moves.submit(lambda: keeper.bury(batch, ref, f"not delivered to {to}: {reason}", 0), buried)
+        self._spool.moves.submit(lambda: keeper.bury(batch, ref, undeliverable(to, reason), 0), buried)
 
     # -- moving within the spool --
 
@@ -363,6 +367,8 @@ class Outbox:
         source.flying.add(ref)
         found = self._destination(to)
         found.sending += 1
+        # Not in a queue meanwhile: a link would take it between the look and the mark.
+        queues = [queue for queue in (found.fresh, *found.doubts.values()) if queue.remove(source, ref)]
         keeper = self._spool.keeper
 
         def leave() -> bool:
@@ -371,18 +377,19 @@ class Outbox:
             keeper.disk.unlink(self._spool.layout.path(str(ref)))
             return True
 
-        removed: bool = False
+        removed = ended = False
         try:
             removed = await self._spool.moves.run(leave)
+            ended = True
         except FileNotFoundError:
-            return False
+            ended = True  # somebody else removed it
         finally:
-            if removed:
-                for queue in (found.fresh, *found.doubts.values()):
-                    queue.remove(source, ref)
+            if ended:
                 self._end(found, source, [(ref, _number(source, ref))])
             else:
                 self._land(found, source, [ref])
+                for queue in queues:
+                    queue.give_back(source, [ref])
         return removed
 
     def destination(self, source: "Source", ref: Ref) -> str | None:

@@ -15,8 +15,11 @@ from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, encode_variables, packet
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
 
-LINK_ROOM = 320
-"""Bytes of a block that a link needs for its own variables: an id of at most 236 bytes, a number, a length, a count."""
+RECEIVER_ROOM = 300
+"""Bytes of a block that the receiver needs to note who sent a task (28), and to what (at most 267)."""
+LINK_ROOM = 640
+"""Bytes of a block that a link needs in all: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
+_SPOOLER = b"spooler"
 SENT = b"\x01"
 """The attempts of a task that may have reached the other node. Written before it is sent, so a kill -9 does not hide it."""
 
@@ -114,6 +117,28 @@ def asked(keeper: Keeper, number: int | None, refs: Sequence[int | str]) -> dict
     return found
 
 
+UNDELIVERED = b"not delivered to "
+"""How the reason of a task begins that died on its way to another node."""
+
+
+def undeliverable(to: str, reason: str) -> str:
+    """Why a task that could not be delivered is dead."""
+    return f"{UNDELIVERED.decode()}{to}: {reason}"
+
+
+def undelivered(block: bytes) -> tuple[str, str] | None:
+    """For what the task of a dead file was when it could not be delivered, and what its sender had asked for.
+
+    None: it was for this node, and has run.
+    """
+    said = dict(decode_variables(block)) if UNDELIVERED in block else {}
+    reason = said.get(names.REASON, b"")
+    if not reason.startswith(UNDELIVERED):
+        return None
+    to = reason.removeprefix(UNDELIVERED).partition(b": ")[0].decode("ascii", "replace")
+    return (to, said.get(names.NODE, b"").decode("ascii", "replace")) if names.is_destination(to) else None
+
+
 def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parcel | Unsendable:
     body_at = HEADER.size + (payload[1] | payload[2] << 8)
     body = payload[body_at:]
@@ -139,25 +164,28 @@ def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
         BadTask: it becomes too large.
         BadPacket, Refused: it is malformed.
     """
-    if names.ORIGIN in block or names.HOPS in block:
-        block = _handed_on(block)
+    if names.ORIGIN in block or _SPOOLER in block:
+        block = _cleaned(block)
     added = [(names.NUMBER, str(number).encode())]
-    if names.ID not in block:
+    if names.ID not in block or names.ID not in dict(decode_variables(block)):
         added.append((names.ID, identity.encode()))
     if body or b"CONTENT_LENGTH" in block:
         added.append((names.BODY_LENGTH, str(body).encode()))  # a file from elsewhere says it only by its own length
     extra = encode_variables(added)
-    if len(block) + len(extra) > MAX_BLOCK:
+    if len(block) + len(extra) > MAX_BLOCK - RECEIVER_ROOM:
         raise BadTask(f"the variables take {len(block)} bytes; a task for another node may have {MAX_BLOCK - LINK_ROOM}")
     return block + extra
 
 
-def _handed_on(block: bytes) -> bytes:
-    """The block of a task that came over a link, for the next one."""
-    variables = decode_variables(block)
-    hops = next((names.read_hops(value) for key, value in variables if key == names.HOPS), 0)
-    kept = [(key, value) for key, value in variables if key not in names.OF_LINKS and key != names.HOPS]
-    return encode_variables([*kept, (names.HOPS, str(hops + 1).encode())])
+def _cleaned(block: bytes) -> bytes:
+    """A block without what is true only here: the directory that a uWSGI client named, and what an earlier link had added."""
+    variables = [(key, value) for key, value in decode_variables(block) if key != _SPOOLER]
+    said = dict(variables)
+    if names.ORIGIN in said:
+        hops = names.read_hops(said.get(names.HOPS, b""))
+        variables = [(key, value) for key, value in variables if key not in names.OF_LINKS and key != names.HOPS]
+        variables.append((names.HOPS, str(hops + 1).encode()))
+    return encode_variables(variables)
 
 
 def undress(block: bytes) -> tuple[str, str, int, int] | None:

@@ -203,8 +203,11 @@ def _publish_arrived(keeper: Keeper, found: Found) -> None:
             found.taken.take(came[:2], came[2])
     if entries:
         keeper.replace(keeper.layout.taken, found.taken.encode())
+    known = {file.ref for file in found.files}
     for entry in entries:
         ref = keeper.publish(f"arriving/{entry.name}")
+        if ref in known:
+            continue  # it was there under both names
         found.files.append(FoundFile(ref, keeper.disk.stat(keeper.layout.path(ref)).mtime, places.rank_of(ref)))
 
 

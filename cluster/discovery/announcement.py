@@ -1,0 +1,104 @@
+"""What mDNS says of a node, and what is taken from what others say. Pure.
+
+The TXT record has a version in front (RFC 6763), and what a peer needs to know before it connects; load and the like are asked
+for on the link, because each change of the record is three packets to everybody.
+
+    txtvers=1 pv=<protocol version> id= name= cluster= tls=0|1 run=<eight digits, new at each start>
+
+`run` makes the return of a node an event for those who still have its other records in their caches.
+"""
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from zeroconf.asyncio import AsyncServiceInfo
+
+from spoolnode.cluster.candidate import Candidate, Identity
+from spoolnode.cluster.discovery.addresses import join
+from spoolnode.cluster.discovery.interfaces import MAX_ANNOUNCED, Place, nearest_first
+from spoolnode.protocol import names
+from spoolnode.protocol.hello import PROTOCOL
+
+SERVICE = "_uwsgi-spool._tcp.local."
+VERSION = "1"
+MAX_TXT = 400
+"""Bytes of the whole TXT record, as RFC 6763 advises. zeroconf takes more, and far above sends nothing without a word."""
+
+
+class TooLong(ValueError):
+    """A TXT record would not fit."""
+
+
+def service_name(node_id: str) -> str:
+    """The name of a node's service: the id is unique, so nobody has to ask whether the name is free."""
+    return f"{node_id}.{SERVICE}"
+
+
+def node_id_in(name: str) -> str:
+    """The node id in the name of a service; empty when it is not one of ours."""
+    node_id = name.removesuffix(f".{SERVICE}")
+    return node_id if names.is_node_id(node_id) else ""
+
+
+def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> AsyncServiceInfo:
+    """The records of this node.
+
+    Raises:
+        TooLong: they would not fit; a sentence says so.
+    """
+    said = {
+        "txtvers": VERSION,
+        "pv": str(PROTOCOL),
+        "id": identity.id,
+        "name": identity.name,
+        "cluster": identity.cluster,
+        "tls": str(int(identity.tls)),
+        "run": run,
+    }
+    length = sum(2 + len(key) + len(value.encode()) for key, value in said.items())
+    longest = max(1 + len(key) + len(value.encode()) for key, value in said.items())
+    if length > MAX_TXT or longest > 255:
+        raise TooLong(f"the TXT record would have {length} bytes and may have {MAX_TXT}: shorten the node's or cluster's name")
+    return AsyncServiceInfo(
+        SERVICE,
+        service_name(identity.id),
+        port=port,
+        properties=said,
+        server=f"{identity.id}.local.",  # never the machine's own name, which belongs to Avahi
+        parsed_addresses=addresses,
+    )
+
+
+def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[Place]) -> tuple[Candidate, str] | None:
+    """The candidate that these records are about, and its `run`; None when it is none for us."""
+    said = {_text(key): _text(value or b"") for key, value in info.properties.items()}
+    node_id = node_id_in(info.name)
+    if not node_id or node_id == identity.id or said.get("id") != node_id:
+        return None
+    if said.get("txtvers") != VERSION or said.get("cluster") != identity.cluster:
+        return None
+    port = info.port or 0
+    here = any(place.is_loopback for place in speaking)
+    usable = nearest_first((address for address in info.parsed_addresses() if _is_usable(address, here=here)), speaking)
+    if not 0 < port < 65536 or not usable:
+        return None
+    name = said.get("name", "")
+    addresses = tuple(join(address, port) for address in usable[:MAX_ANNOUNCED])
+    return Candidate(source, node_id, node_id, name if names.is_node_name(name) else "", addresses), said.get("run", "")
+
+
+def _is_usable(address: str, *, here: bool) -> bool:
+    """Whether a peer may be there. `here`: we listen to this machine, where loopback addresses mean what they say."""
+    parsed = ip_address(address)
+    if parsed.is_loopback:
+        return here
+    return not (parsed.is_unspecified or parsed.is_multicast or (parsed.version == 6 and parsed.is_link_local))
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
+
+
+def all_loopback(places: Iterable[Place]) -> bool:
+    """Whether only processes of this machine hear us: they share the port, and an answer to one address reaches only one."""
+    return all(place.is_loopback for place in places)

@@ -1,0 +1,164 @@
+"""From names heard by mDNS to candidates.
+
+A name alone says little: its records come in other packets, perhaps a moment later, perhaps never, perhaps forged by the
+hundred. So names are collected for a moment, then looked up in the cache, which mostly has everything by then; only for the
+rest is anything asked, a few at a time. Everything that strangers can make grow here has a limit.
+"""
+
+import asyncio
+from typing import NamedTuple
+
+from zeroconf import DNSQuestionType, Error, Zeroconf
+from zeroconf.asyncio import AsyncServiceInfo
+
+from spoolnode.cluster.candidate import Candidate, Identity, Sink
+from spoolnode.cluster.discovery import announcement
+from spoolnode.cluster.discovery.announcement import SERVICE
+from spoolnode.cluster.discovery.interfaces import Place
+from spoolnode.node.log import Report
+
+MAX_CANDIDATES = 256
+MAX_HEARD = 1024
+"""Names that wait to be looked up; what is dropped comes again when the browser is renewed."""
+MAX_ASKED = 256
+"""Names about which questions are under way or wait to be asked."""
+ASKING_AT_ONCE = 20
+TRIES = 12
+TRY_MILLISECONDS = 250
+"""A new question soon, instead of one long wait: an answer that comes before the records it builds on is lost."""
+DEBOUNCE_SECONDS = 0.1
+SECOND_LOOK_SECONDS = 4.0
+"""The old address of a node that has moved stays in the cache beside the new one, until the announcement has been repeated."""
+
+
+class _Known(NamedTuple):
+    candidate: Candidate
+    run: str
+
+
+class Lookout:
+    """The candidates of one segment. Lives longer than the sockets through which it hears: see `listen`."""
+
+    def __init__(self, uri: str, identity: Identity, report: Report, *, limit: int = MAX_CANDIDATES) -> None:
+        self._uri = uri
+        self._identity = identity
+        self._report = report
+        self._limit = limit
+        self._is_full = False
+        self._known: dict[str, _Known] = {}
+        self._missing: dict[str, float] = {}
+        """Known ones who said goodbye, or were not heard since: when they count as gone, by the loop's clock."""
+        self._heard: dict[str, None] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._turns = asyncio.Semaphore(ASKING_AT_ONCE)
+
+    def listen(self, zeroconf: Zeroconf, speaking: list[Place], patience: float) -> None:
+        """From now on names are heard here; who is not within `patience` seconds is gone."""
+        self.rest()
+        self._zeroconf = zeroconf
+        self._speaking = speaking
+        self.question = DNSQuestionType.QM if announcement.all_loopback(speaking) else None
+        deadline = asyncio.get_running_loop().time() + patience
+        for name in self._known:
+            self._missing.setdefault(name, deadline)
+
+    def rest(self) -> None:
+        """Nothing is asked any more."""
+        for task in self._asking.values():
+            task.cancel()
+        self._asking.clear()
+        self._heard.clear()
+
+    def heard(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
+        """Called by a browser: a name is new, or its records have changed."""
+        is_ours = zeroconf is self._zeroconf and service_type == SERVICE and announcement.node_id_in(name)
+        if is_ours and len(self._heard) < MAX_HEARD:
+            self._heard[name] = None
+            self._wake.set()
+
+    def left(self, sink: Sink, name: str, patience: float) -> None:
+        """A goodbye in that name; its owner may not know of it, and be heard again."""
+        self._heard.pop(name, None)
+        if known := self._known.get(name):
+            self._missing[name] = asyncio.get_running_loop().time() + patience
+            sink.leaving(self._uri, known.candidate.key)
+
+    async def run(self, sink: Sink) -> None:
+        """Looks up what was heard, until it is cancelled."""
+        try:
+            while True:
+                await self._wake.wait()
+                await asyncio.sleep(DEBOUNCE_SECONDS)
+                self._wake.clear()
+                names, self._heard = self._heard, {}
+                for name in names:
+                    self._look_up(sink, name)
+        finally:
+            self.rest()
+
+    def sweep(self, sink: Sink) -> None:
+        """Withdraws those who were missing for too long; called from time to time."""
+        now = asyncio.get_running_loop().time()
+        for name in [name for name, deadline in self._missing.items() if deadline <= now]:
+            self._forget(sink, name)
+
+    # -- inside --
+
+    def _look_up(self, sink: Sink, name: str) -> None:
+        info = AsyncServiceInfo(SERVICE, name)
+        if info.load_from_cache(self._zeroconf):
+            self._resolved(sink, name, info)
+        elif name not in self._asking and len(self._asking) < MAX_ASKED:
+            task = self._asking[name] = asyncio.get_running_loop().create_task(self._ask(sink, name, info))
+            task.add_done_callback(lambda done: self._asking.pop(name) if self._asking.get(name) is done else None)
+
+    async def _ask(self, sink: Sink, name: str, info: AsyncServiceInfo) -> None:
+        async with self._turns:
+            for _ in range(TRIES):
+                try:
+                    answered = await info.async_request(self._zeroconf, TRY_MILLISECONDS, self.question)
+                except Error:
+                    break  # the sockets have been closed
+                if answered:
+                    self._resolved(sink, name, info)
+                    break
+
+    def _resolved(self, sink: Sink, name: str, info: AsyncServiceInfo) -> None:
+        found = announcement.read(info, self._identity, self._uri, self._speaking)
+        if found is None:
+            if name in self._known:
+                self._forget(sink, name)  # it has moved to another cluster
+            return
+        before, is_back = self._known.get(name), self._missing.pop(name, None) is not None
+        now = _Known(*found)
+        if before is None and not self._has_room(sink):
+            return
+        if now == before and not is_back:
+            return
+        self._known[name] = now
+        sink.found(now.candidate)  # the same one again when it was started anew, or is back
+        if before is not None and now.candidate != before.candidate:
+            asyncio.get_running_loop().call_later(SECOND_LOOK_SECONDS, self._look_again, name)
+
+    def _look_again(self, name: str) -> None:
+        if name in self._known:
+            self._heard[name] = None
+            self._wake.set()
+
+    def _has_room(self, sink: Sink) -> bool:
+        if len(self._known) < self._limit:
+            return True
+        if self._missing:
+            self._forget(sink, min(self._missing, key=self._missing.__getitem__))
+            return True
+        if not self._is_full:
+            self._is_full = True
+            self._report("discovery_full", source=self._uri, reason=f"more than {self._limit} nodes; the others are ignored")
+        return False
+
+    def _forget(self, sink: Sink, name: str) -> None:
+        self._missing.pop(name, None)
+        self._is_full = False
+        if known := self._known.pop(name, None):
+            sink.gone(self._uri, known.candidate.key)

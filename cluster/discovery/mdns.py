@@ -1,0 +1,204 @@
+"""Peers on the same network segment, without configuration: multicast DNS by the zeroconf package.
+
+Announces this node and listens for others, on the interfaces that its listeners have. What the package does not do is done here:
+it asks four times and then never again, so a packet lost in a partition, or one forged goodbye, would last for an hour; hence
+announcements are repeated, and questions asked anew. It does not look after interfaces that come, go or change their addresses;
+we look, and start anew on the new ones. Nothing here is fatal: a machine without multicast has other sources.
+"""
+
+import asyncio
+import functools
+import random
+import secrets
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from zeroconf import Error, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncZeroconf
+
+from spoolnode.cluster.candidate import Identity, Sink
+from spoolnode.cluster.discovery import announcement, interfaces
+from spoolnode.cluster.discovery.announcement import TooLong
+from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.interfaces import Place
+from spoolnode.cluster.discovery.lookout import MAX_CANDIDATES, Lookout
+from spoolnode.cluster.discovery.station import Make, Station
+from spoolnode.node.background import spawn
+from spoolnode.node.log import Report
+
+AGAIN_SECONDS = 2.0
+"""The first announcement is repeated after this: caches drop a node's old address only when that is older than a second."""
+
+
+class Tuning(NamedTuple):
+    """How often what happens, in seconds, and other things that tests do otherwise."""
+
+    announce: float = 45.0
+    """This node says again that it is there; each time from two thirds to four thirds of this."""
+    glance: float = 240.0
+    """It asks again who is there."""
+    look: float = 20.0
+    """It looks whether the interfaces are the same."""
+    retry: float = 30.0
+    """The longest pause after a failure; the first is a second, because an address that has just gone may be back by then."""
+    missing: float = 180.0
+    """How long somebody who said goodbye, or is not heard on new sockets, is expected back: several announcements."""
+    limit: int = MAX_CANDIDATES
+    present: Callable[[], list[Place]] = interfaces.present
+    make: Make = AsyncZeroconf
+
+
+class _View(NamedTuple):
+    """What this machine's interfaces look like."""
+
+    speaking: list[Place]
+    """Where mDNS speaks."""
+    about: list[Place]
+    """All addresses of those interfaces that matter: when they change, everything is started anew."""
+
+
+class Mdns:
+    """One segment. `run` finds peers, `close` says goodbye and ends the finding; `run` goes on until it is cancelled."""
+
+    def __init__(
+        self,
+        uri: str,
+        identity: Identity,
+        listen: list[tuple[str, int]],
+        report: Report,
+        *,
+        rng: random.Random,
+        wanted: tuple[str, ...] = (),
+        tuning: Tuning | None = None,
+    ) -> None:
+        """`listen`: hosts and ports of the TCP listeners; `wanted`: addresses or names of interfaces that decide instead."""
+        self.uri = uri
+        self._identity = identity
+        self._listen = listen
+        self._wanted = wanted
+        self._tuning = tuning or Tuning()
+        self._rng = rng
+        self._health = Health(report, uri)
+        self._announcing = Health(report, uri)
+        self._lookout = Lookout(uri, identity, report, limit=self._tuning.limit)
+        self._start = secrets.token_hex(4)
+        self._station: Station | None = None
+        self._work: asyncio.Task[None] | None = None
+
+    async def run(self, sink: Sink) -> None:
+        """Announces and finds; after `close` it does nothing more."""
+        self._work = asyncio.create_task(self._go_on(sink))
+        try:
+            await asyncio.wait([self._work])
+            if not self._work.cancelled():
+                self._work.result()  # a mistake of ours
+            await asyncio.Event().wait()
+        finally:
+            await self._stop_work()
+
+    async def close(self) -> None:
+        """Says goodbye; within a second."""
+        await self._stop_work()
+        station, self._station = self._station, None
+        if station is not None:
+            await station.leave()
+
+    async def _stop_work(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait([self._work])
+
+    async def _go_on(self, sink: Sink) -> None:
+        """One station after the other, until it is cancelled; the last one stays, for the goodbye."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lookout.run(sink))
+            pause = 0.0
+            while True:
+                try:
+                    await self._use_one_station(sink)
+                    pause = 0.0
+                except (OSError, Error) as error:
+                    self._health.failed(f"mDNS does not work: {why(error)}; tried again every {self._tuning.retry:g} s")
+                    pause = min(max(1.0, pause * 2), self._tuning.retry)
+                station, self._station = self._station, None
+                if station is not None:
+                    await asyncio.shield(spawn(station.abandon()))
+                await asyncio.sleep(pause)
+
+    async def _use_one_station(self, sink: Sink) -> None:
+        """Returns when the interfaces have changed."""
+        view = await asyncio.to_thread(self._look)
+        if not view.speaking:
+            raise OSError("no interface has an IPv4 address to speak from")
+        station = self._station = await Station.open(view.speaking, self._tuning.make)
+        self._lookout.listen(station.zeroconf, view.speaking, self._tuning.missing)
+        station.listen(functools.partial(self._heard, sink), self._lookout.question)
+        self._health.well()
+        await self._announce(station, view)
+        await self._attend(sink, station, view)
+
+    async def _attend(self, sink: Sink, station: Station, view: _View) -> None:
+        clock, tuning = asyncio.get_running_loop().time, self._tuning
+        announce_at = clock() + min(AGAIN_SECONDS, tuning.announce)
+        glance_at, look_at = clock() + self._soon(tuning.glance), clock() + tuning.look
+        while True:
+            await asyncio.sleep(min(announce_at, glance_at, look_at) - clock())
+            if announce_at <= clock():
+                station.repeat()
+                announce_at = clock() + self._soon(tuning.announce)
+            if glance_at <= clock():
+                station.glance()
+                glance_at = clock() + self._soon(tuning.glance)
+            if look_at <= clock():
+                self._lookout.sweep(sink)
+                if await asyncio.to_thread(self._look) != view:
+                    return
+                if station.info is None:
+                    await self._announce(station, view)
+                look_at = clock() + tuning.look
+
+    async def _announce(self, station: Station, view: _View) -> None:
+        """Announces this node, if peers can reach it; when that fails we still listen."""
+        try:
+            port, addresses = await asyncio.to_thread(self._reachable, view)
+            if addresses:
+                await station.announce(announcement.describe(self._identity, self._start, port, addresses))
+        except (OSError, TooLong, Error) as error:
+            self._announcing.failed(f"this node is not announced: {why(error)}")
+        else:
+            self._announcing.well()
+
+    def _look(self) -> _View:
+        """In a thread: a listener may have a host name."""
+        places = self._tuning.present()
+        hosts = [address for host, _ in self._listen for address in interfaces.resolve(host)]
+        speaking = interfaces.speak_from(places, hosts, self._wanted)
+        names = {place.interface for place in speaking}
+        about = [place for place in places if place.interface in names and not ip_address(place.address).is_link_local]
+        return _View(speaking, about)
+
+    def _reachable(self, view: _View) -> tuple[int, list[str]]:
+        """In a thread: the advertised address may be a name."""
+        said = [split_any(address) for address in self._identity.addresses] or self._listen
+        resolved = [(address, port) for host, port in said for address in interfaces.resolve(host)]
+        return interfaces.announced(resolved, view.about, view.speaking)
+
+    def _heard(self, sink: Sink, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if name == announcement.service_name(self._identity.id):
+            if state_change is ServiceStateChange.Removed and self._station is not None:
+                self._station.defend()
+        elif state_change is ServiceStateChange.Removed:
+            self._lookout.left(sink, name, self._tuning.missing)
+        else:
+            self._lookout.heard(zeroconf, service_type, name)
+
+    def _soon(self, period: float) -> float:
+        """Not all at once: nodes are started together."""
+        return period * self._rng.uniform(2 / 3, 4 / 3)
+
+
+def split_any(address: str) -> tuple[str, int]:
+    """Host and port, from an address that is known to be one."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

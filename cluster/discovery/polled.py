@@ -1,0 +1,52 @@
+"""A source that asks somebody for the whole list again and again."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+
+from spoolnode.cluster.candidate import Candidate, Sink
+from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.listing import Listing
+from spoolnode.node.log import Report
+
+REFRESH_SECONDS = 10.0
+PATIENCE = 3
+"""How often in a row an address must be absent from the answers before it is withdrawn: some resolvers answer in part."""
+
+Ask = Callable[[], Awaitable[dict[str, list[str]]]]
+"""The addresses of all candidates by key; OSError when there was no answer."""
+
+
+class Polled:
+    """Candidates of whom only the addresses are known. An answer that does not come keeps the last list."""
+
+    def __init__(self, uri: str, ask: Ask, report: Report, *, rng: random.Random, refresh: float = REFRESH_SECONDS) -> None:
+        self.uri = uri
+        self._ask = ask
+        self._rng = rng
+        self._refresh = refresh
+        self._health = Health(report, uri)
+        self._listing = Listing(PATIENCE)
+
+    async def run(self, sink: Sink) -> None:
+        """Asks, tells what changed, waits."""
+        while True:
+            await self._ask_once(sink)
+            await asyncio.sleep(self._refresh * self._rng.uniform(0.8, 1.2))
+
+    async def close(self) -> None:
+        """Nobody is told."""
+
+    async def _ask_once(self, sink: Sink) -> None:
+        try:
+            answer = await self._ask()
+        except OSError as error:
+            self._health.failed(f"no answer: {why(error)}; the last list stays")
+            return
+        self._health.well()
+        told = [Candidate(self.uri, key, id="", name="", addresses=tuple(sorted(found))) for key, found in answer.items()]
+        changed, withdrawn = self._listing.update(told)
+        for candidate in changed:
+            sink.found(candidate)
+        for key in withdrawn:
+            sink.gone(self.uri, key)

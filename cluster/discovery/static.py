@@ -1,0 +1,68 @@
+"""Peers that somebody has written down. They are never withdrawn; the addresses of their names are looked up again."""
+
+import asyncio
+import random
+
+from spoolnode.cluster.candidate import Candidate, Sink
+from spoolnode.cluster.discovery.addresses import Lookup, is_literal, look_up, split
+from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.node.log import Report
+
+REFRESH_SECONDS = 30.0
+
+
+class Static:
+    """A fixed list of `host:port`, each a candidate whose key is what was written.
+
+    A name that cannot be looked up (yet) is a candidate as well, with the name as its address: it is not forgotten, and
+    whoever connects gets the resolver's own error.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        targets: list[str],
+        report: Report,
+        *,
+        rng: random.Random,
+        lookup: Lookup = look_up,
+        refresh: float = REFRESH_SECONDS,
+    ) -> None:
+        self.uri = uri
+        self._targets = targets
+        self._report = report
+        self._rng = rng
+        self._lookup = lookup
+        self._refresh = refresh
+
+    async def run(self, sink: Sink) -> None:
+        """Tells of every target at once, and again when its addresses change."""
+        for target in self._targets:
+            self._found(sink, target, [target])
+        async with asyncio.TaskGroup() as group:  # a name whose lookup hangs holds up no other
+            for target in self._targets:
+                if not is_literal(split(target)[0]):
+                    group.create_task(self._follow(sink, target))
+            await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Nobody is told."""
+
+    async def _follow(self, sink: Sink, target: str) -> None:
+        host, port = split(target)
+        health = Health(self._report, self.uri)
+        known: list[str] = []
+        while True:
+            try:
+                addresses = await self._lookup(host, port)
+            except OSError as error:
+                health.failed(f"the name {host} cannot be looked up: {why(error)}; what was known of it stays")
+            else:
+                health.well()
+                if sorted(addresses) != sorted(known):  # a name server turns its list at each answer
+                    known = addresses
+                    self._found(sink, target, addresses)
+            await asyncio.sleep(self._refresh * self._rng.uniform(0.8, 1.2))
+
+    def _found(self, sink: Sink, target: str, addresses: list[str]) -> None:
+        sink.found(Candidate(self.uri, target, id="", name="", addresses=tuple(addresses)))
