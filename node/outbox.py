@@ -75,6 +75,8 @@ class Outbox:
         self._run = 0
         self._boot = ""
         self._ended: list[tuple[str, int]] = []
+        self._is_safe = False
+        """What earlier processes ended is on the medium; before, a power cut could bring back what we know nothing of."""
 
     # -- numbers --
 
@@ -126,7 +128,7 @@ class Outbox:
 
     def floor(self, to: str) -> int:
         """The lowest number of `to` that may still be sent."""
-        return self._destination(to).owed.floor(self._next)
+        return self._destination(to).owed.floor(self._next) if self._is_safe else 0
 
     # -- in --
 
@@ -410,7 +412,8 @@ class Outbox:
         return ended
 
     def forget(self, ended: Iterable[tuple[str, int]]) -> None:
-        """These will not come back, whatever happens."""
+        """These will not come back, whatever happens; nor will what ended before the start."""
+        self._is_safe = True
         for to, number in ended:
             self._destination(to).owed.end(number)
 

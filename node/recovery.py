@@ -97,6 +97,7 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
     found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper)), taken=_read_taken(keeper))
     _drop_second_names(keeper, found)
     refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
+    refs += [f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead) if places.is_spool_file(entry.name)]
     settled = _settled(keeper.node_id, refs)
     if settled:
         # Before the records that these files came from can go.
@@ -212,7 +213,7 @@ def _publish_arrived(keeper: Keeper, found: Found) -> None:
 
 
 def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
-    """The records that already have a file of their own: the crash came before they were marked."""
+    """The records that already have a file of their own, here or in dead/: the crash came before they were marked."""
     settled: dict[int, set[int]] = {}
     prefix = f"{SPOOL_PREFIX}{node_id}_"
     for ref in refs:

@@ -130,7 +130,8 @@ class Spool:
     def _adopt(self, found: Found, now: float) -> None:
         """Puts what was found into the queues, oldest first."""
         # What the process before this one marked or removed may not be on the medium yet.
-        self.mark_dirty(*(item.batch for item in found.batches), "", *{os.path.dirname(file.ref) for file in found.outbox})
+        outboxes = [f"outbox/{entry.name}" for entry in self.keeper.disk.entries(self.layout.outbox) if entry.is_directory]
+        self.mark_dirty(*(item.batch for item in found.batches), "", "incoming", *outboxes)
         files = sorted(found.files, key=lambda file: (file.mtime, file.ref))
         position = 0
         for batch in found.batches:
