@@ -150,9 +150,7 @@ class Cluster:
                 del self._carriers[to]
                 spawn(carrier.stop())
                 self._node.spool.outbox.prune(to)
-        if not self._moving and not self._leaving:
-            self._moving = True
-            spawn(self._move())
+        self._move_soon()
 
     def status(self) -> dict[str, Any]:
         """For the status of the node."""
@@ -245,6 +243,7 @@ class Cluster:
                 else:
                     carrier.wake()
         self._moved_on.set()
+        self._move_soon()
 
     async def _is_us(self, to: str) -> None:
         """A destination turned out to be this node: what waits for it runs here."""
@@ -271,8 +270,13 @@ class Cluster:
 
     # -- moving tasks --
 
+    def _move_soon(self) -> None:
+        if not self._moving and not self._leaving:
+            self._moving = True
+            spawn(self._move())
+
     async def _move(self) -> None:
-        """Once a second: what was chosen for a peer that is down is chosen again, and what is too much is offered to others."""
+        """What was chosen for a peer that is down is chosen again, and what is too much is offered to others."""
         try:
             for to in list(self._node.spool.outbox.sizes()):
                 if to.startswith(TAG) or self._is_lost(to):
@@ -293,8 +297,7 @@ class Cluster:
             (place,) = self.placement.choose(asked.destination, self._loop.time())
             return None if place == to else place
 
-        moved = await self._node.spool.outbox.re_place(to, CHUNK, choose)
-        if moved:
+        while moved := await self._node.spool.outbox.re_place(to, CHUNK, choose):
             self._report("chosen_again", destination=to, tasks=moved)
 
     async def _share(self, seconds: float) -> None:
