@@ -104,7 +104,7 @@ def _drain_ours(bench: Bench, tasks: int) -> Drain:
 
 def _watch_drain(server: Server, spool: Path, stamp: Path, tasks: int) -> Drain:
     """From the moment when the worker has loaded the application until no task is left on disk."""
-    worker, start = _wait_loaded(server, stamp)
+    worker, start = wait_loaded(server, stamp)
     node_before, worker_before = proc.tree_cpu_seconds(server.pid), proc.cpu_seconds(worker)
     while True:
         looked = time.monotonic()
@@ -119,7 +119,7 @@ def _watch_drain(server: Server, spool: Path, stamp: Path, tasks: int) -> Drain:
     return Drain(tasks / seconds, node_cpu / tasks * 1e6, worker_cpu / tasks * 1e6)
 
 
-def _wait_loaded(server: Server, stamp: Path) -> tuple[int, float]:
+def wait_loaded(server: Server, stamp: Path) -> tuple[int, float]:
     """The pid of the first process besides the node itself that has loaded the application, and when."""
     while True:
         with contextlib.suppress(FileNotFoundError):
@@ -177,7 +177,7 @@ def idle(bench: Bench) -> list[Row]:
 
     def settled(server: Server, stamp: Path) -> tuple[float, float]:
         server.wait_ready()
-        _wait_loaded(server, stamp)
+        wait_loaded(server, stamp)
         time.sleep(1)
         return proc.tree_memory_mb(server.pid)
 

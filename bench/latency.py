@@ -5,6 +5,7 @@ import random
 import select
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from load import BenchError
@@ -13,7 +14,14 @@ from report import Row, compare
 from servers import Server
 
 WORDS = [b"Name", b"Serena", b"System", b"Linux", b"Tizio", b"Caio"]
-BLOCK = b"".join(len(word).to_bytes(2, "little") + word for word in WORDS)
+
+
+def block_of(words: Sequence[bytes]) -> bytes:
+    """Names and values in turn, as a block of variables."""
+    return b"".join(len(word).to_bytes(2, "little") + word for word in words)
+
+
+BLOCK = block_of(WORDS)
 PACKET = b"\x11" + len(BLOCK).to_bytes(2, "little") + b"\x00" + BLOCK
 STORED = b"\xff\x00\x00\x01"
 WARM_UP = 5
@@ -38,14 +46,15 @@ def latency(bench: Bench) -> list[Row]:
     rows = []
     for sync in ("always", "none"):
         for share, name in ((0.50, "p50"), (0.99, "p99")):
-            mine = [_percentile(run, share) for run in runs[f"ours {sync}"]]
-            theirs = [_percentile(run, share) for run in runs["uwsgi"]]
+            mine = [percentile(run, share) for run in runs[f"ours {sync}"]]
+            theirs = [percentile(run, share) for run in runs["uwsgi"]]
             what = f"connect to start of the callable, --sync {sync}: {name}"
             rows.append(compare("latency", what, "us", mine, theirs))
     return rows
 
 
-def _percentile(seconds: list[float], share: float) -> float:
+def percentile(seconds: list[float], share: float) -> float:
+    """In microseconds."""
     return sorted(seconds)[int(share * (len(seconds) - 1))] * 1e6
 
 

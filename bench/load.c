@@ -2,9 +2,12 @@
 
      load plain    PORT CLIENTS     SECONDS TASKS          one connection a task
      load extended PORT CONNECTIONS SECONDS TASKS WINDOW   connections stay open, WINDOW requests in flight on each
+          and with one more argument NODE                  the same, each task for that node (`spool_node`)
+     load nats      as extended, without NODE              publishes into a JetStream stream that listens to SUBJECT
+     load beanstalk as extended, without NODE              puts into a beanstalkd
      load fill     DIRECTORY TASKS                         TASKS files as a uWSGI server would have left them
 
-   plain and extended stop at TASKS tasks or after SECONDS (0: no such limit), wait for what is in flight and print one line
+   All but fill stop at TASKS tasks or after SECONDS (0: no such limit), wait for what is in flight and print one line
    of JSON. A reply is "ok" (ff 00 00 01), "refused" (ff 00 00 00) or an error, as is a connection that fails or ends early.
 
    Short connections and ports: every close here is an ordinary one, as any client would do it, so each leaves a TIME_WAIT for
@@ -31,6 +34,8 @@
 #define SOURCES 64
 #define STALL_MS 10000 /* nothing has happened for so long: give up, what is in flight counts as errors */
 #define EVENTS 256
+#define SUBJECT "bench"
+#define INBOXES 26 /* of NATS: one letter each, so that all packets have the same length */
 
 static struct sockaddr_in server;
 static int epfd;
@@ -41,7 +46,7 @@ static uint64_t issued, ok, refused, errors;
 static uint32_t *latency; /* in 0.1 us */
 static size_t latencies, latency_room;
 
-static uint8_t packet[256];
+static uint8_t packet[512];
 static size_t packet_len;
 
 static void die(const char *what) {
@@ -63,14 +68,28 @@ static void put_string(const char *s) {
     packet_len += n;
 }
 
-static void make_packet(int modifier2) {
+static void make_packet(int modifier2, const char *node) {
     const char *task[] = {"Name", "Serena", "System", "Linux", "Tizio", "Caio"};
     packet_len = 4;
     for (size_t i = 0; i < sizeof task / sizeof *task; i++) put_string(task[i]);
+    if (node) put_string("spool_node"), put_string(node);
     packet[0] = 17;
     packet[1] = (packet_len - 4) & 255;
     packet[2] = (packet_len - 4) >> 8;
     packet[3] = (uint8_t)modifier2;
+}
+
+/* The same task as the payload of another protocol's request; a '%' of `head` is the letter of the connection. */
+static void wrap_packet(const char *head, char letter) {
+    uint8_t payload[sizeof packet];
+    size_t n, size = packet_len;
+    memcpy(payload, packet, size);
+    n = (size_t)snprintf((char *)packet, sizeof packet, "%s%zu\r\n", head, size);
+    for (size_t i = 0; i < n; i++)
+        if (packet[i] == '%') packet[i] = (uint8_t)letter;
+    memcpy(packet + n, payload, size);
+    memcpy(packet + n + size, "\r\n", 2);
+    packet_len = n + size + 2;
 }
 
 static void count(uint8_t modifier1, uint8_t modifier2, uint64_t sent_at) {
@@ -163,7 +182,7 @@ static void plain(int clients) {
     errors += (uint64_t)clients_busy;
 }
 
-/* ---- extended ---- */
+/* ---- extended, nats, beanstalk: requests in flight on connections that stay open ---- */
 
 struct conn {
     int fd;
@@ -171,13 +190,17 @@ struct conn {
     size_t part;              /* bytes of the last packet that have been sent, 0 when it went whole */
     uint64_t asked, answered; /* the requests in flight lie between */
     uint64_t *sent_at;        /* ring of `window` */
+    uint8_t *stream;          /* window + 1 packets */
     uint8_t header[4];
     size_t header_got, skip;
+    char line[256]; /* of a protocol that has lines: its beginning, without \r\n */
+    size_t line_got;
+    int payload; /* the next line is what NATS announced with MSG */
 };
 
 static size_t window;
-static uint8_t *stream; /* window + 1 packets */
 static int conns_open;
+static void (*parse)(struct conn *c, const uint8_t *p, size_t n);
 
 static void conn_close(struct conn *c) {
     errors += c->asked - c->answered;
@@ -190,7 +213,7 @@ static void conn_send(struct conn *c) {
     size_t room = may_start() ? window - (c->asked - c->answered) : 0;
     if (room > limit - issued) room = limit - issued;
     size_t want = (c->part ? packet_len - c->part : 0) + room * packet_len;
-    ssize_t n = want ? send(c->fd, stream + c->part, want, MSG_NOSIGNAL) : 0;
+    ssize_t n = want ? send(c->fd, c->stream + c->part, want, MSG_NOSIGNAL) : 0;
     if (n < 0 && errno != EAGAIN) return conn_close(c);
     if (n > 0) {
         size_t total = c->part + (size_t)n;
@@ -205,7 +228,12 @@ static void conn_send(struct conn *c) {
     c->wants_out = wants_out;
 }
 
-static void conn_parse(struct conn *c, const uint8_t *p, size_t n) {
+static void answered(struct conn *c, uint8_t modifier1, uint8_t modifier2) {
+    if (c->answered == c->asked) errors++; /* an answer to nothing */
+    else count(modifier1, modifier2, c->sent_at[c->answered++ % window]);
+}
+
+static void parse_extended(struct conn *c, const uint8_t *p, size_t n) {
     while (n) {
         if (c->skip) {
             size_t k = c->skip < n ? c->skip : n;
@@ -216,12 +244,44 @@ static void conn_parse(struct conn *c, const uint8_t *p, size_t n) {
         if (c->header_got < 4) continue;
         c->header_got = 0;
         c->skip = c->header[1] | (size_t)c->header[2] << 8;
-        if (c->answered == c->asked) {
-            errors++; /* an answer to nothing */
-            continue;
-        }
-        count(c->header[0], c->header[3], c->sent_at[c->answered++ % window]);
+        answered(c, c->header[0], c->header[3]);
     }
+}
+
+/* MSG SUBJECT SID SIZE, then {"stream":"...", "seq":N} or {"error":...}, in the order of publishing. What else comes is no
+   answer: PING (a run is over before the server minds that it gets none), +OK, -ERR (then nothing follows, and we stall). */
+static void nats_line(struct conn *c) {
+    if (c->payload) answered(c, 255, strncmp(c->line, "{\"stream\"", 9) ? 0 : 1);
+    c->payload = !c->payload && (!strncmp(c->line, "MSG ", 4) || !strncmp(c->line, "HMSG ", 5));
+}
+
+static void beanstalk_line(struct conn *c) {
+    answered(c, 255, strncmp(c->line, "INSERTED ", 9) ? 0 : 1);
+}
+
+static void (*line_done)(struct conn *c);
+
+static void parse_lines(struct conn *c, const uint8_t *p, size_t n) {
+    for (; n; p++, n--) {
+        if (*p == '\n') {
+            c->line[c->line_got] = 0;
+            c->line_got = 0;
+            line_done(c);
+        } else if (*p != '\r' && c->line_got < sizeof c->line - 1) c->line[c->line_got++] = (char)*p;
+    }
+}
+
+/* Introduces a connection to NATS, and waits until the server has said that it knows the inbox. */
+static void greet_nats(struct conn *c, char letter) {
+    char hello[128], got[8192];
+    size_t n = 0;
+    snprintf(hello, sizeof hello, "CONNECT {\"verbose\":false}\r\nSUB inbox.%c 1\r\nPING\r\n", letter);
+    if (send(c->fd, hello, strlen(hello), MSG_NOSIGNAL) != (ssize_t)strlen(hello)) die("send");
+    do {
+        ssize_t k = recv(c->fd, got + n, sizeof got - 1 - n, 0);
+        if (k <= 0) die("no PONG from NATS");
+        got[n += (size_t)k] = 0;
+    } while (!strstr(got, "PONG\r\n"));
 }
 
 static void conn_ready(struct conn *c, uint32_t events) {
@@ -229,22 +289,34 @@ static void conn_ready(struct conn *c, uint32_t events) {
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
         ssize_t n = recv(c->fd, buffer, sizeof buffer, MSG_DONTWAIT);
         if (n == 0 || (n < 0 && errno != EAGAIN)) return conn_close(c);
-        if (n > 0) conn_parse(c, buffer, (size_t)n);
+        if (n > 0) parse(c, buffer, (size_t)n);
     }
     conn_send(c);
     if (c->fd >= 0 && c->asked == c->answered && !may_start()) conn_close(c);
 }
 
-static void extended(int conns) {
+static void make_stream(struct conn *c, const char *dialect, const char *node, char letter) {
+    make_packet(1, node);
+    if (!strcmp(dialect, "nats")) wrap_packet("PUB " SUBJECT " inbox.% ", letter);
+    if (!strcmp(dialect, "beanstalk")) wrap_packet("put 0 0 60 ", letter);
+    c->stream = malloc((window + 1) * packet_len);
+    for (size_t i = 0; i <= window; i++) memcpy(c->stream + i * packet_len, packet, packet_len);
+}
+
+static void pipelined(const char *dialect, int conns, const char *node) {
     struct conn *all = calloc((size_t)conns, sizeof *all);
     struct epoll_event events[EVENTS];
-    stream = malloc((window + 1) * packet_len);
-    for (size_t i = 0; i <= window; i++) memcpy(stream + i * packet_len, packet, packet_len);
+    int nats = !strcmp(dialect, "nats");
+    parse = strcmp(dialect, "extended") ? parse_lines : parse_extended;
+    line_done = nats ? nats_line : beanstalk_line;
     for (int i = 0; i < conns; i++) {
         struct conn *c = &all[i];
+        char letter = (char)('a' + i % INBOXES);
+        make_stream(c, dialect, node, letter);
         c->sent_at = calloc(window, sizeof *c->sent_at);
         c->fd = open_socket(0);
         if (connect(c->fd, (struct sockaddr *)&server, sizeof server)) die("connect");
+        if (nats) greet_nats(c, letter);
         if (fcntl(c->fd, F_SETFL, O_NONBLOCK)) die("fcntl");
         watch(EPOLL_CTL_ADD, c->fd, EPOLLIN, c);
         conns_open++;
@@ -301,16 +373,20 @@ static void report(void) {
            percentile(0.50), percentile(0.99), cpu);
 }
 
+static int usage(void) {
+    fprintf(stderr, "usage: load plain PORT CLIENTS SECONDS TASKS | extended PORT CONNECTIONS SECONDS TASKS WINDOW [NODE]"
+                    " | nats|beanstalk PORT CONNECTIONS SECONDS TASKS WINDOW | fill DIRECTORY TASKS\n");
+    return 2;
+}
+
 int main(int argc, char **argv) {
-    int is_fill = argc == 4 && !strcmp(argv[1], "fill");
-    int is_plain = argc == 6 && !strcmp(argv[1], "plain");
-    int is_extended = argc == 7 && !strcmp(argv[1], "extended");
-    if (!is_fill && !is_plain && !is_extended) {
-        fprintf(stderr, "usage: load plain PORT CLIENTS SECONDS TASKS | extended PORT CONNECTIONS SECONDS TASKS WINDOW"
-                        " | fill DIRECTORY TASKS\n");
-        return 2;
-    }
-    make_packet(is_extended ? 1 : 0);
+    const char *what = argc > 1 ? argv[1] : "";
+    int is_fill = argc == 4 && !strcmp(what, "fill");
+    int is_plain = argc == 6 && !strcmp(what, "plain");
+    int is_extended = (argc == 7 || argc == 8) && !strcmp(what, "extended");
+    int is_other = argc == 7 && (!strcmp(what, "nats") || !strcmp(what, "beanstalk"));
+    if (!is_fill && !is_plain && !is_extended && !is_other) return usage();
+    make_packet(0, NULL);
     started = last_done = now();
     if (is_fill) {
         fill(argv[2], strtoull(argv[3], NULL, 10));
@@ -323,7 +399,7 @@ int main(int argc, char **argv) {
         stop_at = seconds > 0 ? started + (uint64_t)(seconds * 1e9) : UINT64_MAX;
         epfd = epoll_create1(EPOLL_CLOEXEC);
         if (is_plain) plain(atoi(argv[3]));
-        else window = strtoull(argv[6], NULL, 10), extended(atoi(argv[3]));
+        else window = strtoull(argv[6], NULL, 10), pipelined(what, atoi(argv[3]), argc == 8 ? argv[7] : NULL);
     }
     report();
     return 0;

@@ -46,10 +46,15 @@ class Generator:
         """One connection a task."""
         return self._run("plain", port, clients, seconds, 0, limit=seconds + 30)
 
-    def extended(self, port: int, *, connections: int, window: int, seconds: float = 0, tasks: int = 0) -> Load:
-        """Pipelined over connections that stay open, for so long or for so many tasks."""
+    def extended(self, port: int, *, connections: int, window: int, seconds: float = 0, tasks: int = 0, node: str = "") -> Load:
+        """Pipelined over connections that stay open, for so long or for so many tasks; for `node`, when it is named."""
         limit = seconds + 30 if seconds else 60 + tasks / 2000
-        return self._run("extended", port, connections, seconds, tasks, window, limit=limit)
+        more = [node] if node else []
+        return self._run("extended", port, connections, seconds, tasks, window, *more, limit=limit)
+
+    def broker(self, kind: str, port: int, *, connections: int, window: int, seconds: float) -> Load:
+        """The same tasks, pipelined likewise, into a broker: `nats` or `beanstalk`."""
+        return self._run(kind, port, connections, seconds, 0, window, limit=seconds + 30)
 
     def fill(self, directory: Path, tasks: int) -> Load:
         """Writes files as a uWSGI server would have left them."""

@@ -1,13 +1,14 @@
 """How much is measured, and what a measurement has at hand."""
 
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from load import Generator
-from servers import Contestants
+from load import BenchError, Generator
+from servers import Contestants, Server
 
 T = TypeVar("T")
 
@@ -34,10 +35,22 @@ class Plan:
     """of the extended dialect"""
     window: int = 128
     """requests in flight on each of them"""
+    cluster_pairs: int = 3
+    """runs of each contestant where several nodes are measured"""
+    hop_tasks: int = 80_000
+    """sent from one node to another in one run, and once more as a backlog"""
+    dead_tasks: int = 100_000
+    """waiting for a dead peer"""
+    calls: int = 3_000
+    """from Python, one after the other, sent here and run there"""
+    watch_seconds: float = 20.0
+    """of idle nodes; half of it of one with a dead peer"""
 
 
 FULL = Plan(5, 1.5, (10_000, 100_000, 1_000_000), 100_000, 1_000_000, 200)
-QUICK = Plan(3, 0.4, (10_000,), 10_000, 100_000, 40)
+QUICK = Plan(
+    3, 0.4, (10_000,), 10_000, 100_000, 40, cluster_pairs=1, hop_tasks=20_000, dead_tasks=20_000, calls=500, watch_seconds=6.0
+)
 
 
 @dataclass
@@ -48,7 +61,7 @@ class Bench:
     servers: Contestants
     load: Generator
     sides: frozenset[str]
-    """`uwsgi` and `ours`, or the one that is there"""
+    """`uwsgi`, `ours` and the brokers; those that are there"""
     backlogs: dict[int, Path] = field(default_factory=dict)
     """spools of ours with so many tasks waiting, made once"""
 
@@ -61,6 +74,17 @@ class Bench:
                     say(f"{name}, run {turn + 1}")
                     results[name].append(run())
         return results
+
+
+def wait_for(condition: Callable[[], bool], server: Server, what: str, limit: float = 30.0) -> float:
+    """Returns when the condition holds, with the monotonic time; BenchError when the server ends, or after `limit` seconds."""
+    end = time.monotonic() + limit
+    while not condition():
+        server.check(float("inf"))
+        if time.monotonic() > end:
+            raise BenchError(f"not within {limit:g} s: {what}; the log: {server.last_words()}")
+        time.sleep(0.005)
+    return time.monotonic()
 
 
 def say(text: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Target:
-    """What a row must reach: a ratio to uWSGI, or a bound on our own figure."""
+    """What a row must reach: a ratio to the other side, or a bound on our own figure."""
 
     kind: str
-    """`ratio` (at least so many times as good as uWSGI), `most` or `least`."""
+    """`ratio` (at least so many times as good as the other), `most` or `least` (of our own figure)."""
     value: float
 
     def text(self) -> str:
@@ -36,11 +36,13 @@ class Row:
     what: str
     unit: str
     ours: float | None = None
-    uwsgi: float | None = None
+    other: float | None = None
     ratio: float | None = None
     target: str = ""
     met: bool | None = None
     note: str = ""
+    beside: str = "uWSGI"
+    """Who the other is."""
     samples: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -49,17 +51,18 @@ def compare(
     what: str,
     unit: str,
     ours: Sequence[float] = (),
-    uwsgi: Sequence[float] = (),
+    other: Sequence[float] = (),
     *,
     target: Target | None = None,
     note: str = "",
+    beside: str = "uWSGI",
 ) -> Row:
     """A row of medians. The ratio says how many times better ours is: more a second, or less of anything else."""
-    row = Row(measurement, what, unit, note=note, samples={"ours": list(ours), "uwsgi": list(uwsgi)})
+    row = Row(measurement, what, unit, note=note, beside=beside, samples={"ours": list(ours), "other": list(other)})
     row.ours = statistics.median(ours) if ours else None
-    row.uwsgi = statistics.median(uwsgi) if uwsgi else None
-    if row.ours and row.uwsgi:
-        row.ratio = row.ours / row.uwsgi if unit.endswith("/s") else row.uwsgi / row.ours
+    row.other = statistics.median(other) if other else None
+    if row.ours and row.other:
+        row.ratio = row.ours / row.other if unit.endswith("/s") else row.other / row.ours
     if target:
         row.target = target.text()
         row.met = target.met(row.ours, row.ratio)
@@ -68,18 +71,18 @@ def compare(
 
 def table(rows: Sequence[Row]) -> str:
     """For people."""
-    lines = [["", "unit", "spoolnode", "uWSGI", "ratio", "target", "met", ""]]
+    lines = [["", "unit", "spoolnode", "other", "ratio", "target", "met", ""]]
     for row in rows:
         met = {True: "yes", False: "NO", None: "?" if row.target else ""}[row.met]
         ratio = f"{row.ratio:.2f}x" if row.ratio else ""
-        lines.append([row.what, row.unit, _number(row.ours), _number(row.uwsgi), ratio, row.target, met, row.note])
+        lines.append([row.what, row.unit, _number(row.ours), _number(row.other), ratio, row.target, met, row.note])
     widths = [max(len(line[column]) for line in lines) for column in range(8)]
     right = {2, 3, 4}
     text, measurement = [], None
     for number, line in enumerate(lines):
-        if number and rows[number - 1].measurement != measurement:
-            measurement = rows[number - 1].measurement
-            text.append(f"\n{measurement}")
+        if number and (rows[number - 1].measurement, rows[number - 1].beside) != measurement:
+            measurement = rows[number - 1].measurement, rows[number - 1].beside
+            text.append(f"\n{measurement[0]}, beside {measurement[1]}" if measurement[1] else f"\n{measurement[0]}")
         cells = [cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(line)]
         text.append(("  " + "  ".join(cells)).rstrip())
     return "\n".join(text)
@@ -91,7 +94,13 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def write_json(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
-    """For programs."""
-    content = {"machine": machine, "rows": [asdict(row) for row in rows]}
+def write_json(path: Path, machine: dict[str, Any], rows: Sequence[Row], *, update: bool = False) -> None:
+    """For programs. `update`: only the rows of what was measured are replaced; `updated` says on which machine they were."""
+    content: dict[str, Any] = {"machine": machine, "rows": []}
+    if update and path.exists():
+        content = json.loads(path.read_text())
+        measured = {row.measurement for row in rows}
+        content["rows"] = [row for row in content["rows"] if row["measurement"] not in measured]
+        content["updated"] = content.get("updated", {}) | dict.fromkeys(sorted(measured), machine)
+    content["rows"] += [asdict(row) for row in rows]
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

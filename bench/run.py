@@ -11,7 +11,10 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
+import calls
+import crowd
 import drain
+import hop
 import latency
 import network
 import place
@@ -29,25 +32,42 @@ MEASUREMENTS = {
     "latency": latency.latency,
     "idle": drain.idle,
     "start": drain.start,
+    "hop": hop.hop,
+    "hop-latency": hop.hop_latency,
+    "calls": calls.calls,
+    "dead-peer": crowd.dead_peer,
+    "crowd": crowd.crowd,
     "drain": drain.drain,
 }
 """Those that only make files come first, the one that has them removed by the thousand last: see README."""
+VERSIONS = {
+    "uwsgi": ["--version"],
+    "nats-server": ["--version"],
+    "beanstalkd": ["-v"],
+    "redis-server": ["--version"],
+    "dramatiq": ["-c", "import dramatiq; print(dramatiq.__version__)"],
+}
+"""How each is asked for its version."""
+CLUSTER = ("hop", "hop-latency", "calls", "dead-peer", "crowd")
 
 
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two instead of ten: fewer and shorter runs")
-    parser.add_argument("--only", action="append", choices=list(MEASUREMENTS), help="this one only; may be repeated")
+    names = f"{', '.join(MEASUREMENTS)}; cluster is {', '.join(CLUSTER)}"
+    only = f"this one only; may be repeated: {names}"
+    parser.add_argument("--only", action="append", choices=[*MEASUREMENTS, "cluster"], metavar="NAME", help=only)
     parser.add_argument("--side", choices=["both", "uwsgi", "ours"], default="both", help="measure one of the two only")
     parser.add_argument("--dir", default=None, help="where the temporary directory is made: the disk that is measured")
     parser.add_argument("--image", action="store_true", help="measure on a fresh ext4 in an image file in it (root)")
     parser.add_argument("--output", type=Path, help="write the JSON here; default, for a whole run: bench/results.json")
-    parser.add_argument("--limit", type=int, default=1500, help="give up after so many seconds")
+    parser.add_argument("--update", action="store_true", help="with --only: replace these rows in bench/results.json")
+    parser.add_argument("--limit", type=int, default=1800, help="give up after so many seconds")
     return parser.parse_args()
 
 
-def machine(directory: Path, uwsgi: list[str], plan: Plan) -> dict[str, Any]:
+def machine(directory: Path, found: dict[str, list[str]], plan: Plan) -> dict[str, Any]:
     """What the figures hold for."""
 
     def output(*command: str) -> str:
@@ -67,7 +87,7 @@ def machine(directory: Path, uwsgi: list[str], plan: Plan) -> dict[str, Any]:
         "file_system": place.file_system(directory),
         "warning": place.warning(directory),
         "python": platform.python_version(),
-        "uwsgi": output(*uwsgi, "--version") if uwsgi else None,
+        **{name: output(*found[name], *version) for name, version in VERSIONS.items() if found.get(name)},
         "commit": output("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"),
         "plan": plan.__dict__,
     }
@@ -95,13 +115,21 @@ def give_up(number: int, frame: object) -> NoReturn:
     raise SystemExit(f"\nstopped by {signal.Signals(number).name}; the servers are ended")
 
 
+def chosen(only: list[str] | None) -> list[str]:
+    """The measurements that were asked for, in their order."""
+    names = set(only or MEASUREMENTS)
+    if "cluster" in names:
+        names |= {*CLUSTER}
+    return [name for name in MEASUREMENTS if name in names]
+
+
 def measure(name: str, bench: Bench) -> list[report.Row]:
     """The rows of one measurement; when it cannot be made, one that says why."""
     begin = time.monotonic()
     try:
         rows = MEASUREMENTS[name](bench)
     except BenchError as error:
-        rows = [report.Row(name, f"failed: {error}", "", met=False)]
+        rows = [report.Row(name, f"failed: {error}", "", met=False, beside="")]
     print(f"{name}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
     return rows
 
@@ -112,8 +140,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, give_up)
     signal.signal(signal.SIGALRM, give_up)
     signal.alarm(args.limit)
-    found = {"uwsgi": servers.find_uwsgi(), "ours": servers.find_node()}
+    brokers = servers.find_brokers()
+    found = {"uwsgi": servers.find_uwsgi(), "ours": servers.find_node(), **brokers}
     sides = {side for side, command in found.items() if command and args.side in ("both", side)}
+    if "redis-server" not in sides:
+        sides.discard("dramatiq")
     if not found["uwsgi"]:
         print(f"no uwsgi beside {sys.executable} or on PATH: pip install uwsgi==2.0.31", file=sys.stderr)
     if not found["ours"]:
@@ -123,21 +154,22 @@ def main() -> int:
     plan = QUICK if args.quick else FULL
     rows: list[report.Row] = []
     with place.temporary_directory(args.dir, image=args.image) as directory:
-        about = machine(directory, found["uwsgi"], plan)
+        about = machine(directory, found, plan)
         print(json.dumps({name: value for name, value in about.items() if name != "plan"}, indent=1))
-        contestants = servers.Contestants(directory, found["uwsgi"], found["ours"])
+        contestants = servers.Contestants(directory, found["uwsgi"], found["ours"], brokers)
         bench = Bench(plan, contestants, Generator(directory), frozenset(sides))
         disturbance = Disturbance()
         try:
-            for name in args.only or MEASUREMENTS:
+            for name in chosen(args.only):
                 rows += measure(name, bench)
         finally:
             about["taken_percent"] = disturbance.percent()
             print(report.table(rows))
             print("\ntaken from the machine meanwhile, in %:", about["taken_percent"])
-    output = args.output or (RESULTS if not args.only and len(sides) == 2 else None)
+    whole = not args.only and args.side == "both" and found["uwsgi"] and found["ours"]
+    output = args.output or (RESULTS if whole or args.update else None)
     if output:
-        report.write_json(output, about, rows)
+        report.write_json(output, about, rows, update=args.update)
         print(f"written: {output}")
     return 1 if any(row.met is False for row in rows) else 0
 

@@ -1,4 +1,4 @@
-"""The two contestants: started on loopback with a free port, ended by pid."""
+"""The contestants: started on loopback with a free port, ended by pid."""
 
 import contextlib
 import importlib.util
@@ -12,16 +12,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import msgpack
 import proc
 from load import BenchError
 
 APPS = Path(__file__).with_name("apps")
 PING, PONG = b"\x64\x00\x00\x00", b"\x64\x00\x00\x01"
+STATUS = b"\x64\x00\x00\x01"
+"""A ping in the extended dialect: the answer has a node's status."""
 
 UWSGI = ["--master", "--die-on-term", "--disable-logging", "--spooler-quiet", "--pythonpath", str(APPS)]
 """What is best for uWSGI: no line in the log for a request or a task."""
-NODE = ["join", "--discover", "none"]
 
 
 def find_uwsgi() -> list[str]:
@@ -42,6 +45,15 @@ def find_node() -> list[str]:
     return []
 
 
+def find_brokers() -> dict[str, list[str]]:
+    """The commands of what a hop is compared with; those that are missing are left out."""
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
+    found = {name: shutil.which(name, path=path) for name in ("nats-server", "beanstalkd", "redis-server")}
+    beside = Path(sys.prefix) / "bench" / "bin" / "python"  # an environment of its own: `make bench` makes it
+    found["dramatiq"] = os.environ.get("BENCH_DRAMATIQ") or (str(beside) if beside.exists() else None)
+    return {name: [command] for name, command in found.items() if command}
+
+
 def free_port() -> int:
     """A port that nobody uses, below those that the kernel gives to the clients of a run."""
     for _ in range(1000):
@@ -60,6 +72,27 @@ def ping(port: int) -> bool:
             return connection.recv(4) == PONG
     except OSError:
         return False
+
+
+def status(port: int) -> dict[str, Any]:
+    """The status of a node, over its own port."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(STATUS)
+        answer = b""
+        while len(answer) < 4 or len(answer) < 4 + int.from_bytes(answer[1:3], "little"):
+            more = connection.recv(65536)
+            if not more:
+                raise OSError("the node closed the connection instead of telling its status")
+            answer += more
+    content: dict[str, Any] = msgpack.unpackb(answer[4:])
+    return content
+
+
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
 
 
 class Server:
@@ -88,9 +121,9 @@ class Server:
         """Of the master, or of the node."""
         return self._process.pid
 
-    def wait_ready(self, limit: float = 30) -> float:
-        """Until the first ping is answered; the seconds since the start."""
-        while not ping(self.port):
+    def wait_ready(self, limit: float = 30, *, broker: bool = False) -> float:
+        """Until the first ping is answered (a broker: a connection is taken); the seconds since the start."""
+        while not (accepts if broker else ping)(self.port):
             self.check(limit)
             time.sleep(0.002)
         return time.monotonic() - self.started
@@ -130,10 +163,11 @@ class Server:
 class Contestants:
     """Starts servers; `directory` is the temporary directory of the run."""
 
-    def __init__(self, directory: Path, uwsgi: list[str], node: list[str]) -> None:
+    def __init__(self, directory: Path, uwsgi: list[str], node: list[str], brokers: dict[str, list[str]]) -> None:
         self.directory = directory
         self._uwsgi = uwsgi
         self._node = node
+        self._brokers = brokers
         self._names = iter(range(1_000_000))
 
     def path(self, name: str) -> Path:
@@ -155,14 +189,39 @@ class Contestants:
             yield server
 
     @contextlib.contextmanager
-    def node(self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None) -> Iterator[Server]:
+    def node(
+        self, spool: Path, *options: str, app: str = "", environment: dict[str, str] | None = None, port: int = 0,
+        discover: str = "none",
+    ) -> Iterator[Server]:  # fmt: skip
         """A spoolnode node. With an `app` it has one worker; without, it enqueues only."""
-        port = free_port()
-        command = [*self._node, *NODE, "--spool", str(spool), "--listen", f"127.0.0.1:{port}", *options]
+        port = port or free_port()
+        command = [*self._node, "join", "--spool", str(spool), "--listen", f"127.0.0.1:{port}", "--discover", discover, *options]
         if app:
             command += ["--app", app, "--workers", "1"]
         with self._running(command, port, environment) as server:
             yield server
+
+    @contextlib.contextmanager
+    def broker(self, name: str, *options: str, port: int = 0, environment: dict[str, str] | None = None) -> Iterator[Server]:
+        """A broker, or what works for one; its options say the port."""
+        with self._running([*self._brokers[name], *options], port, environment) as server:
+            yield server
+
+    def command(self, name: str) -> list[str]:
+        """How a broker is started."""
+        return self._brokers[name]
+
+    def certificates(self, *names: str) -> dict[str, list[str]]:
+        """The options with which nodes of these names trust each other."""
+        directory = self.path("ca")
+        for arguments in (["init", str(directory)], *(["issue", name, "--dir", str(directory)] for name in names)):
+            done = subprocess.run([*self._node, "ca", *arguments], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise BenchError(f"spoolnode ca {' '.join(arguments)}: {done.stderr.strip()}")
+        return {
+            name: [f"--tls-cert={directory / name}.crt", f"--tls-key={directory / name}.key", f"--tls-ca={directory / 'ca.crt'}"]
+            for name in names
+        }
 
     @contextlib.contextmanager
     def _running(self, command: list[str], port: int, environment: dict[str, str] | None) -> Iterator[Server]:

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
-from spoolnode.cluster.channel import Answer, Channel, ChannelLost, read_pong, refusal_in
+from spoolnode.cluster.channel import Answer, Channel, ChannelLost, Impostor, read_pong, refusal_in
 from spoolnode.cluster.dial import Dialed, DialError, Kind, refusal_of
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
 from spoolnode.cluster.peers import Target
@@ -63,6 +63,8 @@ class Surroundings:
     dial: Dial
     rng: random.Random
     report: Callable[..., None]
+    vouch: Callable[[dict[str, Any], str], None]
+    """Raises `Impostor` when a status is not that of the node which a certificate names."""
     met: Callable[[str, dict[str, Any], float, str], None]
     """A destination answered a hello: what it said, in how many seconds, at which address."""
     missed: Callable[[str, Kind | None, str], None]
@@ -154,6 +156,7 @@ class Carrier:
                 self._around.missed(address, error.kind, error.text)
                 continue
             self._address = address
+            dialed.protocol.certified = dialed.name
             await self._use(dialed.protocol)
             return
         self._fail(problem, untrusted=kind is Kind.UNTRUSTED)
@@ -187,7 +190,7 @@ class Carrier:
     def _lost(self, channel: Channel, error: Exception) -> None:
         refused = refusal_of(channel.error, self._address)
         kind = refused.kind if refused is not None else None
-        self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, NotIt) else kind, str(refused or error))
+        self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, NotIt | Impostor) else kind, str(refused or error))
         self._fail(str(refused or error), untrusted=kind is Kind.UNTRUSTED)
 
     async def _greet(self, channel: Channel) -> bool:
@@ -200,6 +203,7 @@ class Carrier:
             await self._around.outbox.meet(self.to, UWSGI)
             self.link.greeted(self._loop.time())
             return False
+        self._around.vouch(status, channel.certified)
         self._around.met(self.to, status, self._loop.time() - began, self._address)
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
         if identity == self._around.node_id:

@@ -17,6 +17,10 @@ class ChannelLost(SpoolnodeError):
     """The other side erred: the connection ended, or it said what is no answer."""
 
 
+class Impostor(ChannelLost):
+    """The other side says that it is somebody else than its certificate does."""
+
+
 class Channel(asyncio.Protocol):
     """One connection."""
 
@@ -28,6 +32,8 @@ class Channel(asyncio.Protocol):
         self.reason = ""
         """Why it is gone; empty as long as it is there."""
         self.error: Exception | None = None
+        self.certified = ""
+        """The node's name in the other side's certificate; empty without TLS."""
         self._transport: Any = None
         self._reader = AnswerReader()
         self._answers: deque[Answer] = deque()

@@ -15,7 +15,7 @@ from spoolnode.cluster import dial as dialing
 from spoolnode.cluster import sharing
 from spoolnode.cluster.candidate import Candidate, Identity, Source
 from spoolnode.cluster.carrier import Carrier, Dial, Surroundings
-from spoolnode.cluster.channel import Channel
+from spoolnode.cluster.channel import Channel, Impostor
 from spoolnode.cluster.dial import Kind
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.link import State as LinkState
@@ -39,15 +39,17 @@ EXPIRY_SECONDS = 86400.0
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 
-def joiner(trust: Trust | None = None, dial: Dial | None = None) -> Callable[[Node], "Cluster"]:
-    """What `run_node` wants: makes the cluster of a node. `dial`: how to connect; tests bring their own."""
-    return lambda node: Cluster(node, trust, dial)
+def joiner(
+    trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None
+) -> Callable[[Node], "Cluster"]:
+    """What `run_node` wants: makes the cluster of a node. `dial` and `rng`: how to connect, and chance; tests bring their own."""
+    return lambda node: Cluster(node, trust, dial, rng)
 
 
 class Cluster:
     """The other nodes, as one node sees them."""
 
-    def __init__(self, node: Node, trust: Trust | None, dial: Dial | None) -> None:
+    def __init__(self, node: Node, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None) -> None:
         self._node = node
         self._trust = trust
         self._loop = asyncio.get_running_loop()
@@ -58,17 +60,17 @@ class Cluster:
         identity = Identity(node.id, node.config.name, node.config.cluster, fixed, trust is not None)
         self._identity = identity
         self._here = {*node.config.listen, *listening}
-        rng = random.Random()
+        rng = rng or random.Random()
         self.table = PeerTable(identity, rng, changed=self._changed, warn=self._report, instance=node.instance)
         self.placement = Placement(identity, rng)
         self._dial = dial or self._dial_tcp
-        self._prober = Prober(self.table, self._dial, lambda: self._hello("", 0), self._answered)
+        self._prober = Prober(self.table, self._dial, lambda: self._hello("", 0), self._answered, self._vouch)
         self._sources: list[Source] = make_sources(node.config.discover, identity, listening, self._report, rng)
         self._running: list[asyncio.Task[None]] = []
         self._carriers: dict[str, Carrier] = {}
         self._around = Surroundings(
-            node.spool, self._hello, node.id, self.table.resolve, self._dial, rng, self._report, self._met, self._missed,
-            self._exchanged, self._is_us,
+            node.spool, self._hello, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch, self._met,
+            self._missed, self._exchanged, self._is_us,
         )  # fmt: skip
         self._moving = False
         self._leaving = False
@@ -102,7 +104,7 @@ class Cluster:
         addresses = tuple(
             _at(address, host) for address in hello.addresses if peer != "unix" or not address.startswith(WILDCARDS)
         )
-        self.table.heard(hello.id, hello.name, self._loop.time(), addresses)
+        self.table.heard(hello.id, hello.name, self._loop.time(), addresses, hello.instance)
         self._prober.wake()
 
     async def start(self) -> None:
@@ -397,6 +399,16 @@ class Cluster:
                 Reason.FORBIDDEN,
                 f"the id {hello.id} belongs to the node {self._certified[hello.id]!r}, and you are {certified!r}",
             )
+
+    def _vouch(self, status: dict[str, Any], certified: str) -> None:
+        """What a node that we called says of itself must be what its certificate says. Raises `Impostor`."""
+        identity, name = str(status.get("id", "")), str(status.get("name", ""))
+        if not certified or not status:
+            return
+        if name != certified:
+            raise Impostor(f"its certificate is for the node {certified!r}, and it says that it is {name!r}")
+        if self._certified.setdefault(identity, certified) != certified:
+            raise Impostor(f"the id {identity} belongs to the node {self._certified[identity]!r}, and it is {certified!r}")
 
     def _warn_of_expiry(self) -> None:
         now = self._loop.time()

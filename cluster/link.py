@@ -144,10 +144,10 @@ class Link:
         sent = self.flight.popleft()
         self.flight_bytes -= sent.size
         fate = fate_of(refusal)
-        if fate is Fate.TAKEN:
-            self.failures = 0
-        elif fate is Fate.LATER and refusal is not None:
+        if fate is Fate.LATER and refusal is not None:
             self.closing, self.reason = True, refusal.text
+        else:
+            self.failures = 0  # also when it never takes this one: others must not wait longer for that
         return sent, fate
 
     def progress(self, now: float) -> None:
@@ -181,8 +181,9 @@ class Link:
     def pause(self, now: float) -> None:
         """The other side is busy or full, everything is answered, the connection was closed: not again before a while."""
         self._expect(State.OPEN, "paused")
-        if self.failed(now, self.reason):
+        if self.flight:
             raise WrongState(self.state, "paused: tasks are under way")
+        self.failed(now, self.reason)
 
     def nudge(self, now: float) -> None:
         """A sign of life of the other side, or somebody asks: no more waiting."""

@@ -160,7 +160,7 @@ class PeerTable:
         self._changed = changed
         self._once = Once(warn or (lambda *_, **__: None))
         self._instance = instance
-        self._peers: set[Peer] = set()
+        self._peers: dict[Peer, None] = {}  # a set that keeps its order
         self._by_id: dict[str, Peer] = {}
         self._by_address: dict[str, Peer] = {}
         self._by_key: dict[tuple[str, str], Peer] = {}
@@ -303,8 +303,12 @@ class PeerTable:
             # What it said before may be old, and where it was down nobody counted on it.
             self._ping_soon(peer, now)
 
-    def heard(self, node_id: str, name: str, now: float, addresses: tuple[str, ...] = ()) -> None:
-        """A connection came in that proves this id. It says nothing on whether we reach it, so it only makes us try at once."""
+    def heard(self, node_id: str, name: str, now: float, addresses: tuple[str, ...] = (), instance: str = "") -> None:
+        """A connection came in that proves this id. It says nothing on whether we reach it, so it only makes us try at once.
+
+        Not when we reach that very process already (`instance`): every ping is heard, and two nodes would ping each other
+        without end.
+        """
         if node_id == self.identity.id:
             return
         peer = self._by_id.get(node_id)
@@ -317,7 +321,8 @@ class PeerTable:
             self._refresh(peer)
         peer.name = name or peer.name
         peer.misses = 0
-        self._ping_soon(peer, now)
+        if not (instance and peer.state is State.UP and peer.status is not None and peer.status.instance == instance):
+            self._ping_soon(peer, now)
 
     # -- whom to ping --
 
@@ -595,13 +600,13 @@ class PeerTable:
                 return None
             self._remove(min(useless, key=lambda peer: (peer.state is State.UNKNOWN, peer.since)))
         peer = Peer(node_id, since=now, exchanged_at=now, status_at=now)
-        self._peers.add(peer)
+        self._peers[peer] = None
         if node_id:
             self._by_id[node_id] = peer
         return peer
 
     def _remove(self, peer: Peer) -> None:
-        self._peers.discard(peer)
+        self._peers.pop(peer, None)
         if self._by_id.get(peer.id) is peer:
             del self._by_id[peer.id]
         for key in peer.candidates:

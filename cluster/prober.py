@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolnode.cluster.carrier import Dial
-from spoolnode.cluster.channel import Channel, ChannelLost, read_pong
+from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong
 from spoolnode.cluster.dial import DialError, Kind, refusal_of
 from spoolnode.cluster.peers import Failure, Peer, PeerTable
 from spoolnode.node.background import spawn
@@ -25,8 +25,12 @@ Answered = Callable[[Peer, dict[str, Any], float, str], None]
 class Prober:
     """The pings of one node."""
 
-    def __init__(self, table: PeerTable, dial: Dial, hello: Callable[[], bytes], answered: Answered) -> None:
+    def __init__(
+        self, table: PeerTable, dial: Dial, hello: Callable[[], bytes], answered: Answered,
+        vouch: Callable[[dict[str, Any], str], None],
+    ) -> None:  # fmt: skip
         self._table = table
+        self._vouch = vouch
         self._dial = dial
         self._hello = hello
         self._answered = answered
@@ -76,6 +80,8 @@ class Prober:
                     kind, reason = FAILURES[error.kind], error.text
                 except Refused as refusal:
                     kind, reason = Failure.UNTRUSTED, refusal.text
+                except Impostor as error:
+                    kind, reason = Failure.UNTRUSTED, f"{address}: {error}"
                 except (ChannelLost, BadPacket, OSError) as error:
                     kind, reason = Failure.TIMEOUT, f"{address}: {error}"
                 else:
@@ -87,11 +93,14 @@ class Prober:
     async def _ask(self, address: str, name: str) -> dict[str, Any]:
         channel = self._channels.get(address)
         if channel is None or not channel.is_open:
-            channel = (await self._dial(address, Channel, name)).protocol
-            self._channels[address] = channel
+            dialed = await self._dial(address, Channel, name)
+            channel = self._channels[address] = dialed.protocol
+            channel.certified = dialed.name
         try:
             pong = await channel.ask(self._hello(), LIMIT)
-            return read_pong(pong) or {}
+            status = read_pong(pong) or {}
+            self._vouch(status, channel.certified)
+            return status
         except BaseException as error:
             self._channels.pop(address, None)
             channel.abort("no answer")

@@ -85,6 +85,11 @@ class Door:
         if not terms.destination:
             return [""]
         places = self._route(terms)
+        if places != [""] and terms.pickled:
+            raise Refused(
+                Reason.FORBIDDEN,
+                f"pickled arguments (`args`, `kwargs`) stay on this machine; they cannot go to {terms.destination}",
+            )
         if places != [""] and len(block) > MAX_BLOCK - LINK_ROOM:
             raise Refused(
                 Reason.TOO_LARGE,
@@ -319,11 +324,11 @@ class Upload:
             self._discard()  # the door is closed for good, and nobody writes any more
 
     def _target(self, to: str) -> str:
+        # Copies are tasks of their own, each with an id; the first one has the id that is told.
+        identity = self._identity if to == self._places[0] else names.task_id(self._spool.node_id, self._spool.number(), 0)
         if to:
-            # Copies are tasks of their own, each with an id; the first one has the id that is told.
-            identity = self._identity if to == self._places[0] else names.task_id(self._spool.node_id, self._spool.number(), 0)
             return outbox_ref(to, identity, self._spool.outbox.number(to))
-        name = names.file_name(self._identity)
+        name = names.file_name(identity)
         return name if self._terms.rank == names.LAST else f"{self._terms.rank}/{name}"
 
     def _due(self) -> float:

@@ -347,7 +347,7 @@ class Node:
         return {
             "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
-            "state": "stopping" if self._stop.is_set() else "running", "sync": self.config.sync, "app": self.config.app,
+            "state": self._state, "sync": self.config.sync, "app": self.config.app,
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
             "worker_pids": [worker.pid for worker in self.crew.workers],
             "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
@@ -378,6 +378,12 @@ class Node:
 
     def _is_low(self) -> bool:
         return self.door.free < self.config.min_free
+
+    @property
+    def _state(self) -> str:
+        if not self._stop.is_set():
+            return "running"
+        return "draining" if self._drains else "stopping"
 
     def problem(self) -> str:
         """Why this node should get no work now; empty when it is well."""

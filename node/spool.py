@@ -284,6 +284,10 @@ class Spool:
             try:
                 await self.save_taken()
                 await self.place_file(final, partial(self.keeper.publish, ref), due=due)
+            except FileNotFoundError:
+                # It moved the time before, and the disk did not confirm it.
+                self._schedule_file(final, due)
+                self.mark_dirty("arriving", os.path.dirname(final))
             except OSError as error:
                 self._arrived += left[index:]
                 self.report("move_failed", move="publish", file=ref, reason=str(error))

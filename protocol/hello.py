@@ -70,7 +70,7 @@ def read(block: bytes) -> Hello:
         raise _malformed("spool_hello", protocol, "the version of the protocol")
     if int(protocol) != PROTOCOL:
         raise Refused(Reason.CONFLICT, f"you speak version {protocol} of the protocol between nodes, this node speaks {PROTOCOL}")
-    if not floor.isdecimal() or len(floor) > 20:
+    if not floor.isdecimal() or len(floor) > 20 or int(floor) > names.MAX_NUMBER:
         raise _malformed("spool_floor", floor, "a link number")
     addresses = tuple(text for text in said.get(_ADDRESSES, "").split(",")[:MOST_ADDRESSES] if names.is_address(text))
     hello = Hello(

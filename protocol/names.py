@@ -4,6 +4,7 @@ Every name that comes from outside and may touch a path or a table is validated 
 """
 
 import re
+from collections.abc import Mapping
 
 from spoolnode.protocol.errors import BadTask, Reason, Refused
 
@@ -145,6 +146,15 @@ def read_hops(value: bytes) -> int:
 def is_task_id(text: str) -> bool:
     """Whether this can be the id of a task (and so the end of a file name)."""
     return bool(_TASK_ID.fullmatch(text))
+
+
+def check_from_peer(variables: Mapping[bytes, bytes]) -> None:
+    """Raises `Refused` when the id or the destination that a peer says of a task is none."""
+    identity, to = variables.get(ID, b"-"), variables.get(TO, b"")
+    if not is_task_id(identity.decode("ascii", "replace")):
+        raise _malformed("spool_id", identity, "the id of a task")
+    if to and not is_destination(to.decode("ascii", "replace")):
+        raise _malformed("spool_to", to, "a node's name or id, host:port or tag:X")
 
 
 def check_variable_name(name: str) -> None:

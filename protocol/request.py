@@ -26,6 +26,8 @@ class Terms(NamedTuple):
     """The number that the sender's link gave it; 0 when it did not come over a link."""
     hops: int = 0
     """How often it was handed on."""
+    pickled: bool = False
+    """It carries pickled arguments, which no other node would take."""
 
 
 PLAIN_TERMS = Terms()
@@ -97,6 +99,8 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         names.read_timeout(special[names.TIMEOUT])
     if names.VALUES in special:
         _check_values(special[names.VALUES])
+    if names.ID in special or names.TO in special:
+        names.check_from_peer(special)
     get = special.get
     destination = get(names.NODE)
     return Terms(
@@ -108,6 +112,7 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         get(b"spooler", b""),
         names.read_number(special[names.NUMBER]) if names.NUMBER in special else 0,
         names.read_hops(get(names.HOPS, b"")),
+        pickled,
     )
 
 

@@ -59,8 +59,9 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", patien
 class RunningNode:
     """One node with its spool in `directory / "spool"`; it can be ended and started again on the same spool."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "testnode") -> None:
         self.directory = directory
+        self.name = name
         self.spool = directory / "spool"
         self.log: list[dict[str, Any]] = []
         """The lines of its log, of all starts together."""
@@ -80,7 +81,7 @@ class RunningNode:
             changes: environment variables.
         """
         assert self._process is None, "it runs already"
-        options = ["--spool", str(self.spool), "--name", "testnode", "--log-format", "json", "--log-level", "debug"]
+        options = ["--spool", str(self.spool), "--name", self.name, "--log-format", "json", "--log-level", "debug"]
         if "-s" not in args and "--listen" not in args and "--socket" not in args:
             options += ["--listen", f"127.0.0.1:{self.port}"]
         if "--discover" not in args:
@@ -90,7 +91,7 @@ class RunningNode:
             options += ["--app", "app.py"]
         self._seen = len(self.log)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "spoolnode", "join", *options, *args],
+            self.command_line([sys.executable, "-m", "spoolnode", "join", *options, *args]),
             cwd=self.directory,
             env=environment(PYTHONDONTWRITEBYTECODE="1", **changes),
             stdin=subprocess.DEVNULL,
@@ -100,6 +101,10 @@ class RunningNode:
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
         return self.wait_until_ready() if wait else self
+
+    def command_line(self, args: list[str]) -> list[str]:
+        """What is executed to run `args` where this node lives."""
+        return args
 
     def wait_until_ready(self) -> Self:
         """Returns when the node says that it is ready."""

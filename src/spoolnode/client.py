@@ -23,6 +23,7 @@ from spoolnode.wire import (
     Answer,
     Message,
     body_would_be_dropped,
+    copies,
     is_spoolnode,
     task_id,
 )
@@ -40,11 +41,11 @@ class _Peer:
         self._shared: Pipeline | None = None
         self._is_plain = False
 
-    def send(self, message: Message, deadline: float) -> str:
-        """Sends one task; the id that the node gave it."""
+    def ask(self, message: Message, deadline: float) -> Answer:
+        """Sends one task; what the node answered."""
         for _ in range(_TRIES):
             try:
-                return task_id(self._address, self._exchange(message, deadline))
+                return self._exchange(message, deadline)
             except Gone:
                 continue
         raise Unreachable(f"{self._address}: closed {_TRIES} connections at once; {NOT_STORED}")
@@ -137,7 +138,13 @@ def send(address: Address, message: Message, timeout: float) -> str:
         Unreachable: the node did not get it whole; nothing was stored.
         Unanswered: no answer came; it may have been stored. `TimedOut` when that was for lack of time.
     """
-    return _peer(address).send(message, monotonic() + timeout)
+    return task_id(address, _peer(address).ask(message, monotonic() + timeout))
+
+
+def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int]:
+    """As `send`; the id of the first copy, and how many were stored (more than one only for `node="all"`)."""
+    answer = _peer(address).ask(message, monotonic() + timeout)
+    return task_id(address, answer), copies(answer)
 
 
 def close() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from spoolnode.errors import Unanswered
 from spoolnode.protocol import names
-from spoolnode.protocol.answer import read_answer
+from spoolnode.protocol.answer import read_answer, read_copies
 from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, packet
 from spoolnode.protocol.values import Encoded, Task, encode_task
@@ -131,3 +131,8 @@ def task_id(address: Address, answer: Answer) -> str:
         raise Refused(refusal.reason, f"{address}: refused the task: {refusal.text}; {NOT_STORED}") from None
     except BadPacket as error:
         raise Unanswered(f"{address}: {error}; {MAY_BE_STORED}") from error
+
+
+def copies(answer: Answer) -> int:
+    """How many times the task of a good answer was stored."""
+    return read_copies(answer[2]) if answer[2] else 1

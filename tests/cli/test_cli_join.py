@@ -1,5 +1,6 @@
 """`join`: starting, refusing to start, stopping."""
 
+import json
 import time
 from pathlib import Path
 
@@ -15,7 +16,8 @@ def test_help_names_every_command() -> None:
     listed = done.stdout.partition("Commands:")[2].split("\n")
     names = [line.split()[0] for line in listed if line.strip()]
     assert names == [
-        *("join", "send", "status", "ls", "show", "rm", "retry", "dead", "ping", "reload", "stop", "config", "doctor", "demo")
+        *("join", "send", "status", "peers", "ls", "show", "rm", "retry", "dead", "ping", "flush", "reload", "drain", "stop"),
+        *("config", "ca", "doctor", "demo"),
     ]
     assert "..." not in done.stdout.partition("Commands:")[2]
 
@@ -70,10 +72,12 @@ def test_uwsgi_command_line_of_the_manual_runs_with_a_note(node: RunningNode, ap
     node.wait_for_log("print", id=done.stdout.strip(), text="ran Serena")
 
 
-def test_seeds_are_accepted_with_a_note_that_nothing_is_discovered_yet(node: RunningNode) -> None:
-    node.start("10.0.0.7:3031", "beta:3031")
-    (note,) = node.lines("note")
-    assert note["seeds"] == ["10.0.0.7:3031", "beta:3031"]
+def test_seeds_are_peers_besides_those_that_are_discovered(node: RunningNode) -> None:
+    node.start("127.0.0.1:1", "127.0.0.1:2")
+    rows = json.loads(node.command("peers", "--json").stdout)
+    assert [(row["address"], row["sources"]) for row in rows] == [
+        (f"127.0.0.1:{port}", ["static://127.0.0.1:1,127.0.0.1:2"]) for port in (1, 2)
+    ]
 
 
 def test_application_that_does_not_load_ends_with_its_traceback_and_1(tmp_path: Path) -> None:

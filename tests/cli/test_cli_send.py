@@ -68,7 +68,7 @@ def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
     node.start()
     identity = node.command("send", "a=b", "--node", "beta").stdout.strip()
     (row,) = json.loads(node.command("ls", "--outbox", "--json").stdout)
-    assert (row["id"], row["state"], row["where"].split("/")[1]) == (identity, "outbox", "beta")
+    assert (row["id"], row["state"], row["destination"]) == (identity, "outbox", "beta")
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
         (["-s", "0.0.0.0:0"], {}, "--listen 0.0.0.0:0 is reachable from other machines"),
         ([], {"SPOOLNODE_WORKERS": "x"}, "SPOOLNODE_WORKERS is 'x'; it must be a whole number"),
         (["--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read: No such file or directory"),
-        (["host:port"], {}, "'host:port' has the port 'port'"),
+        (["host:port"], {}, "--discover static://host:port: the address 'host:port' is no place"),
     ],
 )
 def test_wrong_setting_ends_join_with_one_sentence_and_2(

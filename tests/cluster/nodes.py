@@ -250,9 +250,10 @@ class Cluster:
         summary, problems = check(read_lines(self.history.path.read_text()), self.ledger, self.killed, set(kept))
         assert problems == []
         for node in self.nodes:
+            assert node.noise == [], node.name
             mistakes = [line for line in node.log if line["action"] in ("mistake", "housekeeping_failed")]
             assert mistakes == [], node.name
-            assert not (kept or list((node.spool / "dead").iterdir())), f"{node.name} gave up"
+            assert kept or not list((node.spool / "dead").iterdir()), f"{node.name} gave up"
             assert not list((node.spool / "corrupt").iterdir()), node.name
         return summary
 

@@ -74,7 +74,7 @@ def test_what_was_acknowledged_runs_where_it_should_and_only_what_ran_runs_again
             killer.start()
         for killer in killers:
             killer.join()
-        assert [killer.problem for killer in killers] == ["", ""]
+        assert not [killer.problem for killer in killers if killer.problem]
         eventually(lambda: crowd.problems or crowd.ledger.settled == crowd.quota, "every task has an answer")
     assert not crowd.problems
     healed = time.monotonic()

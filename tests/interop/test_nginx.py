@@ -204,7 +204,8 @@ def test_nginx_alone_names_the_node_the_time_and_the_priority(
     accepted(nginx.ask("POST", "/here", b"x"))
     tasks.wait()
     identity = accepted(nginx.ask("POST", "/elsewhere", b"x"))
-    assert [path.name for path in (node.spool / "outbox/alpha").iterdir()] == [f"uwsgi_spoolfile_on_{identity}"]
+    waiting = json.loads(node.command("ls", "--outbox", "--json").stdout)
+    assert [(task["id"], task["destination"]) for task in waiting] == [(identity, "alpha")]
     accepted(nginx.ask("GET", "/first"))
     assert given(tasks.wait(2))[1]["env"]["priority"] == "3"
     accepted(nginx.ask("GET", "/later?at=4000000000"))

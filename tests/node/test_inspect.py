@@ -99,3 +99,57 @@ def test_what_cannot_be_read_is_said_to_be_so_and_does_not_hide_the_others(spool
     with pytest.raises(BadPacket, match="2 bytes"):
         inspect.contents(spool, found[1])
     assert len(list(inspect.waiting_tasks(spool, NOW))) == 6
+
+
+# -- tasks for others, and from others --
+
+
+@pytest.fixture
+def linked(keeper: Keeper, write: Write) -> Keeper:
+    """A batch with a task for here, one for beta that is due later, one of `any` for a chosen node, and one from elsewhere."""
+    arrived = [(b"a", b"b"), (names.ID, b"fedcba987654_1_2"), (names.ORIGIN, b"fedcba987654"), (names.TO, b"alpha")]
+    records = [
+        batch.encode_record(NUMBER, BLOCK, b"", 1e9, 0.0, names.LAST),
+        batch.encode_record(
+            NUMBER, encode_variables([(names.NODE, b"beta")]), b"", 1e9, NOW + 5, names.LAST, batch.OUTBOUND, 7
+        ),
+        batch.encode_record(
+            NUMBER, encode_variables([(names.NODE, b"any"), (names.TO, b"fedcba987654")]), b"", 1e9, 0.0, 3, batch.OUTBOUND, 8
+        ),
+        batch.encode_record(NUMBER, encode_variables(arrived), b"", 1e9, 0.0, names.LAST, batch.ARRIVED, 9),
+    ]  # fmt: skip
+    write(keeper.layout.batch(NUMBER), batch.encode_header(NUMBER) + b"".join(records) + bytes(100))
+    keeper.disk.make_directory(keeper.layout.path("outbox/gamma"))
+    write(keeper.layout.path("outbox/gamma/uwsgi_spoolfile_on_x@10"), spoolfile.head(BLOCK))
+    return keeper
+
+
+def test_a_task_for_another_node_never_counts_as_waiting_for_this_one(linked: Keeper) -> None:
+    assert [(info.state, info.destination) for info in inspect.waiting_tasks(linked, NOW)] == [("waiting", None)] * 2
+    assert len(list(inspect.batch_tasks(linked, NOW))) == 2
+    found = {info.destination: info for info in inspect.outbox_tasks(linked, NOW)}
+    assert {to: (info.state, info.link_number) for to, info in found.items()} == {
+        "beta": ("outbox", 7), "fedcba987654": ("outbox", 8), "gamma": ("outbox", 10),
+    }  # fmt: skip
+    for info in found.values():
+        again = inspect.find_place(linked, info.id, NOW)
+        assert again is not None
+        assert again[0] == info
+        assert inspect.place_of(linked, info) == again[1]
+
+
+@pytest.mark.parametrize("place", ["batch", "file", "dead", "outbox"])
+def test_a_task_from_elsewhere_is_found_by_its_first_id(linked: Keeper, place: str) -> None:
+    origin = "fedcba987654_1_2"
+    info, where = inspect.find_arrived(linked, origin) or pytest.fail("it is there")
+    if place != "batch":
+        block = linked.block_at(where)
+        linked.mark(NUMBER, [inspect.record_of(info)[1]])
+        ref = {"file": "7/uwsgi_spoolfile_on_y", "dead": "dead/uwsgi_spoolfile_on_y", "outbox": "outbox/gamma/uwsgi_spoolfile_on_y@11"}
+        linked.disk.make_directory(linked.layout.path("7"))
+        linked.put(ref[place], [spoolfile.head(block)], None)
+        info, where = inspect.find_arrived(linked, origin) or pytest.fail("it is there")
+        assert info.id == "y"
+    assert inspect.contents(linked, where)["spool_origin"] == "fedcba987654"
+    assert inspect.find_arrived(linked, "fedcba987654_1") is None
+    assert inspect.find_place(linked, origin) is None

@@ -223,6 +223,30 @@ def test_a_reason_that_does_not_fit_is_left_out_rather_than_the_task(keeper: Kee
     assert read(keeper, "dead/uwsgi_spoolfile_on_x").variables == [(b"k", b"v" * (MAX_BLOCK - 20))]
 
 
+def test_what_a_link_can_carry_has_always_room_for_where_it_was_not_delivered(keeper: Keeper, write: Write) -> None:
+    write(keeper.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"k", b"v" * (MAX_BLOCK - LINK_ROOM - 5))))
+    to = "x" * 249 + ":65535"
+    keeper.bury(None, "uwsgi_spoolfile_on_x", undeliverable(to, "because " * 1000), 0)
+    assert undelivered(keeper.block_of("dead/uwsgi_spoolfile_on_x")) == (to, "")
+
+
+def test_the_undeliverable_go_back_to_their_outbox_as_they_were(keeper: Keeper, write: Write) -> None:
+    write(keeper.layout.path("uwsgi_spoolfile_on_x"), spool_file((names.NODE, b"[::1]:3031")))
+    keeper.bury(None, "uwsgi_spoolfile_on_x", undeliverable("[::1]:3031", "nobody: there"), 0)
+    assert undelivered(keeper.block_of("dead/uwsgi_spoolfile_on_x")) == ("[::1]:3031", "[::1]:3031")
+    target = outbox_ref("[::1]:3031", "x", 7)
+    assert keeper.revive("dead/uwsgi_spoolfile_on_x", target) == target
+    assert read(keeper, target) == (spoolfile.WAITING, 0, [(names.NODE, b"[::1]:3031")], b"")
+    assert listing(keeper, "dead") == []
+
+
+@pytest.mark.parametrize("reason", ["RuntimeError: not delivered to beta: x", "", "not delivered to ../beta: x"])
+def test_what_has_run_here_is_not_undeliverable(keeper: Keeper, write: Write, reason: str) -> None:
+    write(keeper.layout.path("uwsgi_spoolfile_on_x"), spool_file((names.TO, b"alpha")))
+    keeper.bury(None, "uwsgi_spoolfile_on_x", reason, 3)
+    assert undelivered(keeper.block_of("dead/uwsgi_spoolfile_on_x")) is None
+
+
 def test_a_long_reason_is_kept_with_its_beginning_and_its_end(keeper: Keeper, write: Write) -> None:
     write(keeper.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"a", b"b")))
     keeper.bury(None, "uwsgi_spoolfile_on_x", "begin" + "\udcff" * 9000 + "end", 20)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from spoolnode.protocol import answer, batch, names, packet, reader, request, spoolfile, values
+from spoolnode.protocol import answer, batch, hello, names, packet, reader, request, spoolfile, values
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 
 Target = Callable[[bytes, random.Random], None]
@@ -20,6 +20,16 @@ Target = Callable[[bytes, random.Random], None]
 NUMBER = 7
 BLOCK = packet.encode_variables([(b"hello", b"world"), (b"priority", b"5"), (b"spool_values", values.pack({"n": [1, None]}))])
 WEB = packet.encode_variables([(b"REQUEST_METHOD", b"POST"), (b"CONTENT_LENGTH", b"4"), (b"HTTP_HOST", b"h"), (b"at", b"1.5")])
+PEER = packet.encode_variables(
+    [
+        (b"n", b"1"),
+        (b"spool_seq", b"4294967297"),
+        (b"spool_id", b"0123456789ab_7_64"),
+        (b"spool_to", b"beta"),
+        (b"spool_hops", b"2"),
+    ]
+)
+HELLO = hello.encode(hello.Hello("0123456789ab", "alpha", "default", "beta", "aa55", ("10.0.0.1:3031", "[::1]:3031"), 77))
 REFUSAL = Refused(Reason.BUSY, "later")
 CORPUS = [
     BLOCK,
@@ -34,7 +44,13 @@ CORPUS = [
     batch.encode_header(NUMBER)
     + batch.encode_record(NUMBER, BLOCK, b"", 1.7e9, 0.0, names.LAST)
     + batch.encode_record(NUMBER, WEB, b"body", 1.7e9, 1.8e9, 5)
+    + batch.encode_record(NUMBER, BLOCK, b"", 1.7e9, 0.0, 5, batch.OUTBOUND, 4294967297)
+    + batch.encode_record(NUMBER, PEER, b"b", 1.7e9, 0.0, 5, batch.ARRIVED, 4294967297)
     + bytes(32),
+    PEER,
+    HELLO,
+    HELLO[4:],
+    HELLO + packet.packet(17, PEER, 1),
     b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(32),
     b"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
     b"tag:gpu",
@@ -63,7 +79,38 @@ def terms_are_refused_or_belong_to_a_readable_block(data: bytes, _: random.Rando
         request.looks_like_web(data)
     packet.decode_variables(data)
     assert request.read_terms(data, local=True) == terms
+    assert request.read_terms(data, local=False, peer=True) == terms
+    assert (terms.number, terms.hops) == (0, 0)
     assert not terms.destination or names.is_destination(terms.destination)
+
+
+def terms_of_a_peer_are_refused_or_harmless(data: bytes, _: random.Random) -> None:
+    try:
+        terms = request.read_terms(data, local=False, peer=True)
+    except Refused:
+        return
+    said = dict(packet.decode_variables(data))
+    assert 0 <= terms.number <= names.MAX_NUMBER
+    assert 0 <= terms.hops < 1000
+    assert {key for key in said if key.startswith(names.OURS)} <= names.FROM_PEERS
+    assert b"args" not in said
+    assert names.is_task_id(said.get(names.ID, b"-").decode("ascii", "replace"))
+    assert not said.get(names.TO) or names.is_destination(said[names.TO].decode("ascii", "replace"))
+
+
+def a_hello_is_refused_or_of_harmless_parts(data: bytes, _: random.Random) -> None:
+    try:
+        found = hello.read(data)
+    except Refused:
+        return
+    assert names.is_node_id(found.id)
+    assert names.is_node_name(found.name)
+    assert names.is_node_name(found.cluster)
+    assert not found.to or names.is_destination(found.to)
+    assert all(names.is_address(address) for address in found.addresses)
+    assert 0 <= found.floor <= names.MAX_NUMBER
+    found = found._replace(instance="")  # compared, never shown: any bytes will do
+    assert hello.read(hello.encode(found)[4:]) == found
 
 
 def a_spool_file_is_a_bad_packet_or_says_what_its_bytes_say(data: bytes, _: random.Random) -> None:
@@ -96,9 +143,16 @@ def records_and_damages_come_in_order_and_never_raise(data: bytes, _: random.Ran
             assert position == item.start < item.end <= len(data)
             position = item.end
         else:
-            assert item.offset == position + batch.RECORD_SIZE
+            assert item.offset == position + _front(data) + batch.RECORD_SIZE
+            assert item.kind in (batch.HERE, batch.OUTBOUND, batch.ARRIVED)
+            assert item.kind or not item.number
             assert item.offset + item.length <= len(data)
             position = (item.offset + item.length + 7) // 8 * 8
+
+
+def _front(data: bytes) -> int:
+    """What a record of version 1 has less."""
+    return -16 if data[8:10] == b"\x01\0" else 0
 
 
 def an_answer_is_an_id_refused_or_a_bad_packet(data: bytes, chance: random.Random) -> None:
@@ -125,6 +179,12 @@ def a_name_is_refused_or_harmless(data: bytes, _: random.Random) -> None:
         except Refused:
             continue
         assert 0 <= number <= names.LAST
+    for read, most in ((names.read_number, names.MAX_NUMBER), (names.read_hops, 999)):
+        try:
+            number = read(data)
+        except Refused:
+            continue
+        assert 0 <= number <= most
     try:
         destination = names.read_destination(data)
     except Refused:
@@ -178,6 +238,8 @@ def _answers(come: list[bytes]) -> list[object]:
 TARGETS: list[Target] = [
     variables_are_a_bad_packet_or_encode_to_the_same_bytes,
     terms_are_refused_or_belong_to_a_readable_block,
+    terms_of_a_peer_are_refused_or_harmless,
+    a_hello_is_refused_or_of_harmless_parts,
     a_spool_file_is_a_bad_packet_or_says_what_its_bytes_say,
     a_header_is_a_bad_packet_or_tells_its_number,
     records_and_damages_come_in_order_and_never_raise,

@@ -323,3 +323,29 @@ def test_variables_of_an_answer_may_come_in_any_order_and_with_others() -> None:
     with pytest.raises(Refused, match="later") as caught:
         answer.read_answer(0, block(content))
     assert caught.value.reason is Reason.BUSY
+
+
+# --- copies ---
+
+
+def test_a_task_stored_many_times_is_answered_with_the_first_id_and_how_many() -> None:
+    sent = answer.stored_copies("n_1_40", 3)
+    assert sent == packet(255, block({b"spool_id": b"n_1_40", b"spool_copies": b"3"}), 1)
+    assert answer.read_answer(1, sent[4:]) == "n_1_40"
+    assert answer.read_copies(sent[4:]) == 3
+
+
+def test_a_task_that_was_stored_once_is_one_copy() -> None:
+    assert answer.read_copies(answer.stored("n_1_40")[4:]) == 1
+
+
+@pytest.mark.parametrize("count", [b"", b"x", b"-1", b"1.5", b"123456", b"\xff", "\N{SUPERSCRIPT TWO}".encode()])
+def test_a_number_of_copies_that_makes_no_sense_is_one(count: bytes) -> None:
+    assert answer.read_copies(block({b"spool_id": b"n_1_40", b"spool_copies": count})) == 1
+
+
+def test_a_web_client_hears_how_many_copies_there_are() -> None:
+    head, _, body = answer.http_stored("n_1_40", 3).partition(b"\r\n\r\n")
+    assert json.loads(body) == {"id": "n_1_40", "copies": 3}
+    assert b"X-Spool-Id: n_1_40" in head
+    assert json.loads(answer.http_stored("n_1_40").partition(b"\r\n\r\n")[2]) == {"id": "n_1_40"}

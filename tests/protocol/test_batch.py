@@ -406,3 +406,110 @@ def test_a_payload_found_is_never_a_short_spool_file() -> None:
     covered = struct.pack("<IddQ", 4, 0.0, 0.0, 0)
     record[4:8] = struct.pack("<I", zlib.crc32(record[batch.RECORD_SIZE : batch.RECORD_SIZE + 4], zlib.crc32(covered, NUMBER)))
     assert whole(encode_header(NUMBER) + bytes(record)) == []
+
+
+# --- links (version 2) ---
+
+NUMBERED = [(batch.HERE, 0), (batch.OUTBOUND, 1), (batch.OUTBOUND, (7 << 32) + 1), (batch.ARRIVED, 2**64 - 1)]
+
+
+def numbered_file() -> bytes:
+    """The four tasks, each of another kind."""
+    records = [encode_record(NUMBER, *task, kind, link) for task, (kind, link) in zip(TASKS, NUMBERED, strict=True)]
+    return encode_header(NUMBER) + b"".join(records) + bytes(64)
+
+
+def test_a_record_of_a_link_is_laid_out_as_documented() -> None:
+    payload = HELLO_WORLD + b"12"
+    covered = struct.pack("<IddQ", 20, 1.5, 2.5, 3) + struct.pack("<IIQ", 1, 0, 77)
+    crc = zlib.crc32(payload, zlib.crc32(covered, NUMBER))
+    expected = struct.pack("<IIQIIddQ", 1, 0, 77, 20, crc, 1.5, 2.5, 3) + payload + bytes(4)
+    assert encode_record(NUMBER, HELLO_BLOCK, b"12", 1.5, 2.5, 3, batch.OUTBOUND, 77) == expected
+
+
+def test_version_2_is_read_from_its_bytes_for_ever() -> None:
+    data = bytes.fromhex(
+        "53504f4f4c42415402000000000000000700000000000000"  # SPOOLBAT, version 2, number 7
+        "3dc6273600000000"
+        "02000000000000004d00000000000000"  # it came over a link, number 77
+        "12000000a5a905c600000040fc54d94100000000000000000000000000000080"  # 18 bytes, crc, 1.7e9, 0.0, 1 << 63
+        "110e0000050068656c6c6f0500776f726c64000000000000"  # {hello: world}
+    )
+    assert read_header(data) == 7
+    assert list(read_records(data, 7)) == [Record(80, 18, 1.7e9, 0.0, 1 << 63, 17, 0, batch.ARRIVED, 77)]
+
+
+def test_kinds_and_link_numbers_are_found_as_they_were_written() -> None:
+    data = numbered_file()
+    found = whole(data)
+    assert [(record.kind, record.number) for record in found] == NUMBERED
+    assert [batch.link_number(data, record.offset) for record in found] == [link for _, link in NUMBERED]
+    assert [batch.payload_length(data, record.offset) for record in found] == [record.length for record in found]
+
+
+@given(st.sampled_from([batch.OUTBOUND, batch.ARRIVED]), numbers)
+def test_every_link_number_is_found(kind: int, link: int) -> None:
+    data = encode_header(NUMBER) + encode_record(NUMBER, *TASKS[0], kind, link)
+    assert [(record.kind, record.number) for record in whole(data)] == [(kind, link)]
+
+
+@pytest.mark.parametrize("bits", [1 << bit for bit in range(8)] + [0xFF])
+def test_with_any_bit_of_kind_or_number_flipped_the_record_is_damage_and_no_task_of_another_link(bits: int) -> None:
+    data = numbered_file()
+    expected = whole(data)
+    for which, (start, _, _) in enumerate(SPANS):
+        for at in range(start, start + 16):
+            found = whole(flipped(data, at, bits))
+            assert found == expected[:which] + expected[which + 1 :]
+
+
+def test_a_kind_that_nobody_knows_is_no_record_however_well_it_sums_up() -> None:
+    for kind, link in ((3, 1), (2**32 - 1, 1), (batch.HERE, 5)):
+        record = bytearray(encode_record(NUMBER, *TASKS[0], kind, link))
+        if not kind:
+            record[8:16] = struct.pack("<Q", link)
+        assert whole(encode_header(NUMBER) + bytes(record)) == []
+
+
+@pytest.mark.parametrize("value", [spoolfile.VOID, spoolfile.FINISHED])
+def test_what_is_void_or_finished_keeps_its_kind_and_its_number(value: int) -> None:
+    data = bytearray(numbered_file())
+    before = whole(bytes(data))
+    for record in before:
+        data[record.offset + spoolfile.STATE_AT] = value
+    assert whole(bytes(data)) == [record._replace(state=value) for record in before]
+
+
+def test_void_finished_and_waiting_are_three_different_marks() -> None:
+    assert len({spoolfile.VOID, spoolfile.FINISHED, spoolfile.WAITING}) == 3
+
+
+def version_1(tasks: list[Task]) -> bytes:
+    """A batch as the release before wrote it."""
+    front = b"SPOOLBAT" + struct.pack("<HHIQ", 1, 0, 0, NUMBER)
+    data = front + struct.pack("<II", zlib.crc32(front), 0)
+    for task in tasks:
+        payload = packet(17, task.block) + task.body
+        covered = struct.pack("<IddQ", len(payload), task.accepted, task.due, task.rank)
+        head = struct.pack("<IIddQ", len(payload), zlib.crc32(payload, zlib.crc32(covered, NUMBER)), *task[2:])
+        data += head + payload + bytes(-len(payload) % 8)
+    return data + bytes(64)
+
+
+def test_every_task_of_a_batch_of_version_1_is_found_and_is_for_here() -> None:
+    data = version_1(TASKS)
+    found = whole(data)
+    assert [(record.accepted, record.due, record.rank, record.kind, record.number) for record in found] == [
+        (task.accepted, task.due, task.rank, batch.HERE, 0) for task in TASKS
+    ]
+    assert [spoolfile.parse(data[record.offset : record.offset + record.length]).body for record in found] == [
+        task.body for task in TASKS
+    ]
+    assert [batch.payload_length(data, record.offset) for record in found] == [record.length for record in found]
+
+
+def test_damage_in_a_batch_of_version_1_costs_one_record_too() -> None:
+    data = version_1(TASKS)
+    first = whole(data)[0]
+    assert whole(flipped(data, first.offset + 6)) == whole(data)[1:]
+    assert damages(flipped(data, first.offset + 6)) == [Damage(32, whole(data)[1].offset - 32)]

@@ -263,3 +263,60 @@ def test_our_variables_have_the_names_that_are_on_disk_and_on_the_wire_already()
 
 def test_only_some_of_our_variables_come_from_clients() -> None:
     assert {names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH} == names.FROM_CLIENTS
+
+
+# --- what nodes say to each other ---
+
+
+@pytest.mark.parametrize(("value", "number"), [(b"1", 1), (b"4294967297", (1 << 32) + 1), (b"18446744073709551615", 2**64 - 1)])
+def test_a_link_number_is_from_1_to_the_largest_of_64_bits(value: bytes, number: int) -> None:
+    assert names.read_number(value) == number
+
+
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, b"", b"0", b"01", b"18446744073709551616", b"9" * 20, b"1" * 21, b"1.0"])
+def test_what_is_no_link_number_is_refused_as_malformed(value: bytes) -> None:
+    found = refused(names.read_number, value)
+    assert found.reason is Reason.MALFORMED
+    assert "`spool_seq`" in found.text
+
+
+@pytest.mark.parametrize(("value", "hops"), [(b"", 0), (b"0", 0), (b"8", 8), (b"999", 999)])
+def test_hops_are_up_to_3_digits_and_empty_is_none(value: bytes, hops: int) -> None:
+    assert names.read_hops(value) == hops
+
+
+@pytest.mark.parametrize("value", [*NOT_NUMBERS, b"1000", b"1.0"])
+def test_what_are_no_hops_is_refused_as_malformed(value: bytes) -> None:
+    found = refused(names.read_hops, value)
+    assert found.reason is Reason.MALFORMED
+    assert "`spool_hops`" in found.text
+
+
+@pytest.mark.parametrize("text", ["0123456789ab", "f" * 12, "0" * 12])
+def test_a_node_id_is_12_hexadecimal_digits(text: str) -> None:
+    assert names.is_node_id(text)
+    assert names.is_destination(text)  # a chosen node is addressed by it
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0" * 11, "0" * 13, "0123456789AB", "0123456789ag", "0123456789a\n", "\N{ARABIC-INDIC DIGIT ZERO}" * 12]
+)
+def test_anything_else_is_no_node_id(text: str) -> None:
+    assert not names.is_node_id(text)
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_an_address_is_host_and_port(text: str) -> None:
+    assert names.is_address(text)
+
+
+@pytest.mark.parametrize("text", [*NO_ADDRESSES, *NODE_NAMES, *TAGS, *PATHS, "any", "all", "tag:a:80"])
+def test_a_name_a_tag_a_choice_or_a_path_is_no_address(text: str) -> None:
+    assert not names.is_address(text)
+
+
+def test_what_peers_may_say_is_what_clients_may_say_and_four_more() -> None:
+    assert {b"spool_id", b"spool_to", b"spool_seq", b"spool_hops"} == names.FROM_PEERS - names.FROM_CLIENTS
+    assert names.FROM_CLIENTS < names.FROM_PEERS
+    assert {b"spool_origin", b"spool_to", b"spool_seq"} == names.OF_LINKS
+    assert names.ORIGIN not in names.FROM_PEERS  # it is whom the receiver shook hands with

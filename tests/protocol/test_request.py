@@ -223,7 +223,7 @@ def test_pickled_arguments_through_a_web_server_are_forbidden_even_on_the_local_
 
 
 def test_pickled_arguments_are_taken_from_the_local_socket() -> None:
-    assert terms(PICKLED, local=True) == Terms()
+    assert terms(PICKLED, local=True) == Terms(pickled=True)
 
 
 @pytest.mark.parametrize("variables", [{b"ud_spool_func": b"f"}, {b"kwargs": b"x"}])
@@ -302,3 +302,81 @@ def test_what_the_network_may_ask_this_machine_may_ask_too(content: bytes) -> No
     except Refused:
         return
     assert read_terms(content, local=True) == remote
+
+
+# --- over a link ---
+
+OVER_A_LINK = {b"spool_seq": b"4294967297", b"spool_id": b"0123456789ab_7_64", b"spool_to": b"beta", b"spool_hops": b"2"}
+
+
+def from_peer(variables: dict[bytes, bytes]) -> Terms:
+    return read_terms(block({b"ToGroup": b"customers", **variables}), local=False, peer=True)
+
+
+def refused_of_peer(variables: dict[bytes, bytes]) -> Refused:
+    with pytest.raises(Refused) as caught:
+        from_peer(variables)
+    return caught.value
+
+
+def test_a_peer_says_number_hops_id_and_destination() -> None:
+    assert from_peer(OVER_A_LINK) == Terms(number=4294967297, hops=2)
+    assert from_peer({b"spool_seq": b"1", b"spool_node": b"any", b"spool_body": b"3"}) == Terms(
+        number=1, destination="any", body=3
+    )
+
+
+@pytest.mark.parametrize("key", sorted(OVER_A_LINK))
+@pytest.mark.parametrize("local", [True, False])
+def test_what_a_peer_may_say_a_client_may_not(key: bytes, local: bool) -> None:
+    assert refusal(block({b"a": b"b", key: OVER_A_LINK[key]}), local=local).reason is Reason.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "key", ["spool_origin", "spool_attempts", "spool_reason", "spool_error", "spool_copies", "spool_key", "spool_"]
+)
+def test_what_only_the_receiver_may_set_is_forbidden_to_peers(key: str) -> None:
+    found = refused_of_peer({b"spool_seq": b"1", key.encode(): b"0123456789ab"})
+    assert found.reason is Reason.FORBIDDEN
+    assert f"`{key}`" in found.text
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        (b"spool_seq", b"0"),
+        (b"spool_seq", b""),
+        (b"spool_seq", b"../1"),
+        (b"spool_seq", b"18446744073709551616"),
+        (b"spool_hops", b"-1"),
+        (b"spool_hops", b"1000"),
+        (b"priority", b"../x"),
+        (b"at", b"tomorrow"),
+        (b"spool_node", b"../x"),
+        (b"spool_values", b"\xc1"),
+        (b"spool_id", b"../x"),
+        (b"spool_id", b"a/b"),
+        (b"spool_id", b""),
+        (b"spool_id", b"x" * 237),
+        (b"spool_to", b"../x"),
+        (b"spool_to", b"a/b"),
+    ],
+)
+def test_what_a_peer_says_must_be_what_it_must_be(variable: bytes, value: bytes) -> None:
+    found = refused_of_peer({**OVER_A_LINK, variable: value})
+    assert found.reason is Reason.MALFORMED
+    assert variable.decode() in found.text
+
+
+@pytest.mark.parametrize("variables", [{b"args": b"x"}, PICKLED, {b"ud_spool_func": b"f", b"kwargs": b"x"}])
+def test_a_peer_cannot_send_pickle(variables: dict[bytes, bytes]) -> None:
+    assert refused_of_peer({**OVER_A_LINK, **variables}).reason is Reason.FORBIDDEN
+
+
+@given(garbage | almost_valid, st.booleans())
+def test_what_a_client_may_ask_a_peer_may_ask_too(content: bytes, local: bool) -> None:
+    try:
+        client = read_terms(content, local=local)
+    except Refused:
+        return
+    assert read_terms(content, local=local, peer=True) == client

@@ -7,13 +7,14 @@ import socket
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from history import Ledger
-from talk import Address, connect, read_answers, request
+from talk import Address, connect, request
 
-from spoolnode.protocol.answer import REFUSED, STORED
+from spoolnode.protocol.answer import REFUSED, STORED, AnswerReader
+from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
 
 WINDOW = 5
@@ -22,10 +23,16 @@ LARGE_BODY = 300_000
 
 
 class Crowd:
-    """Client threads on the addresses of one node; each task is one of a quota that grows with `allow`."""
+    """Client threads on the addresses of one node; each task is one of a quota that grows with `allow`.
 
-    def __init__(self, addresses: list[Address], clients: int, rng: random.Random, kinds: list[str]) -> None:
+    With `nodes` each task is for one of these destinations.
+    """
+
+    def __init__(
+        self, addresses: list[Address], clients: int, rng: random.Random, kinds: list[str], nodes: Sequence[str] = ()
+    ) -> None:
         self.ledger = Ledger()
+        self._nodes = nodes
         self.quota = 0
         self.problems: list[str] = []
         self._numbers = itertools.count(1)
@@ -80,7 +87,7 @@ class Crowd:
                 return
             wrong = rng.random() < 0.02
             task = self._task(number, rng)
-            data = request(task, extra=[(b"spool_seq", b"1")] if wrong else [])
+            data = request(task, extra=[*self._destination(rng), *([(b"spool_seq", b"1")] if wrong else [])])
             answer = b""
             try:
                 sock.sendall(data)
@@ -91,30 +98,40 @@ class Crowd:
             self._note(number, answer == STORED, answer == REFUSED)
 
     def _talk_extended(self, address: Address, rng: random.Random) -> None:
-        """Many requests before the first answer, on a connection that stays."""
+        """Many requests before the first answer, on a connection that stays until the node closes it."""
         with connect(address, 10.0) as sock:
-            while not self._over.is_set():
+            reader = AnswerReader()
+            is_open = True
+            while is_open and not self._over.is_set():
                 numbers = [number for _ in range(rng.randint(1, WINDOW)) if (number := self._next()) is not None]
                 if not numbers:
                     return
-                self._send_window(sock, numbers, rng)
+                is_open = self._send_window(sock, reader, numbers, rng)
 
-    def _send_window(self, sock: socket.socket, numbers: list[int], rng: random.Random) -> None:
+    def _send_window(self, sock: socket.socket, reader: AnswerReader, numbers: list[int], rng: random.Random) -> bool:
+        """Whether all were answered; else the node has closed the connection."""
         wrong = {number for number in numbers if rng.random() < 0.02}
         data = b"".join(
-            request({**self._task(number, rng), **({"spooler": "/elsewhere"} if number in wrong else {})}, extended=True)
+            request(
+                {**self._task(number, rng), **({"spooler": "/elsewhere"} if number in wrong else {})},
+                extended=True,
+                extra=self._destination(rng),
+            )
             for number in numbers
         )
         answered = 0
         try:
             sock.sendall(data)
             while answered < len(numbers):
-                for modifier1, modifier2, block in read_answers(sock, 1):
+                if (answer := reader.next_answer()) is not None:
+                    modifier1, modifier2, block = answer
                     self._note(numbers[answered], (modifier1, modifier2) == (ANSWER, 1) and bool(block), modifier2 == 0)
                     answered += 1
-                    break
+                elif piece := sock.recv(65536):
+                    reader.receive(piece)
                 else:
-                    return
+                    return False
+            return True
         finally:
             self.ledger.unknown.update(numbers[answered:])
 
@@ -125,6 +142,9 @@ class Crowd:
             self.ledger.refused.add(number)
         else:
             self.ledger.unknown.add(number)
+
+    def _destination(self, rng: random.Random) -> list[tuple[bytes, bytes]]:
+        return [(NODE, rng.choice(self._nodes).encode())] if self._nodes else []
 
     def _task(self, number: int, rng: random.Random) -> dict[str, Any]:
         lot = rng.random()

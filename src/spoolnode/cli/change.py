@@ -1,8 +1,9 @@
-"""`rm`, `retry`, `dead`, `reload`, `stop`: what changes a spool or its node."""
+"""`rm`, `retry`, `dead`, `flush`, `reload`, `drain`, `stop`: what changes a spool or its node."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import click
 
@@ -13,6 +14,9 @@ from spoolnode.cli.options import json_option, spool_option
 if TYPE_CHECKING:
     from spoolnode.cli.directory import Directory
 
+Action = Callable[[str], str | None]
+"""Does something to a task; the other node that it waits for then, if any."""
+
 
 @click.command("rm")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
@@ -21,7 +25,8 @@ if TYPE_CHECKING:
 def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     """Removes waiting or dead tasks.
 
-    ID may also be the name of a file. It works whether a node runs or not, but never on a task that runs.
+    ID may also be the name of a file. It works whether a node runs or not, but never on a task that runs or is being sent.
+    A task for another node that `ls --outbox` shows as perhaps sent may run there all the same.
     """
     _each(spool, ids, "removed", lambda directory: directory.remove, as_json)
 
@@ -33,7 +38,8 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     """Makes tasks ready to run now.
 
-    Those that are dead (their attempts are counted anew), and those that wait for their time or for another attempt.
+    Those that are dead (their attempts are counted anew), and those that wait for their time or for another attempt. A task
+    for another node waits for it again, and it is tried now.
     """
     _each(spool, ids, "ready", lambda directory: directory.retry, as_json)
 
@@ -61,7 +67,10 @@ def dead_ls(limit: int, spool: str, as_json: bool) -> None:
 @spool_option
 @json_option
 def dead_retry(ids: tuple[str, ...], everything: bool, spool: str, as_json: bool) -> None:
-    """Makes them ready again, with their attempts counted anew."""
+    """Makes them ready again, with their attempts counted anew.
+
+    Those that could not be delivered to another node wait for it again.
+    """
     _ids_or_all(ids, everything)
     if everything:
         _retry_all(spool, as_json)
@@ -87,6 +96,44 @@ def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_js
     _each(spool, ids, "removed", lambda directory: _only_dead(directory, directory.remove), as_json, quiet=everything)
 
 
+@click.command("flush")
+@click.argument("destinations", nargs=-1, metavar="[DEST]...")
+@spool_option
+@json_option
+def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> None:
+    """Tries to send now what waits for other nodes.
+
+    Whatever their backoff says. DEST is the name, the id or the address of a node, or tag:X; without it, all are tried.
+
+    Exit status 1 when something waits for a destination of which no node is known.
+    """
+    from spoolnode.cli.directory import root_of
+    from spoolnode.cli.output import print_json
+    from spoolnode.control_client import ask
+
+    root_of(spool)
+    rows = ask(spool, "POST", f"/flush?{urlencode({'to': destinations}, doseq=True)}")
+    if as_json:
+        print_json(rows)
+    else:
+        for row in rows:
+            _say_flushed(row)
+        if not rows:
+            click.echo("nothing waits for another node", err=True)
+    sys.exit(any(row["waiting"] and not row["tried"] for row in rows))
+
+
+def _say_flushed(row: dict[str, Any]) -> None:
+    to, count = row["destination"], row["waiting"]
+    tasks = f"{count} task{'' if count == 1 else 's'}"
+    if not count:
+        click.echo(f"nothing waits for {to}", err=True)
+    elif row["tried"]:
+        click.echo(f"{to} is tried now, {tasks}; `spoolnode peers` says how it went")
+    else:
+        click.echo(f"Error: {tasks} for {to} cannot be sent: {row['reason']}", err=True)
+
+
 @click.command("reload")
 @spool_option
 def reload_command(spool: str) -> None:
@@ -101,13 +148,58 @@ def reload_command(spool: str) -> None:
     click.echo("reloading; the log says when it is done")
 
 
+@click.command("drain")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Return only when the node has ended, and tell what is left."
+)
+@spool_option
+@json_option
+def drain_command(wait: bool, spool: str, as_json: bool) -> None:
+    """Stops a node and hands its waiting tasks to others.
+
+    It takes no new tasks, running ones may end, the waiting ones go to peers that can run them, for at most --grace seconds.
+    What nobody takes stays in the spool: tasks that were addressed to this node, and tasks for nodes that are down.
+    `spoolnode stop` meanwhile ends it at once.
+    """
+    from spoolnode.cli.directory import Stopped, root_of
+    from spoolnode.cli.output import print_json
+    from spoolnode.control_client import ask
+
+    root = root_of(spool)
+    before = ask(root, "POST", "/drain")
+    count = before["waiting"] + before["outbox"]
+    if not as_json:
+        click.echo(f"draining: {count} tasks are to go", err=True)
+    if not wait:
+        if as_json:
+            print_json(before)
+        return
+    _wait_for_end(root)
+    left = Stopped(root).left()
+    if as_json:
+        print_json({"drained": True, "before": count, "left": left, "spool": root})
+    else:
+        click.echo(_what_is_left(count, left, root))
+
+
+def _what_is_left(before: int, left: dict[str, Any], root: str) -> str:
+    count = left["waiting"] + sum(left["outbox"].values())
+    gone = f"the node has ended; {max(before - count, 0)} of {before} tasks have run or are with other nodes"
+    if not count:
+        return f"{gone}, none is left"
+    parts = [f"{left['waiting']} for this node"] if left["waiting"] else []
+    parts += [f"{number} for {to}" for to, number in sorted(left["outbox"].items())]
+    return f"{gone}, {count} are left in {root}: {', '.join(parts)}"
+
+
 @click.command("stop")
 @click.option("--wait", is_flag=True, help="Return only when the node has ended.")
 @spool_option
 def stop_command(wait: bool, spool: str) -> None:
     """Stops a running node.
 
-    It takes no new tasks, running ones may end (for --grace seconds), the others stay in the spool. The same as SIGTERM.
+    It takes no new tasks, running ones may end (for --grace seconds), the others stay in the spool (unless it
+    runs with --drain-on-stop; see `spoolnode drain`). The same as SIGTERM.
     """
     from spoolnode.control_client import ask
 
@@ -148,18 +240,18 @@ def _retry_all(spool: str, as_json: bool) -> None:
         click.echo(f"{count} tasks are ready")
 
 
-def _only_dead(directory: "Directory", action: Callable[[str], None]) -> Callable[[str], None]:
-    def act(identity: str) -> None:
+def _only_dead(directory: "Directory", action: Action) -> Action:
+    def act(identity: str) -> str | None:
         state = directory.task(identity)["state"]
         if state != "dead":
             raise Failure(f"the task {identity} is not dead but {state}")
-        action(identity)
+        return action(identity)
 
     return act
 
 
 def _each(
-    spool: str, ids: Iterable[str], done: str, action_of: Callable[["Directory"], Callable[[str], None]], as_json: bool, *,
+    spool: str, ids: Iterable[str], done: str, action_of: Callable[["Directory"], Action], as_json: bool, *,
     quiet: bool = False,
 ) -> None:  # fmt: skip
     """Acts on one task after the other; a failure of one does not keep the others from it, but ends the command with 1."""
@@ -173,8 +265,8 @@ def _each(
     for text in watched(ids, f"{done}:", len(ids)):
         try:
             identity = identity_of(text)
-            action(identity)
-            rows.append({"id": identity, done: True})
+            to = action(identity)
+            rows.append({"id": identity, done: True, **({"destination": to} if to else {})})
         except (SpoolnodeError, Failure) as error:
             rows.append({"id": text, done: False, "error": str(error)})
     if as_json:
@@ -185,13 +277,17 @@ def _each(
         sys.exit(1)
 
 
+def _for(row: dict[str, Any]) -> str:
+    return f", for {row['destination']}" if "destination" in row else ""
+
+
 def _say(rows: list[dict[str, Any]], done: str, quiet: bool) -> None:
     word = "is ready" if done == "ready" else done
     for row in rows:
         if not row[done]:
             click.echo(f"Error: {row['error']}", err=True)
         elif not quiet:
-            click.echo(f"{row['id']} {word}")
+            click.echo(f"{row['id']} {word}{_for(row)}")
     if quiet:
         count = sum(row[done] for row in rows)
         click.echo(f"{count} tasks {'are ready' if done == 'ready' else done}")

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from struct import error as StructError
@@ -15,7 +16,8 @@ from spoolnode.control_client import NotRunning, ask
 from spoolnode.node import inspect
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
+from spoolnode.node.layout import Layout, outbox_ref, ref_id
+from spoolnode.node.parcel import undelivered
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 
@@ -41,8 +43,8 @@ class Directory(Protocol):
     def remove(self, identity: str) -> None:
         """Removes one that does not run."""
 
-    def retry(self, identity: str) -> None:
-        """Makes one ready now."""
+    def retry(self, identity: str) -> str:
+        """Makes one ready now; the node that it waits for: empty is this one."""
 
     def retry_dead(self) -> int:
         """Makes all dead ones ready; how many."""
@@ -96,8 +98,8 @@ class Running:
     def remove(self, identity: str) -> None:
         ask(self._root, "DELETE", f"/tasks/{quote(identity)}")
 
-    def retry(self, identity: str) -> None:
-        ask(self._root, "POST", f"/tasks/{quote(identity)}/retry")
+    def retry(self, identity: str) -> str:
+        return str(ask(self._root, "POST", f"/tasks/{quote(identity)}/retry").get("destination", ""))
 
     def retry_dead(self) -> int:
         return int(ask(self._root, "POST", "/dead/retry", BULK_SECONDS)["ready"])
@@ -118,7 +120,9 @@ class Stopped:
         return [info._asdict() for info in inspect.soonest(found, limit)]
 
     def task(self, identity: str) -> dict[str, Any]:
-        info, place = self._find(identity)
+        now = time.time()
+        found = inspect.find_place(self._keeper, identity, now) or inspect.find_arrived(self._keeper, identity, now)
+        info, place = found or self._find(identity)
         try:
             return {**info._asdict(), **inspect.contents(self._keeper, place)}
         except OSError as error:
@@ -130,7 +134,7 @@ class Stopped:
         with self._lock():
             info, place = self._find(identity)
             if place.length >= 0:
-                number, offset = _record(info)
+                number, offset = inspect.record_of(info)
                 self._keeper.finish_waiting(number, offset)
                 self._keeper.sync_marks([number], [])
             else:
@@ -138,29 +142,42 @@ class Stopped:
                     self._keeper.disk.unlink(place.path)
                 self._keeper.disk.sync_directory(os.path.dirname(place.path))
 
-    def retry(self, identity: str) -> None:
+    def retry(self, identity: str) -> str:
         with self._lock():
             info, place = self._find(identity)
             if info.state == inspect.DEAD:
-                self._keeper.revive(info.where)
-            elif info.state == inspect.OUTBOX:
-                raise Failure(f"the task {identity} waits for another node; it is sent when a node runs here")
-            elif place.length >= 0:
+                return self._revive(info.where)
+            if info.state == inspect.OUTBOX:
+                raise Failure(f"the task {identity} waits for {info.destination}; it is sent when a node runs here")
+            if place.length >= 0:
                 raise Failure(f"the task {identity} lies in a batch file; it can be made ready when its node runs")
-            elif info.state != inspect.LATER:
+            if info.state != inspect.LATER:
                 raise Failure(f"the task {identity} is ready already; it runs when a node with an application runs here")
-            else:
-                self._keeper.disk.set_mtime(place.path, time.time())
+            self._keeper.disk.set_mtime(place.path, time.time())
+            return ""
+
+    def _revive(self, where: str) -> str:
+        """Puts a dead task back; the node that it waits for. Its link gives it a number when a node starts here."""
+        to, asked = undelivered(self._keeper.block_of(where)) or ("", "")
+        # `any` is also the node of this directory; without what was asked for, it was a task for here.
+        to = "" if asked in ("", "any") else asked if asked.startswith("tag:") else to
+        self._keeper.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
+        return to
 
     def retry_dead(self) -> int:
         with self._lock():
             dead = list(inspect.dead_tasks(self._keeper, time.time()))
             for info in watched(dead, "retrying", len(dead)):
-                self._keeper.revive(info.where)
+                self._revive(info.where)
             return len(dead)
 
     def count_dead(self) -> int:
         return inspect.count_files(self._keeper, "dead")
+
+    def left(self) -> dict[str, Any]:
+        """How many tasks are left on disk: for this node, and for others."""
+        outbox = Counter(info.destination for info in inspect.outbox_tasks(self._keeper, 0.0))
+        return {"waiting": sum(1 for _ in inspect.waiting_tasks(self._keeper, 0.0)), "outbox": dict(outbox)}
 
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
         found = inspect.find_place(self._keeper, identity, time.time())
@@ -189,12 +206,6 @@ def _node_id(layout: Layout) -> str:
             return file.read().strip()
     except FileNotFoundError:
         return "-"
-
-
-def _record(info: inspect.Info) -> tuple[int, int]:
-    """The batch and the offset of a record."""
-    batch, _, offset = info.where.rpartition(":")
-    return int(os.path.basename(batch).partition(".")[0]), int(offset)
 
 
 @contextmanager

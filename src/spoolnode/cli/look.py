@@ -41,11 +41,13 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
     uptime = status["uptime"]
     app = status["app"] or "none: tasks are accepted and kept"
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
-    outbox = ", ".join(f"{count} for {name}" for name, count in status["outbox"].items())
+    outbox = ", ".join(f"{count} for {name}{_link(status['links'].get(name))}" for name, count in status["outbox"].items())
+    peers = ", ".join(f"{count} {state}" for state, count in status.get("peers", {}).items())
     durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
     lines = [
         ("node", f"{status['name']} ({status['id']}), {status['state']} for {ago(uptime)}, pid {status['pid']}"),
         ("listens", ", ".join(status["listen"])),
+        ("cluster", f"{status['cluster']}, peers: {peers or 'none is known'}"),
         ("spool", status["spool"]),
         ("application", f"{app}, {_count(status['workers'], 'worker')}" if status["app"] else app),
         ("sync", f"{status['sync']}: {durable}"),
@@ -56,11 +58,22 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("dead", status["dead"]),
         ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted'])}, and {status['found']} found as files"),
         ("done", f"{status['done']}{_rate(status['rates']['done'])}"),
+        ("forwarded", f"{status['forwarded']} to other nodes"),
         ("failed runs", f"{status['failed']}, {status['given_up']} tasks given up, {status['worker_deaths']} workers died"),
         ("connections", status["connections"]),
     ]
     optional = [("outbox", outbox), ("refused", refused), ("corrupt", status["corrupt"] or "")]
     return [*lines, *[(name, text) for name, text in optional if text]]
+
+
+def _link(link: dict[str, Any] | None) -> str:
+    """Why tasks for another node still wait."""
+    from spoolnode.cli.output import ago
+
+    if link is None or not link["reason"]:
+        return ""
+    again = "" if link["retry_in"] is None else f"; tried again in {ago(link['retry_in'])}"
+    return f" ({link['reason']}{again})"
 
 
 def _count(number: int, what: str) -> str:
@@ -156,7 +169,8 @@ _DEAD = {
     "attempts": _plain("attempts"), "size": _size,
 }  # fmt: skip
 _OUTBOX = {
-    "id": _plain("id"), "for": lambda row: row["where"].split("/")[1], "function": _plain("function"), "age": _age, "size": _size,
+    "id": _plain("id"), "for": _plain("destination"), "sent": lambda row: "perhaps" if row["attempts"] else "",
+    "function": _plain("function"), "age": _age, "size": _size,
 }  # fmt: skip
 
 
@@ -167,7 +181,8 @@ _OUTBOX = {
 def show_command(identity: str, spool: str, as_json: bool) -> None:
     """Shows one task with its contents.
 
-    ID may also be the name of its file. It works whether a node runs or not.
+    ID may also be the name of its file, or, of a task that came from another node, the id that it has there (it is shown as
+    spool_id, and the other node's id as spool_origin). It works whether a node runs or not.
     """
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.output import print_json, print_pairs

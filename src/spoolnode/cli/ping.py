@@ -41,6 +41,8 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
     elif status:
         counts = ", ".join(f"{status.get(name, 0)} {name}" for name in ("waiting", "running", "later", "dead"))
         click.echo(f"{where}: node {status.get('name')} ({status.get('id')}) is {status.get('state')}: {counts}")
+        closed = "" if status.get("accepting", True) else "; it takes no tasks now"
+        click.echo(f"cluster {status.get('cluster')}, spoolnode {status.get('version')}{closed}")
         click.echo(f"round trip {plain.seconds * 1000:.2f} ms plain, {extended.seconds * 1000:.2f} ms with status")
     else:
         click.echo(f"{where}: a uWSGI server (it says nothing of itself); round trip {plain.seconds * 1000:.2f} ms")

@@ -39,26 +39,31 @@ def send_command(
 ) -> None:  # fmt: skip
     """Stores a task and prints its id.
 
-    When it returns, the task is on that node's disk.
+    When it returns, the task is on that node's disk. With --node it waits there, if need be, until the other node has it; `all`
+    is a copy for each node that is up and runs tasks, and the id is that of the first.
 
     \b
     spoolnode send ToGroup=customers
     spoolnode send file=a.mov -j width=1280 --at +5m --body a.mov
+    spoolnode send refresh=cache --node all
 
     Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
     """
     from spoolnode.cli.output import print_json
 
-    identity = _send(_task(pairs, typed, special), node, timeout, via, wait)
+    identity, copies = _send(_task(pairs, typed, special), node, timeout, via, wait)
     if as_json:
-        print_json({"id": identity or None})
+        print_json({"id": identity or None, **({"copies": copies} if node == "all" else {})})
     elif identity:
         click.echo(identity)
+        if node == "all":
+            click.echo("1 copy was stored" if copies == 1 else f"{copies} copies were stored, one for each node", err=True)
     else:
         click.echo("stored; this is a uWSGI server, which tells no id", err=True)
 
 
-def _send(task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, wait: float) -> str:
+def _send(task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, wait: float) -> tuple[str, int]:
+    """The id, and how many copies were stored."""
     from spoolnode import client
     from spoolnode.protocol import names
     from spoolnode.wire import resolve, task_message
@@ -68,7 +73,7 @@ def _send(task: dict[str, Any], node: str | None, timeout: float | None, via: st
         limit = f"{timeout:.6f}".encode()
         _as_usage("--timeout", lambda: names.read_timeout(limit))
         extra = [(names.TIMEOUT, limit)]
-    return client.send(resolve(via), task_message(task, node, extra), wait)
+    return client.send_copies(resolve(via), task_message(task, node, extra), wait)
 
 
 def _as_usage(option: str, check: Any) -> None:

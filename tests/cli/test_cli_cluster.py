@@ -1,0 +1,371 @@
+"""Several nodes, seen from the command line of one: `peers`, `flush`, `drain`, what waits in the outbox, what died there."""
+
+import json
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import RunningNode, environment, eventually
+
+Node = Callable[[str], RunningNode]
+CLOSED = "127.0.0.1:1"
+"""An address where nobody listens."""
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Node]:
+    """Nodes that are not started yet, each with its name."""
+    nodes: list[RunningNode] = []
+
+    def new(name: str) -> RunningNode:
+        (tmp_path / name).mkdir()
+        nodes.append(RunningNode(tmp_path / name, name))
+        return nodes[-1]
+
+    yield new
+    for node in nodes:
+        node.clean_up()
+
+
+@pytest.fixture
+def pair(make: Node, app: str) -> tuple[RunningNode, RunningNode]:
+    """Two that know each other; alpha runs nothing."""
+    alpha, beta = make("alpha"), make("beta")
+    beta.start("--tag", "gpu", app=app)
+    alpha.start("--discover", f"static://{beta.via}")
+    eventually(lambda: [row["state"] for row in rows(alpha, "peers")] == ["up"], "alpha sees beta")
+    eventually(lambda: [row["state"] for row in rows(beta, "peers")] == ["up"], "beta sees alpha")
+    return alpha, beta
+
+
+def rows(node: RunningNode, *line: str) -> list[dict[str, Any]]:
+    done = node.command(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def send(node: RunningNode, *args: str) -> str:
+    done = node.command("send", *args)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def shown(node: RunningNode, identity: str) -> dict[str, Any]:
+    done = node.command("show", identity, "--json")
+    assert done.returncode == 0, done.stderr
+    task: dict[str, Any] = json.loads(done.stdout)
+    return task
+
+
+def settle(node: RunningNode) -> None:
+    """Waits until the tasks in the outbox are files of their own."""
+    eventually(lambda: all(row["where"].startswith("outbox/") for row in rows(node, "ls", "--outbox")), "they settle")
+
+
+# --- peers, ping, status ---
+
+
+def test_peers_says_who_is_there_and_how(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    (row,) = rows(alpha, "peers")
+    assert (row["name"], row["id"], row["address"]) == ("beta", beta.status()["id"], beta.via)
+    assert (row["sources"], row["tags"], row["load"], row["outbox"]) == ([f"static://{beta.via}"], ["gpu"], 0.0, 0)
+    assert row["rtt"] > 0
+    head, line = alpha.command("peers").stdout.splitlines()
+    assert head.split()[:4] == ["NAME", "STATE", "FOR", "ADDRESS"]
+    assert line.split()[:2] == ["beta", "up"]
+    assert "static" in line
+    beta.kill9()
+    (row,) = eventually(lambda: [row for row in rows(alpha, "peers") if row["state"] in ("suspect", "down")], "it is missed")
+    assert row["reason"]
+
+
+def test_peers_of_a_node_that_is_alone(make: Node) -> None:
+    alone = make("alone").start()
+    done = alone.command("peers")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "no other node is known\n")
+    assert rows(alone, "peers") == []
+
+
+def test_watching_is_ended_quietly_by_ctrl_c(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, _ = pair
+    watching = subprocess.Popen(
+        [sys.executable, "-m", "spoolnode", "peers", "--watch", "--json", "-Q", str(alpha.spool)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    assert watching.stdout is not None
+    for _ in range(2):
+        assert [row["name"] for row in json.loads(watching.stdout.readline())] == ["beta"]
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=30)
+    assert (watching.returncode, said) == (0, "")
+
+
+def test_watching_ends_with_a_sentence_when_the_node_ends(make: Node) -> None:
+    alone = make("alone").start()
+    alone.kill9()
+    done = alone.command("peers", "--watch")
+    assert done.returncode == 1
+    assert "no node runs on the spool" in done.stderr
+
+
+def test_ping_tells_cluster_and_version(make: Node) -> None:
+    node = make("alone").start("--cluster", "north")
+    said = node.command("ping", node.via).stdout
+    assert "node alone (" in said
+    assert "cluster north, spoolnode " in said
+    status = json.loads(node.command("ping", "--json").stdout)["status"]
+    assert (status["cluster"], status["draining"], status["accepting"]) == ("north", False, True)
+
+
+def test_status_says_what_waits_for_whom_and_why(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, _ = pair
+    send(alpha, "name=Ada", "--node", "beta")
+    eventually(lambda: alpha.status()["forwarded"] == 1, "it was forwarded")
+    send(alpha, "a=b", "--node", "tag:none")
+    send(alpha, "a=b", "--node", CLOSED)
+    eventually(lambda: alpha.status()["links"][CLOSED]["failures"], "it was tried")
+    words = alpha.command("status").stdout
+    assert "default, peers: 1 up" in words
+    assert "forwarded    1 to other nodes" in words
+    assert "1 for tag:none (no node with the tag none is known)" in words
+    assert f"1 for {CLOSED} (" in words
+    assert alpha.status()["outbox"] == {"tag:none": 1, CLOSED: 1}
+
+
+def test_answer_to_a_ping_does_not_grow_with_the_destinations(make: Node) -> None:
+    alone = make("alone").start()
+    send(alone, "a=b", "--node", "x" * 60)
+    status = json.loads(alone.command("ping", "--json").stdout)["status"]
+    assert "x" * 60 not in json.dumps(status)
+    assert status["outbox_total"] == 1
+
+
+def test_metrics_tell_of_peers_and_links(make: Node) -> None:
+    alone = make("alone").start("--http", "127.0.0.1:0", "--discover", f"static://{CLOSED}")
+    send(alone, "a=b", "--node", CLOSED)
+    eventually(lambda: alone.status()["links"][CLOSED]["failures"], "it was tried")
+    eventually(lambda: alone.status()["peers"] == {"down": 1} or alone.status()["peers"] == {"suspect": 1}, "it is missed")
+    with urllib.request.urlopen(f"http://{alone.lines('ready')[-1]['http']}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    assert f'spoolnode_outbox{{destination="{CLOSED}"}} 1.0' in text
+    assert f'spoolnode_link_failures{{destination="{CLOSED}"}} ' in text
+    assert 'spoolnode_peers{state="' in text
+    for name in ("forwarded", "repeats", "handshake_failures"):
+        assert f"spoolnode_{name}_total 0.0" in text
+
+
+# --- the outbox ---
+
+
+@pytest.mark.parametrize("settled", [False, True])
+@pytest.mark.parametrize("running", [True, False])
+def test_task_for_another_node_is_shown_as_such_wherever_it_lies(make: Node, settled: bool, running: bool) -> None:
+    alone = make("alone").start()
+    identity = send(alone, "name=Ada", "--node", "beta")
+    here = send(alone, "name=Bob")
+    if settled:
+        settle(alone)
+    if not running:
+        alone.stop()
+    (row,) = rows(alone, "ls", "--outbox")
+    assert (row["id"], row["state"], row["destination"]) == (identity, "outbox", "beta")
+    assert row["link_number"] > 0
+    assert [found["id"] for found in rows(alone, "ls")] == [here]
+    task = shown(alone, identity)
+    assert (task["state"], task["destination"], task["link_number"]) == ("outbox", "beta", row["link_number"])
+    assert task["variables"] == {"name": "Ada"}
+    lines = alone.command("ls", "--outbox").stdout.splitlines()
+    assert lines[0].split() == ["ID", "FOR", "SENT", "FUNCTION", "AGE", "SIZE"]
+    assert lines[1].split()[:2] == [identity, "beta"]
+    done = alone.command("rm", identity)
+    assert (done.returncode, done.stdout) == (0, f"{identity} removed\n")
+    assert rows(alone, "ls", "--outbox") == []
+    if running:
+        assert alone.status()["outbox"] == {}
+        alone.kill9()
+    alone.start()
+    assert alone.status()["outbox"] == {}
+    assert [found["id"] for found in rows(alone, "ls")] == [here]
+
+
+def test_task_that_came_over_a_link_is_found_by_both_ids(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    original = send(alpha, "name=late", "--at", "+1h", "--node", "beta")
+    (row,) = eventually(lambda: rows(beta, "ls"), "it arrives")
+    for identity in (row["id"], original):
+        task = shown(beta, identity)
+        assert (task["id"], task["spool_id"], task["spool_origin"]) == (row["id"], original, alpha.status()["id"])
+        assert task["spool_to"] == "beta"
+    beta.stop()
+    assert shown(beta, original)["id"] == row["id"]
+    assert alpha.command("show", original).returncode == 1
+
+
+def test_flush_tries_now_and_says_when_it_cannot(make: Node, app: str) -> None:
+    alone, beta = make("alone"), make("beta")
+    beta.start(app=app)
+    beta.stop()
+    alone.start("--discover", f"static://{beta.via}")
+    for to in ("beta", beta.via, "tag:none"):
+        send(alone, f"name={to}", "--node", to)
+    done = alone.command("flush", "beta", "gamma", "tag:none")
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "Error: 1 task for beta cannot be sent: no node of the id or name beta is known",
+        "nothing waits for gamma",
+        "Error: 1 task for tag:none cannot be sent: no node with the tag none is known",
+    ]
+    done = alone.command("flush", beta.via)
+    assert (done.returncode, done.stdout.partition(";")[0]) == (0, f"{beta.via} is tried now, 1 task")
+    found = json.loads(alone.command("flush", "--json").stdout)
+    assert {row["destination"]: row["tried"] for row in found} == {"beta": False, beta.via: True, "tag:none": False}
+    beta.start(app=app)
+    beta.wait_for_log("print", text=f"ran {beta.via}")
+    beta.wait_for_log("print", text="ran beta")
+
+
+def test_flush_of_a_name_tries_all_that_waits_for_that_node(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    identity = beta.status()["id"]
+    beta.kill9()
+    for to in ("beta", identity):
+        send(alpha, "a=b", "--node", to)
+    for to in ("beta", identity, "tag:gpu"):
+        (row,) = rows(alpha, "flush", to)
+        assert (row["destination"], row["waiting"], row["tried"]) == (to, 2, True)
+
+
+def test_flush_with_nothing_to_send(make: Node) -> None:
+    alone = make("alone").start()
+    done = alone.command("flush")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "nothing waits for another node\n")
+
+
+def test_retry_of_a_task_in_the_outbox_tries_its_destination(make: Node) -> None:
+    alone = make("alone").start()
+    unknown, known = send(alone, "a=b", "--node", "beta"), send(alone, "a=b", "--node", CLOSED)
+    done = alone.command("retry", unknown)
+    assert done.returncode == 1
+    assert f"the task {unknown} waits for beta: no node of the id or name beta is known" in done.stderr
+    done = eventually(lambda: _good(alone, "retry", known), "it is not being sent")
+    assert done.stdout == f"{known} is ready, for {CLOSED}\n"
+    alone.stop()
+    assert f"waits for {CLOSED}; it is sent when a node runs here" in alone.command("retry", known).stderr
+
+
+def _good(node: RunningNode, *line: str) -> Any:
+    done = node.command(*line)
+    return done if done.returncode == 0 else None
+
+
+# --- the dead that could not be delivered ---
+
+
+@pytest.mark.parametrize("everything", [False, True])
+@pytest.mark.parametrize("running", [True, False])
+def test_dead_task_that_was_not_delivered_waits_for_its_node_again(make: Node, app: str, running: bool, everything: bool) -> None:
+    alpha, beta = make("alpha"), make("beta")
+    alpha.start("--hold", "0.2", app=app)
+    identity = send(alpha, "name=Ada", "--node", "beta")
+    line = alpha.wait_for_log("dead", id=identity)
+    assert (line["outcome"], line["destination"]) == ("undeliverable", "beta")
+    beta.start(app=app)
+    alpha.stop()
+    if running:
+        alpha.start("--discover", f"static://{beta.via}", app=app)
+    done = alpha.command("dead", "retry", "--all" if everything else identity)
+    assert done.stdout == ("1 tasks are ready\n" if everything else f"{identity} is ready, for beta\n")
+    if not running:
+        (row,) = rows(alpha, "ls", "--outbox")
+        assert (row["id"], row["destination"], row["link_number"]) == (identity, "beta", None)
+        alpha.start("--discover", f"static://{beta.via}", app=app)
+    beta.wait_for_log("print", text="ran Ada")
+    eventually(lambda: alpha.status()["forwarded"] == 1, "it has left")
+    assert alpha.status()["outbox"] == {}
+    assert not alpha.lines("print")
+
+
+def test_dead_task_of_an_open_choice_is_placed_anew(make: Node, app: str) -> None:
+    alpha = make("alpha").start("--hold", "0.2", app=app)
+    identity = send(alpha, "name=Ada", "--node", "tag:gpu")
+    alpha.wait_for_log("dead", id=identity)
+    alpha.stop()
+    alpha.start("--tag", "gpu", app=app)
+    assert alpha.command("dead", "retry", identity).stdout == f"{identity} is ready\n"
+    alpha.wait_for_log("print", text="ran Ada")
+
+
+# --- drain ---
+
+
+def test_drain_hands_over_what_waits_and_tells_what_is_left(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    for number in range(3):
+        send(alpha, f"name=n{number}")
+    ours = send(alpha, "name=ours", "--node", "alpha")
+    other = send(alpha, "name=other", "--node", "gamma")
+    done = alpha.command("drain")
+    assert alpha.wait() == 0
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "draining: 5 tasks are to go\n"
+    assert done.stdout == (
+        "the node has ended; 3 of 5 tasks have run or are with other nodes, "
+        f"2 are left in {alpha.spool}: 1 for this node, 1 for gamma\n"
+    )
+    for number in range(3):
+        beta.wait_for_log("print", text=f"ran n{number}")
+    assert [row["id"] for row in rows(alpha, "ls")] == [ours]
+    assert [row["id"] for row in rows(alpha, "ls", "--outbox")] == [other]
+
+
+def test_drain_for_programs_and_without_waiting(make: Node, app: str) -> None:
+    alone = make("alone").start(app=app)
+    done = alone.command("drain", "--no-wait", "--json")
+    assert json.loads(done.stdout) == {"draining": True, "waiting": 0, "outbox": 0}
+    assert alone.wait() == 0
+    alone.start(app=app)
+    done = alone.command("drain", "--json")
+    assert alone.wait() == 0
+    assert json.loads(done.stdout) == {
+        "drained": True, "before": 0, "left": {"waiting": 0, "outbox": {}}, "spool": str(alone.spool),
+    }  # fmt: skip
+
+
+def test_node_that_stops_already_is_not_hurried_by_a_drain(make: Node) -> None:
+    alone = make("alone").start(
+        app="import os, time\nfrom spoolnode import uwsgi\n\ndef run(task):\n    print('began')\n"
+        "    while not os.path.exists('go'):\n        time.sleep(0.01)\n    print('ended')\n\nuwsgi.spooler = run\n"
+    )
+    send(alone, "a=b")
+    alone.wait_for_log("print", text="began")
+    for said in ("", "Error: this node is draining already\n"):
+        assert alone.command("drain", "--no-wait", "--json").stderr == said
+    assert alone.status()["state"] == "draining"
+    (alone.directory / "go").touch()
+    assert alone.wait() == 0
+    assert alone.lines("print", text="ended")
+
+
+# --- all ---
+
+
+def test_send_to_all_says_how_many_copies(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    done = alpha.command("send", "name=everybody", "--node", "all")
+    assert done.stderr == "1 copy was stored\n"  # alpha runs nothing
+    beta.wait_for_log("print", text="ran everybody")
+    assert json.loads(alpha.command("send", "a=b", "--node", "all", "--json").stdout)["copies"] == 1
+    alpha.stop()
+    alpha.start("--discover", f"static://{beta.via}", app=(beta.directory / "app.py").read_text())
+    eventually(lambda: [row["state"] for row in rows(alpha, "peers")] == ["up"], "alpha sees beta")
+    done = alpha.command("send", "name=both", "--node", "all")
+    assert done.stderr == "2 copies were stored, one for each node\n"
+    for node in pair:
+        node.wait_for_log("print", text="ran both")

@@ -1,0 +1,248 @@
+"""Parties to a cluster with certificates: real nodes, and clients that say whatever a test wants, with whatever certificate."""
+
+import itertools
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from support import RunningNode, eventually
+from talk import connect, read_answers
+
+from spoolnode.protocol.answer import read_answer, status_pong
+from spoolnode.protocol.errors import Refused
+from spoolnode.protocol.hello import PROTOCOL, Hello, encode
+from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
+
+if TYPE_CHECKING:
+    from spoolnode.cluster.ca import Issued
+
+APP = """
+import os
+from spoolnode import uwsgi
+
+RAN = os.open(os.environ["RAN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+def spooler(env):
+    os.write(RAN, f"{env['n']} {env.get('spool_origin', '-')} {len(env.get('body', b''))}\\n".encode())
+
+uwsgi.spooler = spooler
+"""
+MALLORY = "666666666666"
+NUMBER = (1 << 40) + 1
+"""A link number."""
+
+
+class Party(RunningNode):
+    """A real node; `ran` is what its application was given."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        directory.mkdir()
+        super().__init__(directory, name)
+
+    def join(self, *args: str, made: "Issued | None" = None) -> "Party":
+        """Starts it, with a certificate if there is one."""
+        tls: list[str] = []
+        if made is not None:
+            tls = ["--tls-cert", str(made.certificate), "--tls-key", str(made.key), "--tls-ca", str(made.authority)]
+        self.start(*tls, *args, app=APP, RAN=str(self.directory / "ran"))
+        return self
+
+    @property
+    def id(self) -> str:
+        """The node's id."""
+        return (self.spool / "node.id").read_text().strip()
+
+    @property
+    def ran(self) -> list[str]:
+        """The numbers of the tasks that ran here, in order."""
+        path = self.directory / "ran"
+        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+    def wait_until_ran(self, *numbers: str) -> None:
+        """Returns when these, and no others, have run here, once each."""
+        eventually(lambda: sorted(self.ran) == sorted(numbers), f"{numbers} run on {self.name}; ran {self.ran}; {self.log[-5:]}")
+
+    def peers(self) -> list[dict[str, Any]]:
+        """What `spoolnode peers --json` says."""
+        done = self.command("peers", "--json")
+        assert done.returncode == 0, done.stderr
+        rows: list[dict[str, Any]] = json.loads(done.stdout)
+        return rows
+
+    def dead(self) -> list[str]:
+        """What lies in dead/."""
+        return sorted(path.name for path in (self.spool / "dead").iterdir())
+
+    def is_well(self) -> None:
+        """Fails when it does not take and run a task now, or has erred."""
+        number = f"well{len(self.ran)}"
+        done = self.command("send", f"n={number}")
+        assert done.returncode == 0, done.stderr
+        eventually(lambda: number in self.ran, f"{self.name} runs tasks")
+        assert [line for line in self.log if line["action"] in ("mistake", "housekeeping_failed", "move_failed")] == []
+        assert not list((self.spool / "corrupt").iterdir())
+
+
+class Authorities:
+    """Certificates: `issue("alpha", days=-1, of="other")`. Each authority is made when it is first needed."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._serial = itertools.count()
+
+    def issue(self, name: str, days: int = 30, of: str = "ca") -> "Issued":
+        """Another certificate."""
+        from spoolnode.cluster import ca
+
+        if not (self.directory / of).exists():
+            ca.init(self.directory / of)
+        return ca.issue(self.directory / of, name, days, self.directory / f"out{next(self._serial)}")
+
+    def context(self, made: "Issued | None") -> ssl.SSLContext:
+        """A client that takes any server, and shows what it is given."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        if made is not None:
+            context.load_cert_chain(made.certificate, made.key)
+        return context
+
+
+def hello(**changes: Any) -> bytes:
+    """The hello of a node called mallory."""
+    said = {"id": MALLORY, "name": "mallory", "cluster": "default", "to": "beta", "instance": "x", "floor": 1}
+    return encode(Hello(**{**said, **changes}))
+
+
+def task(n: str, *, extended: bool = True, **variables: str) -> bytes:
+    """A task as a link carries it, or as nobody should."""
+    said = {"n": n, "spool_seq": str(NUMBER), **variables}
+    block = encode_variables([(key.encode(), value.encode()) for key, value in said.items() if value])
+    return packet(SPOOL_REQUEST, block, EXTENDED if extended else PLAIN)
+
+
+@contextmanager
+def connection(node: RunningNode, context: ssl.SSLContext | None) -> Iterator[socket.socket]:
+    """A connection to a node, over TLS with a context."""
+    with connect(("127.0.0.1", node.port)) as plain:
+        if context is None:
+            yield plain
+            return
+        with context.wrap_socket(plain) as wrapped:
+            yield wrapped
+
+
+def say(node: RunningNode, context: ssl.SSLContext | None, *packets: bytes) -> list[str]:
+    """Says these one after the other, each when the one before is answered; what each was answered: `pong`, an id, a reason.
+
+    The list is shorter when the node ends the connection.
+    """
+    heard: list[str] = []
+    try:
+        with connection(node, context) as sock:
+            for each in packets:
+                sock.sendall(each)
+                answers = read_answers(sock, 1)
+                if not answers:
+                    break
+                heard.append(understood(*answers[0]))
+    except (ConnectionError, ssl.SSLError) as error:
+        heard.append(type(error).__name__)
+    return heard
+
+
+def understood(modifier1: int, modifier2: int, block: bytes) -> str:
+    """An answer in a word."""
+    if modifier1 == 100:
+        return "pong"
+    try:
+        return read_answer(modifier2, block)
+    except Refused as refusal:
+        return f"{refusal.reason.name}: {refusal.text}"
+
+
+class FakeNode:
+    """Somebody who listens and answers each hello with a status of the test's choice; `got` is all that was said to it."""
+
+    def __init__(self, status: dict[str, Any], context: ssl.SSLContext | None = None) -> None:
+        self.status = status
+        self.got: list[bytes] = []
+        self.connections = 0
+        self._context = context
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self._server.getsockname()[1]}"
+
+    @property
+    def tasks(self) -> list[bytes]:
+        """The tasks that were said to it."""
+        return [data for data in self.got if data[:1] == b"\x11"]
+
+    def close(self) -> None:
+        """Listens no more."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._server.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._talk, args=(sock,), daemon=True).start()
+
+    def _talk(self, plain: socket.socket) -> None:
+        with plain:
+            plain.settimeout(30)
+            try:
+                sock = self._context.wrap_socket(plain, server_side=True) if self._context is not None else plain
+                with sock:
+                    while head := _exactly(sock, 4):
+                        data = head + _exactly(sock, int.from_bytes(head[1:3], "little"))
+                        self.got.append(data)
+                        if data[0] == 100:
+                            sock.sendall(status_pong(self.status))
+            except OSError:
+                return  # it was not for us
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        piece = sock.recv(size - len(data))
+        if not piece:
+            return b""
+        data += piece
+    return data
+
+
+def status_of(node_id: str, name: str, **changes: Any) -> dict[str, Any]:
+    """What a node of that id and name says of itself."""
+    return {
+        "id": node_id, "name": name, "cluster": "default", "protocol": PROTOCOL, "version": "1", "instance": node_id, "tags": [],
+        "workers": 1, "waiting": 0, "running": 0, "pace": 0.0, "draining": False, "accepting": True, **changes,
+    }  # fmt: skip
+
+
+def server_context(made: "Issued") -> ssl.SSLContext:
+    """What a node with that certificate uses to be called."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certificate, made.key)
+    context.load_verify_locations(made.authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+Make = Callable[[str], Party]

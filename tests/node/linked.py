@@ -1,0 +1,213 @@
+"""A spool with a door, on a bad disk, at one end of a link: what a peer sends is answered, stored, run and forgotten by the
+real code; the disk threads go on only when told.
+"""
+
+import asyncio
+import copy
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from life import Inline, new_machine
+
+from spoolnode.node.door import Door, Upload
+from spoolnode.node.fakes import FakeDisk, SteppedThread
+from spoolnode.node.intake import Batch
+from spoolnode.node.layout import Layout
+from spoolnode.node.numbers import Key
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.spool import Spool
+from spoolnode.protocol import spoolfile
+from spoolnode.protocol.batch import payload_length
+from spoolnode.protocol.errors import Refused
+from spoolnode.protocol.packet import decode_variables, encode_variables
+from spoolnode.protocol.request import read_terms
+from spoolnode.protocol.spoolfile import FINISHED, STATE_AT, WAITING
+
+NODE = "0123456789ab"
+PEER = "aaaaaaaaaaaa"
+LINK: Key = (PEER, "beta")
+LARGE = b"large" * 50_000
+"""A body that gets a file of its own."""
+
+
+@dataclass
+class Heard:
+    """A waiter that remembers."""
+
+    stored_as: list[str] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+    copies: int = 0
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It is safe."""
+        self.stored_as.append(task_id)
+        self.copies = copies
+
+    def refused(self, refusal: Refused) -> None:
+        """It is not taken."""
+        self.refusals.append(refusal)
+
+    @property
+    def answers(self) -> int:
+        """How often it was told something."""
+        return len(self.stored_as) + len(self.refusals)
+
+
+def task(n: int, number: int = 0, **more: str) -> bytes:
+    """The variables of a task as a link carries them."""
+    said = {"n": str(n), **({"spool_seq": str(number)} if number else {}), **more}
+    return encode_variables([(key.encode(), value.encode()) for key, value in said.items()])
+
+
+class Station:
+    """One node without sockets and workers."""
+
+    def __init__(self, disk: FakeDisk | None = None, *, sync: bool = True, route: Any = None, node_id: str = NODE) -> None:
+        self.disk = disk or new_machine()
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+        policy = RetryPolicy(max_attempts=3, base=0.001)
+        self.spool = Spool(self.disk, Layout("/var/spool"), node_id, policy, random.Random(1), sync=sync, thread=SteppedThread)
+        self.spool.report = lambda action, **details: self.reports.append((action, details))
+        self.threads = [self._stepped(thread) for thread in (self.spool.commits, self.spool.moves, self.spool.packing)]
+        self.door = Door(self.spool, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
+        self.door._executor.shutdown()
+        self.door._executor = Inline()  # type: ignore[assignment] # any executor will do
+        self.spool.load("boot 1")
+
+    @staticmethod
+    def _stepped(thread: object) -> SteppedThread:
+        assert isinstance(thread, SteppedThread)
+        return thread
+
+    # -- what comes --
+
+    def admit(self, block: bytes, body: bytes = b"", link: Key | None = LINK) -> Heard:
+        """A request whose body is at hand. Raises `Refused` as the door does."""
+        heard = Heard()
+        self.door.admit(block, body, read_terms(block, local=False, peer=link is not None), heard, link)
+        return heard
+
+    def begin_upload(self, block: bytes, link: Key | None = LINK) -> tuple[Upload | None, Heard]:
+        """A request with a large body, of which nothing has come."""
+        heard = Heard()
+        terms = read_terms(block, local=False, peer=link is not None)._replace(body=len(LARGE))
+        return self.door.upload(block, terms, heard, link), heard
+
+    async def upload(self, block: bytes, link: Key | None = LINK) -> Heard:
+        """A request with a large body, whole."""
+        upload, heard = self.begin_upload(block, link)
+        if upload is not None:
+            job = asyncio.get_running_loop().create_task(self._finish(upload, heard))
+            await self.rest()
+            await job
+        return heard
+
+    async def _finish(self, upload: Upload, heard: Heard) -> None:
+        try:
+            await upload.write(LARGE)
+            await upload.finish(heard)
+        except Refused as refusal:
+            heard.refused(refusal)
+
+    # -- time --
+
+    async def turn(self) -> None:
+        """A few turns of the loop."""
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    async def rest(self) -> None:
+        """Returns when no disk thread has anything to do."""
+        await self.turn()
+        while any(thread.todo or thread.results for thread in self.threads):
+            for thread in self.threads:
+                if thread.todo:
+                    thread.work()
+                if thread.results:
+                    thread.answer()
+            await self.turn()
+
+    async def during(self, job: Any) -> Any:
+        """The result of a coroutine; the disk threads work meanwhile."""
+        waited = asyncio.get_running_loop().create_task(job)
+        await self.turn()
+        while not waited.done():
+            await self.rest()
+        return await waited
+
+    async def settled(self) -> None:
+        """What waits has files of its own."""
+        self.spool.intake.close_batch()
+        await self.rest()
+        for batch in self.spool.batches.values():
+            batch.closed_at = float("-inf")
+        await self.during(self.spool.settle())
+
+    async def tidy(self) -> None:
+        """A second passes."""
+        await self.during(self.spool.sync_marks())
+
+    # -- looking --
+
+    def read(self, source: Any, ref: Any) -> spoolfile.SpoolFile | None:
+        """What lies there."""
+        path, base = (self.spool.layout.batch(source.number), int(ref)) if isinstance(source, Batch) else (
+            self.spool.layout.path(str(ref)), 0,
+        )  # fmt: skip
+        data = self.disk.peek(path)
+        if data is None:
+            return None
+        return spoolfile.parse(data[base : base + payload_length(data, base)] if base else data)
+
+    def run_all(self) -> list[int]:
+        """Runs everything that waits here; the numbers `n` in their order."""
+        ran = []
+        self.spool.wake_due(float("inf"))
+        while (taken := self.spool.take(100)) is not None:
+            source, refs, _ = taken
+            for ref in refs:
+                found = self.read(source, ref)
+                if found is not None and found.state == WAITING:
+                    ran.append(int(dict(found.variables)[b"n"]))
+                    if isinstance(source, Batch):
+                        self.disk.store(self.spool.layout.batch(source.number), int(ref) + STATE_AT, bytes([FINISHED]))
+                    else:
+                        self.disk.unlink(self.spool.layout.path(str(ref)))
+                self.spool.done(source, [ref])
+        return ran
+
+    def waiting(self) -> list[dict[bytes, bytes]]:
+        """The variables of what waits here. Takes it all: nothing runs afterwards."""
+        found = []
+        while (taken := self.spool.take(100)) is not None:
+            files = [self.read(taken[0], ref) for ref in taken[1]]
+            found += [dict(file.variables) for file in files if file is not None and file.state == WAITING]
+        return found
+
+    def files(self, directory: str) -> list[str]:
+        """The names in a directory of the spool."""
+        try:
+            return sorted(self.disk.names(self.spool.layout.path(directory)))
+        except OSError:
+            return []
+
+    # -- the end, and a new start --
+
+    def killed(self) -> "Station":
+        """The process dies; a new one on the same machine."""
+        disk = copy.deepcopy(self.disk)
+        disk.kill()
+        return Station(disk)
+
+    def after_power_cut(self, seed: int = 0) -> "Station":
+        """The machine goes off and on; `seed` decides what the disk has kept."""
+        disk = copy.deepcopy(self.disk)
+        disk.random.seed(seed)
+        disk.crash()
+        return Station(disk)
+
+
+def said(block: bytes) -> dict[bytes, bytes]:
+    """Its variables."""
+    return dict(decode_variables(block))

@@ -1,0 +1,277 @@
+"""What happened to each task, and whether that was allowed.
+
+    acknowledged   as many copies as the answer told (one, but for `all`) are done, or dead, or on a disk that will run them
+    refused        it never runs
+    done           it never runs again, except after a power cut what was done in the second before
+    running        nowhere else at the same time
+
+Each of these is looked at when it could be broken, and `check_disks` counts what lies on all disks.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from spoolnode.node.fakes import FakeDisk
+from spoolnode.node.layout import batch_number, is_priority, is_spool_file, ref_id
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.packet import HEADER, decode_variables
+
+from .loop import Violation
+
+ROOT = "/var/spool"
+HERE, OUTBOX, DEAD = "here", "outbox", "dead"
+ALL = "all"
+
+Disks = Mapping[str, tuple[str, FakeDisk]]
+"""Id and disk of each node, by its name."""
+
+
+class Place(NamedTuple):
+    """Where a copy of a task lies."""
+
+    machine: str
+    kind: str
+    local: str
+    """What it is called there."""
+
+
+@dataclass(eq=False)
+class Copy:
+    """One thing to run; a task is one, except that of `all`."""
+
+    task: "Task"
+    identity: str
+    running: str = ""
+    """The machine on which it runs now."""
+    done: str = ""
+    """The machine on which it has ended well."""
+    safe: bool = False
+    """And that is safe against a power cut."""
+    unsure: bool = False
+    """It has ended well, and after a power cut nobody knows."""
+    machines: list[str] = field(default_factory=list)
+    """Where it has started."""
+
+    def __str__(self) -> str:
+        return f"{self.task}, copy {self.identity} (started on {self.machines}, done on {self.done or 'none'})"
+
+
+@dataclass(eq=False)
+class Task:
+    """One task, from the client that sends it to its end."""
+
+    n: int
+    body: bytes = b""
+    asked: str = ""
+    """The destination that it names."""
+    to: frozenset[str] = frozenset()
+    """The machines where it may run; empty is any."""
+    poison: bool = False
+    """It always fails."""
+    acknowledged: bool = False
+    told: int = 1
+    """How many copies the answer told; 0: it told nothing, in uWSGI's dialect."""
+    refusal: str = ""
+    answered: bool = False
+    copies: dict[str, Copy] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        state = "acknowledged" if self.acknowledged else self.refusal or "not answered"
+        return f"task {self.n} for {self.asked or 'here'} ({state})"
+
+    def copy(self, identity: str) -> Copy:
+        """The copy of that id. Raises `Violation` when there are too many."""
+        found = self.copies.get(identity)
+        if found is None:
+            found = self.copies[identity] = Copy(self, identity)
+            if self.asked != ALL and len(self.copies) > 1:
+                raise Violation(f"{self} was stored more than once: {list(self.copies)}")
+        return found
+
+    @property
+    def may_run(self) -> bool:
+        """What a broken disk did, nobody can promise."""
+        return not self.refusal or "failed" in self.refusal
+
+
+class History:
+    """All tasks of a run."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, Task] = {}
+        self.moves_allowed = False
+        """Tasks may be handed over after they were tried (drain, overflow)."""
+        self.dead_may_run = False
+        """Tasks in doubt may be given up (hold)."""
+
+    def new(self, **facts: Any) -> Task:
+        """A task that a client is going to send."""
+        task = Task(len(self.tasks) + 1, **facts)
+        self.tasks[task.n] = task
+        return task
+
+    # -- what a client hears --
+
+    def acknowledged(self, n: int, copies: int = 1) -> None:
+        """The client was told that it is stored, so many times."""
+        task = self._answer(n)
+        task.acknowledged = True
+        task.told = copies
+
+    def refused(self, n: int, reason: str) -> None:
+        """The client was told that it is not."""
+        task = self._answer(n)
+        task.refusal = reason
+        if task.copies and not task.may_run:
+            raise Violation(f"{task} has run and is refused")
+
+    def _answer(self, n: int) -> Task:
+        task = self.tasks[n]
+        if task.answered:
+            raise Violation(f"{task} is answered twice")
+        task.answered = True
+        return task
+
+    # -- what a worker does --
+
+    def started(self, payload: bytes, local: str, machine: str) -> Copy:
+        """A worker has it."""
+        n, identity = names_of(payload, local)
+        task = self.tasks[n]
+        copy = task.copy(identity)
+        if copy.running:
+            raise Violation(f"{copy} runs on {copy.running} and starts on {machine}")
+        if copy.done and not copy.unsure:
+            raise Violation(f"{copy} has ended well and starts on {machine}")
+        if not task.may_run:
+            raise Violation(f"{task} was refused and starts on {machine}")
+        if task.to and machine not in task.to:
+            raise Violation(f"{copy} starts on {machine}")
+        if copy.machines and machine not in copy.machines and (task.asked == ALL or not self.moves_allowed):
+            raise Violation(f"{copy} starts on {machine} too")
+        if spoolfile.parse(payload).body != task.body:
+            raise Violation(f"{task} has not the body that was sent")
+        copy.running, copy.done, copy.unsure, copy.safe = machine, "", False, False
+        copy.machines.append(machine)
+        return copy
+
+    def ended(self, copy: Copy, well: bool) -> None:
+        """It does not run any more; `well`: its end is on disk."""
+        if well:
+            copy.done = copy.running
+        copy.running = ""
+
+    # -- what a machine does --
+
+    def safe(self, copies: Iterable[Copy]) -> None:
+        """The ends of these are safe against a power cut."""
+        for copy in copies:
+            copy.safe = True
+            copy.unsure = False
+
+    def killed(self, machine: str) -> None:
+        """Its process is gone, and what ran there does not run any more."""
+        for copy in self._copies():
+            if copy.running == machine:
+                copy.running = ""
+
+    def power_cut(self, machine: str) -> None:
+        """What has ended there and is not safe may run again."""
+        for copy in self._copies():
+            if copy.done == machine and not copy.safe:
+                copy.unsure = True
+
+    def _copies(self) -> Iterable[Copy]:
+        return (copy for task in self.tasks.values() for copy in task.copies.values())
+
+    # -- the books --
+
+    def check_disks(self, disks: Disks) -> None:
+        """What was acknowledged and is not done is on a disk that will run it, and on no two."""
+        places = self.places(disks)
+        for task in self.tasks.values():
+            for copy in task.copies.values():
+                found = places.get(copy, ())
+                waiting = {place for place in found if place.kind == HERE}
+                if len({place.machine for place in waiting}) > 1 or len({place.local for place in waiting}) > 1:
+                    raise Violation(f"{copy} waits in several places: {sorted(waiting)}")
+                if waiting and not task.may_run:
+                    raise Violation(f"{task} was refused and waits: {sorted(waiting)}")
+                if waiting and task.to and next(iter(waiting)).machine not in task.to:
+                    raise Violation(f"{copy} waits where it may not run: {sorted(waiting)}")
+            if task.acknowledged:
+                kept = sum(bool(copy.done or places.get(copy)) for copy in task.copies.values())
+                if kept < max(task.told, 1):
+                    raise Violation(f"{task} is lost: {kept} of {task.told} copies are there: {list(map(str, task.copies.values()))}")
+
+    def check_end(self, disks: Disks) -> None:
+        """Nothing waits any more: each task is done or dead."""
+        places = self.places(disks)
+        for task in self.tasks.values():
+            for copy in task.copies.values():
+                found = places.get(copy, [])
+                dead = [place for place in found if place.kind == DEAD]
+                if len(dead) != len(found):
+                    raise Violation(f"{copy} still waits: {found}")
+                if len(dead) + (bool(copy.done) and not copy.unsure) > 1 and not self.dead_may_run:
+                    raise Violation(f"{copy} ended more than once: {dead}")
+            self._check_copies(task, sum(bool(copy.done or places.get(copy)) for copy in task.copies.values()))
+
+    def _check_copies(self, task: Task, ended: int) -> None:
+        if not task.acknowledged:
+            return
+        if ended < max(task.told, 1):
+            raise Violation(f"{task} is lost: {ended} of {task.told} copies have ended")
+        if task.told and ended > task.told:
+            raise Violation(f"{task} has {ended} copies, and {task.told} were told")
+        first = [copy.machines[0] for copy in task.copies.values() if copy.machines]
+        if len(set(first)) < len(first):
+            raise Violation(f"{task} has two copies on one machine: {first}")
+
+    def places(self, disks: Disks) -> dict[Copy, list[Place]]:
+        """Every unfinished copy on these disks."""
+        found: dict[Copy, list[Place]] = {}
+        for machine, (node_id, disk) in disks.items():
+            for kind, local, payload in _payloads(disk, node_id):
+                n, identity = names_of(payload, local)
+                found.setdefault(self.tasks[n].copy(identity), []).append(Place(machine, kind, local))
+        return found
+
+
+def names_of(payload: bytes, local: str) -> tuple[int, str]:
+    """The number and the id of the task in a spool file; `local`: what it is called where it lies."""
+    said = dict(decode_variables(payload[HEADER.size : HEADER.size + int.from_bytes(payload[1:3], "little")]))
+    identity = said.get(names.ID)
+    return int(said[b"n"]), identity.decode() if identity else local
+
+
+def _payloads(disk: FakeDisk, node_id: str) -> Iterable[tuple[str, str, bytes]]:
+    for name in _names(disk, f"{ROOT}/incoming"):
+        number = batch_number(name)
+        data = disk.peek(f"{ROOT}/incoming/{name}") if number is not None else None
+        if data is None or number is None or not data.rstrip(b"\0"):
+            continue
+        for item in batchfile.read_records(data, number):
+            if isinstance(item, batchfile.Record) and item.state == spoolfile.WAITING:
+                kind = OUTBOX if item.kind == batchfile.OUTBOUND else HERE
+                yield kind, names.task_id(node_id, number, item.offset), data[item.offset : item.offset + item.length]
+    pending = [("", HERE), ("arriving/", HERE), ("dead/", DEAD)]
+    pending += [(f"outbox/{name}/", OUTBOX) for name in _names(disk, f"{ROOT}/outbox")]
+    while pending:
+        directory, kind = pending.pop()
+        for name in _names(disk, f"{ROOT}/{directory}"):
+            if is_spool_file(name):
+                data = disk.peek(f"{ROOT}/{directory}{name}")
+                if data and data[0] == spoolfile.WAITING:
+                    yield kind, ref_id(f"{directory}{name}"), data
+            elif kind is HERE and is_priority(name):
+                pending.append((f"{directory}{name}/", HERE))
+
+
+def _names(disk: FakeDisk, path: str) -> list[str]:
+    try:
+        return disk.names(path)
+    except OSError:
+        return []  # nothing has made it yet

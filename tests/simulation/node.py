@@ -1,0 +1,577 @@
+"""A simulated node: the real spool, door and conversations; workers, sockets and the rest of `node.Node` are simulated."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, MutableSequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from spoolnode.cluster.dial import LIMIT, Dialed, DialError, Kind
+from spoolnode.node.conversation import Conversation, Services
+from spoolnode.node.disk import discard
+from spoolnode.node.door import Door
+from spoolnode.node.intake import Batch
+from spoolnode.node.layout import Layout, number_of
+from spoolnode.node.listener import Stream
+from spoolnode.node.neighbours import Alone, Neighbours
+from spoolnode.node.outcome import Kind as Ending
+from spoolnode.node.outcome import Outcome
+from spoolnode.node.rates import Rates
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.spool import Source, Spool
+from spoolnode.protocol import spoolfile
+from spoolnode.protocol.batch import payload_length
+from spoolnode.protocol.hello import PROTOCOL, Hello
+from spoolnode.protocol.request import Terms
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
+from spoolnode.protocol.version import VERSION
+
+from .disk import SimExecutor, SimThread
+from .history import ROOT, Copy, History
+from .loop import SimLoop
+from .machine import Machine, Process
+from .network import Network
+
+POLICY = RetryPolicy(max_attempts=4, base=0.5, longest=8.0)
+HOUSEKEEPING_SECONDS, QUIET_SECONDS = 1.0, 5.0
+SWEEP_SECONDS = 0.5
+REQUEST_SECONDS = 10.0
+"""--request-timeout"""
+GRACE = 5.0
+"""--grace"""
+PING_SECONDS = 0.05
+MIN_FREE = 1 << 16
+EXPIRED_AT_ONCE = 100
+CLUSTER = "simulation"
+PORT = 3031
+
+
+@dataclass
+class Config:
+    """What `node.Node` takes from the command line, as far as the cluster asks for it."""
+
+    name: str
+    listen: list[str]
+    tag: list[str]
+    share: float = 0.0
+    hold: float = 0.0
+    advertise: str = ""
+    cluster: str = CLUSTER
+    discover: tuple[str, ...] = ("none",)  # `discovery` has a source of its own
+
+
+Join = Callable[["SimNode"], Neighbours]
+"""What makes a node one of many, as `node.Node` takes it: called in each process, when the node listens."""
+
+
+def alone(node: "SimNode") -> Neighbours:
+    """No cluster."""
+    return Alone(node.name, node.id, [node.address], [])
+
+
+class SimStream(Stream):
+    """The real one, with a place in sets that is the same in each run."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._serial = _serial()
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+class SimConversation(Conversation):
+    """Likewise."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._serial = _serial()
+        super().__init__(*args, **options)
+
+    def __hash__(self) -> int:
+        return self._serial
+
+
+def _serial() -> int:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimLoop)
+    return loop.next_serial()
+
+
+class SimListener:
+    """What a stream needs of its listener."""
+
+    def __init__(self, services: Services, addresses: list[str]) -> None:
+        self.services = services
+        self.addresses = addresses
+        self.streams: set[Stream] = set()
+        self.connections = 0
+        self.strangers = 0
+
+    def accept(self, host: str) -> Stream:
+        """As `Listener._converse`, for a connection from `host`."""
+        self.connections += 1
+        if self.connections == 1:
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        return SimStream(self, lambda stream: self._conversation(stream, host), b"", stranger=False)  # type: ignore[arg-type]
+
+    def _conversation(self, stream: Stream, host: str) -> Conversation:
+        return SimConversation(self.services, stream, host, local=False, allowed=True, max_block=0xFFFF)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for stream in list(self.streams):
+            stream.sweep(now, REQUEST_SECONDS)
+        if self.connections:
+            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+class SimNode:
+    """One node; `start` is the main function of each process that its machine starts."""
+
+    def __init__(self, machine: Machine, history: History, trace: Callable[..., None], join: Join = alone) -> None:
+        self.machine = machine
+        self.name = machine.name
+        self.id = f"{machine.random.getrandbits(48):012x}"
+        self.history = history
+        self.trace = trace
+        self.workers = machine.random.randint(1, 3)
+        self.tags: list[str] = []
+        self.share = 0.0
+        """--share"""
+        self.hold = 0.0
+        """--hold"""
+        self.alias = ""
+        """Another host where it listens too, without telling anybody."""
+        self._join = join
+        self.is_up = False
+        self.died: Callable[[], None] = lambda: None
+        """Called when its process has died."""
+        machine.main = self.start
+        machine.died = self._died
+
+    @property
+    def address(self) -> str:
+        """Where it listens now."""
+        return f"{self.machine.host}:{PORT}"
+
+    # -- for the cluster --
+
+    @property
+    def loop(self) -> SimLoop:
+        """The loop of all nodes."""
+        return self.machine.loop
+
+    @property
+    def network(self) -> Network:
+        """The network of all nodes; `await network.connect(address, factory)` dials, and so does `loop.create_connection`."""
+        return self.machine.network
+
+    @property
+    def random(self) -> Random:
+        """The machine's own."""
+        return self.machine.random
+
+    async def dial(self, address: str, factory: Callable[[], Any], *trust: Any, limit: float = LIMIT) -> Dialed[Any]:
+        """What `cluster.dial.dial` does, over the simulated network. Raises `DialError`."""
+        try:
+            async with asyncio.timeout(limit):
+                transport, protocol = await self.network.connect(address, factory)
+        except ConnectionRefusedError:
+            raise DialError(Kind.REFUSED, f"nobody listens on {address}") from None
+        except OSError as error:  # a TimeoutError is one
+            raise DialError(Kind.UNREACHABLE, f"{address} cannot be reached: {error!r}") from error
+        return Dialed(transport, protocol, "")
+
+    def report(self, action: str, **details: Any) -> None:
+        """A line in the node's log."""
+        self.trace(self.name, action, **details)
+        if action == "sync_failed":
+            self._sync_failures += 1
+
+    # -- life --
+
+    def start(self, process: Process) -> None:
+        """In the new process; what `Node._start` does."""
+        machine = self.machine
+        self._sync_failures = 0
+        self._unsafe: list[Copy] = []
+        self.instance = f"{machine.random.getrandbits(64):016x}"
+        self.is_stopping = self._drains = False
+        self._ping_at = float("-inf")
+        self._ping_status: dict[str, Any] = {}
+        self._rates = Rates()
+        self.config = Config(self.name, [self.address], self.tags, self.share, self.hold)
+        self._wake: asyncio.TimerHandle | None = None
+        self._active = asyncio.Event()
+        self.trace(self.name, "starts")
+        self.spool = Spool(
+            machine.disk, Layout(ROOT), self.id, POLICY, Random(machine.random.getrandbits(32)), sync=True,
+            thread=lambda name: SimThread(name, machine.pace),
+        )  # fmt: skip
+        self.spool.report = self.report
+        self.spool.changed = self._changed
+        try:
+            self.spool.load(f"boot {machine.boots}")
+        except OSError as error:
+            # As the real one: it says so and ends, and whoever looks after it starts it again.
+            self.trace(self.name, "cannot start", reason=error)
+            machine.kill()
+            return
+        self.door = Door(self.spool, self._route, max_body=1 << 20, min_free=MIN_FREE)
+        self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment]
+        self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.spool.taken.raise_floor)
+        self.spool.intake.flushed = self.services.flush
+        self.listener = SimListener(self.services, [self.address])
+        self.crew = SimCrew(self)
+        self._look_at_disk()
+        self._listening = [self.address, *([f"{self.alias}:{PORT}"] if self.alias else [])]
+        for address in self._listening:
+            self.network.listen(process, address, self.listener.accept)
+        self.neighbours = self._join(self)
+        self._main = self.loop.create_task(self._run())
+
+    async def _run(self) -> None:
+        for to, count in self.spool.outbox.sizes().items():
+            if self.neighbours.route(Terms(destination=to)) == [""]:
+                while await self.spool.outbox.re_place(to, count, lambda _asked: ""):
+                    self.trace(self.name, "claimed", destination=to)
+        await self.neighbours.start()
+        self.is_up = True
+        self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.spool.outbox.total)
+        self._changed()
+        self._housekeeper = self.loop.create_task(self._keep_house())
+
+    def ask_to_stop(self, drains: bool) -> None:
+        """SIGTERM, or `spoolnode drain`. In the process."""
+        if self.is_up and not self.is_stopping:
+            self.is_stopping, self._drains = True, drains
+            self.loop.create_task(self._shut_down())
+
+    async def _shut_down(self) -> None:
+        """As `Node._shut_down`."""
+        self.trace(self.name, "stopping", drains=self._drains, waiting=self.spool.total, outbox=self.spool.outbox.total)
+        self.door.closed = "this node is draining" if self._drains else "this node is stopping"
+        await self.neighbours.leave()
+        for address in self._listening:
+            self.network.close(address)
+        await self.crew.stop()
+        if self._drains:
+            handed = await self.neighbours.drain(GRACE)
+            self.trace(self.name, "drained", handed=handed, left=self.spool.total, outbox=self.spool.outbox.total)
+        self._housekeeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._housekeeper
+        if self._wake is not None:
+            self._wake.cancel()
+        self.crew.stop_now()
+        await self.neighbours.stop()
+        await self.executor.close()
+        failures, ended = self._sync_failures, self._unsafe
+        await self.spool.close()
+        if failures == self._sync_failures:
+            self.history.safe(ended)
+        self.services.flush()
+        for stream in list(self.listener.streams):
+            stream.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.machine.exit()
+
+    def _route(self, terms: Terms) -> list[str]:
+        return self.neighbours.route(terms)
+
+    def _greet(self, hello: Hello, peer: str, certified: str) -> None:
+        self.neighbours.greet(hello, peer, certified)
+
+    def _pinged(self) -> dict[str, Any]:
+        now = self.loop.time()
+        if now - self._ping_at > PING_SECONDS:
+            self._ping_at, self._ping_status = now, self.status()
+        return self._ping_status
+
+    def status(self) -> dict[str, Any]:
+        """What a ping is answered with, as far as other nodes look at it."""
+        held = self.crew.held
+        return {
+            "name": self.name, "id": self.id, "waiting": max(self.spool.total - len(self.spool.later) - held, 0), "running": held,
+            "workers": self.workers, "tags": self.tags, "cluster": CLUSTER, "protocol": PROTOCOL, "version": VERSION,
+            "instance": self.instance, "pace": self._pace(), "time": time.time(), "draining": self.is_stopping,
+            "accepting": not self.door.closed and self.door.free >= MIN_FREE, **self.neighbours.status(),
+        }  # fmt: skip
+
+    def _counters(self) -> dict[str, float]:
+        counts = self.spool.counts
+        return {"done": counts.done, "failed": counts.failed, "busy": self.crew.seconds}
+
+    def _pace(self) -> float:
+        rates = self._rates.per_second(self.loop.time(), self._counters())
+        return round(self.workers * (rates["done"] + rates["failed"]) / rates["busy"], 3) if rates["busy"] > 0 else 0.0
+
+    def _died(self, how: str) -> None:
+        self.is_up = False
+        self.history.killed(self.name)
+        if how == "power cut":
+            self.history.power_cut(self.name)
+        self.trace(self.name, how)
+        self.died()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it runs, and nothing waits or runs on it."""
+        if not self.machine.is_running or not self.is_up or self.is_stopping:
+            return False
+        return not (self.spool.total or self.spool.outbox.total)
+
+    # -- by the clock, as `Node` does it --
+
+    def _changed(self) -> None:
+        self._active.set()
+        if self.is_up:
+            self.crew.dispatch()
+            self._wake_at_due()
+
+    def _wake_at_due(self) -> None:
+        due = self.spool.later.next_due()
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake = None if due is None else self.loop.call_later(min(max(due - time.time(), 0.0), 30.0), self._on_due)
+
+    def _on_due(self) -> None:
+        self.spool.wake_due()
+        self._wake_at_due()
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            self._rates.sample(self.loop.time(), self._counters())
+            self._wake_at_due()
+            self.spool.close_old_batch()
+            await self.spool.settle()
+            await self._sync_marks()
+            self._look_at_disk()
+            self._give_up_expired()
+            self.neighbours.tick()
+            if not self.spool.is_busy and not self.crew.held:
+                self._active.clear()
+                timer = self.loop.call_later(QUIET_SECONDS, self._active.set)
+                await self._active.wait()
+                timer.cancel()
+
+    async def _sync_marks(self) -> None:
+        ended, self._unsafe = self._unsafe, []
+        failures = self._sync_failures
+        await self.spool.sync_marks()
+        if failures == self._sync_failures:
+            self.history.safe(ended)
+
+    def _give_up_expired(self) -> None:
+        if self.hold:
+            for to, source, ref in list(self.spool.outbox.expired(time.time() - self.hold, EXPIRED_AT_ONCE)):
+                number = source.link_number(int(ref)) if isinstance(source, Batch) else number_of(str(ref))
+                self.spool.outbox.give_up(to, source, ref, number, f"it waited {self.hold:g} s (--hold)")
+
+    def _look_at_disk(self) -> None:
+        self.door.free = self.machine.disk.free(ROOT)
+
+    def done(self, source: Source, ref: Any, copy: Copy) -> None:
+        """A worker reports the good end of a task."""
+        self._unsafe.append(copy)
+        self.spool.done(source, [ref])
+
+
+class SimCrew:
+    """The workers of a node: each takes a few tasks, runs one after another, and reports each end a moment later."""
+
+    def __init__(self, node: SimNode) -> None:
+        self.node = node
+        self.held = 0
+        self.seconds = 0.0
+        """How long tasks ran."""
+        self.active: dict[SimWorker, None] = {}
+        self.is_stopping = False
+        self._idle = node.workers
+        self._planned = False
+
+    def dispatch(self) -> None:
+        """Gives the idle workers what is ready."""
+        if not self._planned and self._idle and self.node.spool.queue.size:
+            self._planned = True
+            self.node.loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._planned = False
+        while self._idle and not self.is_stopping:
+            taken = self.node.spool.take(self.node.random.choice((1, 1, 2, 5)))
+            if taken is None:
+                return
+            self._idle -= 1
+            self.held += len(taken[1])
+            self.active[SimWorker(self, *taken)] = None
+
+    def released(self, count: int) -> None:
+        """A worker holds so many tasks less."""
+        self.held -= count
+
+    def idle(self, worker: "SimWorker") -> None:
+        """A worker has nothing to do."""
+        self.active.pop(worker, None)
+        self._idle += 1
+        self.dispatch()
+
+    async def stop(self) -> None:
+        """Lets what runs end, for a while; the rest is put back."""
+        self.is_stopping = True
+        for worker in list(self.active):
+            worker.give_back_rest()
+        deadline = self.node.loop.time() + GRACE
+        while self.held and self.node.loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        self.stop_now()
+        await asyncio.sleep(0.05)  # what has just been reported
+
+    def stop_now(self) -> None:
+        """Ends at once; what runs is put back and does not count as an attempt."""
+        self.is_stopping = True
+        for worker in list(self.active):
+            worker.give_back_rest()
+            worker.interrupt()
+
+
+class SimWorker:
+    """One worker with the tasks that it was given."""
+
+    def __init__(self, crew: SimCrew, source: Source, refs: MutableSequence[Any], rank: int) -> None:
+        self.crew = crew
+        self.node = crew.node
+        self.spool = crew.node.spool
+        self.disk = crew.node.machine.disk
+        self.random = crew.node.random
+        self.source = source
+        self.rank = rank
+        self.todo = list(refs)
+        self.todo.reverse()
+        self._running: tuple[Any, Copy] | None = None
+        self._killed = False
+        self._later(self._next)
+
+    def _later(self, callback: Callable[..., None], *args: Any) -> None:
+        self.node.loop.call_later(0.0005 * self.random.random(), callback, *args)
+
+    def give_back_rest(self) -> None:
+        """The node is stopping: what has not begun does not begin."""
+        if self.todo:
+            rest, self.todo = self.todo[::-1], []
+            self.crew.released(len(rest))
+            self.spool.give_back(self.source, rest, self.rank)
+
+    def interrupt(self) -> None:
+        """The node kills the worker."""
+        self._killed = True
+        if self._running is not None:
+            (ref, copy), self._running = self._running, None
+            self.node.history.ended(copy, False)
+            self.crew.released(1)
+            self.spool.interrupted(self.source, ref, self.rank)
+
+    def _next(self) -> None:
+        while self.todo and not self._killed:
+            ref = self.todo.pop()
+            found = self._read(ref)
+            if found is not None:
+                self._start(ref, found)
+                return
+        self.crew.idle(self)
+
+    def _start(self, ref: Any, payload: bytes) -> None:
+        attempts = payload[ATTEMPTS_AT]
+        copy = self.node.history.started(payload, self.spool.id_of(self.source, ref), self.node.name)
+        self._poke(ref, ATTEMPTS_AT, min(attempts + 1, spoolfile.MAX_ATTEMPTS))
+        self.node.trace(self.node.name, "runs", n=copy.task.n, attempt=attempts + 1)
+        self._running = ref, copy
+        roll = self.random.random()
+        seconds = 0.03 * roll if roll < 0.9 else 5 * self.random.random() ** 2
+        self.crew.seconds += seconds
+        self.node.loop.call_later(seconds, self._end, ref, copy)
+
+    def _end(self, ref: Any, copy: Copy) -> None:
+        if self._killed:
+            return
+        self._running = None
+        roll = self.random.random()
+        if roll < 0.03:
+            self._die(ref, copy)
+            return
+        if roll < 0.06:
+            self._end_badly(ref, copy, Outcome(Ending.AGAIN, delay=0.2))
+        elif roll < 0.12 or copy.task.poison:
+            self._end_badly(ref, copy, Outcome(Ending.FAILED, "it failed"))
+        else:
+            self._finish(ref, copy)
+            self._later(self._report_done, ref, copy)
+        self._later(self._next)
+
+    def _report_done(self, ref: Any, copy: Copy) -> None:
+        self.crew.released(1)
+        self.node.done(self.source, ref, copy)
+
+    def _end_badly(self, ref: Any, copy: Copy, outcome: Outcome) -> None:
+        self.node.history.ended(copy, False)
+        self._later(self._report_failed, ref, outcome)
+
+    def _report_failed(self, ref: Any, outcome: Outcome) -> None:
+        self.crew.released(1)
+        self.spool.failed(self.source, ref, self.rank, outcome)
+
+    def _die(self, ref: Any, copy: Copy) -> None:
+        """The worker's process dies, perhaps after the end of the task and before it could say so."""
+        self.node.trace(self.node.name, "worker dies", n=copy.task.n)
+        if self.random.random() < 0.5:
+            self._finish(ref, copy)
+        else:
+            self.node.history.ended(copy, False)
+        self.crew.released(1)
+        if ref in self.spool.is_finished(self.source, [ref]):
+            self.node.done(self.source, ref, copy)
+        else:
+            self.spool.failed(self.source, ref, self.rank, Outcome(Ending.FAILED, "the worker died"))
+        self.give_back_rest()
+        self.node.loop.call_later(0.1, self.crew.idle, self)
+
+    def _finish(self, ref: Any, copy: Copy) -> None:
+        if isinstance(self.source, Batch):
+            self._poke(ref, STATE_AT, FINISHED)
+        else:
+            discard(self.disk, self.spool.layout.path(ref))
+        self.node.history.ended(copy, True)
+        self.node.trace(self.node.name, "done", n=copy.task.n)
+
+    # -- as `taskfile` does it --
+
+    def _read(self, ref: Any) -> bytes | None:
+        """The task at that place when it is to run now; None, with the spool told, when not."""
+        path, base = self._where(ref)
+        data = self.disk.peek(path)
+        if data is not None and base:
+            data = data[base : base + payload_length(data, base)]
+        if data is None or data[0] != WAITING:
+            if data is not None and not base:
+                discard(self.disk, path)
+            self.crew.released(1)
+            self.spool.gone(self.source, ref)
+            return None
+        if not base and (mtime := self.disk.stat(path).mtime) > time.time():
+            self.crew.released(1)
+            self.spool.postpone(self.source, ref, self.rank, mtime)
+            return None
+        return data
+
+    def _where(self, ref: Any) -> tuple[str, int]:
+        if isinstance(self.source, Batch):
+            return self.spool.layout.batch(self.source.number), int(ref)
+        return self.spool.layout.path(ref), 0
+
+    def _poke(self, ref: Any, at: int, value: int) -> None:
+        path, base = self._where(ref)
+        self.disk.store(path, base + at, bytes([value]))

@@ -1,0 +1,45 @@
+"""The promises between disks, under every fault that a seed can think of. See the package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import environment
+
+from .run import failures_of
+
+SEEDS = 2000
+JOBS = os.cpu_count() or 1
+PLANT_SEEDS = 120
+"""Among so many seeds each planted mistake is found more than once."""
+
+
+def story_of(seed: int) -> str:
+    """What `make simulate` prints."""
+    env = environment(PYTHONHASHSEED="0")
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env["PYTHONPATH"]])
+    command = [sys.executable, "-m", "simulation", str(seed)]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_whatever_fails_no_task_is_lost_or_taken_twice_and_all_run_when_the_faults_stop() -> None:
+    failures = failures_of(0, SEEDS, "", JOBS)
+    shown = "\n".join(f"make simulate SEED={seed}    {reason}" for seed, reason in sorted(failures)[:20])
+    assert not failures, f"{len(failures)} of {SEEDS} seeds fail; replay one:\n{shown}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plant", ["no_fsync", "no_mark", "forget_taken", "resend_as_new"])
+def test_a_planted_mistake_is_found(plant: str) -> None:
+    assert failures_of(0, PLANT_SEEDS, plant, JOBS)
+
+
+@pytest.mark.parametrize("seed", [7, 18])
+def test_the_same_seed_is_the_same_story_to_the_last_step(seed: int) -> None:
+    first, second = story_of(seed), story_of(seed)
+    assert "all promises kept" in first
+    assert first == second
