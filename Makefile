@@ -16,7 +16,7 @@ test: .venv/tox             ## lint, types and tests, as CI runs them
 lint: .venv/tox
 	.venv/bin/tox run -e lint,types
 
-bench: dev                  ## make bench ARGS=--help
+bench: dev .venv/bench      ## make bench ARGS=--help
 	.venv/bin/python bench/run.py $(ARGS)
 
 dev: .venv/dev              ## everything to work on the code: .venv/bin/pytest, mypy, ruff, spoolnode
@@ -36,6 +36,12 @@ clean:
 .venv/tox: .venv/made
 	.venv/bin/pip install -q 'tox>=4.22'
 	touch $@
+
+# What the bench compares with: Debian's brokers, and dramatiq in an environment of its own.
+.venv/bench: .venv/made
+	tests/install.sh bench
+	$(PYTHON) -m venv $@
+	$@/bin/pip install -q 'dramatiq[redis]>=2.2' || { rm -rf $@; exit 1; }
 
 .venv/dev: .venv/made
 	tests/install.sh tests

@@ -31,7 +31,7 @@ def calls(bench: Bench) -> list[Row]:
     """One Python process sends, one call after the other; one worker process runs."""
     runs = bench.in_turn({"ours": lambda: _ours(bench), "dramatiq": lambda: _dramatiq(bench)}, pairs=bench.plan.cluster_pairs)
     mine, theirs = runs["ours"], runs["dramatiq"]
-    note = "" if theirs else "not installed: tests/install.sh bench, make bench"
+    note = "" if theirs else "not measured: tests/install.sh bench, make bench"
     count = f"{bench.plan.calls:,}"
     rows = [
         compare("calls", f"{count} sent in a loop on one node, run on the other: done", "tasks/s",

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from traceback import format_exception
 from typing import Any
 
 from spoolnode.cluster.channel import Answer, Channel, ChannelLost, Impostor, read_pong, refusal_in
@@ -66,7 +67,7 @@ class Surroundings:
     vouch: Callable[[dict[str, Any], str], None]
     """Raises `Impostor` when a status is not that of the node which a certificate names."""
     met: Callable[[str, dict[str, Any], float, str], None]
-    """A destination answered a hello: what it said, in how many seconds, at which address."""
+    """A destination answered a hello: what it said, in how many seconds, at which address. Raises `NotIt`: it gets nothing."""
     missed: Callable[[str, Kind | None, str], None]
     """An address did not answer, or broke off."""
     exchanged: Callable[[str], None]
@@ -121,10 +122,17 @@ class Carrier:
         try:
             while True:
                 target = await self._due()
-                await self._try_all(target)
+                try:
+                    await self._try_all(target)
+                except Exception as error:  # noqa: BLE001  # what waits must not wait for ever; it is reported in full
+                    self._around.report("mistake", reason=f"link to {self.to}", traceback="".join(format_exception(error)))
+                    self._end_attempt("a mistake of this node")
         finally:
-            if self.link.state not in (State.IDLE, State.WAITING):
-                self._fail("this node is stopping")
+            self._end_attempt("this node is stopping")
+
+    def _end_attempt(self, reason: str) -> None:
+        if self.link.state not in (State.IDLE, State.WAITING):
+            self._fail(reason)
 
     async def _due(self) -> Target:
         """Waits until there is work, somebody to send it to, and the backoff is over."""
@@ -225,6 +233,13 @@ class Carrier:
         if first:  # the others are in `spoolnode peers`: a destination may be down for days
             self._around.report("link_failed", destination=self.to, reason=reason, in_doubt=len(doubtful))
 
+    def _pause(self) -> None:
+        """The other side takes nothing now."""
+        first = not self.link.failures
+        self.link.pause(self._loop.time())
+        if first:
+            self._around.report("link_paused", destination=self.to, reason=self.link.reason)
+
     def _return(self, items: list[Sent], *, doubtful: bool) -> None:
         """Tasks go back to the outbox, the newest first, so that the oldest is the first again.
 
@@ -246,7 +261,7 @@ class Carrier:
             if self.link.is_stuck(now):
                 raise ChannelLost(f"no answer within {ANSWER_SECONDS:g} s")
             if self.link.closing and not self.link.flight:
-                self.link.pause(now)
+                self._pause()
                 return
             self._wake.clear()
             if not await self._send_some(channel):
@@ -374,7 +389,7 @@ class Carrier:
             finally:
                 rest = [parcel.ref for parcel in parcels]
                 self._around.outbox.give_back(self.to, UWSGI, load.source, rest, load.rank, doubtful=load.doubtful)
-        self.link.pause(self._loop.time())
+        self._pause()
 
     async def _send_plain(self, load: Load, parcel: Parcel) -> None:
         sent = _sent(load, parcel)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.protocol.answer import AnswerReader, read_answer, read_status
+from spoolnode.protocol.answer import AnswerReader, is_stored, read_answer, read_status
 from spoolnode.protocol.errors import BadPacket, Refused, SpoolnodeError
 from spoolnode.protocol.packet import PING
 
@@ -77,7 +77,9 @@ class Channel(asyncio.Protocol):
         self._writable.set()
 
     def write(self, data: bytes) -> None:
-        """Sends bytes."""
+        """Sends bytes. Raises `ChannelLost` when the connection is gone."""
+        if self.reason or self._transport.is_closing():  # uvloop's transports raise RuntimeError, asyncio's do not
+            raise ChannelLost(self.reason or "the connection broke")
         self._transport.write(data)
 
     async def drained(self, limit: float) -> None:
@@ -144,6 +146,8 @@ def read_pong(answer: Answer) -> dict[str, Any] | None:
 
 def refusal_in(modifier2: int, block: bytes) -> Refused | None:
     """The refusal in the answer to a task; None when it is stored. Raises `BadPacket` when it is neither."""
+    if is_stored(modifier2, block):
+        return None
     try:
         read_answer(modifier2, block)
     except Refused as refusal:

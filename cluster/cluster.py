@@ -14,7 +14,7 @@ from typing import Any
 from spoolnode.cluster import dial as dialing
 from spoolnode.cluster import sharing
 from spoolnode.cluster.candidate import Candidate, Identity, Source
-from spoolnode.cluster.carrier import Carrier, Dial, Surroundings
+from spoolnode.cluster.carrier import Carrier, Dial, NotIt, Surroundings
 from spoolnode.cluster.channel import Channel, Impostor
 from spoolnode.cluster.dial import Kind
 from spoolnode.cluster.discovery import make_sources
@@ -98,7 +98,11 @@ class Cluster:
             self._check_certificate(hello, certified)
         if hello.id == self._identity.id:
             if hello.instance != self._node.instance:
-                raise Refused(Reason.CONFLICT, f"this node has the id {hello.id} too: one spool directory is a copy of the other")
+                self.table.met_copy(next(iter(hello.addresses), peer))
+                if hello.to:  # a ping is answered, so that the other one sees it too
+                    raise Refused(
+                        Reason.CONFLICT, f"this node has the id {hello.id} too: one spool directory is a copy of the other"
+                    )
             return
         host = f"[{peer}]" if ":" in peer else peer
         addresses = tuple(
@@ -208,17 +212,20 @@ class Cluster:
 
     # -- what pings and links see --
 
-    def _answered(self, who: Peer | str, status: dict[str, Any], rtt: float, address: str) -> None:
+    def _answered(self, who: Peer | str, status: dict[str, Any], rtt: float, address: str) -> Peer | None:
         now = self._loop.time()
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
             queued = self._node.spool.outbox.sizes().get(peer.id, 0)
             self.placement.reported(peer.id, peer.status, now, queued)
         self._prober.wake()
+        return peer
 
     def _met(self, to: str, status: dict[str, Any], rtt: float, address: str) -> None:
         del to
-        self._answered(address, status, rtt, address)
+        peer = self._answered(address, status, rtt, address)
+        if peer is not None and peer.state is State.REJECTED:
+            raise NotIt(peer.reason)  # of another cluster, or another version: it may answer, and gets nothing
 
     def _missed(self, address: str, kind: Kind | None, reason: str) -> None:
         failure = FAILURES[kind] if kind is not None else FAILURES[Kind.UNREACHABLE]

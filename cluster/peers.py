@@ -303,6 +303,10 @@ class PeerTable:
             # What it said before may be old, and where it was down nobody counted on it.
             self._ping_soon(peer, now)
 
+    def met_copy(self, address: str) -> None:
+        """A node with our id introduced itself: one spool directory is a copy of the other."""
+        warnings.id_twice(self._once, self.identity.id, address)
+
     def heard(self, node_id: str, name: str, now: float, addresses: tuple[str, ...] = (), instance: str = "") -> None:
         """A connection came in that proves this id. It says nothing on whether we reach it, so it only makes us try at once.
 

@@ -18,7 +18,7 @@ AT_ONCE = 64
 
 FAILURES = {Kind.REFUSED: Failure.REFUSED, Kind.UNREACHABLE: Failure.TIMEOUT, Kind.UNTRUSTED: Failure.UNTRUSTED}
 
-Answered = Callable[[Peer, dict[str, Any], float, str], None]
+Answered = Callable[[Peer, dict[str, Any], float, str], object]
 """Who answered (as the table knows it so far), what, after how many seconds, at which address."""
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
@@ -218,7 +219,7 @@ class Arrival:
         self._link = link
         self._number = number
         self._waiter = waiter
-        self.block = block + encode_variables([(names.ORIGIN, link[0].encode()), (names.TO, link[1].encode())])
+        self.block = block + _sender(link)
         """Its variables, and who sent it."""
         if len(self.block) > MAX_BLOCK:
             raise Refused(
@@ -242,6 +243,12 @@ class Arrival:
         """The disk did not take it."""
         self.forget()
         self._waiter.refused(refusal)
+
+
+@lru_cache(maxsize=1024)
+def _sender(link: Key) -> bytes:
+    """The variables that say who sent a task."""
+    return encode_variables([(names.ORIGIN, link[0].encode()), (names.TO, link[1].encode())])
 
 
 class Upload:

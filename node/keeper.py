@@ -9,7 +9,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -108,6 +108,35 @@ class Keeper:
     def mark(self, number: int, offsets: Iterable[int], state: int = FINISHED) -> None:
         """Marks tasks of a batch finished (or void)."""
         self._poke([(self.layout.batch(number), offset + STATE_AT, state) for offset in offsets])
+
+    def mark_own(self, number: int, offsets: Sequence[int], at: int = STATE_AT, value: int = FINISHED) -> None:
+        """Sets a byte of many tasks of a batch that nobody else touches meanwhile, a worker neither: they are with a link."""
+        descriptor = self.disk.open(self.layout.batch(number))
+        try:
+            start = min(offsets) - batchfile.RECORD_SIZE
+            data = self.disk.read(descriptor, max(offsets) + HEADER.size - start, start)
+            self.set_bytes(descriptor, data, start, offsets, at, value)
+        finally:
+            self.disk.close(descriptor)
+
+    def set_bytes(self, descriptor: int, data: bytes, start: int, offsets: Iterable[int], at: int, value: int) -> None:
+        """Sets byte `at` of these tasks of a batch, which are in `data`, read from `start`, with what lies before them.
+
+        One write for all that lie side by side: a call for each would be a quarter of what sending costs.
+        """
+        changed = bytearray(data)
+        first = last = following = -1
+        for offset in sorted(offsets):
+            place = offset - start
+            if place != following and first >= 0:
+                self.disk.write(descriptor, bytes(changed[first : last + 1]), start + first)
+                first = -1
+            last = place + at
+            first = last if first < 0 else first
+            changed[last] = value
+            following = batchfile.payload_after(data, place)
+        if first >= 0:
+            self.disk.write(descriptor, bytes(changed[first : last + 1]), start + first)
 
     def finish_waiting(self, number: int, offset: int) -> bool:
         """Marks one task of a batch finished, provided that one waits there: `offset` may be anything."""

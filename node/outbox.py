@@ -280,7 +280,7 @@ class Outbox:
 
         def leave() -> None:
             if isinstance(source, Batch):
-                keeper.mark(source.number, [int(ref) for ref, _ in sent])
+                keeper.mark_own(source.number, [int(ref) for ref, _ in sent])
                 return
             for ref, _ in sent:
                 with contextlib.suppress(FileNotFoundError):

@@ -58,13 +58,12 @@ def pack_records(keeper: Keeper, number: int, offsets: Sequence[int]) -> list[Pa
         front = keeper.disk.read(descriptor, batchfile.RECORD_SIZE, last - batchfile.RECORD_SIZE)
         end = last + batchfile.payload_length(front, len(front))
         data = keeper.disk.read(descriptor, end - start, start)
-        for offset in offsets:
+        waiting = [offset for offset in offsets if data[offset - start + STATE_AT] == WAITING]
+        unsent = [offset for offset in waiting if not data[offset - start + ATTEMPTS_AT]]
+        keeper.set_bytes(descriptor, data, start, unsent, ATTEMPTS_AT, SENT[0])
+        for offset in waiting:
             at = offset - start
-            if data[at + STATE_AT] != WAITING:
-                continue
             payload = data[at : at + batchfile.payload_length(data, at)]
-            if not payload[ATTEMPTS_AT]:
-                keeper.disk.write(descriptor, SENT, offset + ATTEMPTS_AT)
             identity = names.task_id(keeper.node_id, number, offset)
             found.append(_parcel(offset, batchfile.link_number(data, at), identity, payload))
     finally:
@@ -157,6 +156,14 @@ def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: 
     return Parcel(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)
 
 
+_NUMBER, _ID, _BODY_LENGTH = (encode_variables([(name, b"")])[:-2] for name in (names.NUMBER, names.ID, names.BODY_LENGTH))
+
+
+def _variable(name: bytes, value: bytes) -> bytes:
+    """A variable whose encoded name is at hand: `encode_variables` takes twice as long, and this is for every task."""
+    return name + len(value).to_bytes(2, "little") + value
+
+
 def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
     """A block as it travels: with the task's id and link number, and without what an earlier link had added.
 
@@ -166,12 +173,11 @@ def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
     """
     if names.ORIGIN in block or _SPOOLER in block:
         block = _cleaned(block)
-    added = [(names.NUMBER, str(number).encode())]
+    extra = _variable(_NUMBER, str(number).encode())
     if names.ID not in block or names.ID not in dict(decode_variables(block)):
-        added.append((names.ID, identity.encode()))
+        extra += _variable(_ID, identity.encode())
     if body or b"CONTENT_LENGTH" in block:
-        added.append((names.BODY_LENGTH, str(body).encode()))  # a file from elsewhere says it only by its own length
-    extra = encode_variables(added)
+        extra += _variable(_BODY_LENGTH, str(body).encode())  # a file from elsewhere says it only by its own length
     if len(block) + len(extra) > MAX_BLOCK - RECEIVER_ROOM:
         raise BadTask(f"the variables take {len(block)} bytes; a task for another node may have {MAX_BLOCK - LINK_ROOM}")
     return block + extra

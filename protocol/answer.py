@@ -69,6 +69,15 @@ def read_answer(modifier2: int, block: bytes) -> str:
     raise BadPacket(f"an answer carries neither an id nor a reason: modifier2 {modifier2}, {len(block)} bytes")
 
 
+def is_stored(modifier2: int, block: bytes) -> bool:
+    """Whether an answer says "stored", and nothing more. What does not look so quickly is for `read_answer` to tell."""
+    return (
+        modifier2 == 1
+        and block.startswith(_ID_ITEM)
+        and len(block) == _ID_SIZE + int.from_bytes(block[len(_ID_ITEM) : _ID_SIZE], "little")
+    )
+
+
 def read_copies(block: bytes) -> int:
     """How many times the task of a good answer was stored."""
     text = dict(decode_variables(block)).get(names.COPIES, b"1")

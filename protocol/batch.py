@@ -111,6 +111,12 @@ def link_number(data: bytes | memoryview, offset: int) -> int:
     return int.from_bytes(data[offset - _RECORD.size - 8 : offset - _RECORD.size], "little")
 
 
+def payload_after(data: bytes | memoryview, offset: int) -> int:
+    """Where the payload of the next record begins, in a batch of version 2; the one at `offset` is whole."""
+    length = payload_length(data, offset)
+    return offset + length + (-length) % ALIGN + RECORD_SIZE
+
+
 def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
     """Every whole record of a batch whose header is whole, and the damage between them.
 

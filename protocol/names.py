@@ -5,6 +5,7 @@ Every name that comes from outside and may touch a path or a table is validated 
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from spoolnode.protocol.errors import BadTask, Reason, Refused
 
@@ -94,6 +95,7 @@ def read_length(name: str, value: bytes) -> int:
     return int(value)
 
 
+@lru_cache(maxsize=1024)
 def read_destination(value: bytes) -> str:
     """A destination: a node's name, `host:port`, `[v6]:port`, `tag:X`, `any` or `all`. Safe as a file name."""
     text = value.decode("ascii", "replace")

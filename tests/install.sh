@@ -1,6 +1,6 @@
 #!/bin/bash
 # Installs the Debian packages that are missing: `install.sh venv` for a virtual environment, `install.sh tests` for the
-# tests too. As root, else through sudo; where that cannot be, it says what to install and fails.
+# tests too, `install.sh bench` for what the bench compares with. As root, else through sudo; where that cannot be, it says what to install and fails.
 set -e
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
@@ -24,6 +24,13 @@ if [ "$1" = tests ] && [ "$(id -u)" = 0 ]; then
   need iptables has iptables
   need docker-compose has_compose
   need curl has curl # what README.md says to type
+fi
+if [ "$1" = bench ]; then
+  need gcc has gcc # the load generator
+  need libc6-dev test -e /usr/include/stdio.h
+  need nats-server has nats-server
+  need beanstalkd has beanstalkd
+  need redis-server has redis-server
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

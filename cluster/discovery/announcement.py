@@ -70,10 +70,13 @@ def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> A
 
 
 def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[Place]) -> tuple[Candidate, str] | None:
-    """The candidate that these records are about, and its `run`; None when it is none for us."""
+    """The candidate that these records are about, and its `run`; None when it is none for us.
+
+    One with our own id is us, or a copy of us.
+    """
     said = {_text(key): _text(value or b"") for key, value in info.properties.items()}
     node_id = node_id_in(info.name)
-    if not node_id or node_id == identity.id or said.get("id") != node_id:
+    if not node_id or said.get("id") != node_id:
         return None
     if said.get("txtvers") != VERSION or said.get("cluster") != identity.cluster:
         return None

@@ -49,6 +49,8 @@ class Lookout:
         self._missing: dict[str, float] = {}
         """Known ones who said goodbye, or were not heard since: when they count as gone, by the loop's clock."""
         self._heard: dict[str, None] = {}
+        self.ours: set[str] = set()
+        """The addresses that this node announces. Who announces others under our id has a copy of our spool directory."""
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._turns = asyncio.Semaphore(ASKING_AT_ONCE)
@@ -126,9 +128,11 @@ class Lookout:
 
     def _resolved(self, sink: Sink, name: str, info: AsyncServiceInfo) -> None:
         found = announcement.read(info, self._identity, self._uri, self._speaking)
+        if found is not None and found[0].id == self._identity.id:
+            found = self._copy_of_us(*found)
         if found is None:
             if name in self._known:
-                self._forget(sink, name)  # it has moved to another cluster
+                self._forget(sink, name)  # it has moved to another cluster, or the copy of us is gone
             return
         before, is_back = self._known.get(name), self._missing.pop(name, None) is not None
         now = _Known(*found)
@@ -140,6 +144,10 @@ class Lookout:
         sink.found(now.candidate)  # the same one again when it was started anew, or is back
         if before is not None and now.candidate != before.candidate:
             asyncio.get_running_loop().call_later(SECOND_LOOK_SECONDS, self._look_again, name)
+
+    def _copy_of_us(self, candidate: Candidate, run: str) -> tuple[Candidate, str] | None:
+        others = tuple(address for address in candidate.addresses if address not in self.ours)
+        return (candidate._replace(addresses=others), run) if others else None
 
     def _look_again(self, name: str) -> None:
         if name in self._known:

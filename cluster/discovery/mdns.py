@@ -19,6 +19,7 @@ from zeroconf.asyncio import AsyncZeroconf
 
 from spoolnode.cluster.candidate import Identity, Sink
 from spoolnode.cluster.discovery import announcement, interfaces
+from spoolnode.cluster.discovery.addresses import join
 from spoolnode.cluster.discovery.announcement import TooLong
 from spoolnode.cluster.discovery.health import Health, why
 from spoolnode.cluster.discovery.interfaces import Place
@@ -162,6 +163,7 @@ class Mdns:
         """Announces this node, if peers can reach it; when that fails we still listen."""
         try:
             port, addresses = await asyncio.to_thread(self._reachable, view)
+            self._lookout.ours = {join(address, port) for address in addresses}
             if addresses:
                 await station.announce(announcement.describe(self._identity, self._start, port, addresses))
         except (OSError, TooLong, Error) as error:
@@ -185,10 +187,9 @@ class Mdns:
         return interfaces.announced(resolved, view.about, view.speaking)
 
     def _heard(self, sink: Sink, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        if name == announcement.service_name(self._identity.id):
-            if state_change is ServiceStateChange.Removed and self._station is not None:
+        if state_change is ServiceStateChange.Removed:
+            if name == announcement.service_name(self._identity.id) and self._station is not None:
                 self._station.defend()
-        elif state_change is ServiceStateChange.Removed:
             self._lookout.left(sink, name, self._tuning.missing)
         else:
             self._lookout.heard(zeroconf, service_type, name)

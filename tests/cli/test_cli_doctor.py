@@ -101,3 +101,21 @@ def test_file_system_types_are_known() -> None:
 def test_directory_of_others_fails(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir(mode=0o500)
     assert examine(cwd=tmp_path, status=1)["spool directory"][0] == FAIL
+
+
+def test_certificate_and_peers_are_looked_at(node: RunningNode, tmp_path: Path) -> None:
+    for line in (["init"], ["issue", "testnode"]):
+        assert command("ca", *line, cwd=tmp_path).returncode == 0
+    (directory,) = [path.parent for path in tmp_path.rglob("testnode.crt")]
+    trusted = {"SPOOLNODE_TLS_CERT": "testnode.crt", "SPOOLNODE_TLS_KEY": "testnode.key", "SPOOLNODE_TLS_CA": "ca.crt"}
+    paths = {name: str(directory / file) for name, file in trusted.items()}
+    node.start("127.0.0.1:1", **paths)
+    found = {}
+    for name in ("testnode", "another"):
+        done = node.command("doctor", "-s", node.via, "--json", SPOOLNODE_NAME=name, **paths)
+        found[name] = {row["check"]: (row["state"], row["text"]) for row in json.loads(done.stdout)}
+    assert found["testnode"]["certificate"][0] == OK
+    assert "is valid for another" in found["testnode"]["certificate"][1]
+    assert found["another"]["certificate"][0] == FAIL
+    assert found["testnode"]["peers"][0] == WARN
+    assert "1 " in found["testnode"]["peers"][1]

@@ -1,7 +1,6 @@
 """Parties to a cluster with certificates: real nodes, and clients that say whatever a test wants, with whatever certificate."""
 
 import itertools
-import json
 import socket
 import ssl
 import threading
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from support import RunningNode, eventually
 from talk import connect, read_answers
 
-from spoolnode.protocol.answer import read_answer, status_pong
+from spoolnode import send_to_spooler
+from spoolnode.control_client import ask
+from spoolnode.protocol.answer import REFUSED, read_answer, status_pong
 from spoolnode.protocol.errors import Refused
 from spoolnode.protocol.hello import PROTOCOL, Hello, encode
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
@@ -28,7 +29,7 @@ from spoolnode import uwsgi
 RAN = os.open(os.environ["RAN"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 def spooler(env):
-    os.write(RAN, f"{env['n']} {env.get('spool_origin', '-')} {len(env.get('body', b''))}\\n".encode())
+    os.write(RAN, f"{env['n']} {len(env.get('body', b''))}\\n".encode())
 
 uwsgi.spooler = spooler
 """
@@ -67,11 +68,14 @@ class Party(RunningNode):
         """Returns when these, and no others, have run here, once each."""
         eventually(lambda: sorted(self.ran) == sorted(numbers), f"{numbers} run on {self.name}; ran {self.ran}; {self.log[-5:]}")
 
+    def status(self) -> dict[str, Any]:
+        """What it says of itself; asked without a process for it."""
+        status: dict[str, Any] = ask(str(self.spool), "GET", "/status")
+        return status
+
     def peers(self) -> list[dict[str, Any]]:
-        """What `spoolnode peers --json` says."""
-        done = self.command("peers", "--json")
-        assert done.returncode == 0, done.stderr
-        rows: list[dict[str, Any]] = json.loads(done.stdout)
+        """What `spoolnode peers` shows."""
+        rows: list[dict[str, Any]] = ask(str(self.spool), "GET", "/peers")
         return rows
 
     def dead(self) -> list[str]:
@@ -81,8 +85,7 @@ class Party(RunningNode):
     def is_well(self) -> None:
         """Fails when it does not take and run a task now, or has erred."""
         number = f"well{len(self.ran)}"
-        done = self.command("send", f"n={number}")
-        assert done.returncode == 0, done.stderr
+        assert send_to_spooler({"n": number}, via=self.via)
         eventually(lambda: number in self.ran, f"{self.name} runs tasks")
         assert [line for line in self.log if line["action"] in ("mistake", "housekeeping_failed", "move_failed")] == []
         assert not list((self.spool / "corrupt").iterdir())
@@ -210,6 +213,10 @@ class FakeNode:
                 sock = self._context.wrap_socket(plain, server_side=True) if self._context is not None else plain
                 with sock:
                     while head := _exactly(sock, 4):
+                        if head[0] == 22:
+                            sock.recv(65536)
+                            sock.sendall(REFUSED * 2)  # whoever shakes hands hears that this is no TLS
+                            return
                         data = head + _exactly(sock, int.from_bytes(head[1:3], "little"))
                         self.got.append(data)
                         if data[0] == 100:

@@ -7,6 +7,7 @@ import time
 import pytest
 from nodes import Cluster, HostNode, at, copy_spool
 from support import eventually
+from talk import connect
 from watch import dead, variables
 
 
@@ -34,7 +35,7 @@ def test_goodbye_is_heard_and_any_avoids_who_leaves(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_what_was_chosen_for_a_node_that_dies_before_anything_was_sent_runs_elsewhere(cluster: Cluster) -> None:
-    alpha, beta, gamma = cluster.start("alpha", "beta", "gamma")
+    alpha, beta, _ = cluster.start("alpha", "beta", "gamma")
     cluster.hosts.cut(beta.host)
     numbers = cluster.send(alpha, 200, "any")
     addressed = cluster.send(alpha, 5, beta.name)
@@ -63,6 +64,7 @@ def test_drained_node_hands_over_what_waits_and_keeps_what_was_addressed_to_it(c
     addressed = cluster.send(beta, 20, beta.name) + cluster.send(alpha, 20, beta.name, beta.id)
     eventually(lambda: beta.status()["total"] == 351, "all is at beta")
     _ask_to_stop(beta)
+    eventually(lambda: not _listens(beta), "beta starts no more tasks: it does that when it has closed its door")
     assert cluster.history.ended().keys().isdisjoint({*free, *addressed})
     gate.touch()
     assert beta.wait() == 0
@@ -92,7 +94,7 @@ def test_copied_spool_directory_is_told_in_one_line_and_nothing_is_lost(cluster:
     copy.restart()
     assert copy.id == alpha.id
     said = [node.wait_for_log("id_twice") for node in (alpha, copy)]
-    for node in (alpha, copy):
+    for node in (alpha, copy, alpha, copy):
         cluster.send(node, 50, gamma.name)
     cluster.send(gamma, 50, alpha.name)
 
@@ -106,12 +108,19 @@ def test_copied_spool_directory_is_told_in_one_line_and_nothing_is_lost(cluster:
         assert alpha.id in line["reason"]
     given_up = set().union(*map(_dead, cluster.nodes))
     cluster.check(kept=given_up)
-    print("DEAD", len(given_up), *[l for n in cluster.nodes for l in n.log], sep="\n")
 
 
 def _dead(node: HostNode) -> set[int]:
     """The tasks that a node gave up."""
     return {int(variables(file)["n"]) for file in dead(node)}
+
+
+def _listens(node: HostNode) -> bool:
+    try:
+        connect(node.via).close()
+    except OSError:
+        return False
+    return True
 
 
 def _ask_to_stop(node: HostNode) -> None:

@@ -33,24 +33,19 @@ def test_cut_in_mid_stream_loses_nothing_and_doubles_nothing(cluster: Cluster, c
         crowd.allow(1000)
         for node in nodes:
             node.wait_for_log("link_failed")
-        eventually(lambda: crowd.problems or crowd.ledger.settled == crowd.quota, "every task has an answer: nobody waits for others")
+        eventually(
+            lambda: crowd.problems or crowd.ledger.settled == crowd.quota, "every task has an answer: nobody waits for others"
+        )
         waiting = [node.outbox() for node in nodes]
         assert min(waiting) > 100
         cluster.hosts.heal(beta.host)
-        import time
-        healed = time.time()
         crowd.allow(100)
-        cluster.wait_until_done(patience=60)
-        print(f"{time.time() - healed:.1f} s after heal at {healed % 3600 // 60}:{healed % 60:.1f}")
+        cluster.wait_until_done(patience=15)
         eventually(lambda: crowd.problems or crowd.ledger.settled == crowd.quota, "every task has an answer")
-    print(f"{time.time() - healed:.1f} s crowd gone")
     assert not crowd.problems
     cluster.wait_until_done()
-    print(f"{time.time() - healed:.1f} s done")
     cluster.wait_until_empty()
-    print(f"{time.time() - healed:.1f} s empty")
     summary = cluster.check()
-    print(f"{time.time() - healed:.1f} s check {summary}")
     assert summary.run_again == 0
 
 
@@ -83,8 +78,8 @@ def test_node_that_returns_with_another_address_gets_what_waits_for_it(cluster: 
     up = alpha.wait_for_log("peer_up", id=beta.id, address=f"10.77.9.9:{PORT}")
     assert at(up) - at(ready) < 3
     later = cluster.send(alpha, 10, old)
-    eventually(lambda: alpha.status()["outbox"] == {old: 10}, "what is for the old address waits there: nobody else is meant")
-    assert set(sum(cluster.where(numbers).values(), [])) == {"beta"}
+    eventually(lambda: alpha.status()["outbox"] == {old: 10}, "nobody else is meant by an address")
+    assert {place for places in cluster.where(numbers).values() for place in places} == {"beta"}
     cluster.check(kept=later)
 
 

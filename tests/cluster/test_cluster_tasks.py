@@ -26,7 +26,7 @@ def test_task_sent_on_each_node_to_each_by_name_id_or_address_runs_there_and_onc
     for via in cluster.nodes:
         for to in cluster.nodes:
             numbers = cluster.send(via, 8, to.name, to.id, to.address, f"tag:is-{to.name}")
-            expected.update(dict.fromkeys(numbers, [to.name]))
+            expected.update({number: [to.name] for number in numbers})
     cluster.wait_until_done()
     cluster.wait_until_empty()
     assert cluster.where(expected) == expected

@@ -466,6 +466,15 @@ def test_a_node_that_nobody_named_is_known_when_it_says_where_it_is() -> None:
     assert table.resolve("beta") == (BETA, "beta", (AT,), UNKNOWN)
 
 
+@pytest.mark.parametrize(("instance", "is_pinged"), [("bbbb", False), ("other", True), ("", True)])
+def test_hearing_a_process_that_we_reach_is_no_reason_to_ping_it(instance: str, is_pinged: bool) -> None:
+    table = peer_in(UP)
+    if due := table.due(NOW):
+        table.answered(due[0], status(), 0.001, NOW)
+    table.heard(BETA, "beta", NOW + 1, (AT,), instance)
+    assert bool(table.due(NOW + 1)) == is_pinged
+
+
 def test_an_address_that_a_link_reached_is_a_peer() -> None:
     table = Table()
     table.failed(AT, Failure.REFUSED, NOW)

@@ -145,7 +145,11 @@ def test_a_task_from_elsewhere_is_found_by_its_first_id(linked: Keeper, place: s
     if place != "batch":
         block = linked.block_at(where)
         linked.mark(NUMBER, [inspect.record_of(info)[1]])
-        ref = {"file": "7/uwsgi_spoolfile_on_y", "dead": "dead/uwsgi_spoolfile_on_y", "outbox": "outbox/gamma/uwsgi_spoolfile_on_y@11"}
+        ref = {
+            "file": "7/uwsgi_spoolfile_on_y",
+            "dead": "dead/uwsgi_spoolfile_on_y",
+            "outbox": "outbox/gamma/uwsgi_spoolfile_on_y@11",
+        }
         linked.disk.make_directory(linked.layout.path("7"))
         linked.put(ref[place], [spoolfile.head(block)], None)
         info, where = inspect.find_arrived(linked, origin) or pytest.fail("it is there")

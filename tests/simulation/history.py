@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from spoolnode.node.fakes import FakeDisk
 from spoolnode.node.layout import batch_number, is_priority, is_spool_file, ref_id
+from spoolnode.node.parcel import UNDELIVERED
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.packet import HEADER, decode_variables
@@ -35,6 +36,8 @@ class Place(NamedTuple):
     kind: str
     local: str
     """What it is called there."""
+    reason: str = ""
+    """Why it is dead."""
 
 
 @dataclass(eq=False)
@@ -215,6 +218,9 @@ class History:
                 dead = [place for place in found if place.kind == DEAD]
                 if len(dead) != len(found):
                     raise Violation(f"{copy} still waits: {found}")
+                given_up = [place.reason for place in dead if place.reason.startswith(UNDELIVERED.decode())]
+                if given_up and not self.dead_may_run:
+                    raise Violation(f"{copy} was not delivered: {given_up}")
                 if len(dead) + (bool(copy.done) and not copy.unsure) > 1 and not self.dead_may_run:
                     raise Violation(f"{copy} ended more than once: {dead}")
             self._check_copies(task, sum(bool(copy.done or places.get(copy)) for copy in task.copies.values()))
@@ -236,13 +242,18 @@ class History:
         for machine, (node_id, disk) in disks.items():
             for kind, local, payload in _payloads(disk, node_id):
                 n, identity = names_of(payload, local)
-                found.setdefault(self.tasks[n].copy(identity), []).append(Place(machine, kind, local))
+                reason = _variables(payload).get(names.REASON, b"").decode() if kind is DEAD else ""
+                found.setdefault(self.tasks[n].copy(identity), []).append(Place(machine, kind, local, reason))
         return found
+
+
+def _variables(payload: bytes) -> dict[bytes, bytes]:
+    return dict(decode_variables(payload[HEADER.size : HEADER.size + int.from_bytes(payload[1:3], "little")]))
 
 
 def names_of(payload: bytes, local: str) -> tuple[int, str]:
     """The number and the id of the task in a spool file; `local`: what it is called where it lies."""
-    said = dict(decode_variables(payload[HEADER.size : HEADER.size + int.from_bytes(payload[1:3], "little")]))
+    said = _variables(payload)
     identity = said.get(names.ID)
     return int(said[b"n"]), identity.decode() if identity else local
 

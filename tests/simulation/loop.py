@@ -34,6 +34,7 @@ class Owner(Protocol):
     """The process to which callbacks belong."""
 
     dead: bool
+    name: str
     machine: Any
     """Its `clock` is how far the machine's wall clock is ahead, in seconds."""
 
@@ -85,6 +86,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self._timers: list[tuple[float, int, SimHandle]] = []
         self._context = Context()
         """Of the callback that runs now. What it schedules runs in the same one, not in a copy: only tasks change theirs."""
+        self.dead: set[str] = set()
+        """The names of all processes that have died."""
         self._serial = 0
         self.set_exception_handler(self._mistake)
 
@@ -96,6 +99,10 @@ class SimLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """The virtual time, in seconds."""
         return self.now
+
+    def create_task(self, coro: Any, *, name: Any = None, context: Context | None = None) -> Any:
+        """As asyncio's; a task is called like its process."""
+        return asyncio.Task(coro, loop=self, name=self.owner.name if self.owner is not None else "", context=context)
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
         """As asyncio's."""
@@ -163,7 +170,9 @@ class SimLoop(asyncio.BaseEventLoop):
             self.problem = error
 
     def _mistake(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
+        error, task = context.get("exception"), context.get("task")
+        if error is None and task is not None and task.get_name() in self.dead:
+            return  # what the dead leave behind
         if not isinstance(error, Gone):
             self._fail(error if error is not None else Violation(context["message"]))
 

@@ -16,6 +16,7 @@ class Process:
     def __init__(self, machine: "Machine") -> None:
         self.machine = machine
         self.dead = False
+        self.name = f"{machine.name} {machine.loop.next_serial()}"
         self.ends: dict[End, None] = {}
         self.context = Context()
         self.context.run(OWNER.set, self)
@@ -117,6 +118,7 @@ class Machine:
     def _die(self) -> None:
         if self.process is not None:
             self.process.dead = True
+            self.loop.dead.add(self.process.name)
 
     def doom(self, call: int, how: Callable[[], None]) -> None:
         """The same at the `call`-th call to the disk from now, in the midst of whatever makes it."""

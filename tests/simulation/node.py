@@ -30,7 +30,7 @@ from spoolnode.protocol.version import VERSION
 
 from .disk import SimExecutor, SimThread
 from .history import ROOT, Copy, History
-from .loop import SimLoop
+from .loop import Gone, SimLoop
 from .machine import Machine, Process
 from .network import Network
 
@@ -144,6 +144,8 @@ class SimNode:
         """--hold"""
         self.alias = ""
         """Another host where it listens too, without telling anybody."""
+        self.ambush: Callable[[], None] | None = None
+        """What befalls it when it has stored what came over a link, and has not said so yet."""
         self._join = join
         self.is_up = False
         self.died: Callable[[], None] = lambda: None
@@ -222,7 +224,7 @@ class SimNode:
         self.door = Door(self.spool, self._route, max_body=1 << 20, min_free=MIN_FREE)
         self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment]
         self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.spool.taken.raise_floor)
-        self.spool.intake.flushed = self.services.flush
+        self.spool.intake.flushed = self._flush
         self.listener = SimListener(self.services, [self.address])
         self.crew = SimCrew(self)
         self._look_at_disk()
@@ -242,6 +244,15 @@ class SimNode:
         self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.spool.outbox.total)
         self._changed()
         self._housekeeper = self.loop.create_task(self._keep_house())
+
+    def _flush(self) -> None:
+        """Answers are ready."""
+        if self.ambush is not None and any(conversation._link_key for conversation in self.services.talking):
+            befall, self.ambush = self.ambush, None
+            befall()
+            if not self.machine.is_running:
+                raise Gone
+        self.services.flush()
 
     def ask_to_stop(self, drains: bool) -> None:
         """SIGTERM, or `spoolnode drain`. In the process."""

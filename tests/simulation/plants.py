@@ -9,7 +9,9 @@ from unittest import mock
 from spoolnode.node import parcel, spool
 from spoolnode.node.intake import Intake
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.numbers import Taken
+from spoolnode.node.numbers import Owed, Taken
+from spoolnode.node.outbox import Outbox
+from spoolnode.node.spool import Spool
 
 
 def no_fsync() -> Any:
@@ -52,11 +54,69 @@ def resend_as_new() -> Any:
     return mock.patch.object(parcel, "dress", dress)
 
 
+def re_place_doubts() -> Any:
+    """What is in doubt is given to another node too, when the one that may have it is down."""
+    real = Outbox.re_place
+
+    async def re_place(self: Outbox, to: str, count: int, choose: Any) -> int:
+        found = self._destination(to)
+        for queue in found.doubts.values():
+            while (taken := queue.take(1 << 20)) is not None:
+                found.fresh.give_back(*taken)
+        return await real(self, to, count, choose)
+
+    return mock.patch.object(Outbox, "re_place", re_place)
+
+
+def early_floor() -> Any:
+    """Receivers are told to forget numbers whose tasks may still come."""
+    return mock.patch.object(Owed, "floor", lambda self, following: following)
+
+
+def unsafe_move() -> Any:
+    """A task that moves to the outbox is seen by a link before the move is safe."""
+    real = Keeper.hand_over
+
+    def hand_over(self: Keeper, *args: Any) -> Any:
+        self.sync = False
+        try:
+            return real(self, *args)
+        finally:
+            self.sync = True
+
+    return mock.patch.object(Keeper, "hand_over", hand_over)
+
+
+def trust_marks() -> Any:
+    """After a power cut, what has no mark counts as never sent."""
+    real = Outbox.start
+
+    def start(self: Outbox, *args: Any) -> bool:
+        real(self, *args)
+        return False
+
+    return mock.patch.object(Outbox, "start", start)
+
+
+def lose_proofs() -> Any:
+    """The numbers taken are not saved before the records go that prove them."""
+
+    async def save_taken(self: Spool) -> None:
+        """Nothing."""
+
+    return mock.patch.object(Spool, "save_taken", save_taken)
+
+
 PLANTS: dict[str, Callable[[], Any]] = {
     "no_fsync": no_fsync,
     "no_mark": no_mark,
     "forget_taken": forget_taken,
     "resend_as_new": resend_as_new,
+    "re_place_doubts": re_place_doubts,
+    "early_floor": early_floor,
+    "unsafe_move": unsafe_move,
+    "trust_marks": trust_marks,
+    "lose_proofs": lose_proofs,
 }
 
 

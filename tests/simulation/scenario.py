@@ -142,7 +142,7 @@ class Story:
     def _destination(self) -> tuple[str, frozenset[str]]:
         """What a task asks for, and where it may run then."""
         random, roll = self.random, self.random.random()
-        if roll < 0.15:
+        if roll < 0.12:
             return "", frozenset()
         if roll < 0.35:
             return "any", frozenset()
@@ -182,6 +182,42 @@ class Story:
         self.world.say("doom", node=node.name, how=how.__name__, at_call=call)
         node.machine.doom(call, how)
 
+    def ambush(self) -> None:
+        """The worst moment: a node has stored what came over a link, and whoever sent it is not told."""
+        node = self._node()
+        how = self.random.choice((node.machine.kill, node.machine.kill, node.machine.cut_power, self.cut_off, self.reset))
+        blackout = self.random.random() < 0.4
+
+        def befall() -> None:
+            self.world.say("ambush", node=node.name, how=how.__name__, blackout=blackout)
+            if blackout:
+                for other in self.world.nodes:
+                    if other is not node:
+                        other.machine.cut_power()
+            how(node) if how in (self.cut_off, self.reset) else how()  # type: ignore[call-arg]
+
+        node.ambush = befall
+
+    def cut_off(self, node: SimNode) -> None:
+        """Nobody reaches a node, until all is well again."""
+        for other in self._machines():
+            if other is not node.machine:
+                self.world.network.block(other.host, node.machine.host)
+                self.world.network.block(node.machine.host, other.host)
+
+    def reset(self, node: SimNode) -> None:
+        """All its connections break."""
+        if node.machine.process is not None:
+            for end in list(node.machine.process.ends):
+                end.abort()
+
+    def blackout(self) -> None:
+        """The power of all machines at once."""
+        self.world.say("blackout")
+        for node in self.world.nodes:
+            node.machine.cut_power()
+        self.world.check()
+
     def stop(self) -> None:
         """SIGTERM."""
         self._stop(drains=False)
@@ -216,7 +252,7 @@ class Story:
         hosts = [machine.host for machine in self._machines()]
         group = set(self.random.sample(hosts, self.random.randint(1, max(len(hosts) // 2, 1))))
         one_way = self.random.random() < 0.4
-        seconds = self.random.choice((0.3, 2.0, 8.0))
+        seconds = self.random.choice((0.3, 2.0, 8.0, 20.0))
         pairs = [(here, there) for here in hosts for there in hosts if here in group and there not in group]
         pairs += [] if one_way else [(there, here) for here, there in pairs]
         self.world.say("partition", of=sorted(group), one_way=one_way, seconds=seconds)
@@ -261,6 +297,7 @@ class Story:
         return [node.machine for node in self.world.nodes] + [client.machine for client in self.world.clients]
 
     FAULTS = (
-        kill, cut_power, doom, stop, drain, move, partition, bad_way, forged_goodbye, step_clock, slow_disk, fill_disk,
+        kill, cut_power, doom, ambush, blackout, stop, drain, move, partition, bad_way, forged_goodbye, step_clock, slow_disk,
+        fill_disk,
     )  # fmt: skip
-    WEIGHTS = (4, 4, 6, 1, 3, 2, 4, 2, 1, 1, 1, 1)
+    WEIGHTS = (4, 4, 5, 6, 1, 1, 3, 2, 4, 2, 1, 1, 1, 1)

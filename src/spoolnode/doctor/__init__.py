@@ -23,5 +23,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from machine.application(layout)
     for address in config.listen:
         yield machine.listen(address, layout)
+    yield from machine.peers(layout)
+    yield from machine.certificate(config)
     yield machine.inotify()
     yield machine.versions()

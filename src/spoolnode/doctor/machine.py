@@ -5,12 +5,13 @@ import fcntl
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from importlib import metadata
 
 from spoolnode.control_client import ControlError, NotRunning, ask
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
-from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.layout import Layout
 
 FEW_WATCHES = 8192
@@ -50,6 +51,33 @@ def application(layout: Layout) -> Iterator[Finding]:
             yield Finding("application", FAIL, f"{status['app']}: no worker is up: see the log")
         elif status["app"]:
             yield Finding("application", OK, f"{status['app']}, workers up: {status['workers']}")
+
+
+def peers(layout: Layout) -> Iterator[Finding]:
+    """How the other nodes are that the one that runs on the directory knows."""
+    with contextlib.suppress(NotRunning, ControlError):
+        states = ask(layout.root, "GET", "/status", 5.0).get("peers", {})
+        text = ", ".join(f"{count} {state}" for state, count in states.items()) or "none is known"
+        yield Finding(
+            "peers", WARN if set(states) - {"up", "leaving"} else OK, f"{text}; see `spoolnode peers`" if states else text
+        )
+
+
+def certificate(config: Config) -> Iterator[Finding]:
+    """Whether peers would take this node's certificate, and for how long."""
+    if not config.tls_cert:
+        return
+    from spoolnode.cluster.trust import Trust
+
+    try:
+        trust = Trust(config.tls_cert, config.tls_key, config.tls_ca, config.name)
+    except BadConfig as error:
+        yield Finding("certificate", FAIL, str(error))
+        return
+    now = time.time()
+    days = f"{config.tls_cert} is valid for another {int(trust.expires_in(now) // 86400)} days"
+    warning = trust.expiry_warning(now)
+    yield Finding("certificate", WARN if warning else OK, warning or days)
 
 
 def lock_holder(layout: Layout) -> str:
