@@ -171,12 +171,13 @@ def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
         BadTask: it becomes too large.
         BadPacket, Refused: it is malformed.
     """
+    tells_length = body or names.BODY_LENGTH in block or b"CONTENT_LENGTH" in block
     if names.ORIGIN in block or _SPOOLER in block:
         block = _cleaned(block)
     extra = _variable(_NUMBER, str(number).encode())
     if names.ID not in block or names.ID not in dict(decode_variables(block)):
         extra += _variable(_ID, identity.encode())
-    if body or b"CONTENT_LENGTH" in block:
+    if tells_length:
         extra += _variable(_BODY_LENGTH, str(body).encode())  # a file from elsewhere says it only by its own length
     if len(block) + len(extra) > MAX_BLOCK - RECEIVER_ROOM:
         raise BadTask(f"the variables take {len(block)} bytes; a task for another node may have {MAX_BLOCK - LINK_ROOM}")
@@ -189,7 +190,8 @@ def _cleaned(block: bytes) -> bytes:
     said = dict(variables)
     if names.ORIGIN in said:
         hops = names.read_hops(said.get(names.HOPS, b""))
-        variables = [(key, value) for key, value in variables if key not in names.OF_LINKS and key != names.HOPS]
+        gone = names.OF_LINKS | {names.HOPS, names.BODY_LENGTH}
+        variables = [(key, value) for key, value in variables if key not in gone]
         variables.append((names.HOPS, str(hops + 1).encode()))
     return encode_variables(variables)
 

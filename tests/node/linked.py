@@ -63,17 +63,19 @@ def task(n: int, number: int = 0, **more: str) -> bytes:
 class Station:
     """One node without sockets and workers."""
 
-    def __init__(self, disk: FakeDisk | None = None, *, sync: bool = True, route: Any = None, node_id: str = NODE) -> None:
+    def __init__(self, disk: FakeDisk | None = None, *, route: Any = None, life: int = 1) -> None:
         self.disk = disk or new_machine()
         self.reports: list[tuple[str, dict[str, Any]]] = []
         policy = RetryPolicy(max_attempts=3, base=0.001)
-        self.spool = Spool(self.disk, Layout("/var/spool"), node_id, policy, random.Random(1), sync=sync, thread=SteppedThread)
+        self.spool = Spool(self.disk, Layout("/var/spool"), NODE, policy, random.Random(1), sync=True, thread=SteppedThread)
         self.spool.report = lambda action, **details: self.reports.append((action, details))
         self.threads = [self._stepped(thread) for thread in (self.spool.commits, self.spool.moves, self.spool.packing)]
         self.door = Door(self.spool, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
         self.door._executor.shutdown()
         self.door._executor = Inline()  # type: ignore[assignment] # any executor will do
-        self.spool.load("boot 1")
+        self.life = life
+        """How often the machine has started."""
+        self.spool.load(f"boot {life}")
 
     @staticmethod
     def _stepped(thread: object) -> SteppedThread:
@@ -198,14 +200,14 @@ class Station:
         """The process dies; a new one on the same machine."""
         disk = copy.deepcopy(self.disk)
         disk.kill()
-        return Station(disk)
+        return Station(disk, life=self.life)
 
     def after_power_cut(self, seed: int = 0) -> "Station":
         """The machine goes off and on; `seed` decides what the disk has kept."""
         disk = copy.deepcopy(self.disk)
         disk.random.seed(seed)
         disk.crash()
-        return Station(disk)
+        return Station(disk, life=self.life + 1)
 
 
 def said(block: bytes) -> dict[bytes, bytes]:

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from linked import LARGE, LINK, NODE, PEER, Heard, Station, said, task
+from linked import LARGE, LINK, NODE, PEER, Heard, Station, task
 
 from spoolnode.node.door import KNOWN
 from spoolnode.node.fakes import PowerCut
@@ -404,7 +404,3 @@ def _local_terms(block: bytes) -> Any:
     from spoolnode.protocol.request import read_terms
 
     return read_terms(block, local=True)
-
-
-def test_said_reads_what_task_wrote() -> None:
-    assert said(task(1, 7, a="b")) == {b"n": b"1", b"spool_seq": b"7", b"a": b"b"}

@@ -87,17 +87,6 @@ def unsafe_move() -> Any:
     return mock.patch.object(Keeper, "hand_over", hand_over)
 
 
-def trust_marks() -> Any:
-    """After a power cut, what has no mark counts as never sent."""
-    real = Outbox.start
-
-    def start(self: Outbox, *args: Any) -> bool:
-        real(self, *args)
-        return False
-
-    return mock.patch.object(Outbox, "start", start)
-
-
 def lose_proofs() -> Any:
     """The numbers taken are not saved before the records go that prove them."""
 
@@ -115,7 +104,6 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "re_place_doubts": re_place_doubts,
     "early_floor": early_floor,
     "unsafe_move": unsafe_move,
-    "trust_marks": trust_marks,
     "lose_proofs": lose_proofs,
 }
 

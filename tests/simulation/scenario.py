@@ -70,6 +70,8 @@ class Story:
         self.movers: list[SimNode] = []
         """Nodes that may come back with another address; nobody sends to the one they have."""
         self._hosts = 0
+        self._is_about_doubt = world.seed % 4 == 1
+        """Most tasks are for any node, and most faults come when it is not known where such a task is."""
 
     def run(self) -> None:
         """Plans it all, and lets it happen."""
@@ -84,7 +86,7 @@ class Story:
             for _ in range(random.randint(1, self.size.bursts)):
                 world.later(self._when(), self._burst, client)
         for _ in range(random.randint(1, self.size.faults)):
-            world.later(self._when(), random.choices(self.FAULTS, self.WEIGHTS)[0], self)
+            world.later(self._when(), random.choices(self.FAULTS, self.DOUBTS if self._is_about_doubt else self.WEIGHTS)[0], self)
         world.run(self.seconds)
 
     def _add_node(self, when: float) -> None:
@@ -142,6 +144,8 @@ class Story:
     def _destination(self) -> tuple[str, frozenset[str]]:
         """What a task asks for, and where it may run then."""
         random, roll = self.random, self.random.random()
+        if self._is_about_doubt and random.random() < 0.6:
+            return "any", frozenset()
         if roll < 0.12:
             return "", frozenset()
         if roll < 0.35:
@@ -301,3 +305,4 @@ class Story:
         fill_disk,
     )  # fmt: skip
     WEIGHTS = (4, 4, 5, 6, 1, 1, 3, 2, 4, 2, 1, 1, 1, 1)
+    DOUBTS = (3, 1, 3, 16, 1, 1, 2, 0, 2, 0, 1, 0, 1, 0)

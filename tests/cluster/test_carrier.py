@@ -1,0 +1,579 @@
+"""The real carrier, with a real spool on a real disk, against a scripted other side on loopback: what is sent, in which order,
+what each answer does to the task, and what stays when the connection breaks.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spoolnode.cluster import carrier as carriers
+from spoolnode.cluster.carrier import Carrier, NotIt, Surroundings
+from spoolnode.cluster.channel import Channel
+from spoolnode.cluster.dial import Dialed, Kind, dial
+from spoolnode.cluster.link import State
+from spoolnode.cluster.peers import State as PeerState
+from spoolnode.cluster.peers import Target
+from spoolnode.node.disk import RealDisk
+from spoolnode.node.door import Door
+from spoolnode.node.layout import Layout
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.spool import Spool
+from spoolnode.protocol import answer
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.hello import Hello, encode, read
+from spoolnode.protocol.packet import decode_variables, encode_variables
+from spoolnode.protocol.request import read_terms
+
+NODE = "0123456789ab"
+BETA = "bbbbbbbbbbbb"
+LARGE = b"large" * 100_000
+BUSY = Refused(Reason.BUSY, "this node is draining")
+NEVER = Refused(Reason.FORBIDDEN, "not from you")
+
+Says = bytes | None
+"""What the other side answers to a task; None: it ends the connection."""
+
+
+class Waiter:
+    """Whoever enqueues."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.Event()
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It is safe."""
+        self.done.set()
+
+    def refused(self, refusal: Refused) -> None:
+        """It is not."""
+        raise AssertionError(refusal)
+
+
+class Other:
+    """The other side: answers hellos with `status`, and tasks as `script` says, with "stored" when it is at its end."""
+
+    def __init__(self) -> None:
+        self.status: dict[str, Any] | None = {"id": BETA, "name": "beta"}
+        self.refusal: Refused | None = None
+        self.script: list[Says] = []
+        self.hellos: list[Hello] = []
+        self.got: list[tuple[int, dict[bytes, bytes], bytes]] = []
+        """modifier2, variables and body of each task, over all connections."""
+        self.connections = 0
+        self.port = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._open: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> "Other":
+        self._server = await asyncio.start_server(self._talk, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        self._server.close()
+        for writer in list(self._open):
+            writer.transport.abort()
+        await self._server.wait_closed()
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def order(self) -> list[str]:
+        """The tasks that came, by their `n`."""
+        return [variables[b"n"].decode() for _, variables, _ in self.got]
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self._open.add(writer)
+        try:
+            while True:
+                head = await reader.readexactly(4)
+                block = await reader.readexactly(int.from_bytes(head[1:3], "little"))
+                if head[0] == 100:
+                    self.hellos.append(read(block))
+                    writer.write(self._pong())
+                    continue
+                if not await self._task(head[3], dict(decode_variables(block)), reader, writer):
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    def _pong(self) -> bytes:
+        if self.refusal is not None:
+            return answer.refused(self.refusal)
+        return answer.PONG if self.status is None else answer.status_pong(self.status)
+
+    async def _task(
+        self, modifier2: int, variables: dict[bytes, bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        body = await reader.readexactly(int(variables.get(b"spool_body", b"0")))
+        self.got.append((modifier2, variables, body))
+        await self.gate.wait()
+        says = self.script.pop(0) if self.script else (answer.stored("known") if modifier2 else answer.STORED)
+        if says is None:
+            return False
+        writer.write(says)
+        return bool(modifier2)  # in the plain dialect one answer is all
+
+
+class Sender:
+    """A spool with tasks for others, and a carrier of them."""
+
+    def __init__(self, directory: Path, other: Other, to: str = "beta") -> None:
+        self.other = other
+        self.to = to
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+        self.missed: list[tuple[str, Kind | None, str]] = []
+        self.met: list[dict[str, Any]] = []
+        self.ours: list[str] = []
+        self.known = True
+        policy = RetryPolicy(max_attempts=3, base=0.001)
+        self.spool = Spool(RealDisk(), Layout(str(directory / "spool")), NODE, policy, random.Random(1), sync=False)
+        self.spool.report = lambda action, **details: self.reports.append((action, details))
+        self.spool.load("boot")
+        self.door = Door(self.spool, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
+        self.carrier = Carrier(to, self._around())
+        self.carrier.link._rng = _Zero()  # no backoff: what happens is of interest, not when
+        self.spool.outbox.woken = lambda _to: self.carrier.wake()
+
+    def _around(self) -> Surroundings:
+        return Surroundings(
+            spool=self.spool,
+            hello=lambda to, floor: encode(Hello(NODE, "alpha", "default", to, floor=floor)),
+            node_id=NODE,
+            resolve=self._resolve,
+            dial=self._dial,
+            rng=random.Random(1),
+            report=self.spool.report,
+            vouch=lambda _status, _certified: None,
+            met=lambda _to, status, _rtt, _address: self.met.append(status),
+            missed=lambda address, kind, reason: self.missed.append((address, kind, reason)),
+            exchanged=lambda _peer: None,
+            is_us=self._is_us,
+        )
+
+    def _resolve(self, destination: str) -> Target | None:
+        assert destination == self.to
+        return Target(BETA, "beta", (self.other.address,), PeerState.UP) if self.known else None
+
+    async def _dial(self, address: str, protocol: Callable[[], Channel], name: str) -> Dialed[Channel]:
+        return await dial(address, protocol, None, name)
+
+    async def _is_us(self, to: str) -> None:
+        self.ours.append(to)
+        await self.spool.outbox.re_place(to, 100, lambda _asked: "")
+
+    async def enqueue(self, *numbers: object, body: bytes = b"") -> None:
+        """Tasks for the destination; returns when they are safe."""
+        waiters = []
+        for n in numbers:
+            variables = [(b"n", str(n).encode()), (b"spool_node", self.to.encode())]
+            block, waiter = encode_variables(variables), Waiter()
+            terms = read_terms(block, local=False)._replace(body=len(body))
+            waiters.append(waiter)
+            if self.door.wants_upload(terms):
+                upload = self.door.upload(block, terms, waiter)
+                assert upload is not None
+                await upload.write(body)
+                await upload.finish(waiter)
+            else:
+                self.door.admit(block, body, terms, waiter)
+        for waiter in waiters:
+            await waiter.done.wait()
+
+    @property
+    def waiting(self) -> int:
+        """Tasks on disk for the destination."""
+        return self.spool.outbox.sizes().get(self.to, 0)
+
+    def said(self, action: str) -> list[dict[str, Any]]:
+        """What was reported."""
+        return [details for reported, details in self.reports if reported == action]
+
+    async def close(self) -> None:
+        """Ends it."""
+        await self.carrier.stop()
+        await asyncio.to_thread(self.door.close)
+        await self.spool.close()
+
+
+class _Zero(random.Random):
+    def random(self) -> float:
+        """The least."""
+        return 0.0
+
+
+async def until(condition: Callable[[], Any], what: str) -> None:
+    """Returns when it is so."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+    assert condition(), what
+
+
+def run(tmp_path: Path, story: Callable[[Sender, Other], Awaitable[None]], to: str = "beta") -> None:
+    """Runs a story with both sides."""
+
+    async def main() -> None:
+        async with asyncio.timeout(30), Other() as other:
+            sender = Sender(tmp_path, other, to)
+            try:
+                await story(sender, other)
+            finally:
+                await sender.close()
+
+    asyncio.run(main())
+
+
+def test_tasks_go_in_their_order_with_their_numbers_and_leave_the_disk(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        await sender.enqueue(*range(50))
+        await until(lambda: not sender.waiting, "all has left")
+        assert other.order == [str(n) for n in range(50)]
+        numbers = [int(variables[b"spool_seq"]) for _, variables, _ in other.got]
+        assert numbers == list(range(numbers[0], numbers[0] + 50))
+        assert len({variables[b"spool_id"] for _, variables, _ in other.got}) == 50
+        assert all(modifier2 == 1 for modifier2, _, _ in other.got)
+        assert other.connections == 1
+        assert sender.spool.outbox.forwarded == 50
+
+    run(tmp_path, story)
+
+
+def test_a_hello_says_the_destination_and_a_floor_below_which_nothing_follows(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        await sender.enqueue(1)
+        await until(lambda: not sender.waiting, "it has left")
+        assert [(hello.id, hello.to) for hello in other.hellos] == [(NODE, "beta")]
+        assert other.hellos[0].floor <= int(other.got[0][1][b"spool_seq"])
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize("size", [0, 5, 100_000, len(LARGE)])
+def test_bodies_of_any_size_arrive_whole(tmp_path: Path, size: int) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        await sender.enqueue(1, body=LARGE[:size])
+        await sender.enqueue(2)
+        await until(lambda: not sender.waiting, "both have left")
+        assert {variables[b"n"]: body for _, variables, body in other.got} == {b"1": LARGE[:size], b"2": b""}
+
+    run(tmp_path, story)
+
+
+def test_what_was_not_answered_is_sent_again_with_the_same_number_and_first(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.script = [answer.stored("a"), None]
+        await sender.enqueue(*range(5))
+        await until(lambda: not sender.waiting, "all has left")
+        first, second = other.order[:2], other.order[2:]
+        assert first == ["0", "1"]
+        assert second == ["1", "2", "3", "4"]
+        repeated = [variables[b"spool_seq"] for _, variables, _ in other.got if variables[b"n"] == b"1"]
+        assert len(set(repeated)) == 1
+        assert other.connections == 2
+        assert sender.said("link_failed")[0]["in_doubt"] == 4
+
+    run(tmp_path, story)
+
+
+def test_what_may_have_arrived_goes_to_no_other_node_under_the_same_name(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.script = [None]
+        other.gate.clear()
+        await sender.enqueue(1)
+        await until(lambda: other.got, "it was sent")
+        other.status = {"id": "cccccccccccc", "name": "beta"}
+        other.gate.set()
+        await sender.enqueue(2)
+        await until(lambda: "2" in other.order, "the other one gets what was never sent")
+        await until(lambda: sender.waiting == 1, "the first waits for the first")
+        assert other.order == ["1", "2"]
+        other.status = {"id": BETA, "name": "beta"}
+        await sender.enqueue(3)
+        await until(lambda: "3" in other.order, "it goes on the connection that is open")
+        other.script = [None]  # it ends
+        await sender.enqueue(4)
+        await until(lambda: "1" in other.order[1:], "and the first gets there")
+        await until(lambda: sender.waiting == 1, "what was in doubt at the other one waits for that")
+        assert sorted(other.order) == ["1", "1", "2", "3", "4"]
+
+    run(tmp_path, story)
+
+
+def test_busy_keeps_the_task_and_pauses_the_link_and_says_why(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.script = [answer.refused(BUSY)]
+        await sender.enqueue(1)
+        await until(lambda: not sender.waiting, "it has left at the second try")
+        assert other.order == ["1", "1"]
+        assert sender.said("link_paused") == [{"destination": "beta", "reason": BUSY.text}]
+        assert not sender.said("dead")
+
+    run(tmp_path, story)
+
+
+def test_a_repeat_that_is_refused_for_now_stays_in_doubt_and_is_given_to_nobody_else(tmp_path: Path) -> None:
+    # A node that drains refuses everything, also what it took a moment ago: it must not run elsewhere.
+    async def story(sender: Sender, other: Other) -> None:
+        other.script = [None, answer.refused(BUSY)]
+        other.refusal = None
+        await sender.enqueue(1)
+        await until(lambda: len(other.got) >= 2, "it was sent twice")
+        sender.known = False
+        await until(lambda: sender.carrier.link.state is not State.OPEN or len(other.got) > 2, "the link pauses")
+        moved = await sender.spool.outbox.re_place("beta", 10, lambda _asked: "")
+        assert moved == 0
+        sender.known = True
+        sender.carrier.nudge()
+        await until(lambda: not sender.waiting, "it has left")
+
+    run(tmp_path, story)
+
+
+def test_what_is_never_taken_goes_to_dead_with_the_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.script = [answer.stored("a"), answer.refused(NEVER)]
+        await sender.enqueue(1, 2, 3)
+        await until(lambda: not sender.waiting, "nothing waits")
+        assert other.order == ["1", "2", "3"]
+        (dead,) = (tmp_path / "spool/dead").iterdir()
+        assert b"not delivered to beta: not from you" in dead.read_bytes()
+        assert sender.said("dead")[0]["reason"] == "not from you"
+        assert sender.spool.outbox.forwarded == 2
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize("rubbish", [b"HTTP/1.1 200 OK\r\n\r\n", answer.stored("a") * 2, b"\xff\x02\x00\x01xx", b"\xff\0\0\x07"])
+def test_an_answer_that_is_none_ends_the_link_and_loses_nothing(tmp_path: Path, rubbish: bytes) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.script = [rubbish]
+        await sender.enqueue(1)
+        await until(lambda: not sender.waiting, "it has left all the same")
+        assert other.order in (["1", "1"], ["1"])
+        await sender.enqueue(2)
+        await until(lambda: not sender.waiting, "and the next one too")
+        assert not sender.said("mistake")
+
+    run(tmp_path, story)
+
+
+def test_a_refused_hello_sends_nothing_and_waits_a_minute(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.refusal = Refused(Reason.FORBIDDEN, "you showed no certificate")
+        await sender.enqueue(1)
+        await until(lambda: sender.missed, "it is noted")
+        assert sender.missed == [(other.address, Kind.UNTRUSTED, "you showed no certificate")]
+        await until(lambda: sender.carrier.link.state is State.WAITING, "it waits")
+        assert sender.carrier.link.retry_at - asyncio.get_running_loop().time() > 50
+        assert other.got == []
+        assert sender.waiting == 1
+        other.refusal = None
+        sender.carrier.nudge()
+        await until(lambda: not sender.waiting, "somebody asks")
+
+    run(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    "status", [{"id": "cccccccccccc", "name": "gamma"}, {"id": "", "name": "beta"}, {}, {"id": 7, "name": []}]
+)
+def test_somebody_else_at_the_address_of_a_name_gets_nothing_and_the_reason_is_said(tmp_path: Path, status: Any) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status = status
+        await sender.enqueue(1)
+        await until(lambda: sender.said("link_failed"), "it is said")
+        assert sender.missed[0][1] is Kind.UNTRUSTED
+        assert "not 'beta'" in sender.said("link_failed")[0]["reason"]
+        assert other.got == []
+        assert sender.waiting == 1
+
+    run(tmp_path, story)
+
+
+def test_at_an_address_whoever_is_there_is_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), Other() as other:
+            other.status = {"id": "cccccccccccc", "name": "gamma"}
+            sender = Sender(tmp_path, other, other.address)
+            try:
+                await sender.enqueue(1)
+                await until(lambda: not sender.waiting, "it has left")
+            finally:
+                await sender.close()
+
+    asyncio.run(main())
+
+
+def test_a_destination_that_is_this_node_is_claimed_and_nothing_is_sent(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status = {"id": NODE, "name": "alpha"}
+        await sender.enqueue(1, 2)
+        await until(lambda: sender.ours, "it is claimed")
+        await until(lambda: not sender.waiting, "nothing waits for others")
+        assert other.got == []
+        assert sender.spool.total == 2
+
+    run(tmp_path, story)
+
+
+def test_a_peer_that_is_not_wanted_gets_nothing(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        def met(*_: object) -> None:
+            raise NotIt("it belongs to another cluster")
+
+        sender.carrier._around.met = met
+        await sender.enqueue(1)
+        await until(lambda: sender.said("link_failed"), "it is said")
+        assert other.got == []
+        assert sender.waiting == 1
+
+    run(tmp_path, story)
+
+
+def test_nobody_listening_is_tried_again_and_nothing_is_lost(tmp_path: Path) -> None:
+    async def main() -> None:
+        other = Other()
+        async with asyncio.timeout(30):
+            async with other:
+                pass
+            sender = Sender(tmp_path, other)
+            try:
+                await sender.enqueue(1)
+                await until(lambda: sender.missed, "nobody is there")
+                assert sender.missed[0][1] is Kind.REFUSED
+                async with other:
+                    sender.carrier.nudge()
+                    await until(lambda: not sender.waiting, "it has left")
+            finally:
+                await sender.close()
+
+    asyncio.run(main())
+
+
+def test_stopping_in_the_middle_keeps_what_is_under_way_for_the_next_start(tmp_path: Path) -> None:
+    async def first(sender: Sender, other: Other) -> None:
+        other.gate.clear()
+        await sender.enqueue(1, 2)
+        await until(lambda: other.got, "it is sent")
+        numbers.extend(variables[b"spool_seq"] for _, variables, _ in other.got)
+
+    async def second(sender: Sender, other: Other) -> None:
+        sender.carrier.wake()
+        await until(lambda: not sender.waiting, "it has left")
+        assert other.order == ["1", "2"]
+        assert other.got[0][1][b"spool_seq"] == numbers[0]
+        assert other.hellos[0].floor <= int(numbers[0])
+
+    numbers: list[bytes] = []
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
+def test_a_silent_other_side_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carriers, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("spoolnode.cluster.link.ANSWER_SECONDS", 0.2)
+
+    async def story(sender: Sender, other: Other) -> None:
+        other.gate.clear()
+        await sender.enqueue(1)
+        await until(lambda: sender.said("link_failed"), "it is given up")
+        assert "no answer within 0.2 s" in sender.said("link_failed")[0]["reason"]
+        other.gate.set()
+        await until(lambda: not sender.waiting, "it has left")
+
+    run(tmp_path, story)
+
+
+def test_a_floor_is_told_again_on_a_link_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carriers, "FLOOR_EVERY", 5)
+
+    async def story(sender: Sender, other: Other) -> None:
+        for n in range(20):
+            await sender.enqueue(n)
+            await until(lambda: not sender.waiting, "it has left")
+            await sender.spool.sync_marks()
+        assert other.connections == 1
+        floors = [hello.floor for hello in other.hellos]
+        assert len(floors) >= 3
+        assert floors == sorted(floors)
+        assert floors[-1] > floors[0]
+
+    run(tmp_path, story)
+
+
+def test_an_idle_connection_is_kept_for_a_while_and_then_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carriers, "IDLE_SECONDS", 0.1)
+
+    async def story(sender: Sender, other: Other) -> None:
+        await sender.enqueue(1)
+        await until(lambda: sender.carrier.link.state is State.IDLE and other.got, "it rests")
+        await sender.enqueue(2)
+        await until(lambda: not sender.waiting, "it has left")
+        assert other.connections == 2
+        assert not sender.said("link_failed")
+
+    run(tmp_path, story)
+
+
+# -- a real uWSGI, as it answers --
+
+
+def test_a_uwsgi_server_gets_one_plain_request_a_connection(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status = None
+        await sender.enqueue(*range(20))
+        await until(lambda: not sender.waiting, "all has left")
+        assert other.order == [str(n) for n in range(20)]
+        assert {modifier2 for modifier2, _, _ in other.got} == {0}
+        assert {key for _, variables, _ in other.got for key in variables} == {b"n"}
+        assert other.connections == 21
+
+    run(tmp_path, story)
+
+
+def test_a_uwsgi_server_that_refuses_pauses_the_link(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status, other.script = None, [answer.REFUSED]
+        await sender.enqueue(1, 2)
+        await until(lambda: not sender.waiting, "all has left")
+        assert sorted(other.order) == ["1", "1", "2"]
+        assert "is its spooler on" in sender.said("link_paused")[0]["reason"]
+
+    run(tmp_path, story)
+
+
+def test_a_uwsgi_server_that_breaks_off_may_get_a_task_twice_and_never_loses_one(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status, other.script = None, [answer.STORED, None]
+        await sender.enqueue(1, 2, 3)
+        await until(lambda: not sender.waiting, "all has left")
+        assert other.order == ["1", "2", "2", "3"]
+
+    run(tmp_path, story)
+
+
+def test_a_task_with_a_body_is_given_up_before_a_uwsgi_server_could_drop_it(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status = None
+        await sender.enqueue(1, body=b"small")
+        await sender.enqueue(2, body=LARGE)
+        await sender.enqueue(3)
+        await until(lambda: not sender.waiting, "nothing waits")
+        assert other.order == ["3"]
+        assert len(list((tmp_path / "spool/dead").iterdir())) == 2
+        assert all("drop" in details["reason"] for details in sender.said("dead"))
+
+    run(tmp_path, story)

@@ -1,0 +1,72 @@
+"""Spooled functions that run on another node."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import RunningNode, environment, eventually
+
+from spoolnode import asend_to_spooler, client, send_to_spooler
+
+APP = """
+from spoolnode import spool, uwsgi
+
+@spool(node="beta")
+def far(n):
+    print("far", n)
+
+@spool
+def near(n):
+    print("near", n)
+
+def plain(task):
+    print("plain", task["n"])
+
+uwsgi.spooler = plain
+"""
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[RunningNode, RunningNode]]:
+    """alpha and beta, with the same application."""
+    nodes = []
+    for name in ("alpha", "beta"):
+        (tmp_path / name).mkdir()
+        nodes.append(RunningNode(tmp_path / name, name))
+    alpha, beta = nodes
+    beta.start(app=APP)
+    alpha.start("--discover", f"static://{beta.via}", app=APP)
+    eventually(lambda: alpha.status()["peers"] == {"up": 1}, "alpha sees beta")
+    yield alpha, beta
+    client.close()
+    for node in nodes:
+        node.clean_up()
+
+
+def test_spooled_functions_run_on_the_node_that_decorator_or_call_names(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    subprocess.run(
+        [sys.executable, "-c", "import app; app.far.spool(1); app.near.options(node='beta').spool(2); app.near.spool(3); "
+         "app.far.options(node='alpha').spool(4)"],
+        cwd=alpha.directory, env=environment(SPOOLNODE_VIA=alpha.via, PYTHONDONTWRITEBYTECODE="1"), check=True, timeout=30,
+    )  # fmt: skip
+    for node, lines in ((beta, ["far 1", "near 2"]), (alpha, ["near 3", "far 4"])):
+        for text in lines:
+            node.wait_for_log("print", text=text)
+    assert {line["text"] for line in beta.lines("print")} == {"far 1", "near 2"}
+
+
+def test_sending_to_all_returns_the_id_of_the_first_copy(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    first = send_to_spooler({"n": 1}, node="all", via=alpha.via)
+    second = asyncio.run(asend_to_spooler({"n": 2}, node="all", via=alpha.via))
+    for identity in (first, second):
+        assert isinstance(identity, str)
+        assert identity.startswith(f"{alpha.status()['id']}_")
+    for number in (1, 2):
+        for node in pair:
+            node.wait_for_log("print", text=f"plain {number}")
+    assert len(beta.lines("print")) == 2

@@ -1,0 +1,434 @@
+"""The outbox: what is sent next, what is in doubt, which numbers are owed; and that a kill or a power cut changes none of it."""
+
+import asyncio
+import errno
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from linked import LARGE, Station, task
+
+from spoolnode.node.outbox import ANYONE, Load
+from spoolnode.protocol.packet import HEADER, decode_variables
+
+BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+async def accepted(station: Station, *numbers: int, to: str = "beta", **more: str) -> None:
+    """Tasks for another node, safe."""
+    for number in numbers:
+        station.admit(task(number, spool_node=to, **more), link=None)
+    await station.rest()
+
+
+async def taken(station: Station, count: int = 100, peer: str = BETA, to: str = "beta") -> Load | None:
+    """What a link to that node would send."""
+    await station.during(station.spool.outbox.meet(to, peer))
+    load: Load | None = await station.during(station.spool.outbox.take(to, peer, count, count))
+    return load
+
+
+def variables(load: Load | None) -> list[dict[bytes, bytes]]:
+    """Those of its tasks."""
+    parcels = load.parcels if load is not None else []
+    return [dict(decode_variables(parcel.head[4 : 4 + HEADER.unpack_from(parcel.head)[1]])) for parcel in parcels]
+
+
+def tasks(load: Load | None) -> list[int]:
+    """Their numbers `n`."""
+    return [int(said[b"n"]) for said in variables(load)]
+
+
+def numbers(load: Load | None) -> list[int]:
+    """Their link numbers."""
+    return [parcel.number for parcel in load.parcels] if load is not None else []
+
+
+def back(station: Station, load: Load, *, doubtful: bool, peer: str = BETA) -> None:
+    """A link could not get rid of them."""
+    refs = [parcel.ref for parcel in load.parcels]
+    station.spool.outbox.give_back("beta", peer, load.source, refs, load.rank, doubtful=doubtful)
+
+
+async def handed(station: Station, load: Load, peer: str = BETA) -> None:
+    """The other node has them."""
+    pairs = [(parcel.ref, parcel.number) for parcel in load.parcels]
+    station.spool.outbox.handed("beta", peer, load.source, pairs, load.rank)
+    await station.rest()
+
+
+async def all_of(station: Station, peer: str = BETA) -> list[int]:
+    """Everything that would be sent to that node, in order."""
+    found: list[int] = []
+    while (load := await taken(station, peer=peer)) is not None:
+        found += tasks(load)
+    return found
+
+
+# -- in and out --
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_tasks_are_sent_in_the_order_of_acceptance_and_leave_when_the_other_side_has_them(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2, 3)
+        if settle:
+            await station.settled()
+            assert len(station.files("outbox/beta")) == 3
+        assert station.spool.outbox.sizes() == {"beta": 3}
+        assert station.spool.total == 0, "they are not this node's to run"
+        assert station.run_all() == []
+        load = await taken(station)
+        assert load is not None
+        assert tasks(load) == [1, 2, 3]
+        assert numbers(load) == list(range(numbers(load)[0], numbers(load)[0] + 3))
+        assert await taken(station) is None, "they are with a link"
+        await handed(station, load)
+        assert station.spool.outbox.sizes() == {}
+        assert station.spool.outbox.forwarded == 3
+        await station.tidy()
+        assert station.files("outbox/beta") == []
+        for later in (station.killed(), station.after_power_cut()):
+            assert later.spool.outbox.sizes() == {}
+
+    run(story())
+
+
+def test_priorities_go_first_and_large_bodies_go_too() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        await accepted(station, 2, priority="5")
+        await station.upload(task(3, spool_node="beta"), link=None)
+        assert sorted(await all_of(station)) == [1, 2, 3]
+
+    run(story())
+
+
+def test_no_more_than_asked_for_is_taken_and_the_rest_follows() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, *range(5))
+        assert tasks(await taken(station, 2)) == [0, 1]
+        assert tasks(await taken(station, 2)) == [2, 3]
+        assert tasks(await taken(station, 2)) == [4]
+
+    run(story())
+
+
+def test_a_task_that_the_disk_refused_owes_no_number() -> None:
+    async def story() -> None:
+        station = Station()
+        first = station.spool.outbox.floor("beta")
+        station.disk.fail_at(2, errno.EIO)
+        heard = station.admit(task(1, spool_node="beta"), link=None)
+        await station.rest()
+        assert heard.refusals
+        assert station.spool.outbox.sizes() == {}
+        assert station.spool.outbox._destination("beta").owed.floor(1 << 63) == 1 << 63
+        assert first <= station.spool.outbox.floor("beta")
+
+    run(story())
+
+
+# -- doubt --
+
+
+def test_what_is_in_doubt_is_sent_first_and_with_its_number() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2)
+        load = await taken(station)
+        assert load is not None
+        assert not load.doubtful
+        back(station, load, doubtful=True)
+        await accepted(station, 3)
+        again = await taken(station)
+        assert again is not None
+        assert again.doubtful
+        assert tasks(again) == [1, 2]
+        assert numbers(again) == numbers(load)
+        assert tasks(await taken(station)) == [3]
+
+    run(story())
+
+
+def test_what_is_in_doubt_is_given_to_no_other_node() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        load = await taken(station)
+        assert load is not None
+        back(station, load, doubtful=True)
+        outbox = station.spool.outbox
+        assert not outbox.has_work("beta", GAMMA)
+        assert outbox.has_work("beta", BETA)
+        assert outbox.has_work("beta", ANYONE)
+        assert await taken(station, peer=GAMMA) is None
+        assert await station.during(outbox.re_place("beta", 10, lambda _asked: "")) == 0
+        assert tasks(await taken(station, peer=BETA)) == [1]
+
+    run(story())
+
+
+def test_what_surely_did_not_arrive_may_go_to_any_node() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        load = await taken(station)
+        assert load is not None
+        back(station, load, doubtful=False)
+        assert tasks(await taken(station, peer=GAMMA)) == [1]
+
+    run(story())
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_a_start_knows_what_may_have_been_sent_and_to_whom(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        if settle:
+            await station.settled()
+        load = await taken(station)
+        assert load is not None
+        await accepted(station, 2)
+        later = station.killed()
+        assert later.spool.outbox.sizes() == {"beta": 2}
+        assert await all_of(later, GAMMA) == [2]
+        again = await taken(later)
+        assert again is not None
+        assert again.doubtful
+        assert numbers(again) == numbers(load)
+
+    run(story())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_after_a_power_cut_marks_may_be_lost_so_everything_counts_as_doubtful(seed: int) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2)
+        load = await taken(station, 1)
+        assert load is not None
+        later = station.after_power_cut(seed)
+        assert await taken(later, peer=GAMMA) is None
+        assert sorted(await all_of(later, BETA)) == [1, 2]
+
+    run(story())
+
+
+# -- numbers --
+
+
+def test_numbers_rise_over_restarts_and_none_is_given_twice() -> None:
+    async def story() -> None:
+        station, seen = Station(), []
+        for start in range(4):
+            await accepted(station, start)
+            seen.append(station.spool.outbox._destination("beta").owed._open.pairs()[-1][1] - 1)
+            station = station.killed() if start % 2 else station.after_power_cut(start)
+        assert seen == sorted(set(seen))
+        assert station.spool.outbox.sizes() == {"beta": 4}
+
+    run(story())
+
+
+def test_the_floor_rises_only_when_what_left_the_disk_has_left_it_for_good() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2)
+        load = await taken(station, 1)
+        assert load is not None
+        outbox = station.spool.outbox
+        before = outbox._destination("beta").owed.floor(0)
+        await handed(station, load)
+        assert outbox._destination("beta").owed.floor(0) == before == numbers(load)[0]
+        assert outbox.has_ended
+        await station.tidy()
+        assert outbox._destination("beta").owed.floor(0) == before + 1
+
+    run(story())
+
+
+def test_the_floor_does_not_rise_when_the_disk_does_not_confirm() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        load = await taken(station)
+        assert load is not None
+        await handed(station, load)
+        before = station.spool.outbox._destination("beta").owed.floor(0)
+        for call in range(1, 5):
+            station.disk.fail_at(call, errno.EIO)
+        await station.tidy()
+        station.disk.heal()
+        assert station.spool.outbox._destination("beta").owed.floor(0) == before
+
+    run(story())
+
+
+# -- giving up, removing, moving --
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_what_cannot_be_delivered_goes_to_dead_with_the_reason(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        if settle:
+            await station.settled()
+        load = await taken(station)
+        assert load is not None
+        parcel = load.parcels[0]
+        station.spool.outbox.give_up("beta", load.source, parcel.ref, parcel.number, "never")
+        await station.rest()
+        (name,) = station.files("dead")
+        assert b"not delivered to beta: never" in (station.disk.peek(station.spool.layout.path(f"dead/{name}")) or b"")
+        assert station.spool.outbox.sizes() == {}
+        assert station.spool.counts.died == 1
+        await station.tidy()
+        for later in (station.killed(), station.after_power_cut()):
+            assert later.spool.outbox.sizes() == {}
+            assert len(later.files("dead")) == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2)
+        if settle:
+            await station.settled()
+        load = await taken(station, 1)
+        assert load is not None
+        outbox, source = station.spool.outbox, load.source
+        assert not await station.during(outbox.remove(source, load.parcels[0].ref))
+        other = await taken(station, 1)
+        assert other is not None
+        back(station, other, doubtful=False)
+        assert await station.during(station.spool.remove(other.source, other.parcels[0].ref))
+        assert outbox.sizes() == {"beta": 1}
+        back(station, load, doubtful=False)
+        assert await all_of(station) == [1]
+
+    run(story())
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_what_was_never_sent_moves_to_another_destination_or_here_with_another_number(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2, 3)
+        if settle:
+            await station.settled()
+        places = iter([GAMMA, "", None])
+        moved = await station.during(station.spool.outbox.re_place("beta", 10, lambda _asked: next(places)))
+        assert moved == 2
+        assert station.spool.outbox.sizes() == {"beta": 1, GAMMA: 1}
+        assert station.run_all() == [2]
+        assert tasks(await taken(station)) == [3]
+        assert tasks(await taken(station, peer=GAMMA, to=GAMMA)) == [1]
+        await station.tidy()
+        for later in (station.killed(), station.after_power_cut(2)):
+            assert later.spool.outbox.sizes() == {"beta": 1, GAMMA: 1}
+            assert later.run_all() == []
+
+    run(story())
+
+
+def test_what_has_waited_too_long_is_told_oldest_first_and_no_more_than_asked_for() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2, 3)
+        outbox = station.spool.outbox
+        assert list(outbox.expired(0.0, 10)) == []
+        found = list(outbox.expired(float("inf"), 2))
+        assert len(found) == 2
+        assert {to for to, _, _ in found} == {"beta"}
+        assert await all_of(station) == [3]
+
+    run(story())
+
+
+def test_a_file_put_into_an_outbox_by_hand_is_sent_with_a_number_of_its_own() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        await station.settled()
+        (name,) = station.files("outbox/beta")
+        root = station.spool.layout.path("outbox/beta")
+        station.disk.rename(f"{root}/{name}", f"{root}/uwsgi_spoolfile_on_elsewhere")
+        later = station.killed()
+        load = await taken(later)
+        assert tasks(load) == [1]
+        assert numbers(load)[0] > 0
+        assert later.files("outbox/beta")[0].startswith("uwsgi_spoolfile_on_elsewhere@")
+
+    run(story())
+
+
+def test_a_disk_that_cannot_be_read_keeps_the_tasks() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        await station.during(station.spool.outbox.meet("beta", BETA))
+        station.disk.fail_at(1, errno.EIO)
+        with pytest.raises(OSError, match="put"):
+            await station.during(station.spool.outbox.take("beta", BETA, 10, 10))
+        assert tasks(await taken(station)) == [1]
+
+    run(story())
+
+
+def test_a_meeting_that_the_disk_does_not_note_did_not_take_place() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        station.disk.fail_at(1, errno.ENOSPC)
+        with pytest.raises(OSError, match="space"):
+            await station.during(station.spool.outbox.meet("beta", BETA))
+        assert station.spool.outbox._destination("beta").peer == ANYONE
+        assert tasks(await taken(station)) == [1]
+
+    run(story())
+
+
+def test_a_destination_is_forgotten_only_when_nothing_of_it_is_owed() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        outbox = station.spool.outbox
+        outbox.prune("beta")
+        assert "beta" in outbox.destinations
+        load = await taken(station)
+        assert load is not None
+        await handed(station, load)
+        outbox.prune("beta")
+        assert "beta" in outbox.destinations, "its number is not ended for good"
+        await station.tidy()
+        outbox.prune("beta")
+        assert "beta" not in outbox.destinations
+
+    run(story())
+
+
+def test_a_large_body_is_read_from_its_place() -> None:
+    async def story() -> None:
+        station = Station()
+        await station.upload(task(1, spool_node="beta"), link=None)
+        load = await taken(station)
+        assert load is not None
+        (parcel,) = load.parcels
+        data = station.disk.peek(station.spool.layout.path(str(parcel.ref)))
+        assert data is not None
+        assert data[parcel.body_at : parcel.body_end] == LARGE
+
+    run(story())

@@ -1,0 +1,83 @@
+"""Removing by hand what waits for another node, while a link wants to send it."""
+
+import asyncio
+import errno
+from typing import Any
+
+import pytest
+from life import Fate, Life
+
+from spoolnode.node.intake import Outbound
+from spoolnode.protocol.packet import encode_variables
+from spoolnode.protocol.request import PLAIN_TERMS
+
+BLOCK = encode_variables([(b"spool_node", b"beta")])
+
+
+async def waiting_task(life: Life, settled: bool) -> tuple[Any, Any]:
+    """A task that waits for beta, in a batch or in a file of its own."""
+    life.boot()
+    fate = Fate(0, life.disk, b"")
+    number = life.spool.outbox.number("beta")
+    life.spool.intake.add(BLOCK, b"", PLAIN_TERMS, fate, outbound=Outbound("beta", number))
+    await life.rest()
+    if settled:
+        life.close_batch()
+        await life.rest()
+        life.settle()
+        await life.rest()
+    found = life.spool.find(fate.identity)
+    assert found is not None
+    assert (found[0] is life.spool.outbox.files) == settled
+    return found
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_task_that_is_being_removed_is_not_sent(settled: bool) -> None:
+    async def story() -> None:
+        life = Life(0)
+        found = await waiting_task(life, settled)
+        removal = asyncio.create_task(life.spool.remove(*found))
+        await asyncio.sleep(0)
+        assert await life.spool.outbox.take("beta", "", 10, 10) is None
+        assert not await life.spool.remove(*found)
+        await life.rest()
+        assert await removal
+        assert (life.spool.outbox.sizes(), life.spool.total) == ({}, 0)
+        assert not await life.spool.remove(*found)
+
+    asyncio.run(story())
+
+
+def test_a_task_that_the_disk_did_not_let_go_waits_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        life = Life(0)
+        found = await waiting_task(life, settled=False)
+
+        def fail(number: int, offset: int) -> bool:
+            raise OSError(errno.EIO, "broken")
+
+        monkeypatch.setattr(life.spool.keeper, "finish_waiting", fail)
+        removal = asyncio.create_task(life.spool.remove(*found))
+        await life.rest()
+        with pytest.raises(OSError, match="broken"):
+            await removal
+        assert life.spool.outbox.sizes() == {"beta": 1}
+        assert life.spool.outbox.destination(*found) == "beta"
+        assert not found[0].flying
+
+    asyncio.run(story())
+
+
+def test_a_task_that_somebody_else_removed_is_gone_for_the_link_too() -> None:
+    async def story() -> None:
+        life = Life(0)
+        found = await waiting_task(life, settled=True)
+        life.disk.unlink(life.spool.layout.path(found[1]))
+        removal = asyncio.create_task(life.spool.remove(*found))
+        await life.rest()
+        assert not await removal
+        assert life.spool.outbox.sizes() == {}
+        assert await life.spool.outbox.take("beta", "", 10, 10) is None
+
+    asyncio.run(story())

@@ -1,0 +1,178 @@
+"""Parcels: a task on this disk as it travels, whatever its place, its size, and where it came from."""
+
+import pytest
+from linked import LARGE, PEER
+
+from spoolnode.node.keeper import Keeper
+from spoolnode.node.parcel import (
+    LINK_ROOM,
+    RECEIVER_ROOM,
+    Asked,
+    Parcel,
+    Unsendable,
+    asked,
+    dress,
+    pack_file,
+    undress,
+)  # fmt: skip
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, BadTask
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK, decode_variables, encode_variables
+from spoolnode.protocol.request import read_terms
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, head
+
+IDENTITY = "0123456789ab_7_64"
+REF = f"outbox/beta/uwsgi_spoolfile_on_{IDENTITY}@77"
+
+
+def block(**said: str) -> bytes:
+    return encode_variables([(key.encode(), value.encode()) for key, value in said.items()])
+
+
+def dressed(variables: bytes, body: int = 0) -> dict[bytes, bytes]:
+    return dict(decode_variables(dress(variables, IDENTITY, 77, body)))
+
+
+def over_a_link(**more: str) -> bytes:
+    """The block of a task as it lies here after it came over a link."""
+    return block(
+        n="1", spool_node="any", spool_seq="5", spool_id="ffffffffffff_1_64", **more, spool_origin=PEER, spool_to="0123456789ab"
+    )
+
+
+# -- what a task wears --
+
+
+def test_a_task_travels_with_its_number_and_its_id() -> None:
+    assert dressed(block(n="1", spool_node="beta")) == {
+        b"n": b"1", b"spool_node": b"beta", b"spool_seq": b"77", b"spool_id": IDENTITY.encode(),
+    }  # fmt: skip
+
+
+def test_a_body_travels_with_its_true_length_whatever_the_task_says_of_it() -> None:
+    assert dressed(block(n="1"), 5)[b"spool_body"] == b"5"
+    assert dressed(block(n="1", spool_body="9"), 5)[b"spool_body"] == b"5"
+    assert dressed(block(n="1", CONTENT_LENGTH="9"), 0)[b"spool_body"] == b"0"
+    assert b"spool_body" not in dressed(block(n="1"))
+
+
+def test_a_task_that_is_handed_on_keeps_its_first_id_and_nothing_else_of_the_link_it_came_over() -> None:
+    found = dressed(over_a_link())
+    assert found == {
+        b"n": b"1", b"spool_node": b"any", b"spool_hops": b"1", b"spool_seq": b"77", b"spool_id": b"ffffffffffff_1_64",
+    }  # fmt: skip
+    assert dressed(over_a_link(spool_hops="3"))[b"spool_hops"] == b"4"
+
+
+def test_values_that_only_mention_our_variables_change_nothing() -> None:
+    text = "spool_origin spool_hops spool_id spooler"
+    assert dressed(block(n=text, spool_node="beta")) == {
+        b"n": text.encode(), b"spool_node": b"beta", b"spool_seq": b"77", b"spool_id": IDENTITY.encode(),
+    }  # fmt: skip
+
+
+def test_the_directory_that_a_client_named_stays_at_home() -> None:
+    assert b"spooler" not in dressed(block(n="1", spooler="/var/spool/here"))
+
+
+def test_whatever_a_task_wears_a_peer_may_say() -> None:
+    for variables in (
+        block(n="1", spool_node="beta"),
+        over_a_link(spool_hops="2"),
+        block(n="1", HTTP_HOST="h", REQUEST_METHOD="POST"),
+    ):
+        terms = read_terms(dress(variables, IDENTITY, 77, 9), local=False, peer=True)
+        assert (terms.number, terms.body) == (77, 9)
+
+
+def test_the_largest_task_that_is_accepted_for_another_node_fits_there_too() -> None:
+    longest = "x" * 249 + ":65535"
+    filler = MAX_BLOCK - LINK_ROOM - len(block(n="", spool_node=longest))
+    largest = block(n="x" * filler, spool_node=longest)
+    assert len(largest) == MAX_BLOCK - LINK_ROOM
+    travels = dress(largest, "i" * 236, names.MAX_NUMBER, 10**15 - 1)
+    there = travels + block(spool_origin=PEER, spool_to=longest)
+    assert len(there) <= MAX_BLOCK
+    assert len(block(spool_origin=PEER, spool_to=longest)) <= RECEIVER_ROOM
+    # And from there to a third one, and on.
+    for _ in range(names.MAX_HOPS):
+        there = dress(there, "i" * 236, names.MAX_NUMBER, 10**15 - 1) + block(spool_origin=PEER, spool_to=longest)
+        assert len(there) <= MAX_BLOCK
+
+
+def test_a_task_that_leaves_no_room_is_an_error_with_the_sizes() -> None:
+    with pytest.raises(BadTask, match=rf"65000 bytes.*{MAX_BLOCK - LINK_ROOM}"):
+        dress(block(n="x" * (65000 - len(block(n="")))), "i" * 236, names.MAX_NUMBER, 10**15 - 1)
+
+
+def test_undress_reads_what_a_link_has_added() -> None:
+    assert undress(over_a_link(spool_hops="3")) == (PEER, "0123456789ab", 5, 3)
+    assert undress(block(n="1")) is None
+    assert undress(block(n="spool_origin")) is None
+    assert undress(block(n="1", spool_origin=PEER)) is None
+    with pytest.raises(BadPacket):
+        undress(b"spool_origin")
+
+
+# -- from a file --
+
+
+def put(keeper: Keeper, data: bytes, ref: str = REF) -> None:
+    keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
+    descriptor = keeper.disk.create(keeper.layout.path(ref))
+    keeper.disk.write(descriptor, data, 0)
+    keeper.disk.close(descriptor)
+
+
+def test_a_small_file_is_one_packet_and_is_marked_as_sent_before_it_is(keeper: Keeper) -> None:
+    put(keeper, head(block(n="1")) + b"body")
+    parcel = pack_file(keeper, REF)
+    assert isinstance(parcel, Parcel)
+    assert (parcel.ref, parcel.number, parcel.body_at, parcel.body_end) == (REF, 77, 0, 0)
+    assert parcel.head[0] == 17
+    assert parcel.head[3] == 1
+    assert parcel.head.endswith(b"body")
+    assert parcel.size == len(parcel.head)
+    assert dict(decode_variables(parcel.head[4:-4]))[b"spool_body"] == b"4"
+    assert keeper.contents(keeper.layout.path(REF))[ATTEMPTS_AT] == 1
+    assert pack_file(keeper, REF) == parcel
+
+
+def test_a_large_file_is_a_head_and_a_place(keeper: Keeper) -> None:
+    put(keeper, head(block(n="1")) + LARGE)
+    parcel = pack_file(keeper, REF)
+    assert isinstance(parcel, Parcel)
+    assert parcel.body_at == HEADER.size + len(block(n="1"))
+    assert parcel.body_end - parcel.body_at == len(LARGE)
+    assert parcel.size == len(parcel.head) + len(LARGE)
+    assert dict(decode_variables(parcel.head[4:]))[b"spool_body"] == str(len(LARGE)).encode()
+
+
+def test_a_file_that_has_ended_is_nothing_and_one_that_is_none_is_unsendable(keeper: Keeper) -> None:
+    put(keeper, bytes([FINISHED]) + head(block(n="1"))[1:])
+    assert pack_file(keeper, REF) is None
+    for index, data in enumerate((b"", b"\x11", b"\x11\xff\x00\x00short")):
+        ref = f"{REF}{index}"
+        put(keeper, data, ref)
+        found = pack_file(keeper, ref)
+        assert isinstance(found, Unsendable)
+        assert "file" in found.reason
+    with pytest.raises(FileNotFoundError):
+        pack_file(keeper, REF.replace("64", "65"))
+
+
+def test_a_file_with_malformed_variables_is_unsendable_with_the_reason(keeper: Keeper) -> None:
+    put(keeper, head(b"spooler\xff\xff") + b"")
+    assert isinstance(pack_file(keeper, REF), Unsendable)
+
+
+# -- what tasks ask for --
+
+
+def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreadable(keeper: Keeper) -> None:
+    refs = ["a", "b", "c", "d", "gone"]
+    for ref, content in zip(
+        refs, (block(n="1"), block(n="1", spool_node="any"), over_a_link(spool_hops="2"), b"spool_\xff"), strict=False
+    ):
+        put(keeper, head(content), ref)
+    assert asked(keeper, None, refs) == {"a": Asked("", 0), "b": Asked("any", 0), "c": Asked("any", 3)}
