@@ -4,7 +4,7 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test bench lint dev clean
+.PHONY: demo test simulate bench lint dev clean
 
 demo: .venv/made            ## a node, a few tasks, what became of them
 	.venv/bin/spoolnode demo
@@ -15,6 +15,10 @@ test: .venv/tox             ## lint, types and tests, as CI runs them
 
 lint: .venv/tox
 	.venv/bin/tox run -e lint,types
+
+SEED ?= 0-2000
+simulate: .venv/dev         ## SEED=7: the story of one seed of the simulation, step by step; SEED=0-2000: many
+	PYTHONPATH=src:tests .venv/bin/python -m simulation $(SEED) $(ARGS)
 
 bench: dev .venv/bench      ## make bench ARGS=--help
 	.venv/bin/python bench/run.py $(ARGS)

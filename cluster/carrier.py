@@ -105,6 +105,11 @@ class Carrier:
         self.link.nudge(self._loop.time())
         self._wake.set()
 
+    def give_up(self, reason: str) -> None:
+        """Ends the connection, if there is one: the node at its other end is gone. What is in doubt is sent again."""
+        if self._channel is not None:
+            self._channel.abort(reason)
+
     async def stop(self) -> None:
         """Ends the link; what is in doubt stays, with its number."""
         self._task.cancel()
@@ -196,6 +201,9 @@ class Carrier:
             self._channel, self._peer = None, ANYONE
 
     def _lost(self, channel: Channel, error: Exception) -> None:
+        if self.link.closing:  # it refused, and then closed because more was coming: that is no failure of the connection
+            self._fail(self.link.reason)
+            return
         refused = refusal_of(channel.error, self._address)
         kind = refused.kind if refused is not None else None
         self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, NotIt | Impostor) else kind, str(refused or error))

@@ -39,9 +39,7 @@ EXPIRY_SECONDS = 86400.0
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 
-def joiner(
-    trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None
-) -> Callable[[Node], "Cluster"]:
+def joiner(trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None) -> Callable[[Node], "Cluster"]:
     """What `run_node` wants: makes the cluster of a node. `dial` and `rng`: how to connect, and chance; tests bring their own."""
     return lambda node: Cluster(node, trust, dial, rng)
 
@@ -78,6 +76,8 @@ class Cluster:
         self._warned_at = float("-inf")
         self._certified: dict[str, str] = {}
         """The name in the certificate with which each id was first proved."""
+        self._full: set[str] = set()
+        """Ids of the peers that are up and take nothing."""
         node.spool.outbox.woken = self._woken
 
     # -- what the node asks --
@@ -218,8 +218,17 @@ class Cluster:
         if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
             queued = self._node.spool.outbox.sizes().get(peer.id, 0)
             self.placement.reported(peer.id, peer.status, now, queued)
+            self._note_room(peer, peer.status)
         self._prober.wake()
         return peer
+
+    def _note_room(self, peer: Peer, status: Status) -> None:
+        """A peer that took nothing (its disk was full) and takes tasks again gets them at once."""
+        if not status.takes_tasks:
+            self._full.add(peer.id)
+        elif peer.id in self._full:
+            self._full.discard(peer.id)
+            self._loop.call_soon(self._follow, peer)
 
     def _met(self, to: str, status: dict[str, Any], rtt: float, address: str) -> None:
         del to
@@ -249,6 +258,8 @@ class Cluster:
             if to in (peer.id, peer.name) or to in peer.addresses:
                 if peer.state is State.UP:
                     carrier.nudge()
+                elif peer.state is State.DOWN:
+                    carrier.give_up(f"the peer is down: {peer.reason}")
                 else:
                     carrier.wake()
         self._moved_on.set()

@@ -221,10 +221,9 @@ class Node:
     async def _shut_down(self) -> None:
         self.report("stopping", running=len(self.crew.running()), grace=self.config.grace, hint="again to end at once")
         self.door.closed = "this node is draining" if self._drains else "this node is stopping"
-        await self.neighbours.leave()
         self.listener.close()
         self.inbox.stop()
-        await self.crew.stop()
+        await asyncio.gather(self.neighbours.leave(), self.crew.stop())
         if self._drains and self._signals < 2:
             await self._drain()
         await self._close_rest()

@@ -9,6 +9,7 @@ and only to that node: another one could not know that it has run already.
 """
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,8 @@ class Outbox:
         """
         known = self._read()
         self._run = max(int(now), known.get("run", 0) + 1)
-        self._next = (self._run << RUN_BITS) + 1
+        # At a random place of the run: a copy of this directory that starts in the same second gives other numbers.
+        self._next = (self._run << RUN_BITS) + 1 + secrets.randbits(RUN_BITS - 2)
         self._boot = boot
         for name, peer in known.get("peers", {}).items():
             self._destination(name).peer = peer
@@ -358,8 +360,10 @@ class Outbox:
     def _accepted(self, source: "Source", ref: Ref) -> float | None:
         if isinstance(source, Batch):
             return source.accepted
-        number = number_of(str(ref))
-        return float(number >> RUN_BITS) if number else None
+        # The second part of an id that a node gave is the time in microseconds. A file from elsewhere has no such id:
+        # then it is the start of the node that gave it its number.
+        moment = ref_id(str(ref)).partition("_")[2].partition("_")[0]
+        return int(moment) / 1e6 if moment.isdecimal() and len(moment) < 20 else float(number_of(str(ref)) >> RUN_BITS)
 
     async def remove(self, source: "Source", ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""

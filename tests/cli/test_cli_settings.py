@@ -150,7 +150,7 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
         (["-s", "0.0.0.0:0"], {}, "--listen 0.0.0.0:0 is reachable from other machines"),
         ([], {"SPOOLNODE_WORKERS": "x"}, "SPOOLNODE_WORKERS is 'x'; it must be a whole number"),
         (["--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read: No such file or directory"),
-        (["host:port"], {}, "--discover static://host:port: the address 'host:port' is no place"),
+        (["--listen", "host:port"], {}, "'host:port' has the port 'port'"),
     ],
 )
 def test_wrong_setting_ends_join_with_one_sentence_and_2(
@@ -162,3 +162,10 @@ def test_wrong_setting_ends_join_with_one_sentence_and_2(
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_seed_that_is_no_address_ends_join_with_one_sentence_and_2(tmp_path: Path) -> None:
+    done = command("join", "host:port", "-s", "127.0.0.1:0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--discover static://host:port: the address 'host:port' is no place" in done.stderr
+    assert done.stderr.count("\n") == 1

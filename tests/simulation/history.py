@@ -207,7 +207,9 @@ class History:
             if task.acknowledged:
                 kept = sum(bool(copy.done or places.get(copy)) for copy in task.copies.values())
                 if kept < max(task.told, 1):
-                    raise Violation(f"{task} is lost: {kept} of {task.told} copies are there: {list(map(str, task.copies.values()))}")
+                    raise Violation(
+                        f"{task} is lost: {kept} of {task.told} copies are there: {list(map(str, task.copies.values()))}"
+                    )
 
     def check_end(self, disks: Disks) -> None:
         """Nothing waits any more: each task is done or dead."""

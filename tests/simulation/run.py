@@ -1,9 +1,12 @@
 """Seeds, one by one or on all cores."""
 
 import gc
+import json
+import os
 import resource
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,8 +26,6 @@ def print_story(seed: int, plant: str = "") -> int:
         with planted(plant):
             world = run_seed(seed, _write)
     except Exception as error:  # noqa: BLE001  # whatever went wrong is the result
-        import traceback
-
         traceback.print_exception(error, limit=None if not isinstance(error, AssertionError) else -1)
         return 1
     tasks = world.history.tasks.values()
@@ -66,18 +67,15 @@ def run_range(first: int, last: int, plant: str = "", jobs: int = 2) -> int:
     return int(bool(failures))
 
 
-def failures_of(first: int, last: int, plant: str, jobs: int, **environment: str) -> list[tuple[int, str]]:
+def failures_of(first: int, last: int, plant: str, jobs: int, *, stop_at_first: bool = False) -> list[tuple[int, str]]:
     """The seeds that fail among those, run in processes of their own, with their reasons."""
     package = __name__.rpartition(".")[0]
     code = (
         f"import sys, json; from {package}.run import run_share; "
-        f"print(json.dumps(run_share(range(int(sys.argv[1]), {last}, {jobs}), {plant!r})))"
+        f"print(json.dumps(run_share(range(int(sys.argv[1]), {last}, {jobs}), {plant!r}, {stop_at_first})))"
     )
-    import json
-    import os
-
     paths = [str(Path(__file__).parents[1]), *filter(None, sys.path)]
-    env = {**os.environ, **environment, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(paths)}
+    env = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(paths)}
     shares = [
         subprocess.Popen([sys.executable, "-c", code, str(first + job)], env=env, stdout=subprocess.PIPE, text=True)
         for job in range(min(jobs, last - first))

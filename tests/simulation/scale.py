@@ -312,7 +312,10 @@ def main() -> int:
         ("bytes of a ping and its answer", f"{result.hello_bytes} + {result.pong_bytes}, without the kernel's headers"),
         ("traffic of a node, each way", f"{wire / 1000:.1f} kB/s"),
         ("decisions", f"{100 * result.processor:.2f} % of a core for a node, without sockets"),
-        ("memory of peers and placement", f"{result.memory / 1e6:.2f} MB a node, {result.memory / result.nodes:.0f} bytes a peer"),
+        (
+            "memory of peers and placement",
+            f"{result.memory / 1e6:.2f} MB a node, {result.memory / result.nodes:.0f} bytes a peer",
+        ),
         ("a connection each way", f"{result.connection:.0f} bytes in Python for both, without sockets and transports"),
         ("one choice (any)", f"{1e6 * result.choice:.1f} µs"),
         ("10 % crash, machines answer", f"all know after {result.noticed_refused:.1f} s"),

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from support import environment
 
+from .plants import PLANTS
 from .run import failures_of
+from .scale import measure
 
 SEEDS = 2000
 JOBS = os.cpu_count() or 1
-PLANT_SEEDS = 120
-"""Among so many seeds each planted mistake is found more than once."""
+PLANT_SEEDS = 400
+"""Among so many seeds each planted mistake is found more than once; the first one is enough."""
 
 
 def story_of(seed: int) -> str:
@@ -33,9 +35,10 @@ def test_whatever_fails_no_task_is_lost_or_taken_twice_and_all_run_when_the_faul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plant", ["no_fsync", "no_mark", "forget_taken", "resend_as_new"])
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("plant", sorted(PLANTS))
 def test_a_planted_mistake_is_found(plant: str) -> None:
-    assert failures_of(0, PLANT_SEEDS, plant, JOBS)
+    assert failures_of(0, PLANT_SEEDS, plant, JOBS, stop_at_first=True)
 
 
 @pytest.mark.parametrize("seed", [7, 18])
@@ -43,3 +46,13 @@ def test_the_same_seed_is_the_same_story_to_the_last_step(seed: int) -> None:
     first, second = story_of(seed), story_of(seed)
     assert "all promises kept" in first
     assert first == second
+
+
+@pytest.mark.slow
+def test_fifty_nodes_ping_each_other_once_in_five_seconds_and_notice_who_crashes_and_returns() -> None:
+    result = measure(50, observers=10, seconds=30)
+    assert 49 / 6 < result.pings < 49 / 4
+    assert result.memory < 50 * 5000
+    assert result.noticed_refused < 10
+    assert result.noticed_silent < 30
+    assert result.returned < 5
