@@ -121,8 +121,8 @@ class Taken:
 
     def __init__(self) -> None:
         self._of: dict[Key, _Numbers] = {}
-        self.changed = False
-        """Whether it has changed since it was last encoded."""
+        self.version = 0
+        """Rises with each change."""
 
     def judge(self, key: Key, number: int) -> Verdict:
         """What to do with a task of that number."""
@@ -149,7 +149,7 @@ class Taken:
         known.pending.discard(number)
         if number >= known.floor:
             known.taken.add(number)
-            self.changed = True
+            self.version += 1
 
     def raise_floor(self, key: Key, floor: int) -> None:
         """The sender says that nothing below `floor` is open any more. A lower floor than before changes nothing."""
@@ -157,11 +157,10 @@ class Taken:
         if floor > known.floor:
             known.floor = floor
             known.taken.drop_below(floor)
-            self.changed = True
+            self.version += 1
 
     def encode(self) -> bytes:
         """What must survive, for `decode`."""
-        self.changed = False
         rows = [(*key, known.floor, known.taken.pairs()) for key, known in self._of.items() if known.floor or known.taken]
         packed: bytes = msgpack.packb({"version": 1, "taken": rows})
         return packed

@@ -88,6 +88,8 @@ class Spool:
         self.files = Files()
         self.outbox = Outbox(self, Files())
         self.taken = Taken()
+        self._taken_safe = 0
+        """The version of it that is on the medium."""
         self.repeats = 0
         """Tasks that came over a link a second time."""
         self.batches: dict[int, Batch] = {}
@@ -263,14 +265,13 @@ class Spool:
             self.end_placing()
 
     async def save_taken(self) -> None:
-        """Makes the numbers taken from other nodes safe. Raises OSError."""
-        if self.taken.changed:
+        """Returns when the numbers taken from other nodes so far are safe. Raises OSError."""
+        version = self.taken.version
+        if version > self._taken_safe:
+            # Not left to a save that is under way: that one may fail, and only its own caller would hear of it.
             data = self.taken.encode()
-            try:
-                await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
-            except OSError:
-                self.taken.changed = True
-                raise
+            await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
+            self._taken_safe = max(self._taken_safe, version)
 
     def publish(self, ref: str, final: str, due: float) -> None:
         """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
@@ -480,7 +481,8 @@ class Spool:
     def _drop_if_finished(self, batch: Batch) -> None:
         if not batch.closed or batch.live or batch.frozen:
             return
-        proofs = self.taken.encode() if batch.arrived and self.taken.changed else None
+        version = self.taken.version
+        proofs = self.taken.encode() if batch.arrived and version > self._taken_safe else None
 
         def remove() -> None:
             if proofs is not None:
@@ -489,8 +491,9 @@ class Spool:
 
         def removed(result: None, error: BaseException | None) -> None:
             self._reported("remove", batch, 0)(result, error)
-            if error is not None and proofs is not None:
-                self.taken.changed = True
+            if proofs is not None and error is None:
+                self._taken_safe = max(self._taken_safe, version)
+            elif proofs is not None:
                 self.batches[batch.number] = batch  # housekeeping tries again: without it numbers could be taken twice
 
         self.batches.pop(batch.number, None)

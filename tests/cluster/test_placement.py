@@ -100,10 +100,14 @@ def test_a_tag_of_which_nobody_is_alive_waits_for_one_that_is_known() -> None:
     assert made.choose("tag:gpu", 1.0) == ["gamma"]
 
 
-def test_all_is_everybody_alive_that_takes_tasks_and_this_node() -> None:
+def test_all_is_everybody_alive_that_runs_tasks_and_this_node() -> None:
     made = placement(IDLE, beta=IDLE, gamma=NO_WORKERS, delta=UNFIT["full"], epsilon=UNFIT["draining"], zeta=IDLE)
     made.unavailable("zeta")
-    assert sorted(made.choose("all", 0.0)) == [HERE, "beta", "gamma"]
+    assert sorted(made.choose("all", 0.0)) == [HERE, "beta"]
+
+
+def test_all_is_this_node_when_nobody_runs_tasks() -> None:
+    assert placement(NO_WORKERS, beta=NO_WORKERS).choose("all", 0.0) == [HERE]
 
 
 # -- how evenly --

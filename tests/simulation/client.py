@@ -21,13 +21,12 @@ PATIENCE = 20.0
 class Client:
     """Sends its tasks, in bursts, to one node; what is not answered when the connection ends is not sent again."""
 
-    def __init__(
-        self, machine: Machine, history: History, trace: Callable[..., None], address: Callable[[], str], plain: bool = False
-    ) -> None:
+    def __init__(self, machine: Machine, history: History, trace: Callable[..., None], node: Any, plain: bool = False) -> None:
         self.machine = machine
         self.history = history
         self.trace = trace
-        self._address = address
+        self.node = node
+        """The node that it sends to."""
         self.plain = plain
         """It speaks uWSGI's own dialect: a connection for each task."""
         self.random: Random = machine.random
@@ -38,7 +37,7 @@ class Client:
     @property
     def address(self) -> str:
         """Where its node is now."""
-        return self._address()
+        return str(self.node.address)
 
     @property
     def is_done(self) -> bool:

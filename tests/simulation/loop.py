@@ -133,30 +133,27 @@ class SimLoop(asyncio.BaseEventLoop):
             self.now = max(self.now, timers[0][0])
         while timers and timers[0][0] <= self.now:
             todo.append(heappop(timers)[2])
-        while todo:
+        while todo and not self._stopping and self.problem is None:
             handle = todo.popleft()
-            if handle._cancelled:
-                continue
-            owner = self.owner = handle.owner
-            if owner is not None and owner.dead:
-                continue
-            self.steps += 1
-            self._context = handle._context
-            try:
-                self._context.run(handle._callback, *handle._args)
-            except Gone:
-                pass
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001  # whatever it is, the run has failed
-                self._fail(error)
-            if self._stopping or self.steps > MOST_STEPS:
-                break
+            if not handle._cancelled and (handle.owner is None or not handle.owner.dead):
+                self._call(handle)
         self.owner = None
         if self.problem is not None:
             raise self.problem
+
+    def _call(self, handle: SimHandle) -> None:
+        self.steps += 1
         if self.steps > MOST_STEPS:
             raise Violation(f"{self.steps} steps and no end")
+        self.owner, self._context = handle.owner, handle._context
+        try:
+            self._context.run(handle._callback, *handle._args)
+        except Gone:
+            pass
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the run has failed
+            self._fail(error)
 
     def run_as(self, owner: Any, callback: Callable[..., None], *args: Any) -> None:
         """Runs something in the context of another process, from a callback that belongs to none."""

@@ -144,6 +144,8 @@ class SimNode:
         """--hold"""
         self.alias = ""
         """Another host where it listens too, without telling anybody."""
+        self.burden = 0.0
+        """Seconds that each task takes longer than it would elsewhere."""
         self.ambush: Callable[[], None] | None = None
         """What befalls it when it has stored what came over a link, and has not said so yet."""
         self._join = join
@@ -503,6 +505,7 @@ class SimWorker:
         self._running = ref, copy
         roll = self.random.random()
         seconds = 0.03 * roll if roll < 0.9 else 5 * self.random.random() ** 2
+        seconds += self.node.burden * self.random.random()
         self.crew.seconds += seconds
         self.node.loop.call_later(seconds, self._end, ref, copy)
 

@@ -29,9 +29,10 @@ def print_story(seed: int, plant: str = "") -> int:
         traceback.print_exception(error, limit=None if not isinstance(error, AssertionError) else -1)
         return 1
     tasks = world.history.tasks.values()
+    done = sum(bool(copy.done) for task in tasks for copy in task.copies.values())
     print(  # noqa: T201
         f"seed {seed}: {len(world.nodes)} nodes, {len(tasks)} tasks, {sum(task.acknowledged for task in tasks)} acknowledged, "
-        f"{sum(bool(copy.done) for task in tasks for copy in task.copies.values())} done; {world.loop.steps} steps, {world.loop.now:.1f} s; all promises kept"
+        f"{done} done; {world.loop.steps} steps, {world.loop.now:.1f} s; all promises kept"
     )
     return 0
 

@@ -105,6 +105,7 @@ class Story:
         hold = 5.0 if random.random() < 0.1 else 0.0
         for node in world.nodes:
             node.share, node.hold = share, hold
+            node.burden = random.choice((0.0, 0.0, 0.0, 0.0, 1.0))  # so that there is something to share and to hand over
         world.history.moves_allowed = share > 0
         world.history.dead_may_run = hold > 0
         if random.random() < 0.3:
@@ -122,8 +123,8 @@ class Story:
 
     # -- tasks --
 
-    def _burst(self, client: Client) -> None:
-        count = self.random.choice((1, 1, 2, 4, 10, 25))
+    def _burst(self, client: Client, count: int = 0) -> None:
+        count = count or self.random.choice((1, 1, 2, 4, 10, 25))
         requests = [self._request(client) for _ in range(count)]
         self.world.loop.call_soon(client.send, requests, context=client.machine.process.context)
 
@@ -224,15 +225,19 @@ class Story:
 
     def stop(self) -> None:
         """SIGTERM."""
-        self._stop(drains=False)
+        self._stop(self._node(), drains=False)
 
     def drain(self) -> None:
-        """`spoolnode drain`."""
+        """`spoolnode drain`, soon after tasks came."""
         self.world.history.moves_allowed = True
-        self._stop(drains=True)
+        client = self.random.choice(self.world.clients)
+        self._burst(client, self.random.choice((5, 25, 50)))
+        self.world.later(self.random.uniform(0.02, 0.5), self._drain, client.node)
 
-    def _stop(self, *, drains: bool) -> None:
-        node = self._node()
+    def _drain(self, node: SimNode) -> None:
+        self._stop(node, drains=True)
+
+    def _stop(self, node: SimNode, *, drains: bool) -> None:
         self.world.say("drain" if drains else "stop", node=node.name)
         if node.machine.is_running:
             process = node.machine.process

@@ -69,7 +69,7 @@ class World:
         number = len(self.clients) + 1
         own = Machine(self.loop, self.network, f"c{number}", f"10.0.1.{number}", self.random.getrandbits(32))
         own.boot()
-        client = Client(own, self.history, self.trace, lambda: node.address, plain)
+        client = Client(own, self.history, self.trace, node, plain)
         self.clients.append(client)
         return client
 
