@@ -337,7 +337,7 @@ class Cluster:
         def choose(asked: Asked) -> str | None:
             return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
 
-        moved = await self._node.spool.give_away(count, choose)
+        moved = await self._node.spool.moving.give_away(count, choose)
         self.placement.placed(peer, moved)
         return moved
 
@@ -375,7 +375,7 @@ class Cluster:
                 return fitting
             return None
 
-        return await self._node.spool.give_away(len(places), choose)
+        return await self._node.spool.moving.give_away(len(places), choose)
 
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
-from spoolnode.node.door import Door, Upload
+from spoolnode.node.door import Door
 from spoolnode.node.numbers import Key
+from spoolnode.node.upload import Upload
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.hello import Hello

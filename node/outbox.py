@@ -25,8 +25,9 @@ from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST
 
 if TYPE_CHECKING:
+    from spoolnode.node.moving import Choice
     from spoolnode.node.recovery import Found
-    from spoolnode.node.spool import Choice, Files, Source, Spool
+    from spoolnode.node.spool import Files, Source, Spool
 
 ANYONE = ""
 """In place of a node's id: whichever node answers to the destination."""
@@ -333,7 +334,7 @@ class Outbox:
         source.flying.update(refs)
         moved: dict[Ref, str] = {}
         try:
-            moved = await self._spool.hand_over(source, refs, rank, choose)
+            moved = await self._spool.moving.hand_over(source, refs, rank, choose)
         finally:
             stay = [ref for ref in refs if ref not in moved]
             self._land(found, source, stay)

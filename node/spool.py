@@ -18,11 +18,11 @@ from spoolnode.node.background import spawn
 from spoolnode.node.disk import Disk
 from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
 from spoolnode.node.keeper import Keeper, Progress
-from spoolnode.node.layout import Layout, destination_of, number_of, outbox_ref, rank_of, ref_id
+from spoolnode.node.layout import Layout, rank_of, ref_id
+from spoolnode.node.moving import Moving
 from spoolnode.node.numbers import Taken
 from spoolnode.node.outbox import Outbox
 from spoolnode.node.outcome import Kind, Outcome
-from spoolnode.node.parcel import Asked, asked
 from spoolnode.node.queue import Later, ReadyQueue, Ref
 from spoolnode.node.recovery import Found, FoundBatch, recover
 from spoolnode.node.retry import RetryPolicy
@@ -67,8 +67,6 @@ class Counts:
 
 
 Source = Batch | Files
-Choice = Callable[[Asked], str | None]
-"""Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
 
 class Spool:
@@ -87,6 +85,7 @@ class Spool:
         self.intake = Intake(disk, layout, self.commits, node_id, self.number, self._committed, sync=sync)
         self.files = Files()
         self.outbox = Outbox(self, Files())
+        self.moving = Moving(self)
         self.taken = Taken()
         self._taken_safe = 0
         """The version of it that is on the medium."""
@@ -327,11 +326,11 @@ class Spool:
         if self.trace:
             for ref in refs:
                 self.trace("done", id=self.id_of(source, ref))
-        self._end(source, refs)
+        self.end(source, refs)
 
     def gone(self, source: Source, ref: Ref) -> None:
         """A task was not there any more when its turn came."""
-        self._end(source, [ref])
+        self.end(source, [ref])
 
     def give_back(self, source: Source, refs: list[Ref], rank: int) -> None:
         """Tasks were with a worker and did not start: they are the next to run."""
@@ -388,7 +387,7 @@ class Spool:
                 self._put_later(source, ref, rank, due)
             else:
                 self.counts.died += 1
-                self._end(source, [ref])
+                self.end(source, [ref])
 
         if outcome.kind is not Kind.AGAIN:
             self.counts.failed += 1
@@ -419,7 +418,7 @@ class Spool:
                 return
             self._say(batch, offset, Outcome(Kind.FAILED, reason), 0.0, attempts)
             self.counts.died += 1
-            self._end(batch, [offset])
+            self.end(batch, [offset])
 
         batch.flying.add(offset)
         self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
@@ -459,7 +458,7 @@ class Spool:
         if self.later.next_due() == due:
             self.changed()  # the node has to wake sooner than it meant to
 
-    def _end(self, source: Source, refs: list[Ref]) -> None:
+    def end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
         if self.retrying:
             for ref in refs:
@@ -616,68 +615,6 @@ class Spool:
         self._dirty.add(batch.number)
         self._drop_if_finished(batch)
 
-    async def give_away(self, count: int, choose: Choice) -> int:
-        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go; how many went."""
-        taken = self.take(count)
-        if taken is None:
-            return 0
-        source, refs, rank = taken
-        moved: dict[Ref, str] = {}
-        try:
-            moved = await self.hand_over(source, list(refs), rank, choose)
-        finally:
-            self.give_back(source, [ref for ref in refs if ref not in moved], rank)
-            self._end(source, list(moved))
-        return len(moved)
-
-    async def hand_over(self, source: Source, refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
-        """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
-
-        The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
-        """
-        moved: dict[Ref, str] = {}
-        targets: dict[Ref, str] = {}
-        self.placing += 1
-        try:
-            number = _number(source)
-            wishes = await self.packing.run(lambda: asked(self.keeper, number, refs))
-            targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
-            if isinstance(source, Batch) and source.arrived:
-                await self.save_taken()
-            if targets:
-                moved = await self.moves.run(lambda: self.keeper.hand_over(number, targets))
-        except OSError as error:
-            self.report("move_failed", move="hand over", reason=str(error))
-        finally:
-            for ref, target in targets.items():
-                if ref not in moved and target.startswith("outbox/"):
-                    self.outbox.refused(destination_of(target), number_of(target))
-            for target in moved.values():
-                self._welcome(target)
-            self.end_placing()
-        return moved
-
-    def _targets(self, source: Source, rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
-        targets: dict[Ref, str] = {}
-        for ref, to in chosen.items():
-            identity = self.id_of(source, ref)
-            if to:
-                targets[ref] = outbox_ref(to, identity, self.outbox.number(to))
-            elif to is not None:
-                targets[ref] = file_name(identity) if rank == LAST else f"{rank}/{file_name(identity)}"
-        return targets
-
-    def _welcome(self, ref: str) -> None:
-        """A file has come to a new place."""
-        if ref.startswith("outbox/"):
-            self.outbox.accept_file(ref)
-        else:
-            try:
-                mtime = self.keeper.disk.stat(self.layout.path(ref)).mtime
-            except OSError:
-                mtime = 0.0  # a worker looks before it runs it
-            self.notice(ref, mtime, time.time(), sure=True)
-
     # -- by hand --
 
     async def remove(self, source: Source, ref: Ref) -> bool:
@@ -703,7 +640,7 @@ class Spool:
             if due is not None:
                 self._schedule_file(ref, due)  # its place in the queue may be gone
             raise
-        self._end(self.files, [ref])
+        self.end(self.files, [ref])
         return True
 
     async def _remove_record(self, batch: Batch, offset: int) -> bool:
@@ -717,7 +654,7 @@ class Spool:
             batch.frozen = False
             self.changed()
         if removed:
-            self._end(batch, [offset])
+            self.end(batch, [offset])
         else:
             self._drop_if_finished(batch)  # what ended while it was frozen could not
         return removed

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolnode.node.disk import discard
-from spoolnode.node.door import Upload
 from spoolnode.node.fakes import FakeDisk, PowerCut, SteppedThread
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
@@ -25,6 +24,7 @@ from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.recovery import spool_files
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Source, Spool
+from spoolnode.node.upload import Upload
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused

@@ -10,13 +10,14 @@ from typing import Any
 
 from life import Inline, new_machine
 
-from spoolnode.node.door import Door, Upload
+from spoolnode.node.door import Door
 from spoolnode.node.fakes import FakeDisk, SteppedThread
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.numbers import Key
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
+from spoolnode.node.upload import Upload
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused

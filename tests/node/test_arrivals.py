@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from linked import LARGE, LINK, NODE, PEER, Heard, Station, task
 
-from spoolnode.node.door import KNOWN
 from spoolnode.node.fakes import PowerCut
 from spoolnode.node.numbers import Taken, Verdict
+from spoolnode.node.waiters import KNOWN
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 

@@ -1,0 +1,90 @@
+"""Moves tasks within the spool: from here to an outbox, from one outbox to another, back here. For what is chosen again, shared,
+drained and claimed.
+
+One rule: the new place is safe, then the old one is gone for good, and only then may a link or a worker see the task.
+"""
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from spoolnode.node.intake import Batch
+from spoolnode.node.layout import destination_of, number_of, outbox_ref
+from spoolnode.node.parcel import Asked, asked
+from spoolnode.node.queue import Ref
+from spoolnode.protocol.names import LAST, file_name
+
+if TYPE_CHECKING:
+    from spoolnode.node.spool import Source, Spool
+
+Choice = Callable[[Asked], str | None]
+"""Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
+
+
+class Moving:
+    """The moves of one spool."""
+
+    def __init__(self, spool: "Spool") -> None:
+        self._spool = spool
+
+    async def give_away(self, count: int, choose: Choice) -> int:
+        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go; how many went."""
+        taken = self._spool.take(count)
+        if taken is None:
+            return 0
+        source, refs, rank = taken
+        moved: dict[Ref, str] = {}
+        try:
+            moved = await self.hand_over(source, list(refs), rank, choose)
+        finally:
+            self._spool.give_back(source, [ref for ref in refs if ref not in moved], rank)
+            self._spool.end(source, list(moved))
+        return len(moved)
+
+    async def hand_over(self, source: "Source", refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
+        """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
+
+        The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
+        """
+        moved: dict[Ref, str] = {}
+        targets: dict[Ref, str] = {}
+        self._spool.placing += 1
+        try:
+            number = source.number if isinstance(source, Batch) else None
+            wishes = await self._spool.packing.run(lambda: asked(self._spool.keeper, number, refs))
+            targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
+            if isinstance(source, Batch) and source.arrived:
+                await self._spool.save_taken()
+            if targets:
+                moved = await self._spool.moves.run(lambda: self._spool.keeper.hand_over(number, targets))
+        except OSError as error:
+            self._spool.report("move_failed", move="hand over", reason=str(error))
+        finally:
+            for ref, target in targets.items():
+                if ref not in moved and target.startswith("outbox/"):
+                    self._spool.outbox.refused(destination_of(target), number_of(target))
+            for target in moved.values():
+                self._welcome(target)
+            self._spool.end_placing()
+        return moved
+
+    def _targets(self, source: "Source", rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
+        targets: dict[Ref, str] = {}
+        for ref, to in chosen.items():
+            identity = self._spool.id_of(source, ref)
+            if to:
+                targets[ref] = outbox_ref(to, identity, self._spool.outbox.number(to))
+            elif to is not None:
+                targets[ref] = file_name(identity) if rank == LAST else f"{rank}/{file_name(identity)}"
+        return targets
+
+    def _welcome(self, ref: str) -> None:
+        """A file has come to a new place."""
+        if ref.startswith("outbox/"):
+            self._spool.outbox.accept_file(ref)
+        else:
+            try:
+                mtime = self._spool.keeper.disk.stat(self._spool.layout.path(ref)).mtime
+            except OSError:
+                mtime = 0.0  # a worker looks before it runs it
+            self._spool.notice(ref, mtime, time.time(), sure=True)
