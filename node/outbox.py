@@ -77,6 +77,8 @@ class Outbox:
         self._run = 0
         self._boot = ""
         self._ended: list[tuple[str, int]] = []
+        self._files_marked = False
+        """Files were marked as sent: those marks are synced with nothing else, and may be lost in a power cut."""
         self._is_safe = False
         """What earlier processes ended is on the medium; before, a power cut could bring back what we know nothing of."""
 
@@ -120,7 +122,7 @@ class Outbox:
     async def stop(self) -> None:
         """Notes that everything written is on the medium: marks tell the truth at the next start."""
         with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
-            data = self._encoded(clean=True)
+            data = self._encoded(clean=not (self._files_marked and self.files.known))
             await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
 
     def number(self, to: str) -> int:
@@ -227,6 +229,8 @@ class Outbox:
             raise
         if isinstance(source, Batch):
             self._spool.mark_dirty(source)
+        else:
+            self._files_marked = True
         self._sort_out(found, source, refs, packed)
         return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)], doubtful)
 
@@ -294,6 +298,7 @@ class Outbox:
             if error is not None and not isinstance(error, FileNotFoundError):
                 self._spool.report("move_failed", move="handed over", destination=to, reason=str(error))
                 self.give_back(to, peer, source, [ref for ref, _ in sent], rank, doubtful=True)
+                self.woken(to)
                 return
             self.forwarded += len(sent)
             if self._spool.trace:
@@ -314,6 +319,7 @@ class Outbox:
             if error is not None and not isinstance(error, FileNotFoundError):
                 self._spool.report("move_failed", move="bury", id=self._spool.id_of(source, ref), reason=str(error))
                 self.give_back(to, ANYONE, source, [ref], LAST, doubtful=False)
+                self.woken(to)
                 return
             self._spool.report("dead", id=self._spool.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
             self._spool.counts.died += 1
@@ -340,6 +346,8 @@ class Outbox:
             self._land(found, source, stay)
             found.fresh.give_back(source, stay, rank)
             self._end(found, source, [(ref, _number(source, ref)) for ref in moved])
+            if stay:
+                self.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
         return len(moved)
 
     def expired(self, oldest: float, count: int) -> Iterator[tuple[str, "Source", Any]]:
@@ -397,6 +405,7 @@ class Outbox:
                 self._land(found, source, [ref])
                 for queue in queues:
                     queue.give_back(source, [ref])
+                self.woken(to)
         return removed
 
     def destination(self, source: "Source", ref: Ref) -> str | None:

@@ -106,6 +106,8 @@ class History:
         self.tasks: dict[int, Task] = {}
         self.moves_allowed = False
         """Tasks may be handed over after they were tried (drain, overflow)."""
+        self.cut: set[str] = set()
+        """Machines whose power was cut: what was given up there in the second before may have run once more, and well."""
         self.dead_may_run = False
         """Tasks in doubt may be given up (hold)."""
 
@@ -182,6 +184,7 @@ class History:
 
     def power_cut(self, machine: str) -> None:
         """What has ended there and is not safe may run again."""
+        self.cut.add(machine)
         for copy in self._copies():
             if copy.done == machine and not copy.safe:
                 copy.unsure = True
@@ -223,7 +226,8 @@ class History:
                 given_up = [place.reason for place in dead if place.reason.startswith(UNDELIVERED.decode())]
                 if given_up and not self.dead_may_run:
                     raise Violation(f"{copy} was not delivered: {given_up}")
-                if len(dead) + (bool(copy.done) and not copy.unsure) > 1 and not self.dead_may_run:
+                is_done = bool(copy.done) and not copy.unsure and copy.done not in self.cut
+                if len(dead) + is_done > 1 and not self.dead_may_run:
                     raise Violation(f"{copy} ended more than once: {dead}")
             self._check_copies(task, sum(bool(copy.done or places.get(copy)) for copy in task.copies.values()))
 
