@@ -47,6 +47,8 @@ class Copies:
 class Leaving:
     """A task for another node on its way to this disk: gives its number back when it does not get there."""
 
+    __slots__ = ("_number", "_spool", "_to", "_waiter")
+
     def __init__(self, spool: Spool, to: str, number: int, waiter: Waiter) -> None:
         self._spool = spool
         self._to = to
@@ -65,6 +67,8 @@ class Leaving:
 
 class Arrival:
     """A task that came over a link, on its way to this disk: its number is taken when it is safe there, and not before."""
+
+    __slots__ = ("_link", "_number", "_spool", "_waiter", "block")
 
     def __init__(self, spool: Spool, link: Key, number: int, block: bytes, waiter: Waiter) -> None:
         self._spool = spool

@@ -37,6 +37,7 @@ _WEB = frozenset({b"REQUEST_METHOD", b"SERVER_PROTOCOL"})
 _WEB_PREFIX = b"HTTP_"
 _PICKLED = frozenset({b"ud_spool_func", b"args", b"kwargs"})
 _SPECIAL = _WEB | _PICKLED | {b"at", b"priority", b"spooler", b"CONTENT_LENGTH"}
+_USUAL_ON_LINKS = frozenset({names.NODE, names.ID, names.NUMBER})
 _SPECIAL_PREFIXES = (_WEB_PREFIX, names.OURS)
 
 
@@ -72,7 +73,11 @@ def read_terms(block: bytes, *, local: bool, peer: bool = False) -> Terms:
         position = end + 1
     if position != end:
         raise Refused(Reason.MALFORMED, f"the variables run past the end of their block of {end} bytes")
-    return PLAIN_TERMS if special is None else _terms(special, local, names.FROM_PEERS if peer else names.FROM_CLIENTS)
+    if special is None:
+        return PLAIN_TERMS
+    if peer and special.keys() <= _USUAL_ON_LINKS:
+        return _linked_terms(special)
+    return _terms(special, local, names.FROM_PEERS if peer else names.FROM_CLIENTS)
 
 
 def looks_like_web(block: bytes) -> bool:
@@ -113,6 +118,17 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         names.read_number(special[names.NUMBER]) if names.NUMBER in special else 0,
         names.read_hops(get(names.HOPS, b"")),
         pickled,
+    )
+
+
+def _linked_terms(special: dict[bytes, bytes]) -> Terms:
+    """The same for a task with nothing but what a link adds to each: most of those that links carry."""
+    names.check_from_peer(special)
+    destination = special.get(names.NODE)
+    number = special.get(names.NUMBER)
+    return Terms(
+        destination=names.read_destination(destination) if destination else "",
+        number=names.read_number(number) if number is not None else 0,
     )
 
 
