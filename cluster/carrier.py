@@ -17,6 +17,7 @@ from typing import Any
 from spoolnode.cluster.channel import Answer, Channel, ChannelLost, Impostor, read_pong, refusal_in
 from spoolnode.cluster.dial import Dialed, DialError, Kind, refusal_of
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
+from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
 from spoolnode.node.outbox import ANYONE, Load, Outbox
 from spoolnode.node.parcel import Parcel
@@ -66,8 +67,8 @@ class Surroundings:
     report: Callable[..., None]
     vouch: Callable[[dict[str, Any], str], None]
     """Raises `Impostor` when a status is not that of the node which a certificate names."""
-    met: Callable[[str, dict[str, Any], float, str], None]
-    """A destination answered a hello: what it said, in how many seconds, at which address. Raises `NotIt`: it gets nothing."""
+    met: Callable[[dict[str, Any], float, str], None]
+    """A hello was answered: what was said, in how many seconds, at which address. Raises `NotIt` when it must get nothing."""
     missed: Callable[[str, Kind | None, str], None]
     """An address did not answer, or broke off."""
     exchanged: Callable[[str], None]
@@ -148,7 +149,8 @@ class Carrier:
                 target = self._around.resolve(self.to)
                 if target is not None and target.addresses and self.link.may_begin(now):
                     return target
-                pause = max(self.link.retry_at - now, 0.001) if self.link.state is State.WAITING else UNKNOWN_SECONDS
+                left = self.link.retry_at - now
+                pause = left if self.link.state is State.WAITING and left > 0 else UNKNOWN_SECONDS
             await self._sleep(pause)
 
     async def _sleep(self, pause: float | None) -> None:
@@ -158,7 +160,7 @@ class Carrier:
                 await self._wake.wait()
 
     async def _try_all(self, target: Target) -> None:
-        """One attempt: the addresses of the destination in turn, until one is it."""
+        """One attempt: the addresses of the destination in turn, until somebody is there."""
         self.link.begin(self._loop.time())
         problem, kind = "", None
         for address in target.addresses:
@@ -190,13 +192,15 @@ class Carrier:
         except Ourselves:
             self._fail("it is this node")
             await self._around.is_us(self.to)
-        except (ChannelLost, BadPacket, OSError) as error:
+        except (ChannelLost, BadPacket) as error:
             self._lost(channel, error)
+        except OSError as error:
+            self._fail(f"the disk of this node failed: {error}")
         finally:
             channel.ended = lambda: None
             channel.heard = None
             if self.link.state in (State.GREETING, State.OPEN):
-                self._fail("cancelled")
+                self._fail("this node is stopping", quiet=True)
             channel.abort("done")
             self._channel, self._peer = None, ANYONE
 
@@ -206,8 +210,14 @@ class Carrier:
             return
         refused = refusal_of(channel.error, self._address)
         kind = refused.kind if refused is not None else None
-        self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, NotIt | Impostor) else kind, str(refused or error))
-        self._fail(str(refused or error), untrusted=kind is Kind.UNTRUSTED)
+        if not isinstance(error, NotIt):  # whoever is there instead is well, and the table knows who it is
+            self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, Impostor) else kind, str(refused or error))
+        self._fail(str(refused or error), untrusted=kind is Kind.UNTRUSTED, quiet=self._is_leaving())
+
+    def _is_leaving(self) -> bool:
+        """Whether the other side has said goodbye: then the end of the link is no news."""
+        target = self._around.resolve(self.to)
+        return target is not None and target.state is PeerState.LEAVING
 
     async def _greet(self, channel: Channel) -> bool:
         """Says hello; whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
@@ -215,12 +225,14 @@ class Carrier:
         hello = self._around.hello(self.to, self._around.outbox.floor(self.to))
         status = read_pong(await channel.ask(hello, ANSWER_SECONDS))
         if status is None:
+            if ":" not in self.to:
+                raise NotIt(f"{self._address} is a uWSGI server now, not the node {self.to!r}")
             self._peer = UWSGI
             await self._around.outbox.meet(self.to, UWSGI)
             self.link.greeted(self._loop.time())
             return False
         self._around.vouch(status, channel.certified)
-        self._around.met(self.to, status, self._loop.time() - began, self._address)
+        self._around.met(status, self._loop.time() - began, self._address)
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
         if identity == self._around.node_id:
             raise Ourselves("it is this node")
@@ -233,13 +245,14 @@ class Carrier:
         self._around.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
         return True
 
-    def _fail(self, reason: str, *, untrusted: bool = False) -> None:
+    def _fail(self, reason: str, *, untrusted: bool = False, quiet: bool = False) -> None:
         """The link ends; what is in doubt goes back."""
         first = not self.link.failures
         doubtful = self.link.failed(self._loop.time(), reason, untrusted=untrusted)
         self._return(doubtful, doubtful=True)
-        if first:  # the others are in `spoolnode peers`: a destination may be down for days
-            self._around.report("link_failed", destination=self.to, reason=reason, in_doubt=len(doubtful))
+        if first and not quiet:  # the others are in `spoolnode peers`: a destination may be down for days
+            doubt = {"in_doubt": len(doubtful)} if doubtful else {}
+            self._around.report("link_failed", destination=self.to, reason=reason, **doubt)
 
     def _pause(self) -> None:
         """The other side takes nothing now."""
@@ -369,7 +382,11 @@ class Carrier:
                 elif fate is Fate.LATER:
                     later.append(sent)
                 elif refusal is not None:
-                    self._around.outbox.give_up(self.to, sent.source, sent.ref, sent.number, refusal.text)
+                    unsure = sent.doubtful or refusal.reason is Reason.CONFLICT
+                    owner = self._peer if unsure else ""
+                    self._around.outbox.give_up(
+                        self.to, sent.source, sent.ref, sent.number, refusal.text, doubtful=owner, rank=sent.rank
+                    )
         finally:
             self._return(later, doubtful=False)
             for group in taken.values():

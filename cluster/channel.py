@@ -59,6 +59,8 @@ class Channel(asyncio.Protocol):
             self.close(str(error))
         if self.heard is not None:
             self.heard(answers)
+        elif len(self._answers) + len(answers) > 1:
+            self.abort("it answers what was not asked")
         else:
             self._answers += answers
             self._news.set()
@@ -94,6 +96,9 @@ class Channel(asyncio.Protocol):
 
     async def ask(self, packet: bytes, limit: float) -> Answer:
         """Sends a packet and returns its answer. Raises `ChannelLost`."""
+        if self._answers:
+            self.abort("it answers what was not asked")
+            raise ChannelLost(self.reason)
         self.write(packet)
         try:
             async with asyncio.timeout(limit):

@@ -25,6 +25,7 @@ from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.status import Load, Status
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
+from spoolnode.node.moving import Aside
 from spoolnode.node.node import Node
 from spoolnode.node.parcel import Asked
 from spoolnode.protocol import hello as hellos
@@ -34,6 +35,10 @@ from spoolnode.protocol.request import Terms
 
 CHUNK = 256
 """Tasks that are moved together: each batch of them is one round of fsyncs, and the node answers in between."""
+MOST_LOOKS = 8
+"""Groups of tasks looked at in one round of sharing."""
+UNKNOWN_SECONDS = 60.0
+"""How long after the start a node may be unknown until it counts as down."""
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
@@ -71,7 +76,11 @@ class Cluster:
             self._missed, self._exchanged, self._is_us,
         )  # fmt: skip
         self._moving = False
+        self._again: set[str] = set()
+        """Destinations whose tasks are to be chosen again."""
+        self._started = self._loop.time()
         self._leaving = False
+        self._stopped = False
         self._moved_on = asyncio.Event()
         self._warned_at = float("-inf")
         self._certified: dict[str, str] = {}
@@ -116,6 +125,7 @@ class Cluster:
         self._report_own()
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
+        self._loop.call_later(UNKNOWN_SECONDS + 1.0, self._look_for_unknown)
         for to in self._node.spool.outbox.sizes():
             self._woken(to)
 
@@ -132,6 +142,7 @@ class Cluster:
 
     async def stop(self) -> None:
         """Ends all links."""
+        self._stopped = True
         self._prober.stop()
         for task in self._running:
             task.cancel()
@@ -151,11 +162,14 @@ class Cluster:
         """A second has passed."""
         self._report_own()
         self._warn_of_expiry()
+        outbox = self._node.spool.outbox
         for to, carrier in list(self._carriers.items()):
-            if carrier.link.state is LinkState.IDLE and not carrier.has_work and not self._node.spool.outbox.sizes().get(to):
+            if carrier.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.sizes().get(to):
                 del self._carriers[to]
                 spawn(carrier.stop())
-                self._node.spool.outbox.prune(to)
+        for to in [name for name in outbox.destinations if name not in self._carriers]:
+            outbox.prune(to)
+        self.placement.retain(peer.id for peer in self.table)
         self._move_soon()
 
     def status(self) -> dict[str, Any]:
@@ -230,8 +244,7 @@ class Cluster:
             self._full.discard(peer.id)
             self._loop.call_soon(self._follow, peer)
 
-    def _met(self, to: str, status: dict[str, Any], rtt: float, address: str) -> None:
-        del to
+    def _met(self, status: dict[str, Any], rtt: float, address: str) -> None:
         peer = self._answered(address, status, rtt, address)
         if peer is not None and peer.state is State.REJECTED:
             raise NotIt(peer.reason)  # of another cluster, or another version: it may answer, and gets nothing
@@ -246,8 +259,10 @@ class Cluster:
         self._moved_on.set()
 
     def _changed(self, peer: Peer, old: State, new: State) -> None:
-        level = "peer_up" if new is State.UP else f"peer_{new.value}"
-        self._report(level, id=peer.id, name=peer.name, address=next(iter(peer.addresses), ""), was=old.value, reason=peer.reason)
+        said_goodbye = new is State.DOWN and old is State.LEAVING
+        action = "peer_left" if said_goodbye else "peer_up" if new is State.UP else f"peer_{new.value}"
+        details = {"id": peer.id, "name": peer.name, "address": next(iter(peer.addresses), ""), "reason": peer.reason}
+        self._report(action, **{key: value for key, value in details.items() if value}, was=old.value)
         if new is not State.UP:
             self.placement.unavailable(peer.id)
         self._loop.call_soon(self._follow, peer)
@@ -262,21 +277,30 @@ class Cluster:
                     carrier.give_up(f"the peer is down: {peer.reason}")
                 else:
                     carrier.wake()
+        if peer.state is State.UP:
+            self._again.update(to for to in self._node.spool.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
+        elif self._is_lost(peer.id):
+            self._again.add(peer.id)
         self._moved_on.set()
+        self._move_soon()
+
+    def _look_for_unknown(self) -> None:
+        """Whoever has not been heard of since the start may never come: what was chosen for it is chosen again."""
+        self._again.update(to for to in self._node.spool.outbox.sizes() if self._is_lost(to))
         self._move_soon()
 
     async def _is_us(self, to: str) -> None:
         """A destination turned out to be this node: what waits for it runs here."""
         self._here.add(to)
         self.placement.is_also(to)
-        while claimed := await self._node.spool.outbox.re_place(to, CHUNK, lambda _asked: HERE):
+        if claimed := await self._node.spool.outbox.re_place(to, CHUNK, lambda _asked: HERE):
             self._report("claimed", destination=to, tasks=claimed)
 
     # -- links --
 
     def _woken(self, to: str) -> None:
-        if to.startswith(TAG):
-            return  # nobody with that tag is known; `_move` looks again
+        if self._stopped or to.startswith(TAG):
+            return  # nobody with that tag is known; `_follow` looks again when somebody comes
         if to not in self._carriers:
             self._carriers[to] = Carrier(to, self._around)
         self._carriers[to].wake()
@@ -298,47 +322,56 @@ class Cluster:
     async def _move(self) -> None:
         """What was chosen for a peer that is down is chosen again, and what is too much is offered to others."""
         try:
-            for to in list(self._node.spool.outbox.sizes()):
-                if to.startswith(TAG) or self._is_lost(to):
-                    await self._choose_again(to)
+            while self._again:
+                await self._choose_again(self._again.pop())
             if self._node.config.share:
                 await self._share(self._node.config.share)
         finally:
             self._moving = False
 
     def _is_lost(self, to: str) -> bool:
+        """Whether this is the id of a node that is down, or that nobody has heard of since the start."""
         peer = self.table.get(to)
-        return peer is not None and peer.state in (State.DOWN, State.REJECTED)
+        if peer is None:
+            return names.is_node_id(to) and self._loop.time() - self._started > UNKNOWN_SECONDS
+        return peer.state in (State.DOWN, State.REJECTED)
 
     async def _choose_again(self, to: str) -> None:
         def choose(asked: Asked) -> str | None:
+            if not asked.destination:  # it was shared, or handed over by a drain
+                return HERE if self._node.config.app and not self._leaving else None
             if asked.destination != ANY and not asked.destination.startswith(TAG):
                 return None
             (place,) = self.placement.choose(asked.destination, self._loop.time())
             return None if place == to else place
 
-        while moved := await self._node.spool.outbox.re_place(to, CHUNK, choose):
+        if moved := await self._node.spool.outbox.re_place(to, CHUNK, choose):
             self._report("chosen_again", destination=to, tasks=moved)
 
     async def _share(self, seconds: float) -> None:
         own = Load.of(self._own_status())
-        waiting = self._node.spool.queue.size
-        shares = sharing.offers(own, self._loads(), seconds, waiting)
-        for peer, count in shares.items():
-            moved = 0
-            while moved < count and (went := await self._give(peer, min(CHUNK, count - moved))):
-                moved += went
-            if moved:
-                self._report("shared", peer=peer, tasks=moved)
+        aside: list[Aside] = []
+        try:
+            for peer, count in sharing.offers(own, self._loads(), seconds, self._node.spool.queue.size).items():
+                moved = 0
+                while moved < count and len(aside) < MOST_LOOKS:
+                    went = await self._give(peer, min(CHUNK, count - moved), aside)
+                    if went is None:
+                        break
+                    moved += went
+                if moved:
+                    self._report("shared", peer=peer, tasks=moved)
+        finally:
+            self._node.spool.moving.put_back(aside)
 
-    async def _give(self, peer: str, count: int) -> int:
+    async def _give(self, peer: str, count: int, aside: "list[Aside]") -> int | None:
         tags = self._tags(peer)
 
         def choose(asked: Asked) -> str | None:
             return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
 
-        moved = await self._node.spool.moving.give_away(count, choose)
-        self.placement.placed(peer, moved)
+        moved = await self._node.spool.moving.give_away(count, choose, aside)
+        self.placement.placed(peer, moved or 0)
         return moved
 
     def _may_move(self, asked: Asked, tags: frozenset[str]) -> bool:
@@ -352,11 +385,16 @@ class Cluster:
         spool = self._node.spool
         handed, deadline = 0, self._loop.time() + seconds
         spool.wake_due(float("inf"))
-        while spool.queue.size and self._loop.time() < deadline:
-            shares = sharing.spread(min(CHUNK, spool.queue.size), self._loads())
-            if not shares or not (went := await self._spread(shares)):
-                break
-            handed += went
+        aside: list[Aside] = []
+        try:
+            while self._loop.time() < deadline:
+                shares = sharing.spread(min(CHUNK, spool.queue.size), self._loads())
+                went = await self._spread(shares, aside) if shares else None
+                if went is None:
+                    break
+                handed += went
+        finally:
+            spool.moving.put_back(aside)
         while self._loop.time() < deadline and self._undelivered():
             self._moved_on.clear()
             with contextlib.suppress(TimeoutError):
@@ -364,7 +402,7 @@ class Cluster:
                     await self._moved_on.wait()
         return handed
 
-    async def _spread(self, shares: dict[str, int]) -> int:
+    async def _spread(self, shares: dict[str, int], aside: "list[Aside]") -> int | None:
         places = [peer for peer, count in shares.items() for _ in range(count)]
         tags = {peer: self._tags(peer) for peer in shares}
 
@@ -375,7 +413,7 @@ class Cluster:
                 return fitting
             return None
 
-        return await self._node.spool.moving.give_away(len(places), choose)
+        return await self._node.spool.moving.give_away(len(places), choose, aside)
 
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""

@@ -178,10 +178,12 @@ async def _resolve(address: str) -> list[Any]:
         raise DialError(Kind.UNREACHABLE, str(error)) from error
     if isinstance(parsed, str):
         raise DialError(Kind.UNREACHABLE, f"{address} is no host:port")
-    with contextlib.suppress(OSError):  # an address needs no resolver, and must not wait for one that is slow
+    with contextlib.suppress(OSError, UnicodeError):  # an address needs no resolver, and must not wait for one that is slow
         return socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
     try:
         return await asyncio.get_running_loop().getaddrinfo(*parsed, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise DialError(Kind.UNREACHABLE, f"the host of {address} is no name: a part of it is empty or too long") from error
     except OSError as error:
         raise DialError(Kind.UNREACHABLE, f"the host of {address} has no address: {error.strerror or error}") from error
 

@@ -109,7 +109,7 @@ class Link:
         """A connection is tried."""
         if not self.may_begin(now):
             raise WrongState(self.state, "begun")
-        self.state = State.CONNECTING
+        self.state, self.closing = State.CONNECTING, False
 
     def connected(self, now: float) -> None:
         """There is a connection; the hello is sent."""

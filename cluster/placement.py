@@ -8,7 +8,6 @@ since is added, and what it is likely to have done is taken off.
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from spoolnode.cluster.candidate import Identity
 from spoolnode.cluster.status import Load, Status
@@ -37,17 +36,6 @@ class _Node:
     def tasks_at(self, now: float) -> float:
         """How many it is likely to have now."""
         return max(self.tasks - self.pace * (now - self.at), 0.0)
-
-
-class Waiting(NamedTuple):
-    """A task in the outbox, as far as choosing again is concerned."""
-
-    ref: object
-    """Whatever the caller knows it by."""
-    asked: str
-    """The destination that was asked for: `any`, `tag:X`, or a node."""
-    sent: bool
-    """It was sent at least once, so it may have arrived."""
 
 
 class Placement:
@@ -87,9 +75,12 @@ class Placement:
             node.up = False
             self._any = None
 
-    def forgotten(self, node_id: str) -> None:
-        """A peer is in the table no more."""
-        if self._nodes.pop(node_id, None):
+    def retain(self, node_ids: Iterable[str]) -> None:
+        """All others are in the table no more."""
+        gone = self._nodes.keys() - {HERE, *node_ids}
+        for node_id in gone:
+            del self._nodes[node_id]
+        if gone:
             self._any = None
 
     def placed(self, node_id: str, count: int) -> None:
@@ -106,27 +97,6 @@ class Placement:
         if destination.startswith(TAG):
             return [self._choose_tagged(destination, now)]
         return [HERE] if destination in self._ours else [destination]
-
-    def rechoose(self, tasks: Iterable[Waiting], now: float, *, destination: str) -> list[tuple[Waiting, str]]:
-        """Which tasks of a destination that went down go where instead. The others stay; what was sent may have arrived.
-
-        Args:
-            tasks: what waits for that destination.
-            now: the time.
-            destination: that destination; `tag:X` for those that wait until a node with that tag appears.
-        """
-        moved = []
-        for task in tasks:
-            if task.sent or not self._chosen(task.asked):
-                continue
-            nodes = self._eligible() if task.asked == ANY else self._with_tag(task.asked)
-            place = self._choose(nodes, now)
-            if place is not None and place != destination:
-                moved.append((task, place))
-        return moved
-
-    def _chosen(self, asked: str) -> bool:
-        return asked == ANY or asked.startswith(TAG)
 
     def _choose(self, nodes: list[_Node], now: float) -> str | None:
         """Of two at random the one with less to do, and counts the task there."""

@@ -84,6 +84,8 @@ class Prober:
                     kind, reason = Failure.UNTRUSTED, f"{address}: {error}"
                 except (ChannelLost, BadPacket, OSError) as error:
                     kind, reason = Failure.TIMEOUT, f"{address}: {error}"
+                except Exception as error:  # noqa: BLE001  # a ping without a result would be the last one of its peer
+                    kind, reason = Failure.OTHER, f"{address}: {error!r}"
                 else:
                     self._answered(peer, status, self._loop.time() - began, address)
                     return

@@ -12,6 +12,10 @@ from spoolnode.protocol import names
 
 MOST_TAGS = 32
 LONGEST_TEXT = 200
+MOST = 10**12
+"""Of anything that is counted, or done in a second."""
+SLOWEST = 1e-6
+"""Tasks a second: less is as good as not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class Status:
             workers=_count(said, "workers"),
             waiting=_count(said, "waiting"),
             running=_count(said, "running"),
-            pace=_number(said, "pace"),
+            pace=_pace(said),
             draining=said.get("draining") is True,
             accepting=said.get("accepting") is True,
             time=_number(said, "time"),
@@ -94,6 +98,11 @@ class Load:
         return int(self.pace * seconds) if self.pace else self.workers
 
 
+def _pace(said: Mapping[str, Any]) -> float:
+    pace = _number(said, "pace")
+    return pace if SLOWEST <= pace <= MOST else 0.0
+
+
 def _text(said: Mapping[str, Any], key: str) -> str:
     value = said.get(key)
     return value[:LONGEST_TEXT] if isinstance(value, str) and value.isprintable() else ""
@@ -101,7 +110,7 @@ def _text(said: Mapping[str, Any], key: str) -> str:
 
 def _count(said: Mapping[str, Any], key: str) -> int:
     value = said.get(key)
-    return min(value, 1 << 62) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return min(value, MOST) if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def _number(said: Mapping[str, Any], key: str) -> float:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.trust import Untrusted, handshake_error, reason_of
+from spoolnode.node.trust import UNKNOWN_ISSUER, Untrusted, handshake_error, reason_of
 from spoolnode.protocol.names import is_node_name
 
 HOST = "node.spoolnode.internal"
@@ -33,8 +33,6 @@ WARN_SECONDS = 30 * 86400.0
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which `ssl.VerifyFlags` does not name."""
 EXPIRED, NOT_YET_VALID = 10, 9
-UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
-"""Codes of OpenSSL's verification (X509_V_ERR_...): no issuer found, self-signed, signature of another."""
 FLIGHTS = 8
 """More than a handshake in memory takes."""
 

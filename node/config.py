@@ -149,7 +149,7 @@ class Config:
             )
         name = self.name or default_name()
         if not is_node_name(name):
-            raise BadConfig(f"--name is {name!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
+            raise BadConfig(f"--name is {name!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-', and no IPv4 address")
         for tag in self.tag:
             if not is_node_name(tag):
                 raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
@@ -158,8 +158,9 @@ class Config:
     def _check_tls(self) -> None:
         given = {name: bool(getattr(self, name)) for name in ("tls_cert", "tls_key", "tls_ca")}
         if any(given.values()) and not all(given.values()):
-            missing = " and ".join(f"--{option_name(name)}" for name, there in given.items() if not there)
-            raise BadConfig(f"{missing} is missing: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
+            missing = [f"--{option_name(name)}" for name, there in given.items() if not there]
+            said = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            raise BadConfig(f"{said}: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
 
     def networks(self) -> list[IPv4Network | IPv6Network]:
         """The networks of `allow`."""

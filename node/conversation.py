@@ -237,7 +237,7 @@ class Conversation:
 
     def _on_hello(self, hello: Hello) -> None:
         """A node says who it is, or says it again with a new floor. Raises `Refused`."""
-        if self._hello is not None and hello[:3] != self._hello[:3]:
+        if self._hello is not None and hello[:4] != self._hello[:4]:
             raise Refused(Reason.FORBIDDEN, f"this connection is that of node {self._hello.id} ({self._hello.name})")
         self.services.greet(hello, self.peer, self.certified)
         self._hello = hello

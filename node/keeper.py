@@ -326,6 +326,8 @@ class Keeper:
             if self.sync and moved:
                 self._sync_batch(number)
         except OSError:
+            # Back to where they were. Where even that fails the new files are the tasks, and the old records look finished.
+            self.mark(number, [int(offset) for offset in moved], WAITING)
             for target in moved.values():
                 discard(self.disk, self.layout.path(target))
             raise
@@ -348,10 +350,17 @@ class Keeper:
                 problem = error
                 break
             moved[ref] = target
-        for directory in {self.layout.directory_of(ref) for pair in moved.items() for ref in map(str, pair)}:
-            self._sync_directory(directory)
-        if moved:
-            self._sync_directory(self.layout.outbox)
+        try:
+            for directory in {self.layout.directory_of(ref) for pair in moved.items() for ref in map(str, pair)}:
+                self._sync_directory(directory)
+            if moved:
+                self._sync_directory(self.layout.outbox)
+        except OSError as error:
+            problem = error
+            for place, target in list(moved.items()):
+                with contextlib.suppress(OSError):  # then it is in its new place, and the caller hears so
+                    self.disk.rename(self.layout.path(target), self.layout.path(str(place)))
+                    del moved[place]
         if problem is not None and not moved:
             raise problem
         return moved

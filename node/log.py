@@ -4,6 +4,7 @@ Text for people on a terminal, JSON for programs otherwise; always to standard e
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ WARNINGS = frozenset(
     | {"discovery_failed", "discovery_full"}
 )
 ERRORS = frozenset({"move_failed", "sync_failed", "housekeeping_failed", "mistake"})
-DEBUG = frozenset({"timer", "again", "accepted", "done", "forwarded", "peer_suspect"})
+DEBUG = frozenset({"timer", "again", "accepted", "done", "forwarded", "peer_suspect", "link_open"})
 RARELY_SECONDS = 1.0
 """Seconds between two lines of an action that a stranger can cause."""
 
@@ -31,7 +32,7 @@ Report = Callable[..., None]
 def configure(level: str, form: str) -> Report:
     """Sets the log up; the function through which everything is reported: `report(action, **details)`."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    renderer: Any = _for_people(colors=sys.stderr.isatty()) if text else structlog.processors.JSONRenderer()
+    renderer: Any = _for_people(colors=_in_colors()) if text else structlog.processors.JSONRenderer()
     logger = structlog.wrap_logger(
         structlog.WriteLogger(sys.stderr),
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -54,6 +55,11 @@ def configure(level: str, form: str) -> Report:
             logger.info(action, **details)
 
     return report
+
+
+def _in_colors() -> bool:
+    """On a terminal that knows them, unless the user wants none (no-color.org)."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def rarely(report: Report) -> Report:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Choice = Callable[[Asked], str | None]
 """Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
+Aside = tuple["Source", list[Any], int]
+"""Tasks that were looked at and stay: source, refs, rank."""
+
 
 class Moving:
     """The moves of one spool."""
@@ -27,19 +30,31 @@ class Moving:
     def __init__(self, spool: "Spool") -> None:
         self._spool = spool
 
-    async def give_away(self, count: int, choose: Choice) -> int:
-        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go; how many went."""
+    async def give_away(self, count: int, choose: Choice, aside: "list[Aside]") -> int | None:
+        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
+
+        Args:
+            aside: what stays is put here, so that the next call looks at others; for `put_back`, in any case.
+
+        Returns:
+            How many went; None when none waits.
+        """
         taken = self._spool.take(count)
         if taken is None:
-            return 0
+            return None
         source, refs, rank = taken
         moved: dict[Ref, str] = {}
         try:
             moved = await self.hand_over(source, list(refs), rank, choose)
         finally:
-            self._spool.give_back(source, [ref for ref in refs if ref not in moved], rank)
+            aside.append((source, [ref for ref in refs if ref not in moved], rank))
             self._spool.end(source, list(moved))
         return len(moved)
+
+    def put_back(self, aside: "list[Aside]") -> None:
+        """What was put aside waits again, in its order."""
+        for source, refs, rank in reversed(aside):
+            self._spool.give_back(source, refs, rank)
 
     async def hand_over(self, source: "Source", refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
         """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.

@@ -23,9 +23,8 @@ from spoolnode.node.crew import AppBroken, Crew
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
 from spoolnode.node.inbox import Inbox
-from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, is_priority, number_of
+from spoolnode.node.layout import Layout, is_priority
 from spoolnode.node.listener import Listener
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox import boot_id
@@ -175,9 +174,9 @@ class Node:
     async def _claim_outbox(self) -> None:
         """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
         for to, count in self.spool.outbox.sizes().items():
-            if self.neighbours.route(Terms(destination=to)) == [""]:
-                while claimed := await self.spool.outbox.re_place(to, count, lambda _asked: ""):
-                    self.report("claimed", destination=to, tasks=claimed)
+            is_here = self.neighbours.route(Terms(destination=to)) == [""]
+            if is_here and (claimed := await self.spool.outbox.re_place(to, count, lambda _asked: "")):
+                self.report("claimed", destination=to, tasks=claimed)
 
     def _facts(self) -> dict[str, Any]:
         """What workers are told."""
@@ -237,8 +236,12 @@ class Node:
 
     async def _drain(self) -> None:
         self._draining = self._loop.create_task(self.neighbours.drain(self.config.grace))
-        with contextlib.suppress(asyncio.CancelledError):  # a second signal
+        try:
             await self._draining
+        except asyncio.CancelledError:
+            pass  # a second signal
+        except Exception as error:  # noqa: BLE001  # the rest of the stop must not depend on it; it is reported in full
+            self.report("mistake", reason="the drain ended early", traceback="".join(traceback.format_exception(error)))
         left = self.spool.total + self.spool.outbox.total
         self.report("drained", left=left, kept="on disk, for the next start" if left else "nothing")
 
@@ -307,10 +310,10 @@ class Node:
         """What has waited too long for another node goes to dead/."""
         if not self.config.hold:
             return
-        for to, source, ref in list(self.spool.outbox.expired(time.time() - self.config.hold, EXPIRED_AT_ONCE)):
-            number = source.link_number(int(ref)) if isinstance(source, Batch) else number_of(str(ref))
-            reason = f"it waited {self.config.hold:g} s (--hold)"
-            self.spool.outbox.give_up(to, source, ref, number, reason)
+        reason = f"it waited {self.config.hold:g} s (--hold)"
+        for to, owner, source, ref, number in list(self.spool.outbox.expired(time.time() - self.config.hold, EXPIRED_AT_ONCE)):
+            told = f"{reason}, and may have been delivered" if owner else reason
+            self.spool.outbox.give_up(to, source, ref, number, told, doubtful=owner)
 
     def _counters(self) -> dict[str, float]:
         counts = self.spool.counts

@@ -18,11 +18,11 @@ import msgpack
 
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
-from spoolnode.node.numbers import RUN_BITS, Owed
+from spoolnode.node.numbers import RUN_BITS, Intervals, Owed
 from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records, undeliverable
 from spoolnode.node.queue import ReadyQueue, Ref
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import LAST
+from spoolnode.protocol.names import LAST, is_node_id
 
 if TYPE_CHECKING:
     from spoolnode.node.moving import Choice
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 ANYONE = ""
 """In place of a node's id: whichever node answers to the destination."""
+NOBODY = "nobody"
+"""In place of a node's id: no task is in doubt there."""
 
 
 @dataclass(eq=False, slots=True)
@@ -45,8 +47,6 @@ class Destination:
     owed: Owed = field(default_factory=Owed)
     size: int = 0
     """Tasks on disk."""
-    sending: int = 0
-    """Those of them that are with a link now."""
     peer: str = ""
     """The id of the node that last answered to this destination."""
 
@@ -76,9 +76,11 @@ class Outbox:
         self._next = 0
         self._run = 0
         self._boot = ""
+        self._old_doubts: dict[str, dict[str, Intervals]] = {}
+        """Read at the start: numbers in doubt with nodes that have been replaced since, until `adopt` has sorted them in."""
         self._ended: list[tuple[str, int]] = []
-        self._files_marked = False
-        """Files were marked as sent: those marks are synced with nothing else, and may be lost in a power cut."""
+        self.marks_unsure = False
+        """Marks may be lost in a power cut: those of files are synced with nothing else, and a sync may have failed."""
         self._is_safe = False
         """What earlier processes ended is on the medium; before, a power cut could bring back what we know nothing of."""
 
@@ -98,10 +100,14 @@ class Outbox:
         self._boot = boot
         for name, peer in known.get("peers", {}).items():
             self._destination(name).peer = peer
+        self._old_doubts = {
+            name: {owner: Intervals([(start, end) for start, end in pairs]) for owner, pairs in owners.items()}
+            for name, owners in known.get("doubts", {}).items()
+        }
         try:
             self._spool.keeper.replace(self._spool.layout.links, self._encoded(clean=False))
         except OSError as error:
-            # A full disk keeps nobody from running and forwarding. The clock alone makes the next run a new one then.
+            # A full disk keeps nobody from running. The clock alone makes the next run a new one then.
             self._spool.report("sync_failed", file="links", reason=str(error))
         return known.get("boot", boot) != boot and not known.get("clean", False)
 
@@ -115,14 +121,30 @@ class Outbox:
         return content
 
     def _encoded(self, *, clean: bool) -> bytes:
-        peers = {name: found.peer for name, found in self.destinations.items() if found.peer and found.size}
-        packed: bytes = msgpack.packb({"version": 1, "run": self._run, "boot": self._boot, "clean": clean, "peers": peers})
+        peers = {name: found.peer for name, found in self.destinations.items() if found.peer}
+        doubts = {name: self._doubts_of_others(found) for name, found in self.destinations.items()}
+        for name, owners in self._old_doubts.items():
+            doubts[name] = {**{owner: numbers.pairs() for owner, numbers in owners.items()}, **doubts.get(name, {})}
+        content = {"version": 1, "run": self._run, "boot": self._boot, "clean": clean, "peers": peers, "doubts": doubts}
+        packed: bytes = msgpack.packb(content)
         return packed
+
+    @staticmethod
+    def _doubts_of_others(found: Destination) -> dict[str, list[tuple[int, int]]]:
+        """The numbers that are in doubt with other nodes than the one that answers to this destination now."""
+        others: dict[str, list[tuple[int, int]]] = {}
+        for owner, queue in found.doubts.items():
+            if owner != found.peer and queue.size:
+                numbers = Intervals()
+                for source, ref in queue.items():
+                    numbers.add(_number(source, ref))
+                others[owner] = numbers.pairs()
+        return others
 
     async def stop(self) -> None:
         """Notes that everything written is on the medium: marks tell the truth at the next start."""
         with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
-            data = self._encoded(clean=not (self._files_marked and self.files.known))
+            data = self._encoded(clean=not self.marks_unsure)
             await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
 
     def number(self, to: str) -> int:
@@ -151,12 +173,15 @@ class Outbox:
                 self._spool.keeper.hand_over(None, {file.ref: ref})
             self.files.known[ref] = 0.0
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number, file.sent or suspicious)
+        self._old_doubts.clear()
 
     def _adopt_one(self, to: str, source: "Source", ref: Ref, rank: int, number: int, sent: bool) -> None:
         found = self._destination(to)
         found.owed.give(number)
         found.size += 1
-        queue = self._doubt(found, found.peer) if sent and found.peer else found.fresh
+        owners = [owner for owner, numbers in self._old_doubts.get(to, {}).items() if number in numbers]
+        owner = owners[0] if owners else found.peer if sent else ""
+        queue = self._doubt(found, owner) if owner else found.fresh
         queue.add(source, [ref], rank)
 
     def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
@@ -181,6 +206,11 @@ class Outbox:
     def moved(self, ref: str) -> None:
         """A task was settled: its place in the queue leads here."""
         self.files.known[ref] = 0.0
+
+    def wake_all(self) -> None:
+        """What could not be taken for a moment can be taken again."""
+        for name in self.sizes():
+            self.woken(name)
 
     # -- to a link and back --
 
@@ -216,22 +246,21 @@ class Outbox:
         if taken is None:
             return None
         source, refs, rank, doubtful = taken
-        found.sending += len(refs)
         source.flying.update(refs)
         try:
             packed = await self._spool.packing.run(lambda: self._pack(source, refs))
         except FileNotFoundError:
             packed = []
         except BaseException:
-            self._land(found, source, refs)
+            self._land(source, refs)
             queue = self._doubt(found, peer) if doubtful else found.fresh
             queue.give_back(source, refs, rank)
             raise
         if isinstance(source, Batch):
             self._spool.mark_dirty(source)
         else:
-            self._files_marked = True
-        self._sort_out(found, source, refs, packed)
+            self.marks_unsure = True
+        self._sort_out(found, source, refs, packed, peer if doubtful else "")
         return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)], doubtful)
 
     def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple["Source", list[Any], int, bool] | None:
@@ -264,19 +293,21 @@ class Outbox:
                 packed.append(parcel)
         return packed
 
-    def _sort_out(self, found: Destination, source: "Source", refs: list[Ref], packed: list[Parcel | Unsendable]) -> None:
-        """What is gone is forgotten, what cannot be sent is given up."""
+    def _sort_out(
+        self, found: Destination, source: "Source", refs: list[Ref], packed: list[Parcel | Unsendable], owner: str
+    ) -> None:
+        """What is gone is forgotten, what cannot be sent is given up. `owner`: who may have them."""
         if len(packed) < len(refs):
             there = {parcel.ref for parcel in packed}
             self._end(found, source, [(ref, _number(source, ref)) for ref in refs if ref not in there])
         for parcel in packed:
             if isinstance(parcel, Unsendable):
-                self.give_up(found.name, source, parcel.ref, parcel.number, parcel.reason)
+                self.give_up(found.name, source, parcel.ref, parcel.number, parcel.reason, doubtful=owner)
 
     def give_back(self, to: str, peer: str, source: "Source", refs: list[Any], rank: int, *, doubtful: bool) -> None:
         """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
         found = self._destination(to)
-        self._land(found, source, refs)
+        self._land(source, refs)
         queue = self._doubt(found, peer) if doubtful else found.fresh
         queue.give_back(source, refs, rank)
 
@@ -308,8 +339,14 @@ class Outbox:
 
         self._spool.moves.submit(leave, left)
 
-    def give_up(self, to: str, source: "Source", ref: Ref, number: int, reason: str) -> None:
-        """A task with a link cannot be delivered: it goes to dead/, with the reason."""
+    def give_up(
+        self, to: str, source: "Source", ref: Ref, number: int, reason: str, *, doubtful: str = "", rank: int = LAST
+    ) -> None:
+        """A task that was taken cannot be delivered: it goes to dead/, with the reason.
+
+        Args:
+            doubtful: the id of the node that may have it; it stays in doubt when the disk does not let it go.
+        """
         found = self._destination(to)
         keeper = self._spool.keeper
         batch = source.number if isinstance(source, Batch) else None
@@ -318,7 +355,7 @@ class Outbox:
             del result
             if error is not None and not isinstance(error, FileNotFoundError):
                 self._spool.report("move_failed", move="bury", id=self._spool.id_of(source, ref), reason=str(error))
-                self.give_back(to, ANYONE, source, [ref], LAST, doubtful=False)
+                self.give_back(to, doubtful, source, [ref], rank, doubtful=bool(doubtful))
                 self.woken(to)
                 return
             self._spool.report("dead", id=self._spool.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
@@ -330,49 +367,70 @@ class Outbox:
     # -- moving within the spool --
 
     async def re_place(self, to: str, count: int, choose: "Choice") -> int:
-        """Gives up to `count` tasks of `to` that were never sent another destination; how many moved."""
+        """Gives the tasks of `to` that were never sent other destinations, `count` at a time; how many moved."""
         found = self._destination(to)
-        taken = self._take(found, ANYONE, count, count) if found.fresh.size else None
-        if taken is None:
-            return 0
-        source, refs, rank, _ = taken
-        found.sending += len(refs)
-        source.flying.update(refs)
-        moved: dict[Ref, str] = {}
+        stay: list[tuple[Source, list[Any], int]] = []
+        total = 0
         try:
-            moved = await self._spool.moving.hand_over(source, refs, rank, choose)
+            while (taken := self._take_fresh(found, count)) is not None:
+                source, refs, rank = taken
+                source.flying.update(refs)
+                moved: dict[Ref, str] = {}
+                try:
+                    moved = await self._spool.moving.hand_over(source, refs, rank, choose)
+                finally:
+                    stay.append((source, [ref for ref in refs if ref not in moved], rank))
+                    self._end(found, source, [(ref, _number(source, ref)) for ref in moved])
+                total += len(moved)
         finally:
-            stay = [ref for ref in refs if ref not in moved]
-            self._land(found, source, stay)
-            found.fresh.give_back(source, stay, rank)
-            self._end(found, source, [(ref, _number(source, ref)) for ref in moved])
+            for source, refs, rank in reversed(stay):
+                self._land(source, refs)
+                found.fresh.give_back(source, refs, rank)
             if stay:
                 self.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
-        return len(moved)
+        return total
 
-    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, "Source", Any]]:
-        """Up to `count` tasks that were accepted before `oldest` (seconds since 1970); each is taken, for `give_up`."""
+    def _take_fresh(self, found: Destination, count: int) -> tuple["Source", list[Any], int] | None:
+        taken = self._take(found, NOBODY, count, count)
+        return taken[:3] if taken is not None else None
+
+    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, str, "Source", Any, int]]:
+        """Up to `count` tasks that were accepted before `oldest` (seconds since 1970), each taken, for `give_up`: destination,
+        who may have it, source, ref, number."""
         for found in self.destinations.values():
-            for queue in [found.fresh, *found.doubts.values()]:
-                while count and (first := next(iter(queue.oldest()), None)) is not None and not first[0].frozen:
-                    accepted = self._accepted(*first)
-                    if accepted is None or accepted >= oldest or (taken := queue.take(1)) is None:
-                        break
-                    batch, (ref,), _ = taken
-                    is_moved = isinstance(batch, Batch) and ref in batch.moved
-                    source, ref = (self.files, batch.moved[ref]) if is_moved else (batch, ref)
-                    source.flying.add(ref)
-                    found.sending += 1
+            for owner, queue in [("", found.fresh), *found.doubts.items()]:
+                for source, ref in self._expired_in(queue, oldest):
+                    if count <= 0:
+                        return
                     count -= 1
-                    yield found.name, source, ref
+                    queue.remove(source, ref)
+                    real, place = self._real(source, ref)
+                    if isinstance(real, Batch) or (place in real.known and place not in real.flying):
+                        real.flying.add(place)
+                        yield found.name, owner, real, place, _number(real, place)
 
-    def _accepted(self, source: "Source", ref: Ref) -> float | None:
+    def _real(self, source: "Source", ref: Any) -> tuple["Source", Any]:
+        """Where a task is that a place in a queue leads to: it may have settled."""
+        return (self.files, source.moved[ref]) if isinstance(source, Batch) and ref in source.moved else (source, ref)
+
+    def _expired_in(self, queue: ReadyQueue, oldest: float) -> Iterator[tuple["Source", Any]]:
+        """The expired ones among the first of each rank, again and again until they are young."""
+        while old := [
+            (source, ref) for source, ref in queue.oldest() if not source.frozen and self._accepted(source, ref) < oldest
+        ]:
+            yield from old
+
+    def _accepted(self, source: "Source", ref: Ref) -> float:
+        """When a task was accepted, in seconds since 1970, as far as that can be told."""
         if isinstance(source, Batch):
             return source.accepted
         # The second part of an id that a node gave is the time in microseconds. A file from elsewhere has no such id:
         # then it is the start of the node that gave it its number.
-        moment = ref_id(str(ref)).partition("_")[2].partition("_")[0]
-        return int(moment) / 1e6 if moment.isdecimal() and len(moment) < 20 else float(number_of(str(ref)) >> RUN_BITS)
+        node, _, rest = ref_id(str(ref)).partition("_")
+        moment = rest.partition("_")[0]
+        if is_node_id(node) and moment.isdecimal() and len(moment) < 20:
+            return int(moment) / 1e6
+        return float(number_of(str(ref)) >> RUN_BITS)
 
     async def remove(self, source: "Source", ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""
@@ -381,7 +439,6 @@ class Outbox:
             return False
         source.flying.add(ref)
         found = self._destination(to)
-        found.sending += 1
         # Not in a queue meanwhile: a link would take it between the look and the mark.
         queues = [queue for queue in (found.fresh, *found.doubts.values()) if queue.remove(source, ref)]
         keeper = self._spool.keeper
@@ -402,7 +459,7 @@ class Outbox:
             if ended:
                 self._end(found, source, [(ref, _number(source, ref))])
             else:
-                self._land(found, source, [ref])
+                self._land(source, [ref])
                 for queue in queues:
                     queue.give_back(source, [ref])
                 self.woken(to)
@@ -449,7 +506,7 @@ class Outbox:
         found.size -= len(ended)
         self._ended += [(found.name, number) for _, number in ended if number]
         refs = [ref for ref, _ in ended]
-        self._land(found, source, refs)
+        self._land(source, refs)
         if isinstance(source, Batch):
             self._spool.leave_batch(source, len(refs))
             return
@@ -457,8 +514,7 @@ class Outbox:
             source.known.pop(str(ref), None)
         self._spool.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
 
-    def _land(self, found: Destination, source: "Source", refs: list[Any]) -> None:
-        found.sending -= len(refs)
+    def _land(self, source: "Source", refs: list[Any]) -> None:
         source.flying.difference_update(refs)
 
     def prune(self, name: str) -> None:

@@ -102,6 +102,11 @@ class ReadyQueue:
         runs = (run for lane in self._lanes.values() for run in lane if run.source is source)
         return any(ref in run.refs[run.start :] for run in runs)
 
+    def items(self) -> list[tuple[Any, Ref]]:
+        """All tasks here."""
+        runs = [run for lane in self._lanes.values() for run in lane]
+        return [(run.source, ref) for run in runs for ref in run.refs[run.start :]]
+
     def oldest(self) -> list[tuple[Any, Ref]]:
         """The first task of each rank: the oldest of all is among them."""
         return [(lane[0].source, lane[0].refs[lane[0].start]) for lane in self._lanes.values()]

@@ -579,6 +579,8 @@ class Spool:
             self.end_placing()
         self._drop_if_finished(batch)
         self.changed()
+        if batch.outbound:
+            self.outbox.wake_all()  # links found it frozen
 
     def _schedule_moved(self, ref: str, due: float) -> None:
         """A settled task: if it was ready, its place in the queue still leads to it; otherwise it is due later."""
@@ -596,6 +598,7 @@ class Spool:
                 await self.moves.run(lambda: self.keeper.sync_marks(numbers, directories))
             except OSError as error:
                 self.report("sync_failed", reason=str(error))
+                self.outbox.marks_unsure = True
                 return  # and the numbers stay owed: after a power cut their tasks may be sent again
         self.outbox.forget(ended)
 

@@ -57,19 +57,30 @@ def is_client_hello(data: bytes) -> bool:
 def reason_of(error: BaseException) -> str:
     """Why TLS failed, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {error.verify_message}"
+        unknown = error.verify_code in UNKNOWN_ISSUER
+        why = "it is signed by an authority that is not in --tls-ca" if unknown else error.verify_message
+        return f"its certificate is not accepted: {why}"
     if isinstance(error, ssl.SSLError):
         words = (error.reason or str(error)).lower().replace("_", " ")
         for alert, meaning in ALERTS.items():
             if words.endswith(f"alert {alert}"):
                 return f"it does not accept this node's certificate: {meaning}"
-        return words
+        return "what it sent is no TLS" if words in RUBBISH else words
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "it did not finish the handshake in time"
     if isinstance(error, ConnectionError):
         return "it ended the connection during the handshake: it has no certificate, or does not accept this node's"
     return str(error)
 
+
+UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
+"""Codes of OpenSSL's verification (X509_V_ERR_...): no issuer found, self-signed, signature of another."""
+
+RUBBISH = frozenset(
+    {"bad record type", "data length too long", "decode error", "http request", "length mismatch", "length too short"}
+    | {"packet length too long", "unexpected message", "wrong version number"}
+)
+"""What OpenSSL says of bytes that are none of a handshake."""
 
 ALERTS = {
     "certificate required": "none was shown",

@@ -51,6 +51,7 @@ _AT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?", re.ASCII)
 _TIMEOUT = re.compile(rb"[0-9]{1,8}(\.[0-9]{1,6})?", re.ASCII)
 _LENGTH = re.compile(rb"[0-9]{1,15}", re.ASCII)
 _NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
+_IPV4 = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+", re.ASCII)
 _TAG = re.compile(r"tag:[A-Za-z0-9._-]{1,63}", re.ASCII)
 # 249 and `:65535` are the 255 bytes that a file name may have.
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,249}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
@@ -100,7 +101,7 @@ def read_destination(value: bytes) -> str:
     """A destination: a node's name, `host:port`, `[v6]:port`, `tag:X`, `any` or `all`. Safe as a file name."""
     text = value.decode("ascii", "replace")
     if not is_destination(text):
-        raise _malformed("spool_node", value, "a node's name, host:port, tag:X, any or all")
+        raise _malformed("spool_node", value, right_destination(text))
     return text
 
 
@@ -111,12 +112,18 @@ def is_destination(text: str) -> bool:
     return text in _CHOICES or bool(_TAG.fullmatch(text)) or is_node_name(text)
 
 
+def right_destination(text: str) -> str:
+    """What would be a destination, for the error about a text that is none."""
+    right = "a node's name, host:port, [v6]:port, tag:X, any or all"
+    return f"{right}: write {text}:3031" if _IPV4.fullmatch(text) else right
+
+
 def is_node_name(text: str) -> bool:
     """Whether a node may be called so: 1 to 63 of letters, digits, `.`, `_`, `-`, not beginning with a dot.
 
-    `any` and `all` are no names: as a destination they mean every node.
+    `any` and `all` are no names: as a destination they mean every node. Nor is an IPv4 address: its port was forgotten.
     """
-    return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".") and text not in _CHOICES
+    return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".") and text not in _CHOICES and not _IPV4.fullmatch(text)
 
 
 def is_node_id(text: str) -> bool:

@@ -36,6 +36,7 @@ class File:
         self._health = Health(report, uri)
         self._listing = Listing(patience=1)
         self._stamp: _Stamp | None = None
+        self._was_read = False
 
     async def run(self, sink: Sink) -> None:
         """Looks whether the file has changed, tells what changed in it, waits."""
@@ -43,7 +44,7 @@ class File:
             try:
                 told = await asyncio.to_thread(self._read)
             except (OSError, ValueError) as error:
-                self._health.failed(f"{self._path} cannot be used: {why(error)}; the last good list stays")
+                self._health.failed(f"{self._path} cannot be used: {why(error)}; {self._without()}")
             else:
                 self._health.well()
                 if told is not None:
@@ -52,6 +53,10 @@ class File:
 
     async def close(self) -> None:
         """Nobody is told."""
+
+    def _without(self) -> str:
+        """What it means that the file cannot be read."""
+        return "the last good list stays" if self._was_read else "no peers from it until it can be read"
 
     def _read(self) -> list[Candidate] | None:
         """Its candidates; None when it is as it was. In a thread: a file system may hang."""
@@ -69,6 +74,7 @@ class File:
         return told
 
     def _tell(self, sink: Sink, told: list[Candidate]) -> None:
+        self._was_read = True
         changed, withdrawn = self._listing.update(told)
         for candidate in changed:
             sink.found(candidate)

@@ -27,6 +27,7 @@ class Polled:
         self._refresh = refresh
         self._health = Health(report, uri)
         self._listing = Listing(PATIENCE)
+        self._was_answered = False
 
     async def run(self, sink: Sink) -> None:
         """Asks, tells what changed, waits."""
@@ -41,8 +42,10 @@ class Polled:
         try:
             answer = await self._ask()
         except OSError as error:
-            self._health.failed(f"no answer: {why(error)}; the last list stays")
+            kept = "the last list stays" if self._was_answered else "no peers from it until there is one"
+            self._health.failed(f"no answer: {why(error)}; {kept}")
             return
+        self._was_answered = True
         self._health.well()
         told = [Candidate(self.uri, key, id="", name="", addresses=tuple(sorted(found))) for key, found in answer.items()]
         changed, withdrawn = self._listing.update(told)

@@ -175,7 +175,7 @@ class _Peer:
             if isinstance(error, TimeoutError):
                 raise
             why = error.strerror or str(error)
-            raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}") from error
+            raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from error
         return link
 
 

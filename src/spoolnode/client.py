@@ -114,7 +114,7 @@ class _Peer:
             return Pipeline(self._address, _connected(self._address, left(deadline)))
         except OSError as error:
             what = "timed out" if isinstance(error, TimeoutError | BlockingIOError) else (error.strerror or str(error))
-            raise Unreachable(f"{self._address}: cannot connect: {what}; {NOT_STORED}") from error
+            raise Unreachable(f"{self._address}: cannot connect: {what}; {NOT_STORED}{self._address.hint}") from error
 
 
 _peers: dict[tuple[int, str], _Peer] = {}

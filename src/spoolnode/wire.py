@@ -40,9 +40,16 @@ class Address(NamedTuple):
 
     text: str
     target: tuple[str, int] | str
+    chosen: bool = True
+    """Whether anybody has named it."""
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def hint(self) -> str:
+        """For the end of an error, when nobody may be there because nobody has named it."""
+        return "" if self.chosen else " (another address: --via, or SPOOLNODE_VIA)"
 
 
 class Message(NamedTuple):
@@ -68,14 +75,15 @@ def resolve(via: str | None) -> Address:
     Raises:
         BadConfig: it is no address.
     """
-    return _parse(via or os.environ.get("SPOOLNODE_VIA") or DEFAULT_ADDRESS)
+    given = via or os.environ.get("SPOOLNODE_VIA")
+    return _parse(given or DEFAULT_ADDRESS, bool(given))
 
 
 @lru_cache(maxsize=256)
-def _parse(text: str) -> Address:
+def _parse(text: str, chosen: bool) -> Address:
     from spoolnode.node.config import parse_address  # its imports cost more than all of ours
 
-    return Address(text, parse_address(text))
+    return Address(text, parse_address(text), chosen)
 
 
 def message(encoded: Encoded) -> Message:
@@ -93,7 +101,7 @@ def destination(node: str | None) -> list[Variable]:
     if node is None:
         return []
     if not isinstance(node, str) or not names.is_destination(node):
-        raise BadTask(f"node= is {node!r}; it must be a node's name, host:port, [v6]:port, tag:X, any or all")
+        raise BadTask(f"node= is {node!r}; it must be {names.right_destination(str(node))}")
     return [(names.NODE, node.encode("ascii"))]
 
 

@@ -84,6 +84,10 @@ def test_peers_says_who_is_there_and_how(pair: tuple[RunningNode, RunningNode]) 
     beta.kill9()
     (row,) = eventually(lambda: [row for row in rows(alpha, "peers") if row["state"] in ("suspect", "down")], "it is missed")
     assert row["reason"]
+    _, line, why = alpha.command("peers").stdout.splitlines()
+    assert line.split()[0] == "beta"
+    assert why.startswith("    ")
+    assert beta.via not in why
 
 
 def test_peers_of_a_node_that_is_alone(make: Node) -> None:
@@ -223,12 +227,34 @@ def test_flush_tries_now_and_says_when_it_cannot(make: Node, app: str) -> None:
         "Error: 1 task for tag:none cannot be sent: no node with the tag none is known",
     ]
     done = alone.command("flush", beta.via)
-    assert (done.returncode, done.stdout.partition(";")[0]) == (0, f"{beta.via} is tried now, 1 task")
+    assert (done.returncode, done.stdout) == (0, f"{beta.via} is tried now, 1 task; `spoolnode peers` says how it went\n")
     found = json.loads(alone.command("flush", "--json").stdout)
     assert {row["destination"]: row["tried"] for row in found} == {"beta": False, beta.via: True, "tag:none": False}
     beta.start(app=app)
     beta.wait_for_log("print", text=f"ran {beta.via}")
     beta.wait_for_log("print", text="ran beta")
+
+
+def test_flush_of_an_address_that_is_no_peer_points_to_the_status(make: Node) -> None:
+    alone = make("alone").start()
+    send(alone, "a=b", "--node", CLOSED)
+    eventually(lambda: "`spoolnode status` says how it went" in alone.command("flush", CLOSED).stdout, "it is tried")
+
+
+def test_outbox_shows_the_name_of_the_node_that_was_chosen(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    beta.kill9()
+    identity = send(alpha, "a=b", "--node", beta_id := rows(alpha, "peers")[0]["id"])
+    assert alpha.command("ls", "--outbox").stdout.splitlines()[1].split()[:2] == [identity, "beta"]
+    assert [row["destination"] for row in rows(alpha, "ls", "--outbox")] == [beta_id]
+
+
+def test_status_has_a_line_for_each_destination(make: Node) -> None:
+    alone = make("alone").start()
+    for to in ("beta", "gamma"):
+        send(alone, "a=b", "--node", to)
+    lines = [line.split()[:4] for line in alone.command("status").stdout.splitlines() if line.startswith("outbox")]
+    assert lines == [["outbox", "1", "for", to] for to in ("beta", "gamma")]
 
 
 def test_flush_of_a_name_tries_all_that_waits_for_that_node(pair: tuple[RunningNode, RunningNode]) -> None:
@@ -323,6 +349,18 @@ def test_drain_hands_over_what_waits_and_tells_what_is_left(pair: tuple[RunningN
         beta.wait_for_log("print", text=f"ran n{number}")
     assert [row["id"] for row in rows(alpha, "ls")] == [ours]
     assert [row["id"] for row in rows(alpha, "ls", "--outbox")] == [other]
+
+
+def test_drain_says_kept_of_what_was_for_anybody(make: Node) -> None:
+    alone = make("alone").start()
+    for place in ((), ("--node", "alone")):
+        send(alone, "a=b", *place)
+    done = alone.command("drain")
+    assert alone.wait() == 0
+    assert done.stdout == (
+        "the node has ended; 0 of 2 tasks have run or are with other nodes, "
+        f"2 are left in {alone.spool}: 1 for this node, 1 kept\n"
+    )
 
 
 def test_drain_for_programs_and_without_waiting(make: Node, app: str) -> None:

@@ -86,6 +86,7 @@ def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
         (["at=5"], 2, "'at' has an option of its own: use --at"),
         (["-j", "priority=3"], 2, "'priority' has an option of its own: use --priority"),
         (["a=b", "--node", "../x"], 1, "node= is '../x'"),
+        (["a=b", "--node", "10.0.0.2"], 1, "any or all: write 10.0.0.2:3031"),
         (["a=b", "--via", "host:x"], 2, "'host:x' has the port 'x'"),
         (["a=b", "--via", "/nowhere.sock"], 1, "/nowhere.sock: cannot connect: No such file or directory; nothing was stored"),
     ],

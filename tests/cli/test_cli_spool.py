@@ -94,13 +94,15 @@ def test_table_on_a_terminal_never_cuts_an_id(
     identity = "0123456789ab_1764000000000000_123456"
     row = [identity, "3 min", "resize", "RuntimeError: " + "very \x1b[31m long " * 20, "", "5", "1.2 KiB"]
     print_table(["id", "dead for", "function", "reason", "due", "attempts", "size"], [row])
-    head, line = (click.unstyle(line) for line in capsys.readouterr().out.splitlines())
+    said = capsys.readouterr()
+    head, line = (click.unstyle(line) for line in said.out.splitlines())
     assert line.startswith(identity)
     assert "\x1b" not in line
     assert "DUE" not in head
     assert head.startswith("ID ")
     assert len(line) <= max(room, len(identity) + 2 + 8 + 2 + 20)
     assert ("REASON" in head, "SIZE" in head) == (True, room >= 100)
+    assert ("SIZE" in said.err) == (room < 100)  # it is never left out silently
 
 
 def test_show_has_the_contents(spool: Any) -> None:

@@ -157,7 +157,7 @@ class Sender:
             rng=random.Random(1),
             report=self.spool.report,
             vouch=lambda _status, _certified: None,
-            met=lambda _to, status, _rtt, _address: self.met.append(status),
+            met=lambda status, _rtt, _address: self.met.append(status),
             missed=lambda address, kind, reason: self.missed.append((address, kind, reason)),
             exchanged=lambda _peer: None,
             is_us=self._is_us,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolnode.cluster.candidate import Identity
-from spoolnode.cluster.placement import HERE, Placement, Waiting
+from spoolnode.cluster.placement import HERE, Placement
 from spoolnode.cluster.status import Status
 
 ME = Identity("aaaaaaaaaaaa", "alpha", "main", ("10.0.0.1:3031",), tls=False)
@@ -73,7 +73,7 @@ def test_a_peer_that_is_up_no_more_is_not_chosen_until_it_reports_again() -> Non
     assert choices(made, "any", 50) == {"gamma": 50}
     made.reported("beta", IDLE, 1.0)
     assert "beta" in choices(made, "any", 50)
-    made.forgotten("beta")
+    made.retain(["gamma"])
     assert set(choices(made, "any", 50)) == {"gamma"}
 
 
@@ -94,7 +94,7 @@ def test_a_tag_of_which_nobody_is_alive_waits_for_one_that_is_known() -> None:
     made = placement(IDLE, beta=gpu)
     made.unavailable("beta")
     assert made.choose("tag:gpu", 0.0) == ["beta"]
-    made.forgotten("beta")
+    made.retain([])
     assert made.choose("tag:gpu", 0.0) == ["tag:gpu"]
     made.reported("gamma", gpu, 1.0)
     assert made.choose("tag:gpu", 1.0) == ["gamma"]
@@ -196,31 +196,6 @@ def test_a_choice_is_always_a_node_that_may_be_chosen(reports: dict[str, Status]
                 assert place == HERE
             else:
                 assert place == destination or "x" in reports[place].tags
-
-
-# -- again --
-
-
-def test_only_what_was_chosen_and_never_sent_is_chosen_again() -> None:
-    made = placement(NO_WORKERS, gamma=replace(IDLE, tags=frozenset({"gpu"})))
-    tasks = [
-        Waiting(1, "any", sent=False),
-        Waiting(2, "any", sent=True),
-        Waiting(3, "tag:gpu", sent=False),
-        Waiting(4, "beta", sent=False),
-        Waiting(5, "all", sent=False),
-        Waiting(6, "tag:other", sent=False),
-    ]
-    moved = made.rechoose(tasks, 0.0, destination="beta")
-    assert [(task.ref, place) for task, place in moved] == [(1, "gamma"), (3, "gamma")]
-    assert made.rechoose([Waiting(3, "tag:gpu", sent=False)], 0.0, destination="tag:gpu")
-    made.unavailable("gamma")
-    assert made.rechoose(tasks, 0.0, destination="beta") == [], "nowhere is better than where they are"
-
-
-def test_what_is_chosen_again_may_come_here() -> None:
-    tasks = [Waiting(number, "any", sent=False) for number in range(10)]
-    assert {place for _, place in placement(IDLE).rechoose(tasks, 0.0, destination="beta")} == {HERE}
 
 
 # -- how quickly --

@@ -172,6 +172,19 @@ def test_anything_else_is_no_destination_and_refused_as_malformed(text: str) -> 
     assert refused(names.read_destination, text.encode()).reason is Reason.MALFORMED
 
 
+@pytest.mark.parametrize("text", ["10.0.0.2", "0.0.0.0", "999.1.2.3"])
+def test_an_ipv4_address_is_no_name_and_the_error_says_how_to_write_it(text: str) -> None:
+    assert not names.is_destination(text)
+    assert not names.is_node_name(text)
+    assert f"write {text}:3031" in refused(names.read_destination, text.encode()).text
+    assert names.is_destination(f"{text}:3031")
+
+
+@pytest.mark.parametrize("text", ["10.0.0", "10.0.0.2.5", "10.0.0.x", "ip-10.0.0.2"])
+def test_a_name_may_resemble_an_ipv4_address(text: str) -> None:
+    assert names.is_node_name(text)
+
+
 def test_bytes_that_are_no_text_are_no_destination() -> None:
     assert refused(names.read_destination, b"n\xffde").reason is Reason.MALFORMED
 

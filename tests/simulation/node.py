@@ -13,7 +13,7 @@ from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import discard
 from spoolnode.node.door import Door
 from spoolnode.node.intake import Batch
-from spoolnode.node.layout import Layout, number_of
+from spoolnode.node.layout import Layout
 from spoolnode.node.listener import Stream
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outcome import Kind as Ending
@@ -239,7 +239,7 @@ class SimNode:
     async def _run(self) -> None:
         for to, count in self.spool.outbox.sizes().items():
             if self.neighbours.route(Terms(destination=to)) == [""]:
-                while await self.spool.outbox.re_place(to, count, lambda _asked: ""):
+                if await self.spool.outbox.re_place(to, count, lambda _asked: ""):
                     self.trace(self.name, "claimed", destination=to)
         await self.neighbours.start()
         self.is_up = True
@@ -381,9 +381,8 @@ class SimNode:
 
     def _give_up_expired(self) -> None:
         if self.hold:
-            for to, source, ref in list(self.spool.outbox.expired(time.time() - self.hold, EXPIRED_AT_ONCE)):
-                number = source.link_number(int(ref)) if isinstance(source, Batch) else number_of(str(ref))
-                self.spool.outbox.give_up(to, source, ref, number, f"it waited {self.hold:g} s (--hold)")
+            for to, owner, source, ref, number in list(self.spool.outbox.expired(time.time() - self.hold, EXPIRED_AT_ONCE)):
+                self.spool.outbox.give_up(to, source, ref, number, f"it waited {self.hold:g} s (--hold)", doubtful=owner)
 
     def _look_at_disk(self) -> None:
         self.door.free = self.machine.disk.free(ROOT)

@@ -57,6 +57,13 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f"spoolnode.cli.{module}"), f"{cmd_name}_command")
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        from difflib import get_close_matches
+
+        if args[0] not in _COMMANDS and not args[0].startswith("-") and (near := get_close_matches(args[0], _COMMANDS, 1)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         from spoolnode.protocol.errors import SpoolnodeError
 

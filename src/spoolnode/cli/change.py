@@ -116,20 +116,29 @@ def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> N
     if as_json:
         print_json(rows)
     else:
+        listed = _in_peers(spool) if any(row["tried"] for row in rows) else frozenset()
         for row in rows:
-            _say_flushed(row)
+            _say_flushed(row, listed)
         if not rows:
             click.echo("nothing waits for another node", err=True)
     sys.exit(any(row["waiting"] and not row["tried"] for row in rows))
 
 
-def _say_flushed(row: dict[str, Any]) -> None:
+def _in_peers(spool: str) -> frozenset[str]:
+    """The destinations that `spoolnode peers` tells something of."""
+    from spoolnode.control_client import ask
+
+    return frozenset(row[key] for row in ask(spool, "GET", "/peers") for key in ("id", "name", "address"))
+
+
+def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
     to, count = row["destination"], row["waiting"]
     tasks = f"{count} task{'' if count == 1 else 's'}"
     if not count:
         click.echo(f"nothing waits for {to}", err=True)
     elif row["tried"]:
-        click.echo(f"{to} is tried now, {tasks}; `spoolnode peers` says how it went")
+        where = "peers" if to in listed or to.startswith("tag:") else "status"
+        click.echo(f"{to} is tried now, {tasks}; `spoolnode {where}` says how it went")
     else:
         click.echo(f"Error: {tasks} for {to} cannot be sent: {row['reason']}", err=True)
 
@@ -158,7 +167,8 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     """Stops a node and hands its waiting tasks to others.
 
     It takes no new tasks, running ones may end, the waiting ones go to peers that can run them, for at most --grace seconds.
-    What nobody takes stays in the spool: tasks that were addressed to this node, and tasks for nodes that are down.
+    What nobody takes stays in the spool: tasks that were addressed to this node, tasks for nodes that are down, and those
+    that no peer could take (kept).
     `spoolnode stop` meanwhile ends it at once.
     """
     from spoolnode.cli.directory import Stopped, root_of
@@ -175,21 +185,25 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
             print_json(before)
         return
     _wait_for_end(root)
-    left = Stopped(root).left()
+    stopped = Stopped(root)
+    left = stopped.left()
     if as_json:
         print_json({"drained": True, "before": count, "left": left, "spool": root})
     else:
-        click.echo(_what_is_left(count, left, root))
+        click.echo(_what_is_left(count, left, stopped.count_addressed(), root))
 
 
-def _what_is_left(before: int, left: dict[str, Any], root: str) -> str:
+def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) -> str:
     count = left["waiting"] + sum(left["outbox"].values())
-    gone = f"the node has ended; {max(before - count, 0)} of {before} tasks have run or are with other nodes"
+    done = max(before - count, 0)
+    tasks = f"{done} of {before} task{'' if before == 1 else 's'}"
+    gone = f"the node has ended; {tasks} {'has run or is' if done == 1 else 'have run or are'} with other nodes"
     if not count:
         return f"{gone}, none is left"
-    parts = [f"{left['waiting']} for this node"] if left["waiting"] else []
+    kept = left["waiting"] - addressed
+    parts = [f"{number} {what}" for number, what in ((addressed, "for this node"), (kept, "kept")) if number]
     parts += [f"{number} for {to}" for to, number in sorted(left["outbox"].items())]
-    return f"{gone}, {count} are left in {root}: {', '.join(parts)}"
+    return f"{gone}, {count} {'is' if count == 1 else 'are'} left in {root}: {', '.join(parts)}"
 
 
 @click.command("stop")

@@ -179,6 +179,13 @@ class Stopped:
         outbox = Counter(info.destination for info in inspect.outbox_tasks(self._keeper, 0.0))
         return {"waiting": sum(1 for _ in inspect.waiting_tasks(self._keeper, 0.0)), "outbox": dict(outbox)}
 
+    def count_addressed(self) -> int:
+        """How many of those that wait for this node were sent to it, and not to any node."""
+        asked = (
+            read_block(self._layout.root, info.where).get(names.NODE, b"") for info in inspect.waiting_tasks(self._keeper, 0.0)
+        )
+        return sum(1 for destination in asked if destination not in (b"", b"any") and not destination.startswith(b"tag:"))
+
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
         found = inspect.find_place(self._keeper, identity, time.time())
         if found is None:

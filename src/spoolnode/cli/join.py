@@ -30,8 +30,9 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     uWSGI's own option names for the same things (--socket, --module, --spooler-processes, ...) are understood; -A, --master
     and the like are accepted and have no effect.
 
-    HOST:PORT names nodes to join, besides those that --discover finds (by default all that announce themselves on the
-    local network); it is short for --discover static://HOST:PORT.
+    HOST:PORT names peers, besides those that --discover finds (by default all that announce themselves on the local
+    network). Nodes do not tell each other of third ones: give each node all of them. It is short for --discover
+    static://HOST:PORT,...
     """
     from spoolnode.cli.settings import gather, unknown_variables
     from spoolnode.node import log
@@ -49,7 +50,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
 
 
 def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
-    """The configuration with the nodes to join among its sources."""
+    """The configuration with the peers that were named among its sources."""
     from dataclasses import replace
 
     if not seeds:

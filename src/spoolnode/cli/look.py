@@ -41,7 +41,7 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
     uptime = status["uptime"]
     app = status["app"] or "none: tasks are accepted and kept"
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
-    outbox = ", ".join(f"{count} for {name}{_link(status['links'].get(name))}" for name, count in status["outbox"].items())
+    outbox = [("outbox", f"{count} for {name}{_link(status['links'].get(name))}") for name, count in status["outbox"].items()]
     peers = ", ".join(f"{count} {state}" for state, count in status.get("peers", {}).items())
     durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
     lines = [
@@ -54,16 +54,18 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("disk", f"{size(status['free'])} free; intake stops below {size(status['min_free'])}"),
         ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting"])),
         ("running", status["running"]),
-        ("due later", f"{status['later']}, of all tasks {status['retrying']} retrying"),
+        ("due later", status["later"]),
+        ("retrying", f"{status['retrying']}{' that did not end well yet' if status['retrying'] else ''}"),
         ("dead", status["dead"]),
-        ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted'])}, and {status['found']} found as files"),
+        ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted'])}"),
         ("done", f"{status['done']}{_rate(status['rates']['done'])}"),
         ("forwarded", f"{status['forwarded']} to other nodes"),
         ("failed runs", f"{status['failed']}, {status['given_up']} tasks given up, {status['worker_deaths']} workers died"),
         ("connections", status["connections"]),
     ]
-    optional = [("outbox", outbox), ("refused", refused), ("corrupt", status["corrupt"] or "")]
-    return [*lines, *[(name, text) for name, text in optional if text]]
+    found = f"{_count(status['found'], 'task')} put into the spool directory as files" if status["found"] else ""
+    optional = [("found", found), ("refused", refused), ("corrupt", status["corrupt"] or "")]
+    return [*lines, *outbox, *[(name, text) for name, text in optional if text]]
 
 
 def _link(link: dict[str, Any] | None) -> str:
@@ -101,6 +103,12 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     """Lists the tasks in a spool.
 
     In the order in which they run, whether a node runs or not.
+
+    STATE: waiting: ready, or being run just now; later: it waits for its time or for another attempt. DUE: when that is.
+    AGE: since it was accepted. ATTEMPTS: runs that did not end well.
+
+    With --outbox, FOR is the node that a task waits for; SENT is `perhaps` when it has left once and no answer came, so that
+    the other node may have it already.
     """
     list_tasks(spool, state or "waiting", limit, as_json)
 
@@ -121,11 +129,26 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
+    if state == "outbox":
+        _name_destinations(spool, rows)
     columns = {"waiting": _WAITING, "dead": _DEAD, "outbox": _OUTBOX}[state]
     nothing = {"waiting": "no task waits", "dead": "no task is dead", "outbox": "no task waits for another node"}[state]
     print_table(list(columns), [[column(row) for column in columns.values()] for row in rows], nothing)
     if more:
         click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
+
+
+def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:
+    """Puts the names of nodes for their ids, which is what any and tag:X became; a running node knows them."""
+    from spoolnode.cli.directory import root_of
+    from spoolnode.control_client import NotRunning, ask
+
+    try:
+        known = {peer["id"]: peer["name"] for peer in ask(root_of(spool), "GET", "/peers") if peer["name"]}
+    except NotRunning:
+        return
+    for row in rows:
+        row["destination"] = known.get(row["destination"], row["destination"])
 
 
 def _age(row: dict[str, Any]) -> str:

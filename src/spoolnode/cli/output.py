@@ -23,8 +23,8 @@ def print_json(content: Any) -> None:
     click.echo(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "") -> None:
-    """Rows under their columns; `empty` when there is none."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "", below: Sequence[str] = ()) -> None:
+    """Rows under their columns; `empty` when there is none. `below`: for each row a text for a line of its own, or none."""
     texts = [["" if value is None else str(value) for value in row] for row in rows]
     if not texts:
         if empty:
@@ -32,13 +32,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
         return
     widths = [max(len(row[index]) for row in [columns, *texts]) for index in range(len(columns))]
     shown = dict(enumerate(widths))
+    hidden: list[str] = []
     on_terminal = sys.stdout.isatty()
     if on_terminal:
         used = {index: widths[index] for index in shown if any(row[index] not in ("", "0") for row in texts)}
         shown = _fitted(columns, used, shutil.get_terminal_size().columns)
+        hidden = [columns[index].upper() for index in used if index not in shown]
     for number, row in enumerate([[name.upper() for name in columns], *texts]):
         line = "  ".join(_cell(row[index], width) for index, width in shown.items()).rstrip()
         click.echo(click.style(line, bold=True) if on_terminal and not number else line)
+        if number and below and (text := below[number - 1]):
+            click.echo(f"    {_cell(text, len(text))}")
+    if hidden:
+        click.echo(f"not shown for want of room: {', '.join(hidden)}; a wider terminal or --json has it", err=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:

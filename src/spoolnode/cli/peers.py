@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -19,11 +20,14 @@ NOBODY = "no other node is known"
 def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     """Shows the other nodes, as a node sees them.
 
-    Each with its state and since when, its load (tasks for each worker), how many tasks wait here for it (OUTBOX), the round
-    trip of a ping, how it was discovered, and why it could not be reached last.
+    Each with its STATE and since when (FOR), how it was found, its LOAD (tasks for each worker), how many tasks wait here for
+    it (OUTBOX), and the round trip of a ping (RTT). Below it: why it could not be reached last.
 
-    up: it answers. suspect: it did not answer once or twice. down: it does not answer. leaving: it drains or said goodbye.
-    rejected: it could not prove who it is, or must not be talked to. unknown: it has not been reached yet.
+    STATE: up: it answers. suspect: it did not answer once or twice. down: it does not answer. leaving: it drains or said
+    goodbye. rejected: it could not prove who it is, or must not be talked to. unknown: it has not been reached yet.
+
+    FOUND BY: mdns: it announces itself on the local network. static: named with `join HOST:PORT` or --discover static://.
+    dns, dns+srv, file: from the name server or the file of --discover. its own call: it has called this node.
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.output import print_json
@@ -59,7 +63,14 @@ def _watch(root: str, as_json: bool) -> None:
 def _print(rows: list[dict[str, Any]]) -> None:
     from spoolnode.cli.output import print_table
 
-    print_table(list(_COLUMNS), [[column(row) for column in _COLUMNS.values()] for row in rows], NOBODY)
+    cells = [[column(row) for column in _COLUMNS.values()] for row in rows]
+    print_table(list(_COLUMNS), cells, NOBODY, below=[_reason(row) for row in rows])
+
+
+def _reason(row: dict[str, Any]) -> str:
+    """Without the address that is in the row already."""
+    reason: str = row["reason"]
+    return reason.removeprefix(f"{row['address']}: ").removesuffix(f" on {row['address']}")
 
 
 def _since(row: dict[str, Any]) -> str:
@@ -70,19 +81,18 @@ def _since(row: dict[str, Any]) -> str:
 
 def _sources(row: dict[str, Any]) -> str:
     """Only their kinds: a source may name a hundred addresses."""
-    return ", ".join(dict.fromkeys(source.partition(":")[0].partition("?")[0] for source in row["sources"])) or "itself"
+    return ", ".join(dict.fromkeys(source.partition(":")[0].partition("?")[0] for source in row["sources"])) or "its own call"
 
 
 # What a column shows, by its title. A narrow terminal has no room for the last ones.
-_COLUMNS = {
+_COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "name": lambda row: row["name"] or "-",
     "state": lambda row: row["state"],
     "for": _since,
     "address": lambda row: row["address"],
-    "load": lambda row: row["load"],
-    "outbox": lambda row: row["outbox"],
-    "reason": lambda row: row["reason"],
-    "round trip": lambda row: f"{row['rtt'] * 1000:.1f} ms" if row["rtt"] else "",
     "id": lambda row: row["id"],
     "found by": _sources,
+    "load": lambda row: row["load"],
+    "outbox": lambda row: row["outbox"],
+    "rtt": lambda row: f"{row['rtt'] * 1000:.1f} ms" if row["rtt"] else "",
 }
