@@ -125,7 +125,7 @@ class Cluster:
         self._report_own()
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
-        self._loop.call_later(UNKNOWN_SECONDS + 1.0, self._look_for_unknown)
+        self._loop.call_later(UNKNOWN_SECONDS + 1.0, self._look_again)  # by then, who is unknown may never come
         for to in self._node.spool.outbox.sizes():
             self._woken(to)
 
@@ -231,7 +231,8 @@ class Cluster:
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
             queued = self._node.spool.outbox.sizes().get(peer.id, 0)
-            self.placement.reported(peer.id, peer.status, now, queued)
+            if self.placement.reported(peer.id, peer.status, now, queued):
+                self._look_again()
             self._note_room(peer, peer.status)
         self._prober.wake()
         return peer
@@ -278,15 +279,15 @@ class Cluster:
                 else:
                     carrier.wake()
         if peer.state is State.UP:
-            self._again.update(to for to in self._node.spool.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
+            self._look_again()
         elif self._is_lost(peer.id):
             self._again.add(peer.id)
         self._moved_on.set()
         self._move_soon()
 
-    def _look_for_unknown(self) -> None:
-        """Whoever has not been heard of since the start may never come: what was chosen for it is chosen again."""
-        self._again.update(to for to in self._node.spool.outbox.sizes() if self._is_lost(to))
+    def _look_again(self) -> None:
+        """There may be somebody now for what waits for a tag, or for a node that is down."""
+        self._again.update(to for to in self._node.spool.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
         self._move_soon()
 
     async def _is_us(self, to: str) -> None:
@@ -441,7 +442,8 @@ class Cluster:
         return Status.read(self._node.status())
 
     def _report_own(self) -> None:
-        self.placement.reported(HERE, self._own_status(), self._loop.time())
+        if self.placement.reported(HERE, self._own_status(), self._loop.time()):
+            self._look_again()
 
     def _check_certificate(self, hello: hellos.Hello, certified: str) -> None:
         if not certified:

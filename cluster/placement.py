@@ -58,16 +58,20 @@ class Placement:
         """This address turned out to be this node."""
         self._ours.add(address)
 
-    def reported(self, node_id: str, status: Status, now: float, queued: int = 0) -> None:
-        """A peer that is up (or this node, as `HERE`) said how it is; `queued` tasks wait in our outbox for it."""
+    def reported(self, node_id: str, status: Status, now: float, queued: int = 0) -> bool:
+        """A peer that is up (or this node, as `HERE`) said how it is; `queued` tasks wait in our outbox for it.
+
+        Whether it may be chosen for something now for which it might not be chosen before.
+        """
         load = Load.of(status, queued)
         new = _Node(node_id, status.tags, True, status.works, float(load.tasks), load.workers, load.pace, now)
         old = self._nodes.get(node_id)
         if old and (old.tags, old.up, old.works) == (new.tags, True, new.works):
             old.tasks, old.workers, old.pace, old.at = new.tasks, new.workers, new.pace, now
-            return
+            return False
         self._nodes[node_id] = new
         self._any = None
+        return new.works
 
     def unavailable(self, node_id: str) -> None:
         """A peer is suspect, leaving, down or rejected. Its tags are remembered."""

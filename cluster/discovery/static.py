@@ -56,9 +56,8 @@ class Static:
             try:
                 addresses = await self._lookup(host, port)
             except OSError as error:
-                health.failed(
-                    f"the name {host} cannot be looked up: {why(error)}; {'what was known of it stays' if known else 'nothing is known of it yet'}"
-                )
+                kept = "what was known of it stays" if known else "nothing is known of it yet"
+                health.failed(f"the name {host} cannot be looked up: {why(error)}; {kept}")
             else:
                 health.well()
                 if sorted(addresses) != sorted(known):  # a name server turns its list at each answer

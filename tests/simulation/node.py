@@ -238,9 +238,9 @@ class SimNode:
 
     async def _run(self) -> None:
         for to, count in self.spool.outbox.sizes().items():
-            if self.neighbours.route(Terms(destination=to)) == [""]:
-                if await self.spool.outbox.re_place(to, count, lambda _asked: ""):
-                    self.trace(self.name, "claimed", destination=to)
+            is_here = self.neighbours.route(Terms(destination=to)) == [""]
+            if is_here and await self.spool.outbox.re_place(to, count, lambda _asked: ""):
+                self.trace(self.name, "claimed", destination=to)
         await self.neighbours.start()
         self.is_up = True
         self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.spool.outbox.total)
