@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: demo test simulate bench lint dev clean
 
-demo: .venv/made            ## a node, a few tasks, what became of them
+demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
 
 test: .venv/tox             ## lint, types and tests, as CI runs them
