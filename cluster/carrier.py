@@ -37,8 +37,8 @@ FLOOR_EVERY = 8192
 """Tasks after which the other side is told the floor again, so that it can forget."""
 BODY_PIECE = 1 << 18
 """Bytes of a large body sent at a time."""
-UNKNOWN_SECONDS = 30.0
-"""How often a destination that nobody knows is looked for, besides when a peer appears."""
+UNKNOWN_SECONDS = 5.0
+"""How often a destination that nobody knows is looked for, besides when a peer appears: a peer may have got another name."""
 UWSGI = "uwsgi"
 """In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
 

@@ -1,8 +1,10 @@
 """Nodes leave: with a goodbye, drained, or for ever; what was chosen for them is chosen again. And two come with one id."""
 
+import json
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 from nodes import Cluster, HostNode, at, copy_spool
@@ -17,6 +19,8 @@ def test_goodbye_is_heard_and_any_avoids_who_leaves(cluster: Cluster) -> None:
     gate = cluster.gate("beta")
     held = cluster.send(beta, 1, beta.name, gate=str(gate))
     eventually(lambda: beta.status()["running"] == 1, "beta works")
+    for node in (alpha, gamma):  # who knows it only by its pings is not told goodbye, and hears it with the next ping
+        eventually(partial(_knows_by_mdns, node, beta), f"{node.name} has heard beta's announcement")
     _ask_to_stop(beta)
     stopping = beta.wait_for_log("stopping")
     for node in (alpha, gamma):
@@ -127,3 +131,8 @@ def _ask_to_stop(node: HostNode) -> None:
     """Without waiting for its end."""
     os.kill(node.pid, signal.SIGTERM)
     node.wait_for_log("stopping")
+
+
+def _knows_by_mdns(node: HostNode, other: HostNode) -> bool:
+    peers = json.loads(node.command("peers", "--json").stdout)
+    return any(peer["id"] == other.id and "mdns" in peer["sources"] for peer in peers)

@@ -70,7 +70,7 @@ def test_node_that_returns_with_another_address_gets_what_waits_for_it(cluster: 
     alpha, beta = cluster.start("alpha", "beta")
     old = beta.address
     beta.stop()
-    alpha.wait_for_log("peer_down", id=beta.id)
+    eventually(lambda: alpha.lines("peer_down", id=beta.id) or alpha.lines("peer_left", id=beta.id), "beta is gone")
     numbers = cluster.send(alpha, 100, beta.name, beta.id)
     cluster.hosts.move(beta.host, "10.77.9.9")
     ready = beta.restart().wait_for_log("ready", count=2)
