@@ -59,6 +59,7 @@ class Config:
     hold: float = 0.0
     advertise: str = ""
     cluster: str = CLUSTER
+    app: str = "app"
     discover: tuple[str, ...] = ("none",)  # `discovery` has a source of its own
 
 
