@@ -107,7 +107,11 @@ def test_watching_is_ended_quietly_by_ctrl_c(pair: tuple[RunningNode, RunningNod
     for _ in range(2):
         assert [row["name"] for row in json.loads(watching.stdout.readline())] == ["beta"]
     watching.send_signal(signal.SIGINT)
-    _, said = watching.communicate(timeout=30)
+    try:
+        _, said = watching.communicate(timeout=30)
+    finally:
+        watching.kill()
+        watching.communicate()
     assert (watching.returncode, said) == (0, "")
 
 

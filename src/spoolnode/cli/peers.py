@@ -1,6 +1,7 @@
 """`peers` shows the other nodes, as this one sees them."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,7 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
 def _watch(root: str, as_json: bool) -> None:
     from spoolnode.control_client import ask
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, Python would ignore it
     try:
         while True:
             rows = ask(root, "GET", "/peers")
