@@ -28,8 +28,11 @@ from parties import (
 )  # fmt: skip
 from support import eventually
 from talk import read_answers
+from zeroconf import Zeroconf
 
 from spoolnode import send_to_spooler
+from spoolnode.cluster.candidate import Identity
+from spoolnode.cluster.discovery.announcement import describe
 from spoolnode.protocol.packet import EXTENDED, SPOOL_REQUEST, encode_variables, packet
 
 pytestmark = pytest.mark.slow
@@ -512,3 +515,27 @@ def test_unknown_packet_is_refused_as_everywhere(beta: Party, authorities: Autho
     assert heard[0] == "pong"
     beta.wait_for_log("refused")
     beta.is_well()
+
+
+def test_a_forged_announcement_leads_to_an_impostor_that_hears_nothing(
+    tmp_path: Path, party: Make, authorities: Authorities
+) -> None:
+    """Anybody on the segment can say by mDNS that beta is at its own address."""
+    cluster = f"forged-{os.getpid()}"
+    impostor = FakeNode(status_of("bbbbbbbbbbbb", "beta"), server_context(authorities.issue("beta", of="other")))
+    alpha = party("alpha").join("--discover", "mdns", "--cluster", cluster, made=authorities.issue("alpha"))
+    lie = Identity("bbbbbbbbbbbb", "beta", cluster, (impostor.address,), tls=True)
+    zeroconf = Zeroconf(interfaces=["127.0.0.1"])
+    try:
+        info = describe(lie, "00000000", int(impostor.address.rpartition(":")[2]), ["127.0.0.1"])
+        zeroconf.register_service(info, cooperating_responders=True)
+        enqueue(alpha, "1", "beta")
+        alpha.wait_for_log("peer_rejected", name="beta")
+        assert [row["sources"] for row in alpha.peers() if row["name"] == "beta"] == [["mdns"]]
+        alpha.command("flush", "beta")
+    finally:
+        zeroconf.close()
+    assert impostor.tasks == []
+    waits(alpha, "beta")
+    alpha.is_well()
+    impostor.close()
