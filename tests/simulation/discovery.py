@@ -46,12 +46,12 @@ class Segment:
         """What makes a node one of the cluster."""
 
         def make(node: SimNode) -> object:
-            cluster = joiner(None, node.dial, Random(node.random.getrandbits(32)))(node)  # type: ignore[arg-type]
+            cluster = joiner(None, node.dial, Random(node.random.getrandbits(32)))(node)  # type: ignore[arg-type] # a stand-in
             cluster._sources = [Announced(self, node)] if self.is_on else []
             cluster._sources += [Listed(self.listed)] if self.listed else []
             return cluster
 
-        return make  # type: ignore[return-value]
+        return make  # type: ignore[return-value] # a stand-in
 
     def enter(self, source: "Announced") -> None:
         """A node is there (again)."""

@@ -173,13 +173,13 @@ class SimLoop(asyncio.BaseEventLoop):
         if not isinstance(error, Gone):
             self._fail(error if error is not None else Violation(context["message"]))
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override] # fewer ways than the real one
         """Only the simulation's own executors: there are no threads here."""
         future: asyncio.Future[Any] = self.create_future()
         executor.begin(lambda: func(*args), future)
         return future
 
-    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:  # type: ignore[override] # fewer ways than the real one
         """A connection over the simulated network, from the machine whose callback this is."""
         assert self.connect is not None
         return await self.connect(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", protocol_factory)

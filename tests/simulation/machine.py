@@ -74,7 +74,7 @@ class Machine:
         """kill -9."""
         if self.is_running:
             self._die()
-            for end in self.process.ends:  # type: ignore[union-attr]
+            for end in self.process.ends:  # type: ignore[union-attr] # it is up
                 end.process_died()
             self.disk.kill()
             self.died("killed")
@@ -88,7 +88,7 @@ class Machine:
         """The process has come to its end."""
         if self.is_running:
             self._die()
-            for end in self.process.ends:  # type: ignore[union-attr]
+            for end in self.process.ends:  # type: ignore[union-attr] # it is up
                 end.process_died()
             self.disk.kill()
             self.died("stopped")

@@ -115,7 +115,7 @@ class SimListener:
         self.connections += 1
         if self.connections == 1:
             asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-        return SimStream(self, lambda stream: self._conversation(stream, host), b"", stranger=False)  # type: ignore[arg-type]
+        return SimStream(self, lambda stream: self._conversation(stream, host), b"", stranger=False)  # type: ignore[arg-type] # a stand-in
 
     def _conversation(self, stream: Stream, host: str) -> Conversation:
         return SimConversation(self.services, stream, host, local=False, allowed=True, max_block=0xFFFF)
@@ -225,7 +225,7 @@ class SimNode:
             machine.kill()
             return
         self.door = Door(self.spool, self._route, max_body=1 << 20, min_free=MIN_FREE)
-        self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment]
+        self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
         self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.spool.taken.raise_floor)
         self.spool.intake.flushed = self._flush
         self.listener = SimListener(self.services, [self.address])

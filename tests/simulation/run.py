@@ -30,7 +30,7 @@ def print_story(seed: int, plant: str = "") -> int:
         return 1
     tasks = world.history.tasks.values()
     done = sum(bool(copy.done) for task in tasks for copy in task.copies.values())
-    print(  # noqa: T201
+    print(  # noqa: T201  # its purpose
         f"seed {seed}: {len(world.nodes)} nodes, {len(tasks)} tasks, {sum(task.acknowledged for task in tasks)} acknowledged, "
         f"{done} done; {world.loop.steps} steps, {world.loop.now:.1f} s; all promises kept"
     )
@@ -61,10 +61,10 @@ def run_range(first: int, last: int, plant: str = "", jobs: int = 2) -> int:
     began = perf_counter()
     failures = sorted(failures_of(first, last, plant, jobs))
     for seed, reason in failures:
-        print(f"seed {seed}: {reason}")  # noqa: T201
+        print(f"seed {seed}: {reason}")  # noqa: T201  # its purpose
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = spent.ru_utime + spent.ru_stime
-    print(f"{last - first} seeds, {len(failures)} failed, {perf_counter() - began:.1f} s, {cpu:.1f} s of CPU")  # noqa: T201
+    print(f"{last - first} seeds, {len(failures)} failed, {perf_counter() - began:.1f} s, {cpu:.1f} s of CPU")  # noqa: T201  # its purpose
     return int(bool(failures))
 
 

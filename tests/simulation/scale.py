@@ -283,7 +283,7 @@ def _measure_memory(result: Result) -> None:
         one.heard(members[int(peer.id, 16)], 1.0)
     before = tracemalloc.get_traced_memory()[0]
     result.memory = before
-    kept = [(Channel(), Conversation(None, None, "10.0.0.1", local=False, allowed=True, max_block=0xFFFF)) for _ in range(100)]  # type: ignore[arg-type]
+    kept = [(Channel(), Conversation(None, None, "10.0.0.1", local=False, allowed=True, max_block=0xFFFF)) for _ in range(100)]  # type: ignore[arg-type] # a stand-in
     result.connection = (tracemalloc.get_traced_memory()[0] - before) / len(kept)
     tracemalloc.stop()
 

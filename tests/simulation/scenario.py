@@ -199,7 +199,7 @@ class Story:
                 for other in self.world.nodes:
                     if other is not node:
                         other.machine.cut_power()
-            how(node) if how in (self.cut_off, self.reset) else how()  # type: ignore[call-arg]
+            how(node) if how in (self.cut_off, self.reset) else how()  # type: ignore[call-arg] # two kinds of them
 
         node.ambush = befall
 
@@ -241,7 +241,7 @@ class Story:
         self.world.say("drain" if drains else "stop", node=node.name)
         if node.machine.is_running:
             process = node.machine.process
-            self.world.loop.call_soon(node.ask_to_stop, drains, context=process.context)  # type: ignore[union-attr]
+            self.world.loop.call_soon(node.ask_to_stop, drains, context=process.context)  # type: ignore[union-attr] # it is up
             if self.random.random() < 0.4:
                 self.world.later(4 * self.random.random(), node.machine.cut_power)  # perhaps after a clean end
 

@@ -137,9 +137,9 @@ def _end(world: World) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a coroutine of the dead may never have begun
         for task in asyncio.all_tasks(world.loop):
-            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            task._log_destroy_pending = False  # type: ignore[attr-defined] # inside asyncio
             with suppress(BaseException):  # its `finally` runs among the dead
-                task.get_coro().close()  # type: ignore[union-attr]
+                task.get_coro().close()  # type: ignore[union-attr] # it is up
     background._running.clear()
     world.loop.close()
 

@@ -116,7 +116,7 @@ def test_forged_goodbye_heals(cluster: str) -> None:
             for count in (1, 2):
                 send_pointers([victim.id, secrets.token_hex(6)], ttl=0)  # the package ignores the same packet within a second
                 await until(lambda: len(watcher.heard.leaving_) >= count, "the goodbye is heard")  # noqa: B023  # this turn's
-                await until(lambda: len(watcher.heard.found_) >= 1 + count, "it is known again", patience=3)  # noqa: B023
+                await until(lambda: len(watcher.heard.found_) >= 1 + count, "it is known again", patience=3)  # noqa: B023  # awaited at once
             assert not watcher.heard.gone_
 
     check(test())
