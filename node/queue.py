@@ -8,7 +8,7 @@ import heapq
 from array import array
 from bisect import insort
 from collections import deque
-from collections.abc import Container, Iterable, MutableSequence
+from collections.abc import Iterable, MutableSequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,10 @@ from spoolnode.protocol.names import LAST
 
 COMPACT_AFTER = 1024
 """Refs that a run may have given away before their memory is taken back."""
+TIDY_AFTER = 1024
+"""Dead entries that are no burden, however few live."""
+TIDY_AT_ONCE = 8
+"""Entries of a heap that is left that are looked at with each call: more than a call can leave dead."""
 
 Ref = int | str
 """The offset of a record in its batch, or the path of a spool file below the spool."""
@@ -125,53 +129,92 @@ class ReadyQueue:
             self._ranks.remove(rank)
 
 
+Entry = tuple[float, int, Any, Ref, int]
+"""A task that is due later: when, a count that keeps the order of equal times, source, ref, rank."""
+
+
 @dataclass(slots=True)
 class Later:
-    """The tasks that are due at a time to come, soonest first."""
+    """The tasks that are due at a time to come, soonest first.
 
-    _heap: list[tuple[float, int, Any, Ref, int]] = field(default_factory=list)
+    However much waits here, a call takes time in proportion to the tasks that it is about. What is removed stays in the heap,
+    dead, until it comes up; when more than half of a heap is dead, the living move to a new one, a few with each call.
+    """
+
+    _heap: list[Entry] = field(default_factory=list)
+    _old: list[Entry] = field(default_factory=list)
+    """A heap that is being left."""
+    _held: dict[Any, dict[Ref, Entry]] = field(default_factory=dict)
+    """The living entries, by source and ref."""
+    _size: int = 0
     _count: int = 0
-    stale: int = 0
-    """Entries that their owner has given up and left here, because finding them would take long."""
 
     def __len__(self) -> int:
-        return max(len(self._heap) - self.stale, 0)
+        return self._size
 
     def add(self, due: float, source: Any, ref: Ref, rank: int) -> None:
-        """Adds a task that is due at `due` (seconds since 1970)."""
+        """Adds a task that is due at `due` (seconds since 1970), or gives it another time."""
         self._count += 1
-        heapq.heappush(self._heap, (due, self._count, source, ref, rank))
+        entry = (due, self._count, source, ref, rank)
+        held = self._held.setdefault(source, {})
+        self._size += ref not in held
+        held[ref] = entry
+        heapq.heappush(self._heap, entry)
+        self._tidy()
 
     def next_due(self) -> float | None:
         """When the soonest is due."""
-        return self._heap[0][0] if self._heap else None
+        heap = self._soonest()
+        return heap[0][0] if heap else None
 
-    def pop_due(self, now: float) -> list[tuple[float, Any, Ref, int]]:
-        """Removes all that are due, as (due, source, ref, rank), soonest first."""
-        due = []
-        while self._heap and self._heap[0][0] <= now:
-            when, _, source, ref, rank = heapq.heappop(self._heap)
+    def pop_due(self, now: float, limit: int) -> list[tuple[float, Any, Ref, int]]:
+        """Removes up to `limit` that are due, as (due, source, ref, rank), soonest first."""
+        due: list[tuple[float, Any, Ref, int]] = []
+        while len(due) < limit and (heap := self._soonest()) and heap[0][0] <= now:
+            when, _, source, ref, rank = heapq.heappop(heap)
+            self._forget(source, ref)
             due.append((when, source, ref, rank))
         return due
 
     def remove(self, source: Any, ref: Ref) -> int | None:
-        """Removes one task; its rank, or None when it is not here. Takes time in proportion to what waits here."""
-        for index, (_, _, held_source, held_ref, rank) in enumerate(self._heap):
-            if held_source is source and held_ref == ref:
-                self._heap[index] = self._heap[-1]
-                self._heap.pop()
-                heapq.heapify(self._heap)
-                return rank
-        return None
+        """Removes one task; its rank, or None when it is not here."""
+        entry = self._held.get(source, {}).get(ref)
+        if entry is None:
+            return None
+        self._forget(source, ref)
+        self._tidy()
+        return entry[4]
 
-    def forget(self, source: Any, refs: Container[Ref]) -> None:
-        """Removes tasks of one source. Takes time in proportion to what waits here."""
-        self._heap = [entry for entry in self._heap if entry[2] is not source or entry[3] not in refs]
-        heapq.heapify(self._heap)
+    def of(self, source: Any) -> dict[Ref, float]:
+        """When each task of one source is due."""
+        return {ref: entry[0] for ref, entry in self._held.get(source, {}).items()}
 
-    def of(self, source: Any) -> list[tuple[float, Ref]]:
-        """The tasks of one source, as (due, ref). Takes time in proportion to what waits here."""
-        return [(due, ref) for due, _, held_source, ref, _ in self._heap if held_source is source]
+    def _forget(self, source: Any, ref: Ref) -> None:
+        held = self._held[source]
+        del held[ref]
+        if not held:
+            del self._held[source]
+        self._size -= 1
+
+    def _is_dead(self, entry: Entry) -> bool:
+        return self._held.get(entry[2], {}).get(entry[3]) is not entry
+
+    def _soonest(self) -> list[Entry]:
+        """The heap whose first entry is the soonest of all that live; an empty one when none lives."""
+        for heap in (self._heap, self._old):
+            while heap and self._is_dead(heap[0]):
+                heapq.heappop(heap)
+        if self._heap and self._old:
+            return min(self._heap, self._old, key=lambda heap: heap[0][:2])
+        return self._heap or self._old
+
+    def _tidy(self) -> None:
+        if not self._old and len(self._heap) > 2 * self._size + TIDY_AFTER:
+            self._heap, self._old = [], self._heap
+        for _ in range(min(TIDY_AT_ONCE, len(self._old))):
+            entry = self._old.pop()  # a heap without its last entry is still one
+            if not self._is_dead(entry):
+                heapq.heappush(self._heap, entry)
 
 
 def _sequence(refs: Iterable[Ref]) -> MutableSequence[Any]:

@@ -38,6 +38,8 @@ UNSURE_SECONDS = 2.0
 """A file found by a scan (not by an event) may still be written to; it is left alone until it is as old as this."""
 SHORT_SECONDS = 60.0
 """How long a file may end before its variables do until it counts as damaged."""
+WAKE_AT_ONCE = 1000
+"""Tasks that are made ready in one turn of the loop: about two milliseconds."""
 DISK_REST_SECONDS = 60.0
 """Pause after a move that a full or failing disk did not take."""
 LOCKED_SECONDS = 1.0
@@ -239,9 +241,10 @@ class Spool:
             self.retrying.pop(ref_id(ref), None)
 
     def _unknow(self, ref: str) -> float | None:
-        """Forgets a file, and counts the place that it leaves in `later`; when it was due."""
+        """Forgets a file; when it was due."""
         due = self.files.known.pop(ref, None)
-        self.later.stale += bool(due)
+        if due:
+            self.later.remove(self.files, ref)
         return due
 
     def _schedule_file(self, ref: str, due: float) -> None:
@@ -512,18 +515,11 @@ class Spool:
     # -- by the clock --
 
     def wake_due(self, now: float | None = None) -> None:
-        """Moves what is due to the ready queue."""
-        for due, source, ref, rank in self.later.pop_due(time.time() if now is None else now):
-            if isinstance(source, Batch) and ref in source.moved:
-                continue  # settled meanwhile: the file was scheduled in its own right
+        """Moves what is due to the ready queue, as much as one turn of the loop has time for."""
+        for _, source, ref, rank in self.later.pop_due(time.time() if now is None else now, WAKE_AT_ONCE):
             if isinstance(source, Files):
-                if source.known.get(str(ref)) == due:
-                    source.known[str(ref)] = 0.0
-                    self.queue.add(source, [ref], rank)
-                else:
-                    self.later.stale -= 1
-            else:
-                self.queue.add(source, [ref], rank)
+                source.known[str(ref)] = 0.0
+            self.queue.add(source, [ref], rank)
         if self.queue.size:
             self.changed()
 
@@ -549,7 +545,7 @@ class Spool:
 
     async def _settle(self, batch: Batch) -> None:
         flying, void, refused = set(batch.flying), set(batch.void), set(batch.refused)
-        due = {int(ref): when for when, ref in self.later.of(batch)}
+        due = {int(ref): when for ref, when in self.later.of(batch).items()}
         batch.frozen = True
         self.placing += 1
         try:
@@ -560,17 +556,15 @@ class Spool:
             batch.void.update(moved)
             batch.live -= len(moved)
             self._dirty.add(batch.number)
-            still_later = {ref for _, ref in self.later.of(batch)}
             for offset, ref in moved.items():
+                still_later = self.later.remove(batch, offset) is not None
                 if ref.startswith("outbox/"):
                     self.outbox.moved(ref)
                     continue
                 self._unknow(ref)
                 self._schedule_moved(ref, due.get(offset, 0.0))
-                if offset in due and offset not in still_later:
+                if offset in due and not still_later:
                     self.hurry(self.files, ref)  # it became ready while it was moved
-            if not still_later.isdisjoint(moved):
-                self.later.forget(batch, moved)
         except OSError as error:
             batch.closed_at = time.monotonic() + DISK_REST_SECONDS
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))

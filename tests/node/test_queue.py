@@ -3,9 +3,11 @@
 from array import array
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spoolnode.node import queue
 from spoolnode.node.queue import COMPACT_AFTER, Later, ReadyQueue
 from spoolnode.protocol.names import LAST
 
@@ -98,6 +100,7 @@ def test_the_callers_array_stays_the_callers() -> None:
 later_steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.floats(0, 50), sources),
+        st.tuples(st.just("again"), st.floats(0, 50), sources),
         st.tuples(st.just("pop"), st.floats(0, 50), sources),
         st.tuples(st.just("remove"), st.integers(0, 20).map(float), sources),
     ),
@@ -105,19 +108,27 @@ later_steps = st.lists(
 )
 
 
-@given(later_steps)
-def test_later_is_a_list_sorted_by_time_and_then_by_arrival(script: list[tuple[str, float, int]]) -> None:
+@given(later_steps, st.integers(0, 10))
+def test_later_is_a_list_sorted_by_time_and_then_by_arrival(script: list[tuple[str, float, int]], tidy_after: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "TIDY_AFTER", tidy_after)
+        _compare_later_with_a_list(script)
+
+
+def _compare_later_with_a_list(script: list[tuple[str, float, int]]) -> None:
     later = Later()
     model: list[tuple[float, Source, int, int]] = []
     for count, (kind, number, index) in enumerate(script):
         source = SOURCES[index]
-        if kind == "add":
-            later.add(number, source, count, index)
-            model.append((number, source, count, index))
+        if kind in ("add", "again"):
+            ref = count if kind == "add" else int(number) % 7
+            later.add(number, source, ref, index)
+            model = [item for item in model if (item[1], item[2]) != (source, ref)]
+            model.append((number, source, ref, index))
             model.sort(key=lambda item: item[0])
         elif kind == "pop":
-            due = [item for item in model if item[0] <= number]
-            assert later.pop_due(number) == due
+            due = [item for item in model if item[0] <= number][:3]
+            assert later.pop_due(number, 3) == due
             model = [item for item in model if item not in due]
         else:
             there = [item for item in model if item[1] is source and item[2] == int(number)]
@@ -125,4 +136,14 @@ def test_later_is_a_list_sorted_by_time_and_then_by_arrival(script: list[tuple[s
             model = [item for item in model if item not in there]
         assert len(later) == len(model)
         assert later.next_due() == (model[0][0] if model else None)
-        assert sorted(later.of(source)) == sorted((due, ref) for due, held, ref, _ in model if held is source)
+        assert later.of(source) == {ref: due for due, held, ref, _ in model if held is source}
+
+
+def test_what_was_removed_from_later_does_not_keep_its_memory() -> None:
+    later = Later()
+    for number in range(50_000):
+        later.add(1e9 + number, SOURCES[0], number, LAST)
+        if number >= 100:
+            later.remove(SOURCES[0], number - 100)
+    assert len(later) == 100
+    assert len(later._heap) + len(later._old) < 5_000
