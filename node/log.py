@@ -1,6 +1,7 @@
 """The log: one line an event, a stable word for the action, the task's id in every line about a task.
 
-Text for people on a terminal, JSON for programs otherwise; always to standard error.
+Text for people on a terminal, JSON for programs otherwise; always to standard error. Reporting never breaks what it
+reports: it does not wait for whoever reads the log (see `logwriter`), and it raises nothing.
 """
 
 import logging
@@ -12,6 +13,8 @@ from typing import Any
 
 import structlog
 
+from spoolnode.node.logwriter import LineWriter
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 WARNINGS = frozenset(
@@ -19,42 +22,61 @@ WARNINGS = frozenset(
     | {"too_many_connections", "reload_failed", "scan_failed", "disk_low", "timer_failed", "connection_failed", "grace_over"}
     | {"not_scanned", "insecure", "handshake_failed", "tls_reload_failed", "certificate_expires", "link_failed", "link_paused"}
     | {"peer_down", "peer_rejected", "id_twice", "name_twice", "clock_off", "other_protocol", "other_cluster", "too_many_peers"}
-    | {"discovery_failed", "discovery_full"}
+    | {"discovery_failed", "discovery_full", "log_dropped"}
 )
 ERRORS = frozenset({"move_failed", "sync_failed", "housekeeping_failed", "mistake"})
 DEBUG = frozenset({"timer", "again", "accepted", "done", "forwarded", "peer_suspect", "link_open"})
 RARELY_SECONDS = 1.0
 """Seconds between two lines of an action that a stranger can cause."""
 
+FLUSH_SECONDS = 2.0
+"""How long the end of the node waits for a reader of the log that does not read."""
+
 Report = Callable[..., None]
+"""How everything is reported: `report(action, **details)`."""
 
 
-def configure(level: str, form: str) -> Report:
-    """Sets the log up; the function through which everything is reported: `report(action, **details)`."""
-    text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    renderer: Any = _for_people(colors=_in_colors()) if text else structlog.processors.JSONRenderer()
-    logger = structlog.wrap_logger(
-        structlog.WriteLogger(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        processors=[
+class Log:
+    """Everything that the node says goes through one of these: `log(action, **details)`."""
+
+    def __init__(self, level: str, form: str) -> None:
+        """A log on standard error; `form` is text, json or auto."""
+        text = form == "text" or (form == "auto" and sys.stderr.isatty())
+        self._least = LEVELS[level]
+        self._encoding = sys.stderr.encoding or "utf-8"
+        self._processors: list[Any] = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S" if text else "iso", utc=not text),
             structlog.processors.EventRenamer("action") if not text else _keep,
-            renderer,
-        ],
-    )
+            _for_people(colors=_in_colors()) if text else structlog.processors.JSONRenderer(),
+        ]
+        self._writer = LineWriter(sys.stderr.fileno(), lambda lines: self._line("warning", "log_dropped", {"lines": lines}))
 
-    def report(action: str, **details: Any) -> None:
-        if action in ERRORS:
-            logger.error(action, **details)
-        elif action in WARNINGS:
-            logger.warning(action, **details)
-        elif action in DEBUG:
-            logger.debug(action, **details)
-        else:
-            logger.info(action, **details)
+    def __call__(self, action: str, **details: Any) -> None:
+        """Says something. Never waits, and never raises: it stands between two steps of many a change."""
+        level = "error" if action in ERRORS else "warning" if action in WARNINGS else "debug" if action in DEBUG else "info"
+        if LEVELS[level] < self._least:
+            return
+        try:
+            line = self._line(level, action, details)
+        except Exception as error:  # noqa: BLE001  # a detail that cannot be shown; the line says so instead
+            line = self._line(level, action, {"unprintable": type(error).__name__})
+        self._writer.put(line)
 
-    return report
+    @property
+    def dropped(self) -> int:
+        """Lines that could not be written, since the start."""
+        return self._writer.dropped
+
+    def flush(self, seconds: float = FLUSH_SECONDS) -> None:
+        """Returns when all is written that can be; at the latest after so many seconds."""
+        self._writer.flush(seconds)
+
+    def _line(self, level: str, action: str, details: dict[str, Any]) -> bytes:
+        event: Any = {"event": action, **details}
+        for process in self._processors:
+            event = process(None, level, event)
+        return f"{event}\n".encode(self._encoding, "backslashreplace")
 
 
 def _in_colors() -> bool:

@@ -32,6 +32,7 @@ _COUNTERS = {
     "repeats": "Tasks that came over a link a second time, and were not stored again",
     "handshake_failures": "TLS connections that ended before both sides had shown who they are",
     "worker_deaths": "Workers that died unasked",
+    "log_dropped": "Lines of the log that could not be written",
     "task_seconds": "Seconds that tasks ran",
 }
 

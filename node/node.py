@@ -363,6 +363,7 @@ class Node:
             "connections": self.listener.connections, "free": self.door.free, "min_free": self.config.min_free,
             "outbox_total": spool.outbox.total, "handshake_failures": self.services.handshake_failures,
             "forwarded": spool.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
+            "log_dropped": self.report.dropped if isinstance(self.report, log.Log) else 0,
         }  # fmt: skip
 
     def _for_peers(self) -> dict[str, Any]:

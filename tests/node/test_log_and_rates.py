@@ -1,22 +1,131 @@
 """What people and programs read: lines of the log, and rates."""
 
 import json
+import os
+import time
+from collections.abc import Iterator
 
 import pytest
+from support import eventually
 
-from spoolnode.node.log import configure, rarely
+from spoolnode.node.log import Log, rarely
+from spoolnode.node.logwriter import LineWriter
 from spoolnode.node.rates import WINDOW, Rates
 
 
-def test_for_people_a_traceback_follows_its_line_and_for_programs_a_line_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    configure("info", "text")("retry", id="a_1_2", reason="ValueError: no\nTraceback:\n  here")
-    line, *further = capsys.readouterr().err.splitlines()
+def said(capfd: pytest.CaptureFixture[str], form: str, action: str, **details: object) -> list[str]:
+    """The lines of a log that says one thing."""
+    log = Log("info", form)
+    log(action, **details)
+    log.flush()
+    return capfd.readouterr().err.splitlines()
+
+
+def test_for_people_a_traceback_follows_its_line_and_for_programs_a_line_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    line, *further = said(capfd, "text", "retry", id="a_1_2", reason="ValueError: no\nTraceback:\n  here")
     assert "retry" in line
     assert "a_1_2" in line
     assert further == ["    Traceback:", "      here"]
-    configure("info", "json")("retry", id="a_1_2", reason="ValueError: no\nTraceback:\n  here")
-    (only,) = capsys.readouterr().err.splitlines()
+    (only,) = said(capfd, "json", "retry", id="a_1_2", reason="ValueError: no\nTraceback:\n  here")
     assert json.loads(only)["reason"].endswith("here")
+
+
+class Unprintable:
+    """Something that cannot be shown."""
+
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_cannot_be_shown_does_not_break_who_reports_it(capfd: pytest.CaptureFixture[str], form: str) -> None:
+    (line,) = said(capfd, form, "retry", reason=Unprintable())
+    assert "retry" in line
+    assert "ValueError" in line
+    (line,) = said(capfd, form, "print", text="\udcff \ud800")
+    assert "print" in line
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe; whoever closes one puts -1 in its place."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        try:
+            os.close(end)
+        except OSError:
+            continue  # the test has closed it
+
+
+def dropped_line(lines: int) -> bytes:
+    return f"dropped {lines}\n".encode()
+
+
+def test_who_writes_a_log_that_nobody_reads_does_not_wait(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    log = LineWriter(writer, dropped_line, most=10_000)
+    line = b"x" * 99 + b"\n"
+    put = 0
+    while log.flush(0.2):  # until the pipe is full
+        for _ in range(100):
+            log.put(line)
+        put += 100
+    before = log.dropped
+    for _ in range(5000):
+        log.put(line)
+    assert log.dropped - before >= 4900
+    dropped, heard = log.dropped, b""
+    while heard.count(b"x\n") < put + 5000 - dropped:
+        heard += os.read(reader, 1 << 20)
+    assert log.flush(30)
+    log.put(b"the last\n")
+    while b"the last\n" not in heard:
+        heard += os.read(reader, 1 << 20)
+    assert heard.decode().splitlines()[-2:] == [f"dropped {dropped}", "the last"]
+
+
+def test_a_descriptor_that_takes_nothing_costs_lines_and_no_error() -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        log = LineWriter(full, dropped_line)
+        log.put(b"one\n")
+        log.put(b"two\n")
+        assert log.flush(30)
+        assert log.dropped == 2
+    finally:
+        os.close(full)
+
+
+def test_a_reader_that_went_away_costs_lines_and_no_error(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.close(reader)
+    log = LineWriter(writer, dropped_line)
+    log.put(b"one\n")
+    assert log.flush(30)
+    assert log.dropped == 1
+
+
+def test_a_descriptor_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    log = LineWriter(writer, dropped_line)
+    line = b"x" * 99 + b"\n"
+    for _ in range(3000):
+        log.put(line)
+    heard = 0
+    while heard < 3000 * len(line):
+        heard += len(os.read(reader, 1 << 16))
+    eventually(lambda: log.flush(0))
+    assert log.dropped == 0
+
+
+def test_a_stuck_reader_holds_up_the_end_for_a_bounded_time(pipe: tuple[int, int]) -> None:
+    log = LineWriter(pipe[1], dropped_line)
+    log.put(b"x" * (1 << 19) + b"\n")
+    began = time.monotonic()
+    assert not log.flush(0.1)
+    assert time.monotonic() - began < 30
 
 
 def test_a_stranger_cannot_flood_the_log_and_hides_no_other_cause() -> None:

@@ -39,14 +39,18 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
 
     ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
     config = with_seeds(gather(given, os.environ, file).config, seeds).validated()
-    report = log.configure(config.log_level, config.log_format)
+    report = log.Log(config.log_level, config.log_format)
     for name in ignored:
         report("note", option=as_typed(name, click.get_current_context().meta[TYPED]), text=WITHOUT_EFFECT[name][2])
     for variable, text in unknown_variables(os.environ).items():
         report("note", variable=variable, text=text)
     if config.insecure:
         report("insecure", text="--insecure: whoever can reach an address of this node can enqueue")
-    sys.exit(_run(config, report))
+    try:
+        status = _run(config, report)
+    finally:
+        report.flush()
+    sys.exit(status)
 
 
 def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":

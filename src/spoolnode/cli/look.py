@@ -64,7 +64,8 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("connections", status["connections"]),
     ]
     found = f"{_count(status['found'], 'task')} put into the spool directory as files" if status["found"] else ""
-    optional = [("found", found), ("refused", refused), ("corrupt", status["corrupt"] or "")]
+    unsaid = f"{_count(status['log_dropped'], 'line')} could not be written" if status["log_dropped"] else ""
+    optional = [("found", found), ("refused", refused), ("corrupt", status["corrupt"] or ""), ("log", unsaid)]
     return [*lines, *outbox, *[(name, text) for name, text in optional if text]]
 
 

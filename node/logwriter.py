@@ -1,0 +1,86 @@
+"""Writes the log beside everything else: whatever its reader does, nobody who says something waits or fails for it.
+
+Lines go into a buffer of bounded size, and a thread writes them. What does not fit (nobody reads the pipe), and what the
+descriptor does not take (the disk is full, the reader is gone), is dropped and counted; the count is said as soon as a line
+can be written again.
+"""
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+BUFFER_BYTES = 1 << 20
+"""Bytes of lines that may wait to be written."""
+
+
+class LineWriter:
+    """Writes lines to a descriptor in a thread of its own."""
+
+    def __init__(self, descriptor: int, dropped_line: Callable[[int], bytes], most: int = BUFFER_BYTES) -> None:
+        """
+        Args:
+            dropped_line: the line that says how many were dropped.
+            most: bytes that may wait.
+        """
+        self._descriptor = descriptor
+        self._dropped_line = dropped_line
+        self._most = most
+        self._lines: deque[bytes] = deque()
+        self._held = 0
+        """Bytes that wait, those that are just being written among them."""
+        self._unsaid = 0
+        """Lines dropped since the last time that their number was said."""
+        self.dropped = 0
+        """Lines dropped since the start."""
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+
+    def put(self, line: bytes) -> None:
+        """Takes one line, which ends with a newline. Never waits for its reader, never fails."""
+        with self._changed:
+            if self._held + len(line) > self._most:
+                self._drop(1)
+                return
+            self._lines.append(line)
+            self._held += len(line)
+            self._changed.notify_all()
+
+    def flush(self, seconds: float) -> bool:
+        """Returns when everything is written or dropped, at the latest after so many seconds; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._held, seconds)
+
+    def _drop(self, lines: int) -> None:
+        self._unsaid += lines
+        self.dropped += lines
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                data = b"".join(self._lines)
+                self._lines.clear()
+                unsaid, self._unsaid = self._unsaid, 0
+            said = not unsaid or self._write(self._dropped_line(unsaid)) is None
+            left = self._write(data) if said else data
+            with self._changed:
+                self._held -= len(data)
+                if not said:
+                    self._unsaid += unsaid
+                if left:
+                    self._drop(left.count(b"\n"))
+                self._changed.notify_all()
+
+    def _write(self, data: bytes) -> bytes | None:
+        """Writes it all; what the descriptor did not take, else None."""
+        written = 0
+        while written < len(data):
+            try:
+                written += os.write(self._descriptor, data[written : written + (64 << 10)])
+            except BlockingIOError:  # somebody who shares it has made it so
+                select.select([], [self._descriptor], [])
+            except OSError:
+                return data[written:]  # counted; the next lines may do better
+        return None
