@@ -224,9 +224,20 @@ class Crew:
             self._wait_for_timers()
         self.dispatch()
 
+    def _trusts(self, worker: WorkerProcess, number: int, positions: list[int]) -> bool:
+        """Whether a worker speaks of tasks that it has; one that does not is killed; the disk says what ended."""
+        chunk = worker.chunks.get(number)
+        if chunk is not None and chunk.open.issuperset(positions) and len(set(positions)) == len(positions):
+            return True
+        self._report("worker_confused", worker=worker.index, pid=worker.pid, reason="it reported tasks that it does not have")
+        worker.kill()
+        return False
+
     def _ended(self, worker: WorkerProcess, number: int, packed: bytes, others: list[list[Any]], seconds: float) -> None:
-        chunk = worker.chunks[number]
         positions = wire.unpack_positions(packed)
+        if not self._trusts(worker, number, [*positions, *(position for position, *_ in others)]):
+            return
+        chunk = worker.chunks[number]
         if positions:
             self._spool.done(chunk.source, self._close(worker, chunk, positions))
             worker.done += len(positions)
@@ -269,8 +280,11 @@ class Crew:
             spool.failed(source, ref, chunk.rank, Outcome(Kind(verdict), detail, delay))
 
     def _returned(self, worker: WorkerProcess, number: int, packed: bytes) -> None:
+        positions = wire.unpack_positions(packed)
+        if not self._trusts(worker, number, list(positions)):
+            return
         chunk = worker.chunks[number]
-        refs = self._close(worker, chunk, wire.unpack_positions(packed))
+        refs = self._close(worker, chunk, positions)
         self._spool.give_back(chunk.source, refs, chunk.rank)
         self._forget_if_over(worker, number)
 

@@ -18,7 +18,18 @@ from spoolnode.node.logwriter import LineWriter
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 WARNINGS = frozenset(
-    {"retry", "dead", "timeout", "worker_died", "worker_broken", "quarantined", "refused", "accept_failed", "no_inotify"}
+    {
+        "retry",
+        "dead",
+        "timeout",
+        "worker_died",
+        "worker_broken",
+        "worker_confused",
+        "quarantined",
+        "refused",
+        "accept_failed",
+        "no_inotify",
+    }
     | {"too_many_connections", "reload_failed", "scan_failed", "disk_low", "timer_failed", "connection_failed", "grace_over"}
     | {"not_scanned", "insecure", "handshake_failed", "tls_reload_failed", "certificate_expires", "link_failed", "link_paused"}
     | {"peer_down", "peer_rejected", "id_twice", "name_twice", "clock_off", "other_protocol", "other_cluster", "too_many_peers"}

@@ -1,6 +1,7 @@
 """What tasks print, line by line, with the task that printed it."""
 
 import io
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -58,6 +59,15 @@ class TaskOutput(io.TextIOBase):
         for start in range(0, len(text), MAX_TEXT):
             self._emit(task, self._stream, text[start : start + MAX_TEXT])
 
+    def print_to_descriptor(self) -> None:
+        """From now on whole lines go to the descriptor."""
+        self._lock = threading.Lock()  # another thread may have held it when we were forked
+        self._emit = self._write_line
+
+    def _write_line(self, task: str, stream: str, text: str) -> None:
+        del task, stream
+        os.write(self._descriptor, text.encode("utf-8", "backslashreplace") + b"\n")
+
 
 _streams: list[TaskOutput] = []
 
@@ -66,6 +76,13 @@ def flush_task() -> None:
     """Sends what the current task has printed without a line end: it has ended, and prints no more."""
     for stream in _streams:
         stream.flush()
+
+
+def print_to_descriptors() -> None:
+    """In a child that a task forked: it prints as any program does, and what the worker has begun to print is the worker's."""
+    rest.clear()
+    for stream in _streams:
+        stream.print_to_descriptor()
 
 
 def capture_output(emit: Callable[[str, str, str], None]) -> None:

@@ -57,6 +57,12 @@ class Slots:
         """Everything that runs."""
         return [item for item in map(Running._make, _SLOT.iter_unpack(self._memory)) if item.chunk]
 
+    def detach(self) -> None:
+        """In a forked child: what it still writes here reaches nobody."""
+        self._memory.close()
+        self._memory = mmap.mmap(-1, _SLOT.size * self._count)
+        os.close(self.descriptor)
+
     def close(self) -> None:
         """Gives the memory back."""
         self._memory.close()

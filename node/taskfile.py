@@ -16,7 +16,7 @@ from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import BadPacket, Refused
-from spoolnode.protocol.packet import HEADER
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
 
 HELD: dict[str, "FileTask"] = {}
@@ -126,6 +126,7 @@ class BatchReader:
             descriptor = os.open(self._layout.batch(number), os.O_RDWR | os.O_CLOEXEC)
             try:
                 memory = mmap.mmap(descriptor, 0)
+                memory.madvise(mmap.MADV_DONTFORK)  # a child of a task marks nothing, and keeps no batch from being removed
             finally:
                 os.close(descriptor)
         self._memories[number] = memory
@@ -141,18 +142,16 @@ class FileTask(Task):
     those who want to look at a running task find it in `HELD`.
     """
 
-    __slots__ = ("_attempts", "_descriptor", "path")
+    __slots__ = ("_descriptor", "path")
 
-    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, attempts: int) -> None:
+    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int) -> None:
         super().__init__(block, body, os.path.basename(path))
         self.path = path
         self._descriptor = descriptor
-        self._attempts = attempts
         HELD[path] = self
 
     def begin(self) -> None:
-        if self._attempts < MAX_ATTEMPTS:
-            os.pwrite(self._descriptor, bytes([self._attempts + 1]), ATTEMPTS_AT)
+        pass  # its attempt was counted before its body was read
 
     def finish(self) -> None:
         try:
@@ -167,6 +166,13 @@ class FileTask(Task):
     def leave(self) -> None:
         del HELD[self.path]
         os.close(self._descriptor)
+
+
+def close_held() -> None:
+    """In a forked child: closes the files that the worker runs. The worker's locks on them stay: they are no child's."""
+    for task in HELD.values():
+        os.close(task._descriptor)
+    HELD.clear()
 
 
 class SpoolFileReader:
@@ -201,13 +207,9 @@ class SpoolFileReader:
                 raise NotNow(LOCKED) from None
             raise
         found = self._check(path, descriptor)
+        front = os.pread(descriptor, min(found.st_size, HEADER_SIZE + MAX_BLOCK), 0)
         try:
-            data = _read_all(descriptor, found.st_size)
-        except MemoryError as error:
-            _count_attempt(descriptor)
-            raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
-        try:
-            file = spoolfile.parse(data)
+            file = spoolfile.parse(front)
         except spoolfile.Short:
             raise NotNow(SHORT, time.time() - found.st_mtime) from None
         except BadPacket as error:
@@ -217,8 +219,15 @@ class SpoolFileReader:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise NotNow(GONE)
-        block = data[HEADER_SIZE : len(data) - len(file.body)]
-        return FileTask(block, file.body, path, descriptor, file.attempts)
+        # Before the body is read, which may be more than this machine has: the kernel then kills us, and the attempt counts.
+        if file.attempts < MAX_ATTEMPTS:
+            os.pwrite(descriptor, bytes([file.attempts + 1]), ATTEMPTS_AT)
+        body_at = len(front) - len(file.body)
+        try:
+            body = file.body if len(front) == found.st_size else _read_from(descriptor, body_at, found.st_size)
+        except MemoryError as error:
+            raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
+        return FileTask(front[HEADER_SIZE:body_at], body, path, descriptor)
 
     def _check(self, path: str, descriptor: int) -> os.stat_result:
         """What the locked file is, provided that its name still leads to it and that it is due."""
@@ -243,16 +252,9 @@ def _unreadable(error: OSError) -> NotNow:
     return NotNow(CORRUPT, f"it cannot be read: {error.strerror}")
 
 
-def _count_attempt(descriptor: int) -> None:
-    """One attempt more for a file that is too large to be read: otherwise it would be tried forever."""
-    header = os.pread(descriptor, HEADER_SIZE, 0)
-    if len(header) == HEADER_SIZE and header[ATTEMPTS_AT] < MAX_ATTEMPTS:
-        os.pwrite(descriptor, bytes([header[ATTEMPTS_AT] + 1]), ATTEMPTS_AT)
-
-
-def _read_all(descriptor: int, size: int) -> bytes:
+def _read_from(descriptor: int, offset: int, size: int) -> bytes:
+    """The bytes of a file from an offset to its end."""
     pieces = []
-    offset = 0
     while offset < size and (piece := os.pread(descriptor, size - offset, offset)):
         pieces.append(piece)
         offset += len(piece)

@@ -19,16 +19,17 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from spoolnode.node import output, wire
 from spoolnode.node.config import BadConfig
+from spoolnode.node.forked import end_if_forked, expects_children, keep_children_out, reap
 from spoolnode.node.outcome import DONE, App, Kind, Outcome
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
-from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task
+from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held
 from spoolnode.protocol import names
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ _NOT_OF_APPLICATION = (os.path.dirname(os.path.dirname(__file__)) + os.sep, impo
 """How the names of files begin whose frames say nothing about the application."""
 ASYNC_GRACE = 5.0
 """Seconds that the event loop gets to end a task that is over its time, until the whole worker is killed."""
+REAP_SECONDS = 0.2
+"""How often an idle worker looks whether a child that a task has just forked came back."""
+_FOR_THE_NODE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that may reach the whole group (a terminal, `systemctl`), and on which only the node acts."""
 
 
 class Chunk:
@@ -72,17 +77,28 @@ class Worker:
         self._others: list[list[Any]] = []
         self._since = time.monotonic()
         self._async = AsyncTasks(self, concurrency)
+        os.register_at_fork(after_in_child=self._async.stop_in_child)
 
     def run(self) -> None:
         """Works until the node says stop, or is gone."""
         self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers]])
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
-        while (item := self._work.get()) is not None:
+        while (item := self._next()) is not None:
             if isinstance(item, int):
                 self._call_timer(item)
             else:
                 self._run_chunk(item)
+            reap()
         self._async.join()
+
+    def _next(self) -> Chunk | int | None:
+        """What to do next; waits for it."""
+        while expects_children():
+            try:
+                return self._work.get(timeout=REAP_SECONDS)
+            except Empty:
+                reap()
+        return self._work.get()
 
     def send(self, message: list[Any]) -> None:
         """Says something to the node; a packet is sent whole, so threads need no lock."""
@@ -160,7 +176,9 @@ class Worker:
         try:
             outcome = self._app.handler(task)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are its failures too
+            end_if_forked(error)
             outcome = failure(error)
+        end_if_forked()
         if output.rest:
             output.flush_task()
         if outcome is DONE:
@@ -197,7 +215,9 @@ class Worker:
             if isinstance(result, Awaitable):
                 self._async.wait_for(result)
         except BaseException as problem:  # noqa: BLE001  # reported to the node, which logs it
+            end_if_forked(problem)
             error = failure(problem).reason
+        end_if_forked()
         self._slots.end(0)
         self.send(["timer", index, error])
 
@@ -237,8 +257,18 @@ class AsyncTasks:
         while True:
             try:
                 self._loop.run_forever()
-            except BaseException:  # noqa: BLE001  # SystemExit in something that a task has started; the others go on
+            except BaseException as error:  # noqa: BLE001  # SystemExit in something that a task has started; the others go on
+                end_if_forked(error)
                 traceback.print_exc()
+            end_if_forked()
+
+    def stop_in_child(self) -> None:
+        """In a child that one of these tasks forked: none of the others takes another step, not even in this turn of the loop."""
+        if self._loop is not None:
+            self._loop.stop()
+            self._loop.call_soon(end_if_forked)
+            if (ready := getattr(self._loop, "_ready", None)) is not None:  # asyncio's own loop; uvloop's has no such queue
+                ready.rotate(1)
 
     def join(self) -> None:
         """Returns when all have ended."""
@@ -259,7 +289,9 @@ class AsyncTasks:
             late = limit and time.monotonic() - started >= limit
             outcome = Outcome(Kind.FAILED, f"timed out after {limit:g} s") if late else failure(error)
         except BaseException as error:  # noqa: BLE001  # see Worker._run_task
+            end_if_forked(error)
             outcome = failure(error)
+        end_if_forked()
         if output.rest:
             output.flush_task()
         ended: list[int] = []
@@ -332,14 +364,17 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     facts: dict[str, Any] = settings[0]
     for descriptor in (sock.fileno(), facts["slots"]):
         os.set_inheritable(descriptor, False)  # it had to be inherited by us, and by nobody whom a task starts
-    # Ctrl-C in a terminal reaches the whole group; only the node acts on it. The node's death ends us at once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in _FOR_THE_NODE:
+        signal.signal(number, _leave_it_to_the_node)
     _die_with_the_node(facts["node_pid"])
     slots = Slots(facts["slots"], facts["concurrency"] + 1)
     capture_output(lambda task, stream, text: wire.send(sock, ["print", task, stream, text]))
+    keep_children_out(lambda: _let_go(sock, slots))
     try:
         app = load(facts)
+        end_if_forked()
     except BaseException as error:  # noqa: BLE001  # the node ends, or keeps the old workers, with this text
+        end_if_forked(error)
         trace = _frames_of_application(error)
         is_sentence = isinstance(error, BadConfig) and trace is None
         text = str(error) if is_sentence else "".join(traceback.format_exception(type(error), error, trace))
@@ -352,6 +387,21 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads of the application must not keep a stopped worker
+
+
+def _leave_it_to_the_node(number: int, frame: object) -> None:
+    """Nothing. A handler and not SIG_IGN, which the programs that tasks start would inherit."""
+
+
+def _let_go(sock: socket.socket, slots: Slots) -> None:
+    """In a child that a task forked: gives up all that is the worker's."""
+    sock.close()
+    slots.detach()
+    close_held()
+    output.print_to_descriptors()
+    for number in _FOR_THE_NODE:
+        if signal.getsignal(number) is _leave_it_to_the_node:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _die_with_the_node(node_pid: int) -> None:

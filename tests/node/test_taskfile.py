@@ -1,6 +1,7 @@
 """A worker's hold on tasks, with real files, real locks and a second process."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -247,3 +248,21 @@ def test_a_limit_that_makes_no_sense_is_none(reader: SpoolFileReader, path: Path
     task = reader.read(NAME)
     assert task.timeout == seconds
     task.leave()
+
+
+def test_the_attempt_counts_before_the_body_is_read(reader: SpoolFileReader, path: Path) -> None:
+    """A body that is more than the memory gets its reader killed, again and again, if that did not count."""
+    os.truncate(path, 256 << 20)
+    child = os.fork()
+    if child == 0:
+        try:
+            reader.read(NAME)
+        finally:
+            os._exit(0)
+    ended = 0
+    with path.open("rb") as file:
+        while not os.pread(file.fileno(), 1, ATTEMPTS_AT)[0] and not ended:
+            ended = os.waitpid(child, os.WNOHANG)[0]
+    assert not ended, "it had read all before it counted"
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
