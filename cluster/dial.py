@@ -5,7 +5,6 @@ the server has looked at it; the refusal comes with the first read, as the end o
 """
 
 import asyncio
-import contextlib
 import errno
 import socket
 import ssl
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from spoolnode.cluster.lookup import look_up
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import BadConfig, parse_address
 from spoolnode.node.trust import SHUTDOWN_SECONDS, Untrusted, reason_of
@@ -178,14 +178,16 @@ async def _resolve(address: str) -> list[Any]:
         raise DialError(Kind.UNREACHABLE, str(error)) from error
     if isinstance(parsed, str):
         raise DialError(Kind.UNREACHABLE, f"{address} is no host:port")
-    with contextlib.suppress(OSError, UnicodeError):  # an address needs no resolver, and must not wait for one that is slow
-        return socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+    host, port = parsed
     try:
-        return await asyncio.get_running_loop().getaddrinfo(*parsed, type=socket.SOCK_STREAM)
-    except UnicodeError as error:
-        raise DialError(Kind.UNREACHABLE, f"the host of {address} is no name: a part of it is empty or too long") from error
+        return [place for found in await look_up(host) for place in _numeric(found, port)]
     except OSError as error:
         raise DialError(Kind.UNREACHABLE, f"the host of {address} has no address: {error.strerror or error}") from error
+
+
+def _numeric(address: str, port: int) -> list[Any]:
+    """An IP address as a socket takes it; asks nobody."""
+    return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
 
 
 def _prepare(sock: socket.socket) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from spoolnode.cluster.carrier import Dial
 from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong
 from spoolnode.cluster.dial import DialError, Kind, refusal_of
+from spoolnode.cluster.lookup import is_numeric
 from spoolnode.cluster.peers import Failure, Peer, PeerTable
 from spoolnode.node.background import spawn
 from spoolnode.protocol.errors import BadPacket, Refused
@@ -14,7 +15,9 @@ from spoolnode.protocol.errors import BadPacket, Refused
 LIMIT = 2.0
 """Seconds that an answer may take."""
 AT_ONCE = 64
-"""Pings under way."""
+"""Pings under way to addresses..."""
+NAMES_AT_ONCE = 16
+"""...and to host names, which take longer when no name server answers."""
 
 FAILURES = {Kind.REFUSED: Failure.REFUSED, Kind.UNREACHABLE: Failure.TIMEOUT, Kind.UNTRUSTED: Failure.UNTRUSTED}
 
@@ -38,6 +41,7 @@ class Prober:
         self._wake = asyncio.Event()
         self._channels: dict[str, Channel] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
+        self._room_for_names = asyncio.Semaphore(NAMES_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,7 +74,7 @@ class Prober:
 
     async def _ping(self, peer: Peer) -> None:
         """One ping, with exactly one result for the table."""
-        async with self._room:
+        async with self._room if all(map(is_numeric, peer.addresses)) else self._room_for_names:
             kind, reason = Failure.OTHER, "it has no address"
             for address in peer.addresses:
                 began = self._loop.time()

@@ -1,10 +1,8 @@
 """Addresses as sources write them, `host:port` and `[v6]:port`, and the lookup of names."""
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address
 
+from spoolnode.cluster import lookup
 from spoolnode.node.config import BadConfig
 from spoolnode.protocol import names
 
@@ -29,23 +27,10 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def is_literal(host: str) -> bool:
-    """Whether this is an IP address already."""
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
 async def look_up(host: str, port: int) -> list[str]:
     """The addresses of a host, by the system's resolver.
 
     Raises:
         OSError: the lookup failed.
     """
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except UnicodeError as error:  # a label of more than 63 characters, for example
-        raise OSError(f"it is no host name: {error}") from error
-    return list(dict.fromkeys(join(str(place[0]), port) for _, _, _, _, place in found))
+    return [join(address, port) for address in await lookup.look_up(host, lookup.PATIENCE)]

@@ -1,6 +1,5 @@
-"""Which of this machine's addresses mDNS speaks from, and which it announces. Pure, but for `present` and `resolve`."""
+"""Which of this machine's addresses mDNS speaks from, and which it announces. Pure, but for `present`."""
 
-import socket
 from collections.abc import Iterable
 from ipaddress import ip_address, ip_interface
 from typing import NamedTuple
@@ -97,16 +96,3 @@ def nearest_first(addresses: Iterable[str], speaking: Iterable[Place]) -> list[s
     """The same IP addresses, those in a network that we are in before the others."""
     networks = [ip_interface(f"{place.address}/{place.prefix}").network for place in speaking]
     return sorted(addresses, key=lambda address: not any(ip_address(address) in network for network in networks))
-
-
-def resolve(host: str) -> list[str]:
-    """The IP addresses of a host. Blocks.
-
-    Raises:
-        OSError: the lookup failed.
-    """
-    try:
-        return [str(ip_address(host))]
-    except ValueError:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))

@@ -25,6 +25,7 @@ from spoolnode.cluster.discovery.health import Health, why
 from spoolnode.cluster.discovery.interfaces import Place
 from spoolnode.cluster.discovery.lookout import MAX_CANDIDATES, Lookout
 from spoolnode.cluster.discovery.station import Make, Station
+from spoolnode.cluster.lookup import PATIENCE, look_up
 from spoolnode.node.background import spawn
 from spoolnode.node.log import Report
 
@@ -129,7 +130,7 @@ class Mdns:
 
     async def _use_one_station(self, sink: Sink) -> None:
         """Returns when the interfaces have changed."""
-        view = await asyncio.to_thread(self._look)
+        view = await self._look()
         if not view.speaking:
             raise OSError("no interface has an IPv4 address to speak from")
         station = self._station = await Station.open(view.speaking, self._tuning.make)
@@ -153,7 +154,7 @@ class Mdns:
                 glance_at = clock() + self._soon(tuning.glance)
             if look_at <= clock():
                 self._lookout.sweep(sink)
-                if await asyncio.to_thread(self._look) != view:
+                if await self._look() != view:
                     return
                 if station.info is None:
                     await self._announce(station, view)
@@ -162,7 +163,7 @@ class Mdns:
     async def _announce(self, station: Station, view: _View) -> None:
         """Announces this node, if peers can reach it; when that fails we still listen."""
         try:
-            port, addresses = await asyncio.to_thread(self._reachable, view)
+            port, addresses = await self._reachable(view)
             self._lookout.ours = {join(address, port) for address in addresses}
             if addresses:
                 await station.announce(announcement.describe(self._identity, self._start, port, addresses))
@@ -171,19 +172,19 @@ class Mdns:
         else:
             self._announcing.well()
 
-    def _look(self) -> _View:
-        """In a thread: a listener may have a host name."""
-        places = self._tuning.present()
-        hosts = [address for host, _ in self._listen for address in interfaces.resolve(host)]
+    async def _look(self) -> _View:
+        """Raises OSError: a listener's host name is not found."""
+        hosts = [address for host, _ in self._listen for address in await look_up(host, PATIENCE)]
+        places = await asyncio.to_thread(self._tuning.present)
         speaking = interfaces.speak_from(places, hosts, self._wanted)
         names = {place.interface for place in speaking}
         about = [place for place in places if place.interface in names and not ip_address(place.address).is_link_local]
         return _View(speaking, about)
 
-    def _reachable(self, view: _View) -> tuple[int, list[str]]:
-        """In a thread: the advertised address may be a name."""
+    async def _reachable(self, view: _View) -> tuple[int, list[str]]:
+        """Raises OSError: the advertised host name is not found."""
         said = [split_any(address) for address in self._identity.addresses] or self._listen
-        resolved = [(address, port) for host, port in said for address in interfaces.resolve(host)]
+        resolved = [(address, port) for host, port in said for address in await look_up(host, PATIENCE)]
         return interfaces.announced(resolved, view.about, view.speaking)
 
     def _heard(self, sink: Sink, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:

@@ -4,8 +4,9 @@ import asyncio
 import random
 
 from spoolnode.cluster.candidate import Candidate, Sink
-from spoolnode.cluster.discovery.addresses import Lookup, is_literal, look_up, split
+from spoolnode.cluster.discovery.addresses import Lookup, look_up, split
 from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.lookup import is_literal
 from spoolnode.node.log import Report
 
 REFRESH_SECONDS = 30.0
