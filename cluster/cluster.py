@@ -68,7 +68,8 @@ class Cluster:
         self.placement = Placement(identity, rng)
         self._dial = dial or self._dial_tcp
         self._prober = Prober(self.table, self._dial, lambda: self._hello("", 0), self._answered, self._vouch)
-        self._sources: list[Source] = make_sources(node.config.discover, identity, listening, self._report, rng)
+        announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
+        self._sources: list[Source] = make_sources(node.config.discover, announced, listening, self._report, rng)
         self._running: list[asyncio.Task[None]] = []
         self._carriers: dict[str, Carrier] = {}
         self._around = Surroundings(

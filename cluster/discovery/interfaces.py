@@ -1,6 +1,8 @@
 """Which of this machine's addresses mDNS speaks from, and which it announces. Pure, but for `present`."""
 
-from collections.abc import Iterable
+import contextlib
+import re
+from collections.abc import Collection, Iterable
 from ipaddress import ip_address, ip_interface
 from typing import NamedTuple
 
@@ -8,6 +10,10 @@ import ifaddr
 
 MAX_ANNOUNCED = 8
 """Addresses of one node: a machine with many bridges would fill the packet, and those who connect try them in turn."""
+MAX_SPOKEN = 16
+"""Addresses from which mDNS speaks: Linux lets a socket join 20 groups (igmp_max_memberships)."""
+INNER = re.compile(r"(docker|podman|virbr|lxdbr|lxcbr|cni|flannel|cali|weave|kube-|veth|vnet|br-)")
+"""How the names of interfaces begin behind which there are only this machine's own containers and guests."""
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # recognised here, not listened on
 
 
@@ -22,7 +28,7 @@ class Place(NamedTuple):
 
     @property
     def is_v4(self) -> bool:
-        """mDNS speaks IPv4."""
+        """Whether it is an IPv4 address."""
         return ":" not in self.address
 
     @property
@@ -32,29 +38,46 @@ class Place(NamedTuple):
 
 
 def present() -> list[Place]:
-    """All addresses that this machine has now."""
+    """All addresses that this machine has now, those first at which other machines are most likely to reach it."""
     places = []
     for adapter in ifaddr.get_adapters():
         for found in adapter.ips:
             address = found.ip if isinstance(found.ip, str) else found.ip[0]
             places.append(Place(adapter.name, adapter.index or 0, address.partition("%")[0], found.network_prefix))
-    return sorted(places)
+    return best_first(places, _ways_out())
+
+
+def best_first(places: Iterable[Place], ways_out: Collection[str]) -> list[Place]:
+    """The same in order: on the interfaces over which this machine reaches the world (its default routes), on others, and last on
+    those to its own containers and guests."""
+    return sorted(places, key=lambda place: (place.interface not in ways_out, bool(INNER.match(place.interface)), place))
+
+
+def _ways_out() -> set[str]:
+    """The interfaces of the default routes, of both families (proc(5), `/proc/net`)."""
+    found = set()
+    with contextlib.suppress(OSError), open("/proc/net/route", encoding="ascii") as file:
+        found |= {row[0] for row in map(str.split, file) if row[1:2] == ["00000000"] and row[7:8] == ["00000000"]}
+    with contextlib.suppress(OSError), open("/proc/net/ipv6_route", encoding="ascii") as file:
+        rows = [row for row in map(str.split, file) if row[:2] == ["0" * 32, "00"]]
+        found |= {row[-1] for row in rows}
+    return found - {"lo"}
 
 
 def speak_from(places: Iterable[Place], hosts: Iterable[str], wanted: Iterable[str]) -> list[Place]:
-    """The IPv4 addresses from which mDNS speaks.
+    """The addresses from which mDNS speaks: IPv4 ones, and of interfaces that have none an IPv6 one each.
 
     Args:
-        places: what this machine has.
+        places: what this machine has, the best first.
         hosts: the IP addresses that this node listens on; none when it listens on unix sockets only.
         wanted: addresses or interfaces that the operator named; they decide alone.
     """
     places, hosts, wanted = list(places), set(hosts), set(wanted)
-    usable = [place for place in places if place.is_v4]
+    usable = [place for place in places if place.is_v4] + _without_v4(places)
     if wanted:
-        return [place for place in usable if wanted & {place.address, place.interface}]
+        return [place for place in usable if wanted & {place.address, place.interface}][:MAX_SPOKEN]
     if not hosts:
-        return usable  # nothing to announce: peers may be anywhere
+        return usable[:MAX_SPOKEN]  # nothing to announce: peers may be anywhere
     others = [place for place in usable if not place.is_loopback]
     if not hosts & WILDCARDS:
         named = {place.interface for place in places if place.address in hosts and not place.is_v4}
@@ -62,7 +85,17 @@ def speak_from(places: Iterable[Place], hosts: Iterable[str], wanted: Iterable[s
         if not others and not any(ip_address(host).is_loopback for host in hosts):
             return []
     # Two nodes on a laptop without a network find each other all the same.
-    return others or [place for place in usable if place.is_loopback]
+    return (others or [place for place in usable if place.is_loopback])[:MAX_SPOKEN]
+
+
+def _without_v4(places: list[Place]) -> list[Place]:
+    """An IPv6 address of each interface that has no IPv4 address; one that others can use."""
+    with_v4 = {place.interface for place in places if place.is_v4}
+    found: dict[str, Place] = {}
+    for place in places:
+        if place.interface not in with_v4 and not place.is_loopback and not ip_address(place.address).is_link_local:
+            found.setdefault(place.interface, place)
+    return list(found.values())
 
 
 def announced(addresses: Iterable[tuple[str, int]], places: Iterable[Place], speaking: list[Place]) -> tuple[int, list[str]]:
@@ -86,13 +119,20 @@ def _expand(host: str, places: Iterable[Place], speaking: list[Place]) -> list[s
     if host not in WILDCARDS:
         return [host]
     if ":" not in host:
-        return [place.address for place in speaking]
+        return [place.address for place in speaking if place.is_v4]
     interfaces = {place.interface for place in speaking}
     v6 = [place.address for place in places if place.interface in interfaces and not place.is_v4]
     return [address for address in v6 if not ip_address(address).is_link_local]
 
 
 def nearest_first(addresses: Iterable[str], speaking: Iterable[Place]) -> list[str]:
-    """The same IP addresses, those in a network that we are in before the others."""
+    """The same IP addresses, those in a network that we are in before the others.
+
+    One that this machine has too goes last: half of all machines are 172.17.0.1 to their own containers.
+    """
+    speaking = list(speaking)
     networks = [ip_interface(f"{place.address}/{place.prefix}").network for place in speaking]
-    return sorted(addresses, key=lambda address: not any(ip_address(address) in network for network in networks))
+    ours = {place.address for place in speaking}
+    return sorted(
+        addresses, key=lambda address: (address in ours, not any(ip_address(address) in network for network in networks))
+    )

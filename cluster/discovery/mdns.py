@@ -132,7 +132,7 @@ class Mdns:
         """Returns when the interfaces have changed."""
         view = await self._look()
         if not view.speaking:
-            raise OSError("no interface has an IPv4 address to speak from")
+            raise OSError("no interface has an address to speak from")
         station = self._station = await Station.open(view.speaking, self._tuning.make)
         self._lookout.listen(station.zeroconf, view.speaking, self._tuning.missing)
         station.listen(functools.partial(self._heard, sink), self._lookout.question)

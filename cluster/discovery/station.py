@@ -45,7 +45,7 @@ class Station:
             OSError: it is not possible here and now.
             zeroconf.Error: the same, as the package says it.
         """
-        station = cls(make(interfaces=[place.address for place in speaking], ip_version=IPVersion.V4Only))
+        station = cls(make(interfaces=_named(speaking), ip_version=_family(speaking)))
         try:
             await station.zeroconf.async_wait_for_start(START_SECONDS)
             if not station.zeroconf.engine.senders:
@@ -108,6 +108,17 @@ class Station:
                 running.cancel()
         if self._browser is not None:
             await self._browser.async_cancel()
+
+
+def _named(speaking: list[Place]) -> list[str | int]:
+    """The places as zeroconf wants them: an IPv6 one by the number of its interface."""
+    return [place.address if place.is_v4 else place.number for place in speaking]
+
+
+def _family(speaking: list[Place]) -> IPVersion:
+    """What kind of socket serves them all."""
+    families = {place.is_v4 for place in speaking}
+    return IPVersion.All if len(families) > 1 else IPVersion.V4Only if families == {True} else IPVersion.V6Only
 
 
 async def _glance(browser: AsyncServiceBrowser) -> None:

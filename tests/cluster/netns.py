@@ -91,6 +91,11 @@ class Hosts:
         self._on_host(index, "addr", "add", f"{address}/16", "dev", "eth0")
         self._on_host(index, "route", "replace", "default", "dev", "eth0")
 
+    def make_ipv6_only(self, index: int, address: str) -> None:
+        """Gives the host this IPv6 address in place of its IPv4 one."""
+        self._on_host(index, "addr", "del", f"{self._addresses[index]}/16", "dev", "eth0")
+        self._on_host(index, "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
+
     # -- how it is made --
 
     def _make(self) -> None:

@@ -8,7 +8,7 @@ import pytest
 from spoolnode.cluster.candidate import Identity
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.discovery.file import File
-from spoolnode.cluster.discovery.interfaces import Place, announced, nearest_first, present, speak_from
+from spoolnode.cluster.discovery.interfaces import Place, announced, best_first, nearest_first, present, speak_from
 from spoolnode.cluster.discovery.mdns import Mdns
 from spoolnode.cluster.discovery.polled import Polled
 from spoolnode.cluster.discovery.static import Static
@@ -135,6 +135,48 @@ def test_mdns_speaks_where_the_node_listens(hosts: list[str], wanted: list[str],
     assert speak_from(ALL, hosts, wanted) == expected
 
 
+ETH1_6 = Place("eth1", 4, "fd00::5", 64)
+ETH1_6B = Place("eth1", 4, "fd01::5", 64)
+ETH1_LOCAL = Place("eth1", 4, "fe80::6", 64)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "wanted", "expected"),
+    [
+        (["::"], [], [ETH0, ETH1_6]),
+        (["fd00::5"], [], [ETH1_6]),
+        (["10.0.0.5"], [], [ETH0]),
+        (["::"], ["eth1"], [ETH1_6]),
+        ([], [], [LO, ETH0, ETH1_6]),
+    ],
+)
+def test_mdns_speaks_ipv6_on_an_interface_that_has_nothing_else(
+    hosts: list[str], wanted: list[str], expected: list[Place]
+) -> None:
+    assert speak_from([LO, LO6, ETH0, ETH0_6, ETH1_6, ETH1_6B, ETH1_LOCAL], hosts, wanted) == expected
+
+
+def test_a_node_on_an_ipv6_only_machine_is_announced_with_all_its_addresses() -> None:
+    places = [LO, LO6, ETH1_6, ETH1_6B, ETH1_LOCAL]
+    assert announced([("::", 3031)], places, speak_from(places, ["::"], [])) == (3031, ["fd00::5", "fd01::5"])
+
+
+def test_the_way_out_is_spoken_on_and_announced_before_ten_bridges_of_containers() -> None:
+    bridges = [Place(f"br-{number:x}", 10 + number, f"172.{18 + number}.0.1", 16) for number in range(24)]
+    lan = Place("eno1", 3, "192.168.1.5", 24)
+    places = best_first([*bridges, BRIDGE, LO, lan, ETH0], {"eth0"})
+    speaking = speak_from(places, ["0.0.0.0"], [])
+    assert speaking[:2] == [ETH0, lan]
+    assert len(speaking) == 16
+    port, addresses = announced([("0.0.0.0", 3031)], places, speaking)
+    assert (port, addresses[:2], len(addresses)) == (3031, ["10.0.0.5", "192.168.1.5"], 8)
+
+
+def test_a_loopback_listener_beside_a_wildcard_one_is_not_what_is_announced() -> None:
+    for listen in ([("0.0.0.0", 3031), ("127.0.0.1", 3032)], [("127.0.0.1", 3032), ("0.0.0.0", 3031)]):
+        assert announced(listen, ALL, [ETH0]) == (3031, ["10.0.0.5"])
+
+
 def test_mdns_speaks_on_loopback_when_there_is_no_network() -> None:
     assert speak_from([LO, LO6], ["0.0.0.0"], []) == [LO]
 
@@ -161,6 +203,10 @@ def test_what_is_announced_is_where_peers_can_connect(
 
 def test_addresses_in_our_networks_come_first() -> None:
     assert nearest_first(["172.18.0.3", "10.0.0.7", "fd00::1"], [ETH0]) == ["10.0.0.7", "172.18.0.3", "fd00::1"]
+
+
+def test_an_address_that_this_machine_has_too_goes_last() -> None:
+    assert nearest_first(["172.17.0.1", "10.0.0.7", "192.0.2.1"], [BRIDGE, ETH0]) == ["10.0.0.7", "192.0.2.1", "172.17.0.1"]
 
 
 def test_this_machine_has_a_loopback_address() -> None:

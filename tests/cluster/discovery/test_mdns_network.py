@@ -215,3 +215,12 @@ def test_forged_goodbye_from_another_host_heals(hosts: Hosts, start: Start) -> N
     subprocess.run(hosts.command(2, [sys.executable, "-c", SEND, pointers([victim.id], ttl=0).hex()]), check=True)
     leaving = watcher.wait_for("leaving", victim.id, since=since)
     assert watcher.wait_for("found", victim.id, since=since)["at"] < leaving["at"] + 3
+
+
+@pytest.mark.slow
+def test_hosts_that_have_only_ipv6_find_each_other(hosts: Hosts, start: Start) -> None:
+    for host in (0, 1):
+        hosts.make_ipv6_only(host, f"fd00:77::{host + 1}")
+    one, other = start(0, host="::"), start(1, host="::")
+    one.wait_for("found", other.id, addresses=[f"[fd00:77::2]:{PORT}"])
+    other.wait_for("found", one.id, addresses=[f"[fd00:77::1]:{PORT}"])
