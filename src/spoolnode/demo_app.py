@@ -7,6 +7,8 @@ from typing import Any
 from spoolnode import spool, uwsgi
 
 RAN = "ran.txt"
+HOLD = "hold.txt"
+"""While this file is there, `count` does not end for the number in it and those above: so a kill surely meets a running task."""
 
 
 def write_line(text: str) -> None:
@@ -18,6 +20,15 @@ def write_line(text: str) -> None:
         os.close(descriptor)
 
 
+def held_from() -> float:
+    """The first number that is held."""
+    try:
+        with open(HOLD, encoding="utf-8") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return float("inf")
+
+
 @spool
 def mail(number: int, to: list[str]) -> None:
     """A function whose calls can be stored."""
@@ -26,9 +37,10 @@ def mail(number: int, to: list[str]) -> None:
 
 @spool
 def count(number: int) -> None:
-    """A little work."""
-    time.sleep(0.005)
+    """A little work, or a long one when it is to be killed in the middle."""
     write_line(f"count {number}")
+    while number >= held_from():
+        time.sleep(0.01)
 
 
 @spool

@@ -1,5 +1,6 @@
 """The stage of the demo: nodes in processes of their own, waiting for what should happen, telling it."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ import spoolnode
 from spoolnode import demo_app
 from spoolnode.protocol.errors import SpoolnodeError
 
-PATIENCE = 10.0
-"""Seconds that any one thing may take."""
+PATIENCE = 60.0
+"""Seconds that any one thing may take, on a slow and busy machine too: nothing is concluded from how quick something is."""
 
 
 class BrokenPromise(SpoolnodeError):
@@ -129,6 +130,26 @@ def has_run(node: DemoNode, line: str) -> bool:
 def counted(node: DemoNode) -> list[str]:
     """The numbers that its application has counted."""
     return [line for line in ran(node) if line.startswith("count ")]
+
+
+@contextlib.contextmanager
+def held(node: DemoNode, number: int) -> Iterator[None]:
+    """Meanwhile its application does not get beyond the task with this number."""
+    hold = node.directory / demo_app.HOLD
+    hold.write_text(str(number))
+    try:
+        yield
+    finally:
+        hold.unlink()
+
+
+def all_counted(node: DemoNode, many: int) -> None:
+    """Waits until its application has counted this far, and looks at what ran twice."""
+    wait_for(lambda: len(set(counted(node))) == many, f"all {many} have run")
+    twice = len(counted(node)) - many
+    tell(f"all {many} have run, none is lost; {twice} ran twice: at most the one that was running is run again")
+    if twice > 1:
+        raise BrokenPromise(f"{twice} tasks ran twice, and only one can have been running")
 
 
 def say_command(line: list[str]) -> None:
