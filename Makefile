@@ -4,14 +4,20 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test simulate bench lint dev clean
+.PHONY: demo test test-docker simulate bench lint dev clean
 
 demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
 
 test: .venv/tox             ## lint, types and tests, as CI runs them
+	@echo 'Tests: lint, types, then all tests but those of docker-compose.yml. About a quarter of an hour on two cores.'
 	tests/install.sh tests
 	.venv/bin/tox run $(ARGS)
+
+test-docker: .venv/tox      ## the tests of docker-compose.yml on a Docker engine of their own; needs root
+	@echo 'Tests of docker-compose.yml: a Docker engine of their own, in a network namespace. About two minutes.'
+	tests/install.sh docker
+	.venv/bin/tox run -e docker $(ARGS)
 
 lint: .venv/tox
 	.venv/bin/tox run -e lint,types
@@ -31,6 +37,7 @@ clean:
 
 # The package itself is installed in editable form: a change of the code needs no second install.
 .venv/made: pyproject.toml
+	@echo 'Making .venv with spoolnode and its dependencies from PyPI. Half a minute, only the first time.'
 	tests/install.sh venv
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q -U pip

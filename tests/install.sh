@@ -1,6 +1,7 @@
 #!/bin/bash
 # Installs the Debian packages that are missing: `install.sh venv` for a virtual environment, `install.sh tests` for the
-# tests too, `install.sh bench` for what the bench compares with. As root, else through sudo; where that cannot be, it says what to install and fails.
+# tests too, `install.sh docker` for those of docker-compose.yml, `install.sh bench` for what the bench compares with.
+# As root, else through sudo; where that cannot be, it says what to install and fails.
 set -e
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
@@ -10,16 +11,16 @@ need() { "${@:2}" >/dev/null 2>&1 || missing+=("$1"); } # need PACKAGE CHECK...
 
 python=${PYTHON:-python3}
 need python3-venv "$python" -c 'import ensurepip, venv'
-if [ "$1" = tests ]; then
+if [ "$1" = tests ] || [ "$1" = docker ]; then
   need nginx-core has nginx # the real one, in front of a node
   need iproute2 has ip      # network namespaces
   need gcc has gcc          # pip builds uWSGI
   need libc6-dev test -e /usr/include/stdio.h
   need python3-dev "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'
 fi
-# The tests of docker-compose.yml start an engine of their own. Only root can; elsewhere they are skipped, and no laptop
-# gets a Docker that nobody asked for.
-if [ "$1" = tests ] && [ "$(id -u)" = 0 ]; then
+# The tests of docker-compose.yml start an engine of their own, which only root can. They are a target of their own, so that
+# no laptop gets a Docker that nobody asked for.
+if [ "$1" = docker ]; then
   need docker.io has dockerd
   need iptables has iptables
   need docker-compose has_compose
@@ -34,6 +35,7 @@ if [ "$1" = bench ]; then
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 
+echo "Installing with apt-get: ${missing[*]}. A minute or so, only the first time." >&2
 as_root=()
 [ "$(id -u)" = 0 ] || as_root=(sudo)
 if ! has apt-get || ! has "${as_root[0]:-apt-get}"; then
@@ -49,6 +51,6 @@ if [ ! -e $policy ]; then
   printf '#!/bin/sh\nexit 101\n' >$policy
   chmod +x $policy
 fi
-apt-get update -q </dev/null
-DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$@" </dev/null
+apt-get -o DPkg::Lock::Timeout=120 update -q </dev/null
+DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -qy --no-install-recommends "$@" </dev/null
 AS_ROOT

@@ -4,6 +4,7 @@ It pulls nothing, binds no port of this machine, and knows nothing of an engine 
 """
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -49,8 +50,10 @@ class Engine:
     """dockerd with its containerd and containers. `stop()` leaves nothing of it."""
 
     def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="sn-docker-"))
-        self.namespace = self.directory.name
+        # containerd takes no two marks side by side in a name, and none at its end: mkdtemp's names may have that.
+        self.namespace = f"sn-docker-{secrets.token_hex(8)}"
+        self.directory = Path(tempfile.gettempdir()) / self.namespace
+        self.directory.mkdir(mode=0o700)
         self._compose = find_compose()
         self._process: subprocess.Popen[bytes] | None = None
 
