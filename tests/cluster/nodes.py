@@ -32,6 +32,8 @@ from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
 
 PORT = 3031
+AT_ONCE = 4.5
+"""Seconds, on a busy machine too, for what is told: a ping would find it out after 5 s of silence."""
 AT_ONCE = 200
 """Requests that a client sends before it reads the answers."""
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -7,7 +7,7 @@ import time
 from functools import partial
 
 import pytest
-from nodes import Cluster, HostNode, at, copy_spool
+from nodes import AT_ONCE, Cluster, HostNode, at, copy_spool
 from support import eventually
 from talk import connect
 from watch import dead, variables
@@ -25,7 +25,7 @@ def test_goodbye_is_heard_and_any_avoids_who_leaves(cluster: Cluster) -> None:
     stopping = beta.wait_for_log("stopping")
     for node in (alpha, gamma):
         leaving = node.wait_for_log("peer_leaving", id=beta.id)
-        assert at(leaving) - at(stopping) < 1.5
+        assert at(leaving) - at(stopping) < AT_ONCE
     numbers = cluster.send(alpha, 200, "any")
     cluster.wait_until_done(numbers)
     where = cluster.where(numbers)
