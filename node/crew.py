@@ -8,7 +8,7 @@ from typing import Any
 from spoolnode.node import wire
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.dispatch import STALLED_SECONDS, View, plan, to_relieve
-from spoolnode.node.outcome import Kind, Outcome, Timer
+from spoolnode.node.outcome import Kind, Outcome, read_timer
 from spoolnode.node.process import InFlight, WorkerProcess, worker_command
 from spoolnode.node.queue import Ref
 from spoolnode.node.schedule import Schedule
@@ -21,6 +21,8 @@ TICK = 0.1
 """Seconds between two looks at what runs, while something runs."""
 IDLE_DEATH_SECONDS = 1.0
 """The pause before a worker is replaced that died before it had a task, in seconds: no loop of dying and starting."""
+CLOCK_SECONDS = 10.0
+"""At least so often, in seconds, timers are looked at: the wall clock may have been set."""
 LONGEST_RESPAWN = 60.0
 """The longest pause before a worker that does not come up is started again, in seconds."""
 
@@ -49,7 +51,7 @@ class Crew:
         self._failures = 0
         self._tick: asyncio.TimerHandle | None = None
         self._planned = False
-        self._schedule = Schedule([], time.time())
+        self._schedule = Schedule(time.monotonic(), time.time())
         self._timer: asyncio.TimerHandle | None = None
         self._events: dict[WorkerProcess, asyncio.Future[None]] = {}
         self._unusable: set[WorkerProcess] = set()
@@ -118,7 +120,7 @@ class Crew:
     async def stop(self) -> None:
         """Lets what runs end, for `grace` seconds at most; the rest is put back."""
         self._stopping = True
-        self._schedule = Schedule([], time.time())
+        self._schedule.replace([], time.monotonic(), time.time())
         for worker in list(self.workers):
             self._retire(worker, limited=True)
         if self._leaving:
@@ -218,9 +220,9 @@ class Crew:
         self._failures = 0
         if event := self._events.get(worker):
             event.set_result(None)
-        listed = [Timer(name, seconds, tuple(cron)) for name, seconds, cron in timers]
+        listed = [read_timer(timer) for timer in timers]
         if listed != self._schedule.timers:
-            self._schedule = Schedule(listed, time.time())
+            self._schedule.replace(listed, time.monotonic(), time.time())
             self._wait_for_timers()
         self.dispatch()
 
@@ -370,7 +372,7 @@ class Crew:
             self._tick = self._loop.call_later(TICK, self._look)
 
     def _look(self) -> None:
-        """Kills what is over its time; relieves the stalled."""
+        """Kills what is over its time; relieves the stalled; looks for room again, because nobody says that a stall is over."""
         self._tick = None
         now = time.monotonic()
         for worker in self.workers + self._leaving:
@@ -382,6 +384,8 @@ class Crew:
         views = [self._view(worker, now) for worker in self.workers]
         for index in to_relieve(views, self._spool.queue.size):
             self.workers[index].send(["return"])
+        if self._spool.queue.size:
+            self.dispatch()
         self._start_ticking()
 
     def _names(self, worker: WorkerProcess, late: set[tuple[int, int]]) -> list[str]:
@@ -394,28 +398,28 @@ class Crew:
     def _wait_for_timers(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        when = self._schedule.next_at()
-        if when is not None:
-            self._timer = self._loop.call_later(min(max(when - time.time(), 0.0), 30.0), self._call_timers)
+        wait = self._schedule.wait(time.monotonic(), time.time())
+        # Looking again now and then: the clock by which cron entries go may be set.
+        self._timer = None if wait is None else self._loop.call_later(min(wait, CLOCK_SECONDS), self._call_timers)
 
     def _call_timers(self) -> None:
-        for index in self._schedule.due(time.time()):
+        for timer in self._schedule.due(time.monotonic(), time.time()):
             workers = [worker for worker in self.workers if worker.ready and not worker.stopping]
             # One that still waits behind a long task, or runs, is not called a second time: calls do not pile up.
-            if workers and not any(index in worker.timers for worker in workers):
+            if workers and not any(timer in worker.timers for worker in workers):
                 chosen = min(workers, key=lambda worker: worker.held)
-                chosen.timers.add(index)
-                chosen.send(["timer", index])
+                chosen.timers.add(timer)
+                chosen.send(["timer", list(timer)])
                 self._start_ticking()
         self._wait_for_timers()
 
-    def _timer_ended(self, worker: WorkerProcess, index: int, error: str | None) -> None:
-        worker.timers.discard(index)
-        name = self._schedule.timers[index].name if index < len(self._schedule.timers) else str(index)
+    def _timer_ended(self, worker: WorkerProcess, timer: list[Any], error: str | None) -> None:
+        called = read_timer(timer)
+        worker.timers.discard(called)
         if error is not None:
-            self._report("timer_failed", timer=name, worker=worker.index, reason=error)
+            self._report("timer_failed", timer=called.name, worker=worker.index, reason=error)
         else:
-            self._report("timer", timer=name, worker=worker.index)
+            self._report("timer", timer=called.name, worker=worker.index)
 
     # -- looking --
 

@@ -1,9 +1,9 @@
 """How the run of a task ended, and the calling convention between a worker and the application's handler."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spoolnode.protocol.packet import Variables, decode_variables, encode_variables
 
@@ -74,10 +74,16 @@ class Timer(NamedTuple):
     """minute, hour, day, month, weekday as in uwsgidecorators: -1 is any, -n every n."""
 
 
+def read_timer(said: Sequence[Any]) -> Timer:
+    """A timer as node and worker say it to each other: `list(timer)`."""
+    name, seconds, cron = said
+    return Timer(name, seconds, tuple(cron))
+
+
 class App(NamedTuple):
     """A loaded application: what a worker runs."""
 
     handler: Handler
     timers: list[Timer]
-    call_timer: Callable[[int], object]
-    """Calls the timer of that index in `timers`."""
+    call_timer: Callable[[Timer], object]
+    """Calls one of `timers`; an awaitable that it returns is to be awaited. Raises KeyError for another one."""

@@ -16,6 +16,7 @@ import msgpack
 
 from spoolnode.node import wire
 from spoolnode.node.dispatch import Pace
+from spoolnode.node.outcome import Timer
 from spoolnode.node.slots import Slots
 
 
@@ -47,7 +48,7 @@ class WorkerProcess:
     asynchronous: int = 0
     done: int = 0
     """Tasks that it has ended."""
-    timers: set[int] = field(default_factory=set)
+    timers: set[Timer] = field(default_factory=set)
     """Timers that it was told to call and that have not ended."""
     ready: bool = False
     stopping: bool = False

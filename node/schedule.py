@@ -1,54 +1,116 @@
-"""When the application's timers are due. Pure: the time is passed in.
+"""When the application's timers are due. Pure: the times are passed in.
 
 Timers are no tasks: nothing of them is on disk, and what was missed while the node was down is not made up for.
+
+Periods go by the monotonic clock. Cron entries go by the wall clock, and follow cron(8) when that is set or the hour changes:
+one at a fixed hour and minute that falls into a skipped hour runs when that is over, and does not run again in an hour that
+comes twice; others ("every n minutes") go by the new time. A step of more than three hours is a correction: nothing is
+made up for.
 """
 
+import math
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime, timedelta
 
 from spoolnode.node.outcome import Timer
 
-YEARS = 8 * 366 * 86400.0
-"""Seconds within which every 29th of February comes (1900 and 2100 have none); what is not due by then never is."""
+YEARS = 8 * 366
+"""Days within which every 29th of February comes (1900 and 2100 have none); what is not due by then never is."""
+STEP_SECONDS = 1.0
+"""A change of the wall clock against the monotonic one that is a step."""
+CORRECTION_SECONDS = 3 * 3600.0
+"""A step of more than this is a correction of a wrong clock."""
 
 
 @dataclass(slots=True)
 class Schedule:
-    """The timers of the application; `due` is asked at the times that `next_at` gives."""
+    """The timers of the application; `due` is to be asked after the seconds that `wait` gives."""
 
-    timers: list[Timer]
-    now: float
-    """Seconds since 1970."""
-    _next: list[float] = field(default_factory=list)
+    monotonic: float
+    """Now, as the monotonic clock says."""
+    wall: float
+    """Now, in seconds since 1970."""
+    _next: dict[Timer, float] = field(default_factory=dict)
+    """When each is due: of a period monotonic, of a cron entry since 1970."""
 
-    def __post_init__(self) -> None:
-        self._next = [following(timer, self.now) for timer in self.timers]
+    @property
+    def timers(self) -> list[Timer]:
+        """All timers."""
+        return list(self._next)
 
-    def next_at(self) -> float | None:
-        """When the next timer is due; None without timers."""
-        return min(self._next, default=None)
+    def replace(self, timers: list[Timer], monotonic: float, wall: float) -> None:
+        """These are the timers now. One that was there before goes on as it was."""
+        known, self.monotonic, self.wall = self._next, monotonic, wall
+        self._next = {timer: known.get(timer, self._first(timer)) for timer in timers}
 
-    def due(self, now: float) -> list[int]:
-        """The timers that are due, by index; each is then due again after its period."""
-        indexes = [index for index, when in enumerate(self._next) if when <= now]
-        for index in indexes:
-            self._next[index] = following(self.timers[index], now)
-        return indexes
+    def wait(self, monotonic: float, wall: float) -> float | None:
+        """Seconds until the next timer is due, if the clock is not set meanwhile; None without timers."""
+        waits = (when - (monotonic if timer.seconds else wall) for timer, when in self._next.items())
+        soonest = min(waits, default=None)
+        return None if soonest is None else max(soonest, 0.0)
+
+    def due(self, monotonic: float, wall: float) -> list[Timer]:
+        """The timers that are due; each is then due again after its period."""
+        step = (wall - self.wall) - (monotonic - self.monotonic)
+        self.monotonic, self.wall = monotonic, wall
+        for timer in self._next:
+            if not timer.seconds and (abs(step) > CORRECTION_SECONDS or (step < -STEP_SECONDS and not is_fixed(timer))):
+                self._next[timer] = following(timer, wall)
+        due = [timer for timer, when in self._next.items() if when <= (monotonic if timer.seconds else wall)]
+        for timer in due:
+            self._next[timer] = self._after(timer)
+        return due
+
+    def _first(self, timer: Timer) -> float:
+        return self.monotonic + timer.seconds if timer.seconds else following(timer, self.wall)
+
+    def _after(self, timer: Timer) -> float:
+        """When a timer that is due is due again: its beat is kept, and what was missed is left out."""
+        if not timer.seconds:
+            return following(timer, self.wall)
+        missed = math.floor((self.monotonic - self._next[timer]) / timer.seconds)
+        return self._next[timer] + (missed + 1) * timer.seconds
+
+
+def is_fixed(timer: Timer) -> bool:
+    """Whether a cron entry names its hour and minute; cron(8) runs such a one once a day also when the clocks change."""
+    return timer.cron[0] >= 0 and timer.cron[1] >= 0
 
 
 def following(timer: Timer, now: float) -> float:
-    """When a timer is due next after `now`."""
-    if timer.seconds:
-        return now + timer.seconds
+    """When a cron entry is due next after `now`, in seconds since 1970; infinity for a day that never comes."""
+    today = datetime.fromtimestamp(now).date()  # noqa: DTZ006  # cron speaks of local time
+    for days in range(YEARS):
+        day = today + timedelta(days=days)
+        if _day_fits(timer.cron, day) and (found := _on_day(timer, day, now)) is not None:
+            return found
+    return float("inf")
+
+
+def _on_day(timer: Timer, day: date, now: float) -> float | None:
+    """The first time after `now` on a day that fits; None when there is none."""
+    if is_fixed(timer):
+        when = _first_time(datetime(day.year, day.month, day.day, timer.cron[1], timer.cron[0]))  # noqa: DTZ001  # local
+        return when if when > now else None
     # Steps in seconds, not in local time: there an hour comes twice each autumn, and would be due while it is over.
-    when = now // 60 * 60 + 60
-    while when < now + YEARS:
-        local = datetime.fromtimestamp(when)  # noqa: DTZ006  # cron speaks of local time
+    when = max(datetime(day.year, day.month, day.day).timestamp(), now // 60 * 60 + 60)  # noqa: DTZ001  # local
+    while (local := datetime.fromtimestamp(when)).date() == day:  # noqa: DTZ006  # local
         if matches(timer.cron, local):
             return when
-        possible = matches((local.minute, *timer.cron[1:]), local)
-        when += 60 if possible else (60 - local.minute) * 60
-    return float("inf")
+        when += 60 if _fits(timer.cron[1], local.hour) else (60 - local.minute) * 60
+    return None
+
+
+def _first_time(local: datetime) -> float:
+    """When a local time comes for the first time; for one that is skipped, the moment at which its hour is."""
+    when = local.timestamp()
+    if datetime.fromtimestamp(when) == local:  # noqa: DTZ006  # local
+        return when
+    # With the offset of before the change it lies after that, by as much as is skipped.
+    offset = datetime.fromtimestamp(when).astimezone().utcoffset()
+    while datetime.fromtimestamp(when - 60).astimezone().utcoffset() == offset:
+        when -= 60
+    return when
 
 
 def matches(cron: tuple[int, int, int, int, int], when: datetime) -> bool:
@@ -56,8 +118,12 @@ def matches(cron: tuple[int, int, int, int, int], when: datetime) -> bool:
 
     As in cron(5): when both day and weekday are given, either of them is enough. Sunday is 0 and 7.
     """
-    minute, hour, day, month, weekday = cron
-    if not (_fits(minute, when.minute) and _fits(hour, when.hour) and _fits(month, when.month)):
+    return _fits(cron[0], when.minute) and _fits(cron[1], when.hour) and _day_fits(cron, when)
+
+
+def _day_fits(cron: tuple[int, int, int, int, int], when: date) -> bool:
+    _, _, day, month, weekday = cron
+    if not _fits(month, when.month):
         return False
     day_fits = _fits(day, when.day)
     weekday_fits = _fits(weekday % 7 if weekday > 0 else weekday, when.isoweekday() % 7)

@@ -2,7 +2,7 @@
 
 node -> worker
     ["run", chunk, number | None, refs]   run these tasks: offsets (u32 array) in batch `number`, or paths of spool files
-    ["timer", index]                      call a timer of the application
+    ["timer", timer]                      call this timer of the application: [name, seconds, cron], as `ready` told it
     ["return"]                            give back what has not started
     ["stop"]                              give back what has not started, end what runs, exit
 
@@ -14,7 +14,7 @@ worker -> node
                                           as [position, verdict, detail, delay], and the time that all of them took
     ["returned", chunk, positions]        these have not started (u16 array)
     ["async", count]                      so many async tasks run
-    ["timer", index, error | None]        a timer was called
+    ["timer", timer, error | None]        a timer was called
     ["print", task name, stream, text]    a line that a task printed
 """
 

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from spoolnode.node import output, wire
 from spoolnode.node.config import BadConfig
 from spoolnode.node.forked import end_if_forked, expects_children, keep_children_out, reap
-from spoolnode.node.outcome import DONE, App, Kind, Outcome
+from spoolnode.node.outcome import DONE, App, Kind, Outcome, Timer, read_timer
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
 from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held
@@ -70,7 +70,7 @@ class Worker:
         self._timeout = timeout
         self._batches = BatchReader(root, node_id)
         self._files = SpoolFileReader(root)
-        self._work: SimpleQueue[Chunk | int | None] = SimpleQueue()
+        self._work: SimpleQueue[Chunk | Timer | None] = SimpleQueue()
         self._chunks: deque[Chunk] = deque()
         self._stopping = False
         self._ended: list[int] = []
@@ -84,14 +84,14 @@ class Worker:
         self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers]])
         threading.Thread(target=self._listen, name="listen", daemon=True).start()
         while (item := self._next()) is not None:
-            if isinstance(item, int):
+            if isinstance(item, Timer):
                 self._call_timer(item)
             else:
                 self._run_chunk(item)
             reap()
         self._async.join()
 
-    def _next(self) -> Chunk | int | None:
+    def _next(self) -> Chunk | Timer | None:
         """What to do next; waits for it."""
         while expects_children():
             try:
@@ -112,7 +112,7 @@ class Worker:
             if kind == "run":
                 self._enqueue(message)
             elif kind == "timer":
-                self._work.put(message[1])
+                self._work.put(read_timer(message[1]))
             else:
                 self._give_back()
                 if kind == "stop":
@@ -205,13 +205,13 @@ class Worker:
             self._ended, self._others = [], []
         self._since = now
 
-    def _call_timer(self, index: int) -> None:
+    def _call_timer(self, timer: Timer) -> None:
         started = time.monotonic()
         current_task.set("")
-        self._slots.begin(0, TIMER, index, started, started + self._timeout if self._timeout else 0.0)
+        self._slots.begin(0, TIMER, 0, started, started + self._timeout if self._timeout else 0.0)
         error = None
         try:
-            result = self._app.call_timer(index)
+            result = self._app.call_timer(timer)
             if isinstance(result, Awaitable):
                 self._async.wait_for(result)
         except BaseException as problem:  # noqa: BLE001  # reported to the node, which logs it
@@ -219,7 +219,7 @@ class Worker:
             error = failure(problem).reason
         end_if_forked()
         self._slots.end(0)
-        self.send(["timer", index, error])
+        self.send(["timer", list(timer), error])
 
 
 class AsyncTasks:

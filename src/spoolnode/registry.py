@@ -26,9 +26,8 @@ class Registry:
     def __init__(self) -> None:
         self.functions: dict[str, Runnable] = {}
         self.legacy: dict[str, Runnable] = {}
-        self.timers: list[Timer] = []
         self.post_fork: list[Callable[[], object]] = []
-        self._timer_functions: list[Callable[[], object]] = []
+        self._timers: dict[Timer, Callable[[], object]] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {sorted(self.functions)} {sorted(self.legacy)} {len(self.timers)} timers>"
@@ -40,29 +39,38 @@ class Registry:
             BadDecoration: another function has this name.
         """
         known = self.functions.get(name)
-        if known is not None and not _are_same(known.function, runnable.function):
+        if known is not None and not name.startswith(INTERACTIVE) and not _is_again(runnable.function, known.function):
             raise BadDecoration(
-                f"two functions are called {name!r}: {full_name(known.function)} and {full_name(runnable.function)}; "
+                f"two functions are called {name!r}: {_place(known.function)} and {_place(runnable.function)}; "
                 "give one of them another name="
             )
         self.functions[name] = runnable
 
-    def add_timer(self, timer: Timer, function: Callable[[], object]) -> None:
-        """Registers a timer; one of the same name and times replaces the earlier (a reload)."""
-        if timer in self.timers:
-            self._timer_functions[self.timers.index(timer)] = function
-            return
-        self.timers.append(timer)
-        self._timer_functions.append(function)
+    @property
+    def timers(self) -> list[Timer]:
+        """All timers."""
+        return list(self._timers)
 
-    def call_timer(self, index: int) -> object:
+    def add_timer(self, timer: Timer, function: Callable[[], object]) -> None:
+        """Registers a timer. The same function imported again replaces it; another one gets a number behind its name."""
+        name, number = timer.name, 1
+        while timer in self._timers and not _is_again(function, self._timers[timer]):
+            number += 1
+            timer = timer._replace(name=f"{name}#{number}")
+        self._timers[timer] = function
+
+    def call_timer(self, timer: Timer) -> object:
         """Calls a timer's function; an awaitable that it returns is for the caller to await."""
-        return self._timer_functions[index]()
+        return self._timers[timer]()
 
     def clear(self) -> None:
         """Forgets everything (for tests, and before an application is loaded anew in the same process)."""
-        for held in (self.functions, self.legacy, self.timers, self.post_fork, self._timer_functions):
+        for held in (self.functions, self.legacy, self.post_fork, self._timers):
             held.clear()
+
+
+INTERACTIVE = "__main__:"
+"""How the full names of functions begin that no worker can import: they were typed into an interpreter, or read from a pipe."""
 
 
 def full_name(function: Callable[..., Any]) -> str:
@@ -81,8 +89,24 @@ def _name_of_main() -> str:
     return basename(file).removesuffix(".py") if file else "__main__"
 
 
-def _are_same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
-    return full_name(one) == full_name(other)
+def _is_again(function: Callable[..., Any], known: Callable[..., Any]) -> bool:
+    """Whether this is a known function, defined once more: of that name, at that place of the source."""
+    return _place(function) == _place(known) and "<" not in _innermost(function).__qualname__
+
+
+def _place(function: Callable[..., Any]) -> str:
+    """The full name of a function and where it is written, for people."""
+    inner = _innermost(function)
+    code = getattr(inner, "__code__", None)
+    return f"{full_name(inner)} ({code.co_filename}:{code.co_firstlineno})" if code is not None else full_name(inner)
+
+
+def _innermost(function: Any) -> Any:
+    """The function that somebody has written, without what wraps it."""
+    for inside in ("__wrapped__", "func"):  # of functools.wraps (and of static methods), and of functools.partial
+        if hasattr(function, inside):
+            return _innermost(getattr(function, inside))
+    return function
 
 
 REGISTRY = Registry()

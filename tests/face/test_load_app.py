@@ -23,8 +23,8 @@ app = load_app(spec, context())
 for variables in tasks:
     pairs = [(key.encode(), value.encode()) for key, value in variables.items()]
     print(app.handler(Call.of(pairs, b"", "uwsgi_spoolfile_on_x")).kind.name)
-for index in range(len(app.timers)):
-    app.call_timer(index)
+for timer in app.timers:
+    app.call_timer(timer)
 """
 
 

@@ -266,7 +266,7 @@ def test_module_imported_again_replaces_its_functions() -> None:
         exec(source.format(turn, turn), module.__dict__)
     assert list(REGISTRY.functions) == ["reloaded:job"]
     assert REGISTRY.functions["reloaded:job"].function() == 2
-    assert [REGISTRY.call_timer(index) for index in range(len(REGISTRY.timers))] == [2]
+    assert [REGISTRY.call_timer(timer) for timer in REGISTRY.timers] == [2]
 
 
 @pytest.mark.parametrize("how", ["script", "module"])
@@ -281,14 +281,25 @@ def test_function_of_a_script_has_the_name_by_which_a_worker_imports_it(tmp_path
 # --- timers ---
 
 
-def test_timers_are_called_by_their_index() -> None:
+def test_timers_are_called_by_what_they_are() -> None:
     timer(2)(lambda: calls.append("timer"))
     cron(0, 3, -1, -1, -1)(lambda: calls.append("cron"))
-    assert [entry[1:] for entry in REGISTRY.timers] == [(2.0, (-1, -1, -1, -1, -1)), (0.0, (0, 3, -1, -1, -1))]
-    assert isinstance(REGISTRY.timers[0], Timer)
-    REGISTRY.call_timer(1)
-    REGISTRY.call_timer(0)
+    every, nightly = REGISTRY.timers
+    assert (every[1:], nightly[1:]) == ((2.0, (-1, -1, -1, -1, -1)), (0.0, (0, 3, -1, -1, -1)))
+    REGISTRY.call_timer(nightly)
+    REGISTRY.call_timer(every)
     assert calls == ["cron", "timer"]
+    with pytest.raises(KeyError):
+        REGISTRY.call_timer(Timer("another", 2.0, (-1, -1, -1, -1, -1)))
+
+
+def test_two_timers_of_one_name_are_both_called() -> None:
+    for word in ("one", "two"):
+        timer(5)(lambda word=word: calls.append(word))
+    for entry in REGISTRY.timers:
+        REGISTRY.call_timer(entry)
+    assert calls == ["one", "two"]
+    assert len({entry.name for entry in REGISTRY.timers}) == 2
 
 
 @pytest.mark.parametrize("seconds", [0, -1])

@@ -323,8 +323,8 @@ def test_timers_are_called_with_their_signal(real: Any) -> None:
     uwsgidecorators.cron(0, 1, -1, -1, -1, target="spooler")(note)
     uwsgidecorators.rbtimer(4)(lambda num: note("rb", num))
     assert [timer.seconds for timer in REGISTRY.timers] == [3.0, 0.0, 4.0]
-    for index in range(3):
-        REGISTRY.call_timer(index)
+    for timer in REGISTRY.timers:
+        REGISTRY.call_timer(timer)
     assert [args for args, _ in seen] == [(0,), (0,), ("rb", 0)]
 
 

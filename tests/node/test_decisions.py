@@ -174,15 +174,83 @@ def test_the_hour_that_comes_twice_is_no_storm_and_the_one_that_is_missing_no_lo
             now += 60
 
 
+def local(text: str, fold: int = 0) -> float:
+    """Seconds since 1970 at a local time."""
+    return datetime.fromisoformat(text).replace(fold=fold).timestamp()
+
+
+@pytest.mark.usefixtures("berlin")
+def test_a_cron_entry_of_a_skipped_hour_runs_when_that_is_over_and_in_an_hour_that_comes_twice_once() -> None:
+    nightly = Timer("t", 0.0, (30, 2, ANY, ANY, ANY))
+    spring = following(nightly, local("2027-03-27 12:00"))
+    assert spring == local("2027-03-28 03:00")
+    assert following(nightly, spring) == local("2027-03-29 02:30")
+    autumn = following(nightly, local("2026-10-24 12:00"))
+    assert autumn == local("2026-10-25 02:30")
+    assert following(nightly, autumn) == local("2026-10-26 02:30")
+    assert following(nightly, local("2026-10-25 02:10", fold=1)) == local("2026-10-26 02:30")
+    often = Timer("t", 0.0, (-30, 2, ANY, ANY, ANY))  # no fixed minute: by the clock as it is
+    assert following(often, local("2027-03-27 12:00")) == local("2027-03-29 02:00")
+    assert following(often, local("2026-10-25 02:30")) == local("2026-10-25 02:00", fold=1)
+
+
+def schedule_of(*timers: Timer, monotonic: float, wall: float) -> Schedule:
+    schedule = Schedule(monotonic, wall)
+    schedule.replace(list(timers), monotonic, wall)
+    return schedule
+
+
+EVERY_10, EVERY_25 = Timer("a", 10.0, (ANY,) * 5), Timer("b", 25.0, (ANY,) * 5)
+
+
 def test_timers_are_due_once_a_period_and_what_was_missed_is_not_made_up_for() -> None:
-    schedule = Schedule([Timer("a", 10.0, (ANY,) * 5), Timer("b", 25.0, (ANY,) * 5)], 100.0)
-    assert schedule.next_at() == 110.0
-    assert schedule.due(109.9) == []
-    assert schedule.due(110.0) == [0]
-    assert schedule.due(200.0) == [0, 1]
-    assert schedule.due(200.0) == []
-    assert schedule.next_at() == 210.0
-    assert Schedule([], 0.0).next_at() is None
+    schedule = schedule_of(EVERY_10, EVERY_25, monotonic=100.0, wall=0.0)
+    assert schedule.wait(100.0, 0.0) == 10.0
+    assert schedule.due(109.9, 0.0) == []
+    assert schedule.due(110.0, 0.0) == [EVERY_10]
+    assert schedule.due(201.0, 0.0) == [EVERY_10, EVERY_25]
+    assert schedule.due(201.0, 0.0) == []
+    assert schedule.wait(201.0, 0.0) == 9.0  # the beat is kept
+    assert Schedule(0.0, 0.0).wait(0.0, 0.0) is None
+
+
+@pytest.mark.parametrize("step", [-86400.0, -3600.0, 3600.0, 86400.0])
+def test_a_period_does_not_care_what_the_wall_clock_says(step: float) -> None:
+    schedule = schedule_of(EVERY_10, monotonic=100.0, wall=1e9)
+    assert schedule.wait(105.0, 1e9 + 5 + step) == 5.0
+    assert schedule.due(110.0, 1e9 + 10 + step) == [EVERY_10]
+    assert schedule.wait(110.0, 1e9 + 10 + step) == 10.0
+
+
+def test_timers_that_a_reload_keeps_go_on_as_they_were() -> None:
+    schedule = schedule_of(EVERY_25, monotonic=100.0, wall=0.0)
+    schedule.replace([EVERY_10, EVERY_25], 120.0, 20.0)
+    assert schedule.timers == [EVERY_10, EVERY_25]
+    assert schedule.due(125.0, 25.0) == [EVERY_25]
+    schedule.replace([EVERY_10], 126.0, 26.0)
+    assert schedule.due(1000.0, 900.0) == [EVERY_10]
+
+
+NIGHTLY, MINUTELY = Timer("c", 0.0, (30, 2, ANY, ANY, ANY)), Timer("d", 0.0, (ANY,) * 5)
+
+
+@pytest.mark.usefixtures("berlin")
+def test_cron_entries_when_the_clock_is_set_as_in_cron() -> None:
+    half_past_two = local("2026-06-10 02:30")
+    schedule = schedule_of(NIGHTLY, MINUTELY, monotonic=0.0, wall=half_past_two - 600)
+    assert schedule.due(600.0, half_past_two) == [NIGHTLY, MINUTELY]
+    # Back by an hour: what runs once a night does not run again, the other goes by the new time.
+    assert schedule.due(601.0, half_past_two - 3600) == []
+    assert schedule.wait(601.0, half_past_two - 3600) == 60.0
+    assert schedule.due(601.0 + 3600, half_past_two) == [MINUTELY]
+    # Forward by two hours over the time of tomorrow: it runs at once.
+    before = half_past_two + 86400 - 3600
+    assert schedule.due(601.0 + 86400, before) == [MINUTELY]
+    assert schedule.due(602.0 + 86400, before + 7200) == [NIGHTLY, MINUTELY]
+    # A correction of a wrong clock: nothing is made up for, and nothing waits for the old time.
+    assert schedule.due(603.0 + 86400, before + 50 * 86400) == []
+    assert schedule.due(604.0 + 86400, half_past_two - 365 * 86400 - 60) == []
+    assert schedule.due(664.0 + 86400, half_past_two - 365 * 86400) == [NIGHTLY, MINUTELY]
 
 
 # -- slots --

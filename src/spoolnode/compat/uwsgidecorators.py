@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Awaitable, Callable
-from functools import update_wrapper, wraps
+from functools import partial, update_wrapper, wraps
 from typing import Any, NoReturn
 
 from spoolnode.compat import values
@@ -166,7 +166,7 @@ def cron(
 
 def _timed(seconds: float, fields: tuple[int, int, int, int, int], signum: int, _target: str) -> Callable[[Function], Function]:
     def decorate(f: Function) -> Function:
-        REGISTRY.add_timer(Timer(full_name(f), seconds, fields), lambda: f(signum))
+        REGISTRY.add_timer(Timer(full_name(f), seconds, fields), partial(f, signum))
         return f
 
     return decorate
