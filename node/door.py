@@ -2,11 +2,13 @@
 
 import itertools
 import os
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
-from spoolnode.node.numbers import Key, Verdict
+from spoolnode.node.numbers import RUN_BITS, Key, Verdict
 from spoolnode.node.parcel import LINK_ROOM
 from spoolnode.node.spool import Spool
 from spoolnode.node.upload import Upload
@@ -18,6 +20,14 @@ from spoolnode.protocol.request import Terms
 
 Route = Callable[[Terms], list[str]]
 """Where a task should go: names of outboxes, empty is here; more than one for a copy each."""
+
+MOST_LINKS = 4096
+"""Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
+MOST_FLOORS = 1024
+"""Floors kept for links that have not sent anything yet."""
+FLOOR_AHEAD = 3600
+"""Seconds that a floor may lie ahead of this node's clock (a number says in which second its run began). One further ahead is
+a forgery or a clock that ran ahead, and is not believed: that costs memory, and to believe it would end the link."""
 
 UPLOAD_THREADS = 4
 """Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
@@ -34,6 +44,8 @@ class Door:
         self._real_root = os.path.realpath(spool.layout.root).encode()
         self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         self._uploads = itertools.count(1)
+        self._floors: OrderedDict[Key, int] = OrderedDict()
+        """What was told of links that have sent nothing yet: whoever only says hello costs no memory that lasts."""
         self.free = 1 << 62
         """Bytes free, as last looked at."""
         self.closed = ""
@@ -103,10 +115,36 @@ class Door:
         waiter = Leaving(self._spool, to, number, copies)
         self._spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
 
+    def hear_floor(self, link: Key, floor: int) -> None:
+        """The sender of a link says that nothing below `floor` is open any more."""
+        if floor >> RUN_BITS > time.time() + FLOOR_AHEAD:
+            return
+        if link in self._spool.taken:
+            self._spool.taken.raise_floor(link, floor)
+            return
+        self._floors.pop(link, None)
+        self._floors[link] = floor
+        if len(self._floors) > MOST_FLOORS:
+            self._floors.popitem(last=False)
+
+    def _meet(self, link: Key) -> None:
+        """A link sends its first task. Raises `Refused` when there is no room to remember its numbers."""
+        taken = self._spool.taken
+        if len(taken) >= MOST_LINKS:
+            taken.forget_idle()
+        if len(taken) >= MOST_LINKS:
+            raise Refused(
+                Reason.BUSY,
+                f"this node remembers the numbers of {len(taken)} links already; it takes no tasks from another sender",
+            )
+        taken.raise_floor(link, self._floors.pop(link, 0))
+
     def _arrival(self, block: bytes, terms: Terms, waiter: Waiter, link: Key) -> "Arrival | None":
         """A task that came over a link, to be stored; None when it is stored already, and `waiter` has been told so."""
         if not terms.number:
             raise Refused(Reason.MALFORMED, "a task came over a link without its number (`spool_seq`)")
+        if link not in self._spool.taken:
+            self._meet(link)
         verdict = self._spool.taken.judge(link, terms.number)
         if verdict is Verdict.TAKEN:
             waiter.stored(KNOWN)

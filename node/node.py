@@ -117,7 +117,7 @@ class Node:
         self._warn_of_unscanned()
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
         rarely = log.rarely(self.report)
-        self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.spool.taken.raise_floor)
+        self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.door.hear_floor)
         self.spool.intake.flushed = self.services.flush
         self.listener = Listener(config, self.services, self._trust)
         self.crew = Crew(config, self.spool, self._facts(), self.report)

@@ -20,6 +20,9 @@ from spoolnode.protocol.errors import BadPacket
 
 RUN_BITS = 32
 """A node's numbers are (run << RUN_BITS) + n: each start of the node begins a new run, so none is given twice."""
+MOST_GAPS = 1 << 16
+"""Gaps that are remembered in the numbers of one link. Beyond, the lowest are closed: what lies in them is below the floor from
+then on, and goes to its sender's dead/ if it ever comes, from where it can be retried."""
 
 
 class Intervals:
@@ -36,6 +39,10 @@ class Intervals:
     def __bool__(self) -> bool:
         return bool(self._starts)
 
+    def __len__(self) -> int:
+        """How many intervals it takes."""
+        return len(self._starts)
+
     def __repr__(self) -> str:
         return f"Intervals({self.pairs()})"
 
@@ -43,6 +50,10 @@ class Intervals:
     def first(self) -> int:
         """The lowest member; there must be one."""
         return self._starts[0]
+
+    def start_of(self, index: int) -> int:
+        """The first member of the interval of that index."""
+        return self._starts[index]
 
     def pairs(self) -> list[tuple[int, int]]:
         """The intervals, first and past the last member of each."""
@@ -124,6 +135,18 @@ class Taken:
         self.version = 0
         """Rises with each change."""
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._of
+
+    def __len__(self) -> int:
+        """Of how many links something is remembered."""
+        return len(self._of)
+
+    def forget_idle(self) -> None:
+        """Forgets the links of which nothing but a floor is known: all that they sent is over."""
+        self._of = {key: known for key, known in self._of.items() if known.taken or known.pending}
+        self.version += 1
+
     def judge(self, key: Key, number: int) -> Verdict:
         """What to do with a task of that number."""
         known = self._of.get(key)
@@ -150,6 +173,8 @@ class Taken:
         if number >= known.floor:
             known.taken.add(number)
             self.version += 1
+            if len(known.taken) > MOST_GAPS:
+                self.raise_floor(key, known.taken.start_of(MOST_GAPS // 8))  # some at once: each closing is work
 
     def raise_floor(self, key: Key, floor: int) -> None:
         """The sender says that nothing below `floor` is open any more. A lower floor than before changes nothing."""

@@ -192,7 +192,7 @@ def _cleaned(block: bytes) -> bytes:
         hops = names.read_hops(said.get(names.HOPS, b""))
         gone = names.OF_LINKS | {names.HOPS, names.BODY_LENGTH}
         variables = [(key, value) for key, value in variables if key not in gone]
-        variables.append((names.HOPS, str(hops + 1).encode()))
+        variables.append((names.HOPS, str(min(hops + 1, names.MOST_HOPS)).encode()))
     return encode_variables(variables)
 
 

@@ -42,9 +42,13 @@ FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}
 """The `spool_` variables that may come over a link."""
 OF_LINKS = frozenset({ORIGIN, TO, NUMBER})
 """What a link adds, and what goes when a task is handed on."""
-MAX_NUMBER = (1 << 64) - 1
+MAX_NUMBER = (1 << 64) - (1 << 32) - 1
+"""The largest link number. The last run of 2**32 numbers is given to nobody: what is computed from one (the end of an
+interval, the next run) still fits into 64 bits."""
 MAX_HOPS = 8
 """A task that was handed on so often stays where it is."""
+MOST_HOPS = 999
+"""As far as they are counted."""
 
 _PRIORITY = re.compile(rb"[0-9]{1,10}", re.ASCII)
 _AT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?", re.ASCII)
@@ -137,7 +141,7 @@ def is_address(text: str) -> bool:
 
 
 def read_number(value: bytes) -> int:
-    """A link number, from 1 to 2**64 - 1."""
+    """A link number, from 1 to `MAX_NUMBER`."""
     if not _NUMBER.fullmatch(value) or int(value) > MAX_NUMBER:
         raise _malformed("spool_seq", value, f"a number from 1 to {MAX_NUMBER}")
     return int(value)

@@ -2,15 +2,19 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 from linked import LARGE, LINK, NODE, PEER, Heard, Station, task
 
+from spoolnode.node import door
+from spoolnode.node.door import FLOOR_AHEAD, MOST_FLOORS
 from spoolnode.node.fakes import PowerCut
-from spoolnode.node.numbers import Taken, Verdict
+from spoolnode.node.numbers import RUN_BITS, Taken, Verdict
 from spoolnode.node.waiters import KNOWN
+from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 
@@ -70,6 +74,81 @@ def test_a_number_below_the_floor_is_a_conflict_and_nothing_is_stored() -> None:
         station.admit(task(2, FIRST + 10))
         await station.rest()
         assert station.run_all() == [2]
+
+    run(story())
+
+
+def test_a_floor_that_was_told_before_the_first_task_counts_when_that_comes() -> None:
+    async def story() -> None:
+        station = Station()
+        station.door.hear_floor(LINK, FIRST + 10)
+        assert refusal(station, task(1, FIRST + 9)).reason is Reason.CONFLICT
+        station.admit(task(2, FIRST + 10))
+        station.door.hear_floor(LINK, FIRST + 11)
+        assert refusal(station, task(3, FIRST)).reason is Reason.CONFLICT
+        await station.rest()
+        assert station.run_all() == [2]
+
+    run(story())
+
+
+def test_whoever_only_says_hello_is_remembered_neither_for_long_nor_on_disk() -> None:
+    async def story() -> None:
+        station = Station()
+        before = station.spool.taken.encode()
+        for n in range(MOST_FLOORS + 10):
+            station.door.hear_floor((f"{n:012x}", "beta"), FIRST)
+        assert len(station.door._floors) == MOST_FLOORS
+        assert len(station.spool.taken) == 0
+        assert station.spool.taken.encode() == before
+
+    run(story())
+
+
+@pytest.mark.parametrize("ahead", [2 * FLOOR_AHEAD, 10**9, (names.MAX_NUMBER >> RUN_BITS) - int(time.time())])
+def test_a_floor_far_ahead_of_the_clock_is_not_believed(ahead: int) -> None:
+    async def story() -> None:
+        station = Station()
+        station.admit(task(1, FIRST))
+        for link in (LINK, ("bbbbbbbbbbbb", "beta")):
+            station.door.hear_floor(link, int(time.time()) + ahead << RUN_BITS)
+        station.admit(task(2, FIRST + 1))
+        station.admit(task(3, FIRST + 1), link=("bbbbbbbbbbbb", "beta"))
+        await station.rest()
+        assert sorted(station.run_all()) == [1, 2, 3]
+
+    run(story())
+
+
+def test_the_largest_number_is_stored_and_the_numbers_after_a_restart_are_read_again() -> None:
+    async def story() -> None:
+        station = Station()
+        station.admit(task(1, names.MAX_NUMBER))
+        await station.rest()
+        assert station.run_all() == [1]
+        again = Taken.decode(station.spool.taken.encode())
+        assert again.judge(LINK, names.MAX_NUMBER) is Verdict.TAKEN
+
+    run(story())
+
+
+def test_no_more_links_are_remembered_than_there_is_room_for_and_those_that_are_over_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door, "MOST_LINKS", 2)
+
+    async def story() -> None:
+        station = Station()
+        station.admit(task(1, FIRST))
+        station.admit(task(2, FIRST), link=("bbbbbbbbbbbb", "beta"))
+        await station.rest()
+        with pytest.raises(Refused) as caught:
+            station.admit(task(3, FIRST), link=("cccccccccccc", "beta"))
+        assert caught.value.reason is Reason.BUSY
+        station.door.hear_floor(LINK, FIRST + 1)
+        station.admit(task(3, FIRST), link=("cccccccccccc", "beta"))
+        await station.rest()
+        assert sorted(station.run_all()) == [1, 2, 3]
 
     run(story())
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spoolnode.node import numbers
 from spoolnode.node.numbers import Intervals, Owed, Taken, Verdict
 from spoolnode.protocol.errors import BadPacket
 
@@ -76,6 +77,18 @@ def test_what_was_taken_survives_the_disk(steps: list[tuple[str, int]]) -> None:
         (taken.take if step == "take" else taken.raise_floor)(KEY, number)
     again = Taken.decode(taken.encode())
     assert [again.judge(KEY, number) for number in range(42)] == [taken.judge(KEY, number) for number in range(42)]
+
+
+def test_gaps_are_remembered_up_to_a_bound_and_then_the_lowest_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numbers, "MOST_GAPS", 16)
+    taken = Taken()
+    for number in range(1, 101, 2):
+        taken.take(KEY, number)
+        assert len(taken._of[KEY].taken) <= 16
+    assert taken.judge(KEY, 99) is Verdict.TAKEN
+    assert taken.judge(KEY, 98) is Verdict.NEW
+    assert taken.judge(KEY, 2) is Verdict.STALE
+    assert taken.judge(KEY, 1) is Verdict.STALE
 
 
 def test_what_is_being_stored_does_not_go_to_the_disk() -> None:

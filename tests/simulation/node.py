@@ -226,7 +226,7 @@ class SimNode:
             return
         self.door = Door(self.spool, self._route, max_body=1 << 20, min_free=MIN_FREE)
         self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
-        self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.spool.taken.raise_floor)
+        self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.door.hear_floor)
         self.spool.intake.flushed = self._flush
         self.listener = SimListener(self.services, [self.address])
         self.crew = SimCrew(self)
