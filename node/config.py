@@ -131,7 +131,7 @@ class Config:
             raise BadConfig(f"--chmod-socket is {self.chmod_socket!r}; it must be an octal mode like 660")
         self._check_tls()
         for address in self.listen:
-            parse_address(address)
+            check_address("listen", address)
             if is_public(address) and not (self.allow or self.tls_cert or self.insecure):
                 raise BadConfig(
                     f"--listen {address} is reachable from other machines: name the networks that may enqueue with --allow CIDR, "
@@ -139,7 +139,7 @@ class Config:
                     "or give --insecure to take requests from anyone"
                 )
         if self.http:
-            parse_address(self.http)
+            check_address("http", self.http)
         self.networks()
         spool = str(Path(self.spool).absolute())
         if len(spool.encode()) > MAX_SPOOL_PATH:
@@ -205,6 +205,10 @@ def parse_address(text: str) -> tuple[str, int] | str:
     Raises:
         BadConfig: it is neither.
     """
+    if re.fullmatch("[0-9]{1,5}", text):
+        raise BadConfig(
+            f"{text!r} is a port without a host: write 127.0.0.1:{text} for this machine alone, or 0.0.0.0:{text} for all"
+        )
     if "/" not in text and ":" not in text and not text.endswith((".sock", ".socket")):
         raise BadConfig(
             f"the address {text!r} is neither host:port nor a path: write 127.0.0.1:3031, or ./NAME for a unix socket"
@@ -221,6 +225,14 @@ def parse_address(text: str) -> tuple[str, int] | str:
     elif ":" in host:
         raise BadConfig(f"the address {text!r} is ambiguous; write an IPv6 address as [v6]:port")
     return host or "0.0.0.0", int(port)  # noqa: S104  # `:3031` says so; without --allow it is refused at start
+
+
+def check_address(name: str, text: str) -> None:
+    """Raises `BadConfig`, which names the setting, when a text is no address."""
+    try:
+        parse_address(text)
+    except BadConfig as error:
+        raise BadConfig(f"--{option_name(name)}: {error}") from None
 
 
 def is_public(address: str) -> bool:

@@ -12,6 +12,8 @@ import select
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator
+from time import monotonic
+from typing import cast
 
 from spoolnode.errors import TimedOut, Unanswered, Unreachable
 from spoolnode.protocol.answer import AnswerReader
@@ -24,16 +26,21 @@ from spoolnode.wire import (
     Address,
     Answer,
     Message,
+    Target,
     body_would_be_dropped,
+    is_refusal,
     is_spoolnode,
     task_id,
 )
+
+_LOOK = 0.1
+"""Seconds between two looks whether a large body moves on."""
 
 
 class _Link(asyncio.Protocol):
     """One connection and the requests under way on it, in order."""
 
-    transport: asyncio.Transport
+    transport: asyncio.Transport  # of any loop: uvloop's has the same methods, but is no subclass
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -41,10 +48,11 @@ class _Link(asyncio.Protocol):
         self._reader = AnswerReader()
         self._failure = "the connection was closed"
         self._retired = False
+        self.is_doubtful = False
+        """Whether the last answer was a refusal: some refusals are a node's last word on a connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - tells mypy what loops promise
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._reader.receive(data)
@@ -52,6 +60,7 @@ class _Link(asyncio.Protocol):
             while (answer := self._reader.next_answer()) is not None:
                 if not self._line:
                     raise BadPacket("an answer that nobody waits for")
+                self.is_doubtful = is_refusal(answer)
                 waiting = self._line.popleft()
                 if not waiting.done():
                     waiting.set_result(answer)
@@ -80,12 +89,38 @@ class _Link(asyncio.Protocol):
 
     async def exchange(self, message: Message) -> Answer:
         """Sends a request and waits for its answer. Raises `Unanswered` when none comes."""
+        return await self._send(message)
+
+    async def exchange_large(self, message: Message, patience: float) -> Answer:
+        """As `exchange`, on a connection of its own. Gives up when the node has taken nothing more for `patience` seconds.
+
+        Raises:
+            Unreachable: then, and it had not taken all: nothing was stored.
+            TimeoutError: then, and it had.
+        """
+        waiting = self._send(message)
+        try:
+            unsent, since = self.transport.get_write_buffer_size(), monotonic()
+            while not waiting.done():
+                left = since + patience - monotonic()
+                if left <= 0 and unsent:
+                    raise Unreachable(f"{self._address}: timed out while the task was being sent; {NOT_STORED}")
+                if left <= 0:
+                    raise TimeoutError
+                await asyncio.wait([waiting], timeout=min(left, _LOOK))
+                if (rest := self.transport.get_write_buffer_size()) != unsent:
+                    unsent, since = rest, monotonic()
+            return waiting.result()
+        finally:
+            waiting.cancel()
+
+    def _send(self, message: Message) -> asyncio.Future[Answer]:
         waiting: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._line.append(waiting)
         # All of it at once, never in parts: a caller that is cancelled leaves no half request behind.
         for piece in message.pieces():
             self.transport.write(piece)
-        return await waiting
+        return waiting
 
     def retire(self) -> None:
         """No further request; closes when nobody waits any more."""
@@ -111,21 +146,25 @@ class _Peer:
         link: _Link | None = None
         shared = len(message.body) < LARGE
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
                 link = await (self._share(message) if shared else self._open())
                 if link is None:
                     if message.body:
                         raise body_would_be_dropped(self._address)
                     shared = False
                     link = await self._connect()
-                answer = await link.exchange(message)
+                if len(message.body) >= LARGE:
+                    limit.reschedule(None)
+                    answer = await link.exchange_large(message, timeout)
+                else:
+                    answer = await link.exchange(message)
         except TimeoutError as error:
             if isinstance(error, Unanswered):
                 raise
             if link is None:
                 raise Unreachable(f"{self._address}: cannot connect in time; {NOT_STORED}") from error
             link.retire()
-            raise TimedOut(f"{self._address}: no answer in time; {MAY_BE_STORED}") from error
+            raise TimedOut(f"{self._address}: no answer within {timeout:g} s; {MAY_BE_STORED}") from error
         finally:
             if link is not None and not shared:
                 link.retire()
@@ -139,12 +178,12 @@ class _Peer:
 
     async def _share(self, message: Message) -> _Link | None:
         """The shared connection, opened by the first who needs it; None when a real uWSGI server is there."""
-        if self._shared is not None and self._shared.is_usable:
+        if self._shared is not None and self._shared.is_usable and not self._shared.is_doubtful:
             return self._shared
         async with self._door:
             if self._is_plain and not message.body:
                 return None
-            if self._shared is None or not self._shared.is_usable:
+            if self._shared is None or not self._shared.is_usable or not await _outlived_refusals(self._shared):
                 self._shared = await self._open()
             return self._shared
 
@@ -163,20 +202,34 @@ class _Peer:
         return None if self._is_plain else link
 
     async def _connect(self) -> _Link:
-        loop = asyncio.get_running_loop()
-        target = self._address.target
-        try:
-            if isinstance(target, tuple):
-                _, link = await loop.create_connection(lambda: _Link(self._address), *target)
-            else:
-                connected = await _connected_unix(target)
-                _, link = await loop.create_unix_connection(lambda: _Link(self._address), sock=connected)
-        except OSError as error:
-            if isinstance(error, TimeoutError):
+        for target in self._address.targets:
+            try:
+                return await self._connect_to(target)
+            except TimeoutError:
                 raise
-            why = error.strerror or str(error)
-            raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from error
+            except OSError as error:
+                last = error
+        why = last.strerror or str(last)
+        raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from last
+
+    async def _connect_to(self, target: Target) -> _Link:
+        loop = asyncio.get_running_loop()
+        if isinstance(target, tuple):
+            _, link = await loop.create_connection(lambda: _Link(self._address), *target)
+        else:
+            connected = await _connected_unix(target)
+            _, link = await loop.create_unix_connection(lambda: _Link(self._address), sock=connected)
         return link
+
+
+async def _outlived_refusals(link: _Link) -> bool:
+    """Whether the node still listens on a connection on which it has just refused something."""
+    if not link.is_doubtful:
+        return True
+    try:
+        return is_spoolnode(await link.exchange(QUESTION))
+    except Unanswered:
+        return False
 
 
 _loops: dict[tuple[int, asyncio.AbstractEventLoop], tuple[dict[str, _Peer], AsyncGenerator[None]]] = {}

@@ -1,8 +1,8 @@
 """Sending a task: the two functions that most programs need, and the values that a callable may return."""
 
-from spoolnode import client
+from spoolnode import client, wire
 from spoolnode.protocol.values import Task
-from spoolnode.wire import DEFAULT_TIMEOUT, resolve, task_message
+from spoolnode.wire import resolve, task_message
 
 SPOOL_OK = -2
 """A callable returns it when the task is done; None says the same."""
@@ -12,7 +12,7 @@ SPOOL_IGNORE = 0
 """A callable returns it when the task is not its own; it is offered again later, with backoff."""
 
 
-def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = None, timeout: float = DEFAULT_TIMEOUT) -> str:
+def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None) -> str:
     """Stores a task in a node's spool. When it returns, the task is on that node's disk.
 
     Args:
@@ -21,8 +21,9 @@ def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = No
             bytes of any size; an empty `body` does not travel: the callable then finds no `body`.
         node: where it shall run: a node's name, `host:port`, `tag:X`, `any` or `all`; without it, the node asked.
         via: the node to hand it to, `host:port`, `[v6]:port` or the path of a unix socket; without it, the
-            environment's SPOOLNODE_VIA, else 127.0.0.1:3031.
-        timeout: seconds for all of it.
+            environment's SPOOLNODE_VIA, else port 3031 of this machine, 127.0.0.1 or ::1.
+        send_timeout: seconds that it may take, all together (with a body of 128 KiB or more: since the node last took some
+            of it); without it, the environment's SPOOLNODE_SEND_TIMEOUT, else 5.
 
     Returns:
         The task's id. A real uWSGI server tells none; then it is empty.
@@ -33,17 +34,13 @@ def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = No
         Unreachable: the node did not get it; nothing was stored.
         Unanswered: it got it, but no answer came; it may have been stored (`TimedOut`: for lack of time).
     """
-    return client.send(resolve(via), task_message(task, node), timeout)
+    return client.send(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))
 
 
 async def asend_to_spooler(
-    task: Task,
-    node: str | None = None,
-    *,
-    via: str | None = None,
-    timeout: float = DEFAULT_TIMEOUT,  # noqa: ASYNC109 - ours says what was stored
+    task: Task, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None
 ) -> str:
     """As `send_to_spooler`, without blocking the loop. Cancelled, the task may have been stored."""
     from spoolnode import aclient  # asyncio, only for who runs it
 
-    return await aclient.send(resolve(via), task_message(task, node), timeout)
+    return await aclient.send(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))

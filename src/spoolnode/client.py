@@ -1,6 +1,6 @@
 """The synchronous client: one connection per process and address, shared by all threads, kept open and pipelined.
 
-    send(resolve("127.0.0.1:3031"), task_message({"ToGroup": "customers"}, None), timeout=30.0)
+    send(resolve("127.0.0.1:3031"), task_message({"ToGroup": "customers"}, None), timeout=5.0)
 
 A forked child never uses its parent's connections. A connection that the node closed while nobody waited on it (it was
 restarted) is noticed before it is used again, so that a restart costs a new connection and never an error.
@@ -11,10 +11,10 @@ import os
 import socket
 import struct
 import threading
-from time import monotonic
+from typing import Any
 
 from spoolnode.errors import Unanswered, Unreachable
-from spoolnode.pipeline import Gone, Pipeline, left
+from spoolnode.pipeline import Cut, Deadline, Doubtful, Gone, Pipeline
 from spoolnode.wire import (
     LARGE,
     NOT_STORED,
@@ -22,6 +22,7 @@ from spoolnode.wire import (
     Address,
     Answer,
     Message,
+    Target,
     body_would_be_dropped,
     copies,
     is_spoolnode,
@@ -29,7 +30,7 @@ from spoolnode.wire import (
 )
 
 _TRIES = 3
-"""How many connections are tried when each ends before a byte was sent: a server that never listens."""
+"""How many connections are tried when each ends before a request was sent whole: a server that never listens."""
 
 
 class _Peer:
@@ -41,21 +42,27 @@ class _Peer:
         self._shared: Pipeline | None = None
         self._is_plain = False
 
-    def ask(self, message: Message, deadline: float) -> Answer:
-        """Sends one task; what the node answered."""
-        for _ in range(_TRIES):
+    def ask(self, message: Message, timeout: float) -> Answer:
+        """Sends one task; what the node answered. What surely was not stored is sent again."""
+        deadline = Deadline(timeout, renews=len(message.body) >= LARGE)
+        ended = 0
+        while deadline.left:
             try:
                 return self._exchange(message, deadline)
-            except Gone:
+            except Doubtful:
                 continue
-        raise Unreachable(f"{self._address}: closed {_TRIES} connections at once; {NOT_STORED}")
+            except (Gone, Cut) as error:
+                ended += 1
+                if ended == _TRIES:
+                    raise Unreachable(f"{self._address}: closed {_TRIES} connections at once; {NOT_STORED}") from error
+        raise self._too_late()
 
     def close(self) -> None:
         """Closes the shared connection."""
         if self._shared is not None:
             self._shared.close()
 
-    def _exchange(self, message: Message, deadline: float) -> Answer:
+    def _exchange(self, message: Message, deadline: Deadline) -> Answer:
         if len(message.body) < LARGE:
             pipeline = self._share(message, deadline)
             if pipeline is not None:
@@ -68,7 +75,7 @@ class _Peer:
             pipeline = self._connect(deadline)
         return self._exchange_alone(pipeline, message, deadline)
 
-    def _exchange_alone(self, pipeline: Pipeline, message: Message, deadline: float) -> Answer:
+    def _exchange_alone(self, pipeline: Pipeline, message: Message, deadline: Deadline) -> Answer:
         """Uses a connection for one task."""
         try:
             answer = pipeline.exchange(message, deadline)
@@ -77,22 +84,22 @@ class _Peer:
         self._is_plain = not answer[2]  # a spoolnode may have taken the place of a uWSGI server
         return answer
 
-    def _share(self, message: Message, deadline: float) -> Pipeline | None:
+    def _share(self, message: Message, deadline: Deadline) -> Pipeline | None:
         """The shared connection, opened by the first who needs it; None when a real uWSGI server is there."""
         if self._is_plain and not message.body:
             return None
-        if not self._door.acquire(timeout=left(deadline)):
-            raise Unreachable(f"{self._address}: cannot connect in time; {NOT_STORED}")
+        if not self._door.acquire(timeout=deadline.left):
+            raise self._too_late()
         try:
             if self._is_plain and not message.body:  # found out by who held the door before
                 return None
-            if self._shared is None or not self._shared.is_usable:
+            if self._shared is None or not self._shared.is_usable or not _outlived_refusals(self._shared, deadline):
                 self._shared = self._open(deadline)
             return self._shared
         finally:
             self._door.release()
 
-    def _open(self, deadline: float) -> Pipeline | None:
+    def _open(self, deadline: Deadline) -> Pipeline | None:
         """A connection to a spoolnode; None when a real uWSGI server is there."""
         pipeline = self._connect(deadline)
         try:
@@ -109,12 +116,29 @@ class _Peer:
             return None
         return pipeline
 
-    def _connect(self, deadline: float) -> Pipeline:
-        try:
-            return Pipeline(self._address, _connected(self._address, left(deadline)))
-        except OSError as error:
-            what = "timed out" if isinstance(error, TimeoutError | BlockingIOError) else (error.strerror or str(error))
-            raise Unreachable(f"{self._address}: cannot connect: {what}; {NOT_STORED}{self._address.hint}") from error
+    def _connect(self, deadline: Deadline) -> Pipeline:
+        for target in self._address.targets:
+            try:
+                return Pipeline(self._address, _connected(target, deadline))
+            except OSError as error:
+                last = error
+        if isinstance(last, TimeoutError | BlockingIOError):
+            raise Unreachable(f"{self._address}: cannot connect: timed out; {NOT_STORED}") from last
+        why = last.strerror or str(last)
+        raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from last
+
+    def _too_late(self) -> Unreachable:
+        return Unreachable(f"{self._address}: cannot connect in time; {NOT_STORED}")
+
+
+def _outlived_refusals(pipeline: Pipeline, deadline: Deadline) -> bool:
+    """Whether the node still listens on a connection on which it has just refused something."""
+    if not pipeline.is_doubtful:
+        return True
+    try:
+        return is_spoolnode(pipeline.exchange(QUESTION, deadline))
+    except (Gone, Unanswered, Unreachable):
+        return False
 
 
 _peers: dict[tuple[int, str], _Peer] = {}
@@ -127,7 +151,8 @@ def send(address: Address, message: Message, timeout: float) -> str:
     Args:
         address: the node.
         message: the task.
-        timeout: seconds for all of it: connecting, sending, waiting.
+        timeout: seconds for all of it: connecting, sending, waiting. With a body of `LARGE` bytes or more it begins anew
+            whenever the node has taken some of it.
 
     Returns:
         The id of the task; empty when a real uWSGI server took it.
@@ -138,12 +163,12 @@ def send(address: Address, message: Message, timeout: float) -> str:
         Unreachable: the node did not get it whole; nothing was stored.
         Unanswered: no answer came; it may have been stored. `TimedOut` when that was for lack of time.
     """
-    return task_id(address, _peer(address).ask(message, monotonic() + timeout))
+    return task_id(address, _peer(address).ask(message, timeout))
 
 
 def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int]:
     """As `send`; the id of the first copy, and how many were stored (more than one only for `node="all"`)."""
-    answer = _peer(address).ask(message, monotonic() + timeout)
+    answer = _peer(address).ask(message, timeout)
     return task_id(address, answer), copies(answer)
 
 
@@ -165,19 +190,34 @@ def _peer(address: Address) -> _Peer:
     return peer
 
 
-def _connected(address: Address, timeout: float) -> socket.socket:
-    if not timeout:
+def _connected(target: Target, deadline: Deadline) -> socket.socket:
+    """A connected socket. Raises OSError, that of the last address when a name has several."""
+    if isinstance(target, str):
+        return _connected_to(socket.AF_UNIX, target, deadline)
+    last: OSError = TimeoutError()
+    for family, _, _, _, place in socket.getaddrinfo(*target, type=socket.SOCK_STREAM):
+        try:
+            connected = _connected_to(family, place, deadline)
+        except OSError as error:
+            last = error
+        else:
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connected
+    raise last
+
+
+def _connected_to(family: int, place: Any, deadline: Deadline) -> socket.socket:
+    if not deadline.left:
         raise TimeoutError
-    if isinstance(address.target, tuple):
-        connected = socket.create_connection(address.target, timeout)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connected
-    connected = socket.socket(socket.AF_UNIX)
+    connected = socket.socket(family)
     try:
-        # Not `settimeout`: a non-blocking connect to a unix socket whose backlog is full fails at once.
-        time_limit = struct.pack("ll", *divmod(max(1, int(timeout * 1_000_000)), 1_000_000))
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, time_limit)
-        connected.connect(address.target)
+        if family == socket.AF_UNIX:
+            # Not `settimeout`: a non-blocking connect to a unix socket whose backlog is full fails at once.
+            time_limit = struct.pack("ll", *divmod(max(1, int(deadline.left * 1_000_000)), 1_000_000))
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, time_limit)
+        else:
+            connected.settimeout(max(0.001, deadline.left))  # 0 would mean: do not wait
+        connected.connect(place)
     except BaseException:
         connected.close()
         raise

@@ -28,7 +28,7 @@ from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.values import encode_task, pack, unpack
 from spoolnode.registry import REGISTRY, full_name
 from spoolnode.results import again, conclude, outcome_of
-from spoolnode.wire import DEFAULT_TIMEOUT, Message, destination, message, resolve
+from spoolnode.wire import Message, destination, message, resolve, send_timeout
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -50,7 +50,9 @@ class Options:
     timeout: float | None = None
     """Seconds it may run; then its worker is killed and it counts as a failed attempt. None: the node's --timeout."""
     via: str | None = None
-    """The node to hand it to. None: the environment's SPOOLNODE_VIA, else 127.0.0.1:3031."""
+    """The node to hand it to. None: the environment's SPOOLNODE_VIA, else port 3031 of this machine."""
+    send_timeout: float | None = None
+    """Seconds that handing it over may take. None: the environment's SPOOLNODE_SEND_TIMEOUT, else 5."""
 
 
 class SpooledCall(Generic[P]):
@@ -63,14 +65,14 @@ class SpooledCall(Generic[P]):
     def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Stores a call and returns its id. Raises what `send_to_spooler` raises; `BadTask` also when it cannot be made."""
         request = self._function.request(self._options, args, kwargs)
-        return client.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
+        return client.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
     async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
         from spoolnode import aclient
 
         request = self._function.request(self._options, args, kwargs)
-        return await aclient.send(resolve(self._options.via), request, DEFAULT_TIMEOUT)
+        return await aclient.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
 
 class SpooledFunction(Generic[P, R]):
@@ -112,13 +114,14 @@ class SpooledFunction(Generic[P, R]):
         node: str | None = None,
         timeout: float | None = None,
         via: str | None = None,
+        send_timeout: float | None = None,
     ) -> SpooledCall[P]:
         """This function with other options (see `Options`); what is not given stays as it was decorated.
 
         Raises:
             BadTask: one of them is not what it must be.
         """
-        given = {"at": at, "priority": priority, "node": node, "timeout": timeout, "via": via}
+        given = {"at": at, "priority": priority, "node": node, "timeout": timeout, "via": via, "send_timeout": send_timeout}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         options = replace(self._options, **changes)
         _check(options)

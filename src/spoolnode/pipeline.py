@@ -9,6 +9,9 @@ way still get their answers, and it is closed when the last of them has left.
 
 What an error says about the task rests on one fact: a server acts only on a whole request. So a request of which a part
 was never handed to the kernel was not stored, and one that was handed over whole may have been.
+
+Some refusals are a node's last word: it closes the connection after them, and what was sent meanwhile is lost. So after a
+refusal nobody sends a task here before the node has answered anything else: see `is_doubtful`.
 """
 
 import contextlib
@@ -22,7 +25,7 @@ from time import monotonic
 from spoolnode.errors import TimedOut, Unanswered, Unreachable
 from spoolnode.protocol.answer import AnswerReader
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.wire import MAY_BE_STORED, NOT_STORED, Address, Answer, Message
+from spoolnode.wire import MAY_BE_STORED, NOT_STORED, QUESTION, Address, Answer, Message, is_refusal
 
 _PEEK = 0.5
 """Seconds after which a sender that waits for room looks whether it has to read."""
@@ -30,6 +33,33 @@ _PEEK = 0.5
 
 class Gone(Exception):
     """The connection ended before a byte of this request was sent: sending it on another one is safe."""
+
+
+class Doubtful(Exception):
+    """Nothing was sent, for somebody was just refused here, and that may have been the connection's end."""
+
+
+class Cut(Unreachable):
+    """The connection ended while the request was being sent: nothing was stored, sending it on another one is safe."""
+
+
+class Deadline:
+    """When one send has taken too long. With a large body, which takes its time, that counts from its last progress."""
+
+    def __init__(self, seconds: float, *, renews: bool = False) -> None:
+        self.seconds = seconds
+        self._renews = renews
+        self._end = monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, never less than zero."""
+        return max(0.0, self._end - monotonic())
+
+    def progress(self) -> None:
+        """The node has taken something."""
+        if self._renews:
+            self._end = monotonic() + self.seconds
 
 
 class _Place:
@@ -65,6 +95,7 @@ class Pipeline:
         self._leader: _Place | None = None
         self._users = 0
         self._retired = False
+        self._doubtful = False
         self._reader = AnswerReader()
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
@@ -80,11 +111,18 @@ class Pipeline:
                 self._retire()
             return not self._retired
 
-    def exchange(self, message: Message, deadline: float) -> Answer:
-        """Sends a request and waits for its answer, until the `deadline` on the monotonic clock.
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the last answer was a refusal: then the node may have closed, and only `QUESTION` is sent."""
+        return self._doubtful
+
+    def exchange(self, message: Message, deadline: Deadline) -> Answer:
+        """Sends a request and waits for its answer.
 
         Raises:
             Gone: nothing was sent; use another connection.
+            Doubtful: nothing was sent; ask `QUESTION` first.
+            Cut: the connection ended while it was being sent; use another connection.
             Unreachable: the request was not sent whole; nothing was stored.
             Unanswered: it was, and no answer came.
         """
@@ -107,11 +145,11 @@ class Pipeline:
 
     # --- the sending half ---
 
-    def _send(self, place: _Place, message: Message, deadline: float) -> None:
-        if not self._sending.acquire(timeout=left(deadline)):
+    def _send(self, place: _Place, message: Message, deadline: Deadline) -> None:
+        if not self._sending.acquire(timeout=deadline.left):
             raise Unreachable(f"{self._address}: timed out while other tasks were being sent; {NOT_STORED}")
         try:
-            self._join(place)
+            self._join(place, message)
             try:
                 for piece in message.pieces():
                     self._write(place, piece, deadline)
@@ -128,18 +166,20 @@ class Pipeline:
         finally:
             self._sending.release()
 
-    def _join(self, place: _Place) -> None:
+    def _join(self, place: _Place, message: Message) -> None:
         with self._state:
             if not self._retired and not self._users and self._readable.poll(0):
                 self._retire()
             if self._retired:
                 raise Gone
+            if self._doubtful and message is not QUESTION:
+                raise Doubtful
             self._users += 1
             self._line.append(place)
             if self._leader is None:
                 self._leader = place
 
-    def _write(self, place: _Place, piece: bytes, deadline: float) -> None:
+    def _write(self, place: _Place, piece: bytes, deadline: Deadline) -> None:
         rest = memoryview(piece)
         while rest:
             try:
@@ -150,14 +190,15 @@ class Pipeline:
                     raise BrokenPipeError("the node ended the request early") from None
             else:
                 place.begun = True
+                deadline.progress()
                 rest = rest[count:]
 
-    def _await_room(self, place: _Place, deadline: float) -> None:
+    def _await_room(self, place: _Place, deadline: Deadline) -> None:
         """Waits until more can be sent; the leader reads meanwhile, or a node that refuses a body would stall it."""
         leads = self._leader is place
         poll = select.poll()
         poll.register(self._socket, select.POLLOUT | (select.POLLIN if leads else 0))
-        patience = left(deadline)
+        patience = deadline.left
         if not patience:
             raise Unreachable(f"{self._address}: timed out while the task was being sent; {NOT_STORED}")
         for _, event in poll.poll(_milliseconds(min(patience, _PEEK))):
@@ -172,30 +213,30 @@ class Pipeline:
 
     # --- the receiving half ---
 
-    def _wait(self, place: _Place, deadline: float) -> Answer:
+    def _wait(self, place: _Place, deadline: Deadline) -> Answer:
         while not place.is_settled:
             if self._leader is place:
                 self._read(deadline)
-            elif not place.news.acquire(timeout=left(deadline)):
-                raise self._timed_out(place)
-            if not place.is_settled and not left(deadline):
-                raise self._timed_out(place)
+            elif not place.news.acquire(timeout=deadline.left):
+                raise self._timed_out(place, deadline)
+            if not place.is_settled and not deadline.left:
+                raise self._timed_out(place, deadline)
         if place.answer is not None:
             return place.answer
         if not place.begun:
             raise Gone
         if place.sent:
             raise Unanswered(f"{self._address}: {place.failure} before it answered; {MAY_BE_STORED}")
-        raise Unreachable(f"{self._address}: {place.failure} while the task was being sent; {NOT_STORED}")
+        raise Cut(f"{self._address}: {place.failure} while the task was being sent; {NOT_STORED}")
 
-    def _timed_out(self, place: _Place) -> Unreachable | TimedOut:
+    def _timed_out(self, place: _Place, deadline: Deadline) -> Unreachable | TimedOut:
         if place.sent:
-            return TimedOut(f"{self._address}: no answer in time; {MAY_BE_STORED}")
+            return TimedOut(f"{self._address}: no answer within {deadline.seconds:g} s; {MAY_BE_STORED}")
         return Unreachable(f"{self._address}: timed out while the task was being sent; {NOT_STORED}")
 
-    def _read(self, deadline: float) -> None:
+    def _read(self, deadline: Deadline) -> None:
         """The leader's work: waits for bytes once, and hands out the answers in them."""
-        if not self._readable.poll(_milliseconds(left(deadline))):
+        if not self._readable.poll(_milliseconds(deadline.left)):
             return
         failure = ""
         try:
@@ -221,6 +262,7 @@ class Pipeline:
                 if not self._line:
                     failure = failure or "sent an answer that nobody waits for"
                     break
+                self._doubtful = is_refusal(answer)
                 place = self._line.popleft()
                 place.answer = answer
                 self._tell(place)
@@ -262,11 +304,6 @@ class Pipeline:
         self._retired = True
         if not self._users:
             self._socket.close()
-
-
-def left(deadline: float) -> float:
-    """Seconds until the deadline, never less than zero."""
-    return max(0.0, deadline - monotonic())
 
 
 def _milliseconds(seconds: float) -> int:

@@ -18,8 +18,9 @@ from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, pac
 from spoolnode.protocol.values import Encoded, Task, encode_task
 
 DEFAULT_ADDRESS = "127.0.0.1:3031"
-DEFAULT_TIMEOUT = 30.0
-"""Seconds from the call to the answer."""
+SEND_TIMEOUT = 5.0
+"""Seconds that a send may take when neither its caller nor the environment says otherwise."""
+MAX_SEND_TIMEOUT = 86_400.0
 
 LARGE = 128 * 1024
 """A body from this size on, in bytes, gets a connection of its own, so that small tasks need not wait behind it."""
@@ -35,11 +36,15 @@ Answer = tuple[int, int, bytes]
 """modifier1, modifier2 and block of an answer."""
 
 
+Target = tuple[str, int] | str
+"""As a socket takes it: host and port, or a unix socket's path."""
+
+
 class Address(NamedTuple):
-    """Where a node listens: as it was written, and as a socket takes it (host and port, or a unix socket's path)."""
+    """Where a node listens: as it was written, and where to try, one after the other."""
 
     text: str
-    target: tuple[str, int] | str
+    targets: tuple[Target, ...]
     chosen: bool = True
     """Whether anybody has named it."""
 
@@ -48,8 +53,14 @@ class Address(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """For the end of an error, when nobody may be there because nobody has named it."""
-        return "" if self.chosen else " (another address: --via, or SPOOLNODE_VIA)"
+        """For the end of an error: what to do when nobody listens there."""
+        if self.chosen:
+            return ": is a node running there (`spoolnode join`)?"
+        return ": start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA, via= or --via"
+
+
+_UNTOLD = Address(f"{DEFAULT_ADDRESS} or [::1]:3031", (("127.0.0.1", 3031), ("::1", 3031)), chosen=False)
+"""Where a client looks that is told nothing: this machine, which may have only one of the two families."""
 
 
 class Message(NamedTuple):
@@ -70,20 +81,54 @@ QUESTION = Message(packet(PING, modifier2=EXTENDED))
 
 
 def resolve(via: str | None) -> Address:
-    """The node to send to: the argument, else the environment's SPOOLNODE_VIA, else 127.0.0.1:3031.
+    """The node to send to: the argument, else the environment's SPOOLNODE_VIA, else port 3031 of this machine.
 
     Raises:
         BadConfig: it is no address.
     """
     given = via or os.environ.get("SPOOLNODE_VIA")
-    return _parse(given or DEFAULT_ADDRESS, bool(given))
+    return _parse(given) if given else _UNTOLD
 
 
 @lru_cache(maxsize=256)
-def _parse(text: str, chosen: bool) -> Address:
+def _parse(text: str) -> Address:
     from spoolnode.node.config import parse_address  # its imports cost more than all of ours
 
-    return Address(text, parse_address(text), chosen)
+    return Address(text, (parse_address(text),))
+
+
+def send_timeout(given: float | None) -> float:
+    """Seconds that a send may take: the argument, else the environment's SPOOLNODE_SEND_TIMEOUT, else `SEND_TIMEOUT`.
+
+    Raises:
+        BadConfig: it is no such time.
+    """
+    if given is None:
+        text = os.environ.get("SPOOLNODE_SEND_TIMEOUT")
+        return _read_timeout(text) if text else SEND_TIMEOUT
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= MAX_SEND_TIMEOUT:
+        raise _bad_timeout("`send_timeout`", given)
+    return float(given)
+
+
+@lru_cache(maxsize=16)
+def _read_timeout(text: str) -> float:
+    from spoolnode.node.duration import read_duration  # only for who sets it
+
+    try:
+        seconds = read_duration(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= MAX_SEND_TIMEOUT:
+        raise _bad_timeout("SPOOLNODE_SEND_TIMEOUT", text)
+    return seconds
+
+
+def _bad_timeout(name: str, value: object) -> Exception:
+    from spoolnode.node.config import BadConfig
+
+    right = f"seconds, more than 0 and at most {MAX_SEND_TIMEOUT:.0f}"
+    return BadConfig(f"{name} is {value!r}; it must be {right}")
 
 
 def message(encoded: Encoded) -> Message:
@@ -103,6 +148,11 @@ def destination(node: str | None) -> list[Variable]:
     if not isinstance(node, str) or not names.is_destination(node):
         raise BadTask(f"node= is {node!r}; it must be {names.right_destination(str(node))}")
     return [(names.NODE, node.encode("ascii"))]
+
+
+def is_refusal(answer: Answer) -> bool:
+    """Whether a task was refused: some refusals are a node's last word on a connection."""
+    return answer[0] == ANSWER and answer[1] == 0
 
 
 def is_spoolnode(answer: Answer) -> bool:

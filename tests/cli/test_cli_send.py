@@ -56,7 +56,7 @@ def test_json_output_is_one_object_with_the_id(node: RunningNode) -> None:
 def test_every_option_is_kept_with_the_task(node: RunningNode, tmp_path: Path) -> None:
     node.start()
     (tmp_path / "data").write_bytes(b"x" * 300)
-    done = node.command("send", "a=b=c", "--at", "+1h", "--priority", "5", "--timeout", "2.5", "--body", "data")
+    done = node.command("send", "a=b=c", "--at", "+1h", "--priority", "5", "--timeout", "2500ms", "--body", "data")
     task = json.loads(node.command("show", done.stdout.strip(), "--json").stdout)
     assert task["variables"]["a"] == "b=c"
     assert (task["priority"], task["state"], task["body_size"]) == (5, "later", 300)
@@ -77,7 +77,13 @@ def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
         (["novalue"], 2, "'novalue' is no name and value; write it as name=value"),
         (["-j", "a={"], 2, "the value of 'a' is no JSON"),
         (["a=b", "--at", "soon"], 2, "'soon' is no time"),
-        (["a=b", "--timeout", "-1"], 2, "it must be seconds greater than 0"),
+        (["a=b", "--timeout", "-1"], 2, "'-1' is no length of time: write seconds, or a number with a unit, like 90,"),
+        (["a=b", "--timeout", "0"], 2, "it must be more than 0"),
+        (["a=b", "--send-timeout", "5x"], 2, "'5x' is no length of time"),
+        (["a=b", "--send-timeout", "2d"], 2, "seconds, more than 0 and at most 86400"),
+        (["a=b", "--priority", "high"], 2, "`priority` is 'high'; it must be 1 to 10 digits"),
+        (["a=b", "--priority", "-5"], 2, "`priority` is '-5'; it must be 1 to 10 digits"),
+        (["a=b", "--priority", "1.5"], 2, "`priority` is '1.5'; it must be 1 to 10 digits"),
         (["a=b", "--body", "/nowhere"], 1, "the body '/nowhere' cannot be read: No such file or directory; nothing was sent"),
         (["spool_id=b"], 1, "'spool_id' is reserved"),
         ([], 2, "the task is empty; give it at least one KEY=VALUE"),
@@ -179,4 +185,5 @@ def test_ping_of_nobody_is_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     done = command("ping", f"127.0.0.1:{port}")
-    assert (done.returncode, done.stderr) == (1, f"Error: 127.0.0.1:{port}: cannot connect: Connection refused\n")
+    said = f"Error: 127.0.0.1:{port}: cannot connect: Connection refused: is a node running there (`spoolnode join`)?\n"
+    assert (done.returncode, done.stderr) == (1, said)

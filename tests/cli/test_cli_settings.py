@@ -8,6 +8,7 @@ from support import command
 
 from spoolnode.cli.settings import SETTINGS, as_toml, gather, read_size
 from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.duration import read_duration
 
 
 @pytest.fixture
@@ -60,10 +61,31 @@ def test_sizes_with_units_count_in_all_three_places(toml: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5", 1.5), ("250ms", 0.25), ("30s", 30), ("5m", 300), ("2H", 7200), ("1d", 86400)]
+)
+def test_lengths_of_time_may_have_units(text: str, seconds: float) -> None:
+    assert read_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "-1", "5x", "1h30m", "inf", "nan", "5 m", "1e3"])
+def test_what_is_no_length_of_time(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{text}$"):
+        read_duration(text)
+
+
+def test_lengths_of_time_with_units_count_in_all_three_places(toml: Path) -> None:
+    toml.write_text('timeout = "5m"\n')
+    assert gather({}, {}, str(toml)).config.timeout == 300
+    assert gather({}, {"SPOOLNODE_TIMEOUT": "2h"}, str(toml)).config.timeout == 7200
+    values = tomllib.loads(command("config", "--timeout", "1d", "--config", str(toml)).stdout)
+    assert values["timeout"] == 86400
+
+
+@pytest.mark.parametrize(
     ("name", "text", "right"),
     [
         ("WORKERS", "two", "a whole number"),
-        ("GRACE", "long", "a number"),
+        ("GRACE", "long", "seconds, or a number with a unit, like 90, 500ms, 30s, 5m, 2h or 1d"),
         ("RELOAD", "perhaps", "true or false"),
         ("MAX_BODY", "3X", "a number of bytes, like 65536, 64M or 1G"),
     ],
@@ -83,6 +105,7 @@ def test_wrong_value_in_the_environment_is_named_with_what_is_right(name: str, t
         ("insecure = 1", "insecure is 1; it must be true or false"),
         ("listen = 'a:1'", "listen is 'a:1'; it must be a list of texts"),
         ("listen = [1]", "listen is [1]; it must be a list of texts"),
+        ("grace = 'long'", "grace is 'long'; it must be seconds, or a number with a unit, like 90, 500ms, 30s, 5m, 2h or 1d"),
         ("name = 7", "name is 7; it must be a text"),
         ("workerz = 2", "there is no setting 'workerz'; did you mean 'workers'?"),
         ("max-body = 2", "there is no setting 'max-body'; did you mean 'max_body'?"),
@@ -150,6 +173,9 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
         (["-s", "0.0.0.0:0"], {}, "--listen 0.0.0.0:0 is reachable from other machines"),
         ([], {"SPOOLNODE_WORKERS": "x"}, "SPOOLNODE_WORKERS is 'x'; it must be a whole number"),
         (["--config", "/nowhere.toml"], {}, "/nowhere.toml cannot be read: No such file or directory"),
+        (["-s", "4990"], {}, "--listen: '4990' is a port without a host: write 127.0.0.1:4990 for this machine alone"),
+        (["--http", "9090"], {}, "--http: '9090' is a port without a host: write 127.0.0.1:9090"),
+        (["--http", "no place"], {}, "--http: the address 'no place' is neither host:port nor a path"),
         (["--listen", "host:port"], {}, "'host:port' has the port 'port'"),
     ],
 )

@@ -17,6 +17,14 @@ class Hangup(Exception):
     """Raised by a script to close the connection without an answer."""
 
 
+class Farewell(Exception):
+    """Raised by a script to give its last answer: nothing that comes after it is read, and then the connection is closed."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(said)
+        self.said = said
+
+
 class SmallNode:
     """Answers as a node does. `script(n, task)` may say otherwise for the n-th task, counted from 1."""
 
@@ -75,6 +83,9 @@ class SmallNode:
                         connection.sendall(answer.status_pong({"name": "small"}))
                     else:
                         self._take(connection, reader, request)
+            except Farewell as last:
+                connection.sendall(last.said)
+                connection.recv(1)  # only now, so that whoever sends on has not seen the end yet
             except (Hangup, ConnectionError):
                 pass
 

@@ -1,5 +1,6 @@
 """The synchronous client against real sockets: one connection, shared and kept; errors that say what was stored."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from smallnode import Hangup, StartNode
+from smallnode import Farewell, Hangup, SmallNode, StartNode
 
 from spoolnode import (
     BadTask,
@@ -23,8 +24,10 @@ from spoolnode import (
     TimedOut,
     Unanswered,
     Unreachable,
+    aclient,
     client,
     send_to_spooler,
+    wire,
 )
 from spoolnode.node.config import BadConfig
 from spoolnode.protocol import answer, names
@@ -251,7 +254,7 @@ def test_no_answer_in_time_is_a_timeout_and_later_tasks_do_not_wait_behind_it(st
 
     node = start_node(hold)
     with pytest.raises(TimedOut, match="may or may not have been stored") as caught:
-        send_to_spooler({"a": "1"}, via=node.address, timeout=0.1)
+        send_to_spooler({"a": "1"}, via=node.address, send_timeout=0.1)
     assert isinstance(caught.value, TimeoutError)
     assert send_to_spooler({"a": "2"}, via=node.address) == "small_1_2"
     go.set()
@@ -269,7 +272,7 @@ def test_one_callers_timeout_does_not_disturb_another(start_node: StartNode) -> 
         patient = pool.submit(send_to_spooler, {"me": "patient"}, via=node.address)
         node.wait_for_tasks(1)
         with pytest.raises(TimedOut):
-            send_to_spooler({"me": "hasty"}, via=node.address, timeout=0.05)
+            send_to_spooler({"me": "hasty"}, via=node.address, send_timeout=0.05)
         go.set()
         assert patient.result(20) == "for_patient"
 
@@ -283,7 +286,7 @@ def test_leader_that_gives_up_hands_the_reading_on(start_node: StartNode) -> Non
 
     node = start_node(hold)
     with ThreadPoolExecutor(2) as pool:
-        hasty = pool.submit(send_to_spooler, {"me": "hasty"}, via=node.address, timeout=0.3)
+        hasty = pool.submit(send_to_spooler, {"me": "hasty"}, via=node.address, send_timeout=0.3)
         node.wait_for_tasks(1)
         patient = pool.submit(send_to_spooler, {"me": "patient"}, via=node.address)
         assert isinstance(hasty.exception(20), TimedOut)
@@ -295,7 +298,7 @@ def test_server_that_accepts_and_says_nothing_is_unreachable(start_node: StartNo
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
         with pytest.raises(Unreachable, match="nothing was stored"):
-            send_to_spooler({"a": "b"}, via=f"{host}:{port}", timeout=0.1)
+            send_to_spooler({"a": "b"}, via=f"{host}:{port}", send_timeout=0.1)
 
 
 def test_full_backlog_of_a_unix_socket_is_waited_for(tmp_path: Any) -> None:
@@ -306,7 +309,7 @@ def test_full_backlog_of_a_unix_socket_is_waited_for(tmp_path: Any) -> None:
         with socket.socket(socket.AF_UNIX) as first:
             first.connect(path)
             with pytest.raises(Unreachable, match="cannot connect: timed out; nothing was stored"):
-                send_to_spooler({"a": "b"}, via=path, timeout=0.1)
+                send_to_spooler({"a": "b"}, via=path, send_timeout=0.1)
 
 
 def test_body_cut_by_a_timeout_was_not_stored(start_node: StartNode) -> None:
@@ -326,9 +329,29 @@ def test_body_cut_by_a_timeout_was_not_stored(start_node: StartNode) -> None:
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(Unreachable, match="nothing was stored"):
-            send_to_spooler({"body": bytes(50_000_000)}, via=address, timeout=0.5)
+            send_to_spooler({"body": bytes(50_000_000)}, via=address, send_timeout=0.5)
         done.set()
         server.join()
+
+
+def test_nobody_there_says_what_was_tried_and_how_to_start_a_node() -> None:
+    address = f"127.0.0.1:{closed_port()}"
+    with pytest.raises(Unreachable, match=f"{address}: cannot connect: Connection refused; .* running there .`spoolnode join`"):
+        send_to_spooler({"a": "b"}, via=address)
+    untold = wire.resolve(None)
+    assert str(untold) == "127.0.0.1:3031 or [::1]:3031"
+    assert "start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA" in untold.hint
+
+
+@pytest.mark.parametrize("send", [client.send, lambda *args: asyncio.run(aclient.send(*args))], ids=["sync", "async"])
+def test_client_that_is_told_nothing_tries_both_families(send: Callable[..., str]) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
+        port = listener.getsockname()[1]
+        untold = wire.Address("untold", (("127.0.0.1", port), ("::1", port)), chosen=False)
+        node = SmallNode(listener)
+        assert send(untold, wire.task_message({"a": "b"}, None), 5.0) == "small_1_1"
+        client.close()
+        node.stop()
 
 
 # --- refusals ---
@@ -344,6 +367,51 @@ def test_refusal_carries_reason_address_and_text_and_the_connection_lives(start_
     assert caught.value.reason is Reason.FULL
     send_to_spooler({"a": "b"}, via=node.address)
     assert len(node.connections) == 1
+
+
+def test_refusal_that_ends_the_connection_costs_nobody_anything(start_node: StartNode) -> None:
+    """Neither who was refused, in the next task, nor the other threads that share the connection."""
+
+    def refuse_some(number: int, node: Any) -> bytes | None:
+        if dict(node.tasks[number - 1][0])[b"kind"] == b"bad":
+            raise Farewell(answer.refused(Refused(Reason.MALFORMED, "no")))
+        return None
+
+    node = start_node(refuse_some)
+    for turn in range(20):
+        with pytest.raises(Refused):
+            send_to_spooler({"kind": "bad"}, via=node.address)
+        with ThreadPoolExecutor(4) as pool:
+            for sent in [
+                pool.submit(send_to_spooler, {"kind": "good", "n": f"{turn}.{me}"}, via=node.address) for me in range(4)
+            ]:
+                sent.result(20)
+    assert len(node.tasks) == 20 * 5, "and nothing was sent twice"
+
+
+def test_request_that_was_cut_is_sent_again_on_another_connection() -> None:
+    """The first connection ends in the middle of the body: it was not whole, so it was not stored."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = "{}:{}".format(*listener.getsockname())
+        size = 20_000_000
+
+        def serve() -> None:
+            for turn in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4)
+                    connection.sendall(answer.status_pong({"name": "x"}))
+                    got = 0
+                    while got < (size if turn else 1000):
+                        got += len(connection.recv(1 << 20))
+                    if turn:
+                        connection.sendall(answer.stored("x_1_1"))
+                        connection.recv(1)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        assert send_to_spooler({"body": bytes(size)}, via=address) == "x_1_1"
+        server.join()
 
 
 @pytest.mark.parametrize("leaves_unread", [True, False])
@@ -367,7 +435,7 @@ def test_body_refused_while_it_is_being_sent_is_a_refusal(leaves_unread: bool) -
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(Refused, match="too large") as caught:
-            send_to_spooler({"body": bytes(50_000_000)}, via=address, timeout=20)
+            send_to_spooler({"body": bytes(50_000_000)}, via=address, send_timeout=20)
         client_has_answer.set()
         assert caught.value.reason is Reason.TOO_LARGE
         server.join()

@@ -25,7 +25,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
 
     Each option is also a variable of the environment (--max-body is SPOOLNODE_MAX_BODY; lists are split at commas) and a
     key of the TOML file (max_body); the command line counts most, then the environment, then the file. `spoolnode config`
-    prints such a file. BYTES may end with K, M or G.
+    prints such a file. BYTES may end with K, M or G; SEC with ms, s, m, h or d.
 
     uWSGI's own option names for the same things (--socket, --module, --spooler-processes, ...) are understood; -A, --master
     and the like are accepted and have no effect.

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from spoolnode.node.duration import RIGHT, read_duration
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_SPOOL = "spool"
@@ -111,7 +113,25 @@ def _type_of(kind: type, metadata: Any) -> Any:
         return click.Choice(metadata["choices"].split(","))
     if metadata["metavar"] == "BYTES":
         return _size
+    if metadata["metavar"] == "SEC":
+        return duration
     return str if kind is list else kind
+
+
+def duration(text: str | float) -> float:
+    """The type of an option that takes a length of time."""
+    try:
+        return text if isinstance(text, float) else read_duration(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no length of time: write {RIGHT}") from None
+
+
+def time_limit(text: str | float) -> float:
+    """The same, more than none."""
+    seconds = duration(text)
+    if not seconds:
+        raise click.BadParameter(f"it is {text!r}; it must be more than 0")
+    return seconds
 
 
 def _size(text: str) -> int:

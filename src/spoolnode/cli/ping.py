@@ -1,13 +1,17 @@
 """`ping` asks whoever listens at an address what it is: a spoolnode, a uWSGI server, or neither."""
 
+import contextlib
 import socket
 import time
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from spoolnode.cli import Failure
-from spoolnode.cli.options import json_option
+from spoolnode.cli.options import json_option, time_limit
+
+if TYPE_CHECKING:
+    from spoolnode.wire import Address, Target
 
 
 class Reply(NamedTuple):
@@ -19,12 +23,19 @@ class Reply(NamedTuple):
 
 @click.command("ping")
 @click.argument("address", required=False, metavar="[ADDR]")
-@click.option("--wait", type=float, default=5.0, show_default=True, metavar="SEC", help="Seconds to wait for the answer.")
+@click.option(
+    "--wait",
+    type=time_limit,
+    default=5.0,
+    show_default=True,
+    metavar="SEC",
+    help="How long to wait.",
+)
 @json_option
 def ping_command(address: str | None, wait: float, as_json: bool) -> None:
     """Asks an address who is there.
 
-    ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or 127.0.0.1:3031. A real uWSGI server is
+    ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or port 3031 of this machine. A real uWSGI server is
     understood too: it answers, but says nothing of itself.
     """
     from spoolnode.cli.output import print_json
@@ -32,8 +43,8 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
     from spoolnode.wire import resolve
 
     where = resolve(address)
-    plain = exchange(where.target, str(where), 0, wait)
-    extended = exchange(where.target, str(where), 1, wait)
+    plain = exchange(where, 0, wait)
+    extended = exchange(where, 1, wait)
     status: dict[str, Any] = read_status(extended.block) if extended.block else {}
     if as_json:
         kind = "spoolnode" if status else "uwsgi"
@@ -48,16 +59,17 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
         click.echo(f"{where}: a uWSGI server (it says nothing of itself); round trip {plain.seconds * 1000:.2f} ms")
 
 
-def exchange(target: tuple[str, int] | str, name: str, modifier2: int, limit: float) -> Reply:
+def exchange(where: "Address", modifier2: int, limit: float) -> Reply:
     """One ping on a connection of its own. Ends the command when there is no answer, or one that is no pong."""
     from spoolnode.protocol.answer import AnswerReader
     from spoolnode.protocol.errors import BadPacket
     from spoolnode.protocol.packet import PING, packet
 
+    name = str(where)
     reader = AnswerReader()
     started = time.monotonic()
     try:
-        with _connect(target, limit) as connected:
+        with _connect(where.targets, limit) as connected:
             connected.sendall(packet(PING, modifier2=modifier2))
             while (answer := reader.next_answer()) is None:
                 connected.settimeout(max(started + limit - time.monotonic(), 0.001))
@@ -70,7 +82,7 @@ def exchange(target: tuple[str, int] | str, name: str, modifier2: int, limit: fl
     except TimeoutError as error:
         raise Failure(f"{name}: no answer in {limit:g} s") from error
     except OSError as error:
-        raise Failure(f"{name}: cannot connect: {error.strerror or error}") from error
+        raise Failure(f"{name}: cannot connect: {error.strerror or error}{where.hint}") from error
     except BadPacket as error:
         raise Failure(f"{name}: does not speak uwsgi: {error}") from error
     modifier1, _, block = answer
@@ -92,7 +104,15 @@ def _refusal(answer: tuple[int, int, bytes]) -> str:
     return "refused the ping; its owner can let this machine in with --allow"
 
 
-def _connect(target: tuple[str, int] | str, limit: float) -> socket.socket:
+def _connect(targets: "tuple[Target, ...]", limit: float) -> socket.socket:
+    """A connection to the first that takes one. Raises the last one's error."""
+    for target in targets[:-1]:
+        with contextlib.suppress(OSError):
+            return _connect_to(target, limit)
+    return _connect_to(targets[-1], limit)
+
+
+def _connect_to(target: "Target", limit: float) -> socket.socket:
     if isinstance(target, tuple):
         return socket.create_connection(target, limit)
     connected = socket.socket(socket.AF_UNIX)

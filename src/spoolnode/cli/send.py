@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from spoolnode.cli import Failure
-from spoolnode.cli.options import json_option
+from spoolnode.cli.options import json_option, time_limit
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
@@ -25,17 +25,23 @@ _OPTIONS = ("at", "priority")
 )
 @click.option("--node", metavar="DEST", help="Where it shall run: a node's name, host:port, tag:X, any or all.")
 @click.option("--at", metavar="TIME", help="Not before: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d.")
-@click.option("--priority", type=int, metavar="N", help="Lower runs sooner; without one it runs after all that have one.")
+@click.option("--priority", metavar="N", help="Lower runs sooner; without one it runs after all that have one.")
 @click.option("--body", metavar="FILE", help="Data of any size; - is standard input.")
 @click.option(
-    "--timeout", type=float, metavar="SEC", help="Seconds it may run; then its worker is killed and it counts as failed."
+    "--timeout",
+    type=time_limit,
+    metavar="SEC",
+    help="How long it may run; then it is killed and has failed.",
 )
-@click.option("--via", metavar="ADDR", help="The node to hand it to.  [default: SPOOLNODE_VIA, or 127.0.0.1:3031]")
-@click.option("--wait", type=float, default=30.0, show_default=True, metavar="SEC", help="Seconds to wait for the node's answer.")
+@click.option("--via", metavar="ADDR", help="The node to hand it to.  [default: SPOOLNODE_VIA, or port 3031 here]")
+@click.option(
+    "--send-timeout", type=time_limit, metavar="SEC",
+    help="How long to wait for that node.  [default: SPOOLNODE_SEND_TIMEOUT, or 5]",
+)  # fmt: skip
 @json_option
 def send_command(
-    pairs: tuple[str, ...], typed: tuple[str, ...], node: str | None, timeout: float | None, via: str | None, wait: float,
-    as_json: bool, **special: Any,
+    pairs: tuple[str, ...], typed: tuple[str, ...], node: str | None, timeout: float | None, via: str | None,
+    send_timeout: float | None, as_json: bool, **special: Any,
 ) -> None:  # fmt: skip
     """Stores a task and prints its id.
 
@@ -51,7 +57,7 @@ def send_command(
     """
     from spoolnode.cli.output import print_json
 
-    identity, copies = _send(_task(pairs, typed, special), node, timeout, via, wait)
+    identity, copies = _send(_task(pairs, typed, special), node, timeout, via, send_timeout)
     if as_json:
         print_json({"id": identity or None, **({"copies": copies} if node == "all" else {})})
     elif identity:
@@ -62,18 +68,27 @@ def send_command(
         click.echo("stored; this is a uWSGI server, which tells no id", err=True)
 
 
-def _send(task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, wait: float) -> tuple[str, int]:
+def _send(
+    task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, send_timeout: float | None
+) -> tuple[str, int]:
     """The id, and how many copies were stored."""
-    from spoolnode import client
+    from spoolnode import client, wire
     from spoolnode.protocol import names
-    from spoolnode.wire import resolve, task_message
 
     extra = []
     if timeout is not None:
         limit = f"{timeout:.6f}".encode()
         _as_usage("--timeout", lambda: names.read_timeout(limit))
         extra = [(names.TIMEOUT, limit)]
-    return client.send_copies(resolve(via), task_message(task, node, extra), wait)
+    return client.send_copies(wire.resolve(via), wire.task_message(task, node, extra), wire.send_timeout(send_timeout))
+
+
+def _check_priority(text: str) -> None:
+    from spoolnode.protocol import names
+
+    if not text:
+        raise click.BadParameter("it is empty; it must be 1 to 10 digits", param_hint="--priority")
+    _as_usage("--priority", lambda: names.read_priority(os.fsencode(text)))
 
 
 def _as_usage(option: str, check: Any) -> None:
@@ -103,6 +118,7 @@ def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any
 
         task["at"] = read_time(special["at"], time.time())
     if special["priority"] is not None:
+        _check_priority(special["priority"])
         task["priority"] = special["priority"]
     if special["body"] is not None:
         task["body"] = _read_body(special["body"])

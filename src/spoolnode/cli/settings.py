@@ -12,10 +12,11 @@ from dataclasses import Field, fields
 from typing import Any, NamedTuple
 
 from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.duration import RIGHT, read_duration
 
 PREFIX = "SPOOLNODE_"
 SETTINGS: dict[str, Field[Any]] = {item.name: item for item in fields(Config)}
-OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_VIA"})
+OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
 """Variables of the environment that are no settings of a node, and mean something."""
 _KUBERNETES = re.compile(r"PORT(_.*)?|SERVICE_.*")
 """What Kubernetes sets for a service of the name spoolnode."""
@@ -73,12 +74,20 @@ def read_text(name: str, text: str, where: str) -> Any:
             return [part.strip() for part in text.split(",") if part.strip()]
         if kind is bool:
             return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
-        if kind is int and SETTINGS[name].metadata["metavar"] == "BYTES":
+        if _is_size(name):
             return read_size(text)
+        if _is_duration(name):
+            return read_duration(text)
         return kind(text)
     except (ValueError, KeyError):
-        what = "a number of bytes, like 65536, 64M or 1G" if kind is int and _is_size(name) else _KINDS[kind]
-        raise BadConfig(f"{where} is {text!r}; it must be {what}") from None
+        raise BadConfig(f"{where} is {text!r}; it must be {_right(name)}") from None
+
+
+def _right(name: str) -> str:
+    """What a setting must be."""
+    if _is_size(name):
+        return "a number of bytes, like 65536, 64M or 1G"
+    return RIGHT if _is_duration(name) else _KINDS[kind_of(name)]
 
 
 def read_size(text: str) -> int:
@@ -89,6 +98,10 @@ def read_size(text: str) -> int:
 
 def _is_size(name: str) -> bool:
     return bool(SETTINGS[name].metadata["metavar"] == "BYTES")
+
+
+def _is_duration(name: str) -> bool:
+    return bool(SETTINGS[name].metadata["metavar"] == "SEC")
 
 
 def _from_file(path: str) -> dict[str, Any]:
@@ -125,13 +138,13 @@ def _checked(name: str, value: Any, path: str) -> Any:
         hint = f"; did you mean {near!r}?" if near else _ALL
         raise BadConfig(f"{path}: there is no setting {name!r}{hint}")
     kind = kind_of(name)
-    if kind is int and _is_size(name) and isinstance(value, str):
+    if (_is_size(name) or _is_duration(name)) and isinstance(value, str):
         return read_text(name, value, f"{path}: {name}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     of_texts = kind is not list or (isinstance(value, list) and all(isinstance(item, str) for item in value))
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or not of_texts:
-        raise BadConfig(f"{path}: {name} is {value!r}; it must be {_KINDS[kind]}")
+        raise BadConfig(f"{path}: {name} is {value!r}; it must be {_right(name)}")
     return value
 
 

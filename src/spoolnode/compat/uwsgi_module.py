@@ -15,7 +15,7 @@ from spoolnode.compat import values
 from spoolnode.compat.context import DEFAULT_FREQUENCY, WorkerContext
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import SpoolnodeError
-from spoolnode.wire import DEFAULT_TIMEOUT, message, resolve
+from spoolnode.wire import message, resolve, send_timeout
 
 VERSION = (2, 0, 31)
 """The release of uWSGI whose behaviour this module has."""
@@ -117,7 +117,7 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
 def _spool(context: WorkerContext, task: object) -> bytes:
     try:
         encoded = values.encode(task)
-        identity = client.send(resolve(None), message(encoded), DEFAULT_TIMEOUT)
+        identity = client.send(resolve(None), message(encoded), send_timeout(None))
     except SpoolnodeError as error:
         raise ValueError(f"unable to spool job: {error}") from error
     return os.fsencode(os.path.join(context.spool, names.file_name(identity)))
