@@ -4,6 +4,7 @@
 All paths are strings; all calls may raise OSError and may block, so they are made off the event loop.
 """
 
+import errno
 import os
 import stat
 from typing import NamedTuple, Protocol
@@ -48,12 +49,18 @@ class Disk(Protocol):
     def sync_directory(self, path: str) -> None:
         """Returns when the names in the directory are on the medium."""
 
+    def leads_to(self, path: str, descriptor: int) -> bool:
+        """Whether a path is still a name of that open file: somebody may have removed it, or a directory above it."""
+
     def rename(self, source: str, target: str) -> None: ...
 
     def unlink(self, path: str) -> None: ...
 
     def make_directory(self, path: str) -> None:
-        """Makes a directory; nothing happens when it is there."""
+        """Makes a directory; nothing happens when it is there.
+
+        Raises NotADirectoryError, or ELOOP for a link, when something else is.
+        """
 
     def entries(self, path: str) -> list[Entry]:
         """All entries of a directory; empty when it does not exist."""
@@ -110,6 +117,14 @@ class RealDisk:
         finally:
             os.close(descriptor)
 
+    def leads_to(self, path: str, descriptor: int) -> bool:
+        try:
+            named = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        found = os.fstat(descriptor)
+        return (named.st_ino, named.st_dev) == (found.st_ino, found.st_dev)
+
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
 
@@ -117,7 +132,12 @@ class RealDisk:
         os.unlink(path)
 
     def make_directory(self, path: str) -> None:
-        os.makedirs(path, mode=0o750, exist_ok=True)
+        try:
+            os.makedirs(path, mode=0o750, exist_ok=True)
+        except FileExistsError:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path) from None
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "it is a symbolic link", path)
 
     def entries(self, path: str) -> list[Entry]:
         found = []

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
-from spoolnode.node.numbers import RUN_BITS, Key, Verdict
+from spoolnode.node.numbers import FLOOR_AHEAD, RUN_BITS, Key, Verdict
 from spoolnode.node.parcel import LINK_ROOM
 from spoolnode.node.spool import Spool
 from spoolnode.node.upload import Upload
@@ -25,9 +25,6 @@ MOST_LINKS = 4096
 """Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
 MOST_FLOORS = 1024
 """Floors kept for links that have not sent anything yet."""
-FLOOR_AHEAD = 3600
-"""Seconds that a floor may lie ahead of this node's clock (a number says in which second its run began). One further ahead is
-a forgery or a clock that ran ahead, and is not believed: that costs memory, and to believe it would end the link."""
 
 UPLOAD_THREADS = 4
 """Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""

@@ -287,6 +287,13 @@ class FakeDisk:
             raise _error(errno.ENOTDIR, path)
         directory.save(len(directory.changes))
 
+    def leads_to(self, path: str, descriptor: int) -> bool:
+        self._call("leads_to")
+        try:
+            return self._find(path) is self._of(descriptor)
+        except FileNotFoundError:
+            return False
+
     def rename(self, source: str, target: str) -> None:
         self._call("rename")
         node = self._find(source)
@@ -317,7 +324,7 @@ class FakeDisk:
                 directory.change(_Change(name, _Directory()))
             found = directory.names[name]
             if isinstance(found, _File):
-                raise _error(errno.EEXIST, path)
+                raise _error(errno.ENOTDIR, path)
             directory = found
 
     def entries(self, path: str) -> list[Entry]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout
+from spoolnode.node.layout import Layout, make_places
 from spoolnode.node.threads import DiskThread
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import Reason, Refused
@@ -59,13 +59,20 @@ class Outbound(NamedTuple):
     number: int
 
 
+class Blank(NamedTuple):
+    """A file of zeros that will be a batch."""
+
+    path: str
+    descriptor: int
+
+
 @dataclass(eq=False, slots=True)
 class Batch:
     """One file of incoming/, as the node knows it."""
 
     number: int
     descriptor: int = -1
-    """-1 while the file is not made yet, or is closed again."""
+    """-1 while nothing is written yet, or the file is closed again."""
     salt: int = field(default_factory=lambda: secrets.randbits(32))
     """Goes into the crc of its records (see `protocol.batch`)."""
     seed: int = 0
@@ -144,7 +151,10 @@ class Intake:
         self._busy = False
         self._soon = False
         self._loop = asyncio.get_running_loop()
-        self._spare: Batch | None = None
+        self._has_spare = False
+        """The disk thread has a blank file for the next batch, or is making one."""
+        self._blank: Blank | None = None
+        """That file; of the disk thread alone."""
         self.flushed: Callable[[], None] = lambda: None
         """Called after the waiters of a commit have been told: the time to send what was gathered."""
 
@@ -211,8 +221,8 @@ class Intake:
 
     def _next_batch(self, now: float) -> Group:
         self.close_batch()
-        batch, self._spare = self._spare or Batch(self._number()), None
-        batch.accepted = now
+        batch = Batch(self._number(), accepted=now)
+        self._has_spare = False
         self._open = Group(batch, batch.end)
         return self._open
 
@@ -224,11 +234,9 @@ class Intake:
         if groups:
             self._busy = True
             self._thread.submit(lambda: self._commit(groups), lambda errors, problem: self._done(groups, errors, problem))
-        elif self._spare is None and self._open is not None:
-            self._busy = True
-            spare = Batch(self._number())  # numbers are given on the loop only, or two might be the same
-            self._spare = spare  # already now: a batch opened meanwhile must be this one, or numbers were out of order
-            self._thread.submit(lambda: self._make_file(spare), lambda _, problem: self._spare_made(spare, problem))
+        elif not self._has_spare and self._open is not None:
+            self._busy = self._has_spare = True
+            self._thread.submit(self._make_spare, lambda _, problem: self._spare_made(problem))
 
     def _done(self, groups: list[Group], errors: Sequence[BaseException | None] | None, problem: BaseException | None) -> None:
         self._busy = False
@@ -267,11 +275,9 @@ class Intake:
         for waiter in group.waiters:
             waiter.refused(refusal)
 
-    def _spare_made(self, batch: Batch, problem: BaseException | None) -> None:
+    def _spare_made(self, problem: BaseException | None) -> None:
         self._busy = False
-        if problem is not None and self._spare is batch:
-            self._spare = None
-        # Without a spare the next batch is made when it is needed, and whoever waits then hears the reason.
+        del problem  # without a spare the next batch is made when it is needed, and whoever waits then hears the reason
         if self._ready or (self._open is not None and self._open.waiters):
             self._start()
 
@@ -293,16 +299,40 @@ class Intake:
 
     def _write(self, group: Group) -> None:
         batch = group.batch
+        data = b"".join(group.parts)
         if batch.descriptor < 0:
             if group.start != batchfile.HEADER_SIZE:
                 raise OSError(errno.EIO, "an earlier write to the same batch failed")
-            self._make_file(batch)
-        if group.parts:
-            self._disk.write(batch.descriptor, b"".join(group.parts), group.start)
+            self._begin(batch, data)
+        elif data:
+            self._disk.write(batch.descriptor, data, group.start)
             if self._sync:
                 self._disk.sync(batch.descriptor)
+        if data and not self._disk.leads_to(self._layout.batch(batch.number), batch.descriptor):
+            raise OSError(errno.ENOENT, "somebody removed the file under the running node")
         if group.closes:
             self._close(batch)
+
+    def _begin(self, batch: Batch, data: bytes) -> None:
+        """The first records of a batch: a blank file gets its header, them and its name."""
+        blank, self._blank = self._blank, None
+        if blank is None or not self._disk.leads_to(blank.path, blank.descriptor):
+            if blank is not None:
+                self._disk.close(blank.descriptor)
+            blank = self._make_blank()
+        path = self._layout.batch(batch.number)
+        batch.descriptor = blank.descriptor  # from here on a failure disowns its records
+        try:
+            self._disk.write(blank.descriptor, batchfile.encode_header(batch.number, batch.salt) + data, 0)
+            if self._sync:
+                self._disk.sync(blank.descriptor)
+            self._disk.rename(blank.path, path)
+            if self._sync:
+                self._disk.sync_directory(self._layout.incoming)
+        except OSError:
+            discard(self._disk, blank.path)
+            discard(self._disk, path)
+            raise
 
     def _disown(self, group: Group) -> None:
         """Marks the records of a failed group void, as well as a failing disk lets us, and gives up the file.
@@ -326,27 +356,29 @@ class Intake:
         with contextlib.suppress(OSError):
             self._disk.close(descriptor)
 
-    def _make_file(self, batch: Batch) -> None:
-        temporary = self._layout.path(f"tmp/{batch.number}.batch")
-        descriptor = self._disk.create(temporary)
+    def _make_spare(self) -> None:
+        self._blank = self._blank or self._make_blank()
+
+    def _make_blank(self) -> "Blank":
+        path = self._layout.path(f"tmp/{time.monotonic_ns()}.batch")
+        try:
+            descriptor = self._disk.create(path)
+        except FileNotFoundError:
+            make_places(self._disk, self._layout)
+            descriptor = self._disk.create(path)
         try:
             self._disk.allocate(descriptor, BATCH_SIZE)
-            self._disk.write(descriptor, batchfile.encode_header(batch.number, batch.salt), 0)
             if self._sync:
-                self._disk.sync(descriptor)
-            self._disk.rename(temporary, self._layout.batch(batch.number))
-            if self._sync:
-                self._disk.sync_directory(self._layout.incoming)
+                self._disk.sync(descriptor)  # so that the first commit has less to do
         except OSError:
             self._disk.close(descriptor)
-            discard(self._disk, temporary)
-            discard(self._disk, self._layout.batch(batch.number))
+            discard(self._disk, path)
             raise
-        batch.descriptor = descriptor
+        return Blank(path, descriptor)
 
-    def close(self) -> Batch | None:
-        """Ends the intake when it is idle; the empty batch that is left over, if any, for the caller to remove."""
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.descriptor >= 0:
-            self._disk.close(spare.descriptor)
-        return spare
+    def close(self) -> None:
+        """Ends the intake, when it is idle; in the disk thread."""
+        blank, self._blank = self._blank, None
+        if blank is not None:
+            self._disk.close(blank.descriptor)
+            discard(self._disk, blank.path)

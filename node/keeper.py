@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout, outbox_ref, ref_id
+from spoolnode.node.layout import Layout, outbox_ref, ref_id, waiting_ref
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
@@ -259,6 +259,8 @@ class Keeper:
         """Moves a task to dead/, with the reason. When that fails it stays where it is, and is not in dead/."""
         identity = ref_id(str(ref)) if number is None else names.task_id(self.node_id, number, int(ref))
         target = f"dead/{names.file_name(identity)}"
+        if number is None:
+            target = self._free(target)
         place = self.place(number, ref)
         for most in (MAX_REASON, SHORT_REASON, 0):
             extra = [(names.REASON, _fit(reason, most)), (names.ATTEMPTS, str(attempts).encode())] if most else []
@@ -284,7 +286,7 @@ class Keeper:
         variables = self._variables(place)
         if target:
             self.disk.make_directory(self.layout.directory_of(target))
-        ref = target or self._new_ref(ref_id(source), _rank(variables))
+        ref = target or self._free(self._new_ref(ref_id(source), rank_of_variables(variables)))
         self._copy(place, ref, attempts=attempts, mtime=time.time())
         self._confirm([ref])
         try:
@@ -413,7 +415,7 @@ class Keeper:
     def publish(self, ref: str) -> str:
         """Puts a whole file of arriving/ among the waiting ones; its new ref. Its time stays."""
         variables = decode_variables(self.block_of(ref))
-        target = self._new_ref(ref_id(ref), _rank(variables))
+        target = self._new_ref(ref_id(ref), rank_of_variables(variables))
         self.disk.rename(self.layout.path(ref), self.layout.path(target))
         # After a power cut in the middle of it both names may be there; then the rename does nothing.
         discard(self.disk, self.layout.path(ref))
@@ -430,8 +432,9 @@ class Keeper:
         self._sync_directory(self.layout.corrupt)
 
     def remove_batch(self, number: int) -> None:
-        """Removes a batch whose tasks are all finished."""
-        discard(self.disk, self.layout.batch(number))
+        """Removes a batch whose tasks are all finished, and nothing when it is gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self.disk.unlink(self.layout.batch(number))
 
     def put(self, ref: str, parts: list[bytes], mtime: float | None) -> None:
         """A new spool file; returns when it is safe."""
@@ -439,11 +442,25 @@ class Keeper:
         self._confirm([ref])
 
     def _new_ref(self, identity: str, rank: int) -> str:
-        name = names.file_name(identity)
         if rank == names.LAST:
-            return name
-        self.disk.make_directory(self.layout.path(str(rank)))
-        return f"{rank}/{name}"
+            return waiting_ref(identity, rank)
+        try:
+            self.disk.make_directory(self.layout.path(str(rank)))
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+                raise
+            return waiting_ref(identity, names.LAST)  # something else lies there; a task without a priority is better than none
+        return waiting_ref(identity, rank)
+
+    def _free(self, ref: str) -> str:
+        """That ref, or one like it when there is a task of that name already: somebody may have given two files one name."""
+        try:
+            self.disk.stat(self.layout.path(ref))
+        except FileNotFoundError:
+            return ref
+        directory, slash, _ = ref.rpartition("/")
+        identity = names.shortened(ref_id(ref), names.LONGEST_ID - 21)
+        return f"{directory}{slash}{names.file_name(identity)}.{time.time_ns()}"
 
     def _settled_ref(self, number: int, record: batchfile.Record, place: Place) -> str:
         identity = names.task_id(self.node_id, number, record.offset)
@@ -532,7 +549,7 @@ class _NoRoom(Exception):
     """The variables with the reason would not fit into a block."""
 
 
-def _rank(variables: Variables) -> int:
+def rank_of_variables(variables: Variables) -> int:
     """The rank that a task asks for; a priority that makes no sense (uWSGI takes any) is none."""
     try:
         return names.read_priority(dict(variables).get(b"priority", b""))  # of two the last counts, as when it was accepted

@@ -3,7 +3,8 @@
 import os
 from dataclasses import dataclass
 
-from spoolnode.protocol.names import LAST, SPOOL_PREFIX, file_name, id_of_file
+from spoolnode.node.disk import Disk
+from spoolnode.protocol.names import LAST, LONGEST_ID, MAX_NUMBER, SPOOL_PREFIX, file_name, id_of_file, shortened
 
 BATCH_SUFFIX = ".batch"
 
@@ -92,6 +93,21 @@ class Layout:
         return os.path.dirname(self.path(ref))
 
 
+def make_places(disk: Disk, layout: Layout) -> list[str]:
+    """Makes the directories that are missing in a spool directory; which. Raises FileNotFoundError when it is gone itself."""
+    missing = []
+    disk.stat(layout.root)
+    for path in layout.directories[1:]:
+        try:
+            disk.stat(path)
+        except FileNotFoundError:
+            disk.make_directory(path)
+            missing.append(os.path.basename(path))
+    if missing:
+        disk.sync_directory(layout.root)
+    return missing
+
+
 def batch_number(name: str) -> int | None:
     """The number of the batch in the file of that name; None when it is none."""
     stem = name.removesuffix(BATCH_SUFFIX)
@@ -117,12 +133,18 @@ def rank_of(ref: str) -> int:
 def ref_id(ref: str) -> str:
     """The id of the task in a spool file."""
     name = ref.rpartition("/")[2]
-    return id_of_file(name.rpartition("@")[0] if ref.startswith("outbox/") and "@" in name else name)
+    return id_of_file(name.rpartition("@")[0] if ref.startswith("outbox/") and number_of(ref) else name)
+
+
+def waiting_ref(identity: str, rank: int) -> str:
+    """The ref of a task that waits here."""
+    name = file_name(identity)
+    return name if rank == LAST else f"{rank}/{name}"
 
 
 def outbox_ref(to: str, identity: str, number: int) -> str:
     """The ref of a task that waits for a peer: the number that its link gave it stands behind its id."""
-    return f"outbox/{to}/{file_name(identity)}@{number}"
+    return f"outbox/{to}/{file_name(shortened(identity, LONGEST_ID - 21))}@{number}"
 
 
 def destination_of(ref: str) -> str:
@@ -133,4 +155,6 @@ def destination_of(ref: str) -> str:
 def number_of(ref: str) -> int:
     """The link number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
     _, at, number = ref.rpartition("@")
-    return int(number) if at and number.isascii() and number.isdecimal() and len(number) <= 20 else 0
+    if not at or not number.isascii() or not number.isdecimal() or len(number) > 20:
+        return 0
+    return int(number) if int(number) <= MAX_NUMBER else 0

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from spoolnode.node.intake import Batch
-from spoolnode.node.layout import destination_of, number_of, outbox_ref
+from spoolnode.node.layout import destination_of, number_of, outbox_ref, waiting_ref
 from spoolnode.node.parcel import Asked, asked
 from spoolnode.node.queue import Ref
-from spoolnode.protocol.names import LAST, file_name
 
 if TYPE_CHECKING:
     from spoolnode.node.spool import Source, Spool
@@ -90,7 +89,7 @@ class Moving:
             if to:
                 targets[ref] = outbox_ref(to, identity, self._spool.outbox.number(to))
             elif to is not None:
-                targets[ref] = file_name(identity) if rank == LAST else f"{rank}/{file_name(identity)}"
+                targets[ref] = waiting_ref(identity, rank)
         return targets
 
     def _welcome(self, ref: str) -> None:

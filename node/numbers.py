@@ -17,12 +17,18 @@ from typing import Any
 import msgpack
 
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.names import MAX_NUMBER
 
 RUN_BITS = 32
 """A node's numbers are (run << RUN_BITS) + n: each start of the node begins a new run, so none is given twice."""
 MOST_GAPS = 1 << 16
 """Gaps that are remembered in the numbers of one link. Beyond, the lowest are closed: what lies in them is below the floor from
 then on, and goes to its sender's dead/ if it ever comes, from where it can be retried."""
+LAST_RUN = (MAX_NUMBER >> RUN_BITS) - 1
+"""The highest run: the clock says so in the year 2106, or a clock that is wrong."""
+FLOOR_AHEAD = 3600
+"""Seconds that a floor may lie ahead of this node's clock (a number says in which second its run began). One further ahead is
+a forgery or a clock that ran ahead, and is not believed: that costs memory, and to believe it would end the link."""
 
 
 class Intervals:
@@ -170,7 +176,7 @@ class Taken:
         """It is stored, safely."""
         known = self._numbers(key)
         known.pending.discard(number)
-        if number >= known.floor:
+        if known.floor <= number <= MAX_NUMBER:
             known.taken.add(number)
             self.version += 1
             if len(known.taken) > MOST_GAPS:
@@ -191,15 +197,21 @@ class Taken:
         return packed
 
     @classmethod
-    def decode(cls, data: bytes) -> "Taken":
-        """What `encode` made. Raises `BadPacket` when it is something else."""
+    def decode(cls, data: bytes, now: float) -> "Taken":
+        """What `encode` made. A floor that would not be believed at the time `now` is left out.
+
+        Raises:
+            BadPacket: it is something else.
+        """
         taken = cls()
         try:
             content: dict[str, Any] = msgpack.unpackb(data)
             if content["version"] != 1:
                 raise BadPacket(f"the file of taken numbers has version {content['version']}; this spoolnode reads 1")
             for origin, to, floor, pairs in content["taken"]:
-                taken._of[(origin, to)] = _Numbers(floor, Intervals([(start, end) for start, end in pairs]))
+                numbers = Intervals(_checked([(int(start), int(end)) for start, end in pairs]))
+                is_wrong = int(floor) >> RUN_BITS > now + FLOOR_AHEAD
+                taken._of[str(origin), str(to)] = _Numbers(0 if is_wrong else int(floor), numbers)
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise BadPacket(f"the file of taken numbers is damaged: {error!r}") from error
         return taken
@@ -208,6 +220,16 @@ class Taken:
         if key not in self._of:
             self._of[key] = _Numbers()
         return self._of[key]
+
+
+def _checked(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Raises ValueError when these are no intervals: sorted, apart, and of numbers that there are."""
+    before = -1
+    for start, end in pairs:
+        if not before < start < end <= MAX_NUMBER + 1:
+            raise ValueError(f"{start} to {end} is no interval after {before}")
+        before = end
+    return pairs
 
 
 class Owed:

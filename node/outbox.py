@@ -12,15 +12,16 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgpack
 
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
-from spoolnode.node.numbers import RUN_BITS, Intervals, Owed
+from spoolnode.node.numbers import LAST_RUN, RUN_BITS, Intervals, Owed
 from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records, undeliverable
 from spoolnode.node.queue import ReadyQueue, Ref
+from spoolnode.node.recovery import move_aside, read_small
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, is_node_id
 
@@ -62,6 +63,30 @@ class Load:
     """They may be with the other node already, whatever it answers now but "stored"."""
 
 
+class _Links(TypedDict):
+    """What the file `links` says."""
+
+    run: int
+    boot: str
+    clean: bool
+    peers: dict[str, str]
+    doubts: dict[str, dict[str, Intervals]]
+
+
+def _links(content: dict[str, Any]) -> _Links:
+    """Raises KeyError, TypeError, ValueError or AttributeError when it is none."""
+    if not isinstance(content["run"], int):
+        raise TypeError(f"run is {content['run']!r}")
+    doubts = {
+        str(name): {str(owner): Intervals([(int(start), int(end)) for start, end in pairs]) for owner, pairs in owners.items()}
+        for name, owners in content.get("doubts", {}).items()
+    }
+    peers = {str(name): str(peer) for name, peer in content.get("peers", {}).items()}
+    return _Links(
+        run=content["run"], boot=str(content.get("boot", "")), clean=bool(content.get("clean", False)), peers=peers, doubts=doubts
+    )
+
+
 class Outbox:
     """All destinations of one node."""
 
@@ -93,32 +118,30 @@ class Outbox:
             boot: tells one life of the machine from another; after a power cut marks may be lost.
             now: the wall clock, in seconds.
         """
+        self._boot = boot
         known = self._read()
-        self._run = max(int(now), known.get("run", 0) + 1)
+        self._run = min(max(int(now), known["run"] + 1), LAST_RUN)
         # At a random place of the run: a copy of this directory that starts in the same second gives other numbers.
         self._next = (self._run << RUN_BITS) + 1 + secrets.randbits(RUN_BITS - 2)
-        self._boot = boot
-        for name, peer in known.get("peers", {}).items():
+        for name, peer in known["peers"].items():
             self._destination(name).peer = peer
-        self._old_doubts = {
-            name: {owner: Intervals([(start, end) for start, end in pairs]) for owner, pairs in owners.items()}
-            for name, owners in known.get("doubts", {}).items()
-        }
+        self._old_doubts = known["doubts"]
         try:
             self._spool.keeper.replace(self._spool.layout.links, self._encoded(clean=False))
         except OSError as error:
             # A full disk keeps nobody from running. The clock alone makes the next run a new one then.
             self._spool.report("sync_failed", file="links", reason=str(error))
-        return known.get("boot", boot) != boot and not known.get("clean", False)
+        return bool(known["boot"] != boot and not known["clean"])
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> "_Links":
+        """What an earlier process has left; what cannot be made out is moved aside, and everything counts as sent then."""
+        data = read_small(self._spool.keeper, self._spool.layout.links, self._spool.report)
         try:
-            content: dict[str, Any] = msgpack.unpackb(self._spool.keeper.contents(self._spool.layout.links))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, msgpack.UnpackException) as error:
-            raise BadPacket(f"{self._spool.layout.links} is damaged: {error!r}; remove it if no task waits in outbox/") from error
-        return content
+            return _links(msgpack.unpackb(data)) if data is not None else _links({"boot": self._boot, "run": 0})
+        except (KeyError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
+            reason = f"it is damaged: {error!r}; all that waits in outbox/ counts as sent"
+            move_aside(self._spool.keeper, "links", reason, self._spool.report)
+            return _links({"run": 0})
 
     def _encoded(self, *, clean: bool) -> bytes:
         peers = {name: found.peer for name, found in self.destinations.items() if found.peer}
@@ -170,7 +193,14 @@ class Outbox:
                 to = destination_of(ref)
                 number = self.number(to)
                 ref = outbox_ref(to, ref_id(ref), number)
-                self._spool.keeper.hand_over(None, {file.ref: ref})
+                try:
+                    self._spool.keeper.hand_over(None, {file.ref: ref})
+                except (OSError, BadPacket) as error:
+                    self.refused(to, number)
+                    self._spool.report(
+                        "move_failed", move="number", file=ascii(file.ref), reason=str(error), kept="for a restart"
+                    )
+                    continue
             self.files.known[ref] = 0.0
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number, file.sent or suspicious)
         self._old_doubts.clear()

@@ -3,6 +3,7 @@
 Runs before the loop. A million tasks in batches take a few seconds; a line of progress is logged for each further second.
 """
 
+import errno
 import os
 import time
 from array import array
@@ -10,15 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from spoolnode.node import intake
 from spoolnode.node import layout as places
+from spoolnode.node.config import BadConfig
 from spoolnode.node.disk import discard
 from spoolnode.node.intake import Batch
-from spoolnode.node.keeper import Keeper, destination_of_variables
+from spoolnode.node.keeper import Keeper, destination_of_variables, rank_of_variables
 from spoolnode.node.numbers import Taken
 from spoolnode.node.parcel import undress
 from spoolnode.protocol import batch as batchfile
-from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import LAST, SPOOL_PREFIX
+from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.names import LAST, REASON, SPOOL_PREFIX, is_destination
 from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import VOID, WAITING
 
@@ -64,6 +67,8 @@ class FoundOutboxFile(NamedTuple):
 
     ref: str
     sent: bool
+    mtime: float
+    """When it was accepted."""
 
 
 @dataclass(slots=True)
@@ -73,6 +78,8 @@ class Found:
     batches: list[FoundBatch] = field(default_factory=list)
     files: list[FoundFile] = field(default_factory=list)
     outbox: list[FoundOutboxFile] = field(default_factory=list)
+    arrived: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Large tasks in arriving/: where they go, when they are due."""
     taken: Taken = field(default_factory=Taken)
     """Numbers taken from other nodes: the file of them, and what the tasks themselves prove."""
     last_number: int = 0
@@ -88,20 +95,67 @@ class Proofs:
 
 
 def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
-    """Reads the spool. `report(action, **details)` hears what is worth a line in the log."""
-    for path in keeper.layout.directories:
-        keeper.disk.make_directory(path)
+    """Reads the spool. `report(action, **details)` hears what is worth a line in the log.
+
+    Raises:
+        BadConfig: a directory of the spool is a symbolic link.
+        OSError: the spool directory itself, or what must not be forgotten, cannot be read.
+    """
+    _make_places(keeper, report)
     for entry in keeper.disk.entries(keeper.layout.tmp):
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
-    found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper)), taken=_read_taken(keeper))
-    _drop_second_names(keeper, found)
+    found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper, report)))
+    found.taken = _read_taken(keeper, now, report)
+    _drop_second_names(keeper, found, report)
     refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
     refs += [f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead) if places.is_spool_file(entry.name)]
     settled = _settled(keeper.node_id, refs)
     if settled:
         # Before the records that these files came from can go.
         _make_safe(keeper, sorted({keeper.layout.directory_of(ref) for ref in refs}), report)
+    _find_arrived(keeper, found, now, report)
+    _read_batches(keeper, found, settled, now, report)
+    # The directories may be new, and batches may have been removed: what now runs and ends relies on both.
+    _make_safe(keeper, [keeper.layout.incoming, keeper.layout.root, os.path.dirname(keeper.layout.root)], report)
+    return found
+
+
+def _make_places(keeper: Keeper, report: Callable[..., None]) -> None:
+    """Every directory that a node needs. What else lies in such a place is moved aside, whatever it is."""
+    layout = keeper.layout
+    for path in (layout.root, layout.corrupt, *layout.directories):
+        try:
+            keeper.disk.make_directory(path)
+        except NotADirectoryError:
+            name = os.path.basename(path)
+            if path == layout.root:
+                raise
+            kept = f"{name}.{time.time_ns()}" if path == layout.corrupt else f"corrupt/{name}.{time.time_ns()}"
+            keeper.disk.rename(path, layout.path(kept))
+            report("quarantined", file=name, corrupt=kept, reason="it is no directory")
+            keeper.disk.make_directory(path)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise BadConfig(
+                f"{path} is a symbolic link; it must be a directory (bind-mount one to have it elsewhere), "
+                "because whoever may change the link would decide what this node removes"
+            ) from None
+    for name in ("control.sock", "spool.sock"):
+        if any(entry.name == name and entry.is_directory for entry in keeper.disk.entries(layout.root)):
+            move_aside(keeper, name, "it is a directory", report)
+
+
+def move_aside(keeper: Keeper, ref: str, reason: str, report: Callable[..., None]) -> None:
+    """To corrupt/, if the disk lets it go."""
+    try:
+        report("quarantined", file=ref, corrupt=keeper.quarantine(ref), reason=reason)
+    except OSError as error:
+        report("move_failed", file=ref, reason=f"{reason}; it cannot be moved to corrupt/: {error}")
+
+
+def _read_batches(keeper: Keeper, found: Found, settled: dict[int, set[int]], now: float, report: Callable[..., None]) -> None:
     proofs = Proofs(found.taken)
     last_word = time.monotonic()
     entries = sorted(keeper.disk.entries(keeper.layout.incoming), key=lambda entry: (len(entry.name), entry.name))
@@ -121,10 +175,6 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
             last_word = time.monotonic()
             report("recovering", batches=index + 1, of=len(entries))
     found.batches.sort(key=lambda item: item.batch.accepted)
-    _publish_arrived(keeper, found)
-    # The directories may be new, and batches may have been removed: what now runs and ends relies on both.
-    _make_safe(keeper, [keeper.layout.incoming, keeper.layout.root, os.path.dirname(keeper.layout.root)], report)
-    return found
 
 
 def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., None]) -> None:
@@ -140,18 +190,18 @@ def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., Non
 def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> Iterator[FoundFile]:
     """Every spool file at the top and in the numeric directories (which may nest, as in uWSGI).
 
-    A numeric directory that is closed to us is passed over, and reported.
+    A numeric directory that cannot be read is passed over, and reported.
     """
     pending = [("", LAST)]
     while pending:
         directory, rank = pending.pop()
         try:
             entries = keeper.disk.entries(keeper.layout.path(directory))
-        except PermissionError as error:
+        except OSError as error:  # closed to us, failing, or nested too deep for a path
             if not directory:
                 raise
             if report is not None:
-                report("not_scanned", directory=directory, reason=str(error))
+                report("not_scanned", directory=shown(directory), reason=error.strerror)
             continue
         for entry in entries:
             ref = f"{directory}{entry.name}"
@@ -161,55 +211,142 @@ def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> It
                 pending.append((f"{ref}/", places.rank_of(f"{ref}/")))
 
 
-def _outbox_files(keeper: Keeper) -> Iterator[FoundOutboxFile]:
+def shown(name: str) -> str:
+    """A name that somebody made up, fit for a line of a log."""
+    return ascii(name)[1:-1][:200]
+
+
+def _outbox_files(keeper: Keeper, report: Callable[..., None]) -> Iterator[FoundOutboxFile]:
     for directory in keeper.disk.entries(keeper.layout.outbox):
-        if not directory.is_directory:
+        name = f"outbox/{directory.name}"
+        if not directory.is_directory or not is_destination(directory.name):
+            report("not_scanned", directory=shown(name), reason="it is no directory that is called like a destination")
             continue
-        for entry in keeper.disk.entries(f"{keeper.layout.outbox}/{directory.name}"):
+        try:
+            entries = keeper.disk.entries(keeper.layout.path(name))
+        except OSError as error:
+            report("not_scanned", directory=name, reason=error.strerror)
+            continue
+        for entry in entries:
             if entry.is_file and places.is_spool_file(entry.name):
-                ref = f"outbox/{directory.name}/{entry.name}"
-                yield FoundOutboxFile(ref, sent=keeper.progress(None, ref).attempts > 0)
+                ref = f"{name}/{entry.name}"
+                try:
+                    yield FoundOutboxFile(ref, keeper.progress(None, ref).attempts > 0, entry.mtime)
+                except OSError as error:
+                    report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
 
 
-def _drop_second_names(keeper: Keeper, found: Found) -> None:
-    """A power cut in the middle of a move between two directories may leave a file in both; one of them is the task."""
+def _drop_second_names(keeper: Keeper, found: Found, report: Callable[..., None]) -> None:
+    """A power cut in the middle of a move between two directories may leave a file in both; one of them is the task.
+
+    One that is dead and waits, too, is dead: it was given up, and the removal of the other file was not yet safe (or somebody
+    asked for it again, and may ask once more). But what somebody copied out of dead/ by hand is to run.
+    """
+    dead = {places.ref_id(f"dead/{entry.name}"): f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead)}
+    seen: set[str] = set()
+    found.files = [file for file in found.files if not _is_second(keeper, file.ref, dead, seen, report)]
     seen = {places.ref_id(file.ref) for file in found.files}
-    kept = []
-    for file in found.outbox:
-        identity = places.ref_id(file.ref)
-        if identity in seen:
-            keeper.disk.unlink(keeper.layout.path(file.ref))
-            if keeper.sync:
-                keeper.disk.sync_directory(keeper.layout.directory_of(file.ref))
-        else:
+    found.outbox = [file for file in found.outbox if not _is_second(keeper, file.ref, dead, seen, report)]
+
+
+def _is_second(keeper: Keeper, ref: str, dead: dict[str, str], seen: set[str], report: Callable[..., None]) -> bool:
+    """Whether a file is the second one of a task; it is removed then."""
+    identity = places.ref_id(ref)
+    is_dead = identity in dead and _has_reason(keeper, dead[identity]) and not _has_reason(keeper, ref)
+    if not is_dead and identity not in seen:
+        if ref.startswith("outbox/"):
             seen.add(identity)
-            kept.append(file)
-    found.outbox = kept
-
-
-def _read_taken(keeper: Keeper) -> Taken:
-    """Raises `BadPacket` when the file is there and cannot be read: without it tasks would be taken twice."""
+        return False
     try:
-        return Taken.decode(keeper.contents(keeper.layout.taken))
+        keeper.disk.unlink(keeper.layout.path(ref))
+        if keeper.sync:
+            keeper.disk.sync_directory(keeper.layout.directory_of(ref))
+    except OSError as error:
+        report("move_failed", move="drop a second name", file=shown(ref), reason=str(error))
+    return True
+
+
+def _has_reason(keeper: Keeper, ref: str) -> bool:
+    """Whether a file says why it is dead: one that was copied from there by hand does so too."""
+    try:
+        return REASON in keeper.block_of(ref)
+    except (OSError, BadPacket):
+        return False
+
+
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV)
+"""What opening or reading something says that is no regular file."""
+
+
+def read_small(keeper: Keeper, path: str, report: Callable[..., None]) -> bytes | None:
+    """What one of our own small files holds; None when there is none. What is no file is moved aside.
+
+    Raises OSError when it cannot be read now: what it holds must not be forgotten.
+    """
+    try:
+        return keeper.contents(path)
     except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        move_aside(keeper, os.path.basename(path), f"it is no file: {error.strerror}", report)
+        return None
+
+
+def _read_taken(keeper: Keeper, now: float, report: Callable[..., None]) -> Taken:
+    """The numbers taken. Without them a task whose answer was under way may be taken twice; so the loss is told."""
+    data = read_small(keeper, keeper.layout.taken, report)
+    if data is None:
+        return Taken()
+    try:
+        return Taken.decode(data, now)
+    except BadPacket as error:
+        move_aside(keeper, "taken", f"{error}; a task that was on its way here may be taken twice", report)
         return Taken()
 
 
-def _publish_arrived(keeper: Keeper, found: Found) -> None:
-    """Large tasks from peers: their numbers are taken, and safely so before they lose the place that proves it."""
-    entries = [entry for entry in keeper.disk.entries(keeper.layout.arriving) if entry.is_file]
-    for entry in entries:
-        came = undress(keeper.block_of(f"arriving/{entry.name}"))
+def _find_arrived(keeper: Keeper, found: Found, now: float, report: Callable[..., None]) -> None:
+    """Large tasks from peers: their numbers are taken, and made safe before they lose the place that proves it."""
+    known = {places.ref_id(file.ref) for file in found.files}
+    for entry in keeper.disk.entries(keeper.layout.arriving):
+        ref = f"arriving/{entry.name}"
+        if not entry.is_file or not places.is_spool_file(entry.name):
+            report("not_scanned", file=shown(ref), reason="it is no spool file")
+            continue
+        try:
+            block = keeper.block_of(ref)
+            came = _came(block)
+            rank = rank_of_variables(decode_variables(block))
+        except BadPacket as error:
+            move_aside(keeper, ref, str(error), report)
+            continue
+        except OSError as error:
+            report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
+            continue
         if came is not None:
             found.taken.take(came[:2], came[2])
-    if entries:
-        keeper.replace(keeper.layout.taken, found.taken.encode())
-    known = {file.ref for file in found.files}
-    for entry in entries:
-        ref = keeper.publish(f"arriving/{entry.name}")
-        if ref in known:
-            continue  # it was there under both names
-        found.files.append(FoundFile(ref, keeper.disk.stat(keeper.layout.path(ref)).mtime, places.rank_of(ref)))
+        if places.ref_id(ref) in known:
+            _drop_arrived(keeper, ref, found.taken, report)  # it was there under both names
+        else:
+            final = places.waiting_ref(places.ref_id(ref), rank)
+            found.arrived[ref] = final, entry.mtime if entry.mtime > now else 0.0
+
+
+def _drop_arrived(keeper: Keeper, ref: str, taken: Taken, report: Callable[..., None]) -> None:
+    try:
+        keeper.replace(keeper.layout.taken, taken.encode())
+        keeper.disk.unlink(keeper.layout.path(ref))
+    except OSError as error:
+        report("move_failed", move="drop a second name", file=shown(ref), reason=str(error))
+
+
+def _came(block: bytes) -> tuple[str, str, int, int] | None:
+    """Where a task came from; None when it says so in a way that no link would, or not at all."""
+    try:
+        return undress(block)
+    except Refused:
+        return None
 
 
 def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
@@ -230,13 +367,18 @@ def _read_batch(
     data = _batch_data(keeper, number, report)
     if data is None:
         return None
+    if len(data) < intake.BATCH_SIZE:
+        reason = f"it was cut short: it has {len(data)} of {intake.BATCH_SIZE} bytes"
+        report("quarantined", file=f"incoming/{number}.batch", reason=reason, kept="a copy; the whole tasks in it go on")
+        keeper.keep_damage(number, len(data), data)
     found = FoundBatch(Batch(number, closed=True, closed_at=float("-inf")))
     moved: set[int] = set()
     again: set[int] = set()
     for item in batchfile.read_records(data, number):
-        if isinstance(item, batchfile.Damage):
-            report("quarantined", file=f"incoming/{number}.batch", start=item.start, end=item.end, reason="damaged records")
-            keeper.keep_damage(number, item.start, data[item.start : item.end])
+        if isinstance(item, batchfile.Damage) or _is_odd(data, item):
+            start, end = item if isinstance(item, batchfile.Damage) else (item.offset, item.offset + item.length)
+            report("quarantined", file=f"incoming/{number}.batch", start=start, end=end, reason="damaged records")
+            keeper.keep_damage(number, start, data[start:end])
             continue
         found.batch.arrived |= item.kind == batchfile.ARRIVED
         if item.kind == batchfile.ARRIVED and item.state != VOID and _is_repeat(data, item, proofs):
@@ -265,13 +407,24 @@ def _batch_data(keeper: Keeper, number: int, report: Callable[..., None]) -> byt
     except BadPacket as error:
         if data.startswith(batchfile.MAGIC) and not data.startswith(_KNOWN_VERSIONS):
             report("not_scanned", file=f"incoming/{number}.batch", reason=str(error), kept="for the version that wrote it")
-        elif data.strip(b"\0"):
+        elif data.strip(b"\0") or len(data) < intake.BATCH_SIZE:
             report("quarantined", file=f"incoming/{number}.batch", reason=str(error))
             keeper.quarantine(f"incoming/{number}.batch")
         else:
-            keeper.remove_batch(number)  # made, and never written: the power went first
+            keeper.remove_batch(number)  # an earlier version made it ahead of its tasks
         return None
     return data
+
+
+def _is_odd(data: bytes, record: batchfile.Record) -> bool:
+    """Whether a whole record holds no task: no node of ours wrote it."""
+    if record.kind == batchfile.HERE:
+        return False  # a worker will say what it is
+    try:
+        said = decode_variables(_block_at(data, record))
+    except BadPacket:
+        return True
+    return record.kind == batchfile.OUTBOUND and not is_destination(destination_of_variables(said))
 
 
 def _is_repeat(data: bytes, record: batchfile.Record, proofs: Proofs) -> bool:
@@ -279,7 +432,7 @@ def _is_repeat(data: bytes, record: batchfile.Record, proofs: Proofs) -> bool:
 
     It was refused by a failing disk, sent again, and stored elsewhere; and the mark that disowns it was lost.
     """
-    came = undress(_block_at(data, record))
+    came = _came(_block_at(data, record))
     if came is None:
         return False
     number = (*came[:2], came[2])

@@ -27,6 +27,7 @@ from spoolnode.node.queue import Later, ReadyQueue, Ref
 from spoolnode.node.recovery import Found, FoundBatch, recover
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.threads import DiskThread
+from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, file_name, task_id
 from spoolnode.protocol.spoolfile import FINISHED
 
@@ -112,8 +113,9 @@ class Spool:
         self._policy = policy
         self._rng = rng
         self._last_number = 0
-        self._arrived: list[tuple[str, str, float]] = []
-        """Large tasks in arriving/: where they are, where they go, when they are due."""
+        self._arrived: dict[str, tuple[str, float]] = {}
+        """Large tasks in arriving/, by their refs: where they go, when they are due."""
+        self._publishing = False
         self._dirty: set[int] = set()
         self._dirty_directories: set[str] = set()
         self._sync = sync
@@ -126,6 +128,7 @@ class Spool:
         found = recover(self.keeper, now, self.report)
         self._last_number = max(self._last_number, found.last_number)
         self.taken = found.taken
+        self._arrived = found.arrived
         suspicious = self.outbox.start(boot, now)
         self._adopt(found, now)
         self.outbox.adopt(found, suspicious=suspicious)
@@ -135,7 +138,7 @@ class Spool:
         # What the process before this one marked or removed may not be on the medium yet.
         outboxes = [f"outbox/{entry.name}" for entry in self.keeper.disk.entries(self.layout.outbox) if entry.is_directory]
         self.mark_dirty(*(item.batch for item in found.batches), "", "incoming", *outboxes)
-        files = sorted(found.files, key=lambda file: (file.mtime, file.ref))
+        files = sorted(found.files, key=lambda file: (file.mtime, len(file.ref), file.ref))  # 80 before 1000
         position = 0
         for batch in found.batches:
             while position < len(files) and files[position].mtime <= batch.batch.accepted:
@@ -164,9 +167,7 @@ class Spool:
         self.intake.close_batch()
         while not self.intake.is_idle:
             await self.commits.run(lambda: None)
-        spare = self.intake.close()
-        if spare is not None:
-            await self.moves.run(lambda: self.keeper.remove_batch(spare.number))
+        await self.commits.run(self.intake.close)
         await self.sync_marks()
         await self.outbox.stop()
         await self.packing.close()
@@ -277,24 +278,35 @@ class Spool:
 
     def publish(self, ref: str, final: str, due: float) -> None:
         """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
-        self._arrived.append((ref, final, due))
+        self._arrived[ref] = final, due
         spawn(self.publish_arrived())
 
     async def publish_arrived(self) -> None:
         """Publishes what is left in arriving/; what the disk does not take now is tried again a second later."""
-        left, self._arrived = self._arrived, []
-        for index, (ref, final, due) in enumerate(left):
-            try:
-                await self.save_taken()
-                await self.place_file(final, partial(self.keeper.publish, ref), due=due)
-            except FileNotFoundError:
-                # It moved the time before, and the disk did not confirm it.
-                self._schedule_file(final, due)
-                self.mark_dirty("arriving", os.path.dirname(final))
-            except OSError as error:
-                self._arrived += left[index:]
-                self.report("move_failed", move="publish", file=ref, reason=str(error))
-                return
+        if self._publishing:
+            return  # whoever is at it sees the new ones too
+        self._publishing = True
+        try:
+            while self._arrived:
+                ref, (final, due) = next(iter(self._arrived.items()))
+                await self._publish_one(ref, final, due)
+                del self._arrived[ref]
+        except OSError as error:
+            self._arrived[ref] = self._arrived.pop(ref)  # behind the others: they may be luckier
+            self.report("move_failed", move="publish", file=ref, reason=str(error))
+        finally:
+            self._publishing = False
+
+    async def _publish_one(self, ref: str, final: str, due: float) -> None:
+        try:
+            await self.save_taken()
+            await self.place_file(final, partial(self.keeper.publish, ref), due=due)
+        except BadPacket as error:
+            self.quarantine(ref, str(error))
+        except FileNotFoundError:
+            # It moved the time before, and the disk did not confirm it.
+            self._schedule_file(final, due)
+            self.mark_dirty("arriving", os.path.dirname(final))
 
     def end_placing(self) -> None:
         """A move that was counted in `placing` is over."""
@@ -493,14 +505,14 @@ class Spool:
 
         def removed(result: None, error: BaseException | None) -> None:
             self._reported("remove", batch, 0)(result, error)
-            if proofs is not None and error is None:
-                self._taken_safe = max(self._taken_safe, version)
+            if error is not None:
+                batch.closed_at = time.monotonic() + DISK_REST_SECONDS
+                self.batches[batch.number] = batch  # housekeeping tries again
             elif proofs is not None:
-                self.batches[batch.number] = batch  # housekeeping tries again: without it numbers could be taken twice
+                self._taken_safe = max(self._taken_safe, version)
 
+        # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
         self.batches.pop(batch.number, None)
-        if batch.number in self._dirty and not batch.outbound:
-            self._dirty.discard(batch.number)
         self._dirty_directories.add(self.layout.incoming)
         self.moves.submit(remove, removed)
 
@@ -536,7 +548,8 @@ class Spool:
         now = time.monotonic()
         for batch in list(self.batches.values()):
             if batch.closed and not batch.live:
-                self._drop_if_finished(batch)
+                if now > batch.closed_at:
+                    self._drop_if_finished(batch)
                 continue
             waiting = batch.live - len(batch.flying)
             old = batch.closed and now - batch.closed_at > SETTLE_AFTER
@@ -715,7 +728,7 @@ class Spool:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to look after within the next second."""
-        to_sync = self._dirty or self._dirty_directories or self.outbox.has_ended
+        to_sync = self._dirty or self._dirty_directories or self._arrived or self.outbox.has_ended
         return bool(to_sync or self.intake.open_since is not None or self.queue.size) or any(
             batch.live - len(batch.flying) <= SETTLE_AT_MOST for batch in self.batches.values()
         )
@@ -724,7 +737,8 @@ class Spool:
     def total(self) -> int:
         """Tasks on disk for this node that are not finished: waiting, due later, running."""
         in_batches = sum(batch.live for batch in self.batches.values())
-        return in_batches + len(self.files.known) + len(self.outbox.files.known) - self.outbox.total
+        arrived = len(self._arrived)
+        return in_batches + arrived + len(self.files.known) + len(self.outbox.files.known) - self.outbox.total
 
     def _progress(self, source: Source, ref: Ref) -> Progress:
         return self.keeper.progress(_number(source), ref)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Waiter
-from spoolnode.node.layout import number_of, outbox_ref
+from spoolnode.node.layout import number_of, outbox_ref, waiting_ref
 from spoolnode.node.spool import Spool
 from spoolnode.node.waiters import Arrival
 from spoolnode.protocol import names, spoolfile
@@ -101,8 +101,7 @@ class Upload:
         identity = self._identity if to == self._places[0] else names.task_id(self._spool.node_id, self._spool.number(), 0)
         if to:
             return outbox_ref(to, identity, self._spool.outbox.number(to))
-        name = names.file_name(identity)
-        return name if self._terms.rank == names.LAST else f"{self._terms.rank}/{name}"
+        return waiting_ref(identity, self._terms.rank)
 
     def _due(self) -> float:
         return self._terms.due if self._terms.due > time.time() else 0.0

@@ -4,8 +4,10 @@ Every name that comes from outside and may touch a path or a table is validated 
 """
 
 import re
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
+from urllib.parse import quote
 
 from spoolnode.protocol.errors import BadTask, Reason, Refused
 
@@ -63,7 +65,10 @@ _CHOICES = frozenset({"any", "all"})
 _NODE_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 _NUMBER = re.compile(rb"[1-9][0-9]{0,19}", re.ASCII)
 _HOPS = re.compile(rb"[0-9]{1,3}", re.ASCII)
-_TASK_ID = re.compile(r"[A-Za-z0-9._:@-]{1,236}", re.ASCII)
+LONGEST_ID = 236
+"""Characters of a task's id: with `SPOOL_PREFIX` it makes a file name of 255 bytes."""
+_TASK_ID = re.compile(rf"[A-Za-z0-9._:@%-]{{1,{LONGEST_ID}}}", re.ASCII)
+_PLAIN = "._:@%-"
 
 
 def read_priority(value: bytes) -> int:
@@ -189,8 +194,20 @@ def file_name(identity: str) -> str:
 
 
 def id_of_file(name: str) -> str:
-    """The id of the task in the spool file of that name (the name without directory)."""
-    return name.removeprefix(SPOOL_PREFIX)
+    """The id of the task in the spool file of that name (the name without directory).
+
+    Somebody may have called a file anything: what an id may not have is written as `%` and two digits, and what makes it too
+    long is cut.
+    """
+    text = name.removeprefix(SPOOL_PREFIX)
+    return text if is_task_id(text) else shortened(quote(text.encode("utf-8", "surrogateescape"), safe=_PLAIN) or "%")
+
+
+def shortened(identity: str, most: int = LONGEST_ID) -> str:
+    """An id of at most so many characters: of one that is longer, the beginning and a checksum."""
+    if len(identity) <= most:
+        return identity
+    return f"{identity[: most - 9]}%{zlib.crc32(identity.encode()):08x}"
 
 
 def _malformed(name: str, value: bytes, right: str) -> Refused:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import math
 import time
 from collections.abc import Coroutine
 from typing import Any
@@ -275,7 +276,7 @@ def test_a_large_task_has_its_number_saved_before_it_may_run() -> None:
         assert heard.stored_as
         data = station.disk.peek(station.spool.layout.taken)
         assert data is not None
-        assert Taken.decode(data).judge(LINK, FIRST) is Verdict.TAKEN
+        assert Taken.decode(data, time.time()).judge(LINK, FIRST) is Verdict.TAKEN
         assert station.run_all() == [1]
         assert (await station.upload(task(1, FIRST))).stored_as == [KNOWN]
         for later in (station.killed(), station.after_power_cut()):
@@ -343,7 +344,9 @@ def test_a_batch_that_proves_numbers_goes_only_when_they_are_saved() -> None:
         assert not [name for name in station.files("incoming") if int(name.split(".")[0]) in station.spool.batches]
         data = station.disk.peek(station.spool.layout.taken)
         assert data is not None
-        assert [Taken.decode(data).judge(LINK, FIRST + number) for number in range(4)] == [Verdict.TAKEN] * 3 + [Verdict.NEW]
+        assert [Taken.decode(data, time.time()).judge(LINK, FIRST + number) for number in range(4)] == [Verdict.TAKEN] * 3 + [
+            Verdict.NEW
+        ]
         for later in (station.killed(), station.after_power_cut()):
             for number in range(3):
                 assert later.admit(task(number, FIRST + number)).stored_as == [KNOWN]
@@ -384,6 +387,8 @@ def test_when_the_numbers_cannot_be_saved_the_batch_that_proves_them_stays() -> 
         await station.rest()
         assert station.killed().admit(task(1, FIRST)).stored_as == [KNOWN]
         station.spool.keeper.replace = real  # type: ignore[method-assign] # and has room again
+        for batch in station.spool.batches.values():
+            batch.closed_at = -math.inf  # time has passed
         await station.during(station.spool.settle())
         await station.rest()
         assert not station.spool.batches

@@ -10,6 +10,7 @@ from spoolnode.node import numbers
 from spoolnode.node.numbers import Intervals, Owed, Taken, Verdict
 from spoolnode.protocol.errors import BadPacket
 
+NOW = 1.8e9
 KEY = ("0123456789ab", "alpha")
 SMALL = st.integers(0, 40)
 
@@ -75,7 +76,7 @@ def test_what_was_taken_survives_the_disk(steps: list[tuple[str, int]]) -> None:
     taken = Taken()
     for step, number in steps:
         (taken.take if step == "take" else taken.raise_floor)(KEY, number)
-    again = Taken.decode(taken.encode())
+    again = Taken.decode(taken.encode(), NOW)
     assert [again.judge(KEY, number) for number in range(42)] == [taken.judge(KEY, number) for number in range(42)]
 
 
@@ -94,13 +95,13 @@ def test_gaps_are_remembered_up_to_a_bound_and_then_the_lowest_are_closed(monkey
 def test_what_is_being_stored_does_not_go_to_the_disk() -> None:
     taken = Taken()
     taken.begin(KEY, 5)
-    assert Taken.decode(taken.encode()).judge(KEY, 5) is Verdict.NEW
+    assert Taken.decode(taken.encode(), NOW).judge(KEY, 5) is Verdict.NEW
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\x80", b"\x93\x01\x02\x03", Taken().encode()[:-1]])
 def test_a_damaged_file_is_one_clear_error(data: bytes) -> None:
     with pytest.raises(BadPacket, match="taken numbers"):
-        Taken.decode(data)
+        Taken.decode(data, NOW)
 
 
 def test_a_floor_is_the_first_open_number() -> None:

@@ -75,7 +75,8 @@ def open_directory(spool: str) -> Directory:
 
 def identity_of(text: str) -> str:
     """The id in an id, a file name or a path of a spool file. Raises `Failure` when it cannot be one."""
-    identity = names.id_of_file(text.rpartition("/")[2])
+    name = text.rpartition("/")[2]
+    identity = names.id_of_file(name) if name.startswith(names.SPOOL_PREFIX) else name
     if not names.is_task_id(identity):
         raise Failure(f"{text[:80]!r} is no task id; `spoolnode ls` shows them")
     return identity
