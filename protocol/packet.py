@@ -50,9 +50,10 @@ def encode_variables(variables: Iterable[tuple[bytes, bytes]]) -> bytes:
         parts += (len(key).to_bytes(2, "little"), key, len(value).to_bytes(2, "little"), value)
     block = b"".join(parts)
     if len(block) > MAX_BLOCK:
+        largest, value = max(zip(parts[1::4], parts[3::4], strict=True), key=lambda item: len(item[1]))
         raise BadTask(
-            f"the variables take {len(block)} bytes, the uwsgi protocol carries at most {MAX_BLOCK}: "
-            "put the large value into `body`"
+            f"the variables take {len(block)} bytes, of which {largest[:60].decode('utf-8', 'replace')!r} takes {len(value)}; "
+            f"the uwsgi protocol carries at most {MAX_BLOCK}: put the large value into `body`"
         )
     return block
 

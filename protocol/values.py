@@ -12,7 +12,8 @@ import msgpack
 
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
-from spoolnode.protocol.packet import Variables, decode_variables, encode_variables
+from spoolnode.protocol.packet import MAX_BLOCK, Variables, decode_variables, encode_variables
+from spoolnode.protocol.unfit import TYPES, fault, largest
 
 Task = Mapping[str, Any]
 """What callers hand over and callables receive."""
@@ -52,17 +53,31 @@ def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encode
         elif name == "spooler" and not isinstance(value, str):
             raise BadTask(f"`spooler` is a {type(value).__name__}; it must be a str, the path of a directory")
         elif isinstance(value, str):
-            variables.append((_text(name), _text(value)))
+            variables.append((_text(name), _text(value, name)))
         else:
             typed[name] = value
     if typed:
         variables.append((names.VALUES, pack(typed)))
     if body or not _ANNOUNCE_A_BODY.isdisjoint(task):
         variables.append((names.BODY_LENGTH, str(len(body)).encode()))
-    block = encode_variables([*variables, *extra])
+    block = _block([*variables, *extra], typed)
     if not block:
         raise BadTask("the task is empty; a task needs at least one variable")
     return Encoded(block, body)
+
+
+def _block(variables: Variables, typed: dict[str, Any]) -> bytes:
+    """The block of a task's variables. Raises `BadTask`, which names the largest of the caller's own, when it is too large."""
+    try:
+        return encode_variables(variables)
+    except BadTask:
+        own = [(key.decode("utf-8", "replace"), len(value)) for key, value in variables if not key.startswith(names.OURS)]
+        name, size = max([*own, *([largest(typed)] if typed else [])], key=lambda item: item[1], default=("", 0))
+        total = sum(len(key) + len(value) + 4 for key, value in variables)
+        raise BadTask(
+            f"the task takes {total} bytes, of which the value of {name[:60]!r} takes {size}; the uwsgi protocol carries at most "
+            f"{MAX_BLOCK} in all: put large data into `body`, which has its own limit (--max-body)"
+        ) from None
 
 
 def decode_block(block: bytes, body: bytes, task_name: str) -> dict[str, Any]:
@@ -122,9 +137,8 @@ def pack(values: Mapping[str, Any]) -> bytes:
         packed = bytes(msgpack.packb(values))
         unpack(packed)  # what packs is not always read again: a key that is a tuple comes back as a list
     except (TypeError, ValueError, OverflowError, BufferError, BadPacket) as error:
-        raise BadTask(
-            f"a value cannot travel as msgpack: {error}; send str, bytes, int, float, bool, None, list or dict"
-        ) from error
+        said = fault(values) or f"a value cannot travel as msgpack: {error}; send {TYPES}"
+        raise BadTask(f"{said}; nothing was sent") from error
     return packed
 
 
@@ -142,17 +156,18 @@ def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
     return values
 
 
-def _text(text: str) -> bytes:
+def _text(text: str, name: str = "") -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         shown = text[error.start : error.start + 20]
-        raise BadTask(f"a text cannot travel as UTF-8: {error.reason} at {shown!r}; send bytes as bytes") from error
+        what = f"the text of {name[:60]!r}" if name else "a name"
+        raise BadTask(f"{what} cannot travel as UTF-8: {error.reason} at {shown!r}; send bytes as bytes") from error
 
 
 def _body(value: object) -> bytes:
     if isinstance(value, str):
-        return _text(value)
+        return _text(value, "body")
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     raise BadTask(f"`body` is a {type(value).__name__}; it must be bytes or str")
@@ -165,7 +180,7 @@ def _reserved(name: str, value: object) -> bytes:
             value = value.timestamp()
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise BadTask(f"`{name}` is a {type(value).__name__}; it must be a number")
-        encoded = _text(f"{value:.6f}" if isinstance(value, float) else str(value))
+        encoded = _text(f"{value:.6f}" if isinstance(value, float) else str(value), name)
         names.read_at(encoded) if name == "at" else names.read_priority(encoded)
     except BadTask:
         raise

@@ -25,6 +25,7 @@ from spoolnode.errors import BadDecoration
 from spoolnode.node.outcome import DONE, Call, Outcome, Timer
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
+from spoolnode.protocol.unfit import fault
 from spoolnode.protocol.values import encode_task, pack, unpack
 from spoolnode.registry import REGISTRY, full_name
 from spoolnode.results import again, conclude, outcome_of
@@ -129,10 +130,17 @@ class SpooledFunction(Generic[P, R]):
 
     def request(self, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
         """The request that stores a call. Raises `BadTask` when it could not be made, or cannot travel."""
-        self._check_arguments(args, kwargs)
-        return _message(self.name, options, args, kwargs)
+        arguments = self._bound(args, kwargs)
+        try:
+            return _message(self.name, options, args, kwargs)
+        except BadTask as error:
+            said = fault(arguments)
+            if said:
+                raise BadTask(f"{self.name} cannot be spooled so: the argument {said}; nothing was sent") from error
+            raise
 
-    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by their names. Raises `BadTask` when the function does not take these."""
         import inspect  # only who spools needs it, a worker that only runs does not
 
         if self._signature is None:
@@ -142,7 +150,7 @@ class SpooledFunction(Generic[P, R]):
             except (TypeError, ValueError):  # some functions written in C tell none
                 self._signature = inspect.signature(lambda *_, **__: None)
         try:
-            self._signature.bind(*args, **kwargs)
+            return dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
             raise BadTask(f"{self.name} does not take these arguments: {error}; nothing was sent") from None
 

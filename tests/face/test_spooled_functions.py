@@ -9,6 +9,7 @@ import types
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from smallnode import SmallNode, StartNode, context
@@ -83,9 +84,14 @@ def test_arguments_of_any_size_travel(node: SmallNode) -> None:
 
 
 def test_argument_that_cannot_travel_is_refused_when_it_is_spooled(node: SmallNode) -> None:
-    with pytest.raises(BadTask, match="msgpack"):
+    with pytest.raises(BadTask, match=r"the argument `args.0.` is of type object, which cannot travel: .*; nothing was sent"):
         spool(note).spool(object())
+    with pytest.raises(BadTask, match=r"the argument `to.1.` is of type UUID, which cannot travel: send str.value."):
+        spool(addressed).spool(5, to=["ada", UUID(int=1)])
     assert node.tasks == []
+
+
+def addressed(number: int, to: list[Any]) -> None: ...
 
 
 def test_asynchronous_spooling_and_function(node: SmallNode) -> None:

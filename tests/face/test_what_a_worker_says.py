@@ -115,7 +115,7 @@ def test_error_in_our_own_frames_has_no_traceback() -> None:
     error.__cause__ = None
     error.__suppress_context__ = True
     reason = failure(error).reason
-    assert reason.startswith("spoolnode.protocol.errors.BadTask: a value cannot travel")
+    assert reason.startswith("spoolnode.protocol.errors.BadTask: `x` is of type object, which cannot travel")
     assert "Traceback" not in reason
 
 

@@ -1,0 +1,97 @@
+"""Which value of a task cannot travel, where it lies, and what to send instead. Only errors come here."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgpack
+
+TYPES = "str, bytes, int, float, bool, None, list or dict"
+"""What can travel."""
+_DEEPEST = 200
+"""Levels that a value is looked through; what lies deeper is said to be nested too deep (msgpack itself carries about 500)."""
+_TOO_DEEP = "nested too deep, or holds itself"
+
+_INSTEAD = {
+    "UUID": "str(value)",
+    "Decimal": "str(value), or float(value)",
+    "Fraction": "str(value), or float(value)",
+    "complex": "[value.real, value.imag]",
+    "datetime": "value.isoformat(), or value.timestamp()",
+    "date": "value.isoformat()",
+    "time": "value.isoformat()",
+    "timedelta": "value.total_seconds()",
+    "set": "list(value)",
+    "frozenset": "list(value)",
+    "range": "list(value)",
+    "deque": "list(value)",
+    "generator": "list(value)",
+    "PosixPath": "str(value)",
+}
+"""For types that people often have in their hands."""
+
+
+def fault(values: Mapping[str, Any]) -> str:
+    """A sentence about the first of these values that cannot travel as msgpack; empty when each of them alone can."""
+    for name, value in values.items():
+        found = fault_in(value, name)
+        if found:
+            return found
+    return ""
+
+
+def fault_in(value: Any, path: str, depth: int = 0) -> str:
+    """The same about one value; `path` says where it lies, as Python would."""
+    if _travels(value):
+        return ""
+    if depth == _DEEPEST:
+        return f"`{path.partition('[')[0]}` is {_TOO_DEEP}"
+    for key in value if isinstance(value, dict) else ():
+        if isinstance(key, tuple):
+            return f"`{path}` has the key {_short(key)}, a tuple, which would arrive as a list: send a str"
+        if not _travels(key):
+            return f"`{path}` has a key, {_short(key)}, that is {_why_not(key)}"
+    for inner_path, inner in _inner(value, path):
+        found = fault_in(inner, inner_path, depth + 1)
+        if found:
+            return found
+    return f"`{path}` is {_why_not(value)}"
+
+
+def largest(values: Mapping[str, Any]) -> tuple[str, int]:
+    """The name and the size in bytes, as msgpack, of the largest of values that can travel."""
+    sizes = ((name, len(msgpack.packb(value))) for name, value in values.items())
+    return max(sizes, key=lambda item: item[1])
+
+
+def _travels(value: Any) -> bool:
+    try:
+        msgpack.unpackb(msgpack.packb([value]), strict_map_key=False)
+    except (TypeError, ValueError, OverflowError, BufferError, msgpack.UnpackException):
+        return False
+    return True
+
+
+def _inner(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """What a value holds, each with its path."""
+    if isinstance(value, dict):
+        yield from ((f"{path}[{_short(key)}]", item) for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"{path}[{number}]", item) for number, item in enumerate(value))
+
+
+def _why_not(value: Any) -> str:
+    name = type(value).__name__
+    if isinstance(value, int):
+        return f"a number of {value.bit_length()} bits, outside -2**63 to 2**64-1: send str(value)"
+    if isinstance(value, str):
+        return "a text that is no UTF-8: send it as bytes, os.fsencode(value)"
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"a {name} that cannot be read in one piece: send bytes(value)"
+    if isinstance(value, list | tuple | dict):  # and each thing in it travels
+        return _TOO_DEEP
+    return f"of type {name}, which cannot travel: send {_INSTEAD.get(name, TYPES)}"
+
+
+def _short(value: Any) -> str:
+    shown = repr(value) if isinstance(value, str | bytes | int | float | tuple | None) else type(value).__name__
+    return shown if len(shown) <= 40 else shown[:37] + "..."
