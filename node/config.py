@@ -49,6 +49,11 @@ class Config:
         "", "the application: a module, module:callable or a .py file; without one the node accepts and keeps", short="-w",
         metavar="MODULE[:CALLABLE]",
     )  # fmt: skip
+    chdir: str = _setting(
+        "",
+        "the application's working directory; links in it are followed anew at each reload. Default: where the node was started",
+        metavar="DIR",
+    )
     workers: int = _setting(1, "worker processes; each costs the memory of the application", short="-p", metavar="N")
     concurrency: int = _setting(64, "async tasks in flight in each worker", metavar="N")
     buffer_size: int = _setting(

@@ -66,6 +66,8 @@ class Node:
         self.instance = secrets.token_hex(8)
         """Tells this process from another one with the same node id (a copied spool directory)."""
         self.layout = Layout(config.spool)
+        self.home = os.path.join(_here(), config.chdir)
+        """The application's working directory, with the links in it."""
         self.report = report
         self.started = time.time()
         self._rates = Rates()
@@ -182,7 +184,7 @@ class Node:
         """What workers are told."""
         return {
             "node_pid": os.getpid(), "root": self.layout.root, "node_id": self.id, "app": self.config.app,
-            "timeout": self.config.timeout, "socket": self.layout.socket,
+            "timeout": self.config.timeout, "socket": self.layout.socket, "chdir": self.home,
         }  # fmt: skip
 
     def _handle_signals(self) -> None:
@@ -337,7 +339,7 @@ class Node:
         if self.config.reload:
             from spoolnode.node.reload import watch_source  # noqa: PLC0415  # development only
 
-            spawn(watch_source(os.getcwd(), self.ask_to_reload))
+            spawn(watch_source(self.home, self.ask_to_reload))
 
     # -- looking --
 
@@ -409,6 +411,12 @@ class Node:
 def _for_anybody(status: dict[str, Any]) -> dict[str, Any]:
     """A status without what grows with the number of destinations: an answer to a ping has 64 KiB."""
     return {name: value for name, value in status.items() if name != "outbox"}
+
+
+def _here() -> str:
+    """Where we were started, with the links in it (a deployment may turn them), as the shell says."""
+    here, said = os.getcwd(), os.environ.get("PWD", "")
+    return said if os.path.isabs(said) and os.path.exists(said) and os.path.samefile(said, here) else here
 
 
 def _raise_descriptor_limit() -> None:

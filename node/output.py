@@ -1,5 +1,6 @@
 """What tasks print, line by line, with the task that printed it."""
 
+import codecs
 import io
 import os
 import sys
@@ -14,6 +15,8 @@ current_task: ContextVar[str] = ContextVar("current_task", default="")
 """The file name of the task that runs in this context."""
 rest: dict[tuple[str, str], str] = {}
 """What was printed without a line end yet, by stream and task."""
+cut: dict[tuple[str, str], bytes] = {}
+"""The beginning of a character whose end was not written to `buffer` yet, by stream and task."""
 
 
 class TaskOutput(io.TextIOBase):
@@ -27,10 +30,35 @@ class TaskOutput(io.TextIOBase):
         self._descriptor = descriptor
         self._emit = emit
         self._lock = threading.Lock()
+        self.name = f"<{stream}>"
+        self.mode = "w"
+        self.buffer: io.BufferedIOBase | io.RawIOBase = TaskBytes(self, stream)
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # a constant where io has an attribute
         return "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override] # as above
+        return "backslashreplace"
+
+    @property
+    def line_buffering(self) -> bool:
+        """Whole lines are sent at once."""
+        return True
+
+    @property
+    def write_through(self) -> bool:
+        """What has no line end waits for it."""
+        return False
+
+    def reconfigure(
+        self, *, encoding: str | None = None, errors: str | None = None, newline: str | None = None,
+        line_buffering: bool | None = None, write_through: bool | None = None,
+    ) -> None:  # fmt: skip
+        """Nothing but a flush: lines of text go to the log, whatever an encoding would make of them."""
+        del encoding, errors, newline, line_buffering, write_through
+        self.flush()
 
     def writable(self) -> bool:
         return True
@@ -38,7 +66,13 @@ class TaskOutput(io.TextIOBase):
     def fileno(self) -> int:
         return self._descriptor
 
+    def close(self) -> None:
+        """Sends what was printed. The stream stays open: it is not this task's alone."""
+        self.flush()
+
     def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         task = current_task.get()
         with self._lock:
             lines = (rest.pop((self._stream, task), "") + text).split("\n")
@@ -55,7 +89,7 @@ class TaskOutput(io.TextIOBase):
         """Sends what the current task has printed without a line end."""
         task = current_task.get()
         with self._lock:
-            text = rest.pop((self._stream, task), "")
+            text = rest.pop((self._stream, task), "") + cut.pop((self._stream, task), b"").decode("utf-8", "replace")
         for start in range(0, len(text), MAX_TEXT):
             self._emit(task, self._stream, text[start : start + MAX_TEXT])
 
@@ -63,10 +97,47 @@ class TaskOutput(io.TextIOBase):
         """From now on whole lines go to the descriptor."""
         self._lock = threading.Lock()  # another thread may have held it when we were forked
         self._emit = self._write_line
+        self.buffer = open(self._descriptor, "wb", 0, closefd=False)  # noqa: SIM115  # as long as the process lives
 
     def _write_line(self, task: str, stream: str, text: str) -> None:
         del task, stream
         os.write(self._descriptor, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+class TaskBytes(io.BufferedIOBase):
+    """`sys.stdout.buffer` in a worker: UTF-8 that is printed as the text it is; other bytes are shown as U+FFFD."""
+
+    def __init__(self, text: TaskOutput, stream: str) -> None:
+        self._text = text
+        self._stream = stream
+        self.name = text.name
+        self.mode = "wb"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._text.fileno()
+
+    def isatty(self) -> bool:
+        return False
+
+    def write(self, data: Any) -> int:
+        given = bytes(memoryview(data))
+        place = (self._stream, current_task.get())
+        whole = cut.pop(place, b"") + given
+        text, length = codecs.utf_8_decode(whole, "replace", False)
+        if length < len(whole):
+            cut[place] = whole[length:]
+        self._text.write(text)
+        return len(given)
+
+    def flush(self) -> None:
+        self._text.flush()
+
+    def close(self) -> None:
+        """As that of the text."""
+        self.flush()
 
 
 _streams: list[TaskOutput] = []
@@ -81,6 +152,7 @@ def flush_task() -> None:
 def print_to_descriptors() -> None:
     """In a child that a task forked: it prints as any program does, and what the worker has begun to print is the worker's."""
     rest.clear()
+    cut.clear()
     for stream in _streams:
         stream.print_to_descriptor()
 

@@ -187,4 +187,5 @@ class WorkerProcess:
 
 def worker_command() -> list[str]:
     """How a worker is started: the face's module, which knows how to load applications."""
-    return [sys.executable, "-m", "spoolnode.worker"]
+    # -P: what lies in the current directory is the application's, and is not to be imported by the worker for its own use.
+    return [sys.executable, "-P", "-m", "spoolnode.worker"]

@@ -14,9 +14,11 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 import traceback
+
+# As they are before an application patches them (gevent): what moves the worker must not depend on what runs in it.
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from queue import Empty, SimpleQueue
@@ -29,6 +31,7 @@ from spoolnode.node.forked import end_if_forked, expects_children, keep_children
 from spoolnode.node.outcome import DONE, App, Kind, Outcome, Timer, read_timer
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
+from spoolnode.node.surroundings import Surroundings
 from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held
 from spoolnode.protocol import names
 
@@ -76,13 +79,14 @@ class Worker:
         self._ended: list[int] = []
         self._others: list[list[Any]] = []
         self._since = time.monotonic()
+        self._surroundings = Surroundings()
         self._async = AsyncTasks(self, concurrency)
         os.register_at_fork(after_in_child=self._async.stop_in_child)
 
     def run(self) -> None:
         """Works until the node says stop, or is gone."""
         self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers]])
-        threading.Thread(target=self._listen, name="listen", daemon=True).start()
+        start_new_thread(self._listen, ())
         while (item := self._next()) is not None:
             if isinstance(item, Timer):
                 self._call_timer(item)
@@ -172,6 +176,7 @@ class Worker:
             limit = task.timeout
             self._slots.begin(0, chunk.number, position, started, started + limit)
         task.begin()
+        self._surroundings.restore()
         current_task.set(task.file_name)
         try:
             outcome = self._app.handler(task)
@@ -179,7 +184,7 @@ class Worker:
             end_if_forked(error)
             outcome = failure(error)
         end_if_forked()
-        if output.rest:
+        if output.rest or output.cut:
             output.flush_task()
         if outcome is DONE:
             task.finish()
@@ -207,6 +212,7 @@ class Worker:
 
     def _call_timer(self, timer: Timer) -> None:
         started = time.monotonic()
+        self._surroundings.restore()
         current_task.set("")
         self._slots.begin(0, TIMER, 0, started, started + self._timeout if self._timeout else 0.0)
         error = None
@@ -227,15 +233,16 @@ class AsyncTasks:
 
     def __init__(self, worker: Worker, concurrency: int) -> None:
         self._worker = worker
-        self._free = deque(range(1, concurrency + 1))
         self._concurrency = concurrency
-        self._places = threading.Semaphore(concurrency)
+        self._free: SimpleQueue[int] = SimpleQueue()
+        """The slots in which nothing runs."""
+        for slot in range(1, concurrency + 1):
+            self._free.put(slot)
         self._loop: Any = None
 
     def start(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
         """Starts one; returns at once while there is room for it, else when there is."""
-        self._places.acquire()
-        slot = self._free.popleft()
+        slot = self._free.get()
         started = time.monotonic()
         # Here and not in the loop's thread: from now on, without a gap, the task counts as running.
         self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
@@ -250,7 +257,7 @@ class AsyncTasks:
 
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._run_loop, name="async tasks", daemon=True).start()
+            start_new_thread(self._run_loop, ())
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def _run_loop(self) -> None:
@@ -273,7 +280,7 @@ class AsyncTasks:
     def join(self) -> None:
         """Returns when all have ended."""
         for _ in range(self._concurrency):
-            self._places.acquire()
+            self._free.get()
 
     async def _run(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float, slot: int) -> None:
         import asyncio  # noqa: PLC0415  # see above
@@ -292,7 +299,7 @@ class AsyncTasks:
             end_if_forked(error)
             outcome = failure(error)
         end_if_forked()
-        if output.rest:
+        if output.rest or output.cut:
             output.flush_task()
         ended: list[int] = []
         others: list[list[Any]] = []
@@ -303,13 +310,12 @@ class AsyncTasks:
             task.leave()
             others.append(describe(position, outcome))
         self._worker._slots.end(slot)
-        self._free.append(slot)
         self._worker.send(["ended", chunk, wire.pack_positions(ended), others, 0.0])
+        self._free.put(slot)
         self._tell()
-        self._places.release()
 
     def _tell(self) -> None:
-        self._worker.send(["async", self._concurrency - len(self._free)])
+        self._worker.send(["async", self._concurrency - self._free.qsize()])
 
 
 def _must_not_fail(run: "Future[None]") -> None:
@@ -326,7 +332,24 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 
 def failure(error: BaseException) -> Outcome:
-    """The outcome of an exception: what it says first, then its traceback without that."""
+    """The outcome of an exception: what it says first, then its traceback without that. Raises nothing, whatever it is."""
+    return Outcome(Kind.FAILED, _shown(error, _reason))
+
+
+def _shown(error: BaseException, show: Callable[[BaseException], str]) -> str:
+    """What `show` makes of an exception; its type alone when the exception's own code, or the memory, prevents that."""
+    try:
+        return show(error)
+    except BaseException as problem:  # noqa: BLE001  # see above
+        return f"{_type_name(error)} (it cannot be shown: {_type_name(problem)})"
+
+
+def _type_name(error: BaseException) -> str:
+    """The name of its class, past a metaclass that may raise."""
+    return str(type.__dict__["__name__"].__get__(type(error)))
+
+
+def _reason(error: BaseException) -> str:
     last = traceback.format_exception_only(error)
     lines = traceback.format_exception(type(error), error, _frames_of_application(error))
     if lines[-len(last) :] == last:
@@ -334,7 +357,11 @@ def failure(error: BaseException) -> Outcome:
     # Both may be cut: the summary at its end, the traceback at its beginning.
     summary = "".join(last).strip()[: wire.MAX_TEXT // 2]
     trace = "".join(lines).rstrip()[-(wire.MAX_TEXT // 2 - 1) :]
-    return Outcome(Kind.FAILED, f"{summary}\n{trace}" if trace else summary)
+    return f"{summary}\n{trace}" if trace else summary
+
+
+def _whole(error: BaseException) -> str:
+    return "".join(traceback.format_exception(type(error), error, _frames_of_application(error)))
 
 
 def _frames_of_application(error: BaseException) -> TracebackType | None:
@@ -377,7 +404,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         end_if_forked(error)
         trace = _frames_of_application(error)
         is_sentence = isinstance(error, BadConfig) and trace is None
-        text = str(error) if is_sentence else "".join(traceback.format_exception(type(error), error, trace))
+        text = _shown(error, str if is_sentence else _whole)
         wire.send(sock, ["broken", text[-wire.MAX_TEXT :], is_sentence])
         return
     worker = Worker(

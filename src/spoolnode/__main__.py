@@ -1,6 +1,16 @@
 """`python -m spoolnode` is the command `spoolnode`."""
 
-from spoolnode.cli import main
+import sys
+
+
+def run() -> None:
+    """Runs the command, with the modules of Python and not with such of the same names in the current directory."""
+    if not sys.flags.safe_path:
+        del sys.path[0]  # `-m` has put the current directory there
+    from spoolnode.cli import main
+
+    main(prog_name="spoolnode")
+
 
 if __name__ == "__main__":
-    main(prog_name="spoolnode")
+    run()

@@ -1,6 +1,7 @@
 """Loads an application: `module`, `module:callable`, `file.py` or `file.py:callable`."""
 
 import importlib
+import importlib.machinery
 import importlib.util
 import os
 import sys
@@ -27,6 +28,7 @@ def load_app(spec: str, context: WorkerContext) -> App:
         BaseException: whatever the import raises.
     """
     target, callable_name = _split(spec)
+    _give_way(os.getcwd())
     _put_on_path(os.getcwd())
     _install(context)
     module = _import_file(target) if _is_file(target) else _import_module(target, spec)
@@ -60,6 +62,38 @@ def _is_file(target: str) -> bool:
 def _put_on_path(directory: str) -> None:
     if directory not in sys.path:
         sys.path.insert(0, directory)
+
+
+_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.aclient", "spoolnode.control_client", "spoolnode.node.inspect")
+"""What a worker imports only when a task needs it."""
+
+
+def _give_way(directory: str) -> None:
+    """Modules beside the application win over ones of the same name that this process has imported for itself.
+
+    So an `import queue` means the application's queue.py, as it does where Python runs the application by itself.
+    """
+    names = {entry.partition(".")[0] for entry in os.listdir(directory)} - _OURS
+    if names.isdisjoint(sys.modules.keys() | sys.stdlib_module_names):
+        return
+    for late in _IMPORTED_LATE:
+        importlib.import_module(late)
+    beside = [name for name in names & sys.modules.keys() if _is_beside(name, directory)]
+    for name in [name for name in sys.modules if name.partition(".")[0] in beside]:
+        del sys.modules[name]  # whoever imported it has it still
+
+
+_OURS = frozenset({"__main__", "spoolnode", "uwsgi", "uwsgidecorators", "encodings", "site", *sys.builtin_module_names})
+"""Modules that no file beside the application replaces: Python itself has them before it looks there, or they are ours."""
+
+
+def _is_beside(name: str, directory: str) -> bool:
+    """Whether an import of that name finds a file in the directory, and not the one that is loaded."""
+    if importlib.machinery.FrozenImporter.find_spec(name) is not None:
+        return False  # Python's own beginning; it is never looked for in files
+    found = importlib.machinery.PathFinder.find_spec(name, [directory])
+    loaded = getattr(sys.modules[name], "__file__", None)
+    return found is not None and found.origin is not None and found.origin != loaded
 
 
 def _import_module(name: str, spec: str) -> ModuleType:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoolnode.app import load_app
 from spoolnode.compat.context import WorkerContext
+from spoolnode.node.config import BadConfig
 from spoolnode.node.layout import Layout, ref_id
 from spoolnode.node.outcome import App
 from spoolnode.node.taskfile import HELD
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
 
 
 def load(facts: dict[str, Any]) -> App:
-    """Loads the application with what the node says of itself; what it sends goes to the node's own socket."""
+    """Loads the application with what the node says of itself; what it sends goes to the node's own socket.
+
+    Raises:
+        BadConfig: its working directory cannot be entered.
+        BaseException: what `load_app` raises.
+    """
+    try:
+        os.chdir(facts["chdir"])
+    except OSError as error:
+        raise BadConfig(
+            f"the application's working directory {facts['chdir']} cannot be entered: {error.strerror}; "
+            "name one that is there with --chdir"
+        ) from error
     os.environ["SPOOLNODE_VIA"] = facts["socket"]
     os.environ["SPOOLNODE_SPOOL"] = facts["root"]
     spool = SpoolView(facts["root"], facts["node_id"])

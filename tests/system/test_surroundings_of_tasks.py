@@ -1,0 +1,240 @@
+"""The world in which tasks run: a process as a program expects it, the same for each, whatever the one before did."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from support import RunningNode, eventually
+from watch import NOTES, notes, wait_for_note
+
+import spoolnode
+
+LEAVES = (
+    NOTES
+    + """
+import subprocess
+
+def world():
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    umask = os.umask(0)
+    os.umask(umask)
+    child = subprocess.run(["printenv", "LEFT"], stdout=subprocess.PIPE, text=True).stdout.strip()
+    streams = [type(stream).__name__ for stream in (sys.stdin, sys.stdout, sys.stderr)]
+    alarm = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    return [os.getcwd(), oct(umask), sorted(mask), os.environ.get("LEFT"), os.environ.get("HOME"), child, streams, alarm]
+
+def leave():
+    os.chdir("/")
+    os.umask(0o777)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.environ["LEFT"] = "behind"
+    del os.environ["HOME"]
+    signal.alarm(3600)
+    sys.stdin = sys.stdout = sys.stderr = None
+    note("left")
+
+async def leave_later():
+    leave()
+
+def spooler(env):
+    if env["do"] == "look":
+        note("same" if world() == BEFORE else f"{world()} and not {BEFORE}")
+        print("printed")
+    return leave() if env["do"] == "leave" else leave_later() if env["do"] == "leave later" else None
+
+uwsgi.spooler = spooler
+BEFORE = world()
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["leave", "leave later"])
+def test_what_a_task_changes_of_its_process_is_put_back_before_the_next(node: RunningNode, how: str) -> None:
+    node.start(app=LEAVES, HOME="/root")
+    spoolnode.send_to_spooler({"do": how}, via=node.via)
+    wait_for_note(node, "left")
+    spoolnode.send_to_spooler({"do": "look"}, via=node.via)
+    eventually(lambda: len(notes(node)) == 2)
+    assert notes(node) == ["left", "same"]
+    node.wait_for_log("print", text="printed")
+
+
+STREAMS = (
+    NOTES
+    + """
+import io
+
+def spooler(env):
+    how = env["how"]
+    if how == "bytes":
+        sys.stdout.buffer.write("ca".encode() + b"f\\xc3")
+        sys.stdout.buffer.write(memoryview(b"\\xa9 \\xff\\n"))
+        sys.stdout.buffer.write(b"cut \\xc3")
+    elif how == "lines":
+        sys.stdout.writelines(["one\\n", "two\\n"])
+    elif how == "facts":
+        out = sys.stdout
+        print(out.encoding, out.errors, out.isatty(), out.fileno(), out.readable(), out.writable(), out.seekable(), out.name,
+              out.mode, out.closed, out.line_buffering, out.buffer.fileno(), out.newlines)
+    elif how == "reconfigure":
+        sys.stdout.reconfigure(encoding="latin-1", errors="strict", line_buffering=True)
+        print("\\u20ac")
+    elif how == "close":
+        sys.stdout.close()
+        print("after the end")
+    elif how == "wrap":
+        wrapper = io.TextIOWrapper(sys.stdout.buffer, "utf-8")
+        wrapper.write("wrapped\\n")
+        wrapper.detach().flush()
+    elif how == "wrong":
+        sys.stdout.write(b"bytes")
+
+uwsgi.spooler = spooler
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("bytes", ["café \ufffd", "cut \ufffd"]),
+        ("lines", ["one", "two"]),
+        ("facts", ["utf-8 backslashreplace False 1 False True False <stdout> w False True 1 None"]),
+        ("reconfigure", ["\u20ac"]),
+        ("close", ["after the end"]),
+        ("wrap", ["wrapped"]),
+    ],
+)
+def test_standard_output_is_all_that_a_program_expects(node: RunningNode, how: str, said: list[str]) -> None:
+    node.start(app=STREAMS)
+    identity = spoolnode.send_to_spooler({"how": how}, via=node.via)
+    node.wait_for_log("done", id=identity)
+    assert [line["text"] for line in node.lines("print", id=identity)] == said
+
+
+def test_what_is_no_text_is_refused_by_standard_output(node: RunningNode) -> None:
+    node.start("--max-attempts", "1", app=STREAMS)
+    spoolnode.send_to_spooler({"how": "wrong"}, via=node.via)
+    node.wait_for_log("dead", reason="TypeError: write() argument must be str, not bytes")
+
+
+DEPLOYED = """
+import os
+from spoolnode import uwsgi
+RELEASE = open("release").read().strip()
+
+def spooler(env):
+    print(RELEASE, os.path.basename(os.getcwd()))
+
+uwsgi.spooler = spooler
+"""
+
+
+def deploy(directory: Path, name: str) -> None:
+    """Makes a release and turns the link `current` to it."""
+    release = directory / name
+    release.mkdir()
+    (release / "release").write_text(name)
+    (release / "deployed.py").write_text(DEPLOYED)
+    (directory / "next").symlink_to(name)
+    os.rename(directory / "next", directory / "current")
+
+
+@pytest.mark.parametrize("how", ["option", "shell"])
+def test_a_reload_follows_a_link_to_the_application_anew(node: RunningNode, tmp_path: Path, how: str) -> None:
+    deploy(tmp_path, "one")
+    if how == "option":
+        node.start("--chdir", "current", "-w", "deployed")
+    else:
+        node.directory, spool = tmp_path / "current", node.spool
+        node.start("--spool", str(spool), "-w", "deployed", PWD=str(tmp_path / "current"))
+    spoolnode.send_to_spooler({"a": "b"}, via=node.via)
+    node.wait_for_log("print", text="one one")
+    deploy(tmp_path, "two")
+    os.kill(node.pid, signal.SIGHUP)
+    node.wait_for_log("reloaded")
+    spoolnode.send_to_spooler({"a": "b"}, via=node.via)
+    node.wait_for_log("print", text="two two")
+
+
+def test_a_working_directory_that_is_not_there_is_one_sentence(node: RunningNode) -> None:
+    node.start("--chdir", "nowhere", "-w", "deployed", wait=False)
+    assert node.wait() != 0
+    assert node.noise == [
+        f"Error: the application's working directory {node.directory}/nowhere cannot be entered: No such file or directory; "
+        "name one that is there with --chdir\n"
+    ]
+
+
+SHADOWS = {
+    "queue.py": "WHOSE = 'the queue of the application'\n",
+    "socket.py": "WHOSE = 'the socket of the application'\n",
+    "traceback/__init__.py": "WHOSE = 'the traceback of the application'\n",
+    "email/template.txt": "no module\n",
+}
+BESIDE = """
+import queue, socket, traceback
+from email.message import EmailMessage
+from spoolnode import spool, uwsgi
+
+def spooler(env):
+    print(queue.WHOSE, socket.WHOSE, traceback.WHOSE)
+    if env["how"] == "fails":
+        raise ValueError("no")
+    return later() if env["how"] == "async" else None
+
+async def later():
+    return None
+
+uwsgi.spooler = spooler
+"""
+
+
+def test_modules_beside_the_application_are_the_ones_that_it_imports_and_disturb_nobody_else(node: RunningNode) -> None:
+    for name, source in SHADOWS.items():
+        path = node.directory / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+    node.start("--retry-base", "60", app=BESIDE)
+    for how, ends in {"sync": "done", "async": "done", "fails": "retry"}.items():
+        identity = spoolnode.send_to_spooler({"how": how}, via=node.via)
+        node.wait_for_log(ends, id=identity)
+        (line,) = node.lines("print", id=identity)
+        assert line["text"] == "the queue of the application the socket of the application the traceback of the application"
+    assert node.stop() == 0
+
+
+PATCHED = (
+    "from gevent import monkey\nmonkey.patch_all()\n"
+    + NOTES
+    + """
+import gevent, threading
+
+def spooler(env):
+    found = []
+    greenlets = [gevent.spawn(lambda n=n: (gevent.sleep(0.01), found.append(n))) for n in range(3)]
+    thread = threading.Thread(target=time.sleep, args=(0.01,))
+    thread.start()
+    gevent.joinall(greenlets)
+    thread.join()
+    note(sorted(found))
+    return later() if env["how"] == "async" else None
+
+async def later():
+    import asyncio
+    await asyncio.sleep(0.01)
+    note("later")
+
+uwsgi.spooler = spooler
+"""
+)
+
+
+def test_an_application_that_gevent_has_patched_runs_its_tasks(node: RunningNode) -> None:
+    node.start(app=PATCHED)
+    for how in ("sync", "async", "sync"):
+        identity = spoolnode.send_to_spooler({"how": how}, via=node.via)
+        node.wait_for_log("done", id=identity)
+    assert sorted(notes(node)) == [*["[0, 1, 2]"] * 3, "later"]
+    assert node.stop() == 0
