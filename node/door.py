@@ -74,6 +74,7 @@ class Door:
             Refused: it is not taken; `waiter` is not told.
         """
         self.check(terms)
+        block = _told_apart(block, terms)
         if link is not None:
             arrival = self._arrival(block, terms, waiter, link)
             if arrival is not None:
@@ -174,6 +175,7 @@ class Door:
             Refused: it is not taken.
         """
         self.check(terms)
+        block = _told_apart(block, terms)
         arrival, places = None, [""]
         if link is None:
             places = self._places(block, terms)
@@ -187,3 +189,18 @@ class Door:
     def close(self) -> None:
         """Returns when no upload is being written."""
         self._executor.shutdown()
+
+
+_PICKLED = encode_variables([(names.PICKLED, b"1")])
+
+
+def _told_apart(block: bytes, terms: Terms) -> bytes:
+    """The variables, with a mark when they are pickled: only from this machine such a request comes so far."""
+    if not terms.pickled:
+        return block
+    if len(block) + len(_PICKLED) > MAX_BLOCK:
+        raise Refused(
+            Reason.TOO_LARGE,
+            f"the variables take {len(block)} bytes; with pickled arguments they may take {MAX_BLOCK - len(_PICKLED)}",
+        )
+    return block + _PICKLED

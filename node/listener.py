@@ -275,7 +275,7 @@ class Listener:
         try:
             block = data[4:]
             terms = read_terms(block, local=local)
-            if terms.body or terms.web or terms.destination:
+            if terms.body or terms.web or terms.destination or terms.pickled:
                 return False
             self.services.door.admit_prompt(block, terms, Alone(descriptor, self))
         except Refused:

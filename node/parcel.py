@@ -103,12 +103,14 @@ class Asked(NamedTuple):
 
 
 def asked(keeper: Keeper, number: int | None, refs: Sequence[int | str]) -> dict[int | str, Asked]:
-    """What these tasks ask for; those that are gone or malformed are not in the answer. Raises OSError."""
+    """What these tasks ask for; those that are gone, malformed, or may not leave are not in the answer. Raises OSError."""
     found: dict[int | str, Asked] = {}
     for ref in refs:
         try:
             block = keeper.block_at(keeper.place(number, ref))
-            said = dict(decode_variables(block)) if names.OURS in block else {}
+            said = dict(decode_variables(block)) if names.OURS in block or b"args" in block else {}
+            if names.PICKLED in said or b"args" in said:
+                continue  # no other node would take what is pickled
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
             found[ref] = Asked(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
         except (FileNotFoundError, BadPacket, Refused):

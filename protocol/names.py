@@ -35,8 +35,12 @@ TO = b"spool_to"
 """The destination that was chosen for a task; with a task that arrived: the destination that its sender sent it to."""
 NUMBER = b"spool_seq"
 """The number that the sender's link gave a task."""
+PICKLED = b"spool_pickled"
+"""Set by the door on a task with pickled arguments: it came through this machine's own socket, so they may be unpickled."""
 HOPS = b"spool_hops"
 """How often a task was handed on."""
+FOR_SPOOLER = frozenset({"at", "priority", "spooler", "body", "spooler_task_name"})
+"""Besides ours, the names that uWSGI's spooler keeps for itself."""
 FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH})
 """The `spool_` variables that a client may send. The others are reserved: a node sets them, or they have no meaning yet
 (`spool_key`); a request that carries one is refused."""
@@ -181,6 +185,11 @@ def check_variable_name(name: str) -> None:
         raise BadTask("a task has a variable with an empty name; a name needs at least one character")
     if name.startswith("spool_"):
         raise BadTask(f"the variable name {name!r} is reserved: names that begin with `spool_` belong to spoolnode")
+
+
+def is_for_spooler(name: str) -> bool:
+    """Whether a name means something to the spooler, so that no typed value may have it (and shadow the variable)."""
+    return name in FOR_SPOOLER or name.startswith("spool_")
 
 
 def task_id(node_id: str, number: int, offset: int) -> str:

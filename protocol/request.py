@@ -1,10 +1,10 @@
 """What a spool request asks for: one pass over its variables, everything untrusted validated before it is believed."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from spoolnode.protocol import names
+from spoolnode.protocol import names, pickles
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
-from spoolnode.protocol.values import unpack
+from spoolnode.protocol.values import check_typed, unpack
 
 
 class Terms(NamedTuple):
@@ -27,7 +27,7 @@ class Terms(NamedTuple):
     hops: int = 0
     """How often it was handed on."""
     pickled: bool = False
-    """It carries pickled arguments, which no other node would take."""
+    """It carries what a library would unpickle, which no other node would take."""
 
 
 PLAIN_TERMS = Terms()
@@ -35,8 +35,7 @@ PLAIN_TERMS = Terms()
 
 _WEB = frozenset({b"REQUEST_METHOD", b"SERVER_PROTOCOL"})
 _WEB_PREFIX = b"HTTP_"
-_PICKLED = frozenset({b"ud_spool_func", b"args", b"kwargs"})
-_SPECIAL = _WEB | _PICKLED | {b"at", b"priority", b"spooler", b"CONTENT_LENGTH"}
+_SPECIAL = _WEB | pickles.SPECIAL | {b"at", b"priority", b"spooler", b"CONTENT_LENGTH"}
 _USUAL_ON_LINKS = frozenset({names.NODE, names.ID, names.NUMBER})
 _SPECIAL_PREFIXES = (_WEB_PREFIX, names.OURS)
 
@@ -66,6 +65,8 @@ def read_terms(block: bytes, *, local: bool, peer: bool = False) -> Terms:
             if key in _SPECIAL or key.startswith(_SPECIAL_PREFIXES):
                 if special is None:
                     special = {}
+                elif key == names.VALUES and key in special:
+                    raise Refused(Reason.MALFORMED, "`spool_values` comes twice; all typed values travel in one")
                 special[key] = block[key_end + 2 : position]
             elif not key:
                 raise Refused(Reason.MALFORMED, f"the variable at byte {key_start - 2} has an empty name")
@@ -93,17 +94,12 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
                 raise _reserved(key)
         elif key in _WEB or key.startswith(_WEB_PREFIX):
             web = True
-    # `uwsgidecorators` unpickles `args` whenever it is there, whatever else is; a real uWSGI may share our directory.
-    pickled = b"args" in special or (b"ud_spool_func" in special and b"kwargs" in special)
+    body = _body_length(special)
+    pickled = _is_pickled(special, body)
     if pickled and (web or not local):
-        raise Refused(
-            Reason.FORBIDDEN,
-            "pickled arguments (`args`, `kwargs`) are taken only through this machine's own unix socket or directory",
-        )
+        raise _pickles_stay_here(web)
     if names.TIMEOUT in special:
         names.read_timeout(special[names.TIMEOUT])
-    if names.VALUES in special:
-        _check_values(special[names.VALUES])
     if names.ID in special or names.TO in special:
         names.check_from_peer(special)
     get = special.get
@@ -112,7 +108,7 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         names.read_priority(get(b"priority", b"")),
         names.read_at(get(b"at", b"")),
         names.read_destination(destination) if destination else "",
-        _body_length(special),
+        body,
         web,
         get(b"spooler", b""),
         names.read_number(special[names.NUMBER]) if names.NUMBER in special else 0,
@@ -137,12 +133,33 @@ def _reserved(key: bytes) -> Refused:
     return Refused(Reason.FORBIDDEN, f"the variable `{shown}` is reserved: only nodes set it")
 
 
-def _check_values(packed: bytes) -> None:
-    """What no callable could be given must not be stored."""
+def _is_pickled(special: dict[bytes, bytes], body: int) -> bool:
+    """Whether a library would unpickle a part of it; a real uWSGI may share our directory, so it does not matter for whom it is.
+
+    Raises `Refused` for typed values that no callable could be given.
+    """
+    present = set(special)
+    if names.VALUES in special:
+        typed = _checked_values(special[names.VALUES])
+        if names.FUNCTION not in special:  # those of our own @spool are arguments and no variables
+            present |= pickles.typed_names(typed)
+    return pickles.are_pickled(present, body=body > 0)
+
+
+def _checked_values(packed: bytes) -> dict[str, Any]:
     try:
-        unpack(packed)
+        typed = unpack(packed)
+        check_typed(typed)
     except BadPacket as error:
         raise Refused(Reason.MALFORMED, str(error)) from error
+    return typed
+
+
+def _pickles_stay_here(web: bool) -> Refused:
+    text = "pickled arguments (`args`, `kwargs`) are taken only through this machine's own unix socket or directory"
+    if web:
+        text += "; if these are no pickles, call them differently: `uwsgi_param query $args;` in nginx"
+    return Refused(Reason.FORBIDDEN, text)
 
 
 def _body_length(special: dict[bytes, bytes]) -> int:

@@ -13,6 +13,7 @@ import msgpack
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import MAX_BLOCK, Variables, decode_variables, encode_variables
+from spoolnode.protocol.pickles import ARGUMENTS
 from spoolnode.protocol.unfit import TYPES, fault, largest
 
 Task = Mapping[str, Any]
@@ -20,6 +21,12 @@ Task = Mapping[str, Any]
 
 _ANNOUNCE_A_BODY = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
 """From these a node concludes that a body follows; a task that came through a web server and is sent on has them."""
+
+
+MAX_DEPTH = 64
+"""Of lists and maps in one another: what is shown, written as JSON and walked through must not run out of stack."""
+_PICKLED = frozenset(name.decode() for name in ARGUMENTS)
+_TYPES = (str, bytes, int, float, type(None))  # bool is an int
 
 
 class Encoded(NamedTuple):
@@ -50,10 +57,12 @@ def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encode
             body = _body(value)
         elif name in ("at", "priority"):
             variables.append((name.encode(), _reserved(name, value)))
-        elif name == "spooler" and not isinstance(value, str):
-            raise BadTask(f"`spooler` is a {type(value).__name__}; it must be a str, the path of a directory")
         elif isinstance(value, str):
             variables.append((_text(name), _text(value, name)))
+        elif _is_legacy_argument(name, value, task):
+            variables.append((name.encode(), value))
+        elif names.is_for_spooler(name):
+            raise BadTask(f"`{name}` is a {type(value).__name__}; it is a name of the spooler's, so it must be a str")
         else:
             typed[name] = value
     if typed:
@@ -78,6 +87,11 @@ def _block(variables: Variables, typed: dict[str, Any]) -> bytes:
             f"the task takes {total} bytes, of which the value of {name[:60]!r} takes {size}; the uwsgi protocol carries at most "
             f"{MAX_BLOCK} in all: put large data into `body`, which has its own limit (--max-body)"
         ) from None
+
+
+def _is_legacy_argument(name: str, value: object, task: Task) -> bool:
+    """Whether this is a part of a call of a function of `uwsgidecorators`, which travels as those make it."""
+    return isinstance(value, bytes) and name in _PICKLED and "ud_spool_func" in task
 
 
 def decode_block(block: bytes, body: bytes, task_name: str) -> dict[str, Any]:
@@ -124,7 +138,7 @@ def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, 
         elif not key.startswith(names.OURS):
             task[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
     if typed is not None:
-        task.update(unpack(typed))
+        task.update((name, value) for name, value in unpack(typed).items() if not names.is_for_spooler(name))
     task["spooler_task_name"] = task_name
     if body:
         task["body"] = body
@@ -135,7 +149,7 @@ def pack(values: Mapping[str, Any]) -> bytes:
     """Values as msgpack. Raises `BadTask` for what msgpack cannot carry."""
     try:
         packed = bytes(msgpack.packb(values))
-        unpack(packed)  # what packs is not always read again: a key that is a tuple comes back as a list
+        check_typed(unpack(packed))  # what packs is not always read again: a key that is a tuple comes back as a list
     except (TypeError, ValueError, OverflowError, BufferError, BadPacket) as error:
         said = fault(values) or f"a value cannot travel as msgpack: {error}; send {TYPES}"
         raise BadTask(f"{said}; nothing was sent") from error
@@ -143,7 +157,11 @@ def pack(values: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
-    """The values in a msgpack map, by their names. Raises `BadPacket` when it is none."""
+    """The values in a msgpack map, by their names.
+
+    Raises:
+        BadPacket: it is none.
+    """
     try:
         values = msgpack.unpackb(data, strict_map_key=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a key that Python cannot hash
@@ -154,6 +172,30 @@ def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
         if not isinstance(name, str):
             raise BadPacket(f"{what} has a key of type {type(name).__name__}; its keys must be str")
     return values
+
+
+def check_typed(values: Mapping[str, Any]) -> None:
+    """Raises `BadPacket` unless these can be the typed values of a task: names and types that everything behind us can take."""
+    for name in values:
+        if names.is_for_spooler(name):
+            raise BadPacket(
+                f"`spool_values` holds {name[:60]!r}, which is a name of the spooler's; it travels as a plain variable"
+            )
+    level: list[Any] = list(values.values())
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, list):
+                inner += value
+            elif isinstance(value, dict):
+                inner += value
+                inner += value.values()
+            elif not isinstance(value, _TYPES):
+                raise BadPacket(f"`spool_values` holds a {type(value).__name__}, a type of msgpack that no task may have")
+        if not inner:
+            return
+        level = inner
+    raise BadPacket(f"`spool_values` holds lists and maps in one another deeper than {MAX_DEPTH}")
 
 
 def _text(text: str, name: str = "") -> bytes:

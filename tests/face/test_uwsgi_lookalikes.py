@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import msgpack
 import pytest
 from smallnode import SmallNode, StartNode, context
 
@@ -18,6 +19,7 @@ from spoolnode.compat.context import WorkerContext
 from spoolnode.dispatch import Dispatcher
 from spoolnode.node.outcome import Call, Kind, Outcome
 from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.values import encode_task, pack
 from spoolnode.registry import REGISTRY
 
@@ -176,6 +178,53 @@ def test_bytes_flavour_shows_typed_values_as_text(real: Any, worker: WorkerConte
     dispatch(worker, [(names.VALUES, pack({"n": 5, "raw": b"\xff", "yes": True, "list": [1, "x"]}))])
     shown = {b"n": b"5", b"raw": b"\xff", b"yes": b"True", b"list": b"[1, 'x']"}
     assert seen == [{**shown, "spooler_task_name": b"uwsgi_spoolfile_on_x"}]
+
+
+PICKLE = pickle.dumps(())
+TYPED_PICKLE = (names.VALUES, pack({"args": PICKLE, "n": 1}))
+FROM_A_PEER = (names.ORIGIN, b"0123456789ab")
+MARK = (names.PICKLED, b"1")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        [TYPED_PICKLE],
+        [(b"ud_spool_func", b"f"), (names.VALUES, pack({"kwargs": PICKLE}))],
+        [(b"args", PICKLE), FROM_A_PEER],
+        [(b"args", PICKLE), (names.VALUES, pack({"n": 1}))],
+        [(b"function_name", b"f"), (b"setup", PICKLE), FROM_A_PEER],
+        [TYPED_PICKLE, (names.VALUES, pack({"args": PICKLE}))],
+    ],
+)
+def test_what_a_library_would_unpickle_reaches_no_callable_unless_the_door_has_marked_it(
+    real: Any, worker: WorkerContext, variables: list[tuple[bytes, bytes]]
+) -> None:
+    seen: list[Any] = []
+    real.spooler = seen.append
+    with pytest.raises(BadPacket, match="pickled"):
+        dispatch(worker, variables)
+    assert not seen
+    dispatch(worker, [*variables, MARK])
+    assert len(seen) == 1
+
+
+def test_pickles_that_were_put_into_the_directory_and_typed_lists_of_that_name_are_delivered(
+    real: Any, worker: WorkerContext
+) -> None:
+    seen: list[Any] = []
+    real.spooler = seen.append
+    dispatch(worker, [(b"args", PICKLE)])
+    dispatch(worker, [(names.VALUES, pack({"args": [1]}))])
+    assert [env[b"args"] for env in seen] == [PICKLE, b"[1]"]
+
+
+def test_no_variable_shadows_what_the_worker_itself_says(real: Any, worker: WorkerContext) -> None:
+    seen: list[Any] = []
+    real.spooler = seen.append
+    typed = msgpack.packb({"spooler_task_name": b"x", "at": b"1", "spool_id": b"y", "n": 1})
+    dispatch(worker, [(b"spooler_task_name", b"/etc/x"), (names.VALUES, typed)])
+    assert seen == [{b"n": b"1", "spooler_task_name": b"uwsgi_spoolfile_on_x"}]
 
 
 def test_str_flavour_has_what_was_sent(worker: WorkerContext) -> None:

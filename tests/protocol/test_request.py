@@ -1,5 +1,7 @@
 """request: what a spool request asks for, everything untrusted validated before it is believed."""
 
+from typing import Any
+
 import msgpack
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.request import PLAIN_TERMS, Terms, looks_like_web, read_terms
+from spoolnode.protocol.values import pack
 
 
 def terms(variables: dict[bytes, bytes], *, local: bool = False) -> Terms:
@@ -233,6 +236,88 @@ def test_what_uwsgidecorators_does_not_unpickle_is_ordinary(variables: dict[byte
 
 def test_args_alone_are_forbidden_because_a_uwsgi_on_the_same_directory_unpickles_them() -> None:
     assert refusal(block({b"args": b"a=1"})).reason is Reason.FORBIDDEN
+
+
+@pytest.mark.parametrize("value", [b"\x80\x04).", "cos\nsystem\n(S'true'\ntR."])
+@pytest.mark.parametrize(
+    ("plain", "typed"),
+    [
+        ({}, ["args"]),
+        ({b"ud_spool_func": b"f"}, ["kwargs"]),
+        ({b"kwargs": b"x"}, ["ud_spool_func"]),
+        ({}, ["ud_spool_func", "kwargs"]),
+        ({b"function_name": b"f"}, ["setup"]),
+        ({b"setup": b"x"}, ["function_name"]),
+        ({b"args": b"x"}, ["args"]),
+    ],
+)
+def test_what_is_forbidden_as_a_plain_variable_is_so_as_a_typed_value(
+    plain: dict[bytes, bytes], typed: list[str], value: bytes | str
+) -> None:
+    request = {**plain, b"spool_values": pack(dict.fromkeys(typed, value))}
+    assert refusal(block({b"a": b"b", **request})).reason is Reason.FORBIDDEN
+    with pytest.raises(Refused, match="pickled"):
+        from_peer({**OVER_A_LINK, **request})
+    assert terms(request, local=True).pickled
+
+
+@pytest.mark.parametrize("more", [{b"setup": b"x"}, {b"kwargs": b"x"}, {b"CONTENT_LENGTH": b"3"}, {b"args": b"x"}])
+def test_what_uwsgi_tasks_unpickles_is_forbidden_too(more: dict[bytes, bytes]) -> None:
+    assert refusal(block({b"function_name": b"m.f", **more})).reason is Reason.FORBIDDEN
+    assert terms({b"function_name": b"m.f"}) == Terms()
+
+
+@pytest.mark.parametrize("value", [[1, "a"], {"a": b"b"}, 5, None, True])
+def test_a_typed_value_of_which_no_pickle_can_be_made_is_ordinary(value: Any) -> None:
+    assert terms({b"spool_values": pack({"args": value})}) == Terms()
+
+
+def test_the_arguments_of_our_own_functions_are_no_pickles() -> None:
+    values = pack({"args": [b"\x80\x04)."], "kwargs": {"a": b"b"}})
+    assert not terms({b"spool_func": b"m:f", b"spool_values": values}).pickled
+    assert refusal(block({b"spool_func": b"m:f", b"spool_values": values, b"args": b"x"})).reason is Reason.FORBIDDEN
+
+
+def test_typed_values_come_once_so_that_nobody_reads_others_than_the_door() -> None:
+    clean, evil = pack({"n": 1}), pack({"args": b"x"})
+    for first, second in ((clean, evil), (evil, clean), (clean, clean)):
+        found = refusal(item(b"spool_values", first) + item(b"spool_values", second))
+        assert found.reason is Reason.MALFORMED
+        assert "twice" in found.text
+
+
+@pytest.mark.parametrize("twice", [(b"x", b""), (b"", b"x")])
+def test_a_pickle_is_seen_among_variables_that_come_twice(twice: tuple[bytes, bytes]) -> None:
+    content = b"".join(item(b"args", value) for value in twice) + item(b"a", b"b")
+    assert refusal(content).reason is Reason.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    "name", ["at", "priority", "spooler", "body", "spooler_task_name", "spool_node", "spool_values", "spool_"]
+)
+@pytest.mark.parametrize("local", [True, False])
+def test_no_typed_value_has_a_name_that_the_spooler_keeps_for_itself(name: str, local: bool) -> None:
+    found = refusal(block({b"spool_values": msgpack.packb({name: 1})}), local=local)
+    assert found.reason is Reason.MALFORMED
+    assert repr(name) in found.text
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        b"\x81\xa1x\xd4\x05\x01",  # an extension
+        b"\x81\xa1x\x91\xd6\xff\x00\x00\x00\x01",  # a timestamp, in a list
+        b"\x81\xa1x\x81\xd6\xff\x00\x00\x00\x01\xc0",  # one as the key of a map
+        b"\x81\xa1x" + b"\x91" * 65 + b"\xc0",
+        b"\x81\xa1x" + b"\x81\xa1y" * 65 + b"\xc0",
+    ],
+)
+def test_typed_values_that_could_not_be_shown_or_written_are_refused(packed: bytes) -> None:
+    assert refusal(block({b"spool_values": packed})).reason is Reason.MALFORMED
+
+
+def test_typed_values_may_be_nested_a_good_deal() -> None:
+    assert terms({b"spool_values": b"\x81\xa1x" + b"\x91" * 60 + b"\xc0"}) == Terms()
 
 
 # --- web servers ---

@@ -108,11 +108,14 @@ def _outcome(stored: Any, returned: object, context: WorkerContext) -> Outcome:
     return again(context.frequency) if result == -1 else DONE if result == -2 else outcome_of(result)
 
 
-def _decoded(env: values.Environment) -> dict[str, Any]:
-    return {
+def _decoded(env: values.Environment) -> dict[str, str | bytes]:
+    said = {
         key if isinstance(key, str) else key.decode("utf-8", "surrogateescape"): _text_if_it_is(value)
         for key, value in env.items()
     }
+    if "body" in env and _is_pickle(env["body"]):
+        said["body"] = env["body"]
+    return said
 
 
 def _text_if_it_is(value: bytes) -> str | bytes:
@@ -120,6 +123,18 @@ def _text_if_it_is(value: bytes) -> str | bytes:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return value
+
+
+def _is_pickle(body: bytes) -> bool:
+    """Whether a body is a pickle of any protocol: such a one stays bytes also when it happens to be UTF-8. Nothing is run."""
+    if not body.endswith(pickle.STOP):
+        return False
+    import pickletools  # few bodies come so far
+
+    try:
+        return all(opcode is not None for opcode, _, _ in pickletools.genops(body))
+    except (ValueError, IndexError, OverflowError):
+        return False
 
 
 def _unpickled(raw: dict[bytes, bytes], name: bytes, default: Any) -> Any:

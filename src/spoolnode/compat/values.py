@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
-from spoolnode.protocol import names
+from spoolnode.protocol import names, pickles
+from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import Variables, encode_variables
 from spoolnode.protocol.values import Encoded, unpack
 
@@ -15,17 +17,41 @@ def environment(variables: Variables, body: bytes, task_name: str) -> Environmen
 
     Typed values of our own API come as bytes too: bytes as they are, everything else as the UTF-8 of its `str()`.
     Spoolnode's own variables do not come at all.
+
+    Raises:
+        BadPacket: a library would unpickle some of it, and it did not come through this machine's own socket or directory.
     """
     env: Environment = {}
+    ours: dict[bytes, bytes] = {}
     for key, value in variables:
-        if key == names.VALUES:
-            env.update({_text(str(name)): _shown(typed) for name, typed in unpack(value).items()})
-        elif not key.startswith(names.OURS):
+        if key.startswith(names.OURS):
+            ours[key] = value
+        else:
             env[key] = value
+    if ours:
+        typed = unpack(ours[names.VALUES]) if names.VALUES in ours else {}
+        _check_pickles(env, ours, {} if names.FUNCTION in ours else typed, has_body=bool(body))
+        env.update((_text(name), _shown(value)) for name, value in typed.items() if not names.is_for_spooler(name))
+    env.pop(b"spooler_task_name", None)
     env["spooler_task_name"] = os.fsencode(task_name)
     if body:
         env["body"] = body
     return env
+
+
+def _check_pickles(env: Environment, ours: dict[bytes, bytes], typed: Mapping[str, Any], *, has_body: bool) -> None:
+    """The door has refused such a task already; here is where it would do harm.
+
+    Without typed values and from no other node, it was put into the directory by hand, or by a uWSGI.
+    """
+    if names.PICKLED in ours or not (typed or names.ORIGIN in ours):
+        return
+    plain = {key for key in env if isinstance(key, bytes)}
+    if pickles.are_pickled(plain | pickles.typed_names(typed), body=has_body):
+        raise BadPacket(
+            "it has pickled arguments (`args`, `kwargs`) and did not come through this machine's own socket or directory; "
+            "they are not unpickled"
+        )
 
 
 def encode(task: object) -> Encoded:

@@ -1,0 +1,89 @@
+"""Pickled arguments run code, so they are taken from this machine only: an unmodified application on a real node."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import RunningNode, eventually
+
+from spoolnode import Refused, send_to_spooler
+
+APP = """
+import os, pickle, uwsgi
+from uwsgidecorators import spool
+NOTES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "notes")
+
+def note(*what):
+    with open(NOTES, "a") as file:
+        file.write(repr(what) + "\\n")
+
+@spool(pass_arguments=True)
+def call(*args, **kwargs):
+    note("call", args, kwargs)
+
+@spool
+def mail(env):
+    note("mail", pickle.loads(env["body"]))
+
+def manage(env):  # as the dispatchers of several packages do
+    for name in (b"args", b"kwargs", b"setup"):
+        if name in env:
+            pickle.loads(env[name])
+    note("managed", sorted(key for key in env if isinstance(key, bytes)))
+    return uwsgi.SPOOL_OK
+
+uwsgi.spooler = manage
+"""
+
+
+class Evil:
+    """Its pickle makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> Any:
+        return open, (self.path, "w")
+
+
+def notes(node: RunningNode) -> list[str]:
+    path = node.directory / "notes"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_no_form_of_a_pickle_comes_in_by_tcp(node: RunningNode) -> None:
+    node.start(app=APP)
+    trace = node.directory / "ran"
+    evil = pickle.dumps(Evil(trace))
+    text = pickle.dumps(Evil(trace), 0).decode()
+    tasks: list[dict[str, Any]] = [
+        {"args": evil}, {"args": text}, {"ud_spool_func": "call", "args": evil}, {"ud_spool_func": "call", "kwargs": evil},
+        {"ud_spool_func": b"call", "kwargs": evil}, {"function_name": "x", "setup": evil}, {"n": 1, "args": evil, "body": b"x"},
+    ]  # fmt: skip
+    for task in tasks:
+        with pytest.raises(Refused, match="pickled"):
+            send_to_spooler(task, via=node.via)
+    send_to_spooler({"args": [1, 2], "last": "yes"}, via=node.via)
+    eventually(lambda: notes(node) or node.lines("retry"), "the last task has run")
+    assert not trace.exists()
+    assert node.status()["dead"] == 0
+
+
+def test_the_machines_own_socket_takes_them_from_our_client_too(node: RunningNode) -> None:
+    node.start(app=APP)
+    via = str(node.spool / "spool.sock")
+    call = {"ud_spool_func": "call", "ud_spool_ret": "-2", "args": pickle.dumps((1, "two")), "kwargs": pickle.dumps({"three": 3})}
+    send_to_spooler(call, via=via)
+    send_to_spooler({"args": pickle.dumps(1)}, via=via)
+    eventually(lambda: len(notes(node)) == 2, "both have run")
+    assert sorted(notes(node)) == ["('call', (1, 'two'), {'three': 3})", "('managed', [b'args'])"]
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_pickled_body_arrives_as_bytes_whatever_its_protocol(node: RunningNode, protocol: int) -> None:
+    node.start("--max-attempts", "1", app=APP)
+    body = pickle.dumps({"to": ["\u00e9"]}, protocol)
+    send_to_spooler({"ud_spool_func": "mail", "ud_spool_ret": "-2", "body": body}, via=node.via)
+    eventually(lambda: notes(node) or node.status()["dead"], "it has ended")
+    assert notes(node) == [repr(("mail", {"to": ["\u00e9"]}))]
