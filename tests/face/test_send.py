@@ -25,6 +25,7 @@ from spoolnode import (
     Unanswered,
     Unreachable,
     aclient,
+    asend_to_spooler,
     client,
     send_to_spooler,
     wire,
@@ -49,6 +50,12 @@ def in_child(work: Callable[[], Any]) -> int:
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_a_thread(work: Callable[[], Any]) -> None:
+    """Where no loop runs; raises what it raised."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result(20)
 
 
 # --- what is sent ---
@@ -182,6 +189,32 @@ def test_fork_while_threads_are_sending_disturbs_nobody(start_node: StartNode) -
             one.result(20)
     assert codes == [0] * 8
     assert len(node.tasks) == sum(sent) + 8
+
+
+def test_child_forked_by_a_thread_sends_while_the_other_threads_do(start_node: StartNode) -> None:
+    node = start_node()
+
+    def work(me: int) -> int:
+        send_to_spooler({"who": "thread"}, via=node.address)
+        return in_child(lambda: send_to_spooler({"who": "child"}, via=node.address))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(8))) == [0] * 8
+    assert len(node.tasks) == 16
+
+
+def test_child_that_was_forked_in_a_running_loop_has_its_own_connections(start_node: StartNode) -> None:
+    node = start_node()
+
+    async def main() -> int:
+        await asend_to_spooler({"who": "parent"}, via=node.address)
+        code = in_child(lambda: in_a_thread(lambda: asyncio.run(asend_to_spooler({"who": "child"}, via=node.address))))
+        await asend_to_spooler({"who": "parent"}, via=node.address)
+        return code
+
+    assert asyncio.run(main()) == 0
+    assert [dict(variables)[b"who"] for variables, _ in node.tasks] == [b"parent", b"child", b"parent"]
+    assert len(node.connections) == 2
 
 
 # --- the node goes away ---

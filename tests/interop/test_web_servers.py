@@ -1,0 +1,128 @@
+"""Tasks sent by web applications, under the servers that people run them with: real ones, each in processes of its own."""
+
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from real_programs import Program
+from support import RunningNode, environment, eventually
+
+TASKS = """
+from spoolnode import spool
+
+@spool
+def ran(name):
+    print("ran", name)
+"""
+
+ASGI = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from spoolnode import asend_to_spooler
+from app import ran
+
+async def send(request):
+    name = request.path_params["name"]
+    first = await ran.aspool(name)
+    second = await asend_to_spooler({"spare": name}, node="nobody")
+    return JSONResponse([first, second])
+
+web = Starlette(routes=[Route("/{name}", send)])
+"""
+
+WSGI = """
+import json
+import os
+
+from app import ran
+
+opened = ran.spool(f"import{os.getpid()}")  # in the master with --preload: what it opened is not its children's to use
+
+def web(environ, start_response):
+    name = environ["PATH_INFO"][1:]
+    answer = json.dumps([ran.spool(name), os.getpid()]).encode()
+    start_response("200 OK", [("Content-Length", str(len(answer)))])
+    return [answer]
+"""
+
+REQUESTS = 24
+
+
+class Server(Program):
+    """A web server on a unix socket."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "server")
+        self.socket = directory / "web.sock"
+
+    def start(self, node: RunningNode, *command: str) -> None:
+        """Starts it; returns when it answers."""
+        self.run([sys.executable, "-m", *command], **environment(SPOOLNODE_VIA=node.via, PYTHONDONTWRITEBYTECODE="1"))
+        self.wait_for(lambda: self.socket.exists() and self.ask("first"), "an answer")
+
+    def ask(self, name: str) -> Any:
+        """The answer to one request, decoded; None while nobody listens."""
+        connection = http.client.HTTPConnection("web")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.settimeout(20)
+            connection.sock.connect(str(self.socket))
+            connection.request("GET", f"/{name}")
+            response = connection.getresponse()
+            assert response.status == 200, self.output
+            return json.loads(response.read())
+        except ConnectionRefusedError:
+            return None
+        finally:
+            connection.close()
+
+    def ask_many(self) -> list[Any]:
+        """The answers to many requests at once."""
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(self.ask, [f"n{number}" for number in range(REQUESTS)]))
+
+
+@pytest.fixture
+def server(node: RunningNode, place: Path) -> Iterator[Server]:
+    """Beside a node that runs app.py. Ended at the end of the test."""
+    node.start(app=TASKS)
+    (place / "app.py").write_text(TASKS)
+    (place / "asgi.py").write_text(ASGI)
+    (place / "wsgi.py").write_text(WSGI)
+    server = Server(place)
+    yield server
+    server.end()
+
+
+def names_that_ran(node: RunningNode) -> list[str]:
+    return sorted(line["text"].removeprefix("ran ") for line in node.lines("print", text="ran n"))
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_asgi_application_under_uvicorn(node: RunningNode, server: Server, loop: str) -> None:
+    server.start(node, "uvicorn", "asgi:web", "--uds", str(server.socket), "--loop", loop)
+    answers = server.ask_many()
+    assert len({identity for answer in answers for identity in answer}) == 2 * REQUESTS
+    eventually(lambda: len(names_that_ran(node)) >= REQUESTS, "all ran")
+    assert names_that_ran(node) == sorted(f"n{number}" for number in range(REQUESTS))
+    assert node.status()["outbox"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
+def test_wsgi_application_under_gunicorn(node: RunningNode, server: Server, kind: str, preload: bool) -> None:
+    options = ["--bind", f"unix:{server.socket}", "--worker-class", kind, "--workers", "2", "--graceful-timeout", "1"]
+    server.start(node, "gunicorn", "wsgi:web", *options, *(["--preload"] if preload else []))
+    answers = server.ask_many()
+    assert len({identity for identity, _ in answers}) == REQUESTS
+    eventually(lambda: len(names_that_ran(node)) >= REQUESTS, "all ran")
+    assert names_that_ran(node) == sorted(f"n{number}" for number in range(REQUESTS))
