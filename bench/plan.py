@@ -43,13 +43,26 @@ class Plan:
     """waiting for a dead peer"""
     calls: int = 3_000
     """from Python, one after the other, sent here and run there"""
+    grows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """waiting, beside what is done"""
     watch_seconds: float = 20.0
     """of idle nodes; half of it of one with a dead peer"""
 
 
 FULL = Plan(5, 1.5, (10_000, 100_000, 1_000_000), 100_000, 1_000_000, 200)
 QUICK = Plan(
-    3, 0.4, (10_000,), 10_000, 100_000, 40, cluster_pairs=1, hop_tasks=20_000, dead_tasks=20_000, calls=500, watch_seconds=6.0
+    3,
+    0.4,
+    (10_000,),
+    10_000,
+    100_000,
+    40,
+    cluster_pairs=1,
+    hop_tasks=20_000,
+    dead_tasks=20_000,
+    calls=500,
+    grows=(10_000,),
+    watch_seconds=6.0,
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import calls
 import crowd
 import drain
+import grows
 import hop
 import latency
 import network
@@ -37,6 +38,7 @@ MEASUREMENTS = {
     "calls": calls.calls,
     "dead-peer": crowd.dead_peer,
     "crowd": crowd.crowd,
+    "grows": grows.grows,
     "drain": drain.drain,
 }
 """Those that only make files come first, the one that has them removed by the thousand last: see README."""

@@ -165,7 +165,7 @@ class Cluster:
         self._warn_of_expiry()
         outbox = self._node.spool.outbox
         for to, carrier in list(self._carriers.items()):
-            if carrier.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.sizes().get(to):
+            if carrier.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
                 del self._carriers[to]
                 spawn(carrier.stop())
         for to in [name for name in outbox.destinations if name not in self._carriers]:
@@ -231,7 +231,7 @@ class Cluster:
         now = self._loop.time()
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
-            queued = self._node.spool.outbox.sizes().get(peer.id, 0)
+            queued = self._node.spool.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
             self._note_room(peer, peer.status)

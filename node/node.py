@@ -44,9 +44,6 @@ QUIET_SECONDS = 5.0
 """How often, when nothing happens: an idle node sleeps."""
 
 
-EXPIRED_AT_ONCE = 100
-"""Tasks whose hold is over that are given up in one round."""
-
 Join = Callable[["Node"], Neighbours]
 
 
@@ -304,18 +301,10 @@ class Node:
         await self.spool.settle()
         await self.spool.sync_marks()
         self._look_at_disk()
-        self._give_up_expired()
+        if self.config.hold:
+            spawn(self.spool.outbox.give_up_expired(self.config.hold))  # what has waited too long for another node
         self.neighbours.tick()
         await self.control.recount()  # what pings tell
-
-    def _give_up_expired(self) -> None:
-        """What has waited too long for another node goes to dead/."""
-        if not self.config.hold:
-            return
-        reason = f"it waited {self.config.hold:g} s (--hold)"
-        for to, owner, source, ref, number in list(self.spool.outbox.expired(time.time() - self.config.hold, EXPIRED_AT_ONCE)):
-            told = f"{reason}, and may have been delivered" if owner else reason
-            self.spool.outbox.give_up(to, source, ref, number, told, doubtful=owner)
 
     def _counters(self) -> dict[str, float]:
         counts = self.spool.counts

@@ -10,6 +10,7 @@ and only to that node: another one could not know that it has run already.
 
 import contextlib
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from spoolnode.node.recovery import Found
     from spoolnode.node.spool import Files, Source, Spool
 
+EXPIRED_AT_ONCE = 100
+"""Tasks whose hold is over that are given up before others have their turn at the disk."""
 ANYONE = ""
 """In place of a node's id: whichever node answers to the destination."""
 NOBODY = "nobody"
@@ -96,6 +99,8 @@ class Outbox:
         self.destinations: dict[str, Destination] = {}
         self.woken: Callable[[str], None] = lambda _name: None
         """Called with a destination for which something came."""
+        self.total = 0
+        """Tasks that wait for other nodes."""
         self.forwarded = 0
         """Tasks that other nodes took, since the start."""
         self._next = 0
@@ -106,6 +111,7 @@ class Outbox:
         self._ended: list[tuple[str, int]] = []
         self.marks_unsure = False
         """Marks may be lost in a power cut: those of files are synced with nothing else, and a sync may have failed."""
+        self._expiring = False
         self._is_safe = False
         """What earlier processes ended is on the medium; before, a power cut could bring back what we know nothing of."""
 
@@ -208,7 +214,7 @@ class Outbox:
     def _adopt_one(self, to: str, source: "Source", ref: Ref, rank: int, number: int, sent: bool) -> None:
         found = self._destination(to)
         found.owed.give(number)
-        found.size += 1
+        self._grow(found, 1)
         owners = [owner for owner, numbers in self._old_doubts.get(to, {}).items() if number in numbers]
         owner = owners[0] if owners else found.peer if sent else ""
         queue = self._doubt(found, owner) if owner else found.fresh
@@ -217,7 +223,7 @@ class Outbox:
     def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
         """A task in a batch is safe."""
         found = self._destination(to)
-        found.size += 1
+        self._grow(found, 1)
         found.fresh.add(batch, [offset], rank)
         self.woken(to)
 
@@ -228,7 +234,7 @@ class Outbox:
     def accept_file(self, ref: str) -> None:
         """A task in a file of outbox/ is safe."""
         found = self._destination(destination_of(ref))
-        found.size += 1
+        self._grow(found, 1)
         self.files.known[ref] = 0.0
         found.fresh.add(self.files, [ref])
         self.woken(found.name)
@@ -424,16 +430,31 @@ class Outbox:
         taken = self._take(found, NOBODY, count, count)
         return taken[:3] if taken is not None else None
 
+    async def give_up_expired(self, hold: float) -> None:
+        """What has waited for longer than `hold` seconds goes to dead/; returns at once when an earlier call is still at it."""
+        if self._expiring:
+            return
+        self._expiring = True
+        reason, before = f"it waited {hold:g} s (--hold)", -1
+        try:
+            # Not on and on when the disk takes none; what it did not take is back in its queue.
+            while self.total != before and (old := [*self.expired(time.time() - hold, EXPIRED_AT_ONCE)]):
+                before = self.total
+                for to, owner, source, ref, number in old:
+                    told = f"{reason}, and may have been delivered" if owner else reason
+                    self.give_up(to, source, ref, number, told, doubtful=owner)
+                await self._spool.moves.run(lambda: None)  # the disk has done these
+        finally:
+            self._expiring = False
+
     def expired(self, oldest: float, count: int) -> Iterator[tuple[str, str, "Source", Any, int]]:
         """Up to `count` tasks that were accepted before `oldest` (seconds since 1970), each taken, for `give_up`: destination,
         who may have it, source, ref, number."""
         for found in self.destinations.values():
             for owner, queue in [("", found.fresh), *found.doubts.items()]:
-                for source, ref in self._expired_in(queue, oldest):
-                    if count <= 0:
-                        return
-                    count -= 1
-                    queue.remove(source, ref)
+                taken = queue.take_old(lambda source, ref: self._accepted(source, ref) < oldest, count)
+                count -= len(taken)
+                for source, ref in taken:
                     real, place = self._real(source, ref)
                     if isinstance(real, Batch) or (place in real.known and place not in real.flying):
                         real.flying.add(place)
@@ -442,13 +463,6 @@ class Outbox:
     def _real(self, source: "Source", ref: Any) -> tuple["Source", Any]:
         """Where a task is that a place in a queue leads to: it may have settled."""
         return (self.files, source.moved[ref]) if isinstance(source, Batch) and ref in source.moved else (source, ref)
-
-    def _expired_in(self, queue: ReadyQueue, oldest: float) -> Iterator[tuple["Source", Any]]:
-        """The expired ones among the first of each rank, again and again until they are young."""
-        while old := [
-            (source, ref) for source, ref in queue.oldest() if not source.frozen and self._accepted(source, ref) < oldest
-        ]:
-            yield from old
 
     def _accepted(self, source: "Source", ref: Ref) -> float:
         """When a task was accepted, in seconds since 1970, as far as that can be told."""
@@ -523,17 +537,20 @@ class Outbox:
         """Whether `settle_numbers` has something."""
         return bool(self._ended)
 
-    @property
-    def total(self) -> int:
-        """Tasks that wait for other nodes."""
-        return sum(found.size for found in self.destinations.values())
+    def size(self, to: str) -> int:
+        """How many wait for one destination."""
+        return self.destinations[to].size if to in self.destinations else 0
 
     def sizes(self) -> dict[str, int]:
         """How many wait for each destination for which any do."""
         return {name: found.size for name, found in self.destinations.items() if found.size}
 
+    def _grow(self, found: Destination, count: int) -> None:
+        found.size += count
+        self.total += count
+
     def _end(self, found: Destination, source: "Source", ended: list[tuple[Ref, int]]) -> None:
-        found.size -= len(ended)
+        self._grow(found, -len(ended))
         self._ended += [(found.name, number) for _, number in ended if number]
         refs = [ref for ref, _ in ended]
         self._land(source, refs)

@@ -8,7 +8,7 @@ import heapq
 from array import array
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Callable, Iterable, MutableSequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,6 +88,21 @@ class ReadyQueue:
                     self._drop(rank, run)
                 return run.source, refs, rank
         return None
+
+    def take_old(self, is_old: Callable[[Any, Ref], bool], count: int) -> list[tuple[Any, Ref]]:
+        """Removes up to `count` tasks, of each rank those before the first that is not old."""
+        taken: list[tuple[Any, Ref]] = []
+        for rank in [*self._ranks]:
+            lane = self._lanes[rank]
+            while lane and len(taken) < count:
+                run = lane[0]
+                if run.source.frozen or not is_old(run.source, run.refs[run.start]):
+                    break
+                taken.append((run.source, *run.take(1)))
+                self.size -= 1
+                if not len(run):
+                    self._drop(rank, run)
+        return taken
 
     def remove(self, source: Any, ref: Ref) -> bool:
         """Removes one task; whether it was here. Takes time in proportion to what waits here."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from linked import LARGE, Station, task
 
-from spoolnode.node.outbox import ANYONE, Load
+from spoolnode.node.outbox import ANYONE, EXPIRED_AT_ONCE, Load
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
@@ -354,6 +354,34 @@ def test_what_has_waited_too_long_is_told_oldest_first_and_no_more_than_asked_fo
         assert len(found) == 2
         assert {to for to, *_ in found} == {"beta"}
         assert await all_of(station) == [3]
+
+    run(story())
+
+
+def test_all_that_has_waited_too_long_is_given_up_in_time_however_much_it_is() -> None:
+    async def story() -> None:
+        station = Station()
+        count = 3 * EXPIRED_AT_ONCE + 7
+        await accepted(station, *range(count))
+        await station.during(station.spool.outbox.give_up_expired(1e6))
+        assert station.spool.outbox.sizes() == {"beta": count}
+        await station.during(station.spool.outbox.give_up_expired(-1e6))
+        assert station.spool.outbox.sizes() == {}
+        assert len(station.files("dead")) == count
+
+    run(story())
+
+
+def test_what_cannot_be_given_up_now_is_not_tried_again_and_again() -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2, 3)
+        room, station.disk.space = station.disk.space, 0
+        await station.during(station.spool.outbox.give_up_expired(-1e6))
+        assert station.spool.outbox.sizes() == {"beta": 3}
+        station.disk.space = room
+        await station.during(station.spool.outbox.give_up_expired(-1e6))
+        assert len(station.files("dead")) == 3
 
     run(story())
 

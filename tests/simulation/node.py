@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from spoolnode.cluster.dial import LIMIT, Dialed, DialError, Kind
+from spoolnode.node.background import spawn
 from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import discard
 from spoolnode.node.door import Door
@@ -43,7 +44,6 @@ GRACE = 5.0
 """--grace"""
 PING_SECONDS = 0.05
 MIN_FREE = 1 << 16
-EXPIRED_AT_ONCE = 100
 CLUSTER = "simulation"
 PORT = 3031
 
@@ -365,7 +365,8 @@ class SimNode:
             await self.spool.settle()
             await self._sync_marks()
             self._look_at_disk()
-            self._give_up_expired()
+            if self.hold:
+                spawn(self.spool.outbox.give_up_expired(self.hold))
             self.neighbours.tick()
             if not self.spool.is_busy and not self.crew.held:
                 self._active.clear()
@@ -379,11 +380,6 @@ class SimNode:
         await self.spool.sync_marks()
         if failures == self._sync_failures:
             self.history.safe(ended)
-
-    def _give_up_expired(self) -> None:
-        if self.hold:
-            for to, owner, source, ref, number in list(self.spool.outbox.expired(time.time() - self.hold, EXPIRED_AT_ONCE)):
-                self.spool.outbox.give_up(to, source, ref, number, f"it waited {self.hold:g} s (--hold)", doubtful=owner)
 
     def _look_at_disk(self) -> None:
         self.door.free = self.machine.disk.free(ROOT)
