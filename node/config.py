@@ -103,7 +103,12 @@ class Config:
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
     timeout: float = _setting(0.0, "seconds a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC")
     max_tasks: int = _setting(0, "tasks after which a worker is replaced; 0: never", metavar="N")
-    grace: float = _setting(30.0, "seconds that running tasks get to end at a stop or reload", metavar="SEC")
+    grace: float = _setting(30.0, "seconds that running tasks get to end at a stop", metavar="SEC")
+    reload_grace: float = _setting(
+        0.0,
+        "seconds that tasks in old workers get to end after a reload, while new workers take new tasks; 0: as long as they take",
+        metavar="SEC",
+    )
     max_body: int = _setting(GIB, "largest body taken, in bytes; bodies over 128 KiB are streamed to disk", metavar="BYTES")
     min_free: int = _setting(64 * MIB, "intake stops when the disk has less free than this, in bytes", metavar="BYTES")
     max_connections: int = _setting(4096, "connections held open at once; about 5 KiB each", metavar="N")
@@ -112,6 +117,9 @@ class Config:
     )
     http: str = _setting("", "host:port for Prometheus metrics (/metrics) and /healthz", metavar="ADDR")
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
+    touch_reload: list[str] = _setting(
+        [], "load the application anew whenever this file is touched, written or replaced; may be repeated", metavar="FILE"
+    )
     log_level: str = _setting("info", "debug also has a line for each task", choices="debug,info,warning,error", metavar="LEVEL")
     log_format: str = _setting(
         "auto", "text for people, json for programs; auto: text on a terminal", choices="auto,text,json", metavar="FORMAT"
@@ -185,6 +193,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("timeout", 0, 10**8),
     ("max_tasks", 0, 10**12),
     ("grace", 0, 10**8),
+    ("reload_grace", 0, 10**8),
     ("hold", 0, 10**9),
     ("share", 0, 10**6),
     ("max_body", 0, 10**15),

@@ -9,7 +9,8 @@
     POST   /dead/retry                  makes all dead ones ready again
     POST   /flush?to=DEST&to=...        tries these destinations now, or all
     POST   /drain                       hands the waiting tasks to others and stops
-    POST   /reload, /stop               as SIGHUP and SIGTERM
+    POST   /reload?wait=SECONDS         as SIGHUP; waits for what becomes of it (outcome: reloaded, failed, loading, ...)
+    POST   /stop                        as SIGTERM
 
 The socket can be used by its owner only (mode 0600). Errors are {"error": sentence} with 404, 409 or 400.
 """
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from spoolnode.node.node import Node
     from spoolnode.node.spool import Source
 
+LONGEST_WAIT = 86400.0
+"""The longest that an answer may be asked to wait, in seconds."""
 COUNT_SECONDS = 1.0
 """How old the numbers of dead and corrupt files may be; older when counting takes long."""
 COUNT_REST = 20
@@ -316,9 +319,25 @@ class Control:
         return str(found[0].where)
 
     async def _reload(self, request: web.Request) -> web.Response:
-        del request
-        self._node.ask_to_reload()
-        return _json({"reloading": bool(self._node.config.app)})
+        """Asks for it, and waits for so many seconds for what becomes of it."""
+        try:
+            seconds = float(request.query.get("wait", "0"))
+        except ValueError:
+            raise web.HTTPBadRequest(text=f"wait={request.query['wait'][:80]!r}: it must be a number of seconds") from None
+        answer = self._node.ask_to_reload()
+        if answer is None:
+            why = (
+                "this node is stopping"
+                if self._node.config.app
+                else "this node has no application, so there is nothing to reload"
+            )
+            raise web.HTTPConflict(text=why)
+        if not seconds > 0:
+            return _json({"outcome": "asked", "reason": ""})
+        await asyncio.wait({answer}, timeout=min(seconds, LONGEST_WAIT))
+        if not answer.done() or answer.cancelled():
+            return _json({"outcome": "stopping" if answer.done() else "loading", "reason": ""})
+        return _json({"outcome": "failed" if answer.result() else "reloaded", "reason": answer.result()})
 
     async def _stop(self, request: web.Request) -> web.Response:
         del request

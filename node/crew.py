@@ -11,6 +11,7 @@ from spoolnode.node.dispatch import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.outcome import Kind, Outcome, read_timer
 from spoolnode.node.process import InFlight, WorkerProcess, worker_command
 from spoolnode.node.queue import Ref
+from spoolnode.node.reserve import Reserve
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.slots import TIMER
 from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Files, Spool
@@ -25,6 +26,10 @@ CLOCK_SECONDS = 10.0
 """At least so often, in seconds, timers are looked at: the wall clock may have been set."""
 LONGEST_RESPAWN = 60.0
 """The longest pause before a worker that does not come up is started again, in seconds."""
+LONGEST_SHORTAGE = 10.0
+"""The longest pause before a worker for which the machine had no room is started again, in seconds."""
+OLD_WORKERS = 3
+"""As many workers as `workers`, times this, may finish what they run beside the new ones; then a reload waits for them."""
 
 
 class AppBroken(SpoolnodeError):
@@ -46,6 +51,10 @@ class Crew:
         self._loop = asyncio.get_running_loop()
         self.workers: list[WorkerProcess] = []
         self._leaving: list[WorkerProcess] = []
+        self._loading: list[WorkerProcess] = []
+        """Those that are to take the others' place once their application is loaded."""
+        self._is_up = False
+        self._reserve = Reserve()
         self._chunk = 0
         self._stopping = False
         self._failures = 0
@@ -55,7 +64,8 @@ class Crew:
         self._timer: asyncio.TimerHandle | None = None
         self._events: dict[WorkerProcess, asyncio.Future[None]] = {}
         self._unusable: set[WorkerProcess] = set()
-        self._empty = asyncio.Event()
+        self._fewer = asyncio.Event()
+        """Set at each end of a worker."""
         self.seconds = 0.0
         """Time that all tasks together ran, as the workers reported it."""
         self.deaths = 0
@@ -63,17 +73,45 @@ class Crew:
 
     # -- life --
 
-    async def start(self) -> None:
-        """Starts the workers; returns when all are ready.
+    async def load(self) -> None:
+        """Starts workers with the application as it is now; when they are ready they take the old ones' place.
+
+        Old workers finish what they run, for `reload_grace` seconds at most. Cancelled, or when it raises, it changes nothing.
 
         Raises:
             AppBroken: the application does not load.
+            OSError: there is no room for another process.
         """
+        old = list(self.workers)
         try:
-            await self._bring_up([self._spawn(index) for index in range(self._config.workers)])
-        except AppBroken:
-            self._stopping = True  # the others fail for the same reason; nobody is started again
+            for index in range(1 if old else self._config.workers):
+                self._spawn(index, self._loading)
+            await self._bring_up(self._loading)
+        except BaseException:  # also when it is cancelled
+            for worker in self._loading:
+                self._leaving.append(worker)
+                worker.kill()
+            self._loading = []
             raise
+        self.workers += self._loading
+        self._loading = []
+        self._is_up = True
+        for worker in old:
+            self._retire(worker, self._config.reload_grace)
+        self.dispatch()
+        for index in range(len(self.workers), self._config.workers):
+            self._respawn(index)
+
+    async def room(self) -> None:
+        """Returns when so few old workers are left that others may join them: however often we reload, they stay bounded."""
+        if self._is_crowded():
+            self._report("reload_waits", old_workers=len(self._leaving), reason="so many still finish what they run")
+        while self._is_crowded():
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    def _is_crowded(self) -> bool:
+        return len(self._leaving) > (OLD_WORKERS - 1) * self._config.workers
 
     async def _bring_up(self, workers: list[WorkerProcess]) -> None:
         waiting = [self._events.setdefault(worker, self._loop.create_future()) for worker in workers]
@@ -83,33 +121,14 @@ class Crew:
             for worker in workers:
                 self._events.pop(worker, None)
 
-    async def reload(self) -> None:
-        """Replaces every worker by one with the application as it is now; tasks that run may end.
-
-        Raises:
-            AppBroken: the application does not load; the old workers stay.
-        """
-        old = list(self.workers)
-        first = self._spawn(0, listed=False)
-        await self._bring_up([first])
-        self.workers.append(first)
-        if self._stopping:  # we were told to stop while it loaded: `stop` has seen only the others
-            self._retire(first, limited=True)
-            return
-        for worker in old:
-            self._retire(worker, limited=True)
-        self.dispatch()
-        while len(self.workers) < self._config.workers and not self._stopping:
-            self._spawn(len(self.workers))
-
-    def _retire(self, worker: WorkerProcess, *, limited: bool) -> None:
-        """A worker ends what runs and leaves; when `limited`, it gets `grace` seconds for that."""
+    def _retire(self, worker: WorkerProcess, grace: float) -> None:
+        """A worker ends what runs and leaves; it gets `grace` seconds for that, with 0 as long as it takes."""
         if worker in self.workers:
             self.workers.remove(worker)
             self._leaving.append(worker)
             worker.stop()
-            if limited:
-                self._loop.call_later(self._config.grace, self._kill_if_leaving, worker)
+            if grace:
+                self._loop.call_later(grace, self._kill_if_leaving, worker)
 
     def _kill_if_leaving(self, worker: WorkerProcess) -> None:
         if worker in self._leaving:
@@ -122,28 +141,43 @@ class Crew:
         self._stopping = True
         self._schedule.replace([], time.monotonic(), time.time())
         for worker in list(self.workers):
-            self._retire(worker, limited=True)
-        if self._leaving:
-            await self._empty.wait()
+            self._retire(worker, 0)
+        for worker in self._leaving:
+            self._loop.call_later(self._config.grace, self._kill_if_leaving, worker)
+        while self._leaving or self.workers:
+            self._fewer.clear()
+            await self._fewer.wait()
 
     def stop_now(self) -> None:
         """Ends at once; what runs is put back and does not count as an attempt."""
-        for worker in self._leaving + self.workers:
+        for worker in self._leaving + self.workers + self._loading:
             worker.interrupted = True
             worker.kill()
 
-    def _spawn(self, index: int, *, listed: bool = True) -> WorkerProcess:
+    def _spawn(self, index: int, place: list[WorkerProcess]) -> None:
+        """Starts one, which joins those in `place`. Raises OSError when the machine has no room for it."""
         worker = WorkerProcess(
             index, worker_command(), self._facts, self._config.concurrency, self._hear, self._printed, self._buried
         )  # fmt: skip
-        if listed:
-            self.workers.append(worker)
-        worker.start()
-        return worker
+        with self._reserve.lent():
+            worker.start()
+        place.append(worker)
 
     def _respawn(self, index: int) -> None:
-        if not self._stopping and len(self.workers) < self._config.workers:
-            self._spawn(index)
+        """Starts one that is missing; when the machine has no room for it, again after a pause."""
+        if self._stopping or not self._is_up or len(self.workers) >= self._config.workers:
+            return
+        try:
+            self._spawn(index, self.workers)
+        except OSError as error:
+            pause = self._pause(LONGEST_SHORTAGE)
+            self._report("worker_not_started", worker=index, again_in=pause, reason=error.strerror or str(error))
+            self._loop.call_later(pause, self._respawn, index)
+
+    def _pause(self, longest: float) -> float:
+        """Seconds until the next try, after one more that failed."""
+        self._failures += 1
+        return min(longest, 2.0 ** (self._failures - 1))
 
     # -- out: tasks to the workers --
 
@@ -252,8 +286,9 @@ class Crew:
         self._forget_if_over(worker, number)
         if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping:
             self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done)
-            self._retire(worker, limited=False)
-            self._respawn(worker.index)  # not when it has left: what still runs in it may take hours
+            self._retire(worker, 0)
+            if not self._is_crowded():  # else when one has left; what still runs in it may take hours
+                self._respawn(worker.index)
         self.dispatch()
 
     def _close(self, worker: WorkerProcess, chunk: InFlight, positions: Any) -> list[Ref]:
@@ -306,14 +341,15 @@ class Crew:
         expected = worker in self._leaving
         if expected:
             self._leaving.remove(worker)
-        elif worker in self.workers:
-            self.workers.remove(worker)
+        for place in (self.workers, self._loading):
+            if worker in place:
+                place.remove(worker)
         if not expected:
             self._unexpected(worker, was_idle=was_idle)
         elif not self._stopping:
             self._respawn(worker.index)
-        if self._stopping and not self._leaving and not self.workers:
-            self._empty.set()
+        self._reserve.refill()  # with what it held, before anybody else takes that
+        self._fewer.set()
         self.dispatch()
 
     def _unexpected(self, worker: WorkerProcess, *, was_idle: bool) -> None:
@@ -332,8 +368,7 @@ class Crew:
             # One that dies without any task does so because of its application, and the next one will too.
             self._loop.call_later(IDLE_DEATH_SECONDS if was_idle else 0.0, self._respawn, worker.index)
             return
-        self._failures += 1
-        pause = min(LONGEST_RESPAWN, 2.0 ** (self._failures - 1))
+        pause = self._pause(LONGEST_RESPAWN)
         self._report("worker_broken", worker=worker.index, pid=worker.pid, again_in=pause, reason=reason)
         self._loop.call_later(pause, self._respawn, worker.index)
 
@@ -422,6 +457,11 @@ class Crew:
             self._report("timer", timer=called.name, worker=worker.index)
 
     # -- looking --
+
+    @property
+    def leaving(self) -> int:
+        """Old workers that still finish what they run."""
+        return len(self._leaving)
 
     @property
     def held(self) -> int:

@@ -30,7 +30,17 @@ WARNINGS = frozenset(
         "accept_failed",
         "no_inotify",
     }
-    | {"too_many_connections", "reload_failed", "scan_failed", "disk_low", "timer_failed", "connection_failed", "grace_over"}
+    | {
+        "too_many_connections",
+        "reload_failed",
+        "reload_superseded",
+        "worker_not_started",
+        "scan_failed",
+        "disk_low",
+        "timer_failed",
+        "connection_failed",
+        "grace_over",
+    }
     | {"not_scanned", "insecure", "handshake_failed", "tls_reload_failed", "certificate_expires", "link_failed", "link_paused"}
     | {"peer_down", "peer_rejected", "id_twice", "name_twice", "clock_off", "other_protocol", "other_cluster", "too_many_peers"}
     | {"discovery_failed", "discovery_full", "log_dropped"}

@@ -12,6 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from spoolnode.node import log
@@ -29,6 +30,7 @@ from spoolnode.node.listener import Listener
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox import boot_id
 from spoolnode.node.rates import Rates
+from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
 from spoolnode.node.trust import Certified
@@ -74,8 +76,8 @@ class Node:
         self._active = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
+        self._ignored: set[signal.Signals] = set()
         self._is_up = False
-        self._reloading = False
         self._drains = config.drain_on_stop
         """Waiting tasks are handed over at the end."""
         self._draining: asyncio.Task[int] | None = None
@@ -93,6 +95,7 @@ class Node:
         """
         _raise_descriptor_limit()
         self._loop.set_exception_handler(self._report_mistake)
+        self._handle_signals()  # they are heard from the first turn of the loop on, when everything is there that they need
         with lock_spool(self.layout):
             try:
                 await self._start()
@@ -120,10 +123,10 @@ class Node:
         self.spool.intake.flushed = self.services.flush
         self.listener = Listener(config, self.services, self._trust)
         self.crew = Crew(config, self.spool, self._facts(), self.report)
+        self.reloads = Reloads(self.crew.load, AppBroken, self.crew.room, partial(self.report, app=config.app))
         self.inbox = Inbox(self.spool, self.report)
         self.control = Control(self)
         self._look_at_disk()
-        self._handle_signals()
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open(layout.socket)
         addresses = [*config.listen, *self.listener.addresses]
@@ -132,8 +135,8 @@ class Node:
         try:
             await self.control.start()
             if config.app and not self._stop.is_set():
-                await self.crew.start()
-        except (AppBroken, BadConfig):
+                await self.reloads.first()
+        except (AppBroken, BadConfig, OSError):
             self.listener.close()
             await self._close_rest()
             raise
@@ -188,6 +191,16 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self.ask_to_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self.ask_to_reload)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            self._loop.add_signal_handler(number, self._ignore, number)
+
+    def _ignore(self, number: signal.Signals) -> None:
+        """Rules of log rotation that were made for other servers send it; said once."""
+        if number not in self._ignored:
+            self._ignored.add(number)
+            self.report(
+                "signal_ignored", signal=number.name, hint="the log goes to standard error; SIGHUP reloads, SIGTERM stops"
+            )
 
     def ask_to_stop(self) -> None:
         """The first time: stop with grace. The second time, or while the application still loads: stop now."""
@@ -199,28 +212,17 @@ class Node:
             self.report("stopping_now", running=len(self.crew.running()))
             self.crew.stop_now()
 
-    def ask_to_reload(self) -> None:
-        """Replaces the workers, and reads the certificates again."""
+    def ask_to_reload(self) -> Answer | None:
+        """Replaces the workers, and reads the certificates again; None when there is no application, or no more of it."""
         self.neighbours.reload()
-        if not self._reloading and self.config.app and not self._stop.is_set():
-            self._reloading = True
-            spawn(self._reload())
-
-    async def _reload(self) -> None:
-        self.report("reloading", app=self.config.app)
-        try:
-            await self.crew.reload()
-            self.report("reloaded", app=self.config.app, workers=self.config.workers)
-        except AppBroken as error:
-            self.report("reload_failed", reason=str(error), kept="the old workers go on")
-        finally:
-            self._reloading = False
+        return self.reloads.ask() if self.config.app and not self._stop.is_set() else None
 
     async def _shut_down(self) -> None:
         self.report("stopping", running=len(self.crew.running()), grace=self.config.grace, hint="again to end at once")
         self.door.closed = "this node is draining" if self._drains else "this node is stopping"
         self.listener.close()
         self.inbox.stop()
+        await self.reloads.stop()
         await asyncio.gather(self.neighbours.leave(), self.crew.stop())
         if self._drains and self._signals < 2:
             await self._drain()
@@ -326,9 +328,13 @@ class Node:
 
     def _watch_source(self) -> None:
         if self.config.reload:
-            from spoolnode.node.reload import watch_source  # noqa: PLC0415  # development only
-
             spawn(watch_source(self.home, self.ask_to_reload))
+        if self.config.touch_reload:
+            spawn(watch_files(self.config.touch_reload, self._touched))
+
+    def _touched(self, path: str) -> None:
+        self.report("touched", file=path)
+        self.ask_to_reload()
 
     # -- looking --
 
@@ -343,7 +349,7 @@ class Node:
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
             "state": self._state, "sync": self.config.sync, "app": self.config.app,
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
-            "worker_pids": [worker.pid for worker in self.crew.workers],
+            "worker_pids": [worker.pid for worker in self.crew.workers], "old_workers": self.crew.leaving,
             "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
             "held": held, "later": later, "retrying": len(spool.retrying),
             "dead": aside.dead, "outbox": spool.outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),

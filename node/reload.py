@@ -1,11 +1,174 @@
-"""`--reload`: notices that source files changed. Development only."""
+"""Loading the application anew: when that is asked for, which load counts, and files that ask for it when they change."""
 
-from collections.abc import Callable
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
 
-from watchfiles import PythonFilter, awatch
+from spoolnode.node.background import spawn
+
+PATIENCE = 5.0
+"""Seconds that a load gets, at least, when the application is asked for anew meanwhile; then the newer one takes its place."""
+LOOK_SECONDS = 1.0
+"""How often the files of `--touch-reload` are looked at."""
+
+Answer = asyncio.Future[str]
+"""Why the application does not load; empty when it was loaded."""
 
 
-async def watch_source(directory: str, changed: Callable[[], None]) -> None:
-    """Calls `changed` whenever a .py file below `directory` was saved."""
+class Reloads:
+    """Loads the application, one load at a time, and as often as is needed for the last one that was asked for.
+
+    A load that hangs gives way to a newer one: after `PATIENCE`, or twice the time that the last good one took.
+    """
+
+    def __init__(
+        self, load: Callable[[], Awaitable[None]], broken: type[Exception], room: Callable[[], Awaitable[None]],
+        report: Callable[..., None],
+    ) -> None:  # fmt: skip
+        """Nothing is loaded yet.
+
+        Args:
+            load: loads the application and replaces the workers. It may be cancelled, and then changes nothing.
+            broken: what it raises when the application does not load.
+            room: returns when there is room for more workers.
+        """
+        self._load = load
+        self._broken = broken
+        self._room = room
+        self._report = report
+        self._loop = asyncio.get_running_loop()
+        self._asked: list[Answer] = []
+        self._newer = asyncio.Event()
+        self._took = 0.0
+        self._loading: asyncio.Task[None] | None = None
+        self._is_first = False
+
+    async def first(self) -> None:
+        """The first load.
+
+        Raises what `load` raises, unless it is asked for anew meanwhile: then that counts.
+        """
+        self._is_first = True
+        try:
+            while not await self._answers():
+                pass
+        finally:
+            self._is_first = False
+        self._go_on()
+
+    def ask(self) -> Answer:
+        """Asks for the application as it is now; the answer comes when it, or what is newer, was loaded or does not load."""
+        answer: Answer = self._loop.create_future()
+        self._asked.append(answer)
+        self._newer.set()
+        self._go_on()
+        return answer
+
+    async def stop(self) -> None:
+        """Loads no more, and gives up what loads."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.wait({self._loading})
+        for answer in self._asked:
+            answer.cancel()
+        self._asked = []
+
+    def _go_on(self) -> None:
+        if self._asked and self._loading is None and not self._is_first:
+            self._loading = spawn(self._load_what_was_asked_for())
+
+    async def _load_what_was_asked_for(self) -> None:
+        try:
+            while self._asked:
+                await self._room()
+                self._report("reloading")
+                await self._answers()
+        finally:
+            self._loading = None
+
+    async def _answers(self) -> bool:
+        """One load, and the answers to all who asked before it; False when a newer one takes its place, and answers them."""
+        asked, self._asked = self._asked, []
+        try:
+            if not await self._succeeds():
+                self._asked = asked + self._asked
+                return False
+            reason = ""
+            if not self._is_first:
+                self._report("reloaded")
+        except (self._broken, OSError) as error:
+            if self._is_first:
+                raise
+            reason = str(error) if isinstance(error, self._broken) else f"no worker can be started: {error}"
+            self._report("reload_failed", reason=reason, kept="the old workers go on")
+        except asyncio.CancelledError:
+            self._asked = asked + self._asked
+            raise
+        for answer in asked:
+            if not answer.done():  # else nobody waits for it any more
+                answer.set_result(reason)
+        return True
+
+    async def _succeeds(self) -> bool:
+        """One load; False when a newer one has to take its place. Raises what the load raises."""
+        self._newer.clear()
+        began = self._loop.time()
+        load = asyncio.ensure_future(self._load())
+        try:
+            await self._until_superseded(load, began)
+        finally:
+            if not load.done():
+                load.cancel()
+                await asyncio.wait({load})
+        if load.cancelled():
+            self._report("reload_superseded", seconds=round(self._loop.time() - began, 1))
+            return False
+        try:
+            load.result()
+        except (self._broken, OSError):
+            if self._is_first and self._newer.is_set():
+                return False
+            raise
+        self._took = self._loop.time() - began
+        return True
+
+    async def _until_superseded(self, load: "asyncio.Future[None]", began: float) -> None:
+        newer = asyncio.ensure_future(self._newer.wait())
+        either: list[asyncio.Future[Any]] = [load, newer]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            newer.cancel()
+        left = began + max(PATIENCE, 2 * self._took) - self._loop.time()
+        if not load.done() and left > 0:
+            await asyncio.wait({load}, timeout=left)
+
+
+async def watch_source(directory: str, changed: Callable[[], object]) -> None:
+    """`--reload`: calls `changed` whenever a .py file below `directory` was saved. Development only."""
+    from watchfiles import PythonFilter, awatch  # noqa: PLC0415  # few nodes need it
+
     async for _ in awatch(directory, watch_filter=PythonFilter()):
         changed()
+
+
+async def watch_files(paths: Iterable[str], changed: Callable[[str], object]) -> None:
+    """`--touch-reload`: calls `changed` with the path whenever one of these files was touched, written, replaced or made."""
+    before = {path: await asyncio.to_thread(_stamp, path) for path in paths}
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        for path, stamp in before.items():
+            now = await asyncio.to_thread(_stamp, path)
+            before[path] = now
+            if now not in (stamp, None):
+                changed(path)
+
+
+def _stamp(path: str) -> tuple[Any, ...] | None:
+    """What changes when a file changes; None when it is not there."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_dev, found.st_size

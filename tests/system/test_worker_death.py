@@ -1,7 +1,9 @@
 """A worker dies, hangs or is replaced: exactly the task that ran is blamed, and every other one runs."""
 
+import contextlib
 import itertools
 import os
+import resource
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -315,3 +317,43 @@ def test_a_worker_that_dies_again_and_again_while_it_loads_is_started_again_with
     (node.directory / "gate.broken").unlink()
     enqueue(node, {"a": "b"})
     wait_for_note(node, "ran")
+
+
+def limit_descriptors(node: RunningNode, number: int) -> None:
+    """No descriptor from this number on can be had by the node."""
+    hard = resource.prlimit(node.pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(node.pid, resource.RLIMIT_NOFILE, (number, hard))
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again_until_there_is_room(node: RunningNode) -> None:
+    node.start(app=APP)
+    (worker,) = workers(node)
+    limit_descriptors(node, 10)
+    os.kill(worker, signal.SIGKILL)
+    node.wait_for_log("worker_not_started", count=2, reason="Too many open files")
+    pauses = [line["again_in"] for line in node.lines("worker_not_started")]
+    assert pauses[0] < pauses[1]
+    limit_descriptors(node, 1000)
+    enqueue(node, {"do": "it"})
+    wait_for_note(node, "it ")
+    assert not node.lines("mistake")
+
+
+def test_a_worker_is_replaced_while_connections_hold_all_other_descriptors(node: RunningNode) -> None:
+    node.start(app=APP)
+    (worker,) = workers(node)
+    with contextlib.ExitStack() as held:
+        mine = held.enter_context(connect(("127.0.0.1", node.port)))
+        mine.sendall(request({"do": "first"}, extended=True))
+        read_answers(mine, 1)
+        wait_for_note(node, "first ")
+        limit_descriptors(node, max(map(int, os.listdir(f"/proc/{node.pid}/fd"))) + 20)
+        for _ in range(60):
+            held.enter_context(connect(("127.0.0.1", node.port))).sendall(b"\x11")
+        node.wait_for_log("accept_failed")
+        os.kill(worker, signal.SIGKILL)
+        node.wait_for_log("worker_died")
+        mine.sendall(request({"do": "second"}, extended=True))
+        read_answers(mine, 1)
+        wait_for_note(node, "second ")
+    assert not node.lines("worker_not_started")

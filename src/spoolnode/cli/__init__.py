@@ -1,8 +1,12 @@
 """The command line: `spoolnode COMMAND`. Each command is loaded when it is used, so that none waits for another's imports.
 
 Exit status: 0 it was done; 1 it was not, and one sentence on standard error says why; 2 the command line or a setting is
-wrong; 3 (only `send`) no answer came, so the task may or may not have been stored.
+wrong; 3 it is not known yet: `send` got no answer, so the task may or may not have been stored; `reload` still loads.
 """
+
+import spoolnode.cli.early  # noqa: F401  # before everything that takes time
+
+# isort: split
 
 from importlib import import_module
 from typing import Any

@@ -144,17 +144,36 @@ def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
 
 
 @click.command("reload")
+@click.option(
+    "--wait", type=click.FloatRange(0, 86400), default=60.0, show_default=True, metavar="SEC",
+    help="Seconds to wait for what becomes of it; 0: only ask for it.",
+)  # fmt: skip
 @spool_option
-def reload_command(spool: str) -> None:
-    """Loads the application anew.
+def reload_command(wait: float, spool: str) -> None:
+    """Loads the application anew, as SIGHUP does.
 
-    The workers are replaced, one after the other; running tasks may end. The same as SIGHUP.
+    It waits, and says what became of that.
+
+    New workers take the new tasks; old ones finish what they run (for --reload-grace seconds of `join` at most). When the
+    application does not load, the old workers go on as before.
+
+    Exit status: 0 the new code runs; 1 it does not load, or the node declined, and standard error says why; 2 the command
+    line is wrong; 3 it still loads after --wait seconds.
     """
-    from spoolnode.control_client import ask
+    from spoolnode.control_client import TIMEOUT, ask
 
-    if not ask(spool, "POST", "/reload")["reloading"]:
-        raise Failure("this node has no application, so there is nothing to reload")
-    click.echo("reloading; the log says when it is done")
+    answer = ask(spool, "POST", f"/reload?wait={wait:g}", TIMEOUT + wait)
+    if answer["outcome"] == "failed":
+        raise Failure(f"the application does not load, and the old workers go on:\n{answer['reason'].rstrip()}")
+    if answer["outcome"] == "stopping":
+        raise Failure("the node was stopped before the application was loaded")
+    if answer["outcome"] == "loading":
+        raise _StillLoading(f"the application still loads after {wait:g} s; the log says what becomes of it")
+    click.echo("reloaded: new tasks run the new code" if wait else "asked to reload; the log says what becomes of it")
+
+
+class _StillLoading(Failure):
+    exit_code = 3
 
 
 @click.command("drain")

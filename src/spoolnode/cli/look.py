@@ -49,7 +49,7 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("listens", ", ".join(status["listen"])),
         ("cluster", f"{status['cluster']}, peers: {peers or 'none is known'}"),
         ("spool", status["spool"]),
-        ("application", f"{app}, {_count(status['workers'], 'worker')}" if status["app"] else app),
+        ("application", f"{app}, {_workers(status)}" if status["app"] else app),
         ("sync", f"{status['sync']}: {durable}"),
         ("disk", f"{size(status['free'])} free; intake stops below {size(status['min_free'])}"),
         ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting"])),
@@ -81,6 +81,12 @@ def _link(link: dict[str, Any] | None) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _workers(status: dict[str, Any]) -> str:
+    old = status["old_workers"]
+    finishing = f"; {old} of before a reload finish{'es what it runs' if old == 1 else ' what they run'}" if old else ""
+    return _count(status["workers"], "worker") + finishing
 
 
 def _oldest(seconds: float | None) -> str:
