@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_programs import Program
+from real_programs import Program, Uwsgi
 from support import RunningNode, environment, eventually
+
+README = Path(__file__).parents[2] / "README.md"
 
 TASKS = """
 from spoolnode import spool
@@ -53,6 +55,36 @@ def web(environ, start_response):
     return [answer]
 """
 
+UWSGI_APPLICATION = """
+import json
+import os
+import uwsgi
+from uwsgidecorators import spool, timer
+
+@spool
+def ran(env):
+    print("ran", env["name"], env["by"], os.getpid())
+
+@spool(pass_arguments=True)
+def with_arguments(*args, **kwargs):
+    print("ran with", args, kwargs)
+
+@timer(3600)
+def sometimes(signum):
+    print("never")
+
+def web(environ, start_response):
+    name = environ["PATH_INFO"][1:].encode()
+    path = ran.spool({b"name": name, b"by": str(os.getpid()).encode()})
+    with_arguments(1, two=[name.decode()])
+    answer = json.dumps([os.path.dirname(path.decode()), bool(uwsgi.i_am_the_spooler())]).encode()
+    start_response("200 OK", [("Content-Length", str(len(answer)))])
+    return [answer]
+"""
+"""It runs in a node's workers and, unmodified, in web processes."""
+
+CONFIGURATION = "import spoolnode.compat\n\nspoolnode.compat.install()\n"
+
 REQUESTS = 24
 
 
@@ -63,9 +95,10 @@ class Server(Program):
         super().__init__(directory, "server")
         self.socket = directory / "web.sock"
 
-    def start(self, node: RunningNode, *command: str) -> None:
+    def start(self, node: RunningNode, *command: str, **changes: str) -> None:
         """Starts it; returns when it answers."""
-        self.run([sys.executable, "-m", *command], **environment(SPOOLNODE_VIA=node.via, PYTHONDONTWRITEBYTECODE="1"))
+        settings = {"SPOOLNODE_VIA": node.via, "PYTHONDONTWRITEBYTECODE": "1", **changes}
+        self.run([sys.executable, "-m", *command], **environment(**settings))
         self.wait_for(lambda: self.socket.exists() and self.ask("first"), "an answer")
 
     def ask(self, name: str) -> Any:
@@ -126,3 +159,33 @@ def test_wsgi_application_under_gunicorn(node: RunningNode, server: Server, kind
     assert len({identity for identity, _ in answers}) == REQUESTS
     eventually(lambda: len(names_that_ran(node)) >= REQUESTS, "all ran")
     assert names_that_ran(node) == sorted(f"n{number}" for number in range(REQUESTS))
+
+
+@pytest.mark.slow
+def test_uwsgi_application_sends_from_gunicorn_when_its_configuration_installs_the_modules(
+    node: RunningNode, server: Server, place: Path
+) -> None:
+    node.stop()
+    node.start(app=UWSGI_APPLICATION)
+    (place / "uwsgiapp.py").write_text(UWSGI_APPLICATION)
+    (place / "gunicorn.conf.py").write_text(CONFIGURATION)
+    options = ["--bind", f"unix:{server.socket}", "--graceful-timeout", "1"]
+    server.start(node, "gunicorn", "uwsgiapp:web", *options, SPOOLNODE_VIA="", SPOOLNODE_SPOOL=str(node.spool))
+    assert server.ask("second") == [str(node.spool), False]
+    ran = node.wait_for_log("print", text="ran second")["text"].split()
+    assert ran[2] != ran[3], "not in the web process"
+    node.wait_for_log("print", text="ran with (1,) {'two': ['second']}")
+
+
+@pytest.mark.slow
+def test_uwsgi_application_stays_under_a_real_uwsgi_with_one_more_line(node: RunningNode, uwsgi: Uwsgi) -> None:
+    """The line is README's: uwsgidecorators look for a spooler of this uWSGI, and there is none."""
+    line = next(line.strip() for line in README.read_text().splitlines() if "uwsgi.opt.setdefault" in line)
+    node.start(app=UWSGI_APPLICATION)
+    (uwsgi.directory / "wsgi.py").write_text(f"{line}\nfrom app import web as application\n")
+    uwsgi.start("--spooler-external", str(node.spool), "-w", "wsgi")
+    answer = uwsgi.call(PATH_INFO="/second")
+    assert json.loads(answer) == [str(node.spool), False]
+    ran = node.wait_for_log("print", text="ran second")["text"].split()
+    assert ran[2] != ran[3], "not in the web process"
+    node.wait_for_log("print", text="ran with (1,) {'two': ['second']}")
