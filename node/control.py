@@ -163,7 +163,7 @@ class Control:
         if state not in readers:
             raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(readers)}")
         keeper = self._node.spool.keeper
-        found = await self._aside(lambda: inspect.soonest(readers[state](keeper, time.time()), int(limit)))
+        found = await self._aside(lambda: inspect.soonest(keeper, readers[state](keeper, time.time()), int(limit)))
         running = {row["id"]: row for row in self._node.crew.running()}
         return _json([_row(info, running) for info in found])
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
+from spoolnode.node.disk import Entry
 from spoolnode.node.keeper import Keeper, Place, destination_of_variables
 from spoolnode.node.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
 from spoolnode.node.recovery import spool_files
@@ -16,6 +17,8 @@ from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import WAITING
 
 WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
+UNREAD = -1
+"""In place of the attempts of a file that was listed and not opened: of fifty thousand, people look at a hundred."""
 
 
 class Info(NamedTuple):
@@ -27,7 +30,7 @@ class Info(NamedTuple):
     due: float | None
     """Seconds since 1970; None is at once."""
     attempts: int
-    """How often it was tried; of a task in the outbox: 1 when it may have been sent."""
+    """How often it was tried; of a task in the outbox: 1 when it may have been sent. `UNREAD` until `soonest` has chosen it."""
     accepted: float | None
     """Seconds since 1970; None when it is not known: the file is from elsewhere, and its mtime says when it is due."""
     changed: float
@@ -45,9 +48,7 @@ class Info(NamedTuple):
 def waiting_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
     """Every task that waits for this node's workers (or is being run), in no order."""
     for file in spool_files(keeper):
-        info = _file_info(keeper, file.ref, WAITING_STATE, now)
-        if info is not None:
-            yield info
+        yield _info_of(keeper, file.ref, WAITING_STATE, now, file.mtime, file.size)
     yield from batch_tasks(keeper, now)
 
 
@@ -69,19 +70,20 @@ def outbox_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
             yield info
 
 
-def soonest(tasks: Iterator[Info], limit: int) -> list[Info]:
-    """The first `limit` in the order in which they run; 0 is all of them."""
+def soonest(keeper: Keeper, tasks: Iterator[Info], limit: int) -> list[Info]:
+    """The first `limit` in the order in which they run, those that can be read; 0 is all of them."""
 
     def order(info: Info) -> tuple[bool, int, float]:
         rank = LAST if info.priority is None else info.priority
         return info.due is not None, rank, info.due or info.changed
 
-    return heapq.nsmallest(limit, tasks, key=order) if limit else sorted(tasks, key=order)
+    chosen = heapq.nsmallest(limit, tasks, key=order) if limit else sorted(tasks, key=order)
+    return [info for found in chosen if (info := _with_attempts(keeper, found)) is not None]
 
 
 def count_files(keeper: Keeper, directory: str) -> int:
     """How many spool files lie in a directory below the spool."""
-    return len(directory_tasks(keeper, directory))
+    return sum(1 for _ in _entries(keeper, directory))
 
 
 def find_place(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
@@ -187,10 +189,10 @@ def _named(keeper: Keeper, identity: str, now: float) -> Iterator[Info]:
                 yield info
 
 
-def directory_tasks(keeper: Keeper, directory: str) -> list[str]:
-    """The refs of all spool files in a directory below the spool."""
+def _entries(keeper: Keeper, directory: str) -> Iterator[Entry]:
+    """All spool files in a directory below the spool."""
     entries = keeper.disk.entries(keeper.layout.path(directory))
-    return [f"{directory}/{entry.name}" for entry in entries if entry.is_file and is_spool_file(entry.name)]
+    return (entry for entry in entries if entry.is_file and is_spool_file(entry.name))
 
 
 def _outbox_files(keeper: Keeper, now: float) -> Iterator[Info]:
@@ -200,29 +202,40 @@ def _outbox_files(keeper: Keeper, now: float) -> Iterator[Info]:
 
 
 def _tasks_in(keeper: Keeper, directory: str, state: str, now: float) -> Iterator[Info]:
-    for ref in directory_tasks(keeper, directory):
-        info = _file_info(keeper, ref, state, now)
-        if info is not None:
-            yield info
+    for entry in _entries(keeper, directory):
+        yield _info_of(keeper, f"{directory}/{entry.name}", state, now, entry.mtime, entry.size)
 
 
 def _file_info(keeper: Keeper, ref: str, state: str, now: float) -> Info | None:
-    path = keeper.layout.path(ref)
     try:
-        found = keeper.disk.stat(path)
-        attempts = keeper.progress(None, ref).attempts
+        found = keeper.disk.stat(keeper.layout.path(ref))
     except OSError:
-        return None  # it went away, or is not ours to read; then it is not ours to run either
-    due = found.mtime if state == WAITING_STATE and now and found.mtime > now else None
+        return None  # it went away
+    return _with_attempts(keeper, _info_of(keeper, ref, state, now, found.mtime, found.size))
+
+
+def _with_attempts(keeper: Keeper, info: Info) -> Info | None:
+    """The same, read; None when it went away, or is not ours to read: then it is not ours to run either."""
+    if info.attempts != UNREAD:
+        return info
+    try:
+        return info._replace(attempts=keeper.progress(None, info.where).attempts)
+    except OSError:
+        return None
+
+
+def _info_of(keeper: Keeper, ref: str, state: str, now: float, mtime: float, size: int) -> Info:
+    """What can be said of a spool file that was listed."""
+    due = mtime if state == WAITING_STATE and now and mtime > now else None
     directory, slash, _ = ref.partition("/")
     priority = int(directory) if slash and directory.isdecimal() else None
     identity = ref_id(ref)
     accepted = _accepted(keeper, identity)
-    if accepted is None and not found.mtime > now > 0:
-        accepted = found.mtime
+    if accepted is None and not mtime > now > 0:
+        accepted = mtime
     destination, number = (destination_of(ref), number_of(ref) or None) if state == OUTBOX else (None, None)
     return Info(
-        identity, LATER if due else state, priority, due, attempts, accepted, found.mtime, found.size, ref, destination, number
+        identity, LATER if due else state, priority, due, UNREAD, accepted, mtime, size, ref, destination, number
     )  # fmt: skip
 
 

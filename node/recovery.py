@@ -60,6 +60,7 @@ class FoundFile:
     ref: str
     mtime: float
     rank: int
+    size: int
 
 
 class FoundOutboxFile(NamedTuple):
@@ -206,7 +207,7 @@ def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> It
         for entry in entries:
             ref = f"{directory}{entry.name}"
             if entry.is_file and places.is_spool_file(entry.name):
-                yield FoundFile(ref, entry.mtime, rank)
+                yield FoundFile(ref, entry.mtime, rank, entry.size)
             elif entry.is_directory and places.is_priority(entry.name):
                 pending.append((f"{ref}/", places.rank_of(f"{ref}/")))
 

@@ -41,7 +41,7 @@ def spool(keeper: Keeper, write: Write) -> Keeper:
 
 
 def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Keeper) -> None:
-    found = inspect.soonest(inspect.waiting_tasks(spool, NOW), 0)
+    found = inspect.soonest(spool, inspect.waiting_tasks(spool, NOW), 0)
     assert [(info.id, info.state, info.priority, info.due) for info in found] == [
         ("ranked", "waiting", 7, None),
         (f"{NODE}_{NUMBER}_{FIRST}", "waiting", None, None),
@@ -49,7 +49,7 @@ def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Keeper) -> 
         (f"{NODE}_{NUMBER}_{FIRST + len(batch.encode_record(NUMBER, BLOCK, b'', 0, 0, 0))}", "later", 3, NOW + 5),
         ("later", "later", None, NOW + 9),
     ]
-    assert inspect.soonest(inspect.waiting_tasks(spool, NOW), 2) == found[:2]
+    assert inspect.soonest(spool, inspect.waiting_tasks(spool, NOW), 2) == found[:2]
     assert {info.attempts for info in found} == {0, 2}
 
 

@@ -118,7 +118,7 @@ class Stopped:
 
     def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
         found = watched(READERS[state](self._keeper, time.time()), f"reading {self._layout.root}")
-        return [info._asdict() for info in inspect.soonest(found, limit)]
+        return [info._asdict() for info in inspect.soonest(self._keeper, found, limit)]
 
     def task(self, identity: str) -> dict[str, Any]:
         now = time.time()
