@@ -75,6 +75,8 @@ class Surroundings:
     """A task was taken by the node of that id."""
     is_us: Callable[[str], Awaitable[None]]
     """A destination turned out to be this node."""
+    answers_to: Callable[[str, str], bool]
+    """Whether an id or name means the node of that id."""
 
     @property
     def outbox(self) -> Outbox:
@@ -236,7 +238,7 @@ class Carrier:
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
         if identity == self._around.node_id:
             raise Ourselves("it is this node")
-        if not names.is_node_id(identity) or (":" not in self.to and self.to not in (identity, name)):
+        if not names.is_node_id(identity) or (":" not in self.to and not self._around.answers_to(self.to, identity)):
             raise NotIt(f"{self._address} is the node {name!r} ({identity}), not {self.to!r}")
         await self._around.outbox.meet(self.to, identity)
         self._peer = identity

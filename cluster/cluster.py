@@ -9,6 +9,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 from spoolnode.cluster import dial as dialing
@@ -18,7 +19,10 @@ from spoolnode.cluster.carrier import Carrier, Dial, NotIt, Surroundings
 from spoolnode.cluster.channel import Channel, Impostor
 from spoolnode.cluster.dial import Kind
 from spoolnode.cluster.discovery import make_sources
+from spoolnode.cluster.giving import is_this_machine, may_give
+from spoolnode.cluster.known import Known
 from spoolnode.cluster.link import State as LinkState
+from spoolnode.cluster.lookup import is_literal
 from spoolnode.cluster.peers import Peer, PeerTable, State
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
@@ -64,7 +68,13 @@ class Cluster:
         self._identity = identity
         self._here = {*node.config.listen, *listening}
         rng = rng or random.Random()
-        self.table = PeerTable(identity, rng, changed=self._changed, warn=self._report, instance=node.instance)
+        self._known = self._read_known()
+        self._kept = self._known.version
+        """Which version of it is on the disk."""
+        self.table = PeerTable(
+            identity, rng, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
+            may_give=may_give(node.config, certified=trust is not None), certified=trust is not None,
+        )  # fmt: skip
         self.placement = Placement(identity, rng)
         self._dial = dial or self._dial_tcp
         self._prober = Prober(self.table, self._dial, lambda: self._hello("", 0), self._answered, self._vouch)
@@ -74,7 +84,7 @@ class Cluster:
         self._carriers: dict[str, Carrier] = {}
         self._around = Surroundings(
             node.spool, self._hello, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch, self._met,
-            self._missed, self._exchanged, self._is_us,
+            self._missed, self._exchanged, self._is_us, self.table.answers_to,
         )  # fmt: skip
         self._moving = False
         self._again: set[str] = set()
@@ -84,8 +94,6 @@ class Cluster:
         self._stopped = False
         self._moved_on = asyncio.Event()
         self._warned_at = float("-inf")
-        self._certified: dict[str, str] = {}
-        """The name in the certificate with which each id was first proved."""
         self._full: set[str] = set()
         """Ids of the peers that are up and take nothing."""
         node.spool.outbox.woken = self._woken
@@ -116,7 +124,9 @@ class Cluster:
             return
         host = f"[{peer}]" if ":" in peer else peer
         addresses = tuple(
-            _at(address, host) for address in hello.addresses if peer != "unix" or not address.startswith(WILDCARDS)
+            _at(address, host)
+            for address in hello.addresses
+            if (peer != "unix" or not address.startswith(WILDCARDS)) and (not _is_loopback(address) or _is_here(peer))
         )
         self.table.heard(hello.id, hello.name, self._loop.time(), addresses, hello.instance)
         self._prober.wake()
@@ -161,6 +171,8 @@ class Cluster:
 
     def tick(self) -> None:
         """A second has passed."""
+        if self._known.version != self._kept:
+            spawn(self._keep_known())
         self._report_own()
         self._warn_of_expiry()
         outbox = self._node.spool.outbox
@@ -181,9 +193,10 @@ class Cluster:
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer, with what waits for it here."""
         sizes = self._node.spool.outbox.sizes()
-        rows = self.table.rows(self._loop.time())
+        rows, names_of = self.table.rows(self._loop.time()), self._known.names()
         for row in rows:
-            keys = {row["id"], row["name"], row["address"]} - {""}
+            row["former_names"] = [name for name in names_of.get(row["id"], []) if name != row["name"]]
+            keys = {row["id"], row["address"], *names_of.get(row["id"], [])} - {""}
             row["outbox"] = sum(sizes.get(key, 0) for key in keys)
         return rows
 
@@ -200,9 +213,42 @@ class Cluster:
         if carrier is not None and state is LinkState.WAITING:
             retry_in, reason = round(max(carrier.link.retry_at - self._loop.time(), 0.0), 1), carrier.link.reason
         if not known:
-            what = f"with the tag {to.removeprefix(TAG)}" if to.startswith(TAG) else f"of the id or name {to}"
-            reason = f"no node {what} is known"
+            reason = f"no node with the tag {to.removeprefix(TAG)} is known" if to.startswith(TAG) else self._why_not(to)
         return {"known": known, "state": state.value, "failures": failures, "retry_in": retry_in, "reason": reason}
+
+    def _why_not(self, to: str) -> str:
+        peer = self.table.get(to) or self.table.get(self._known.holder(to) or "")
+        return peer.reason if peer is not None and peer.reason else self.table.why_not(to)
+
+    def accept(self, name: str, node_id: str) -> None:
+        """The operator says which node has a name."""
+        self.table.accept(name, node_id, self._loop.time())
+        self._report("accepted_name", name=name, id=node_id)
+        self._prober.wake()
+        for to in self._carriers:
+            if to in (name, node_id):
+                self._carriers[to].nudge()
+        spawn(self._keep_known())
+
+    def _read_known(self) -> Known:
+        """Raises nothing: a node starts, whatever lies in its directory."""
+        path = self._node.spool.layout.known
+        try:
+            return Known.decode(self._node.spool.keeper.contents(path))
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self._report("known_damaged", reason=f"{path} cannot be read, whose name is whose is found out anew: {error}")
+        return Known()
+
+    async def _keep_known(self) -> None:
+        keeper, path = self._node.spool.keeper, self._node.spool.layout.known
+        version, data = self._known.version, self._known.encode()
+        try:
+            await self._node.spool.moves.run(lambda: keeper.replace(path, data))
+            self._kept = version
+        except OSError as error:  # tried again in a second
+            self._report("sync_failed", file="known", reason=str(error))
 
     def reload(self) -> None:
         """Reads the certificates again."""
@@ -272,7 +318,7 @@ class Cluster:
     def _follow(self, peer: Peer) -> None:
         """The links to a peer hear that it has changed."""
         for to, carrier in self._carriers.items():
-            if to in (peer.id, peer.name) or to in peer.addresses:
+            if to in peer.addresses or to == peer.name or self.table.answers_to(to, peer.id):
                 if peer.state is State.UP:
                     carrier.nudge()
                 elif peer.state is State.DOWN:
@@ -453,11 +499,8 @@ class Cluster:
             raise Refused(
                 Reason.FORBIDDEN, f"your certificate is for the node {certified!r}, and you say that you are {hello.name!r}"
             )
-        if self._certified.setdefault(hello.id, certified) != certified:
-            raise Refused(
-                Reason.FORBIDDEN,
-                f"the id {hello.id} belongs to the node {self._certified[hello.id]!r}, and you are {certified!r}",
-            )
+        if (owner := self._known.certificate(hello.id, certified)) != certified:
+            raise Refused(Reason.FORBIDDEN, f"the id {hello.id} belongs to the node {owner!r}, and you are {certified!r}")
 
     def _vouch(self, status: dict[str, Any], certified: str) -> None:
         """What a node that we called says of itself must be what its certificate says. Raises `Impostor`."""
@@ -466,8 +509,9 @@ class Cluster:
             return
         if name != certified:
             raise Impostor(f"its certificate is for the node {certified!r}, and it says that it is {name!r}")
-        if self._certified.setdefault(identity, certified) != certified:
-            raise Impostor(f"the id {identity} belongs to the node {self._certified[identity]!r}, and it is {certified!r}")
+        if (owner := self._known.certificate(identity, certified)) != certified:
+            remedy = f"if it was renamed, say so with spoolnode accept {certified} {identity}"
+            raise Impostor(f"the id {identity} belongs to the node {owner!r}, and it is {certified!r}; {remedy}")
 
     def _warn_of_expiry(self) -> None:
         now = self._loop.time()
@@ -475,6 +519,17 @@ class Cluster:
             self._warned_at = now
             if warning := self._trust.expiry_warning(time.time()):
                 self._report("certificate_expires", reason=warning)
+
+
+def _is_here(peer: str) -> bool:
+    """Whether a connection came from this machine."""
+    return peer == "unix" or (is_literal(peer) and is_this_machine(peer))
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether an address means another machine on each machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host == "localhost" or (is_literal(host) and ip_address(host).is_loopback)
 
 
 def _at(address: str, host: str) -> str:

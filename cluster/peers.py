@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from spoolnode.cluster import warnings
 from spoolnode.cluster.candidate import Candidate, Identity
+from spoolnode.cluster.known import Known
 from spoolnode.cluster.status import Status
 from spoolnode.cluster.warnings import Once, Warn
 from spoolnode.protocol.hello import PROTOCOL
@@ -111,6 +112,12 @@ class Peer:
     candidates: dict[tuple[str, str], Candidate] = field(default_factory=dict)
     known_at: tuple[str, ...] = ()
     """Addresses that no source names (any more)."""
+    named_at: set[str] = field(default_factory=set)
+    """Addresses that an operator has named: tasks may be given there."""
+    outside: tuple[str, ...] = ()
+    """An address to which none may be given."""
+    double: str = ""
+    """Where another process said that it has this id."""
     answers_at: str = ""
     absorbed_by: "Peer | None" = None
     exchanged_at: float = 0.0
@@ -142,6 +149,9 @@ class PeerTable:
         changed: called as `changed(peer, old, new)` whenever the state of a peer changes; it must not call the table back.
         warn: called as `warn(action, **details)` for what an operator must know.
         instance: the token of this process that its own status carries.
+        known: whose name is whose, as proved before.
+        may_give: whether tasks may be given to an address (host:port) of which only strangers say that a node is there.
+        certified: whether all answers are those of nodes with certificates for their names.
     """
 
     def __init__(
@@ -152,8 +162,15 @@ class PeerTable:
         changed: Changed | None = None,
         warn: Warn | None = None,
         instance: str = "",
+        known: Known | None = None,
+        may_give: Callable[[str], bool] = lambda _address: True,
+        certified: bool = False,
     ) -> None:
         self.identity = identity
+        self.known = known or Known()
+        """Whose name is whose."""
+        self._may_give = may_give
+        self._certified = certified
         self.ours = set(identity.addresses)
         """Addresses that turned out to be this node."""
         self._rng = rng
@@ -204,8 +221,11 @@ class PeerTable:
         self._by_key[key] = peer
         if not peer.status:
             peer.name = candidate.name or peer.name
+        if not candidate.source.startswith(ANYBODY):
+            peer.named_at.update(candidate.addresses)
         self._refresh(peer)
         self._ping_soon(peer, now)
+        self._shut_out(peer, now)
 
     def gone(self, source: str, key: str, now: float) -> None:
         """A source does not name it any more. Its address is kept as long as it lives."""
@@ -242,6 +262,8 @@ class PeerTable:
         peer = self._end_ping(who)
         status = Status.read(said)
         if peer is None and isinstance(who, str) and ":" in who:
+            if not self._may_give(who):
+                return self._heard_outside(who, status, now)
             peer = self._add("", now)
             if peer:
                 peer.known_at = (who,)
@@ -255,15 +277,20 @@ class PeerTable:
         if status.id == self.identity.id:
             self._is_us(peer, status, address, now)
             return None
+        if self._is_copy(peer, status, address, now):
+            return None
         peer = self._identify(peer, status.id, address, now)
         if peer is None or self._foreign(peer, status, now):
             return peer
         news = peer.state is not State.UP or peer.name != status.name
+        if not self._has_name(peer, status, address, now):
+            return peer
         self._greet(peer, status, rtt, address, now)
         if wall and status.time:
             warnings.clock(self._once, peer.id, peer.name, status.time + rtt / 2 - wall)
-        if news and status.id and status.name:
-            self._compare_names(peer, status.name)
+        if news and status.id and status.name == self.identity.name:
+            ours = next(iter(self.identity.addresses), "no address (this one)")
+            warnings.name_twice(self._once, status.name, (self.identity.id, peer.id), (ours, peer.answers_at))
         return peer
 
     def failed(self, who: Peer | str, kind: Failure, now: float, reason: str = "") -> None:
@@ -308,10 +335,10 @@ class PeerTable:
         warnings.id_twice(self._once, self.identity.id, address)
 
     def heard(self, node_id: str, name: str, now: float, addresses: tuple[str, ...] = (), instance: str = "") -> None:
-        """A connection came in that proves this id. It says nothing on whether we reach it, so it only makes us try at once.
+        """A connection came in that says this id. It says nothing on whether we reach it, so it only makes us try at once.
 
         Not when we reach that very process already (`instance`): every ping is heard, and two nodes would ping each other
-        without end.
+        without end. Its name counts when it has never answered, or has a certificate for it.
         """
         if node_id == self.identity.id:
             return
@@ -323,8 +350,10 @@ class PeerTable:
         if addresses:
             peer.known_at = addresses[:MOST_ADDRESSES]
             self._refresh(peer)
-        peer.name = name or peer.name
+        if peer.status is None or self._certified:
+            peer.name = name or peer.name
         peer.misses = 0
+        self._shut_out(peer, now)
         if not (instance and peer.state is State.UP and peer.status is not None and peer.status.instance == instance):
             self._ping_soon(peer, now)
 
@@ -374,12 +403,46 @@ class PeerTable:
             if peer is None:
                 return Target("", "", (destination,), State.UNKNOWN)
             return Target(peer.id, peer.name, (destination,), peer.state)
-        peer = self._by_id.get(destination)
-        if peer is None:
-            named = [peer for peer in self._peers if peer.name == destination]
-            # A name that somebody answered with goes before one that was only announced.
-            peer = min(named, key=lambda peer: (peer.status is None, _RANK[peer.state], peer.id), default=None)
+        peer = self._by_id.get(destination) or self._named(destination)
         return Target(peer.id, peer.name, peer.addresses, peer.state) if peer else None
+
+    def answers_to(self, destination: str, node_id: str) -> bool:
+        """Whether the node of that id is the one that this id or name means."""
+        return node_id in (destination, self.known.holder(destination))
+
+    def why_not(self, destination: str) -> str:
+        """Why there is no node of this id or name, for people."""
+        holder = self.known.holder(destination)
+        if holder:
+            return f"the node {holder}, which has the name {destination!r}, has not been found"
+        if holder is None:
+            return f"no node of the id or name {destination} is known"
+        who = ", ".join(f"{other}{f' at {at}' if at else ''}" for other, at in self.known.rivals(destination).items())
+        remedy = f"say which one has it with spoolnode accept {destination} ID"
+        return f"the name {destination!r} is claimed by several nodes ({who}), so none gets anything: {remedy}"
+
+    def accept(self, name: str, node_id: str, now: float) -> None:
+        """The operator says whose name this is: those concerned are asked again at once."""
+        self.known.accept(name, node_id, certified=self._certified)
+        for peer in list(self._peers):
+            if node_id == peer.id or peer.name == name:
+                self._once.over("name_twice", name, peer.id)
+                self.ask_again(peer, now)
+
+    def ask_again(self, peer: Peer, now: float) -> None:
+        """What a peer was rejected for may be over."""
+        peer.not_before = float("-inf")
+        peer.next_ping = None
+        self._ping_soon(peer, now)
+
+    def _named(self, name: str) -> Peer | None:
+        """Who has this name. Where nobody has proved it, somebody who announces it alone may."""
+        holder = self.known.holder(name)
+        if holder is not None:
+            return self._by_id.get(holder)
+        named = sorted((peer for peer in self._peers if peer.name == name), key=lambda peer: (_RANK[peer.state], peer.id))
+        claims = [peer for peer in named if peer.state in ALIVE or peer.state is State.UNKNOWN]
+        return named[0] if named and len(claims) < 2 else None  # of two neither
 
     def rows(self, now: float) -> list[dict[str, Any]]:
         """The table for people."""
@@ -437,6 +500,7 @@ class PeerTable:
             self._by_key[key] = known
         peer.candidates = {}
         known.known_at = (*known.known_at, *peer.known_at)[:MOST_ADDRESSES]
+        known.named_at |= peer.named_at
         known.pings += peer.pings
         peer.absorbed_by = known
         self._remove(peer)
@@ -450,6 +514,7 @@ class PeerTable:
                 if other:
                     other.candidates[key] = candidate
                     self._by_key[key] = other
+                    other.named_at |= peer.named_at & set(candidate.addresses)
         peer.known_at = tuple(known for known in peer.known_at if known != address)
         if peer.answers_at == address:
             peer.answers_at = ""
@@ -490,14 +555,63 @@ class PeerTable:
         self._reject(peer, now)
         return True
 
-    def _compare_names(self, peer: Peer, name: str) -> None:
-        """Tells of another node alive that has the name of this peer."""
-        if name == self.identity.name:
-            ours = next(iter(self.identity.addresses), "no address (this one)")
-            warnings.name_twice(self._once, name, (self.identity.id, peer.id), (ours, peer.answers_at))
-        for other in self._peers:
-            if other is not peer and other.name == name and other.id and other.status and other.state in ALIVE:
-                warnings.name_twice(self._once, name, (other.id, peer.id), (other.answers_at, peer.answers_at))
+    def _has_name(self, peer: Peer, status: Status, address: str, now: float) -> bool:
+        """Whether it has the name that it says; one that has not gets nothing, and an operator is told."""
+        if not peer.id or not status.name:
+            return True
+        name, alive = status.name, set[str]()
+        if self.known.holder(name) != peer.id:
+            others = (other for other in self._peers if other is not peer and other.name == name and other.id)
+            alive = {one.id for one in others if one.state in ALIVE or (one.state is State.UNKNOWN and one.addresses)}
+        if self.known.prove(peer.id, name, address, alive=alive, certified=self._certified):
+            self._once.over("name_twice", name, peer.id)
+            return True
+        peer.name, peer.status, peer.answers_at = name, status, address or peer.answers_at
+        holder = self.known.holder(name) or ""
+        peer.reason = warnings.claimed(self._once, name, holder, self._whereabouts(name, holder, peer), peer.id)
+        self._reject(peer, now, SILENCE_SECONDS)
+        return False
+
+    def _whereabouts(self, name: str, holder: str, peer: Peer) -> str:
+        """Where the holder of a name is; of a disputed one, who else claims it."""
+        if holder:
+            known = self._by_id.get(holder)
+            return known.answers_at if known else ""
+        others = [other for other in self.known.rivals(name) if other != peer.id]
+        return ", ".join(others)
+
+    def _is_copy(self, peer: Peer, status: Status, address: str, now: float) -> bool:
+        """Whether another process than the one that we reach says that it has the same id. The one that we reach keeps it.
+
+        As long as it answers: whether it still does is asked at once. Then the other one has moved, or is a copy.
+        """
+        known = self._by_id.get(status.id)
+        if known is None or known.status is None or known.state is not State.UP or not address:
+            return False
+        if known.status.instance == status.instance or known.answers_at in ("", address):
+            if known.double and known.answers_at == address and known.status.instance == status.instance:
+                warnings.copied(self._once, status.id, (known.answers_at, known.double))
+            known.double = ""
+            return False
+        if peer is known:
+            return False  # where it was it did not answer this ping
+        known.double = address
+        self._ping_soon(known, now)
+        if not peer.id:
+            peer.reason = f"it has the id {known.id} of the node {known.name!r}, which answers at {known.answers_at}"
+            self._reject(peer, now, SILENCE_SECONDS)
+        return True
+
+    def _heard_outside(self, address: str, status: Status, now: float) -> Peer | None:
+        """Somebody answered at an address that only a task names: no peer, whoever it is. Returned when it must get nothing."""
+        stranger = Peer("", addresses=(address,))
+        return stranger if status.id != self.identity.id and self._foreign(stranger, status, now) else None
+
+    def _shut_out(self, peer: Peer, now: float) -> None:
+        """One of whom we know nothing but addresses to which no task may be given is told of, and left alone."""
+        if peer.outside and not peer.addresses:
+            peer.reason = warnings.outside(self._once, peer.id, peer.name, peer.outside[0])
+            self._set(peer, State.REJECTED, now)
 
     # -- how they are --
 
@@ -543,10 +657,10 @@ class PeerTable:
         peer.next_ping = None
         self._schedule(peer, now + bound * self._rng.random())
 
-    def _reject(self, peer: Peer, now: float) -> None:
+    def _reject(self, peer: Peer, now: float, pause: float = REJECTED_SECONDS) -> None:
         peer.rejections += 1
         peer.strikes, peer.at_once, peer.again = 0, False, False
-        peer.not_before = now + REJECTED_SECONDS
+        peer.not_before = now + pause
         self._set(peer, State.REJECTED, now)
         peer.next_ping = None
         self._schedule(peer, peer.not_before)
@@ -635,7 +749,9 @@ class PeerTable:
         answers = [peer.answers_at] if peer.answers_at else []
         trusted = peer.state in (State.UP, State.LEAVING) or peer.answers_at in named
         ordered = [*answers, *named, *peer.known_at] if trusted else [*named, *answers, *peer.known_at]
-        addresses = [address for address in ordered if address not in self.ours]
+        ordered = [address for address in ordered if address not in self.ours]
+        addresses = [address for address in ordered if address in peer.named_at or self._may_give(address)]
+        peer.outside = tuple(address for address in ordered if address not in addresses)[:1]
         had, peer.addresses = peer.addresses, tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
         for address in {*had} - {*peer.addresses}:
             if self._by_address.get(address) is peer:
@@ -664,7 +780,7 @@ def _row(peer: Peer, now: float) -> dict[str, Any]:
     return {
         "name": peer.name,
         "id": peer.id,
-        "address": peer.addresses[0] if peer.addresses else "",
+        "address": next(iter((*peer.addresses, *peer.outside)), ""),
         "state": peer.state.value,
         "since": round(now - peer.since, 1),
         "load": round((status.waiting + status.running) / status.workers, 2) if status.workers else None,

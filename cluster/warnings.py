@@ -45,6 +45,35 @@ def name_twice(once: Once, name: str, ids: tuple[str, str], addresses: tuple[str
     once.say("name_twice", name, *sorted(ids), name=name, ids=sorted(ids), reason=f"{reason}; give one of them another --name")
 
 
+def claimed(once: Once, name: str, holder: str, where: str, node_id: str) -> str:
+    """A node claims a name that another one has, or that several claim (`holder` is empty); the sentence about it."""
+    whose = f"belongs to the node {holder}{where and f' at {where}'}" if holder else f"is claimed by others too ({where})"
+    reason = (
+        f"the name {name!r} {whose}, so this node ({node_id}) gets nothing: give one of them another --name, "
+        f"or say that it is the right one with spoolnode accept {name} {node_id}"
+    )
+    once.say("name_twice", name, node_id, name=name, ids=sorted({holder, node_id} - {""}), reason=reason)
+    return reason
+
+
+def copied(once: Once, node_id: str, addresses: tuple[str, str]) -> None:
+    """Two processes that answer have one id."""
+    reason = f"both {addresses[0]} and {addresses[1]} answer with the id {node_id}: one spool directory is a copy of the other"
+    remedy = "the first gets the tasks; end the copy, and delete the file node.id in its spool directory"
+    once.say("id_twice", *sorted(addresses), id=node_id, address=addresses[1], reason=f"{reason}; {remedy}")
+
+
+def outside(once: Once, node_id: str, name: str, address: str) -> str:
+    """Somebody says that it is a node, where none is heard; the sentence about it."""
+    host = address.rpartition(":")[0].strip("[]")
+    reason = (
+        f"{address} is outside of --allow, so no task is given to it: allow its network (--allow {host}), "
+        f"or name it (spoolnode join {address})"
+    )
+    once.say("outside_allow", node_id, id=node_id, name=name, address=address, reason=reason)
+    return reason
+
+
 def clock(once: Once, node_id: str, name: str, seconds: float) -> None:
     """The clock of a peer is `seconds` ahead of ours; may be nothing to be told of."""
     if abs(seconds) > CLOCK_SECONDS:

@@ -8,6 +8,7 @@
     POST   /tasks/ID/retry              makes one ready now, whether it waits for its time, for another node, or is dead
     POST   /dead/retry                  makes all dead ones ready again
     POST   /flush?to=DEST&to=...        tries these destinations now, or all
+    POST   /accept?name=N&id=ID         says which node has a name that several claim
     POST   /drain                       hands the waiting tasks to others and stops
     POST   /reload?wait=SECONDS         as SIGHUP; waits for what becomes of it (outcome: reloaded, failed, loading, ...)
     POST   /stop                        as SIGTERM
@@ -31,7 +32,7 @@ from spoolnode.node.intake import Batch
 from spoolnode.node.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.parcel import undelivered
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import is_task_id
+from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
 from spoolnode.protocol.request import Terms
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Control:
                 web.post("/tasks/{id}/retry", self._retry),
                 web.post("/dead/retry", self._retry_dead),
                 web.post("/flush", self._flush),
+                web.post("/accept", self._accept),
                 web.post("/drain", self._drain),
                 web.post("/reload", self._reload),
                 web.post("/stop", self._stop),
@@ -288,7 +290,7 @@ class Control:
         """All names under which tasks may wait for a node, or for those with a tag."""
         names = {destination}
         for row in self._node.neighbours.peers():
-            called = {row["id"], row["name"], row["address"]} - {""}
+            called = {row["id"], row["name"], row["address"], *row["former_names"]} - {""}
             if destination in called or (destination.startswith("tag:") and destination[4:] in row["tags"]):
                 names |= called
         return names
@@ -300,6 +302,17 @@ class Control:
             return link["reason"] if link is not None else "this node is in no cluster"
         self._node.neighbours.flush(to)
         return ""
+
+    async def _accept(self, request: web.Request) -> web.Response:
+        name, identity = request.query.get("name", ""), request.query.get("id", "")
+        if not is_node_name(name):
+            right = "1 to 63 of letters, digits, '.', '_' and '-'"
+            raise web.HTTPBadRequest(text=f"{name!r} cannot be a node's name; it must be {right}")
+        if not is_node_id(identity):
+            right = "the 12 hexadecimal digits that `spoolnode peers` shows"
+            raise web.HTTPBadRequest(text=f"{identity!r} is no node's id; it must be {right}")
+        self._node.neighbours.accept(name, identity)
+        return _json({"name": name, "id": identity})
 
     async def _drain(self, request: web.Request) -> web.Response:
         del request

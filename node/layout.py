@@ -56,6 +56,11 @@ class Layout:
         return self.path("links")
 
     @property
+    def known(self) -> str:
+        """Whose name is whose among the other nodes (see `cluster.known`)."""
+        return self.path("known")
+
+    @property
     def node_id(self) -> str:
         """The file with this node's id."""
         return self.path("node.id")

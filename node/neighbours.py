@@ -47,6 +47,9 @@ class Neighbours(Protocol):
     def links(self) -> dict[str, dict[str, Any]]:
         """How the link stands to each destination for which anything waits: `known`, `state`, `retry_in`, `reason`, ..."""
 
+    def accept(self, name: str, node_id: str) -> None:
+        """The operator says which node has a name that several claim."""
+
     def reload(self) -> None:
         """Certificates may have changed."""
 
@@ -89,6 +92,9 @@ class Alone:
 
     def links(self) -> dict[str, dict[str, Any]]:
         return {}
+
+    def accept(self, name: str, node_id: str) -> None:
+        pass
 
     def reload(self) -> None:
         pass

@@ -411,3 +411,41 @@ def test_send_to_all_says_how_many_copies(pair: tuple[RunningNode, RunningNode])
     assert done.stderr == "2 copies were stored, one for each node\n"
     for node in pair:
         node.wait_for_log("print", text="ran both")
+
+
+def test_a_second_node_of_one_name_gets_nothing_until_it_is_accepted(make: Node, app: str, tmp_path: Path) -> None:
+    alpha, beta = make("alpha"), make("beta")
+    (tmp_path / "twin").mkdir()
+    twin = RunningNode(tmp_path / "twin", "beta")
+    try:
+        beta.start(app=app)
+        alpha.start("--discover", f"static://{beta.via}")
+        eventually(lambda: [row["state"] for row in rows(alpha, "peers")] == ["up"], "alpha sees beta")
+        beta.stop()
+        twin.start("--discover", f"static://{alpha.via}", app=app)
+        eventually(lambda: "rejected" in [row["state"] for row in rows(alpha, "peers")], "the other one is rejected")
+        identity = (twin.spool / "node.id").read_text().strip()
+        assert f"spoolnode accept beta {identity}" in alpha.command("peers").stdout
+        assert alpha.wait_for_log("name_twice")["ids"]
+        send(alpha, "name=Ada", "--node", "beta")
+        eventually(lambda: "beta: " in alpha.command("ls", "--outbox").stderr, "it is said why it waits")
+        done = alpha.command("accept", "beta", identity)
+        assert (done.returncode, done.stdout) == (0, f"beta is the node {identity} from now on\n")
+        eventually(lambda: alpha.status()["forwarded"] == 1, "it gets what waited")
+        assert [row["state"] for row in rows(alpha, "peers") if row["id"] == identity] == ["up"]
+    finally:
+        twin.clean_up()
+
+
+@pytest.mark.parametrize(
+    ("name", "identity", "reason"),
+    [
+        ("any", "0123456789ab", "'any' cannot be a node's name; it must be 1 to 63 of letters, digits, '.', '_' and '-'"),
+        ("beta", "beta", "'beta' is no node's id; it must be the 12 hexadecimal digits that `spoolnode peers` shows"),
+    ],
+)
+def test_accept_says_what_is_no_name_and_no_id(make: Node, name: str, identity: str, reason: str) -> None:
+    alpha = make("alpha")
+    alpha.start()
+    done = alpha.command("accept", name, identity)
+    assert (done.returncode, done.stderr.strip()) == (1, f"Error: {reason}")

@@ -17,7 +17,23 @@ def test_help_names_every_command() -> None:
     listed = done.stdout.partition("Commands:")[2].split("\n")
     names = [line.split()[0] for line in listed if line.strip()]
     assert names == [
-        *("join", "send", "status", "peers", "ls", "show", "rm", "retry", "dead", "ping", "flush", "reload", "drain", "stop"),
+        *(
+            "join",
+            "send",
+            "status",
+            "peers",
+            "accept",
+            "ls",
+            "show",
+            "rm",
+            "retry",
+            "dead",
+            "ping",
+            "flush",
+            "reload",
+            "drain",
+            "stop",
+        ),
         *("config", "ca", "doctor", "demo"),
     ]
     assert "..." not in done.stdout.partition("Commands:")[2]

@@ -161,6 +161,7 @@ class Sender:
             missed=lambda address, kind, reason: self.missed.append((address, kind, reason)),
             exchanged=lambda _peer: None,
             is_us=self._is_us,
+            answers_to=lambda to, identity: any(to in (said.get("id"), said.get("name")) for said in self.met[-1:] if identity),
         )
 
     def _resolve(self, destination: str) -> Target | None:

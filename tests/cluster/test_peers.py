@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from spoolnode.cluster import peers
 from spoolnode.cluster.candidate import Candidate, Identity
+from spoolnode.cluster.known import Known
 from spoolnode.cluster.peers import Failure, Peer, PeerTable, State
 from spoolnode.protocol.hello import PROTOCOL
 
@@ -37,10 +38,10 @@ def static(address: str = AT) -> Candidate:
 class Table(PeerTable):
     """A table that writes down what it tells."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, **options: Any) -> None:
         self.changes: list[tuple[str, State, State]] = []
         self.warnings: list[tuple[str, dict[str, Any]]] = []
-        super().__init__(ME, random.Random(seed), changed=self._note, warn=self._warned, instance="ours")
+        super().__init__(ME, random.Random(seed), changed=self._note, warn=self._warned, instance="ours", **options)
 
     def _note(self, peer: Peer, old: State, new: State) -> None:
         self.changes.append((peer.id, old, new))
@@ -349,20 +350,187 @@ def test_a_real_uwsgi_is_up_without_an_id_and_takes_the_place_of_a_node_that_was
     assert len(table) == 2, "no new peer for each answer"
 
 
-def test_of_two_nodes_with_one_name_the_one_alive_is_meant_and_an_announcement_never_before_an_answer() -> None:
+def claim(table: Table, node_id: str, address: str, now: float = NOW, **changes: Any) -> Peer:
+    """A node with that id answers at that address, as a link sees it."""
+    peer = table.answered(address, status(node_id, **changes), 0.001, now, address=address)
+    assert peer
+    return peer
+
+
+def test_a_name_stays_with_the_node_that_proved_it_first_whoever_else_claims_it() -> None:
+    table = Table()
+    claim(table, BETA, AT)
+    assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+    table.failed(BETA, Failure.REFUSED, NOW)
+    assert claim(table, GAMMA, ELSEWHERE, NOW + 100).state is REJECTED, "also when it is down"
+    assert table.resolve("beta") == (BETA, "beta", (AT,), DOWN)
+    ((action, details),) = table.warnings
+    assert action == "name_twice"
+    assert f"belongs to the node {BETA} at {AT}" in details["reason"]
+    assert f"spoolnode accept beta {GAMMA}" in details["reason"]
+    assert table.rows(NOW)[1]["reason"] == details["reason"]
+
+
+def test_of_two_that_claim_a_name_that_nobody_has_neither_gets_anything_until_the_operator_decides() -> None:
     table = Table()
     table.found(mdns(BETA, AT), NOW)
     table.found(mdns(GAMMA, ELSEWHERE), NOW)
-    beta, gamma = table.get(BETA), table.get(GAMMA)
-    assert beta
-    assert gamma
-    table.due(NOW)
-    table.answered(gamma, status(GAMMA), 0.001, NOW)
-    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP)
-    table.failed(gamma, Failure.REFUSED, NOW)
-    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), DOWN)
-    table.answered(beta, status(BETA), 0.001, NOW)
+    for _ in range(2):
+        for node_id, address in ((GAMMA, ELSEWHERE), (BETA, AT)):
+            assert claim(table, node_id, address).state is REJECTED
+            assert table.resolve("beta") is None
+    assert "is claimed by several nodes" in table.why_not("beta")
+    table.accept("beta", BETA, NOW)
+    assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
+    assert claim(table, BETA, AT).state is UP
     assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+
+
+def test_a_name_that_was_only_announced_by_another_is_free_when_nobody_is_there() -> None:
+    table = Table()
+    table.found(mdns(BETA, AT), NOW)
+    table.found(mdns(GAMMA, ELSEWHERE), NOW)
+    assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
+    table.failed(AT, Failure.REFUSED, NOW)
+    assert claim(table, GAMMA, ELSEWHERE, NOW + 10).state is UP
+    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP)
+
+
+def test_two_that_claim_a_name_may_also_be_given_names_of_their_own() -> None:
+    table = Table()
+    table.found(mdns(BETA, AT), NOW)
+    table.found(mdns(GAMMA, ELSEWHERE), NOW)
+    claim(table, GAMMA, ELSEWHERE)
+    claim(table, BETA, AT)
+    assert claim(table, GAMMA, ELSEWHERE, name="gamma").state is UP
+    assert claim(table, BETA, AT).state is UP
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+    assert table.resolve("gamma") == (GAMMA, "gamma", (ELSEWHERE,), UP)
+
+
+def test_a_node_that_is_called_otherwise_now_still_gets_what_is_for_its_old_name() -> None:
+    table = Table()
+    claim(table, BETA, AT)
+    claim(table, BETA, AT, name="new")
+    assert table.resolve("new") == table.resolve("beta") == (BETA, "new", (AT,), UP)
+    assert table.answers_to("beta", BETA)
+    assert claim(table, GAMMA, ELSEWHERE).state is UP, "it has given the old name up: another one may have it"
+    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP)
+
+
+def test_a_new_disk_in_the_old_machine_takes_the_name_over() -> None:
+    table = Table()
+    claim(table, BETA, AT)
+    assert claim(table, GAMMA, AT).state is UP
+    assert table.resolve("beta") == (GAMMA, "beta", (AT,), UP)
+    assert actions(table) == []
+
+
+def test_a_certificate_for_the_name_takes_it_over_from_a_node_that_is_down_and_not_from_one_that_is_there() -> None:
+    table = Table(certified=True)
+    claim(table, BETA, AT)
+    assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
+    table.failed(BETA, Failure.REFUSED, NOW)
+    assert claim(table, GAMMA, ELSEWHERE, NOW + 100).state is UP
+
+
+def test_names_stick_over_a_restart() -> None:
+    before = Table()
+    claim(before, BETA, AT)
+    table = Table(known=Known.decode(before.known.encode()))
+    assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
+    assert table.resolve("beta") is None
+    assert table.why_not("beta") == f"the node {BETA}, which has the name 'beta', has not been found"
+    claim(table, BETA, "10.0.0.9:3031")
+    assert table.resolve("beta") == (BETA, "beta", ("10.0.0.9:3031",), UP), "the same node, at a new address"
+
+
+# -- to whom tasks are given --
+
+
+def inside(address: str) -> bool:
+    return address == AT
+
+
+def test_an_announcement_from_outside_is_no_peer_and_the_row_says_why() -> None:
+    table = Table(may_give=inside)
+    table.found(mdns(GAMMA, ELSEWHERE), NOW)
+    assert table.due(NOW + 100) == []
+    (row,) = table.rows(NOW)
+    assert (row["state"], row["address"]) == ("rejected", ELSEWHERE)
+    assert row["reason"].startswith(f"{ELSEWHERE} is outside of --allow, so no task is given to it: allow its network")
+    assert actions(table) == ["outside_allow"]
+    target = table.resolve("beta")
+    assert not target or not target.addresses
+    assert claim(table, BETA, AT).state is UP, "it keeps nobody from its name"
+
+
+def test_what_a_peer_says_of_itself_leads_to_no_address_outside() -> None:
+    table = Table(may_give=inside)
+    table.heard(BETA, "beta", NOW, (ELSEWHERE, AT, "host.example:3031"))
+    assert table.only().addresses == (AT,)
+
+
+@pytest.mark.parametrize("source", ["static://a", "dns://a", "dns+srv://a", "file:///a"])
+def test_an_address_that_the_operator_names_is_a_peer_wherever_it_is(source: str) -> None:
+    table = Table(may_give=inside)
+    table.found(Candidate(source, "key", "", "", (ELSEWHERE,)), NOW)
+    peer = table.ping(table.only(), NOW)
+    assert table.answered(peer, status(GAMMA), 0.001, NOW, address=ELSEWHERE)
+    table.found(mdns(GAMMA, ELSEWHERE), NOW)
+    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP)
+    table.gone(source, "key", NOW)
+    assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP), "as long as it lives"
+
+
+def test_an_announcement_gives_a_name_to_no_other_address_than_the_one_that_the_operator_named() -> None:
+    table = Table(may_give=lambda _address: False)
+    table.found(static(AT), NOW)
+    table.found(mdns(BETA, ELSEWHERE), NOW)
+    claim(table, BETA, AT)
+    target = table.resolve("beta")
+    assert target
+    assert target.addresses == (AT,)
+
+
+def test_who_answers_where_only_a_task_led_is_no_peer() -> None:
+    table = Table(may_give=inside)
+    assert table.answered(ELSEWHERE, status(GAMMA), 0.001, NOW) is None
+    assert len(table) == 0
+    foreign = table.answered(ELSEWHERE, status(GAMMA, cluster="other"), 0.001, NOW)
+    assert foreign
+    assert foreign.state is REJECTED
+    assert len(table) == 0
+
+
+def test_the_process_that_is_reached_keeps_its_id_from_a_copy_as_long_as_it_answers() -> None:
+    table = Table()
+    claim(table, BETA, AT, instance="first")
+    table.found(static(ELSEWHERE), NOW)
+    rows = {peer.id: peer for peer in table.due(NOW)}
+    assert table.answered(rows[""], status(BETA, instance="copy"), 0.001, NOW, address=ELSEWHERE) is None
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+    assert actions(table) == []
+    for peer in table.due(NOW + 1):  # it is asked at once
+        table.answered(peer, status(BETA, instance="first"), 0.001, NOW + 1, address=AT)
+    assert actions(table) == ["id_twice"]
+
+
+def test_a_node_that_has_moved_to_another_named_address_is_found_there() -> None:
+    table = Table()
+    claim(table, BETA, AT, instance="first")
+    table.found(static(ELSEWHERE), NOW)
+    for now in (NOW, NOW + 1, NOW + 10):
+        for peer in table.due(now):
+            if peer.id:
+                table.failed(peer, Failure.REFUSED, now)
+            else:
+                table.answered(peer, status(BETA, instance="second"), 0.001, now, address=ELSEWHERE)
+    target = table.resolve("beta")
+    assert target
+    assert (target.id, target.addresses[0], target.state) == (BETA, ELSEWHERE, UP)
+    assert actions(table) == []
 
 
 def test_what_is_known_of_a_destination() -> None:
@@ -506,7 +674,7 @@ def test_a_copy_of_this_nodes_spool_directory_is_told_once_and_not_talked_to() -
 def test_a_name_that_two_nodes_use_is_told_once() -> None:
     table = Table()
     for node_id, address in ((BETA, AT), (GAMMA, ELSEWHERE)):
-        table.found(mdns(node_id, address), NOW)
+        table.answered(address, status(node_id), 0.001, NOW, address=address)
     for step in range(3):
         for peer in table.due(NOW + 100 * step):
             table.answered(peer, status(peer.id), 0.001, NOW + 100 * step)
@@ -518,12 +686,6 @@ def test_this_nodes_name_at_another_node_is_told() -> None:
     table = peer_in(UP)
     table.answered(BETA, status(name="alpha"), 0.001, NOW)
     assert actions(table) == ["name_twice"]
-
-
-def test_one_name_one_after_the_other_is_no_matter() -> None:
-    table = peer_in(DOWN)
-    table.answered(ELSEWHERE, status(GAMMA), 0.001, NOW)
-    assert actions(table) == []
 
 
 @pytest.mark.parametrize(("theirs", "told"), [(0.0, 0), (4.9, 0), (-4.9, 0), (5.2, 1), (-5.2, 1)])

@@ -60,6 +60,7 @@ class Config:
     advertise: str = ""
     cluster: str = CLUSTER
     app: str = "app"
+    insecure: bool = True
     discover: tuple[str, ...] = ("none",)  # `discovery` has a source of its own
 
 

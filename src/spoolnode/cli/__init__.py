@@ -18,6 +18,7 @@ _COMMANDS = {
     "send": "send",
     "status": "look",
     "peers": "peers",
+    "accept": "peers",
     "ls": "look",
     "show": "look",
     "rm": "change",

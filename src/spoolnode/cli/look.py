@@ -7,6 +7,8 @@ import click
 
 from spoolnode.cli.options import json_option, spool_option
 
+MOST_REASONS = 20
+"""Destinations of which a listing says why tasks for them wait."""
 LIMIT = 100
 """Tasks that a listing shows unless it is told otherwise."""
 
@@ -115,7 +117,7 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     AGE: since it was accepted. ATTEMPTS: runs that did not end well.
 
     With --outbox, FOR is the node that a task waits for; SENT is `perhaps` when it has left once and no answer came, so that
-    the other node may have it already.
+    the other node may have it already. Below: for each of these nodes, why the tasks still wait.
     """
     list_tasks(spool, state or "waiting", limit, as_json)
 
@@ -141,8 +143,24 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
     columns = {"waiting": _WAITING, "dead": _DEAD, "outbox": _OUTBOX}[state]
     nothing = {"waiting": "no task waits", "dead": "no task is dead", "outbox": "no task waits for another node"}[state]
     print_table(list(columns), [[column(row) for column in columns.values()] for row in rows], nothing)
+    if state == "outbox":
+        _say_why(spool)
     if more:
         click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
+
+
+def _say_why(spool: str) -> None:
+    """Below what waits for other nodes: why it does, for each destination that has no open link; a running node knows it."""
+    from spoolnode.cli.directory import root_of
+    from spoolnode.control_client import NotRunning, ask
+
+    try:
+        links = ask(root_of(spool), "GET", "/status")["links"]
+    except NotRunning:
+        return
+    reasons = [f"{to}: {link['reason']}" for to, link in links.items() if link["reason"]]
+    for reason in reasons[:MOST_REASONS]:
+        click.echo(reason, err=True)
 
 
 def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:

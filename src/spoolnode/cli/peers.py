@@ -25,7 +25,8 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     it (OUTBOX), and the round trip of a ping (RTT). Below it: why it could not be reached last.
 
     STATE: up: it answers. suspect: it did not answer once or twice. down: it does not answer. leaving: it drains or said
-    goodbye. rejected: it could not prove who it is, or must not be talked to. unknown: it has not been reached yet.
+    goodbye. rejected: it gets nothing, because it could not prove who it is, claims the name of another node, is outside of
+    --allow, or must not be talked to; the line below says which. unknown: it has not been reached yet.
 
     FOUND BY: mdns: it announces itself on the local network. static: named with `join HOST:PORT` or --discover static://.
     dns, dns+srv, file: from the name server or the file of --discover. its own call: it has called this node.
@@ -43,6 +44,28 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
         print_json(rows)
     else:
         _print(rows)
+
+
+@click.command("accept")
+@click.argument("name")
+@click.argument("identity", metavar="ID")
+@spool_option
+def accept_command(name: str, identity: str, spool: str) -> None:
+    """Says that the node with this ID is the one called NAME.
+
+    A name belongs to the node that proved it first, over restarts too. When another node claims it (a new disk on a new machine,
+    two machines with one name, an impostor), the other one gets nothing, and `spoolnode peers` and the log say so. When it is
+    right, say so here, to each node that has to know; or give one of the two another --name.
+
+    With certificates it also says that the node with this ID has been renamed: its certificate is for NAME now.
+    """
+    from urllib.parse import urlencode
+
+    from spoolnode.cli.directory import root_of
+    from spoolnode.control_client import ask
+
+    ask(root_of(spool), "POST", f"/accept?{urlencode({'name': name, 'id': identity})}")
+    click.echo(f"{name} is the node {identity} from now on")
 
 
 def _watch(root: str, as_json: bool) -> None:

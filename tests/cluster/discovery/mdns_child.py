@@ -37,7 +37,7 @@ class Sink:
 async def main(options: dict[str, Any]) -> None:
     identity = Identity(options["id"], f"node-{options['id']}", options["cluster"], (), tls=False)
     tuning = Tuning(**options.get("tuning", {}))
-    listen = [(options.get("host", "0.0.0.0"), options["port"])]
+    listen = [(options.get("listen", "0.0.0.0"), options["port"])]
     say("started")
     source = Mdns("mdns", identity, listen, say, rng=random.Random(options["id"]), tuning=tuning)
     stop = asyncio.Event()

@@ -221,6 +221,6 @@ def test_forged_goodbye_from_another_host_heals(hosts: Hosts, start: Start) -> N
 def test_hosts_that_have_only_ipv6_find_each_other(hosts: Hosts, start: Start) -> None:
     for host in (0, 1):
         hosts.make_ipv6_only(host, f"fd00:77::{host + 1}")
-    one, other = start(0, host="::"), start(1, host="::")
+    one, other = start(0, listen="::"), start(1, listen="::")
     one.wait_for("found", other.id, addresses=[f"[fd00:77::2]:{PORT}"])
     other.wait_for("found", one.id, addresses=[f"[fd00:77::1]:{PORT}"])

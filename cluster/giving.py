@@ -1,0 +1,44 @@
+"""To whom tasks are given: the other side of `--allow`.
+
+With certificates, to every node that proves its name. Without, only to addresses inside the networks that may also enqueue
+here, and to this machine; and to those that the operator has named in a source (see `peers`), or a client in a task. An
+announcement by itself is nothing: everybody on the network segment can make one.
+"""
+
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+
+from spoolnode.cluster.lookup import is_literal
+from spoolnode.node.config import Config
+
+
+def may_give(config: Config, *, certified: bool) -> Callable[[str], bool]:
+    """Tells whether tasks may be given to an address (`host:port`) that only strangers name.
+
+    A host name is nothing that they can name: nobody knows where it leads.
+    """
+    if certified or config.insecure:
+        return lambda _address: True
+    networks = config.networks()
+
+    def may(address: str) -> bool:
+        host = address.rpartition(":")[0].strip("[]")
+        if not is_literal(host):
+            return False
+        parsed = ip_address(host)
+        parsed = getattr(parsed, "ipv4_mapped", None) or parsed
+        return parsed.is_loopback or any(parsed in network for network in networks) or is_this_machine(host)
+
+    return may
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether an IP address is one of this machine's own: then a socket can be bound to it. No packet is sent."""
+    if ip_address(host).is_unspecified or ip_address(host).is_multicast:
+        return False
+    with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        return True
+    return False

@@ -1,0 +1,189 @@
+"""Whose name is whose: names and ids stick to who first proved them, also over restarts. Pure, but for being read and written.
+
+A name belongs to one node id. Without TLS the proof is an answer at an address to which tasks may be given; with TLS it is
+the certificate. Somebody else who claims the name gets nothing under it, unless the holder
+
+- calls itself something else by now (it was renamed), or
+- answers no more, and the other one answers at the very address where the holder did: a new disk in the old machine; or it
+  has the certificate for the name; or
+- an operator decides (`spoolnode accept NAME ID`).
+
+Where two claim a name that nobody holds, neither gets it: an operator decides, or one of them is given another name.
+
+An id belongs to the certificate that showed it first; `accept` changes that too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+MOST = 4096
+"""Ids, and names, that are remembered; beyond that those are forgotten that were not seen for the longest time."""
+MOST_RIVALS = 8
+"""Of those who claim a name, so many are told of."""
+
+
+@dataclass(slots=True)
+class Holder:
+    """A node that has proved who it is."""
+
+    name: str
+    """What it calls itself."""
+    address: str
+    """Where it proved that last."""
+
+
+class Known:
+    """The names and ids of a cluster, as one node has seen them proved."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        """Rises with each change that must be kept."""
+        self._holders: dict[str, Holder] = {}
+        self._names: dict[str, str] = {}
+        """The id of the node that has each name; empty: it is disputed."""
+        self._certificates: dict[str, str] = {}
+        """The name in the certificate with which each id was first proved."""
+        self._rivals: dict[str, dict[str, str]] = {}
+        """Who else claims a name: ids, and where they are."""
+
+    # -- names --
+
+    def holder(self, name: str) -> str | None:
+        """The id of the node with this name; empty when it is disputed, None when nobody has proved it."""
+        return self._names.get(name)
+
+    def names(self) -> dict[str, list[str]]:
+        """All names of each id: what it is called, and what it was called before."""
+        found: dict[str, list[str]] = {}
+        for name, identity in self._names.items():
+            found.setdefault(identity, []).append(name)
+        return found
+
+    def rivals(self, name: str) -> dict[str, str]:
+        """Who claims a name without getting it: ids, and where they are."""
+        return self._rivals.get(name, {})
+
+    def prove(self, identity: str, name: str, address: str, *, alive: set[str], certified: bool) -> bool:
+        """A node has proved its id and says its name; whether it has that name.
+
+        Args:
+            identity: its id.
+            name: what it calls itself.
+            address: where it answered.
+            alive: ids of other nodes that answer, or are announced and were not asked yet, and call themselves so.
+            certified: its certificate is for that name.
+        """
+        holder = self._names.get(name)
+        if holder not in (None, identity) and self._may_follow(holder, identity, name, address, alive, certified):
+            holder = None
+            self._release(name)
+        if holder is None and alive:
+            holder = self._set(name, "")
+            for other in alive:
+                self._rival(name, other, "")
+        self._remember(identity, name, address)
+        if holder is None:
+            holder = self._set(name, identity)
+        if holder != identity:
+            self._rival(name, identity, address)
+        return holder == identity
+
+    def accept(self, name: str, identity: str, *, certified: bool) -> None:
+        """The operator says who has a name; with certificates also that the id is that of the certificate for the name."""
+        self._set(name, identity)
+        self._rivals.pop(name, None)
+        if certified:
+            self._certificates[identity] = name
+
+    def _may_follow(
+        self, holder: str | None, identity: str, name: str, address: str, alive: set[str], certified: bool
+    ) -> bool:  # fmt: skip
+        """Whether the name of `holder` (empty: of several) is free for this one."""
+        if not holder:
+            # All others who claimed it have been given other names, or have never answered.
+            others = (self._rivals.get(name, {}).keys() & self._holders.keys()) - {identity}
+            return not alive and all(self._calls_itself_otherwise(other, name) for other in others)
+        if self._calls_itself_otherwise(holder, name):
+            return True
+        known = self._holders.get(holder)
+        return holder not in alive and (certified or (known is not None and known.address == address))
+
+    def _calls_itself_otherwise(self, identity: str, name: str) -> bool:
+        known = self._holders.get(identity)
+        return known is not None and known.name != name
+
+    def _set(self, name: str, identity: str) -> str:
+        if self._names.get(name) != identity:
+            self._names[name] = identity
+            self.version += 1
+            _forget_oldest(self._names)
+        return identity
+
+    def _release(self, name: str) -> None:
+        del self._names[name]
+        self._rivals.pop(name, None)
+
+    def _rival(self, name: str, identity: str, address: str) -> None:
+        rivals = self._rivals.setdefault(name, {})
+        if identity not in rivals and len(rivals) < MOST_RIVALS:
+            self.version += 1
+        if identity in rivals or len(rivals) < MOST_RIVALS:
+            rivals[identity] = address or rivals.get(identity, "")
+        _forget_oldest(self._rivals)
+
+    def _remember(self, identity: str, name: str, address: str) -> None:
+        now, before = Holder(name, address), self._holders.pop(identity, None)
+        self._holders[identity] = now
+        if self._names.get(name) == identity:
+            self._names[name] = self._names.pop(name)  # the last to be forgotten
+        for old in [other for other, rivals in self._rivals.items() if identity in rivals and other != name]:
+            del self._rivals[old][identity]
+        if now != before:
+            self.version += 1
+            _forget_oldest(self._holders)
+
+    # -- certificates --
+
+    def certificate(self, identity: str, name: str) -> str:
+        """The name in the certificate to which an id belongs: this one, if none is known yet."""
+        if identity not in self._certificates:
+            self._certificates[identity] = name
+            self.version += 1
+            _forget_oldest(self._certificates)
+        return self._certificates[identity]
+
+    # -- on disk --
+
+    def encode(self) -> bytes:
+        """What must survive, for `decode`."""
+        holders = {identity: [holder.name, holder.address] for identity, holder in self._holders.items()}
+        content = {
+            "version": 1, "names": self._names, "holders": holders, "certificates": self._certificates, "rivals": self._rivals
+        }  # fmt: skip
+        packed: bytes = msgpack.packb(content)
+        return packed
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Known":
+        """What `encode` made. Raises ValueError when it is something else."""
+        known = cls()
+        try:
+            content: dict[str, Any] = msgpack.unpackb(data)
+            if content["version"] != 1:
+                raise ValueError(f"it has version {content['version']}; this spoolnode reads 1")
+            known._names = {str(name): str(identity) for name, identity in content["names"].items()}
+            known._holders = {str(key): Holder(str(name), str(at)) for key, (name, at) in content["holders"].items()}
+            known._certificates = {str(key): str(name) for key, name in content["certificates"].items()}
+            known._rivals = {
+                str(name): {str(key): str(at) for key, at in found.items()} for name, found in content["rivals"].items()
+            }
+        except (KeyError, TypeError, AttributeError, msgpack.UnpackException) as error:
+            raise ValueError(f"it is damaged: {error!r}") from error
+        return known
+
+
+def _forget_oldest(table: dict[str, Any]) -> None:
+    while len(table) > MOST:
+        del table[next(iter(table))]
