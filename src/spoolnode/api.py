@@ -4,12 +4,17 @@ from spoolnode import client, wire
 from spoolnode.protocol.values import Task
 from spoolnode.wire import resolve, task_message
 
-SPOOL_OK = -2
+
+class SpoolResult(int):
+    """What a callable returns to say what becomes of its task. A type of its own: a function may mean something else by 0."""
+
+
+SPOOL_OK = SpoolResult(-2)
 """A callable returns it when the task is done; None says the same."""
-SPOOL_RETRY = -1
-"""A callable returns it to be called again later, with backoff."""
-SPOOL_IGNORE = 0
-"""A callable returns it when the task is not its own; it is offered again later, with backoff."""
+SPOOL_RETRY = SpoolResult(-1)
+"""A callable returns it to be called again later, as often as it likes: that is no failure."""
+SPOOL_IGNORE = SpoolResult(0)
+"""A callable returns it when the task is not its own; it is offered again later, and counts as a failed attempt."""
 
 
 def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None) -> str:

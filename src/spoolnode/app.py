@@ -32,7 +32,13 @@ def load_app(spec: str, context: WorkerContext) -> App:
     _put_on_path(os.getcwd())
     _install(context)
     module = _import_file(target) if _is_file(target) else _import_module(target, spec)
-    dispatcher = Dispatcher(context, _named(module, callable_name, spec) if callable_name else None)
+    named = _named(module, callable_name, spec) if callable_name else None
+    problem = _problem_of(named) if named is not None else ""
+    dispatcher = Dispatcher(context, None if problem else named)
+    if problem and not dispatcher.has_callable:
+        raise BadConfig(f"--app is {spec!r}: {callable_name!r} {problem}")
+    if problem:
+        sys.stderr.write(f"--app is {spec!r}: {callable_name!r} gets no tasks, because it {problem}\n")
     if not dispatcher.has_callable:
         raise BadConfig(
             f"the application {spec!r} has nothing to run: it needs a function with @spool, a callable set as "
@@ -115,6 +121,7 @@ def _import_file(path: str) -> ModuleType:
     if not os.path.isfile(path):
         raise BadConfig(f"--app: there is no file {path}")
     name = os.path.basename(path).removesuffix(".py")
+    _give_way(os.path.dirname(path))
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) != path:
         raise BadConfig(f"--app: {path} has the name of {name!r}, a module that is loaded already; rename the file")
@@ -140,6 +147,24 @@ def _named(module: ModuleType, name: str, spec: str) -> Callable[[dict[str, Any]
         what = "does not exist" if found is None else f"is a {type(found).__name__}, not a callable"
         raise BadConfig(f"--app is {spec!r}: {name!r} {what} in the module {module.__name__!r}")
     return found  # type: ignore[no-any-return]  # any callable will do
+
+
+def _problem_of(named: Callable[[dict[str, Any]], object]) -> str:
+    """Why a callable cannot be given a task; empty when it can. In a uwsgi.ini it is the web application that stands there."""
+    import inspect
+
+    if inspect.isgeneratorfunction(named) or inspect.isasyncgenfunction(named):
+        return "contains a `yield`, so that calling it runs nothing of it"
+    try:
+        inspect.signature(named).bind({})
+    except TypeError as error:
+        return (
+            f"cannot be called with a task, a dict ({error}); a web application does not run tasks: "
+            "name the callable that does, or leave it out and set `uwsgi.spooler` or use @spool"
+        )
+    except ValueError:
+        pass  # some functions written in C tell no signature
+    return ""
 
 
 def _post_fork_hook() -> list[Callable[[], object]]:

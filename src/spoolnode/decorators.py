@@ -17,18 +17,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from spoolnode import client
 from spoolnode.compat.context import WorkerContext
 from spoolnode.errors import BadDecoration
-from spoolnode.node.outcome import DONE, Call, Outcome, Timer
+from spoolnode.node.outcome import Call, Outcome, Timer
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.unfit import fault
 from spoolnode.protocol.values import encode_task, pack, unpack
-from spoolnode.registry import REGISTRY, full_name
-from spoolnode.results import again, conclude, outcome_of
+from spoolnode.registry import INTERACTIVE, REGISTRY, full_name
+from spoolnode.results import again, conclude, outcome_of, outcome_of_function
 from spoolnode.wire import Message, destination, message, resolve, send_timeout
 
 P = ParamSpec("P")
@@ -94,6 +94,12 @@ class SpooledFunction(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         return self.function(*args, **kwargs)
 
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        """As a function in a class: reached through an object it is a method of that, which can be called and not spooled."""
+        if instance is None or isinstance(self.function, staticmethod):
+            return self
+        return SpooledMethod(self, instance)
+
     def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Stores a call with these arguments and returns its id.
 
@@ -130,6 +136,11 @@ class SpooledFunction(Generic[P, R]):
 
     def request(self, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
         """The request that stores a call. Raises `BadTask` when it could not be made, or cannot travel."""
+        if self.name.startswith(INTERACTIVE):
+            raise BadTask(
+                f"{self.name.removeprefix(INTERACTIVE)} was typed into an interpreter, or read from a pipe, where no worker can "
+                "find it: put it into a module; nothing was sent"
+            )
         arguments = self._bound(args, kwargs)
         try:
             return _message(self.name, options, args, kwargs)
@@ -159,10 +170,34 @@ class SpooledFunction(Generic[P, R]):
         args, kwargs = _arguments(call)
         result = self.function(*args, **kwargs)
         if self._raw:
-            return conclude(result, outcome_of)
+            return conclude(result, lambda returned: outcome_of(returned, context.frequency))
         if self._forever:
             return conclude(result, lambda _: again(context.frequency))
-        return conclude(result, lambda _: DONE)
+        return conclude(result, lambda returned: outcome_of_function(returned, context.frequency))
+
+
+class SpooledMethod:
+    """A spooled function as the method of an object. Calling it calls it; it cannot be spooled, for the object cannot travel."""
+
+    def __init__(self, function: SpooledFunction[..., Any], instance: object) -> None:
+        update_wrapper(self, function.function)
+        self._function = function
+        self._instance = instance
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self._function(self._instance, *args, **kwargs)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise BadTask(
+            f"{self._function.name} is a method, and the object that it belongs to cannot travel: spool a function, or a static "
+            "method (@staticmethod above @spool), that gets what it needs as arguments; nothing was sent"
+        )
+
+    spool = options = _refuse
+
+    async def aspool(self, *_: object, **__: object) -> NoReturn:
+        """Raises `BadTask`, as `spool` does."""
+        self._refuse()
 
 
 class _Decorator:
@@ -213,8 +248,7 @@ class _Decorator:
         _check(options)
 
         def decorate(function: Callable[..., Any]) -> SpooledFunction[..., Any]:
-            if not callable(function) or not hasattr(function, "__qualname__"):
-                raise BadDecoration(f"{function!r} cannot be spooled: it is no function")
+            _check_function(function, name)
             spooled = SpooledFunction(function, name or full_name(function), options, self._forever, self._raw)
             REGISTRY.add(spooled.name, spooled)
             return spooled
@@ -222,14 +256,37 @@ class _Decorator:
         return decorate if function is None else decorate(function)
 
 
+def _check_function(function: Callable[..., Any], name: str | None) -> None:
+    """Raises `BadDecoration` for what no worker could ever run, or find."""
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        raise BadDecoration(f"{function!r} cannot be spooled: it is no function")
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is not None and code.co_flags & _YIELDS:
+        raise BadDecoration(
+            f"{full_name(function)} cannot be spooled: it contains a `yield`, so that calling it runs nothing of it; "
+            "spool a function that does the work, or that loops over this one"
+        )
+    if name is None and "<" in function.__qualname__:
+        raise BadDecoration(
+            f"{full_name(function)} cannot be spooled: a worker finds a function by its name, and one that is made in another "
+            "function, or by a lambda, has none of its own. Define it in its module, use functools.wraps in what wraps it, "
+            "or give it one with name="
+        )
+
+
+_YIELDS = 0x20 | 0x200
+"""CO_GENERATOR and CO_ASYNC_GENERATOR of `inspect`, which takes long to import."""
+
+
 spool = _Decorator()
-"""A function whose calls can be spooled. What it returns does not matter: it has failed when it raises."""
+"""A function whose calls can be spooled. It has failed when it raises; it is called again when it returns SPOOL_RETRY, or
+SPOOL_IGNORE; whatever else it returns does not matter."""
 
 spoolforever = _Decorator(forever=True)
 """As `spool`, and after it has ended well the same call is made again, after the spooler's frequency (30 s)."""
 
 spoolraw = _Decorator(raw=True)
-"""As `spool`, and what it returns decides: SPOOL_OK or None, SPOOL_RETRY, SPOOL_IGNORE."""
+"""As `spool`, and every int that it returns counts, as in uWSGI: -2 is done, -1 again, 0 not its own."""
 
 
 def timer(seconds: float) -> Callable[[Callable[[], R]], Callable[[], R]]:

@@ -28,6 +28,9 @@ class Dispatcher:
         self._context = context
         self._named = named
 
+    def _rule(self, returned: object) -> Outcome:
+        return outcome_of(returned, self._context.frequency)
+
     def __call__(self, call: Call) -> Outcome | Awaitable[Outcome]:
         """Runs a task. Raises what its callable raises."""
         # Most tasks name no function, and need not be decoded to know that.
@@ -48,10 +51,10 @@ class Dispatcher:
 
     def _run_unnamed(self, call: Call, legacy: bytes | None) -> Outcome | Awaitable[Outcome]:
         if (in_bytes := bytes_spooler()) is not None:
-            return conclude(in_bytes(values.environment(call.variables, call.body, call.file_name)), outcome_of)
+            return conclude(in_bytes(values.environment(call.variables, call.body, call.file_name)), self._rule)
         in_str = str_spooler() or self._named
         if in_str is not None:
-            return conclude(in_str(decode_block(call.block, call.body, call.file_name)), outcome_of)
+            return conclude(in_str(decode_block(call.block, call.body, call.file_name)), self._rule)
         return Outcome(Kind.FAILED, _nobody(legacy))
 
     @property

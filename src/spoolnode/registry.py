@@ -86,7 +86,8 @@ def _name_of_main() -> str:
     if main.__spec__ is not None:  # python -m package.module
         return main.__spec__.name
     file = getattr(main, "__file__", None)
-    return basename(file).removesuffix(".py") if file else "__main__"
+    # A shell, a notebook, or a pipe (`<stdin>`): no worker can import that.
+    return basename(file).removesuffix(".py") if file and not file.startswith("<") else INTERACTIVE.removesuffix(":")
 
 
 def _is_again(function: Callable[..., Any], known: Callable[..., Any]) -> bool:

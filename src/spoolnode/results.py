@@ -1,25 +1,36 @@
 """What a callable returned -> how its task ended."""
 
 from collections.abc import Awaitable, Callable
+from types import AsyncGeneratorType, GeneratorType
 
-from spoolnode.api import SPOOL_IGNORE, SPOOL_OK
+from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, SpoolResult
+from spoolnode.compat.context import DEFAULT_FREQUENCY
 from spoolnode.node.outcome import DONE, Kind, Outcome
 
 Rule = Callable[[object], Outcome]
 
 
-def outcome_of(result: object) -> Outcome:
+def outcome_of(result: object, frequency: float = DEFAULT_FREQUENCY) -> Outcome:
     """uWSGI's rules for int, and ours for the rest: a callable that ended well has ended, whatever else it returned.
 
-    None and -2 are done, 0 and False "not mine", -1 and every other int (True among them) ask for a retry.
+    None and -2 are done, -1 asks to be called again, after at most `frequency` seconds. 0 and False are "not mine", and every
+    other int (True among them) is a mistake: both count as failed attempts.
     """
-    if not isinstance(result, int):
+    if not isinstance(result, int) or result == SPOOL_OK:
         return DONE
-    if result == SPOOL_OK:
-        return DONE
+    if result == SPOOL_RETRY:
+        return Outcome(Kind.RETRY, f"the callable asked to be called again: it returned {result}", frequency)
     if result == SPOOL_IGNORE:
         return Outcome(Kind.IGNORED, f"the callable said that this task is not its own: it returned {result}")
-    return Outcome(Kind.RETRY, f"the callable asked for a retry: it returned {result}")
+    shown = f"{result}" if abs(result) < 10**9 else "a large number"  # of many digits Python shows none
+    return Outcome(Kind.FAILED, f"the callable returned {shown}, which says nothing about the task (-2 is done, -1 is again)")
+
+
+def outcome_of_function(result: object, frequency: float) -> Outcome:
+    """The rules for a function that is called by its name: it may count as it likes, and still ask to be called again."""
+    if isinstance(result, SpoolResult) or (type(result) is int and result == SPOOL_RETRY):
+        return outcome_of(result, frequency)
+    return DONE
 
 
 def again(frequency: float) -> Outcome:
@@ -29,10 +40,13 @@ def again(frequency: float) -> Outcome:
 
 def conclude(result: object, rule: Rule) -> Outcome | Awaitable[Outcome]:
     """The outcome of a call; of an awaitable when the function was asynchronous."""
+    if isinstance(result, GeneratorType | AsyncGeneratorType):
+        return Outcome(Kind.FAILED, "the callable contains a `yield`: it returned a generator, and nothing of it has run")
     if result is not None and isinstance(result, Awaitable):
         return _conclude_later(result, rule)
     return rule(result)
 
 
 async def _conclude_later(result: Awaitable[object], rule: Rule) -> Outcome:
-    return rule(await result)
+    outcome = conclude(await result, rule)
+    return await outcome if isinstance(outcome, Awaitable) else outcome

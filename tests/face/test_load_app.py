@@ -140,8 +140,36 @@ def test_application_that_cannot_run_says_why(tmp_path: Path, source: str, spec:
     assert says in done.stderr
 
 
+def test_file_named_like_a_module_of_python_is_the_application(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "socket.py").write_text("def run(env): print('mine')\n")
+    assert ran(tmp_path, "deep/socket.py:run", [{}]) == "mine\nDONE\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def app(environ, start_response): return [b'']", "missing a required argument: 'start_response'"),
+        ("async def app(scope, receive, send): pass", "missing a required argument: 'receive'"),
+        ("class Web:\n    def __call__(self, environ, start_response): pass\napp = Web()", "missing a required argument"),
+        ("def app(): pass", "too many positional arguments"),
+        ("def app(env): yield 1", "contains a `yield`"),
+    ],
+)
+def test_a_callable_that_cannot_be_called_with_a_task_is_not_called_with_one(tmp_path: Path, source: str, problem: str) -> None:
+    (tmp_path / "jobs.py").write_text(source + "\n")
+    done = work(tmp_path, "jobs:app", [])
+    assert done.returncode == 1
+    assert problem in done.stderr
+    # In an application that has something else to run it is what stands in many a uwsgi.ini.
+    (tmp_path / "jobs.py").write_text(source + "\nfrom spoolnode import spool\n@spool\ndef job(): print('job')\n")
+    done = work(tmp_path, "jobs:app", [{"spool_func": "jobs:job"}, {"a": "b"}])
+    assert done.stdout == "job\nDONE\nFAILED\n"
+    assert "'app' gets no tasks, because it" in done.stderr
+
+
 def test_file_named_like_a_loaded_module_is_refused(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "socket.py").write_text("def run(env): pass\n")
-    done = work(tmp_path, "deep/socket.py:run", [])
+    (tmp_path / "deep" / "uwsgi.py").write_text("def run(env): pass\n")
+    done = work(tmp_path, "deep/uwsgi.py:run", [])
     assert "rename the file" in done.stderr

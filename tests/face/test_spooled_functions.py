@@ -95,7 +95,7 @@ def addressed(number: int, to: list[Any]) -> None: ...
 
 
 def test_asynchronous_spooling_and_function(node: SmallNode) -> None:
-    @spool
+    @spool(name="later")
     async def later(n: int) -> None:
         await asyncio.sleep(0)
         calls.append(n)
@@ -136,18 +136,57 @@ def test_bad_options_are_an_error_at_the_decorator(options: dict[str, Any]) -> N
         ("text", Kind.DONE),
         (-2.0, Kind.DONE),
         (-1, Kind.RETRY),
-        (1, Kind.RETRY),
-        (True, Kind.RETRY),
-        (10**30, Kind.RETRY),
+        (1, Kind.FAILED),
+        (True, Kind.FAILED),
+        (10**30, Kind.FAILED),
+        pytest.param(10**5000, Kind.FAILED, id="more digits than Python shows"),
         (0, Kind.IGNORED),
         (False, Kind.IGNORED),
     ],
 )
-def test_spoolraw_lets_the_result_decide_and_spool_does_not(node: SmallNode, returned: Any, kind: Kind) -> None:
-    spoolraw(lambda: returned).spool()
+def test_each_int_that_a_raw_function_returns_counts(node: SmallNode, returned: Any, kind: Kind) -> None:
+    spoolraw(name="raw")(lambda: returned).spool()
     assert run(node).kind is kind
-    spool(name="other")(lambda: returned).spool()
-    assert run(node).kind is Kind.DONE
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        (spoolnode.SPOOL_OK, Kind.DONE),
+        (spoolnode.SPOOL_RETRY, Kind.RETRY),
+        (-1, Kind.RETRY),
+        (spoolnode.SPOOL_IGNORE, Kind.IGNORED),
+        *[(result, Kind.DONE) for result in (None, 0, False, True, 1, 42, -3, "text", -1.0)],
+    ],
+)
+@pytest.mark.parametrize("kind_of_function", ["plain", "async"])
+def test_a_function_may_count_as_it_likes_and_still_ask_to_be_called_again(
+    node: SmallNode, returned: Any, kind: Kind, kind_of_function: str
+) -> None:
+    async def later() -> Any:
+        return returned
+
+    spool(name="f")((lambda: returned) if kind_of_function == "plain" else later).spool()
+    variables, body = node.tasks[-1]
+    outcome = Dispatcher(context(), None)(Call.of(variables, body, "x"))
+    assert (outcome if isinstance(outcome, Outcome) else asyncio.run(awaited(outcome))).kind is kind
+
+
+async def awaited(outcome: Any) -> Outcome:
+    return await outcome  # type: ignore[no-any-return]  # of what a dispatcher gives
+
+
+def test_a_generator_that_is_returned_is_a_failure_because_nothing_of_it_has_run(node: SmallNode) -> None:
+    for make in (lambda: (1 for _ in calls), items):
+        spool(name="f")(lambda make=make: make()).spool()
+        outcome = run(node)
+        assert outcome.kind is Kind.FAILED
+        assert "yield" in outcome.reason
+        REGISTRY.clear()
+
+
+async def items() -> Any:
+    yield 1
 
 
 def test_spoolforever_runs_again_after_the_frequency(node: SmallNode) -> None:
@@ -156,7 +195,7 @@ def test_spoolforever_runs_again_after_the_frequency(node: SmallNode) -> None:
 
 
 def test_exception_of_the_function_reaches_the_worker(node: SmallNode) -> None:
-    @spoolforever
+    @spoolforever(name="bad")
     def bad() -> None:
         raise ZeroDivisionError
 
@@ -180,6 +219,94 @@ def test_task_that_names_no_function_of_ours_says_what_there_is() -> None:
     assert outcome.kind is Kind.FAILED
     assert "'missing'" in outcome.reason
     assert "known" in outcome.reason
+
+
+# --- what no worker could run, or find ---
+
+
+def pieces() -> Any:
+    yield 1
+
+
+class Tasks:
+    """Functions in a class, as people write them."""
+
+    @spool
+    def method(self, x: int) -> Any:
+        return ("method", self, x)
+
+    @staticmethod
+    @spool
+    def static(x: int) -> Any:
+        return ("static", x)
+
+    @spool
+    @staticmethod
+    def static_inside(x: int) -> Any:
+        return ("static inside", x)
+
+    @classmethod
+    @spool
+    def of_class(cls, x: int) -> Any:
+        return ("class", cls, x)
+
+
+@pytest.mark.parametrize("function", [pieces, items, staticmethod(pieces)])
+def test_a_function_with_a_yield_is_refused_where_it_is_decorated(function: Any) -> None:
+    with pytest.raises(BadDecoration, match="it contains a `yield`"):
+        spool(function)
+
+
+def test_a_function_without_a_name_of_its_own_is_refused_until_it_gets_one() -> None:
+    def nested() -> None: ...
+
+    for function in (lambda: None, nested):
+        with pytest.raises(BadDecoration, match="or give it one with name="):
+            spool(function)
+        assert spool(name=f"f{id(function)}")(function).function is function
+
+
+def test_of_two_functions_with_one_name_none_runs_for_the_other() -> None:
+    source = "from spoolnode import spool\n@spool\ndef job(): return 1\nfirst = job\n@spool\ndef job(): return 2\n"
+    with pytest.raises(BadDecoration, match=r"two functions are called 'twice:job': .*:2\) and .*:5\); give one of them another"):
+        exec(source, types.ModuleType("twice").__dict__)
+
+
+def test_a_method_is_called_as_one_and_cannot_be_spooled() -> None:
+    tasks = Tasks()
+    assert tasks.method(3) == ("method", tasks, 3)
+    for way in (tasks.method.spool, tasks.method.options, lambda n: asyncio.run(tasks.method.aspool(n))):
+        with pytest.raises(BadTask, match="is a method, and the object that it belongs to cannot travel"):
+            way(1)
+
+
+def test_a_class_method_is_called_as_one_and_cannot_be_spooled() -> None:
+    assert Tasks.of_class(3) == ("class", Tasks, 3)
+    with pytest.raises(BadTask):
+        Tasks.of_class.spool(1)
+
+
+def test_a_static_method_is_a_function() -> None:
+    for holder in (Tasks, Tasks()):
+        assert holder.static(1) == ("static", 1)
+        assert holder.static_inside(2) == ("static inside", 2)
+
+
+@pytest.mark.parametrize("name", ["static", "static_inside"])
+def test_a_static_method_can_be_spooled(node: SmallNode, name: str) -> None:
+    function = getattr(Tasks, name)
+    REGISTRY.add(function.name, function)
+    assert getattr(Tasks(), name).spool(5)
+    assert run(node).kind is Kind.DONE
+
+
+def test_a_function_typed_into_an_interpreter_is_refused_when_it_is_spooled(tmp_path: Path) -> None:
+    code = "from spoolnode import spool\n@spool\ndef f(): pass\n@spool\ndef f(): pass\nf.spool()\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(spoolnode.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-"], input=code, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "BadTask: f was typed into an interpreter" in done.stderr
 
 
 # --- mistakes of the caller ---

@@ -245,7 +245,7 @@ def test_bytes_flavour_comes_before_the_str_flavour(real: Any, worker: WorkerCon
 
 @pytest.mark.parametrize(
     ("returned", "kind"),
-    [(None, Kind.DONE), (-2, Kind.DONE), ("x", Kind.DONE), (-1, Kind.RETRY), (True, Kind.RETRY), (0, Kind.IGNORED)],
+    [(None, Kind.DONE), (-2, Kind.DONE), ("x", Kind.DONE), (-1, Kind.RETRY), (True, Kind.FAILED), (0, Kind.IGNORED)],
 )
 def test_what_a_callable_returns_decides(real: Any, worker: WorkerContext, returned: Any, kind: Kind) -> None:
     real.spooler = lambda env: returned

@@ -102,7 +102,7 @@ spoolraw = _decorator(_SpooledRaw)
 
 def _outcome(stored: Any, returned: object, context: WorkerContext) -> Outcome:
     if stored is None:
-        return outcome_of(returned)
+        return outcome_of(returned, context.frequency)
     result = int(stored)
     # A function that asks to be run again after it ended well is not a failure: no attempt is counted against it.
     return again(context.frequency) if result == -1 else DONE if result == -2 else outcome_of(result)
