@@ -101,6 +101,9 @@ class Config:
         metavar="SEC",
     )
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
+    spooler_frequency: float = _setting(
+        30.0, "longest pause, in seconds, before a task runs again that asked for it (SPOOL_RETRY, @spoolforever)", metavar="SEC"
+    )
     timeout: float = _setting(0.0, "seconds a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC")
     max_tasks: int = _setting(0, "tasks after which a worker is replaced; 0: never", metavar="N")
     grace: float = _setting(30.0, "seconds that running tasks get to end at a stop", metavar="SEC")
@@ -190,6 +193,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("max_attempts", 0, 255),
     ("retry_base", 0.001, 86400),
     ("retry_max", 0.001, 30 * 86400),
+    ("spooler_frequency", 0.001, 30 * 86400),
     ("timeout", 0, 10**8),
     ("max_tasks", 0, 10**12),
     ("grace", 0, 10**8),

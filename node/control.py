@@ -188,7 +188,7 @@ class Control:
         identity = shown["id"]
         if identity in running:
             shown |= {"state": "running", **running[identity]}
-        if reason := self._node.spool.retrying.get(identity):
+        if shown["state"] != "dead" and (reason := self._node.spool.retrying.reason(identity)):
             shown["last_error"] = reason
         return _json(shown)
 

@@ -185,6 +185,7 @@ class Node:
         return {
             "node_pid": os.getpid(), "root": self.layout.root, "node_id": self.id, "app": self.config.app,
             "timeout": self.config.timeout, "socket": self.layout.socket, "chdir": self.home,
+            "frequency": self.config.spooler_frequency,
         }  # fmt: skip
 
     def _handle_signals(self) -> None:

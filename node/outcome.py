@@ -14,7 +14,7 @@ class Kind(Enum):
     DONE = "done"
     """It leaves the disk."""
     RETRY = "retry"
-    """It asked to be run again: counts as an attempt, with backoff."""
+    """It asked to be run again: that is no failure. Its attempts start anew, and the pause grows with each round to `delay`."""
     IGNORED = "ignored"
     """No callable felt responsible: counts as an attempt, with backoff."""
     AGAIN = "again"
@@ -31,7 +31,7 @@ class Outcome:
     reason: str = ""
     """Why it has to run again, for people."""
     delay: float = 0.0
-    """Seconds, for AGAIN only."""
+    """Seconds, for AGAIN and RETRY only."""
 
 
 DONE = Outcome(Kind.DONE)

@@ -26,6 +26,7 @@ from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.queue import Later, ReadyQueue, Ref
 from spoolnode.node.recovery import Found, FoundBatch, recover
 from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.retrying import Retrying
 from spoolnode.node.threads import DiskThread
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, file_name, task_id
@@ -104,8 +105,7 @@ class Spool:
         """Hears of each task that came and ended well; None when nobody wants to know, because a line costs more than a task."""
         self.changed: Callable[[], None] = lambda: None
         """Called when tasks became ready."""
-        self.retrying: dict[str, str] = {}
-        """Why tasks that will be tried again did not end well, by id."""
+        self.retrying = Retrying()
         self.placing = 0
         """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
         self.placed: Callable[[], None] = lambda: None
@@ -159,7 +159,7 @@ class Spool:
             if self._policy.gives_up(attempts):
                 self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
             else:
-                self.retrying[self.id_of(batch, offset)] = "the node ended before it was tried again"
+                self.retrying.fail(batch, offset, self.id_of(batch, offset), "the node ended before it was tried again")
                 self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank)
 
     async def close(self) -> None:
@@ -239,7 +239,7 @@ class Spool:
         """A spool file is gone; somebody removed or moved it."""
         if ref not in self.files.flying:
             self._unknow(ref)
-            self.retrying.pop(ref_id(ref), None)
+            self.retrying.forget(self.files, [ref])
 
     def _unknow(self, ref: str) -> float | None:
         """Forgets a file; when it was due."""
@@ -379,11 +379,15 @@ class Spool:
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
         """A task has to run again, or is given up."""
 
+        asked = outcome.kind in (Kind.AGAIN, Kind.RETRY)
+        rounds = self.retrying.ask(source, ref, self.id_of(source, ref)) if outcome.kind is Kind.RETRY else 0
+
         def judge() -> tuple[float, int]:
             attempts = self._progress(source, ref).attempts
-            if outcome.kind is Kind.AGAIN:
+            if asked:
                 self.keeper.set_attempts(_number(source), ref, 0)
-                return self._delayed(source, ref, outcome.delay), 0
+                pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
+                return self._delayed(source, ref, pause), 0
             if self._policy.gives_up(attempts):
                 self.keeper.bury(_number(source), ref, outcome.reason, attempts)
                 return 0.0, attempts
@@ -396,16 +400,15 @@ class Spool:
             due, attempts = result
             self._say(source, ref, outcome, due, attempts)
             if due:
-                if outcome.kind is not Kind.AGAIN:
-                    self.retrying[self.id_of(source, ref)] = outcome.reason
+                if not asked:
+                    self.retrying.fail(source, ref, self.id_of(source, ref), outcome.reason)
                 self._land(source, [ref])
                 self._put_later(source, ref, rank, due)
             else:
                 self.counts.died += 1
                 self.end(source, [ref])
 
-        if outcome.kind is not Kind.AGAIN:
-            self.counts.failed += 1
+        self.counts.failed += not asked
         self.moves.submit(judge, judged)
 
     def _delayed(self, source: Source, ref: Ref, pause: float) -> float:
@@ -452,7 +455,7 @@ class Spool:
 
     def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
         identity = self.id_of(source, ref)
-        if outcome.kind is Kind.AGAIN:
+        if outcome.kind in (Kind.AGAIN, Kind.RETRY):
             self.report("again", id=identity, due=due)
         elif due:
             # The traceback is told once; `show` has that of the last attempt, and dead/ keeps it.
@@ -475,9 +478,7 @@ class Spool:
 
     def end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
-        if self.retrying:
-            for ref in refs:
-                self.retrying.pop(self.id_of(source, ref), None)
+        self.retrying.forget(source, refs)
         self._land(source, refs)
         if isinstance(source, Files):
             for ref in refs:
@@ -513,6 +514,7 @@ class Spool:
 
         # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
         self.batches.pop(batch.number, None)
+        self.retrying.drop(batch)
         self._dirty_directories.add(self.layout.incoming)
         self.moves.submit(remove, removed)
 
@@ -574,6 +576,7 @@ class Spool:
                 if ref.startswith("outbox/"):
                     self.outbox.moved(ref)
                     continue
+                self.retrying.move(batch, offset, self.files, ref)
                 self._unknow(ref)
                 self._schedule_moved(ref, due.get(offset, 0.0))
                 if offset in due and not still_later:

@@ -38,7 +38,9 @@ def load(facts: dict[str, Any]) -> App:
     os.environ["SPOOLNODE_VIA"] = facts["socket"]
     os.environ["SPOOLNODE_SPOOL"] = facts["root"]
     spool = SpoolView(facts["root"], facts["node_id"])
-    context = WorkerContext(facts["root"], facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task)
+    context = WorkerContext(
+        facts["root"], facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task, facts["frequency"]
+    )  # fmt: skip
     return load_app(facts["app"], context)
 
 

@@ -66,7 +66,7 @@ def test_timeout_comes_from_the_argument_else_the_environment_else_it_is_five_se
 
 
 def test_spooled_function_has_the_timeout_too(stopped_node: str) -> None:
-    @spool
+    @spool(name="work")
     def work() -> None: ...
 
     started = monotonic()

@@ -26,7 +26,7 @@ def first_words(directory: Path, app: str) -> list[Any]:
     facts = {
         "app": app, "root": str(directory / "spool"), "node_id": "x", "node_pid": os.getpid(), "worker": 0,
         "socket": str(directory / "x.sock"), "timeout": 0.0, "slots": slots.descriptor, "concurrency": 1,
-        "chdir": str(directory),
+        "chdir": str(directory), "frequency": 30.0,
     }  # fmt: skip
     with ours:
         with theirs:

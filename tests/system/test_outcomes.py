@@ -65,9 +65,8 @@ def test_a_callable_that_ends_well_ends_its_task(ends: RunningNode, how: str, ki
 @pytest.mark.parametrize(
     ("how", "outcome", "reason"),
     [
-        ("retry", "retry", "it returned -1"),
-        ("true", "retry", "it returned True"),
-        ("one", "retry", "it returned 1"),
+        ("true", "failed", "the callable returned True"),
+        ("one", "failed", "the callable returned 1"),
         ("ignore", "ignored", "it returned 0"),
         ("false", "ignored", "it returned False"),
         ("error", "failed", "ValueError: the reason"),
@@ -99,7 +98,7 @@ def test_a_failure_comes_with_its_traceback(ends: RunningNode) -> None:
 
 
 def test_a_dead_task_can_be_run_again(ends: RunningNode) -> None:
-    identity = enqueue(ends, how="retry")
+    identity = enqueue(ends, how="ignore")
     ends.wait_for_log("dead", id=identity)
     done = ends.command("dead", "retry", identity)
     assert done.returncode == 0, done.stderr
@@ -108,7 +107,7 @@ def test_a_dead_task_can_be_run_again(ends: RunningNode) -> None:
 
 
 def test_the_pause_grows_with_each_attempt(node: RunningNode) -> None:
-    app = NOTES + "def fail(env):\n    note(time.time())\n    return -1\nuwsgi.spooler = fail\n"
+    app = NOTES + "def fail(env):\n    note(time.time())\n    return 0\nuwsgi.spooler = fail\n"
     node.start("--max-attempts", "5", "--retry-base", "0.1", app=app)
     enqueue(node, a="b")
     node.wait_for_log("dead", attempts=5)
@@ -119,7 +118,70 @@ def test_the_pause_grows_with_each_attempt(node: RunningNode) -> None:
         assert next_one - one < 0.1 * 2**attempt + 8.0
 
 
-RETRIES = NOTES + "def fail(env):\n    note('run')\n    return -1\nuwsgi.spooler = fail\n"
+LOOPS = (
+    NOTES
+    + """
+from spoolnode import SPOOL_OK, SPOOL_RETRY, spool
+
+def loop(env):
+    note("round")
+    if is_open("fails"):
+        raise ValueError("once")
+    return SPOOL_OK if is_open("over") else SPOOL_RETRY
+
+@spool
+def function():
+    return loop({})
+
+def first(env):
+    function.spool()
+
+async def later():
+    return loop({})
+
+def spooler(env):
+    return {"async": lambda _: later(), "function": first, "callable": loop}[env["as"]](env)
+
+uwsgi.spooler = spooler
+"""
+)
+
+
+@pytest.mark.parametrize("kind", ["callable", "function", "async"])
+def test_a_task_that_asks_to_be_called_again_has_not_failed_however_often_it_asks(
+    node: RunningNode, gate: Any, kind: str
+) -> None:
+    node.start("--max-attempts", "3", "--spooler-frequency", "10ms", app=LOOPS)
+    over = gate("over")
+    enqueue(node, **{"as": kind})
+    wait_for_note(node, "round", 30)
+    now = status(node)
+    assert (now["failed"], now["retrying"], now["dead"]) == (0, 0, 0)
+    over.open()
+    wait_until_idle(node)
+    assert status(node)["done"] == (2 if kind == "function" else 1)
+    assert not [line["action"] for line in node.log if line["action"] in ("retry", "dead")]
+
+
+def test_rounds_that_a_task_asked_for_are_no_attempts(node: RunningNode, gate: Any) -> None:
+    node.start("--max-attempts", "2", "--spooler-frequency", "10ms", "--retry-base", "10ms", app=LOOPS)
+    identity = enqueue(node, **{"as": "callable"})
+    wait_for_note(node, "round", 5)
+    gate("fails").open()
+    node.wait_for_log("retry", id=identity, attempts=1, reason="ValueError: once")
+    node.wait_for_log("dead", id=identity, attempts=2)
+
+
+def test_the_pause_of_a_task_that_asks_grows_to_the_frequency(node: RunningNode) -> None:
+    app = NOTES + "def loop(env):\n    note(time.time())\n    return -1\nuwsgi.spooler = loop\n"
+    node.start("--retry-base", "0.1", "--spooler-frequency", "0.3", app=app)
+    enqueue(node, a="b")
+    eventually(lambda: len(notes(node)) >= 6, "six rounds")
+    pauses = [later - sooner for sooner, later in itertools.pairwise(float(line) for line in notes(node))]
+    assert all(pause >= least - 0.01 for pause, least in zip(pauses, [0.05, 0.1, 0.2, 0.3, 0.3], strict=False))
+
+
+RETRIES = NOTES + "def fail(env):\n    note('run')\n    return 0\nuwsgi.spooler = fail\n"
 
 
 @pytest.mark.parametrize("place", ["in its batch", "in a file"])

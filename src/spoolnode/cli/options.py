@@ -29,7 +29,6 @@ ALIASES = {
 WITHOUT_EFFECT = {
     "sharedarea": ("-A", "N", "uWSGI's shared area has no effect here"),
     "spooler-ordered": ("", "", "tasks always run in order here"),
-    "spooler-frequency": ("", "N", "nothing is polled here: a task runs when it arrives or is due"),
     "spooler-quiet": ("", "", "see --log-level"),
     "master": ("-M", "", "a node always watches over its workers"),
 }

@@ -1,7 +1,7 @@
 """What a worker knows about itself and its node, for the look-alikes. The node supplies it; nothing here does I/O."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spoolnode.protocol.packet import Variables
 
@@ -25,4 +25,9 @@ class WorkerContext:
     get_task: Callable[[str], tuple[Variables, bytes] | None]
     """The variables and the body of the task with such a path; None when there is none."""
     frequency: float = DEFAULT_FREQUENCY
-    """Seconds between two runs of a `@spoolforever` task; `set_spooler_frequency` changes it."""
+    """Seconds until a task runs again that asked for it (at most, for SPOOL_RETRY); `set_spooler_frequency` changes it."""
+    configured_frequency: float = field(init=False)
+    """The same as the node's settings say."""
+
+    def __post_init__(self) -> None:
+        self.configured_frequency = self.frequency

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from spoolnode import client
 from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY
 from spoolnode.compat import values
-from spoolnode.compat.context import DEFAULT_FREQUENCY, WorkerContext
+from spoolnode.compat.context import WorkerContext
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.wire import message, resolve, send_timeout
@@ -74,12 +74,12 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         return None if task is None else values.environment(*task, name)
 
     def set_spooler_frequency(seconds: int) -> bool:
-        """Seconds between two runs of a `@spoolforever` task. Nothing here is polled, so nothing else depends on it."""
+        """Seconds until a task runs again that asked for it; 0: --spooler-frequency. Nothing else depends on it here."""
         if not isinstance(seconds, int):
             raise TypeError(f"the spooler frequency must be an int; this is a {type(seconds).__name__}")
         if seconds < 0:
             raise ValueError(f"the spooler frequency is {seconds}; it must not be negative")
-        context.frequency = float(seconds) or DEFAULT_FREQUENCY
+        context.frequency = float(seconds) or context.configured_frequency
         return True
 
     def spooler_pids() -> list[int]:
