@@ -201,7 +201,7 @@ class Control:
     async def _remove(self, request: web.Request) -> web.Response:
         identity = _identity(request)
         spool = self._node.spool
-        while (found := spool.find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
+        while (found := await self._find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
             await asyncio.sleep(0.01)  # it is being moved to a file of its own
         if found is not None and found[1] in found[0].flying:
             raise web.HTTPConflict(text=f"the task {identity} is {self._holder(*found)}; only waiting tasks can be removed")
@@ -212,6 +212,15 @@ class Control:
         self._node.report("removed", id=identity)
         return _json({"id": identity, "removed": True})
 
+    async def _find(self, identity: str) -> "tuple[Source, Any] | None":
+        """Where a task is that waits, or is with a worker or a link."""
+        spool = self._node.spool
+        found = spool.find(identity)
+        if found is None and spool.outbox.files.known:
+            place = await self._aside(lambda: inspect.find_place(spool.keeper, identity))
+            found = spool.at(place[0].where) if place is not None else None
+        return found
+
     def _holder(self, source: "Source", ref: Any) -> str:
         """Where a task is that is in flight."""
         outbound = source is self._node.spool.outbox.files or (isinstance(source, Batch) and source.link_number(ref))
@@ -220,7 +229,7 @@ class Control:
     async def _retry(self, request: web.Request) -> web.Response:
         identity = _identity(request)
         spool = self._node.spool
-        found = spool.find(identity)
+        found = await self._find(identity)
         to = spool.outbox.destination(*found) if found is not None else None
         if to is not None:
             if reason := self._try_now(to):

@@ -36,6 +36,13 @@ class Run:
     def __len__(self) -> int:
         return len(self.refs) - self.start
 
+    def index(self, ref: Ref) -> int:
+        """Where a ref is in `refs`; -1 when it is not here."""
+        try:
+            return self.refs.index(ref, self.start)
+        except ValueError:
+            return -1
+
     def take(self, count: int) -> MutableSequence[Any]:
         """Removes up to `count` of the oldest."""
         taken = self.refs[self.start : self.start + count]
@@ -108,8 +115,8 @@ class ReadyQueue:
         """Removes one task; whether it was here. Takes time in proportion to what waits here."""
         for rank in self._ranks:
             for run in self._lanes[rank]:
-                if run.source is source and ref in run.refs[run.start :]:
-                    del run.refs[run.refs.index(ref, run.start)]
+                if run.source is source and (index := run.index(ref)) >= 0:
+                    del run.refs[index]
                     self.size -= 1
                     if not len(run):
                         self._drop(rank, run)
@@ -119,7 +126,7 @@ class ReadyQueue:
     def has(self, source: Any, ref: Ref) -> bool:
         """Whether one task is here. Takes time in proportion to what waits here."""
         runs = (run for lane in self._lanes.values() for run in lane if run.source is source)
-        return any(ref in run.refs[run.start :] for run in runs)
+        return any(run.index(ref) >= 0 for run in runs)
 
     def items(self) -> list[tuple[Any, Ref]]:
         """All tasks here."""

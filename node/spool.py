@@ -57,6 +57,14 @@ class Files:
     flying: set[str] = field(default_factory=set)
     """Those that are with a worker."""
     frozen: bool = False
+    directories: set[str] = field(default_factory=set)
+    """Where they are or were: "" for the top, "5/" for a priority."""
+
+    def note(self, ref: str, due: float) -> None:
+        """A file is there."""
+        self.known[ref] = due
+        if "/" in ref:
+            self.directories.add(ref[: ref.rindex("/") + 1])
 
 
 @dataclass(slots=True)
@@ -250,7 +258,7 @@ class Spool:
 
     def _schedule_file(self, ref: str, due: float) -> None:
         known = self._unknow(ref)
-        self.files.known[ref] = due
+        self.files.note(ref, due)
         if due:
             self._wait_until(due, self.files, ref, rank_of(ref))
         elif known is None or known:
@@ -594,7 +602,7 @@ class Spool:
 
     def _schedule_moved(self, ref: str, due: float) -> None:
         """A settled task: if it was ready, its place in the queue still leads to it; otherwise it is due later."""
-        self.files.known[ref] = due
+        self.files.note(ref, due)
         if due:
             self._wait_until(due, self.files, ref, rank_of(ref))
 
@@ -695,7 +703,7 @@ class Spool:
     # -- looking --
 
     def find(self, identity: str) -> tuple[Source, Ref] | None:
-        """Where the task of that id is; None when it is not among the waiting and running ones."""
+        """Where the task of that id is; None when it is not among the waiting and running ones. See also `at`."""
         prefix = f"{self.node_id}_"
         number, _, offset = identity[len(prefix) :].partition("_")
         if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
@@ -703,15 +711,12 @@ class Spool:
             if batch is not None and int(offset) not in batch.void:
                 return batch, int(offset)
         name = file_name(identity)
-        if name in self.files.known:
-            return self.files, name
-        for ref in self.files.known:
-            if ref.endswith(f"/{name}"):
-                return self.files, ref
-        for ref in self.outbox.files.known:
-            if ref_id(ref) == identity:
-                return self.outbox.files, ref
-        return None
+        refs = (f"{directory}{name}" for directory in ("", *self.files.directories))
+        return next(((self.files, ref) for ref in refs if ref in self.files.known), None)
+
+    def at(self, ref: str) -> tuple[Source, Ref] | None:
+        """The task in that file of outbox/: its name has a number that its id does not tell, so the disk must be asked first."""
+        return (self.outbox.files, ref) if ref in self.outbox.files.known else None
 
     def id_of(self, source: Source, ref: Ref) -> str:
         """The id of a task."""

@@ -8,6 +8,7 @@ import pytest
 from life import Fate, Life
 
 from spoolnode.node.intake import Outbound
+from spoolnode.node.layout import outbox_ref
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.request import PLAIN_TERMS
 
@@ -26,9 +27,8 @@ async def waiting_task(life: Life, settled: bool) -> tuple[Any, Any]:
         await life.rest()
         life.settle()
         await life.rest()
-    found = life.spool.find(fate.identity)
+    found = life.spool.at(outbox_ref("beta", fate.identity, number)) if settled else life.spool.find(fate.identity)
     assert found is not None
-    assert (found[0] is life.spool.outbox.files) == settled
     return found
 
 
