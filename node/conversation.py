@@ -1,7 +1,11 @@
 """What is said on one connection: requests in, answers out, in order. No socket: bytes in, a `Link` to write to.
 
 In the plain dialect there is one request; whatever follows is ignored, as uWSGI does. In the extended dialect (modifier2
-1) requests are pipelined, and an answer waits until all before it are said.
+1) requests are pipelined, and an answer waits until all before it are said. A refused request spoils nothing for the next
+one: its body is read and dropped, unless it is large; then the connection ends.
+
+What one connection can take of the node's memory is bounded, and so is what all can: answers that nobody reads, requests that
+wait for their commit, bodies that come slowly.
 """
 
 from collections import deque
@@ -15,18 +19,29 @@ from spoolnode.node.numbers import Key
 from spoolnode.node.upload import Upload
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.headers import without_secrets
 from spoolnode.protocol.hello import Hello
 from spoolnode.protocol.hello import read as read_hello
 from spoolnode.protocol.packet import EXTENDED, PING
 from spoolnode.protocol.reader import Body, Request, RequestReader
-from spoolnode.protocol.request import Terms, looks_like_web, read_terms
+from spoolnode.protocol.request import Terms, length_of_body, looks_like_web, read_terms
 
 MAX_PIPELINED = 8192
 """Unanswered requests of one connection; then it is not read until half of them are answered."""
 MAX_UNANSWERED = 8 << 20
 """Bytes of the unanswered requests of one connection, likewise: they are in memory until their commit is done."""
+MAX_UNSENT = 1 << 18
+"""Bytes of answers made for one connection before they are sent; then its next requests wait."""
 UPLOAD_PIECE = 1 << 20
-"""Bytes of a large body gathered before they are written."""
+"""Bytes of a large body gathered before they are written..."""
+MAX_GATHERED = 32 << 20
+"""...unless all connections together have gathered more than this..."""
+LEAST_PIECE = 16 << 10
+"""...then so many are enough, and smaller bodies are written as they come too: many clients may be slow at once."""
+LEAST_PROGRESS = 4096
+"""Bytes of a body (or its end) that must come within --request-timeout: a byte now and then is no progress."""
+MAX_DROPPED = 1 << 20
+"""The largest body of a refused request that is read and dropped, in bytes; a larger one ends the connection."""
 MAX_PIECES = 512
 """Pieces in which a body may lie in memory: a body that comes in crumbs would take twenty times its size."""
 UNDELIMITED = Refused(
@@ -63,10 +78,26 @@ class Services:
     """Those with answers that are ready to be sent."""
     handshake_failures: int = 0
     """TLS connections that did not become anybody's."""
+    keep_headers: frozenset[bytes] = frozenset()
+    """Variables of web visitors that are stored although they look like secrets."""
+    gathered: int = 0
+    """Bytes of bodies that are in memory and have not come whole."""
+    uploads: int = 0
+    """Bodies that are being written; each has a file open."""
+    max_uploads: int = 1024
+    _said: dict[str, Any] = field(default_factory=dict)
+    _pong: bytes = b""
 
     def count_refusal(self, refusal: Refused) -> None:
         """One more request refused."""
         self.refusals[refusal.reason] = self.refusals.get(refusal.reason, 0) + 1
+
+    def pong(self) -> bytes:
+        """The extended answer to a ping, made once for each status."""
+        status = self.status()
+        if status is not self._said:
+            self._said, self._pong = status, answer.status_pong(status)
+        return self._pong
 
     def flush(self) -> None:
         """Sends every answer that is ready."""
@@ -78,7 +109,7 @@ class Services:
 class Answer:
     """The place of one answer in the order of its connection; a `Waiter`."""
 
-    __slots__ = ("_conversation", "_web", "data", "size")
+    __slots__ = ("_conversation", "_web", "data", "size", "unsent")
 
     def __init__(self, conversation: "Conversation", web: bool, size: int = 0) -> None:
         self._conversation = conversation
@@ -86,6 +117,8 @@ class Answer:
         self.data = b""
         self.size = size
         """Bytes of its request that are in memory until it is said."""
+        self.unsent = 0
+        """Bytes of it when it was ready at once: such answers could be made without end."""
 
     def stored(self, task_id: str, copies: int = 1) -> None:
         """The task is safe."""
@@ -140,6 +173,9 @@ class Conversation:
         self._paused = False
         self._slow_reader = False
         self._gone = False
+        self._pumping = False
+        self._unsent = 0
+        """Bytes of pongs that are made and not sent."""
         self._task: tuple[bytes, Terms, Answer] | None = None
         """The request whose body is coming."""
         self._pieces: list[bytes] = []
@@ -148,6 +184,8 @@ class Conversation:
         self._skipping = False
         """The body that is coming is not wanted: its task is stored already."""
         self._progress = False
+        self._since_progress = 0
+        """Bytes of a body that came since the last time it counted."""
         self._hello: Hello | None = None
         """Who is at the other end, when it is a node."""
         self._link_key: Key | None = None
@@ -173,7 +211,8 @@ class Conversation:
         self._gone = self._over = True
         if self._upload is not None and not self._blocked:
             self._upload.abort()
-            self._upload = None
+            self._end_upload()
+        self._take_pieces()
 
     @property
     def is_incomplete(self) -> bool:
@@ -181,6 +220,11 @@ class Conversation:
         if self._over or self._paused:
             return False  # what we do not read cannot come
         return self._task is not None or not self._reader.is_empty or not self.extended
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether the client can do nothing but wait: answers are due, or its bytes are not read."""
+        return bool(self._answers) or self._paused
 
     def made_progress(self) -> bool:
         """Whether the client's time starts anew: a whole request, or a piece of a body, has come since the last call."""
@@ -195,21 +239,35 @@ class Conversation:
     # -- requests --
 
     def _pump(self) -> None:
+        if self._pumping:
+            return  # it goes on as soon as what brought us here is done
+        self._pumping = True
+        try:
+            while self._take_events():
+                self.services.flush()
+        finally:
+            self._pumping = False
+        self.services.flush()
+        self._balance()
+
+    def _take_events(self) -> bool:
+        """Looks at what has come; whether there may be more of it once the answers are sent."""
         while not self._over and not self._blocked:
+            if self._is_full:
+                return bool(self._unsent) and not self._slow_reader
             try:
                 event = self._reader.next_event()
                 if event is None:
                     break
-                self._progress = True
                 if isinstance(event, Request):
+                    self._progress = True
                     self._on_request(event)
                 else:
                     self._on_body(event)
             except Refused as refusal:
                 self._refuse_all(refusal)
                 break
-        self.services.flush()
-        self._balance()
+        return False
 
     def _on_request(self, request: Request) -> None:
         if request.modifier2 == EXTENDED:
@@ -231,7 +289,9 @@ class Conversation:
         if block and self.extended:
             self._on_hello(read_hello(block))
         place = Answer(self, web=False)
-        place.data = answer.status_pong(self.services.status()) if self.extended else answer.PONG
+        place.data = self.services.pong() if self.extended else answer.PONG
+        place.unsent = len(place.data)
+        self._unsent += place.unsent
         self._answers.append(place)
         self.services.talking.add(self)
 
@@ -249,11 +309,11 @@ class Conversation:
         try:
             terms = read_terms(block, local=self._local and self._link_key is None, peer=self._link_key is not None)
         except Refused as refusal:
-            place = self._place(looks_like_web(block))
-            place.refused(refusal)
-            # Whether a body follows cannot be known any more, so nothing after it can be understood.
-            self._end_rudely()
+            self._place(looks_like_web(block)).refused(refusal)
+            self._pass_over(length_of_body(block))
             return
+        if terms.web and not self.extended:
+            block = without_secrets(block, self.services.keep_headers)
         place = self._place(terms.web, len(block))
         if terms.web and not (terms.body or self.extended or self._reader.is_empty):
             # As nginx does it for HTTP/2: a body, and no header that says so. It would be lost.
@@ -261,20 +321,44 @@ class Conversation:
             self._end_rudely()
             return
         try:
-            if not terms.body:
-                self.services.door.admit(block, b"", terms, place, self._link_key)
-                return
-            self.services.door.check(terms)
-            if self.services.door.wants_upload(terms):
-                self._upload = self.services.door.upload(block, terms, place, self._link_key)
-                self._skipping = self._upload is None
+            self._begin(block, terms, place)
         except Refused as refusal:
             place.refused(refusal)
-            if terms.body:
-                self._end_rudely()
+            self._pass_over(terms.body)
+
+    def _begin(self, block: bytes, terms: Terms, place: Answer) -> None:
+        """Takes a task whose body, if it has one, is still to come. Raises `Refused`."""
+        services = self.services
+        if not terms.body:
+            services.door.admit(block, b"", terms, place, self._link_key)
             return
+        services.door.check(terms)
+        is_crowded = services.gathered > MAX_GATHERED and terms.body > LEAST_PIECE
+        if services.door.wants_upload(terms) or is_crowded:
+            if services.uploads >= services.max_uploads:
+                raise Refused(Reason.BUSY, f"this node is taking {services.uploads} large bodies already; ask again")
+            self._upload = services.door.upload(block, terms, place, self._link_key)
+            services.uploads += self._upload is not None
+            self._skipping = self._upload is None
+            block = b""  # the upload has it
         self._task = block, terms, place
         self._reader.expect_body(terms.body)
+
+    def _end_upload(self) -> None:
+        """It is whole, or nothing."""
+        if self._upload is not None:
+            self.services.uploads -= 1
+        self._upload = self._task = None
+
+    def _pass_over(self, length: int | None) -> None:
+        """A request was refused: what follows it on the connection is understood when its body has been dropped."""
+        if length == 0:
+            return
+        if not self.extended or length is None or length > MAX_DROPPED:
+            self._end_rudely()
+            return
+        self._skipping = True
+        self._reader.expect_body(length)
 
     def _place(self, web: bool, size: int = 0) -> Answer:
         # In the extended dialect variables like HTTP_HOST are those of a task that is passed on, or of its sender.
@@ -284,6 +368,9 @@ class Conversation:
         return place
 
     def _on_body(self, body: Body) -> None:
+        self._since_progress += len(body.data)
+        if body.last or self._since_progress >= LEAST_PROGRESS:
+            self._progress, self._since_progress = True, 0
         if self._skipping:
             if body.last:
                 self._skipping, self._task = False, None
@@ -292,8 +379,10 @@ class Conversation:
         if len(self._pieces) > MAX_PIECES:
             self._pieces = [b"".join(self._pieces)]
         self._gathered += len(body.data)
+        self.services.gathered += len(body.data)
         if self._upload is not None:
-            if body.last or self._gathered >= UPLOAD_PIECE:
+            enough = UPLOAD_PIECE if self.services.gathered <= MAX_GATHERED else LEAST_PIECE
+            if body.last or self._gathered >= enough:
                 self._blocked = True
                 spawn(self._write_piece(body.last))
         elif body.last:
@@ -301,6 +390,7 @@ class Conversation:
 
     def _take_pieces(self) -> bytes:
         data = b"".join(self._pieces)
+        self.services.gathered -= self._gathered
         self._pieces, self._gathered = [], 0
         return data
 
@@ -328,15 +418,15 @@ class Conversation:
                 await self._upload.finish(place)
         except Refused as refusal:
             place.refused(refusal)
-            self._upload = self._task = None
+            self._end_upload()
             if not last:
-                self._end_rudely()
+                self._pass_over(self._reader.body_left)
         if last:
-            self._upload = self._task = None
+            self._end_upload()
             self._over = self._over or not self.extended
         elif self._gone and self._upload is not None:
             self._upload.abort()
-            self._upload = None
+            self._end_upload()
         self._blocked = False
         self._link.touch()
         self._pump()
@@ -344,7 +434,7 @@ class Conversation:
     def _refuse_all(self, refusal: Refused, *, web: bool = False) -> None:
         """Nothing more is taken from this connection: the reason is said once, and it ends."""
         self.extended = self.extended or self._reader.dialect == EXTENDED
-        self._place(web).refused(refusal)
+        self._place(web or self._reader.expects_http).refused(refusal)
         self._end_rudely()
 
     def _end_rudely(self) -> None:
@@ -358,6 +448,7 @@ class Conversation:
         while self._answers and self._answers[0].data:
             said = self._answers.popleft()
             self._unanswered -= said.size
+            self._unsent -= said.unsent
             ready.append(said.data)
         if self._gone:
             return
@@ -375,9 +466,7 @@ class Conversation:
         """Reads on, or does not: backpressure in both directions."""
         if self._gone or self._rude:
             return
-        share = 2 if self._paused else 1
-        full = len(self._answers) > MAX_PIPELINED // share or self._unanswered > MAX_UNANSWERED // share
-        wanted = self._blocked or self._slow_reader or full
+        wanted = self._blocked or self._is_full
         if wanted != self._paused:
             self._paused = wanted
             if wanted:
@@ -386,3 +475,15 @@ class Conversation:
                 self._progress = True  # its time begins when we read it again
                 self._link.touch()
                 self._link.resume()
+                self._pump()  # what came before it was paused
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether nothing more is to be taken before some of it is answered, and read."""
+        share = 2 if self._paused else 1
+        return (
+            self._slow_reader
+            or len(self._answers) > MAX_PIPELINED // share
+            or self._unanswered > MAX_UNANSWERED // share
+            or self._unsent > MAX_UNSENT // share
+        )

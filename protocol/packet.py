@@ -11,6 +11,8 @@ from collections.abc import Iterable
 
 from spoolnode.protocol.errors import BadPacket, BadTask
 
+WEB_REQUEST = 0
+"""modifier1 of a request to a web application: what a web server sends that was not told otherwise."""
 SPOOL_REQUEST = 17
 """modifier1 of a request to spool, and of a waiting task on disk."""
 PING = 100

@@ -9,7 +9,15 @@ After a `Request` whose body follows, the owner calls `expect_body(length)` befo
 from typing import NamedTuple
 
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.packet import HEADER, MAX_BLOCK, PING, SPOOL_REQUEST
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK, PING, SPOOL_REQUEST, WEB_REQUEST
+from spoolnode.protocol.request import looks_like_web
+
+_TAKEN = (SPOOL_REQUEST, PING)
+_READ_FIRST = (*_TAKEN, WEB_REQUEST)
+"""Packets that are read whole when they are the first on a connection: the last kind is not taken, but its variables tell in
+which language to say so."""
+_METHODS = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ")
+_FIRST_OF_METHODS = frozenset(method[:1] for method in _METHODS)
 
 
 class Request(NamedTuple):
@@ -38,6 +46,8 @@ class RequestReader:
         self._buffer = b""
         self._position = 0
         self._body_left = 0
+        self._readable: tuple[int, ...] = _READ_FIRST
+        self._is_web = False
 
     def __repr__(self) -> str:
         buffered = len(self._buffer) - self._position
@@ -55,6 +65,16 @@ class RequestReader:
         if self._body_left or len(packet) < HEADER.size or packet[0] not in (SPOOL_REQUEST, PING):
             return None
         return packet[3]
+
+    @property
+    def expects_http(self) -> bool:
+        """Whether what was refused came from a web server, or is no packet but a request as a browser sends it."""
+        return self._is_web or (not self._body_left and self._buffer.startswith(_METHODS, self._position))
+
+    @property
+    def body_left(self) -> int:
+        """Bytes of the expected body that have not come."""
+        return self._body_left
 
     def receive(self, data: bytes) -> None:
         """Takes bytes from the connection; stores them, nothing more."""
@@ -78,18 +98,22 @@ class RequestReader:
         buffer, start = self._buffer, self._position
         if len(buffer) - start < 4:
             # The first byte alone tells a packet that no node takes (HTTP, TLS, code-running modifiers).
-            if len(buffer) > start and buffer[start] not in (SPOOL_REQUEST, PING):
+            if len(buffer) > start and buffer[start] not in self._readable:
                 raise _unknown_modifier(buffer[start])
             return None
         modifier1, size, modifier2 = HEADER.unpack_from(buffer, start)
-        if modifier1 not in (SPOOL_REQUEST, PING):
+        if modifier1 not in self._readable:
             raise _unknown_modifier(modifier1)
         if size > self._max_block:
             raise _too_large(size, self._max_block)
         end = start + 4 + size
         if end > len(buffer):
             return None
+        if modifier1 == WEB_REQUEST:
+            self._is_web = looks_like_web(buffer[start + 4 : end])
+            raise _web_request()
         self._position = end
+        self._readable = _TAKEN
         return Request(modifier1, modifier2, buffer[start + 4 : end])
 
     def _next_body(self) -> Body | None:
@@ -101,7 +125,19 @@ class RequestReader:
         return Body(data, last=not self._body_left)
 
 
+def _web_request() -> Refused:
+    return Refused(
+        Reason.MALFORMED,
+        f"a request for a web application came (modifier1 {WEB_REQUEST}); to store a task add `uwsgi_modifier1 {SPOOL_REQUEST};` "
+        "beside `uwsgi_pass` in nginx",
+    )
+
+
 def _unknown_modifier(modifier1: int) -> Refused:
+    if bytes([modifier1]) in _FIRST_OF_METHODS:
+        return Refused(
+            Reason.MALFORMED, "this port speaks uwsgi and no HTTP; in nginx `uwsgi_pass` leads here, and not `proxy_pass`"
+        )
     return Refused(
         Reason.MALFORMED,
         f"a packet with modifier1 {modifier1} came; a node takes only {SPOOL_REQUEST} (spool) and {PING} (ping)",

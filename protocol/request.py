@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from spoolnode.protocol import names, pickles
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
+from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.values import check_typed, unpack
 
 
@@ -79,6 +80,14 @@ def read_terms(block: bytes, *, local: bool, peer: bool = False) -> Terms:
     if peer and special.keys() <= _USUAL_ON_LINKS:
         return _linked_terms(special)
     return _terms(special, local, names.FROM_PEERS if peer else names.FROM_CLIENTS)
+
+
+def length_of_body(block: bytes) -> int | None:
+    """How many bytes follow a request with these variables, whatever else they say; None when that cannot be known."""
+    try:
+        return _body_length(dict(decode_variables(block)))
+    except (BadPacket, Refused):
+        return None
 
 
 def looks_like_web(block: bytes) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import FEEDINGS, HELLO_BLOCK, HELLO_WORLD, packet, pieces
+from wire import FEEDINGS, HELLO_BLOCK, HELLO_WORLD, block, packet, pieces
 
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.reader import Body, Request, RequestReader
@@ -171,9 +171,34 @@ def test_rubbish_is_refused_as_malformed_whatever_the_fragmentation(rubbish: byt
     assert feed(rubbish, size) == [Reason.MALFORMED]
 
 
-@pytest.mark.parametrize("rubbish", RUBBISH.values(), ids=RUBBISH)
-def test_rubbish_is_refused_at_its_first_byte(rubbish: bytes) -> None:
-    assert feed(rubbish[:1], 1) == [Reason.MALFORMED]
+@pytest.mark.parametrize("what", [what for what in RUBBISH if what != "zeros"])
+def test_rubbish_is_refused_at_its_first_byte(what: str) -> None:
+    assert feed(RUBBISH[what][:1], 1) == [Reason.MALFORMED]
+
+
+def test_what_may_be_a_request_for_a_web_application_is_read_whole_to_know_in_which_language_it_is_refused() -> None:
+    for variables, expects_http in (({b"REQUEST_METHOD": b"GET"}, True), ({b"HTTP_HOST": b"h"}, True), ({b"a": b"b"}, False)):
+        reader = RequestReader()
+        data = packet(0, block(variables))
+        reader.receive(data[:-1])
+        assert reader.next_event() is None
+        reader.receive(data[-1:])
+        with pytest.raises(Refused, match="uwsgi_modifier1 17;"):
+            reader.next_event()
+        assert reader.expects_http is expects_http
+
+
+def test_such_a_request_after_another_one_is_refused_at_its_first_byte() -> None:
+    assert feed(packet(17, HELLO_BLOCK) + b"\0", 1) == [Request(17, 0, HELLO_BLOCK), Reason.MALFORMED]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"HEAD"])
+def test_a_request_of_a_browser_is_refused_in_its_language(method: bytes) -> None:
+    reader = RequestReader()
+    reader.receive(method + b" / HTTP/1.1\r\n")
+    with pytest.raises(Refused, match="uwsgi_pass"):
+        reader.next_event()
+    assert reader.expects_http
 
 
 @how
