@@ -118,7 +118,14 @@ class Config:
     request_timeout: float = _setting(
         10.0, "seconds a client may take to send a request, or the next piece of its body", metavar="SEC"
     )
-    http: str = _setting("", "host:port for Prometheus metrics (/metrics) and /healthz", metavar="ADDR")
+    keep_header: list[str] = _setting(
+        [], "store this header of web visitors, too, of those that look like secrets (Cookie, Authorization...); may be repeated",
+        metavar="NAME",
+    )  # fmt: skip
+    http: str = _setting(
+        "", "host:port for Prometheus metrics (/metrics) and /healthz; on a public address it needs --allow or --insecure",
+        metavar="ADDR",
+    )  # fmt: skip
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
     touch_reload: list[str] = _setting(
         [], "load the application anew whenever this file is touched, written or replaced; may be repeated", metavar="FILE"
@@ -146,16 +153,9 @@ class Config:
         if self.chmod_socket and not re.fullmatch(r"[0-7]{3,4}", self.chmod_socket):
             raise BadConfig(f"--chmod-socket is {self.chmod_socket!r}; it must be an octal mode like 660")
         self._check_tls()
-        for address in self.listen:
-            check_address("listen", address)
-            if is_public(address) and not (self.allow or self.tls_cert or self.insecure):
-                raise BadConfig(
-                    f"--listen {address} is reachable from other machines: name the networks that may enqueue with --allow CIDR, "
-                    "give this node a certificate with --tls-cert, --tls-key and --tls-ca (see `spoolnode ca --help`), "
-                    "or give --insecure to take requests from anyone"
-                )
-        if self.http:
-            check_address("http", self.http)
+        self._check_addresses()
+        if wrong := [header for header in self.keep_header if not re.fullmatch(r"[A-Za-z0-9_-]+", header)]:
+            raise BadConfig(f"--keep-header is {wrong[0]!r}; it must be the name of a header like Cookie")
         self.networks()
         spool = str(Path(self.spool).absolute())
         if len(spool.encode()) > MAX_SPOOL_PATH:
@@ -171,12 +171,35 @@ class Config:
                 raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
         return Config(**{**self.__dict__, "name": name, "spool": spool})
 
+    def _check_addresses(self) -> None:
+        for address in self.listen:
+            check_address("listen", address)
+            if is_public(address) and not (self.allow or self.tls_cert or self.insecure):
+                raise BadConfig(
+                    f"--listen {address} is reachable from other machines: name the networks that may enqueue with --allow CIDR, "
+                    "give this node a certificate with --tls-cert, --tls-key and --tls-ca (see `spoolnode ca --help`), "
+                    "or give --insecure to take requests from anyone"
+                )
+        if self.http:
+            check_address("http", self.http)
+            if is_public(self.http) and not (self.allow or self.insecure):
+                raise BadConfig(
+                    f"--http {self.http} is reachable from other machines: name the networks that may read it with --allow CIDR, "
+                    "or give --insecure to show it to anyone"
+                )
+
     def _check_tls(self) -> None:
         given = {name: bool(getattr(self, name)) for name in ("tls_cert", "tls_key", "tls_ca")}
         if any(given.values()) and not all(given.values()):
             missing = [f"--{option_name(name)}" for name, there in given.items() if not there]
             said = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
             raise BadConfig(f"{said}: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
+
+    def lets_in(self, host: str) -> bool:
+        """Whether plain requests are taken from this address (of any family)."""
+        address = ip_address(host.partition("%")[0])
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return self.insecure or mapped.is_loopback or any(mapped in network for network in self.networks())
 
     def networks(self) -> list[IPv4Network | IPv6Network]:
         """The networks of `allow`."""

@@ -137,9 +137,17 @@ class Control:
         return application
 
     def _public_application(self) -> web.Application:
-        application = web.Application()
+        application = web.Application(middlewares=[self._only_allowed])
         application.add_routes([web.get("/metrics", self._metrics), web.get("/healthz", self._health)])
         return application
+
+    @web.middleware
+    async def _only_allowed(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        """Metrics are for whoever may enqueue; whether the node is well may be asked by anybody (a load balancer)."""
+        if request.path == "/metrics" and request.remote is not None and not self._node.config.lets_in(request.remote):
+            raise web.HTTPForbidden(text=f"requests from {request.remote} are not answered: see --allow\n")
+        response: web.StreamResponse = await handler(request)
+        return response
 
     # -- looking --
 

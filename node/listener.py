@@ -15,7 +15,6 @@ import socket
 import stat
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any
 
 from spoolnode.node.background import spawn
@@ -177,7 +176,6 @@ class Listener:
         self.services = services
         self._handshakes = Handshakes(trust, services, config.request_timeout, self._gone) if trust is not None else None
         self._loop = asyncio.get_running_loop()
-        self._networks = config.networks()
         self._allowed: dict[str, bool] = {}
         self._sockets: list[tuple[socket.socket, str]] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -354,10 +352,7 @@ class Listener:
         if host not in self._allowed:
             if len(self._allowed) > 10000:
                 self._allowed.clear()
-            address = ip_address(host.partition("%")[0])
-            mapped = getattr(address, "ipv4_mapped", None) or address
-            inside = any(mapped in network for network in self._networks)
-            self._allowed[host] = self._config.insecure or mapped.is_loopback or inside
+            self._allowed[host] = self._config.lets_in(host)
         return self._allowed[host]
 
     def _sweep(self) -> None:

@@ -34,6 +34,7 @@ from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
 from spoolnode.node.trust import Certified
+from spoolnode.protocol.headers import variable_of
 from spoolnode.protocol.hello import PROTOCOL, Hello
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.version import VERSION
@@ -120,6 +121,7 @@ class Node:
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
         rarely = log.rarely(self.report)
         self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.door.hear_floor)
+        self.services.keep_headers = frozenset(variable_of(header) for header in config.keep_header)
         self.spool.intake.flushed = self.services.flush
         self.listener = Listener(config, self.services, self._trust)
         self.crew = Crew(config, self.spool, self._facts(), self.report)

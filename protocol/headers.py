@@ -9,7 +9,7 @@ from spoolnode.protocol.packet import decode_variables, encode_variables
 
 _SECRET = re.compile(
     rb"HTTP_(?:.*_)?(?:COOKIE2?|AUTHORIZATION|TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?|"
-    rb"SESSION|SESSION_?ID|CSRF|XSRF|JWT)(?:_.*)?",
+    rb"SESSION|SESSION_?ID|CSRF|XSRF|CSRFTOKEN|JWT)(?:_.*)?",
     re.DOTALL,
 )
 

@@ -129,6 +129,47 @@ def test_three_lines_of_the_manual_enqueue(nginx: Nginx, address: str, tasks: Li
     assert all(task["env"]["ToGroup"] == "customers" for task in given(tasks.wait(6)))
 
 
+SECRET = {"Cookie": "session=abc", "Authorization": "Basic eDp5", "Proxy-Authorization": "Basic eDp5", "X-Api-Key": "k"}
+
+
+def test_secrets_of_visitors_are_not_stored(nginx: Nginx, address: str, tasks: Lines, node: RunningNode) -> None:
+    start(nginx, address, MANUAL, WITH_PARAMS)
+    for path in ("/sendmassmail", "/params"):
+        accepted(nginx.ask("POST", path, b"hello", **{**SECRET, "X-Request-Id": "7"}))
+    for task in given(tasks.wait(2)):
+        assert task["env"]["HTTP_X_REQUEST_ID"] == "7"
+        assert not {"HTTP_COOKIE", "HTTP_AUTHORIZATION", "HTTP_PROXY_AUTHORIZATION", "HTTP_X_API_KEY"} & set(task["env"])
+        assert task["length"] == 5
+    stored = b"".join(path.read_bytes() for path in node.spool.rglob("*") if path.is_file())
+    assert b"session=abc" not in stored
+    assert b"eDp5" not in stored
+
+
+def test_a_header_that_the_operator_names_is_stored(nginx: Nginx, node: RunningNode, tasks: Lines) -> None:
+    need(NGINX)
+    node.start("--keep-header", "Cookie", "--keep-header", "X-Api-Key", app=APP)
+    start(nginx, node.via, MANUAL)
+    accepted(nginx.ask("GET", "/sendmassmail", **SECRET))
+    (task,) = given(tasks.wait())
+    assert (task["env"]["HTTP_COOKIE"], task["env"]["HTTP_X_API_KEY"]) == ("session=abc", "k")
+    assert "HTTP_AUTHORIZATION" not in task["env"]
+
+
+@pytest.mark.parametrize("mistake", ["no modifier", "proxy_pass", "args"])
+def test_a_mistake_in_the_block_is_answered_with_what_to_change(nginx: Nginx, node: RunningNode, mistake: str) -> None:
+    need(NGINX)
+    node.start()
+    blocks = {
+        "no modifier": (WITH_PARAMS.replace("uwsgi_modifier1 17;", ""), 400, "add `uwsgi_modifier1 17;`"),
+        "proxy_pass": ("location /params {\n proxy_pass http://ADDRESS;\n}\n", 400, "`uwsgi_pass` leads here"),
+        "args": (WITH_PARAMS.replace("}", "    uwsgi_param args $args;\n}"), 403, "`uwsgi_param query $args;`"),
+    }
+    location, status, reason = blocks[mistake]
+    start(nginx, node.via, location)
+    refused(nginx.ask("GET", "/params?x=1"), status, reason)
+    refused(nginx.ask("POST", "/params", b"x" * 300_000), status, reason)
+
+
 def test_body_of_three_megabytes_arrives_whole(nginx: Nginx, address: str, tasks: Lines) -> None:
     start(nginx, address, MANUAL, block("/unbuffered", "uwsgi_request_buffering off;"), WITH_PARAMS)
     body = random.Random(17).randbytes(3_000_000)

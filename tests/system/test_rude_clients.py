@@ -18,7 +18,7 @@ from support import RunningNode, eventually
 from talk import PATIENCE, Address, connect, exchange, quiet_port, raw_request, read_all, read_answers, request
 from watch import resident, status, tasks
 
-from spoolnode.node.config import Config
+from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.listener import Listener
 from spoolnode.protocol.answer import PONG, REFUSED, STORED
 from spoolnode.protocol.packet import MAX_BLOCK, PING, SPOOL_REQUEST, encode_variables, packet
@@ -351,13 +351,16 @@ for variables in ([(b"a", b"b")], [(b"REQUEST_METHOD", b"GET"), (b"a", b"b")]):
 def test_only_networks_on_the_list_may_enqueue(node: RunningNode) -> None:
     port = quiet_port(random.Random())
     with namespace() as (inside, network):
-        node.start("--listen", f"{network}.1:{port}", "--allow", f"{network}.2/32")
+        node.start("--listen", f"{network}.1:{port}", "--allow", f"{network}.2/32", "--http", f"{network}.1:0")
         for source, expected in ((f"{network}.2", STORED), (f"{network}.3", REFUSED)):
             said = ask_from(inside, source, f"{network}.1", port)
             assert said[0] == repr(expected), said
             assert (said[1] == repr(b"HTTP/1.1 202")) == (expected == STORED)
             assert (said[1] == repr(b"HTTP/1.1 403")) == (expected == REFUSED)
         node.wait_for_log("refused", why="forbidden", peer=f"{network}.3")
+        metrics = node.lines("ready")[-1]["http"]
+        for source, path, expected in ((".2", "metrics", "200"), (".3", "metrics", "403"), (".3", "healthz", "200")):
+            assert status_of(inside, network + source, f"http://{metrics}/{path}") == expected
 
 
 @contextlib.contextmanager
@@ -396,6 +399,17 @@ def ask_from(inside: str, source: str, host: str, port: int) -> list[str]:
     return done.stdout.splitlines()
 
 
+def status_of(inside: str, source: str, url: str) -> str:
+    """The HTTP status that a client in the namespace gets."""
+    program = (
+        "import http.client, sys; from urllib.parse import urlsplit; url = urlsplit(sys.argv[2]);"
+        "ask = http.client.HTTPConnection(url.netloc, source_address=(sys.argv[1], 0), timeout=20);"
+        "ask.request('GET', url.path); print(ask.getresponse().status)"
+    )
+    command = ["ip", "netns", "exec", inside, sys.executable, "-c", program, source, url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("host", "allowed"),
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.1.2.3", True),
@@ -405,7 +419,7 @@ def ask_from(inside: str, source: str, host: str, port: int) -> list[str]:
 def test_the_list_knows_mapped_and_scoped_addresses(host: str, allowed: bool) -> None:
     class Bare(Listener):
         def __init__(self, config: Config) -> None:
-            self._config, self._networks, self._allowed = config, config.networks(), {}
+            self._config, self._allowed = config, {}
 
     assert Bare(Config(allow=["10.1.0.0/16", "2001:db8::/32"]))._is_allowed(host) == allowed
     assert Bare(Config(insecure=True))._is_allowed(host)
@@ -415,3 +429,14 @@ def test_a_public_address_needs_a_list_or_a_word(node: RunningNode) -> None:
     node.start("--listen", "0.0.0.0:0", wait=False)
     assert node.wait() == 2
     assert "reachable from other machines" in "".join(node.noise)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:9090"])
+def test_metrics_on_a_public_address_need_a_list_or_a_word_too(address: str) -> None:
+    with pytest.raises(BadConfig, match=r"--http .* is reachable from other machines"):
+        Config(http=address).validated()
+    with pytest.raises(BadConfig, match="--http"):
+        Config(http=address, tls_cert="c", tls_key="k", tls_ca="a").validated()
+    Config(http=address, allow=["192.0.2.0/24"]).validated()
+    Config(http=address, insecure=True).validated()
+    Config(http="127.0.0.1:9090").validated()
