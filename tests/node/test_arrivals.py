@@ -127,7 +127,7 @@ def test_the_largest_number_is_stored_and_the_numbers_after_a_restart_are_read_a
         station.admit(task(1, names.MAX_NUMBER))
         await station.rest()
         assert station.run_all() == [1]
-        again = Taken.decode(station.spool.taken.encode())
+        again = Taken.decode(station.spool.taken.encode(), time.time())
         assert again.judge(LINK, names.MAX_NUMBER) is Verdict.TAKEN
 
     run(story())
