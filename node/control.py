@@ -28,6 +28,7 @@ from aiohttp import web
 
 from spoolnode.node import inspect, metrics
 from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.node.disk import is_full
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.parcel import undelivered
@@ -72,19 +73,33 @@ class Control:
             BadConfig: it cannot listen there.
         """
         path = self._node.layout.control
-        if os.path.lexists(path):  # noqa: ASYNC240  # before anything is served
-            os.unlink(path)  # the lock says that no other node is here
         try:
+            if os.path.lexists(path):  # noqa: ASYNC240  # before anything is served
+                os.unlink(path)  # the lock says that no other node is here
             await self._serve(self._application(), lambda runner: web.UnixSite(runner, path))
             os.chmod(path, 0o600)
         except OSError as error:
-            await self.stop()
-            raise BadConfig(f"cannot listen on {path} (the control socket): {_reason(error)}") from error
+            if not is_full(error):
+                await self.stop()
+                raise BadConfig(f"cannot listen on {path} (the control socket): {_reason(error)}") from error
+            self._node.report("move_failed", file=path, reason=_reason(error), kept="made as soon as there is room")
         try:
             await self._serve_metrics(self._node.config.http)
         except BadConfig:
             await self.stop()
             raise
+
+    async def listen_again(self) -> list[str]:
+        """Makes the control socket anew when somebody removed its name; its path then. Raises OSError."""
+        path = self._node.layout.control
+        if os.path.lexists(path):  # noqa: ASYNC240  # a look at a name that is in memory
+            return []
+        runner = self._runners[0]
+        for site in list(runner.sites):
+            await site.stop()
+        await web.UnixSite(runner, path).start()
+        os.chmod(path, 0o600)
+        return [path]
 
     async def stop(self) -> None:
         """Listens no more."""

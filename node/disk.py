@@ -167,6 +167,11 @@ def _entry(name: str, found: os.stat_result) -> Entry:
     return Entry(name, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether it says that the disk has no room for one more file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def discard(disk: Disk, path: str) -> None:
     """Removes a file that may not be there; a file that cannot be removed is swept at the next start (tmp/)."""
     try:

@@ -15,7 +15,8 @@ from inotify_simple import INotify, flags
 
 from spoolnode.node.background import spawn
 from spoolnode.node.layout import is_priority, is_spool_file
-from spoolnode.node.recovery import FoundFile, spool_files
+from spoolnode.node.log import rarely
+from spoolnode.node.recovery import FoundFile, shown, spool_files
 from spoolnode.node.spool import Spool
 
 SCAN_SECONDS = 30.0
@@ -32,6 +33,7 @@ class Inbox:
     def __init__(self, spool: Spool, report: Callable[..., None]) -> None:
         self._spool = spool
         self._report = report
+        self._rarely = rarely(report)
         self._loop = asyncio.get_running_loop()
         self._inotify: INotify | None = None
         self._directories: dict[int, str] = {}
@@ -65,20 +67,27 @@ class Inbox:
 
     def _watch_below(self, directory: str) -> None:
         """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them."""
-        for entry in self._spool.keeper.disk.entries(self._spool.layout.path(directory)):
-            if entry.is_directory and is_priority(entry.name):
-                self._watch(f"{directory}{entry.name}")
+        pending = [directory]
+        while pending:
+            above = pending.pop()
+            try:
+                entries = self._spool.keeper.disk.entries(self._spool.layout.path(above))
+            except OSError:
+                continue  # closed to us, or nested too deep: recovery and the scan say so
+            names = [f"{above}{entry.name}" for entry in entries if entry.is_directory and is_priority(entry.name)]
+            pending += [f"{name}/" for name in names if self._watch(name)]
 
-    def _watch(self, directory: str) -> None:
+    def _watch(self, directory: str) -> bool:
+        """Whether it is watched now."""
         assert self._inotify is not None  # noqa: S101  # for the type checker
         try:
             watch = self._inotify.add_watch(self._spool.layout.path(directory), _EVENTS)
         except OSError as error:
             if error.errno != errno.ENOENT:
-                self._report("no_inotify", directory=directory, reason=error.strerror, scan_every=SCAN_SECONDS)
-            return
+                self._rarely("no_inotify", directory=shown(directory), reason=error.strerror, scan_every=SCAN_SECONDS)
+            return False
         self._directories[watch] = f"{directory}/"
-        self._watch_below(f"{directory}/")
+        return True
 
     def _readable(self) -> None:
         assert self._inotify is not None  # noqa: S101  # for the type checker
@@ -97,7 +106,8 @@ class Inbox:
     def _on_event(self, ref: str, name: str, mask: int) -> None:
         if mask & flags.ISDIR:
             if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
-                self._watch(ref)
+                if self._watch(ref):
+                    self._watch_below(f"{ref}/")
                 self._later_scan(0.0)  # what was put there before we watched
         elif is_spool_file(name) and mask & _FILE_EVENTS:
             self._news[ref] = self._news.get(ref, False) or bool(mask & (flags.CLOSE_WRITE | flags.MOVED_TO))

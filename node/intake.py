@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout, make_places
+from spoolnode.node.layout import Layout, create, make_places
 from spoolnode.node.threads import DiskThread
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import Reason, Refused
@@ -326,7 +326,11 @@ class Intake:
             self._disk.write(blank.descriptor, batchfile.encode_header(batch.number, batch.salt) + data, 0)
             if self._sync:
                 self._disk.sync(blank.descriptor)
-            self._disk.rename(blank.path, path)
+            try:
+                self._disk.rename(blank.path, path)
+            except FileNotFoundError:  # somebody removed incoming/
+                make_places(self._disk, self._layout)
+                self._disk.rename(blank.path, path)
             if self._sync:
                 self._disk.sync_directory(self._layout.incoming)
         except OSError:
@@ -361,11 +365,7 @@ class Intake:
 
     def _make_blank(self) -> "Blank":
         path = self._layout.path(f"tmp/{time.monotonic_ns()}.batch")
-        try:
-            descriptor = self._disk.create(path)
-        except FileNotFoundError:
-            make_places(self._disk, self._layout)
-            descriptor = self._disk.create(path)
+        descriptor = create(self._disk, self._layout, path)
         try:
             self._disk.allocate(descriptor, BATCH_SIZE)
             if self._sync:

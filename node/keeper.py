@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout, outbox_ref, ref_id, waiting_ref
+from spoolnode.node.layout import Layout, create, outbox_ref, ref_id, waiting_ref
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
@@ -505,7 +505,7 @@ class Keeper:
         self, ref: str, parts: list[bytes], mtime: float | None, body: tuple[int, int, int] | None = None, *, always: bool = False
     ) -> None:
         temporary = self.layout.path(f"tmp/{time.monotonic_ns()}")  # short, whatever the name of the file
-        descriptor = self.disk.create(temporary)
+        descriptor = create(self.disk, self.layout, temporary)
         try:
             try:
                 offset = 0

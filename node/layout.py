@@ -113,6 +113,15 @@ def make_places(disk: Disk, layout: Layout) -> list[str]:
     return missing
 
 
+def create(disk: Disk, layout: Layout, path: str) -> int:
+    """A new file in tmp/; its directories are made anew when somebody removed them."""
+    try:
+        return disk.create(path)
+    except FileNotFoundError:
+        make_places(disk, layout)
+        return disk.create(path)
+
+
 def batch_number(name: str) -> int | None:
     """The number of the batch in the file of that name; None when it is none."""
     stem = name.removesuffix(BATCH_SUFFIX)
@@ -138,7 +147,7 @@ def rank_of(ref: str) -> int:
 def ref_id(ref: str) -> str:
     """The id of the task in a spool file."""
     name = ref.rpartition("/")[2]
-    return id_of_file(name.rpartition("@")[0] if ref.startswith("outbox/") and number_of(ref) else name)
+    return id_of_file(_numbered(name)[0] if ref.startswith("outbox/") else name)
 
 
 def waiting_ref(identity: str, rank: int) -> str:
@@ -159,7 +168,11 @@ def destination_of(ref: str) -> str:
 
 def number_of(ref: str) -> int:
     """The link number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
-    _, at, number = ref.rpartition("@")
-    if not at or not number.isascii() or not number.isdecimal() or len(number) > 20:
-        return 0
-    return int(number) if int(number) <= MAX_NUMBER else 0
+    return _numbered(ref)[1]
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """A name in outbox/ without the number at its end, and that number; 0 when there is none."""
+    front, at, number = name.rpartition("@")
+    is_number = at and number.isascii() and number.isdecimal() and len(number) <= 20 and int(number) <= MAX_NUMBER
+    return (front, int(number)) if is_number else (name, 0)

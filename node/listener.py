@@ -20,6 +20,7 @@ from typing import Any
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.conversation import Conversation, Services
+from spoolnode.node.disk import is_full
 from spoolnode.node.trust import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
@@ -178,6 +179,10 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._allowed: dict[str, bool] = {}
         self._sockets: list[tuple[socket.socket, str]] = []
+        """Each with its path, when it has one."""
+        self._own = ""
+        self._modes: dict[str, int | None] = {}
+        """The paths at which it is to listen, with their modes."""
         self._sweeper: asyncio.TimerHandle | None = None
         self.streams: set[Stream] = set()
         self.connections = 0
@@ -187,7 +192,7 @@ class Listener:
         """Where it listens, with the ports that the system chose for port 0."""
 
     def open(self, own_socket: str) -> None:
-        """Binds and listens.
+        """Binds and listens, but for the node's own socket.
 
         Args:
             own_socket: the path of the node's own socket, for its owner and its workers.
@@ -198,24 +203,56 @@ class Listener:
         mode = int(self._config.chmod_socket, 8) if self._config.chmod_socket else None
         for address in self._config.listen:
             for sock in bind(address, mode):
-                self._listen(sock)
+                self._listen(sock, mode)
                 self.addresses.append(name_of(sock))
-        for sock in bind(own_socket, 0o600):
-            self._listen(sock)
+        self._own = own_socket
+        _remove_stale(own_socket)
         self._sweep()
 
-    def _listen(self, sock: socket.socket) -> None:
+    def open_own(self) -> None:
+        """Listens on the node's own socket too. Its name stays at a stop, so that the next start has room for one file.
+
+        Raises:
+            BadConfig: it cannot be listened on, and not because the disk is full.
+        """
+        self._modes[self._own] = 0o600
+        try:
+            self.listen_again()
+        except BadConfig as error:
+            if not is_full(error.__cause__):
+                raise
+            self.services.report("move_failed", file=self._own, reason=str(error), kept="made as soon as there is room")
+
+    def _listen(self, sock: socket.socket, mode: int | None) -> None:
         sock.listen(BACKLOG)
         unix = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        if unix:
+            self._modes[unix] = mode
         self._sockets.append((sock, unix))
         self._loop.add_reader(sock, self._accept, sock)
+
+    def listen_again(self) -> list[str]:
+        """Makes sockets of the file system anew whose names somebody removed; which. Raises BadConfig."""
+        made = []
+        for path, mode in self._modes.items():
+            old = [(sock, unix) for sock, unix in self._sockets if unix == path]
+            if old and os.path.lexists(path):
+                continue
+            (new,) = bind(path, mode)
+            for sock, unix in old:
+                self._sockets.remove((sock, unix))
+                self._loop.remove_reader(sock)
+                sock.close()
+            self._listen(new, mode)
+            made.append(path)
+        return made
 
     def close(self) -> None:
         """Listens no more; connections that wait for an answer still get it."""
         for sock, unix in self._sockets:
             self._loop.remove_reader(sock)
             sock.close()
-            if unix:
+            if unix and unix != self._own:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(unix)
         self._sockets.clear()

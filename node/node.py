@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import gc
 import os
 import random
@@ -23,6 +22,7 @@ from spoolnode.node.conversation import Services
 from spoolnode.node.crew import AppBroken, Crew
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
+from spoolnode.node.hold import Hold, lock_spool
 from spoolnode.node.inbox import Inbox
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, is_priority
@@ -30,6 +30,7 @@ from spoolnode.node.listener import Listener
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox import boot_id
 from spoolnode.node.rates import Rates
+from spoolnode.node.recovery import make_own_directory
 from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
@@ -68,6 +69,7 @@ class Node:
         self.layout = Layout(config.spool)
         self.home = os.path.join(_here(), config.chdir)
         """The application's working directory, with the links in it."""
+        self._hold: Hold
         self.report = report
         self.started = time.time()
         self._rates = Rates()
@@ -79,6 +81,8 @@ class Node:
         self._signals = 0
         self._ignored: set[signal.Signals] = set()
         self._is_up = False
+        self._is_lost = False
+        """The spool directory is not where it was."""
         self._drains = config.drain_on_stop
         """Waiting tasks are handed over at the end."""
         self._draining: asyncio.Task[int] | None = None
@@ -97,7 +101,8 @@ class Node:
         _raise_descriptor_limit()
         self._loop.set_exception_handler(self._report_mistake)
         self._handle_signals()  # they are heard from the first turn of the loop on, when everything is there that they need
-        with lock_spool(self.layout):
+        with lock_spool(self.layout) as hold:
+            self._hold = hold
             try:
                 await self._start()
             except AppBroken:
@@ -119,7 +124,7 @@ class Node:
         self.spool.load(boot_id(time.time()))
         self._warn_of_unscanned()
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
-        rarely = log.rarely(self.report)
+        self._rarely = rarely = log.rarely(self.report)
         self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.door.hear_floor)
         self.services.keep_headers = frozenset(variable_of(header) for header in config.keep_header)
         self.spool.intake.flushed = self.services.flush
@@ -136,6 +141,7 @@ class Node:
         await self._claim_outbox()
         try:
             await self.control.start()
+            self.listener.open_own()
             if config.app and not self._stop.is_set():
                 await self.reloads.first()
         except (AppBroken, BadConfig, OSError):
@@ -306,6 +312,7 @@ class Node:
         await self.spool.settle()
         await self.spool.sync_marks()
         self._look_at_disk()
+        await self._look_at_places()
         if self.config.hold:
             spawn(self.spool.outbox.give_up_expired(self.config.hold))  # what has waited too long for another node
         self.neighbours.tick()
@@ -316,11 +323,35 @@ class Node:
         return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.seconds}
 
     def _look_at_disk(self) -> None:
-        free = self.spool.keeper.disk.free(self.layout.root)
+        try:
+            free = self.spool.keeper.disk.free(self.layout.root)
+        except OSError:
+            return  # it is gone, or fails: others say so
         was_low, is_low = self.door.free < self.config.min_free, free < self.config.min_free
         self.door.free = free
         if is_low != was_low:
             self.report("disk_low" if is_low else "disk_ok", free=free, min_free=self.config.min_free)
+
+    async def _look_at_places(self) -> None:
+        """Somebody may have removed our files, or moved the directory away: says so, and makes anew what can be made anew."""
+        was_lost, self._is_lost = self._is_lost, False
+        try:
+            made = await self.spool.moves.run(lambda: self._hold.mend(self.spool.keeper.disk, self.id))
+            made += await self.spool.save_missing()
+            made += [*self.listener.listen_again(), *await self.control.listen_again()]
+            if made:
+                self.report("made_anew", names=made, reason="they were gone, or there was no room for them")
+        except (FileNotFoundError, NotADirectoryError) as error:
+            self._is_lost = True
+            if not was_lost:
+                hint = "no task is taken until it is there again"
+                self.report("spool_lost", spool=self.layout.root, reason=error.strerror, hint=hint)
+        except (OSError, BadConfig) as error:
+            self._rarely("move_failed", move="make anew", reason=str(error))
+        if was_lost and not self._is_lost:
+            self.report("spool_back", spool=self.layout.root)
+        if not self._stop.is_set():
+            self.door.closed = "the spool directory of this node was removed or moved away" if self._is_lost else ""
 
     def _warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs what is not a number; whoever moves over hears of it."""
@@ -393,6 +424,8 @@ class Node:
         """Why this node should get no work now; empty when it is well."""
         if self._stop.is_set():
             return "stopping"
+        if self.door.closed:
+            return self.door.closed
         if self.door.free < self.config.min_free:
             return "the disk is full"
         if self.config.app and not any(worker.ready for worker in self.crew.workers):
@@ -425,31 +458,6 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-@contextlib.contextmanager
-def lock_spool(layout: Layout) -> Any:
-    """Holds the spool directory for this process; the kernel lets go of it when we die.
-
-    Raises:
-        BadConfig: another node runs on it, or it cannot be made.
-    """
-    try:
-        os.makedirs(layout.root, mode=0o750, exist_ok=True)
-        descriptor = os.open(layout.lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise BadConfig(f"--spool {layout.root} cannot be used: {error.strerror}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            raise BadConfig(f"another node (pid {pid}) runs on {layout.root}; a spool directory belongs to one node") from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def read_node_id(layout: Layout) -> str:
     """The id of this spool directory's node: made once, never changed.
 
@@ -462,7 +470,7 @@ def read_node_id(layout: Layout) -> str:
     except FileNotFoundError:
         identity = secrets.token_hex(6)
         keeper = Keeper(RealDisk(), layout, identity)
-        keeper.disk.make_directory(layout.tmp)
+        make_own_directory(keeper.disk, layout.tmp)
         keeper.put("node.id", [f"{identity}\n".encode()], None)
     if len(identity) != 12 or not set(identity) <= set("0123456789abcdef"):
         raise BadConfig(f"{layout.node_id} holds {identity[:40]!r}; it must hold 12 hexadecimal digits")

@@ -170,6 +170,11 @@ class Outbox:
                 others[owner] = numbers.pairs()
         return others
 
+    async def save(self) -> None:
+        """Writes down what must be remembered. Raises OSError."""
+        data = self._encoded(clean=False)
+        await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
+
     async def stop(self) -> None:
         """Notes that everything written is on the medium: marks tell the truth at the next start."""
         with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
@@ -262,9 +267,8 @@ class Outbox:
         found = self._destination(to)
         if found.peer != peer:
             before, found.peer = found.peer, peer
-            data = self._encoded(clean=False)
             try:
-                await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
+                await self.save()
             except OSError:
                 found.peer = before
                 raise

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from spoolnode.node import intake
 from spoolnode.node import layout as places
 from spoolnode.node.config import BadConfig
-from spoolnode.node.disk import discard
+from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper, destination_of_variables, rank_of_variables
 from spoolnode.node.numbers import Taken
@@ -127,7 +127,7 @@ def _make_places(keeper: Keeper, report: Callable[..., None]) -> None:
     layout = keeper.layout
     for path in (layout.root, layout.corrupt, *layout.directories):
         try:
-            keeper.disk.make_directory(path)
+            make_own_directory(keeper.disk, path)
         except NotADirectoryError:
             name = os.path.basename(path)
             if path == layout.root:
@@ -136,16 +136,22 @@ def _make_places(keeper: Keeper, report: Callable[..., None]) -> None:
             keeper.disk.rename(path, layout.path(kept))
             report("quarantined", file=name, corrupt=kept, reason="it is no directory")
             keeper.disk.make_directory(path)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
-            raise BadConfig(
-                f"{path} is a symbolic link; it must be a directory (bind-mount one to have it elsewhere), "
-                "because whoever may change the link would decide what this node removes"
-            ) from None
     for name in ("control.sock", "spool.sock"):
         if any(entry.name == name and entry.is_directory for entry in keeper.disk.entries(layout.root)):
             move_aside(keeper, name, "it is a directory", report)
+
+
+def make_own_directory(disk: Disk, path: str) -> None:
+    """Raises BadConfig when a link is there, NotADirectoryError for all else that is none."""
+    try:
+        disk.make_directory(path)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BadConfig(
+            f"{path} is a symbolic link; it must be a directory (bind-mount one to have it elsewhere), "
+            "because whoever may change the link would decide what this node removes"
+        ) from None
 
 
 def move_aside(keeper: Keeper, ref: str, reason: str, report: Callable[..., None]) -> None:

@@ -284,6 +284,17 @@ class Spool:
             await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
             self._taken_safe = max(self._taken_safe, version)
 
+    async def save_missing(self) -> list[str]:
+        """Saves anew what this node must remember and somebody removed; the names of those files. Raises OSError."""
+        paths = [self.layout.taken] if len(self.taken) else []
+        missing = await self.moves.run(lambda: [path for path in [*paths, self.layout.links] if not os.path.lexists(path)])
+        if self.layout.taken in missing:
+            self._taken_safe = -1
+            await self.save_taken()
+        if self.layout.links in missing:
+            await self.outbox.save()
+        return [os.path.basename(path) for path in missing]
+
     def publish(self, ref: str, final: str, due: float) -> None:
         """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
         self._arrived[ref] = final, due

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Waiter
-from spoolnode.node.layout import number_of, outbox_ref, waiting_ref
+from spoolnode.node.layout import create, number_of, outbox_ref, waiting_ref
 from spoolnode.node.spool import Spool
 from spoolnode.node.waiters import Arrival
 from spoolnode.protocol import names, spoolfile
@@ -121,7 +121,7 @@ class Upload:
         if self._min_free and self._disk.free(self._spool.layout.root) < self._min_free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._descriptor < 0:
-            self._descriptor = self._disk.create(self._temporary)
+            self._descriptor = create(self._disk, self._spool.layout, self._temporary)
         self._disk.write(self._descriptor, piece, self._offset)
         self._offset += len(piece)
 

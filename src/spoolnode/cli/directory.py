@@ -196,7 +196,7 @@ class Stopped:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         from spoolnode.node.config import BadConfig
-        from spoolnode.node.node import lock_spool
+        from spoolnode.node.hold import lock_spool
 
         try:
             with lock_spool(self._layout):
