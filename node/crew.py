@@ -60,6 +60,8 @@ class Crew:
         self._failures = 0
         self._tick: asyncio.TimerHandle | None = None
         self._planned = False
+        self._first: WorkerProcess | None = None
+        """The worker that loaded this application first, or does so now: what it enqueues meanwhile counts, others' does not."""
         self._schedule = Schedule(time.monotonic(), time.time())
         self._timer: asyncio.TimerHandle | None = None
         self._events: dict[WorkerProcess, asyncio.Future[None]] = {}
@@ -78,15 +80,21 @@ class Crew:
 
         Old workers finish what they run, for `reload_grace` seconds at most. Cancelled, or when it raises, it changes nothing.
 
+        The first loads the application alone. uWSGI imports a module once, so it may say `if not exists(FLAG): enqueue()`:
+        of two that do so at once the one whose tasks do not count could make the flag.
+
         Raises:
             AppBroken: the application does not load.
             OSError: there is no room for another process.
         """
         old = list(self.workers)
+        self._first = None
         try:
-            for index in range(1 if old else self._config.workers):
-                self._spawn(index, self._loading)
+            self._spawn(0, self._loading)
             await self._bring_up(self._loading)
+            for index in range(1, 0 if old else self._config.workers):
+                self._spawn(index, self._loading)
+            await self._bring_up([worker for worker in self._loading if not worker.ready])
         except BaseException:  # also when it is cancelled
             for worker in self._loading:
                 self._leaving.append(worker)
@@ -156,11 +164,13 @@ class Crew:
 
     def _spawn(self, index: int, place: list[WorkerProcess]) -> None:
         """Starts one, which joins those in `place`. Raises OSError when the machine has no room for it."""
+        facts = {**self._facts, "is_first": self._first is None, "is_reload": self._is_up}
         worker = WorkerProcess(
-            index, worker_command(), self._facts, self._config.concurrency, self._hear, self._printed, self._buried
+            index, worker_command(), facts, self._config.concurrency, self._hear, self._printed, self._buried
         )  # fmt: skip
         with self._reserve.lent():
             worker.start()
+        self._first = self._first or worker
         place.append(worker)
 
     def _respawn(self, index: int) -> None:
@@ -337,6 +347,8 @@ class Crew:
     def _buried(self, worker: WorkerProcess) -> None:
         """A worker is dead: what ended is done, what ran is blamed, the rest has lost nothing."""
         was_idle = not worker.chunks and not worker.done
+        if worker is self._first and not worker.ready:
+            self._first = None  # what it was to enqueue may be missing: the next one does
         self._account(worker)
         expected = worker in self._leaving
         if expected:
@@ -448,13 +460,15 @@ class Crew:
                 self._start_ticking()
         self._wait_for_timers()
 
-    def _timer_ended(self, worker: WorkerProcess, timer: list[Any], error: str | None) -> None:
-        called = read_timer(timer)
-        worker.timers.discard(called)
+    def _timer_ended(self, worker: WorkerProcess, timer: list[Any] | str, error: str | None) -> None:
+        """A call ended: of a timer, or of that name for what the application asked for itself."""
+        name = timer if isinstance(timer, str) else read_timer(timer).name
+        if not isinstance(timer, str):
+            worker.timers.discard(read_timer(timer))
         if error is not None:
-            self._report("timer_failed", timer=called.name, worker=worker.index, reason=error)
+            self._report("timer_failed", timer=name, worker=worker.index, reason=error)
         else:
-            self._report("timer", timer=called.name, worker=worker.index)
+            self._report("timer", timer=name, worker=worker.index)
 
     # -- looking --
 

@@ -38,7 +38,8 @@ class Door:
         self._route = route
         self._max_body = max_body
         self._min_free = min_free
-        self._real_root = os.path.realpath(spool.layout.root).encode()
+        # As it was named, and without symbolic links: /var/run is one, to /run.
+        self._roots = [os.fsencode(os.path.realpath(spool.layout.root)), os.fsencode(spool.layout.root)]
         self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         self._uploads = itertools.count(1)
         self._floors: OrderedDict[Key, int] = OrderedDict()
@@ -63,9 +64,10 @@ class Door:
                 f"the disk of this node has {self.free} bytes free; it takes tasks as long as {self._min_free} remain"
                 f"{body} (--min-free)",
             )
-        if terms.spooler and terms.spooler != self._real_root:
+        if terms.spooler and terms.spooler not in self._roots:
             shown = terms.spooler[:200].decode("utf-8", "backslashreplace")
-            raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {self._real_root.decode()!r}")
+            ours = self._roots[0].decode("utf-8", "backslashreplace")
+            raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {ours!r}")
 
     def admit(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> None:
         """Takes a task whose body is at hand; `waiter` is told. `link`: who sent it, and to what, when it came over a link.

@@ -193,7 +193,7 @@ class Node:
         return {
             "node_pid": os.getpid(), "root": self.layout.root, "node_id": self.id, "app": self.config.app,
             "timeout": self.config.timeout, "socket": self.layout.socket, "chdir": self.home,
-            "frequency": self.config.spooler_frequency,
+            "frequency": self.config.spooler_frequency, "settings": dict(self.config.__dict__),
         }  # fmt: skip
 
     def _handle_signals(self) -> None:

@@ -72,12 +72,31 @@ class Timer(NamedTuple):
     """The period; 0 for a cron entry."""
     cron: tuple[int, int, int, int, int]
     """minute, hour, day, month, weekday as in uwsgidecorators: -1 is any, -n every n."""
+    times: int = 0
+    """How often it is called in all, since the node heard of it; 0: without end."""
 
 
 def read_timer(said: Sequence[Any]) -> Timer:
     """A timer as node and worker say it to each other: `list(timer)`."""
-    name, seconds, cron = said
-    return Timer(name, seconds, tuple(cron))
+    name, seconds, cron, times = said
+    return Timer(name, seconds, tuple(cron), times)
+
+
+class Asked(NamedTuple):
+    """A call that the application asked for itself, to be made between two tasks."""
+
+    name: str
+    function: Callable[[], object]
+
+
+@dataclass(slots=True)
+class Inbox:
+    """How a loaded application reaches the main thread of its worker. Until the worker runs nobody listens."""
+
+    put: Callable[[Asked], None] | None = None
+    """Has a call made as soon as the main thread has nothing else to do; for any thread."""
+    call_next: Callable[[], None] | None = None
+    """For a task in the main thread: waits for the next call of a timer, or that was asked for, and makes it."""
 
 
 class App(NamedTuple):
@@ -87,3 +106,4 @@ class App(NamedTuple):
     timers: list[Timer]
     call_timer: Callable[[Timer], object]
     """Calls one of `timers`; an awaitable that it returns is to be awaited. Raises KeyError for another one."""
+    inbox: Inbox

@@ -9,6 +9,7 @@ made up for.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
@@ -32,6 +33,8 @@ class Schedule:
     """Now, in seconds since 1970."""
     _next: dict[Timer, float] = field(default_factory=dict)
     """When each is due: of a period monotonic, of a cron entry since 1970."""
+    _calls: Counter[Timer] = field(default_factory=Counter)
+    """How often each was due that is so only a number of times."""
 
     @property
     def timers(self) -> list[Timer]:
@@ -57,8 +60,9 @@ class Schedule:
             if not timer.seconds and (abs(step) > CORRECTION_SECONDS or (step < -STEP_SECONDS and not is_fixed(timer))):
                 self._next[timer] = following(timer, wall)
         due = [timer for timer, when in self._next.items() if when <= (monotonic if timer.seconds else wall)]
+        self._calls.update(timer for timer in due if timer.times)
         for timer in due:
-            self._next[timer] = self._after(timer)
+            self._next[timer] = math.inf if 0 < timer.times <= self._calls[timer] else self._after(timer)
         return due
 
     def _first(self, timer: Timer) -> float:

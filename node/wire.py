@@ -2,19 +2,19 @@
 
 node -> worker
     ["run", chunk, number | None, refs]   run these tasks: offsets (u32 array) in batch `number`, or paths of spool files
-    ["timer", timer]                      call this timer of the application: [name, seconds, cron], as `ready` told it
+    ["timer", timer]                      call this timer of the application: [name, seconds, cron, times], as `ready` told it
     ["return"]                            give back what has not started
     ["stop"]                              give back what has not started, end what runs, exit
 
 worker -> node
-    ["ready", pid, timers]                the application is loaded; timers as [name, seconds, cron]
+    ["ready", pid, timers]                the application is loaded; timers as [name, seconds, cron, times]
     ["broken", text, is_sentence]         it is not; the traceback, or one sentence that says it all
     ["ended", chunk, positions, others, seconds]
                                           tasks that ended well (u16 array of positions in the chunk), those that did not
                                           as [position, verdict, detail, delay], and the time that all of them took
     ["returned", chunk, positions]        these have not started (u16 array)
     ["async", count]                      so many async tasks run
-    ["timer", timer, error | None]        a timer was called
+    ["timer", timer | name, error | None] a timer was called, or what the application itself asked to be called
     ["print", task name, stream, text]    a line that a task printed
 """
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from spoolnode.node import output, wire
 from spoolnode.node.config import BadConfig
 from spoolnode.node.forked import end_if_forked, expects_children, keep_children_out, reap
-from spoolnode.node.outcome import DONE, App, Kind, Outcome, Timer, read_timer
+from spoolnode.node.outcome import DONE, App, Asked, Kind, Outcome, Timer, read_timer
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
 from spoolnode.node.surroundings import Surroundings
@@ -73,7 +73,10 @@ class Worker:
         self._timeout = timeout
         self._batches = BatchReader(root, node_id)
         self._files = SpoolFileReader(root)
-        self._work: SimpleQueue[Chunk | Timer | None] = SimpleQueue()
+        self._work: SimpleQueue[Chunk | Timer | Asked | None] = SimpleQueue()
+        self._aside: deque[Chunk | None] = deque()
+        """What came while a task waited for the call of a timer."""
+        app.inbox.put, app.inbox.call_next = self._work.put, self._call_next
         self._chunks: deque[Chunk] = deque()
         self._stopping = False
         self._ended: list[int] = []
@@ -88,15 +91,17 @@ class Worker:
         self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers]])
         start_new_thread(self._listen, ())
         while (item := self._next()) is not None:
-            if isinstance(item, Timer):
-                self._call_timer(item)
-            else:
+            if isinstance(item, Chunk):
                 self._run_chunk(item)
+            else:
+                self._call(item)
             reap()
         self._async.join()
 
-    def _next(self) -> Chunk | Timer | None:
+    def _next(self) -> Chunk | Timer | Asked | None:
         """What to do next; waits for it."""
+        if self._aside:
+            return self._aside.popleft()
         while expects_children():
             try:
                 return self._work.get(timeout=REAP_SECONDS)
@@ -210,22 +215,36 @@ class Worker:
             self._ended, self._others = [], []
         self._since = now
 
-    def _call_timer(self, timer: Timer) -> None:
+    def _call(self, what: Timer | Asked) -> None:
+        """Calls a timer, or what the application asked for."""
         started = time.monotonic()
         self._surroundings.restore()
         current_task.set("")
         self._slots.begin(0, TIMER, 0, started, started + self._timeout if self._timeout else 0.0)
-        error = None
+        error = self._try(what)
+        self._slots.end(0)
+        self._tell_of_call(what, error)
+
+    def _call_next(self) -> None:
+        """Makes the next such call on behalf of the task that runs: its slot, and so its time, stays in force."""
+        while isinstance(item := self._work.get(), Chunk | None):
+            self._aside.append(item)
+        self._tell_of_call(item, self._try(item))
+
+    def _try(self, what: Timer | Asked) -> str | None:
+        """Makes a call; why it failed."""
         try:
-            result = self._app.call_timer(timer)
+            result = self._app.call_timer(what) if isinstance(what, Timer) else what.function()
             if isinstance(result, Awaitable):
                 self._async.wait_for(result)
         except BaseException as problem:  # noqa: BLE001  # reported to the node, which logs it
             end_if_forked(problem)
-            error = failure(problem).reason
+            return failure(problem).reason
         end_if_forked()
-        self._slots.end(0)
-        self.send(["timer", list(timer), error])
+        return None
+
+    def _tell_of_call(self, what: Timer | Asked, error: str | None) -> None:
+        self.send(["timer", list(what) if isinstance(what, Timer) else what.name, error])
 
 
 class AsyncTasks:

@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator
 from time import monotonic
 from typing import cast
 
+from spoolnode import loading
 from spoolnode.errors import TimedOut, Unanswered, Unreachable
 from spoolnode.protocol.answer import AnswerReader
 from spoolnode.protocol.errors import BadPacket
@@ -237,6 +238,8 @@ _loops: dict[tuple[int, asyncio.AbstractEventLoop], tuple[dict[str, _Peer], Asyn
 
 async def send(address: Address, message: Message, timeout: float) -> str:  # noqa: ASYNC109 - as `client.send`
     """As `client.send`, without blocking the loop."""
+    if loading.is_silent():
+        return loading.INSTEAD
     peers = await _peers_of_this_loop()
     peer = peers.get(address.text)
     if peer is None:

@@ -6,9 +6,12 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from spoolnode import loading
 from spoolnode.compat import uwsgi_module, uwsgidecorators
 from spoolnode.compat.context import WorkerContext
 from spoolnode.dispatch import Dispatcher
@@ -31,7 +34,9 @@ def load_app(spec: str, context: WorkerContext) -> App:
     _give_way(os.getcwd())
     _put_on_path(os.getcwd())
     _install(context)
-    module = _import_file(target) if _is_file(target) else _import_module(target, spec)
+    context.is_loading = True
+    with loading.importing(is_first=context.is_first):
+        module = _import_file(target) if _is_file(target) else _import_module(target, spec)
     named = _named(module, callable_name, spec) if callable_name else None
     problem = _problem_of(named) if named is not None else ""
     dispatcher = Dispatcher(context, None if problem else named)
@@ -44,14 +49,32 @@ def load_app(spec: str, context: WorkerContext) -> App:
             f"the application {spec!r} has nothing to run: it needs a function with @spool, a callable set as "
             f"`uwsgi.spooler`, or one that is named, as in {target}:callable"
         )
-    for function in [*REGISTRY.post_fork, *_post_fork_hook()]:
+    for function in _post_fork_hook():
         function()
-    return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer)
+    context.is_loading = False
+    return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer, context.inbox)
 
 
 def _install(context: WorkerContext) -> None:
     sys.modules["uwsgi"] = uwsgi_module.build(context)
-    sys.modules["uwsgidecorators"] = uwsgidecorators
+    sys.modules.pop("uwsgidecorators", None)
+    sys.meta_path[:] = [Decorators(), *(finder for finder in sys.meta_path if not isinstance(finder, Decorators))]
+
+
+class Decorators(MetaPathFinder, Loader):
+    """Finds our `uwsgidecorators` before any other. It is not there from the start, because its import has an effect."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002  # its names
+        """Where the module is."""
+        return ModuleSpec(fullname, self, origin=uwsgidecorators.__file__) if fullname == "uwsgidecorators" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002  # its names
+        """The module, which exists already under its other name."""
+        return uwsgidecorators
+
+    def exec_module(self, module: ModuleType) -> None:  # noqa: ARG002  # its names
+        """What the import does."""
+        uwsgidecorators.activate()
 
 
 def _split(spec: str) -> tuple[str, str]:

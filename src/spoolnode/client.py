@@ -13,6 +13,7 @@ import struct
 import threading
 from typing import Any
 
+from spoolnode import loading
 from spoolnode.errors import Unanswered, Unreachable
 from spoolnode.pipeline import Cut, Deadline, Doubtful, Gone, Pipeline
 from spoolnode.wire import (
@@ -163,11 +164,15 @@ def send(address: Address, message: Message, timeout: float) -> str:
         Unreachable: the node did not get it whole; nothing was stored.
         Unanswered: no answer came; it may have been stored. `TimedOut` when that was for lack of time.
     """
+    if loading.is_silent():
+        return loading.INSTEAD
     return task_id(address, _peer(address).ask(message, timeout))
 
 
 def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int]:
     """As `send`; the id of the first copy, and how many were stored (more than one only for `node="all"`)."""
+    if loading.is_silent():
+        return loading.INSTEAD, 1
     answer = _peer(address).ask(message, timeout)
     return task_id(address, answer), copies(answer)
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from spoolnode.compat import values
+from spoolnode.compat import uwsgidecorators, values
 from spoolnode.compat.context import WorkerContext
 from spoolnode.node.outcome import Call, Kind, Outcome
 from spoolnode.protocol import names
@@ -19,8 +19,8 @@ class Dispatcher:
     """Finds the callable of each task, in this order:
 
     1. `spool_func` names a function of our `@spool`;
-    2. `ud_spool_func` names a function of `uwsgidecorators`;
-    3. `uwsgi.spooler` of `import uwsgi` (bytes);
+    2. `uwsgi.spooler` of `import uwsgi` (bytes), when the application has set it;
+    3. `ud_spool_func` names a function of `uwsgidecorators`, which sets `uwsgi.spooler` when it is imported;
     4. `spoolnode.uwsgi.spooler`, or the callable that `--app module:callable` names (str).
     """
 
@@ -45,8 +45,9 @@ class Dispatcher:
             ours = REGISTRY.functions.get(function.decode("utf-8", "replace"))
             return ours.run(call, self._context) if ours else Outcome(Kind.FAILED, _nobody(function))
         legacy = named.get(_LEGACY_FUNCTION)
-        if legacy is not None and (theirs := REGISTRY.legacy.get(legacy.decode("utf-8", "replace"))):
-            return theirs.run(call, self._context)
+        name = (legacy or b"").decode("utf-8", "replace")
+        if name in REGISTRY.legacy and _set_in("uwsgi") in (uwsgidecorators.manage_spool_request, None):
+            return uwsgidecorators.run(name, call, self._context)
         return self._run_unnamed(call, legacy)
 
     def _run_unnamed(self, call: Call, legacy: bytes | None) -> Outcome | Awaitable[Outcome]:
@@ -65,8 +66,9 @@ class Dispatcher:
 
 
 def bytes_spooler() -> Callable[[values.Environment], object] | None:
-    """What the application has set as `uwsgi.spooler` after `import uwsgi`."""
-    return _set_in("uwsgi")
+    """What the application itself has set as `uwsgi.spooler` after `import uwsgi`."""
+    found = _set_in("uwsgi")
+    return uwsgidecorators.previous_spooler if found is uwsgidecorators.manage_spool_request else found
 
 
 def str_spooler() -> Callable[[dict[str, Any]], object] | None:

@@ -20,3 +20,7 @@ class TimedOut(Unanswered, TimeoutError):
 
 class BadDecoration(SpoolnodeError, ValueError):
     """You erred: a decorator was given what cannot work. Raised where the application is imported."""
+
+
+class Unavailable(SpoolnodeError, ValueError):
+    """You erred: a function of uWSGI's modules was called that has nothing to work with in a worker of spoolnode."""

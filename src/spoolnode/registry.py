@@ -25,7 +25,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.functions: dict[str, Runnable] = {}
-        self.legacy: dict[str, Runnable] = {}
+        self.legacy: dict[str, Callable[..., Any]] = {}
         self.post_fork: list[Callable[[], object]] = []
         self._timers: dict[Timer, Callable[[], object]] = {}
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoolnode.app import load_app
 from spoolnode.compat.context import WorkerContext
+from spoolnode.compat.options import uwsgi_options
 from spoolnode.node.config import BadConfig
 from spoolnode.node.layout import Layout, ref_id
 from spoolnode.node.outcome import App
@@ -37,9 +38,11 @@ def load(facts: dict[str, Any]) -> App:
         ) from error
     os.environ["SPOOLNODE_VIA"] = facts["socket"]
     os.environ["SPOOLNODE_SPOOL"] = facts["root"]
-    spool = SpoolView(facts["root"], facts["node_id"])
+    root = os.path.realpath(facts["root"])  # as in uWSGI
+    spool = SpoolView(root, facts["node_id"])
     context = WorkerContext(
-        facts["root"], facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task, facts["frequency"]
+        root, facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task, frequency=facts["frequency"],
+        options=uwsgi_options(facts["settings"]), is_first=facts["is_first"], is_reload=facts["is_reload"],
     )  # fmt: skip
     return load_app(facts["app"], context)
 

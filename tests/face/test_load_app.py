@@ -130,7 +130,7 @@ def test_application_of_decorated_functions_needs_no_callable(tmp_path: Path) ->
         ("import nothere", "jobs", "ModuleNotFoundError: No module named 'nothere'"),
         ("1/0", "jobs", "ZeroDivisionError"),
         ("1/0", "jobs.py", 'jobs.py", line 1'),
-        ("import uwsgi; uwsgi.cache_get('x')", "jobs", "'cache_get' in a worker of spoolnode"),
+        ("import uwsgi; uwsgi.cache_get('x')", "jobs", "uwsgi.cache_get does not work in a worker of spoolnode: a node has no"),
     ],
 )
 def test_application_that_cannot_run_says_why(tmp_path: Path, source: str, spec: str, says: str) -> None:

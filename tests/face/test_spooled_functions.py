@@ -418,7 +418,7 @@ def test_timers_are_called_by_what_they_are() -> None:
     timer(2)(lambda: calls.append("timer"))
     cron(0, 3, -1, -1, -1)(lambda: calls.append("cron"))
     every, nightly = REGISTRY.timers
-    assert (every[1:], nightly[1:]) == ((2.0, (-1, -1, -1, -1, -1)), (0.0, (0, 3, -1, -1, -1)))
+    assert (every[1:], nightly[1:]) == ((2.0, (-1, -1, -1, -1, -1), 0), (0.0, (0, 3, -1, -1, -1), 0))
     REGISTRY.call_timer(nightly)
     REGISTRY.call_timer(every)
     assert calls == ["cron", "timer"]

@@ -13,8 +13,9 @@ import msgpack
 import pytest
 from smallnode import SmallNode, StartNode, context
 
-from spoolnode import BadDecoration, uwsgi
+from spoolnode import uwsgi
 from spoolnode.compat import uwsgi_module, uwsgidecorators
+from spoolnode.compat.absent import FUNCTIONS, NEVER_CALLED
 from spoolnode.compat.context import WorkerContext
 from spoolnode.dispatch import Dispatcher
 from spoolnode.node.outcome import Call, Kind, Outcome
@@ -147,10 +148,15 @@ def test_locks_refuse_as_in_a_spooler(real: Any, name: str) -> None:
 
 
 def test_name_that_is_not_there_is_an_attribute_error_that_says_where(real: Any) -> None:
-    assert not hasattr(real, "cache_get")
-    with pytest.raises(AttributeError, match="'cache_get' in a worker of spoolnode"):
-        real.cache_get("x")
+    with pytest.raises(AttributeError, match="'nothing' in a worker of spoolnode"):
+        _ = real.nothing
     assert not hasattr(real, "spooler")
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_what_cannot_work_fails_when_it_is_called_with_one_sentence(real: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^uwsgi\.{name} does not work in a worker of spoolnode: [^\n]+$"):
+        getattr(real, name)("x", 1)
 
 
 def test_harakiri_of_the_user_ends_the_worker(real: Any) -> None:
@@ -367,30 +373,49 @@ def test_two_functions_of_one_name_are_warned_of(real: Any) -> None:
         uwsgidecorators.spool(other)
 
 
-def test_timers_are_called_with_their_signal(real: Any) -> None:
+def test_timers_are_called_with_their_signal(real: Any, worker: WorkerContext) -> None:
+    worker.is_loading = True
     uwsgidecorators.timer(3, target="spooler")(note)
     uwsgidecorators.cron(0, 1, -1, -1, -1, target="spooler")(note)
-    uwsgidecorators.rbtimer(4)(lambda num: note("rb", num))
+    uwsgidecorators.rbtimer(4, signum=0x11)(lambda num: note("rb", num))
     assert [timer.seconds for timer in REGISTRY.timers] == [3.0, 0.0, 4.0]
     for timer in REGISTRY.timers:
         REGISTRY.call_timer(timer)
-    assert [args for args, _ in seen] == [(0,), (0,), ("rb", 0)]
+    assert [args for args, _ in seen] == [(0,), (1,), ("rb", 0x11)]
+    assert real.signal_received() == 0x11
 
 
-def test_thread_and_harakiri_and_lock_run_the_function(real: Any) -> None:
+def test_thread_and_harakiri_run_the_function(real: Any) -> None:
     done = threading.Event()
     uwsgidecorators.thread(done.set)()
     assert done.wait(20)
     uwsgidecorators.harakiri(60)(note)(1)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    uwsgidecorators.lock(note)(2)
-    assert [args for args, _ in seen] == [(1,), (2,)]
+    assert [args for args, _ in seen] == [(1,)]
 
 
-@pytest.mark.parametrize("name", ["mule", "mulefunc", "farm", "signal", "rpc", "filemon", "get_free_signal", "erlang"])
-def test_what_is_not_there_says_so(name: str) -> None:
-    with pytest.raises(BadDecoration, match=f"uwsgidecorators.{name} is not available"):
-        getattr(uwsgidecorators, name)(1)
+@pytest.mark.parametrize("name", sorted(NEVER_CALLED.keys() - {"rpc"}))
+def test_decorator_whose_function_nobody_calls_says_so_and_lets_the_application_load(
+    real: Any, worker: WorkerContext, name: str
+) -> None:
+    worker.is_loading = True
+    with pytest.warns(UserWarning, match=f"uwsgidecorators.{name}: .*never called"):
+        assert getattr(uwsgidecorators, name)("x")(note) in (note, None)
+    worker.is_first = False
+    getattr(uwsgidecorators, name)("y")(note)  # the others do not repeat it
+
+
+@pytest.mark.parametrize("decorate", [uwsgidecorators.mulefunc, uwsgidecorators.mulefunc(1), uwsgidecorators.mulefunc("farm")])
+def test_mule_function_loads_and_calling_it_fails(real: Any, decorate: Any) -> None:
+    with pytest.raises(ValueError, match="test_uwsgi_lookalikes:note is a @mulefunc: calling it fails: a node has no mules"):
+        decorate(note)(1)
+    assert uwsgidecorators.mule_functions["note"] is note
+
+
+def test_function_for_rpc_stays_what_it_is(real: Any) -> None:
+    assert uwsgidecorators.rpc("hello")(note) is note
+    with pytest.raises(ValueError, match=r"uwsgi\.call does not work"):
+        real.call("hello")
 
 
 # --- spoolnode.uwsgi ---

@@ -11,6 +11,7 @@ import pytest
 
 import spoolnode
 from spoolnode.node import wire
+from spoolnode.node.config import Config
 from spoolnode.node.outcome import Kind
 from spoolnode.node.slots import Slots
 from spoolnode.node.worker import failure
@@ -26,7 +27,7 @@ def first_words(directory: Path, app: str) -> list[Any]:
     facts = {
         "app": app, "root": str(directory / "spool"), "node_id": "x", "node_pid": os.getpid(), "worker": 0,
         "socket": str(directory / "x.sock"), "timeout": 0.0, "slots": slots.descriptor, "concurrency": 1,
-        "chdir": str(directory), "frequency": 30.0,
+        "chdir": str(directory), "frequency": 30.0, "settings": Config().__dict__, "is_first": True, "is_reload": False,
     }  # fmt: skip
     with ours:
         with theirs:

@@ -222,6 +222,12 @@ def test_a_period_does_not_care_what_the_wall_clock_says(step: float) -> None:
     assert schedule.wait(110.0, 1e9 + 10 + step) == 10.0
 
 
+def test_timer_with_a_number_of_times_ends_after_them() -> None:
+    twice = EVERY_10._replace(times=2)
+    schedule = schedule_of(twice, monotonic=100.0, wall=0.0)
+    assert [schedule.due(now, 0.0) for now in (110.0, 120.0, 130.0, 1e6)] == [[twice], [twice], [], []]
+
+
 def test_timers_that_a_reload_keeps_go_on_as_they_were() -> None:
     schedule = schedule_of(EVERY_25, monotonic=100.0, wall=0.0)
     schedule.replace([EVERY_10, EVERY_25], 120.0, 20.0)

@@ -1,8 +1,9 @@
 """What a worker knows about itself and its node, for the look-alikes. The node supplies it; nothing here does I/O."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from spoolnode.node.outcome import Inbox
 from spoolnode.protocol.packet import Variables
 
 DEFAULT_FREQUENCY = 30.0
@@ -14,7 +15,7 @@ class WorkerContext:
     """One worker's facts."""
 
     spool: str
-    """The spool directory, absolute."""
+    """The spool directory, absolute and without symbolic links."""
     worker: int
     """This worker's number, from 1."""
     node_pid: int
@@ -24,10 +25,20 @@ class WorkerContext:
     """The absolute paths that the waiting tasks have, or would have as spool files."""
     get_task: Callable[[str], tuple[Variables, bytes] | None]
     """The variables and the body of the task with such a path; None when there is none."""
+    options: Mapping[str, bytes | bool] = field(default_factory=dict)
+    """The node's settings by the names that they have in uWSGI: `uwsgi.opt`."""
+    is_first: bool = True
+    """Whether this worker is the first to load the application since the node started, or was told to load it anew."""
+    is_reload: bool = False
+    """Whether the application was loaded before since the node started."""
     frequency: float = DEFAULT_FREQUENCY
     """Seconds until a task runs again that asked for it (at most, for SPOOL_RETRY); `set_spooler_frequency` changes it."""
     configured_frequency: float = field(init=False)
     """The same as the node's settings say."""
+    inbox: Inbox = field(default_factory=Inbox)
+    """Takes the calls that the application asks for itself (`uwsgi.signal`)."""
+    is_loading: bool = False
+    """Whether the application is being loaded."""
 
     def __post_init__(self) -> None:
         self.configured_frequency = self.frequency

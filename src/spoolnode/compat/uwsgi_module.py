@@ -1,21 +1,29 @@
-"""Builds the module that workers install as `uwsgi`: what an application in a real spooler process sees in Python 3."""
+"""Builds the module that workers install as `uwsgi`: what an application in a real spooler process sees in Python 3.
+
+Every public name of the real one is here. What has nothing to work with in a worker fails when it is called (see `absent`).
+"""
 
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 from spoolnode import client
 from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY
-from spoolnode.compat import values
+from spoolnode.compat import absent, values
 from spoolnode.compat.context import WorkerContext
+from spoolnode.compat.locks import WorkersLock
+from spoolnode.compat.signals import Signals
+from spoolnode.node.layout import Layout
 from spoolnode.protocol import names
-from spoolnode.protocol.errors import SpoolnodeError
-from spoolnode.wire import message, resolve, send_timeout
+from spoolnode.protocol.errors import BadPacket, SpoolnodeError
+from spoolnode.protocol.packet import MAX_BLOCK
+from spoolnode.protocol.spoolfile import parse
+from spoolnode.wire import Address, message, resolve, send_timeout
 
 VERSION = (2, 0, 31)
 """The release of uWSGI whose behaviour this module has."""
@@ -26,11 +34,31 @@ class UwsgiModule(ModuleType):
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__("uwsgi", "spoolnode's stand-in for the module of a uWSGI server's spooler process")
-        self.__dict__.update(_constants(context), **_functions(context))
+        self._workers_lock = WorkersLock(context.spool)
+        self._signals = Signals(context)
+        self._context = context
+        self.__dict__.update(
+            {name: absent.Absent(name) for name in absent.FUNCTIONS},
+            **_constants(context),
+            **_facts(),
+            **_functions(context),
+            **_signal_functions(self._signals),
+            **_locking(context, self._workers_lock),
+        )
 
     def __getattr__(self, name: str) -> Any:
         why = "; set it to the callable that runs the tasks" if name == "spooler" else ""
         raise AttributeError(f"module 'uwsgi' has no attribute {name!r} in a worker of spoolnode{why}")
+
+
+class Flag(int):
+    """True or False, and the same when it is called: `uwsgi.is_a_reload` is a bool in Python, and documented as a function."""
+
+    def __call__(self) -> bool:
+        return bool(self)
+
+    def __repr__(self) -> str:
+        return repr(bool(self))
 
 
 def build(context: WorkerContext) -> UwsgiModule:
@@ -40,21 +68,62 @@ def build(context: WorkerContext) -> UwsgiModule:
 
 def _constants(context: WorkerContext) -> dict[str, Any]:
     spool = os.fsencode(context.spool)
+    host, now = os.fsencode(socket.gethostname()), int(time.time())
     return {
         "SPOOL_OK": SPOOL_OK,
         "SPOOL_RETRY": SPOOL_RETRY,
         "SPOOL_IGNORE": SPOOL_IGNORE,
         "spoolers": (spool,),
-        "opt": {"spooler": spool, "master": True},
+        "opt": {"spooler": spool, "master": True, **context.options},
         "version": ".".join(map(str, VERSION)).encode(),
         "version_info": (*VERSION, 0, b""),
-        "hostname": os.fsencode(socket.gethostname()),
-        "started_on": int(time.time()),
+        "hostname": host,
+        "started_on": now,
+        "is_a_reload": Flag(context.is_reload),
+        "magic_table": {b"h": host, b"t": str(now).encode(), b"v": os.getcwdb(), b"u": str(os.getuid()).encode(), b"%": b"%"},
+    }
+
+
+def _facts() -> dict[str, Any]:
+    """What is the same for every worker, and what uWSGI's spooler answers when it has not been asked to count."""
+    return {
         "numproc": 1,
         "cores": 1,
         "has_threads": 1,
+        "buffer_size": MAX_BLOCK,
+        "queue_size": 0,
         "applications": None,
         "sockets": [],
+        "loop": None,
+        "unbit": None,
+        "i_am_the_spooler": lambda: True,
+        "i_am_the_lord": lambda *_: False,
+        "worker_id": lambda: 0,
+        "mule_id": lambda: 0,
+        "in_farm": lambda *_: None,
+        "workers": lambda: (),
+        "total_requests": lambda: 0,
+        "request_id": lambda: 0,
+        "listen_queue": lambda *_: 0,
+        "logsize": lambda: 0,
+        "cl": lambda: 0,
+        "connection_fd": lambda: 0,
+        "ready": lambda: True,
+        "ready_fd": lambda: -1,
+        "rpc_list": lambda: (),
+        "accepting": lambda: None,
+        "disconnect": lambda: None,
+        "log_this_request": lambda: None,
+        "setprocname": lambda _: None,
+        "set_warning_message": lambda _: True,
+        "suspend": lambda: True,
+        "green_schedule": lambda: True,
+        "async_sleep": _async_sleep,
+        "micros": lambda: time.time_ns() // 1000,
+        "mem": _memory,
+        "log": _log,
+        "set_user_harakiri": set_user_harakiri,
+        "parsefile": _parse_file,
     }
 
 
@@ -82,11 +151,14 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         context.frequency = float(seconds) or context.configured_frequency
         return True
 
-    def spooler_pids() -> list[int]:
-        return context.pids()
+    def to_node(number: signal.Signals) -> Callable[[], bool]:
+        def send() -> bool:
+            if context.is_loading:
+                raise ValueError("the application cannot reload or stop the node while it is imported: that would never end")
+            os.kill(context.node_pid, number)
+            return True
 
-    def spooler_pid() -> int:
-        return next(iter(context.pids()), 0)
+        return send
 
     return {
         "spool": spool,
@@ -94,33 +166,90 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         "spooler_jobs": spooler_jobs,
         "spooler_get_task": spooler_get_task,
         "set_spooler_frequency": set_spooler_frequency,
-        "spooler_pids": spooler_pids,
-        "spooler_pid": spooler_pid,
+        "spooler_pids": context.pids,
+        "spooler_pid": lambda: next(iter(context.pids()), 0),
         "spooler_dir": lambda: os.fsencode(context.spool),
-        "i_am_the_spooler": lambda: True,
-        "i_am_the_lord": lambda *_: False,
         "masterpid": lambda: context.node_pid,
-        "worker_id": lambda: 0,
-        "mule_id": lambda: 0,
-        "in_farm": lambda *_: None,
-        "is_a_reload": lambda: False,
-        "log": _log,
-        "micros": lambda: time.time_ns() // 1000,
-        "setprocname": lambda _: None,
-        "set_user_harakiri": set_user_harakiri,
-        "lock": _cannot_lock,
-        "unlock": _cannot_lock,
-        "is_locked": _cannot_lock,
+        "reload": to_node(signal.SIGHUP),
+        "stop": to_node(signal.SIGTERM),
     }
+
+
+def _signal_functions(signals: Signals) -> dict[str, Callable[..., Any]]:
+    def signal_(number: int, node: str = "") -> None:
+        signals.raise_(number, node)
+
+    def add_cron(number: int, minute: int, hour: int, day: int, month: int, weekday: int) -> bool:
+        return signals.add_cron(number, (minute, hour, day, month, weekday))
+
+    def add_ms_timer(number: int, milliseconds: int) -> None:
+        """Only uWSGI 2.1 has it."""
+        signals.add_timer(number, milliseconds / 1000)
+
+    def add_file_monitor(number: int, path: str) -> None:
+        """Watches nothing; `doctor` says so."""
+
+    return {
+        "register_signal": signals.register,
+        "signal_registered": signals.registered,
+        "signal": signal_,
+        "signal_wait": signals.wait,
+        "signal_received": lambda: max(signals.received, 0),
+        "add_timer": signals.add_timer,
+        "add_rb_timer": signals.add_timer,
+        "add_ms_timer": add_ms_timer,
+        "add_cron": add_cron,
+        "add_file_monitor": add_file_monitor,
+        "register_rpc": lambda *_: True,
+    }
+
+
+def _locking(context: WorkerContext, workers_lock: WorkersLock) -> dict[str, Callable[..., Any]]:
+    """As in uWSGI, where the lock is taken while the application is imported, and refused to a spooler."""
+
+    def only_while_loading(number: int) -> None:
+        if not context.is_loading:
+            raise ValueError("The spooler cannot lock/unlock resources")
+        if number:
+            raise ValueError(f"Invalid lock number: {number}; there is only 0")
+
+    def lock(number: int = 0) -> None:
+        only_while_loading(number)
+        workers_lock.__enter__()
+
+    def unlock(number: int = 0) -> None:
+        only_while_loading(number)
+        workers_lock.__exit__(None, None, None)
+
+    def is_locked(number: int = 0) -> bool:
+        only_while_loading(number)
+        return workers_lock.is_held
+
+    return {"lock": lock, "unlock": unlock, "is_locked": is_locked}
 
 
 def _spool(context: WorkerContext, task: object) -> bytes:
     try:
-        encoded = values.encode(task)
-        identity = client.send(resolve(None), message(encoded), send_timeout(None))
+        spool, address, task = _addressed(context, task)
+        identity = client.send(address, message(values.encode(task)), send_timeout(None))
     except SpoolnodeError as error:
         raise ValueError(f"unable to spool job: {error}") from error
-    return os.fsencode(os.path.join(context.spool, names.file_name(identity)))
+    return os.fsencode(os.path.join(spool, names.file_name(identity)))
+
+
+def _addressed(context: WorkerContext, task: object) -> tuple[str, Address, object]:
+    """The spool that a task is for, where that spool's node listens, and the task, which names the spool as the node does.
+
+    A `spooler` that is the directory of another node on this machine goes to that node, as uWSGI has many directories.
+    """
+    key = next((key for key in (b"spooler", "spooler") if isinstance(task, Mapping) and task.get(key)), None)
+    if not isinstance(task, Mapping) or key is None or not isinstance(task[key], bytes | str):
+        return context.spool, resolve(None), task
+    spool = os.path.realpath(os.fsdecode(task[key]))
+    socket_ = Layout(spool).socket
+    if spool == context.spool or not os.path.exists(socket_):  # without a node there, ours says what it is not
+        return context.spool, resolve(None), {**task, key: os.fsencode(spool)}
+    return spool, resolve(socket_), {**task, key: os.fsencode(spool)}
 
 
 def set_user_harakiri(seconds: int) -> None:
@@ -135,5 +264,27 @@ def _log(line: bytes | str) -> bool:
     return True
 
 
-def _cannot_lock(*_: object) -> NoReturn:
-    raise ValueError("The spooler cannot lock/unlock resources")
+def _async_sleep(seconds: float) -> bytes:
+    """Sleeps; a spooler process of uWSGI has no other request to turn to either."""
+    time.sleep(max(seconds, 0))
+    return b""
+
+
+def _memory() -> tuple[int, int]:
+    """Resident and virtual memory of this process, in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        size, resident = file.read().split()[:2]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return int(resident) * page, int(size) * page
+
+
+def _parse_file(path: str) -> values.Environment | None:
+    """The variables in a spool file, or any file that holds a uwsgi packet; None, with the reason printed, when it is none."""
+    try:
+        with open(path, "rb") as file:
+            env = values.environment(parse(file.read()).variables, b"", "")
+    except (OSError, BadPacket) as error:
+        _log(f"uwsgi.parsefile: {path}: {error}")
+        return None
+    del env["spooler_task_name"]
+    return env

@@ -1,71 +1,103 @@
-"""Installed in workers as `uwsgidecorators`: the decorators of an unmodified uWSGI application.
+"""Imported in workers as `uwsgidecorators`: the decorators of an unmodified uWSGI application.
+
+`from uwsgidecorators import *` gives the names that the real one gives, and the import has the same effect: `activate`.
 
 Arguments of `pass_arguments=True` are pickled, as in uWSGI; a node takes such a task only through its own unix socket
 or directory, and it is unpickled here only for a function that was decorated so. Unlike there, a value that is not
-UTF-8 stays bytes instead of failing for ever, and a name that two functions share is warned of.
+UTF-8 stays bytes instead of failing for ever, a name that two functions share is warned of, and `@lock` locks.
 """
 
 import pickle
 import sys
-import threading
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial, update_wrapper, wraps
+from threading import Thread
 from typing import Any, NoReturn
 
 from spoolnode.compat import values
+from spoolnode.compat.absent import DECORATORS, NEVER_CALLED
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.uwsgi_module import set_user_harakiri
-from spoolnode.errors import BadDecoration
-from spoolnode.node.outcome import DONE, Call, Outcome, Timer
+from spoolnode.errors import BadDecoration, Unavailable
+from spoolnode.node.outcome import DONE, Call, Outcome
 from spoolnode.registry import REGISTRY, full_name
 from spoolnode.results import again, conclude, outcome_of
 
+__all__ = [  # exactly those of the real one
+    "Thread", "cron", "erlang", "farm", "farm_loop", "filemon", "get_free_signal", "harakiri", "lock", "manage_spool_request",
+    "mule", "mule_brain", "mule_brainloop", "mule_functions", "mule_msg_dispatcher", "mulefunc", "muleloop", "mulemsg",
+    "mulemsg_loop", "partial", "pickle", "postfork", "postfork_chain", "postfork_chain_hook", "rbtimer", "rpc", "signal",
+    "spool", "spool_decorate", "spooler_functions", "spoolforever", "spoolraw", "sys", "thread", "timer", "uwsgi",
+]  # fmt: skip
+
 Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
+
+uwsgi: Any = None
+"""The module of that name, once the application has imported this one."""
+previous_spooler: Function | None = None
+"""What `uwsgi.spooler` was before that."""
+spooler_functions: dict[str, Function] = REGISTRY.legacy
+"""The functions that tasks may name in `ud_spool_func`."""
+mule_functions: dict[str, Function] = {}
+postfork_chain: list[Callable[[], object]] = REGISTRY.post_fork
+"""What is called in each worker, after the application is loaded."""
+
+
+def activate() -> None:
+    """What the import of the real module does: the hooks of the module `uwsgi` become those of this one.
+
+    There, a `uwsgi.spooler` that was set before is lost, and the tasks meant for it fail for ever. Here it still gets those
+    that name none of our functions.
+    """
+    global uwsgi, previous_spooler  # noqa: PLW0603  # applications expect the one as a name of this module
+    uwsgi = _uwsgi()
+    previous_spooler = vars(uwsgi).get("spooler")
+    uwsgi.spooler = manage_spool_request
+    uwsgi.post_fork_hook = postfork_chain_hook
+    uwsgi.mule_msg_hook = mule_msg_dispatcher
+
+
+def _uwsgi() -> Any:
+    if "uwsgi" not in sys.modules:
+        raise BadDecoration("uwsgidecorators work only in an application that a worker of spoolnode has loaded")
+    return sys.modules["uwsgi"]
+
+
+# --- spooled functions ---
 
 _SPECIAL = ("message_dict", "spooler", "priority", "at", "body")
 """Keywords that mean something to the spooler and are no arguments of the function."""
+_decorated: dict[str, "_Spooled"] = {}
 
 
 class _Spooled:
     """A decorated function: calling it stores the call. The function itself is `.f`."""
 
-    stored_result: bytes | None = b"-2"
+    stored_result: str | None = "-2"
     """`ud_spool_ret`: what the task counts as when the function has ended well; None leaves it to the function."""
 
     def __init__(self, f: Function, pass_arguments: bool = False) -> None:
         update_wrapper(self, f)
         self.f = self.function = f
         self.pass_arguments = pass_arguments
-        known = REGISTRY.legacy.get(f.__name__)
-        if known is not None and full_name(known.function) != full_name(f):
-            warnings.warn(
-                f"uwsgidecorators: {full_name(f)} replaces {full_name(known.function)}, both have the same name",
-                stacklevel=3,
-            )
-        REGISTRY.legacy[f.__name__] = self
+        self.base_dict = {"ud_spool_func": f.__name__}
+        if self.stored_result is not None:
+            self.base_dict["ud_spool_ret"] = self.stored_result
+        known = spooler_functions.get(f.__name__)
+        if known is not None and full_name(known) != full_name(f):
+            warnings.warn(f"uwsgidecorators: {full_name(f)} replaces {full_name(known)}, both have the same name", stacklevel=3)
+        spooler_functions[f.__name__] = f
+        _decorated[f.__name__] = self
         f.spool = self.spool  # type: ignore[attr-defined]  # uWSGI's older way to call it
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Stores a call; the path of its file. Raises ValueError when it could not be stored."""
         task = self._pickled(args, kwargs) if self.pass_arguments else self._plain(args, kwargs)
-        task["ud_spool_func"] = self.f.__name__
-        if self.stored_result is not None:
-            task["ud_spool_ret"] = self.stored_result
-        return _uwsgi().spool(task)
+        return _uwsgi().spool({**task, **self.base_dict})
 
     spool = __call__
-
-    def run(self, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
-        """Makes a stored call, in a worker."""
-        env = _decoded(values.environment(call.variables, call.body, call.file_name))
-        stored = env.get("ud_spool_ret", self.stored_result)
-        if self.pass_arguments and ("args" in env or "kwargs" in env):
-            raw = dict(call.variables)
-            result = self.f(*_unpickled(raw, b"args", ()), **_unpickled(raw, b"kwargs", {}))
-        else:
-            result = self.f(env)
-        return conclude(result, lambda returned: _outcome(stored, returned, context))
 
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
         return {**(args[0] if args else {}), **kwargs}
@@ -79,25 +111,85 @@ class _Spooled:
 
 
 class _SpooledForever(_Spooled):
-    stored_result = b"-1"
+    stored_result = "-1"
 
 
 class _SpooledRaw(_Spooled):
     stored_result = None
 
 
-def _decorator(kind: type[_Spooled]) -> Callable[..., Any]:
-    def decorate(f: Function | None = None, pass_arguments: bool = False) -> Any:
-        if f is None:
-            return lambda function: kind(function, pass_arguments)
-        return kind(f, pass_arguments)
-
-    return decorate
+def spool_decorate(f: Function | None = None, pass_arguments: bool = False, _class: type[_Spooled] = _SpooledRaw) -> Any:
+    """A decorated function; without a function, a decorator."""
+    return partial(_class, pass_arguments=pass_arguments) if f is None else _class(f, pass_arguments)
 
 
-spool = _decorator(_Spooled)
-spoolforever = _decorator(_SpooledForever)
-spoolraw = _decorator(_SpooledRaw)
+def spool(f: Function | None = None, pass_arguments: bool = False) -> Any:
+    """Calling the function stores the call; it has failed when it raises."""
+    return spool_decorate(f, pass_arguments, _Spooled)
+
+
+def spoolforever(f: Function | None = None, pass_arguments: bool = False) -> Any:
+    """As `spool`, and after it has ended well the same call is made again, after the spooler's frequency."""
+    return spool_decorate(f, pass_arguments, _SpooledForever)
+
+
+def spoolraw(f: Function | None = None, pass_arguments: bool = False) -> Any:
+    """As `spool`, and what the function returns decides."""
+    return spool_decorate(f, pass_arguments, _SpooledRaw)
+
+
+def run(name: str, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
+    """Makes a stored call of one of `spooler_functions`, in a worker."""
+    env = _decoded(values.environment(call.variables, call.body, call.file_name))
+    stored = _stored_result(name, env)
+    return conclude(_made(name, env, dict(call.variables)), lambda returned: _outcome(stored, returned, context))
+
+
+def manage_spool_request(vars: Mapping[Any, Any]) -> Any:
+    """What `uwsgi.spooler` is unless the application sets it: runs the function that the task names.
+
+    Returns:
+        What the task counts as: its `ud_spool_ret`, else what the function returned; of an async function, an awaitable of it.
+
+    Raises:
+        KeyError: the task names no function, or an unknown one.
+    """
+    env = _decoded(vars)
+    name = env["ud_spool_func"]
+    stored = _stored_result(name, env)
+    result = _made(name, env, vars)
+    if isinstance(result, Awaitable):
+        return _result_later(stored, result)
+    return result if stored is None else int(stored)
+
+
+async def _result_later(stored: Any, result: Awaitable[Any]) -> Any:
+    returned = await result
+    return returned if stored is None else int(stored)
+
+
+def _made(name: str, env: dict[str, Any], raw: Mapping[Any, Any]) -> Any:
+    """Calls a function as its task says; what it returned."""
+    function = spooler_functions[name]
+    if _takes_arguments(name) and ("args" in env or "kwargs" in env):
+        return function(*_unpickled(raw, "args", ()), **_unpickled(raw, "kwargs", {}))
+    return function(env)
+
+
+def _takes_arguments(name: str) -> bool:
+    known = _known(name)
+    return known is None or known.pass_arguments  # who put it into `spooler_functions` by hand wants what uWSGI does
+
+
+def _stored_result(name: str, env: dict[str, Any]) -> Any:
+    known = _known(name)
+    return env.get("ud_spool_ret", known.stored_result if known else None)
+
+
+def _known(name: str) -> _Spooled | None:
+    """How the function of this name was decorated; None when it was not."""
+    known = _decorated.get(name)
+    return known if known is not None and known.f is spooler_functions.get(name) else None
 
 
 def _outcome(stored: Any, returned: object, context: WorkerContext) -> Outcome:
@@ -108,7 +200,7 @@ def _outcome(stored: Any, returned: object, context: WorkerContext) -> Outcome:
     return again(context.frequency) if result == -1 else DONE if result == -2 else outcome_of(result)
 
 
-def _decoded(env: values.Environment) -> dict[str, str | bytes]:
+def _decoded(env: Mapping[Any, Any]) -> dict[str, Any]:
     said = {
         key if isinstance(key, str) else key.decode("utf-8", "surrogateescape"): _text_if_it_is(value)
         for key, value in env.items()
@@ -118,16 +210,18 @@ def _decoded(env: values.Environment) -> dict[str, str | bytes]:
     return said
 
 
-def _text_if_it_is(value: bytes) -> str | bytes:
+def _text_if_it_is(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
     try:
         return value.decode("utf-8")
     except UnicodeDecodeError:
         return value
 
 
-def _is_pickle(body: bytes) -> bool:
+def _is_pickle(body: Any) -> bool:
     """Whether a body is a pickle of any protocol: such a one stays bytes also when it happens to be UTF-8. Nothing is run."""
-    if not body.endswith(pickle.STOP):
+    if not isinstance(body, bytes) or not body.endswith(pickle.STOP):
         return False
     import pickletools  # few bodies come so far
 
@@ -137,51 +231,59 @@ def _is_pickle(body: bytes) -> bool:
         return False
 
 
-def _unpickled(raw: dict[bytes, bytes], name: bytes, default: Any) -> Any:
+def _unpickled(raw: Mapping[Any, Any], name: str, default: Any) -> Any:
     # The node has let it through only from this machine's own unix socket or directory.
-    return pickle.loads(raw[name]) if name in raw else default  # noqa: S301  # see above
+    data = raw.get(name.encode(), raw.get(name))
+    return default if data is None else pickle.loads(data)  # noqa: S301  # see above
 
 
-def _uwsgi() -> Any:
-    if "uwsgi" not in sys.modules:
-        raise BadDecoration("uwsgidecorators work only in an application that a worker of spoolnode has loaded")
-    return sys.modules["uwsgi"]
+# --- signals and timers: any one worker calls them, whatever their target is, for all our workers are spoolers ---
 
 
-# --- timers: any one worker calls them, whatever `target` says, for all our workers are spoolers ---
+def get_free_signal() -> int:
+    """The lowest signal without a handler. Raises `BadDecoration` when all have one."""
+    for number in range(256):
+        if not _uwsgi().signal_registered(number):
+            return number
+    raise BadDecoration("No free uwsgi signal available: all of 0 to 255 have a handler")
 
 
-def timer(secs: float, signum: int = 0, target: str = "") -> Callable[[Function], Function]:
+def signal(num: int, target: str = "") -> Decorator:
+    """Calls the function, with the number, when somebody raises this signal."""
+    return _on_signal(num, target, lambda _: None)
+
+
+def timer(secs: float, signum: int | None = None, target: str = "") -> Decorator:
     """Calls the function every `secs` seconds with the number of its signal."""
-    if not secs > 0:
-        raise BadDecoration(f"@timer({secs!r}): the period is in seconds and must be greater than 0")
-    return _timed(float(secs), (-1, -1, -1, -1, -1), signum, target)
+    return _on_signal(signum, target, lambda number: _uwsgi().add_timer(number, secs))
 
 
-def rbtimer(secs: float, signum: int = 0, target: str = "") -> Callable[[Function], Function]:
+def rbtimer(secs: float, signum: int | None = None, target: str = "") -> Decorator:
     """As `timer`: the two differ only in how uWSGI counts the time."""
-    return timer(secs, signum, target)
+    return _on_signal(signum, target, lambda number: _uwsgi().add_rb_timer(number, secs))
 
 
-def mstimer(milliseconds: float, signum: int = 0, target: str = "") -> Callable[[Function], Function]:
-    """As `timer`, in milliseconds."""
-    return timer(milliseconds / 1000, signum, target)
+def mstimer(msecs: float, signum: int | None = None, target: str = "") -> Decorator:
+    """As `timer`, in milliseconds; only uWSGI 2.1 has it."""
+    return _on_signal(signum, target, lambda number: _uwsgi().add_ms_timer(number, msecs))
 
 
-def cron(
-    minute: int, hour: int, day: int, month: int, dayweek: int, signum: int = 0, target: str = ""
-) -> Callable[[Function], Function]:
+def cron(minute: int, hour: int, day: int, month: int, dayweek: int, signum: int | None = None, target: str = "") -> Decorator:
     """Calls the function at these times with the number of its signal: -1 is any, -n every n."""
-    from spoolnode.decorators import check_cron
-
-    fields = (minute, hour, day, month, dayweek)
-    check_cron(fields)
-    return _timed(0.0, fields, signum, target)
+    return _on_signal(signum, target, lambda number: _uwsgi().add_cron(number, minute, hour, day, month, dayweek))
 
 
-def _timed(seconds: float, fields: tuple[int, int, int, int, int], signum: int, _target: str) -> Callable[[Function], Function]:
+def filemon(path: str, signum: int | None = None, target: str = "") -> Decorator:
+    """Registers the signal; no file is watched."""
+    _never_called("filemon")
+    return _on_signal(signum, target, lambda number: _uwsgi().add_file_monitor(number, path))
+
+
+def _on_signal(number: int | None, target: str, then: Callable[[int], object]) -> Decorator:
     def decorate(f: Function) -> Function:
-        REGISTRY.add_timer(Timer(full_name(f), seconds, fields), partial(f, signum))
+        chosen = get_free_signal() if number is None else number
+        _uwsgi().register_signal(chosen, target, f)
+        then(chosen)
         return f
 
     return decorate
@@ -190,15 +292,32 @@ def _timed(seconds: float, fields: tuple[int, int, int, int, int], signum: int, 
 # --- the rest ---
 
 
-def postfork(f: Function) -> Function:
-    """Calls the function once in each worker, after the application is loaded."""
-    REGISTRY.post_fork.append(f)
+def postfork(f: Function | int) -> Any:
+    """Calls the function once in each worker, after the application is loaded.
+
+    `@postfork(n)` is for the n-th of uWSGI's web workers, of which a spooler is none; with 0 it is for all.
+    """
+    if not callable(f):
+        return postfork if not f else _as_it_is
+    postfork_chain.append(f)
     return f
+
+
+def postfork_chain_hook() -> None:
+    """What `uwsgi.post_fork_hook` is unless the application sets it."""
+    for function in postfork_chain:
+        function()
 
 
 def lock(f: Function) -> Function:
-    """Nothing: in a spooler process uWSGI does not lock either."""
-    return f
+    """No other worker of this node, and no other thread, runs a function with `@lock` meanwhile."""
+
+    @wraps(f)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with _uwsgi()._workers_lock:
+            return f(*args, **kwargs)
+
+    return locked
 
 
 def thread(f: Function) -> Function:
@@ -206,13 +325,13 @@ def thread(f: Function) -> Function:
 
     @wraps(f)
     def start(*args: Any, **kwargs: Any) -> Function:
-        threading.Thread(target=f, args=args, kwargs=kwargs, daemon=True).start()
+        Thread(target=f, args=args, kwargs=kwargs, daemon=True).start()
         return f
 
     return start
 
 
-def harakiri(seconds: int) -> Callable[[Function], Function]:
+def harakiri(seconds: int) -> Decorator:
     """The worker ends when a call of the function takes longer; that is a failed attempt of its task."""
 
     def decorate(f: Function) -> Function:
@@ -229,26 +348,61 @@ def harakiri(seconds: int) -> Callable[[Function], Function]:
     return decorate
 
 
-def _absent(name: str, instead: str) -> Callable[..., NoReturn]:
+def rpc(name: str) -> Decorator:
+    """Leaves the function as it is; nobody else can call it."""
+
+    def decorate(f: Function) -> Function:
+        _uwsgi().register_rpc(name, f)
+        return f
+
+    return decorate
+
+
+def mulefunc(f: Function | int | str) -> Any:
+    """Calling the function fails."""
+    if not callable(f):
+        return mulefunc
+    mule_functions[f.__name__] = f
+
+    @wraps(f)
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise BadDecoration(f"uwsgidecorators.{name} is not available in a worker of spoolnode: {instead}")
+        raise Unavailable(f"{full_name(f)} is a @mulefunc: {DECORATORS['mulefunc']}")
 
     return refuse
 
 
-_NO_MULES = "there are no mules; use @spool"
-_NO_SIGNALS = "there are no uWSGI signals; use @spool, @timer or @cron"
-mulefunc = _absent("mulefunc", _NO_MULES)
-mule = _absent("mule", _NO_MULES)
-muleloop = _absent("muleloop", _NO_MULES)
-mulemsg = _absent("mulemsg", _NO_MULES)
-mulemsg_loop = _absent("mulemsg_loop", _NO_MULES)
-mule_brain = _absent("mule_brain", _NO_MULES)
-mule_brainloop = _absent("mule_brainloop", _NO_MULES)
-farm = _absent("farm", _NO_MULES)
-farm_loop = _absent("farm_loop", _NO_MULES)
-signal = _absent("signal", _NO_SIGNALS)
-get_free_signal = _absent("get_free_signal", _NO_SIGNALS)
-filemon = _absent("filemon", "use a library such as watchfiles")
-rpc = _absent("rpc", "there is no RPC; use @spool")
-erlang = _absent("erlang", "there is no Erlang")
+def mule_msg_dispatcher(message: bytes) -> NoReturn:
+    """What `uwsgi.mule_msg_hook` is; nobody calls it."""
+    raise Unavailable(f"{len(message)} bytes for a mule: {DECORATORS['mulefunc']}")
+
+
+def _never_called(name: str) -> None:
+    """Says so where the application decorates a function that nobody will call."""
+    if _uwsgi()._context.is_first:
+        warnings.warn(f"uwsgidecorators.{name}: {NEVER_CALLED[name]}", stacklevel=3)
+
+
+def _as_it_is(f: Function) -> Function:
+    return f
+
+
+def _uncalled(name: str) -> Callable[..., Any]:
+    """A decorator whose functions nobody calls."""
+
+    def decorate(*_: Any, **__: Any) -> Decorator:
+        _never_called(name)
+        return _as_it_is
+
+    decorate.__name__ = decorate.__qualname__ = name
+    return decorate
+
+
+mule = _uncalled("mule")
+muleloop = _uncalled("muleloop")
+mulemsg = _uncalled("mulemsg")
+mulemsg_loop = _uncalled("mulemsg_loop")
+mule_brain = _uncalled("mule_brain")
+mule_brainloop = _uncalled("mule_brainloop")
+farm = _uncalled("farm")
+farm_loop = _uncalled("farm_loop")
+erlang = _uncalled("erlang")

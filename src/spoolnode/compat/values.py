@@ -7,7 +7,7 @@ from typing import Any
 from spoolnode.protocol import names, pickles
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import Variables, encode_variables
-from spoolnode.protocol.values import Encoded, unpack
+from spoolnode.protocol.values import Encoded, pack, unpack
 
 Environment = dict[bytes | str, bytes]
 
@@ -75,7 +75,8 @@ def encode(task: object) -> Encoded:
             variables.append((name, _value(name, value)))
     if body:
         variables.append((names.BODY_LENGTH, str(len(body)).encode()))
-    return Encoded(encode_variables(variables), body)
+    # A node takes no request without variables; uWSGI does, and the callable finds none.
+    return Encoded(encode_variables(variables or [(names.VALUES, pack({}))]), body)
 
 
 def _key(key: object) -> bytes:

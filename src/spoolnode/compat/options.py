@@ -1,0 +1,34 @@
+"""A node's settings by the names that uWSGI has for them: `uwsgi.opt`. Pure."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = {
+    "workers": "spooler-processes",
+    "spooler_frequency": "spooler-frequency",
+    "timeout": "spooler-harakiri",
+    "max_tasks": "spooler-max-tasks",
+    "buffer_size": "buffer-size",
+    "chmod_socket": "chmod-socket",
+}
+"""Settings that uWSGI has too. One that is 0 or empty is one that was not given."""
+
+
+def uwsgi_options(settings: Mapping[str, Any]) -> dict[str, bytes | bool]:
+    """What `uwsgi.opt` has, of the settings of `spoolnode.node.config.Config`: bytes as typed, True for what takes no value."""
+    options: dict[str, bytes | bool] = {"master": True, "spooler-ordered": True}
+    options["spooler"] = os.fsencode(os.path.realpath(settings["spool"]))
+    if settings["listen"]:
+        options["socket"] = settings["listen"][-1].encode()
+    if app := settings["app"]:
+        options["wsgi-file" if app.endswith(".py") else "module"] = os.fsencode(app)
+    for ours, theirs in _NAMES.items():
+        if settings[ours]:
+            options[theirs] = _text(settings[ours]).encode()
+    return options
+
+
+def _text(value: object) -> str:
+    """As people write it: uWSGI's numbers are whole, and programs read them with `int`."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
