@@ -19,6 +19,8 @@ class Entry(NamedTuple):
     is_directory: bool
     size: int
     mtime: float
+    changed: float = 0.0
+    """When anything of it was changed last (ctime), in seconds since 1970."""
 
 
 class Disk(Protocol):
@@ -164,7 +166,7 @@ class RealDisk:
 
 
 def _entry(name: str, found: os.stat_result) -> Entry:
-    return Entry(name, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime)
+    return Entry(name, stat.S_ISREG(found.st_mode), stat.S_ISDIR(found.st_mode), found.st_size, found.st_mtime, found.st_ctime)
 
 
 def is_full(error: BaseException | None) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from spoolnode.node import log
 from spoolnode.node.background import spawn
+from spoolnode.node.clock import Watch
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control import Control
 from spoolnode.node.conversation import Services
@@ -72,6 +73,7 @@ class Node:
         self._hold: Hold
         self.report = report
         self.started = time.time()
+        self._clock = Watch(time.monotonic(), self.started)
         self._rates = Rates()
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.TimerHandle | None = None
@@ -307,6 +309,9 @@ class Node:
     async def _tidy(self) -> None:
         """One round."""
         self._rates.sample(time.monotonic(), self._counters())
+        if (step := self._clock.step(time.monotonic(), time.time())) < 0:
+            self.report("clock_set_back", seconds=round(-step, 3))
+            await self.spool.clock_was_set_back(step)
         self._wake_at_due()
         self.spool.close_old_batch()
         await self.spool.settle()

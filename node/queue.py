@@ -151,8 +151,8 @@ class ReadyQueue:
             self._ranks.remove(rank)
 
 
-Entry = tuple[float, int, Any, Ref, int]
-"""A task that is due later: when, a count that keeps the order of equal times, source, ref, rank."""
+Entry = tuple[float, int, Any, Ref, int, bool]
+"""A task that is due later: when, a count that keeps the order of equal times, source, ref, rank, whether it pauses."""
 
 
 @dataclass(slots=True)
@@ -174,10 +174,14 @@ class Later:
     def __len__(self) -> int:
         return self._size
 
-    def add(self, due: float, source: Any, ref: Ref, rank: int) -> None:
-        """Adds a task that is due at `due` (seconds since 1970), or gives it another time."""
+    def add(self, due: float, source: Any, ref: Ref, rank: int, *, pauses: bool = False) -> None:
+        """Adds a task that is due at `due` (seconds since 1970), or gives it another time.
+
+        Args:
+            pauses: it waits for a while, and not for that time of the clock.
+        """
         self._count += 1
-        entry = (due, self._count, source, ref, rank)
+        entry = (due, self._count, source, ref, rank, pauses)
         held = self._held.setdefault(source, {})
         self._size += ref not in held
         held[ref] = entry
@@ -193,7 +197,7 @@ class Later:
         """Removes up to `limit` that are due, as (due, source, ref, rank), soonest first."""
         due: list[tuple[float, Any, Ref, int]] = []
         while len(due) < limit and (heap := self._soonest()) and heap[0][0] <= now:
-            when, _, source, ref, rank = heapq.heappop(heap)
+            when, _, source, ref, rank, _ = heapq.heappop(heap)
             self._forget(source, ref)
             due.append((when, source, ref, rank))
         return due
@@ -210,6 +214,16 @@ class Later:
     def of(self, source: Any) -> dict[Ref, float]:
         """When each task of one source is due."""
         return {ref: entry[0] for ref, entry in self._held.get(source, {}).items()}
+
+    def pausing(self) -> list[Entry]:
+        """All that pause. Takes time in proportion to what waits here: for when the clock was set."""
+        return [entry for held in self._held.values() for entry in held.values() if entry[5]]
+
+    def shift(self, entry: Entry, step: float) -> None:
+        """Moves one of `pausing`, if it is still here."""
+        due, _, source, ref, rank, pauses = entry
+        if not self._is_dead(entry):
+            self.add(due + step, source, ref, rank, pauses=pauses)
 
     def _forget(self, source: Any, ref: Ref) -> None:
         held = self._held[source]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from spoolnode.node import intake
 from spoolnode.node import layout as places
+from spoolnode.node.clock import correct_times
 from spoolnode.node.config import BadConfig
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Batch
@@ -61,6 +62,8 @@ class FoundFile:
     mtime: float
     rank: int
     size: int
+    changed: float = 0.0
+    """When anything of it was changed last."""
 
 
 class FoundOutboxFile(NamedTuple):
@@ -107,6 +110,9 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
     found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper, report)))
+    corrected = correct_times(keeper, found.files, now)
+    for file in found.files:
+        file.mtime = corrected.get(file.ref, file.mtime)
     found.taken = _read_taken(keeper, now, report)
     _drop_second_names(keeper, found, report)
     refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
@@ -213,7 +219,7 @@ def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> It
         for entry in entries:
             ref = f"{directory}{entry.name}"
             if entry.is_file and places.is_spool_file(entry.name):
-                yield FoundFile(ref, entry.mtime, rank, entry.size)
+                yield FoundFile(ref, entry.mtime, rank, entry.size, entry.changed)
             elif entry.is_directory and places.is_priority(entry.name):
                 pending.append((f"{ref}/", places.rank_of(f"{ref}/")))
 

@@ -6,6 +6,7 @@ nothing else; the *keeper* thread makes every other move, one after another.
 A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Files`.
 """
 
+import asyncio
 import os
 import random
 import time
@@ -15,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from spoolnode.node.background import spawn
+from spoolnode.node.clock import correct_times
 from spoolnode.node.disk import Disk
 from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
 from spoolnode.node.keeper import Keeper, Progress
@@ -24,7 +26,7 @@ from spoolnode.node.numbers import Taken
 from spoolnode.node.outbox import Outbox
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.queue import Later, ReadyQueue, Ref
-from spoolnode.node.recovery import Found, FoundBatch, recover
+from spoolnode.node.recovery import Found, FoundBatch, recover, spool_files
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.retrying import Retrying
 from spoolnode.node.threads import DiskThread
@@ -168,7 +170,7 @@ class Spool:
                 self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
             else:
                 self.retrying.fail(batch, offset, self.id_of(batch, offset), "the node ended before it was tried again")
-                self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank)
+                self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank, pauses=True)
 
     async def close(self) -> None:
         """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
@@ -488,10 +490,10 @@ class Spool:
             if ref in source.known:
                 self._schedule_file(str(ref), due)
         else:
-            self._wait_until(due, source, ref, rank)
+            self._wait_until(due, source, ref, rank, pauses=True)
 
-    def _wait_until(self, due: float, source: Source, ref: Ref, rank: int) -> None:
-        self.later.add(due, source, ref, rank)
+    def _wait_until(self, due: float, source: Source, ref: Ref, rank: int, *, pauses: bool = False) -> None:
+        self.later.add(due, source, ref, rank, pauses=pauses)
         if self.later.next_due() == due:
             self.changed()  # the node has to wake sooner than it meant to
 
@@ -555,6 +557,18 @@ class Spool:
             self.queue.add(source, [ref], rank)
         if self.queue.size:
             self.changed()
+
+    async def clock_was_set_back(self, step: float) -> None:
+        """Pauses last as long as they were meant to, and what is ready stays ready; `step` is negative, in seconds."""
+        for index, entry in enumerate(self.later.pausing()):
+            self.later.shift(entry, step)
+            if index % WAKE_AT_ONCE == WAKE_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        found = await self.moves.run(lambda: correct_times(self.keeper, list(spool_files(self.keeper)), time.time()))
+        for ref, mtime in found.items():
+            if ref in self.files.known:
+                self.notice(ref, mtime, time.time(), sure=True)
+        self.changed()
 
     def close_old_batch(self) -> None:
         """Closes the open batch once it has been open for its time."""

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from spoolnode.node.clock import was_set_back
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Call, Kind
 from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
@@ -240,7 +241,8 @@ class SpoolFileReader:
             raise NotNow(LOCKED)
         if not stat.S_ISREG(found.st_mode):
             raise NotNow(CORRUPT, "it is no regular file")
-        if found.st_mtime > time.time():
+        now = time.time()
+        if found.st_mtime > now and not was_set_back(found.st_mtime, found.st_ctime, now):
             raise NotNow(EARLY, found.st_mtime)
         return found
 
