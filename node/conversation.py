@@ -329,20 +329,23 @@ class Conversation:
     def _begin(self, block: bytes, terms: Terms, place: Answer) -> None:
         """Takes a task whose body, if it has one, is still to come. Raises `Refused`."""
         services = self.services
-        if not terms.body:
+        if not terms.body and not terms.own_file:
             services.door.admit(block, b"", terms, place, self._link_key)
             return
         services.door.check(terms)
         is_crowded = services.gathered > MAX_GATHERED and terms.body > LEAST_PIECE
         if services.door.wants_upload(terms) or is_crowded:
-            if services.uploads >= services.max_uploads:
+            if terms.body and services.uploads >= services.max_uploads:
                 raise Refused(Reason.BUSY, f"this node is taking {services.uploads} large bodies already; ask again")
             self._upload = services.door.upload(block, terms, place, self._link_key)
             services.uploads += self._upload is not None
             self._skipping = self._upload is None
             block = b""  # the upload has it
         self._task = block, terms, place
-        self._reader.expect_body(terms.body)
+        if terms.body:
+            self._reader.expect_body(terms.body)
+        else:
+            self._on_body(Body(b"", last=True))
 
     def _end_upload(self) -> None:
         """It is whole, or nothing."""

@@ -167,11 +167,11 @@ class Door:
         self._spool.intake.add_prompt(block, terms, waiter)
 
     def wants_upload(self, terms: Terms) -> bool:
-        """Whether the body is too large to be held in memory."""
-        return terms.body > INLINE_BODY
+        """Whether it gets a file of its own: it asks for that, or its body is too large to be held in memory."""
+        return terms.body > INLINE_BODY or terms.own_file
 
     def upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> "Upload | None":
-        """A task whose body is written to disk as it comes; None when it is stored already, and `waiter` has been told so.
+        """A task that is written to a file of its own as it comes; None when it is stored already, and `waiter` has been told so.
 
         Raises:
             Refused: it is not taken.

@@ -1,4 +1,4 @@
-"""A task whose body is too large for a batch: written to a file of its own as it comes."""
+"""A task that gets a file of its own: its body is too large for a batch and written as it comes, or it asks for one."""
 
 import asyncio
 import errno

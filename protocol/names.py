@@ -24,6 +24,8 @@ VALUES = b"spool_values"
 FUNCTION = b"spool_func"
 TIMEOUT = b"spool_timeout"
 BODY_LENGTH = b"spool_body"
+FILE = b"spool_file"
+"""Asks that the task is a spool file of its own from the beginning: who sent it may unlink that to call it off."""
 ID = b"spool_id"
 ERROR = b"spool_error"
 REASON = b"spool_reason"
@@ -41,7 +43,7 @@ HOPS = b"spool_hops"
 """How often a task was handed on."""
 FOR_SPOOLER = frozenset({"at", "priority", "spooler", "body", "spooler_task_name"})
 """Besides ours, the names that uWSGI's spooler keeps for itself."""
-FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH})
+FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH, FILE})
 """The `spool_` variables that a client may send. The others are reserved: a node sets them, or they have no meaning yet
 (`spool_key`); a request that carries one is refused."""
 FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}

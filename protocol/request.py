@@ -29,6 +29,8 @@ class Terms(NamedTuple):
     """How often it was handed on."""
     pickled: bool = False
     """It carries what a library would unpickle, which no other node would take."""
+    own_file: bool = False
+    """It shall be a spool file of its own from the beginning."""
 
 
 PLAIN_TERMS = Terms()
@@ -123,6 +125,7 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         names.read_number(special[names.NUMBER]) if names.NUMBER in special else 0,
         names.read_hops(get(names.HOPS, b"")),
         pickled,
+        names.FILE in special,
     )
 
 

@@ -6,6 +6,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +65,14 @@ def dispatch(worker: WorkerContext, variables: list[tuple[bytes, bytes]], body: 
 def test_spool_returns_the_path_that_the_file_has_or_would_have(real: Any, node: SmallNode) -> None:
     assert real.spool({b"a": b"b"}) == b"/var/spool/x/uwsgi_spoolfile_on_small_1_1"
     assert real.send_to_spooler is real.spool
+    assert real.spool({b"a": b"b", b"priority": b"5"}) == b"/var/spool/x/5/uwsgi_spoolfile_on_small_1_2"
+
+
+def test_task_for_later_asks_for_its_file_at_once_because_people_unlink_it(real: Any, node: SmallNode) -> None:
+    later, before = str(time.time() + 100).encode(), str(time.time() - 100).encode()
+    real.spool({b"a": b"b", b"at": later})
+    real.spool({b"a": b"b", b"at": before})
+    assert [dict(variables).get(names.FILE) for variables, _ in node.tasks] == [b"1", None]
 
 
 @pytest.mark.parametrize(

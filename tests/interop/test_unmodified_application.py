@@ -247,3 +247,39 @@ def test_manual_page_runs_word_for_word_with_its_own_command_line(tmp_path: Path
         cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert '"id"' in listed.stdout
+
+
+CANCELS = (
+    LINES
+    + """
+import time
+import uwsgi
+
+
+def spooler(env):
+    write_line("ran", env[b"n"].decode())
+    return uwsgi.SPOOL_OK
+
+
+uwsgi.spooler = spooler
+soon, late = (str(time.time() + seconds).encode() for seconds in (1.5, 3600))
+for extra in {}, {b"priority": b"5"}, {b"body": b"x" * 1000}, {b"body": b"x" * 200_000}:
+    os.unlink(uwsgi.spool({b"n": b"cancelled", b"at": soon, **extra}))
+uwsgi.spool({b"n": b"kept", b"at": soon})
+paths = [uwsgi.spool({b"n": b"many", b"at": late}) for _ in range(200)]
+write_line("files", sum(map(os.path.exists, paths)))
+"""
+)
+
+
+@pytest.mark.slow
+def test_what_spool_returned_can_be_unlinked_to_call_a_task_off(node: RunningNode) -> None:
+    node.start(app=CANCELS)
+    lines = Lines(node.directory)
+    assert lines.wait(begin="files") == ["files 200"]
+    assert lines.wait(begin="ran") == ["ran kept"]
+    eventually(lambda: node.status()["total"] == 200, "the cancelled ones are forgotten")
+    node.kill9()
+    node.start()
+    assert node.status()["later"] == 200
+    assert lines()[-1:] == ["ran kept"]

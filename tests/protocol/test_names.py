@@ -267,15 +267,15 @@ def test_a_caller_may_not_use_an_empty_name_or_one_of_ours(name: str) -> None:
 
 
 def test_our_variables_have_the_names_that_are_on_disk_and_on_the_wire_already() -> None:
-    from_clients = [names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH]
-    assert from_clients == [b"spool_node", b"spool_values", b"spool_func", b"spool_timeout", b"spool_body"]
+    from_clients = [names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH, names.FILE]
+    assert from_clients == [b"spool_node", b"spool_values", b"spool_func", b"spool_timeout", b"spool_body", b"spool_file"]
     only_nodes = [names.ID, names.ERROR, names.REASON, names.ATTEMPTS]
     assert only_nodes == [b"spool_id", b"spool_error", b"spool_reason", b"spool_attempts"]
     assert names.OURS == b"spool_"
 
 
 def test_only_some_of_our_variables_come_from_clients() -> None:
-    assert {names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH} == names.FROM_CLIENTS
+    assert {names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH, names.FILE} == names.FROM_CLIENTS
 
 
 # --- what nodes say to each other ---

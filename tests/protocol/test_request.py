@@ -97,6 +97,7 @@ def test_a_refusal_says_where_the_empty_name_is() -> None:
         ({b"spool_node": b""}, Terms()),
         ({b"spool_body": b"12"}, Terms(body=12)),
         ({b"spool_timeout": b"2.5"}, Terms()),
+        ({b"spool_file": b"1"}, Terms(own_file=True)),
         ({b"spool_func": b"mail"}, Terms()),
         ({b"spool_values": msgpack.packb({"n": [1, {2: 3}]})}, Terms()),
         ({b"CONTENT_LENGTH": b"12"}, Terms(body=12)),

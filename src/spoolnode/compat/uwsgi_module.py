@@ -18,15 +18,20 @@ from spoolnode.compat import absent, values
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.locks import WorkersLock
 from spoolnode.compat.signals import Signals
-from spoolnode.node.layout import Layout
+from spoolnode.node.layout import Layout, waiting_ref
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, SpoolnodeError
-from spoolnode.protocol.packet import MAX_BLOCK
+from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
+from spoolnode.protocol.request import read_terms
 from spoolnode.protocol.spoolfile import parse
+from spoolnode.protocol.values import Encoded
 from spoolnode.wire import Address, message, resolve, send_timeout
 
 VERSION = (2, 0, 31)
 """The release of uWSGI whose behaviour this module has."""
+
+
+_OWN_FILE = encode_variables([(names.FILE, b"1")])
 
 
 class UwsgiModule(ModuleType):
@@ -130,7 +135,11 @@ def _facts() -> dict[str, Any]:
 def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
     # Each of these is documented in uWSGI's manual; the docstrings say what is particular here.
     def spool(*arguments: Any, **variables: Any) -> bytes:
-        """Stores a task; the path that its file has or would have. As in uWSGI, keywords count only without a dict."""
+        """Stores a task; the path that its file has or would have. As in uWSGI, keywords count only without a dict.
+
+        A task with an `at` in the future has its file when this returns, and unlinking that calls it off. Others have one when
+        they have waited for some seconds and few wait beside them.
+        """
         return _spool(context, arguments[0] if arguments else variables)
 
     def spooler_jobs() -> list[bytes]:
@@ -231,10 +240,14 @@ def _locking(context: WorkerContext, workers_lock: WorkersLock) -> dict[str, Cal
 def _spool(context: WorkerContext, task: object) -> bytes:
     try:
         spool, address, task = _addressed(context, task)
-        identity = client.send(address, message(values.encode(task)), send_timeout(None))
+        encoded = values.encode(task)
+        terms = read_terms(encoded.block, local=True)
+        if terms.due > time.time() and len(encoded.block) + len(_OWN_FILE) <= MAX_BLOCK:
+            encoded = Encoded(encoded.block + _OWN_FILE, encoded.body)
+        identity = client.send(address, message(encoded), send_timeout(None))
     except SpoolnodeError as error:
         raise ValueError(f"unable to spool job: {error}") from error
-    return os.fsencode(os.path.join(spool, names.file_name(identity)))
+    return os.fsencode(os.path.join(spool, waiting_ref(identity, terms.rank)))
 
 
 def _addressed(context: WorkerContext, task: object) -> tuple[str, Address, object]:
