@@ -25,6 +25,8 @@ from spoolnode.protocol.names import is_node_name
 
 CA_DAYS = 1825
 NODE_DAYS = 365
+ISSUED = "issued"
+"""The file with a line for each certificate that was issued: serial number, name, last day."""
 SUFFIX = HOST.partition(".")[2]
 CLOCKS = timedelta(hours=1)
 """How much a certificate is older than it is: clocks of other machines may be behind."""
@@ -41,6 +43,16 @@ class Issued(NamedTuple):
     key: Path
     authority: Path
     """The authority's certificate: the node's --tls-ca."""
+    until: datetime
+
+
+class Taken(NamedTuple):
+    """What was taken back."""
+
+    revoked: Path
+    """The list: every node's --tls-crl."""
+    certificates: int
+    """How many were added to it."""
     until: datetime
 
 
@@ -111,8 +123,89 @@ def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = 
     certificate = builder.sign(authority_key, hashes.SHA256())
     if out is not None:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _note(directory, name, certificate)
     _write(*paths, certificate, key)
     return Issued(*paths, directory / "ca.crt", certificate.not_valid_after_utc)
+
+
+def revoke(directory: Path, name: str = "", file: Path | None = None, days: int = 0) -> Taken:
+    """Takes certificates back: writes the list `ca.crl` in the authority's directory, with those that are in it already.
+
+    Args:
+        name: of a node; every certificate that was issued for it so far. Empty: none, the list is only written anew.
+        file: one more, from its file.
+        days: how long the list is valid; 0: as long as the authority.
+
+    Raises:
+        CaError: there is no such certificate here, or no authority.
+    """
+    authority, key = _load(directory)
+    path = directory / "ca.crl"
+    before = _revoked_in(path, authority)
+    serials = _issued_to(directory, name, authority) if name else set()
+    if file is not None:
+        serials |= _serials_in(file, authority)
+    if name and not serials:
+        raise CaError(f"no certificate for {name} is known in {directory}: name its file with --cert FILE")
+    now = datetime.now(UTC).replace(microsecond=0)
+    until = min(now + timedelta(days=days), authority.not_valid_after_utc) if days else authority.not_valid_after_utc
+    number = x509.CRLNumber(int(now.timestamp()))
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(authority.subject)
+        .last_update(min(now, until) - CLOCKS)
+        .next_update(until)
+    )
+    builder = builder.add_extension(number, critical=False)
+    for serial, when in {**dict.fromkeys(serials, now), **before}.items():
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when)
+        builder = builder.add_revoked_certificate(entry.build())
+    _replace(path, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return Taken(path, len(serials - before.keys()), until)
+
+
+def _revoked_in(path: Path, authority: x509.Certificate) -> dict[int, datetime]:
+    """Serial numbers in a list that is there already, and since when."""
+    if not path.exists():
+        return {}
+    try:
+        found = x509.load_pem_x509_crl(_read(path))
+    except ValueError as error:
+        raise CaError(f"{path} is no list of revoked certificates in PEM form: move it away") from error
+    if found.issuer != authority.subject:
+        raise CaError(f"{path} is the list of another authority: move it away")
+    return {entry.serial_number: entry.revocation_date_utc for entry in found}
+
+
+def _note(directory: Path, name: str, certificate: x509.Certificate) -> None:
+    """Remembers what was issued, so that it can be taken back without its file."""
+    path = directory / ISSUED
+    try:
+        with open(path, "a", encoding="ascii") as file:
+            file.write(f"{certificate.serial_number:x} {name} {certificate.not_valid_after_utc:%Y-%m-%d}\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise CaError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _issued_to(directory: Path, name: str, authority: x509.Certificate) -> set[int]:
+    """The serial numbers of all certificates for a node, as far as they are known here."""
+    noted = directory / ISSUED
+    rows = [line.split() for line in _read(noted).decode("ascii", "replace").splitlines()] if noted.exists() else []
+    serials = {int(row[0], 16) for row in rows if row[1:2] == [name]}
+    beside = directory / f"{name}.crt"
+    return serials | (_serials_in(beside, authority) if beside.exists() else set())
+
+
+def _serials_in(file: Path, authority: x509.Certificate) -> set[int]:
+    try:
+        found = x509.load_pem_x509_certificates(_read(file))
+    except ValueError as error:
+        raise CaError(f"{file} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from error
+    if any(certificate.issuer != authority.subject for certificate in found):
+        raise CaError(f"{file} is not a certificate of this authority, so this one cannot take it back")
+    return {certificate.serial_number for certificate in found}
 
 
 def show(file: Path) -> list[Shown]:
@@ -188,6 +281,14 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise CaError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """The old file, or the new one; nothing between."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    with _made(new, 0o644, content):
+        new.rename(path)
 
 
 def _check_free(*paths: Path) -> None:

@@ -129,6 +129,9 @@ class Cluster:
             if (peer != "unix" or not address.startswith(WILDCARDS)) and (not _is_loopback(address) or _is_here(peer))
         )
         self.table.heard(hello.id, hello.name, self._loop.time(), addresses, hello.instance)
+        known = self.table.get(hello.id)
+        if self._trust is not None and known is not None and known.state is State.REJECTED:
+            self.table.ask_again(known, self._loop.time())  # it has just shown its certificate
         self._prober.wake()
 
     async def start(self) -> None:
@@ -174,6 +177,8 @@ class Cluster:
         if self._known.version != self._kept:
             spawn(self._keep_known())
         self._report_own()
+        if self._trust is not None:
+            self._trust.close_ended(time.time(), self._report)
         self._warn_of_expiry()
         outbox = self._node.spool.outbox
         for to, carrier in list(self._carriers.items()):
@@ -253,7 +258,18 @@ class Cluster:
     def reload(self) -> None:
         """Reads the certificates again."""
         if self._trust is not None:
-            self._loop.run_in_executor(None, self._trust.reload, self._report)
+            spawn(self._reload(self._trust))
+
+    async def _reload(self, trust: Trust) -> None:
+        if await self._loop.run_in_executor(None, trust.reload, self._report):
+            trust.close_ended(time.time(), self._report)
+            now = self._loop.time()
+            for peer in self.table:
+                if peer.state is State.REJECTED:
+                    self.table.ask_again(peer, now)
+            for carrier in self._carriers.values():
+                carrier.nudge()
+            self._prober.wake()
 
     # -- what sources say --
 
@@ -519,6 +535,8 @@ class Cluster:
             self._warned_at = now
             if warning := self._trust.expiry_warning(time.time()):
                 self._report("certificate_expires", reason=warning)
+            if warning := self._trust.lists_warning(time.time()):
+                self._report("crl_expires", reason=warning)
 
 
 def _is_here(peer: str) -> bool:

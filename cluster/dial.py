@@ -118,6 +118,7 @@ class _Stranger(asyncio.Protocol, Generic[P]):
         else:
             if self._expected in ("", name):
                 self.known = Dialed(transport, self._protocol_factory(), name)
+                self._trust.watch(transport)
                 transport.set_protocol(self.known.protocol)
                 self.known.protocol.connection_made(transport)
                 return

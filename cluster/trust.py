@@ -9,8 +9,10 @@ apart. The host in it never changes and is no real one; it is what the authority
 checks that the certificate comes from one of our authorities; the name is compared here, by both sides, before a byte
 is said (Python's own `check_hostname` knows DNS names only, so it is off).
 
-Only the standard library: `cryptography` is for making certificates (`ca`). How this node's own certificate is looked at:
-it shakes hands with itself, in memory, exactly as peers will do with it.
+A link that is open is closed when one of the two certificates ends, is revoked, or its authority is taken back (`close_ended`).
+
+Only the standard library: `cryptography` is for making certificates (`ca`) and for lists of revoked ones (`revoked`). How this
+node's own certificate is looked at: it shakes hands with itself, in memory, exactly as peers will do with it.
 """
 
 import contextlib
@@ -21,6 +23,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
+from spoolnode.cluster.revoked import Revoked
+from spoolnode.cluster.revoked import read as read_revoked
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.trust import UNKNOWN_ISSUER, Untrusted, handshake_error, reason_of
 from spoolnode.protocol.names import is_node_name
@@ -32,7 +36,7 @@ WARN_SECONDS = 30 * 86400.0
 """How long before its end a certificate is warned about."""
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which `ssl.VerifyFlags` does not name."""
-EXPIRED, NOT_YET_VALID = 10, 9
+EXPIRED, NOT_YET_VALID, REVOKED = 10, 9, 23
 FLIGHTS = 8
 """More than a handshake in memory takes."""
 
@@ -85,30 +89,47 @@ class _Contexts(NamedTuple):
     name: str
     until: float
     """When the certificate ends, in seconds since 1970."""
+    authorities: frozenset[Any]
+    """The names of those whose certificates are taken, as `getpeercert()` gives them."""
+    revoked: Revoked
+
+
+class _Open(NamedTuple):
+    """A connection that is open, and the other side's certificate."""
+
+    transport: Any
+    name: str
+    until: float
+    issuer: Any
+    serial: tuple[str, int]
 
 
 class Trust:
     """This node's certificates in force; a `node.trust.Certified`."""
 
-    def __init__(self, certificate: str, key: str, authorities: str, name: str) -> None:
+    def __init__(self, certificate: str, key: str, authorities: str, name: str, revoked: str = "") -> None:
         """
         Args:
             certificate: the path of this node's certificate.
             key: that of its key.
             authorities: that of the certificates of the authorities, one after the other. During a rotation there are two.
             name: this node's name, which must be the certificate's.
+            revoked: the path of the lists of revoked certificates; empty: there is none.
 
         Raises:
             BadConfig: they do not fit together, or cannot be used now.
         """
-        self._paths = certificate, key, authorities
+        self._paths = certificate, key, authorities, revoked
         self._name = name
-        self._now = _contexts(certificate, key, authorities, name)
+        self._now = _contexts(*self._paths, name)
+        self._open: list[_Open] = []
 
     @classmethod
     def of(cls, config: Config) -> Self | None:
         """That of a node; None when it has no certificate. Raises BadConfig as the constructor does."""
-        return cls(config.tls_cert, config.tls_key, config.tls_ca, config.name) if config.tls_cert else None
+        if not config.tls_cert:
+            return None
+        return cls(config.tls_cert, config.tls_key, config.tls_ca, config.name, config.tls_crl)
 
     def reload(self, report: Callable[..., None]) -> bool:
         """Reads the files again. When they are not in order the old ones stay in force, and the log says so.
@@ -120,7 +141,8 @@ class Trust:
         except BadConfig as error:
             report("tls_reload_failed", reason=str(error), kept="the old certificates stay in force")
             return False
-        report("tls_reloaded", certificate=self._paths[0], until=_date(self._now.until))
+        lists = {"revoked": len(self._now.revoked.serials)} if self._paths[3] else {}
+        report("tls_reloaded", certificate=self._paths[0], until=_date(self._now.until), **lists)
         return True
 
     def server_context(self) -> ssl.SSLContext:
@@ -139,6 +161,40 @@ class Trust:
         """
         return name_in(ssl_object.getpeercert())
 
+    def watch(self, transport: Any) -> None:
+        """A connection is open on which `peer_name` has been looked at: it is closed when that holds no more."""
+        ssl_object = transport.get_extra_info("ssl_object")
+        certificate = ssl_object.getpeercert()
+        self._open.append(
+            _Open(
+                transport, self.peer_name(ssl_object), ssl.cert_time_to_seconds(certificate["notAfter"]), certificate["issuer"],
+                (_rfc4514(certificate["issuer"]), int(certificate["serialNumber"], 16)),
+            )
+        )  # fmt: skip
+
+    def close_ended(self, now: float, report: Callable[..., None]) -> None:
+        """Closes the open connections on which one side's certificate is good no more; `now`: seconds since 1970."""
+        still, self._open = self._open, []
+        for one in still:
+            if one.transport.is_closing():
+                continue
+            if why := self._why_over(one, now):
+                one.transport.abort()
+                report("link_closed", peer=one.name, reason=why)
+            else:
+                self._open.append(one)
+
+    def _why_over(self, one: _Open, now: float) -> str:
+        if self.expires_in(now) <= 0:
+            return f"this node's certificate ended on {_date(self._now.until)}"
+        if one.until <= now:
+            return f"the certificate of {one.name} ended on {_date(one.until)}"
+        if one.serial in self._now.revoked.serials:
+            return f"the certificate of {one.name} is revoked (--tls-crl)"
+        if one.issuer not in self._now.authorities:
+            return f"the authority of the certificate of {one.name} is not in --tls-ca any more"
+        return ""
+
     def expires_in(self, now: float) -> float:
         """Seconds that this node's certificate is still valid."""
         return self._now.until - now
@@ -154,14 +210,28 @@ class Trust:
             f"{self._name}`, put it in its place and reload this node"
         )
 
+    def lists_warning(self, now: float) -> str:
+        """The same for the lists of revoked certificates."""
+        until = self._now.revoked.until
+        if until - now > WARN_SECONDS:
+            return ""
+        ends = "ends" if until > now else "has expired: no node is accepted any more. It ended"
+        return (
+            f"--tls-crl {self._paths[3]} {ends} on {_date(until)}: write it anew with `spoolnode ca revoke`, put it in its place "
+            "and reload this node"
+        )
 
-def _contexts(certificate: str, key: str, authorities: str, name: str) -> _Contexts:
+
+def _contexts(certificate: str, key: str, authorities: str, lists: str, name: str) -> _Contexts:
     for option, path in (("--tls-cert", certificate), ("--tls-key", key), ("--tls-ca", authorities)):
         _check_readable(option, path)
-    server = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authorities)
+    revoked = read_revoked(lists, authorities) if lists else Revoked(frozenset(), math.inf)
+    if revoked.until <= time.time():
+        raise BadConfig(f"--tls-crl {lists} has expired, on {_date(revoked.until)}: write it anew with `spoolnode ca revoke`")
+    server = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authorities, lists)
     server.num_tickets = 0  # a resumed session would not be looked at again: what has expired or was reloaded counts at once
     server.sslobject_class = _AlertFirst
-    client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authorities)
+    client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authorities, lists)
     own = _own(certificate, key, authorities)
     if (found := _name_in_own(own, certificate)) != name:
         raise BadConfig(f"--tls-cert {certificate} is for the node {found!r}, but this node's --name is {name!r}")
@@ -169,10 +239,11 @@ def _contexts(certificate: str, key: str, authorities: str, name: str) -> _Conte
         _shake_hands(client, server)
     except ssl.SSLError as error:
         raise BadConfig(_why(error, own, certificate, authorities)) from error
-    return _Contexts(server, client, found, ssl.cert_time_to_seconds(own["notAfter"]))
+    taken = frozenset(authority["subject"] for authority in client.get_ca_certs())
+    return _Contexts(server, client, found, ssl.cert_time_to_seconds(own["notAfter"]), taken, revoked)
 
 
-def _context(protocol: int, certificate: str, key: str, authorities: str) -> ssl.SSLContext:
+def _context(protocol: int, certificate: str, key: str, authorities: str, lists: str = "") -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # see above: the name is in a URI
@@ -190,6 +261,9 @@ def _context(protocol: int, certificate: str, key: str, authorities: str) -> ssl
         context.load_verify_locations(cafile=authorities)
     except ssl.SSLError as error:
         raise BadConfig(f"--tls-ca {authorities} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from error
+    if lists:
+        context.load_verify_locations(cafile=lists)  # `revoked` has read it
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 
 
@@ -251,10 +325,20 @@ def _why(error: ssl.SSLError, own: dict[str, Any], certificate: str, authorities
         return f"--tls-cert {certificate} ended on {_date(until)}: issue another with `spoolnode ca issue`"
     if code == EXPIRED:
         return f"--tls-ca {authorities}: the authority that signed --tls-cert {certificate} has expired; make another"
+    if code == REVOKED:
+        return f"--tls-cert {certificate} is revoked: issue another with `spoolnode ca issue`"
     if code == NOT_YET_VALID and own:
         since = _date(ssl.cert_time_to_seconds(own["notBefore"]))
         return f"--tls-cert {certificate} is valid only from {since}: is the clock of this machine right?"
     return f"--tls-cert {certificate} would not be accepted by peers: {reason_of(error)}"
+
+
+_SHORT = {"commonName": "CN", "userId": "UID", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
+
+
+def _rfc4514(name: Any) -> str:
+    """A name as `getpeercert()` gives it, in the form of RFC 4514: an authority of ours has a common name and nothing else."""
+    return ",".join("+".join(f"{_SHORT.get(key, key)}={value}" for key, value in part) for part in reversed(name))
 
 
 def _date(seconds: float) -> str:

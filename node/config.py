@@ -89,6 +89,10 @@ class Config:
     tls_ca: str = _setting(
         "", "the certificates of the authorities whose nodes are taken as peers, one after the other in a file", metavar="FILE"
     )
+    tls_crl: str = _setting(
+        "", "certificates that were taken back, as `spoolnode ca revoke` writes them: a list of each authority of --tls-ca",
+        metavar="FILE",
+    )  # fmt: skip
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
     sync: str = _setting(
         "always", "always: a task is acknowledged after its fsync; none: when it is written, as uWSGI does",
@@ -194,6 +198,8 @@ class Config:
             missing = [f"--{option_name(name)}" for name, there in given.items() if not there]
             said = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
             raise BadConfig(f"{said}: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
+        if self.tls_crl and not self.tls_cert:
+            raise BadConfig("--tls-crl says which certificates are revoked; it needs --tls-cert, --tls-key and --tls-ca")
 
     def lets_in(self, host: str) -> bool:
         """Whether plain requests are taken from this address (of any family)."""

@@ -48,6 +48,10 @@ class Certified(Protocol):
         """The node's name in the other side's certificate; raises `Untrusted` when it has none."""
         ...
 
+    def watch(self, transport: Any) -> None:
+        """The connection is closed when one of the two certificates is good no more."""
+        ...
+
 
 def is_client_hello(data: bytes) -> bool:
     """Whether this begins with a whole ClientHello: a record of a handshake, whatever the version, with that in it."""
@@ -57,6 +61,8 @@ def is_client_hello(data: bytes) -> bool:
 def reason_of(error: BaseException) -> str:
     """Why TLS failed, for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
+        if error.verify_code == LIST_EXPIRED:
+            return "its certificate is not accepted: --tls-crl of this node has expired, so none can be"
         unknown = error.verify_code in UNKNOWN_ISSUER
         why = "it is signed by an authority that is not in --tls-ca" if unknown else error.verify_message
         return f"its certificate is not accepted: {why}"
@@ -73,6 +79,8 @@ def reason_of(error: BaseException) -> str:
     return str(error)
 
 
+LIST_EXPIRED = 12
+"""X509_V_ERR_CRL_HAS_EXPIRED."""
 UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 """Codes of OpenSSL's verification (X509_V_ERR_...): no issuer found, self-signed, signature of another."""
 
@@ -203,6 +211,7 @@ class Greeting(asyncio.Protocol):
             transport.abort()
             return
         self.handed_over = True
+        self._handshakes.trust.watch(transport)
         protocol = self._named(name)
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -62,3 +62,16 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     done = CliRunner().invoke(main, ["ca", "init", "nowhere"])
     assert done.exit_code == 1
     assert "pip install 'spoolnode[tls]'" in done.output
+
+
+def test_a_certificate_is_taken_back_in_one_command(tmp_path: Path) -> None:
+    command("ca", "init", cwd=tmp_path)
+    command("ca", "issue", "alpha", "--out", "there", cwd=tmp_path)
+    done = command("ca", "revoke", "alpha", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("ca/ca.crl  1 more revoked, valid until 20")
+    assert done.stdout.endswith(": the --tls-crl of every node\n")
+    done = command("ca", "revoke", "nobody", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1, "Error: no certificate for nobody is known in ca: name its file with --cert FILE\n"
+    )  # fmt: skip

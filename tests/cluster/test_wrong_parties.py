@@ -465,6 +465,30 @@ def test_renewed_certificate_is_in_force_after_sighup_and_links_go_on(party: Mak
         assert sock.getpeercert(True) == _der(second.certificate)  # type: ignore[attr-defined] # it is an SSLSocket
 
 
+def test_a_node_whose_certificate_is_taken_back_gets_and_gives_nothing_from_sighup_on(
+    party: Make, authorities: Authorities
+) -> None:
+    from spoolnode.cluster import ca
+
+    made = {name: authorities.issue(name) for name in ("alpha", "beta")}
+    lists = ca.revoke(made["alpha"].authority.parent).revoked
+    alpha = party("alpha").join("--tls-crl", str(lists), made=made["alpha"])
+    beta = party("beta").join("--discover", f"static://{alpha.via}", made=made["beta"])
+    alpha.wait_for_log("peer_up", id=beta.id)
+    enqueue(alpha, "1", "beta")
+    enqueue(beta, "2", "alpha")
+    beta.wait_until_ran("1")
+    alpha.wait_until_ran("2")
+    ca.revoke(made["alpha"].authority.parent, "beta")
+    os.kill(alpha.pid, signal.SIGHUP)
+    alpha.wait_for_log("link_closed", peer="beta")
+    enqueue(alpha, "3", "beta")
+    enqueue(beta, "4", "alpha")
+    eventually(lambda: "revoked" in alpha.status()["links"]["beta"]["reason"], "the sender says why")
+    eventually(lambda: "revoked" in beta.status()["links"]["alpha"]["reason"], "the revoked one hears why")
+    assert (beta.ran, alpha.ran) == (["1"], ["2"])
+
+
 def _der(path: Path) -> bytes:
     from ssl import PEM_cert_to_DER_cert
 

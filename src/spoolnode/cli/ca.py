@@ -22,6 +22,8 @@ def ca_command() -> None:
     same authority. On one machine, once: `spoolnode ca init`, then `spoolnode ca issue NAME` for each node. Copy NAME.crt,
     NAME.key and ca.crt to the node; ca.key stays where it is.
 
+    To take a certificate back: `spoolnode ca revoke NAME`.
+
     To replace an authority: init another in a new directory, give all nodes a file with both ca.crt as --tls-ca, then
     certificates of the new one, then the new ca.crt alone. Nodes read their files again with SIGHUP.
     """
@@ -60,6 +62,35 @@ def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
     click.echo(f"{made.certificate}  the certificate of {name}, valid until {_day(made.until)}")
     click.echo(f"{made.key}  its key")
     click.echo(f"spoolnode join --name {name} --tls-cert {made.certificate} --tls-key {made.key} --tls-ca {made.authority}")
+
+
+@ca_command.command("revoke")
+@click.argument("name", default="")
+@click.option(
+    "--dir", "directory", default=DIRECTORY, show_default=True, metavar="DIR", help="Where the authority is.",
+    type=click.Path(path_type=Path, file_okay=False),
+)  # fmt: skip
+@click.option(
+    "--cert", "file", default=None, metavar="FILE", help="The certificate itself, when it is not known here.",
+    type=click.Path(path_type=Path, dir_okay=False),
+)  # fmt: skip
+@click.option(
+    "--days", type=click.IntRange(1, 36500), default=None, metavar="N",
+    help="How long the list is valid; otherwise as long as its authority.",
+)  # fmt: skip
+def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -> None:
+    """Takes back every certificate that was issued for NAME so far.
+
+    It writes ca.crl beside the authority; without NAME the list is written anew, with the same certificates. Copy it to every
+    node, as its --tls-crl, and send the nodes a SIGHUP: links to NAME are closed, and no new one is taken. Then `ca issue` can
+    make another certificate for the node, when its old files have been moved away.
+
+    A node takes nobody any more when the list has ended: with --days write it anew in time. With two authorities in
+    --tls-ca, --tls-crl holds the lists of both, one after the other.
+    """
+    taken = _ca().revoke(directory, name, file, days or 0)
+    more = f"{taken.certificates} more revoked, valid until {_day(taken.until)}"
+    click.echo(f"{taken.revoked}  {more}: the --tls-crl of every node")
 
 
 @ca_command.command("show")

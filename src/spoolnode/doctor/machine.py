@@ -70,7 +70,7 @@ def certificate(config: Config) -> Iterator[Finding]:
     from spoolnode.cluster.trust import Trust
 
     try:
-        trust = Trust(config.tls_cert, config.tls_key, config.tls_ca, config.name)
+        trust = Trust(config.tls_cert, config.tls_key, config.tls_ca, config.name, config.tls_crl)
     except BadConfig as error:
         yield Finding("certificate", FAIL, str(error))
         return
