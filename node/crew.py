@@ -1,6 +1,7 @@
 """The crew: the workers of a node, kept at their number, fed from the spool, judged by how their tasks end."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from spoolnode.node.reserve import Reserve
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.slots import TIMER
 from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Files, Spool
+from spoolnode.node.strays import mark_of
+from spoolnode.node.warden import Warden
 from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.protocol.names import id_of_file
 
@@ -43,7 +46,9 @@ class AppUnusable(AppBroken, BadConfig):
 class Crew:
     """All workers of a node."""
 
-    def __init__(self, config: Config, spool: Spool, facts: dict[str, Any], report: Callable[..., None]) -> None:
+    def __init__(self, config: Config, spool: Spool, facts: dict[str, Any], report: Callable[..., None], warden: Warden) -> None:
+        self._warden = warden
+        self._serial = itertools.count(1)
         self._config = config
         self._spool = spool
         self._facts = facts
@@ -69,7 +74,9 @@ class Crew:
         self._fewer = asyncio.Event()
         """Set at each end of a worker."""
         self.seconds = 0.0
-        """Time that all tasks together ran, as the workers reported it."""
+        """Time that all runs of tasks together took, those that were killed too."""
+        self.busy = 0.0
+        """Time that the workers' main threads spent on tasks: async ones hardly take any."""
         self.deaths = 0
         """Workers that died while they should not."""
 
@@ -166,10 +173,12 @@ class Crew:
         """Starts one, which joins those in `place`. Raises OSError when the machine has no room for it."""
         facts = {**self._facts, "is_first": self._first is None, "is_reload": self._is_up}
         worker = WorkerProcess(
-            index, worker_command(), facts, self._config.concurrency, self._hear, self._printed, self._buried
+            index, worker_command(), facts, mark_of(self._warden.instance, next(self._serial)), self._config.concurrency,
+            self._hear, self._printed, self._buried,
         )  # fmt: skip
         with self._reserve.lent():
             worker.start()
+        self._warden.watch(worker.pid)
         self._first = self._first or worker
         place.append(worker)
 
@@ -245,7 +254,8 @@ class Crew:
         elif kind == "returned":
             self._returned(worker, *rest)
         elif kind == "async":
-            worker.asynchronous = rest[0]
+            worker.asynchronous, seconds = rest
+            self.seconds += seconds
             self.dispatch()
         elif kind == "print":
             task, stream, text = rest
@@ -292,6 +302,7 @@ class Crew:
             self._judge(chunk, ref, verdict, detail, delay)
             worker.done += verdict not in (wire.GONE, wire.EARLY, wire.LOCKED, wire.SHORT, wire.CORRUPT)
         self.seconds += seconds
+        self.busy += seconds
         worker.pace.observe(len(positions) + len(others), seconds)
         self._forget_if_over(worker, number)
         if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping:
@@ -349,7 +360,10 @@ class Crew:
         was_idle = not worker.chunks and not worker.done
         if worker is self._first and not worker.ready:
             self._first = None  # what it was to enqueue may be missing: the next one does
+        self._warden.forget(worker.pid)
         self._account(worker)
+        if worker.left:
+            self._report("left_behind", pids=worker.left, reason="processes of its tasks that could not be ended")
         expected = worker in self._leaving
         if expected:
             self._leaving.remove(worker)
@@ -385,6 +399,8 @@ class Crew:
         self._loop.call_later(pause, self._respawn, worker.index)
 
     def _account(self, worker: WorkerProcess) -> None:
+        now = time.monotonic()
+        self.seconds += sum(now - item.started for item in worker.slots.running() if item.chunk in worker.chunks)
         running = {(item.chunk, item.position) for item in worker.slots.running()}
         for number, chunk in sorted(worker.chunks.items(), reverse=True):
             self._account_chunk(worker, number, chunk, running)
@@ -471,6 +487,10 @@ class Crew:
             self._report("timer", timer=name, worker=worker.index)
 
     # -- looking --
+
+    def pids(self) -> set[int]:
+        """The processes of all workers."""
+        return {worker.pid for worker in self.workers + self._leaving + self._loading}
 
     @property
     def leaving(self) -> int:

@@ -51,6 +51,11 @@ class Layout:
         return self.path("taken")
 
     @property
+    def instance(self) -> str:
+        """What tells the present run of the node, and those that were killed, from others (see `strays`)."""
+        return self.path("instance")
+
+    @property
     def links(self) -> str:
         """What the sending side must remember (see `outbox`)."""
         return self.path("links")

@@ -25,6 +25,8 @@ WARNINGS = frozenset(
         "worker_died",
         "worker_broken",
         "worker_confused",
+        "left_behind",
+        "strays_unknown",
         "quarantined",
         "refused",
         "accept_failed",

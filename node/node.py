@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from spoolnode.node import log
+from spoolnode.node import log, strays
 from spoolnode.node.background import spawn
 from spoolnode.node.clock import Watch
 from spoolnode.node.config import BadConfig, Config
@@ -36,6 +36,7 @@ from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
 from spoolnode.node.trust import Certified
+from spoolnode.node.warden import Warden
 from spoolnode.protocol.headers import variable_of
 from spoolnode.protocol.hello import PROTOCOL, Hello
 from spoolnode.protocol.request import Terms
@@ -55,17 +56,21 @@ Join = Callable[["Node"], Neighbours]
 class Node:
     """One running node."""
 
-    def __init__(self, config: Config, report: log.Report, join: Join | None = None, trust: Certified | None = None) -> None:
+    def __init__(
+        self, config: Config, report: log.Report, warden: Warden, join: Join | None = None, trust: Certified | None = None
+    ) -> None:
         """A node that is not started.
 
         Args:
+            warden: ends what tasks have started when this process is killed.
             join: makes what connects it to others; without it, it is alone.
             trust: its certificate, when it takes TLS.
         """
         self.config = config
         self._join = join
         self._trust = trust
-        self.instance = secrets.token_hex(8)
+        self._warden = warden
+        self.instance = warden.instance
         """Tells this process from another one with the same node id (a copied spool directory)."""
         self.layout = Layout(config.spool)
         self.home = os.path.join(_here(), config.chdir)
@@ -113,6 +118,8 @@ class Node:
                 raise
             await self._stop.wait()
             await self._shut_down()
+            with contextlib.suppress(OSError):  # the next start then finds nothing alive
+                os.unlink(self.layout.instance)
         return 0
 
     async def _start(self) -> None:
@@ -131,7 +138,7 @@ class Node:
         self.services.keep_headers = frozenset(variable_of(header) for header in config.keep_header)
         self.spool.intake.flushed = self.services.flush
         self.listener = Listener(config, self.services, self._trust)
-        self.crew = Crew(config, self.spool, self._facts(), self.report)
+        self.crew = Crew(config, self.spool, self._facts(), self.report, self._warden)
         self.reloads = Reloads(self.crew.load, AppBroken, self.crew.room, partial(self.report, app=config.app))
         self.inbox = Inbox(self.spool, self.report)
         self.control = Control(self)
@@ -144,6 +151,7 @@ class Node:
         try:
             await self.control.start()
             self.listener.open_own()
+            await self._end_strays()
             if config.app and not self._stop.is_set():
                 await self.reloads.first()
         except (AppBroken, BadConfig, OSError):
@@ -153,6 +161,8 @@ class Node:
         self.inbox.start()
         await self.neighbours.start()
         self._watch_source()
+        if os.getpid() == 1:
+            spawn(self._reap())
         self._housekeeper = self._loop.create_task(self._keep_house())
         self._is_up = True
         self.report(
@@ -162,6 +172,20 @@ class Node:
         )  # fmt: skip
         self.crew.dispatch()
         self._wake_at_due()
+
+    async def _end_strays(self) -> None:
+        """Ends what tasks of runs that were killed have started; from now on this is a run that may be killed."""
+        earlier = strays.read_instances(self.layout.instance)
+        try:
+            strays.write_instances(self.layout.instance, [*earlier, self.instance])
+            for instance in earlier:
+                killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
+                if killed or left:
+                    reason = "the node was killed, and its tasks had started them"
+                    self.report("strays_ended", processes=killed, left=left, reason=reason)
+            strays.write_instances(self.layout.instance, [self.instance])
+        except OSError as error:
+            self.report("strays_unknown", reason=f"{self.layout.instance}: {error.strerror}")
 
     def _report_mistake(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception that nobody caught: a mistake of ours, which must not be lost among lines of another form."""
@@ -323,9 +347,15 @@ class Node:
         self.neighbours.tick()
         await self.control.recount()  # what pings tell
 
+    async def _reap(self) -> None:
+        """As the first process of a container we get what others have left behind, and must wait for its end."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            strays.reap(self.crew.pids())
+
     def _counters(self) -> dict[str, float]:
         counts = self.spool.counts
-        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.seconds}
+        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.busy}
 
     def _look_at_disk(self) -> None:
         try:
@@ -492,7 +522,14 @@ def run_node(
     gc.set_threshold(50_000, 20, 50)
 
     async def life() -> int:
-        return await Node(config, report, join, trust).run()
+        return await Node(config, report, warden, join, trust).run()
 
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        return runner.run(life())
+    warden = Warden(secrets.token_hex(8))
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            status = runner.run(life())
+    except (AppBroken, BadConfig, OSError):
+        warden.dismiss()
+        raise
+    warden.dismiss()
+    return status

@@ -14,7 +14,8 @@ from typing import Any
 
 import msgpack
 
-from spoolnode.node import wire
+from spoolnode.node import strays, wire
+from spoolnode.node.background import spawn
 from spoolnode.node.dispatch import Pace
 from spoolnode.node.outcome import Timer
 from spoolnode.node.slots import Slots
@@ -38,6 +39,8 @@ class WorkerProcess:
     index: int
     command: list[str]
     facts: dict[str, Any]
+    mark: str
+    """What tells the processes that its tasks start from all others (see `strays`)."""
     concurrency: int
     on_message: Callable[["WorkerProcess", list[Any]], None]
     on_print: Callable[["WorkerProcess", str, str], None]
@@ -56,34 +59,49 @@ class WorkerProcess:
     """Why its application did not load."""
     overdue: set[tuple[int, int]] = field(default_factory=set)
     """The tasks for whose lateness we killed it."""
+    left: list[int] = field(default_factory=list)
+    """Processes of its tasks that it left behind and that we could not end."""
     interrupted: bool = False
     """We killed it in order to stop, and blame nobody."""
 
     def start(self) -> None:
-        """Starts the process."""
+        """Starts the process. Raises OSError when the machine has no room for it; then nothing is left of it."""
         self._loop = asyncio.get_running_loop()
-        self.slots = Slots.create(self.concurrency + 1)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        facts = {**self.facts, "slots": self.slots.descriptor, "concurrency": self.concurrency, "worker": self.index}
-        with theirs:
-            # A session of its own: Ctrl-C in the terminal does not reach it, and a late task is killed with its children.
-            self._process = subprocess.Popen(  # the command is our own module
-                [*self.command, str(theirs.fileno())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, pass_fds=(theirs.fileno(), self.slots.descriptor), start_new_session=True,
-            )  # fmt: skip
-        self.pid = self._process.pid
+        with contextlib.ExitStack() as undo:
+            self.slots = Slots.create(self.concurrency + 1)
+            undo.callback(self.slots.close)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
+            with theirs:
+                self._execute(theirs)
+            undo.callback(self._undo)
+            self._pidfd = os.pidfd_open(self.pid)
+            undo.pop_all()
         ours.setblocking(False)
         self._sock = ours
         self._unsent: deque[bytes] = deque()
         self._partial = {"stdout": b"", "stderr": b""}
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._died)
         self._loop.add_reader(ours, self._readable)
         for stream in ("stdout", "stderr"):
             pipe = getattr(self._process, stream)
             os.set_blocking(pipe.fileno(), False)
             self._loop.add_reader(pipe, self._printed, stream, pipe)
-        self.send([facts])
+        own = {"slots": self.slots.descriptor, "concurrency": self.concurrency, "worker": self.index}
+        self.send([{**self.facts, **own}])
+
+    def _execute(self, sock: socket.socket) -> None:
+        # A session of its own: Ctrl-C in the terminal does not reach it, and a late task is killed with its children.
+        self._process = subprocess.Popen(  # the command is our own module
+            [*self.command, str(sock.fileno())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            pass_fds=(sock.fileno(), self.slots.descriptor), start_new_session=True, env={**os.environ, strays.MARK: self.mark},
+        )  # fmt: skip
+        self.pid = self._process.pid
+
+    def _undo(self) -> None:
+        """It runs, but we could not take hold of it."""
+        with self._process:  # closes the pipes and waits
+            self.kill()
 
     def __repr__(self) -> str:
         state = "stopping" if self.stopping else "ready" if self.ready else "starting"
@@ -161,6 +179,24 @@ class WorkerProcess:
     def _died(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
+        running = self.slots.running()
+        if running:
+            spawn(self._end_with_children(min(item.started for item in running)))
+        else:
+            self._end()  # what tasks that ended have left behind may stay
+
+    async def _end_with_children(self, since: float) -> None:
+        """Kills what the tasks that ran have started, before anybody hears of their end and runs them again."""
+        self.stopping = True  # it gets nothing more
+        self.kill()  # we have not waited for it yet, so its number is still its group's
+        try:
+            _, self.left = await self._loop.run_in_executor(None, strays.end, self.mark, since)
+        except RuntimeError:  # no room for a thread
+            _, self.left = strays.end(self.mark, since)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         self._process.wait()
         try:
             self._drain()

@@ -13,7 +13,7 @@ worker -> node
                                           tasks that ended well (u16 array of positions in the chunk), those that did not
                                           as [position, verdict, detail, delay], and the time that all of them took
     ["returned", chunk, positions]        these have not started (u16 array)
-    ["async", count]                      so many async tasks run
+    ["async", count, seconds]             so many async tasks run; the time that one took which has just ended, else 0
     ["timer", timer | name, error | None] a timer was called, or what the application itself asked to be called
     ["print", task name, stream, text]    a line that a task printed
 """

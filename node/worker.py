@@ -331,10 +331,11 @@ class AsyncTasks:
         self._worker._slots.end(slot)
         self._worker.send(["ended", chunk, wire.pack_positions(ended), others, 0.0])
         self._free.put(slot)
-        self._tell()
+        self._tell(time.monotonic() - started)
 
-    def _tell(self) -> None:
-        self._worker.send(["async", self._concurrency - self._free.qsize()])
+    def _tell(self, seconds: float = 0.0) -> None:
+        """How many run, and how long one ran that has just ended."""
+        self._worker.send(["async", self._concurrency - self._free.qsize(), seconds])
 
 
 def _must_not_fail(run: "Future[None]") -> None:

@@ -16,7 +16,7 @@ from spoolnode.node.duration import RIGHT, read_duration
 
 PREFIX = "SPOOLNODE_"
 SETTINGS: dict[str, Field[Any]] = {item.name: item for item in fields(Config)}
-OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
+OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_WORKER", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
 """Variables of the environment that are no settings of a node, and mean something."""
 _KUBERNETES = re.compile(r"PORT(_.*)?|SERVICE_.*")
 """What Kubernetes sets for a service of the name spoolnode."""

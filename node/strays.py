@@ -1,0 +1,82 @@
+"""What tasks have started and nobody waits for any more: found by a mark in their environment, and killed.
+
+A process group does not hold what called `setsid`, and a parent is forgotten when it dies; the mark stays, unless a program was
+started with an environment of its own (then its process group may still hold it).
+"""
+
+import contextlib
+import os
+import re
+import signal
+import time
+
+MARK = "SPOOLNODE_WORKER"
+"""The variable in the environment of each worker, and so of all that its tasks start."""
+PATIENCE = 3.0
+"""Seconds within which what was killed must be gone."""
+_PAUSE = 0.01
+
+
+def mark_of(instance: str, worker: int | None = None) -> str:
+    """The mark of all workers of one run of a node, or of one of them."""
+    return f"{instance}." if worker is None else f"{instance}.{worker}."
+
+
+def end(mark: str, since: float = 0.0) -> tuple[int, list[int]]:
+    """Kills all that carries a mark and began after `since` (monotonic seconds); how many, and what is left nevertheless."""
+    needle = f"\0{MARK}={mark}".encode()
+    killed: set[int] = set()
+    deadline = time.monotonic() + PATIENCE
+    while (found := [pid for pid in _processes() if _kill(pid, needle, since)]) and time.monotonic() < deadline:
+        killed.update(found)
+        time.sleep(_PAUSE)  # what was killed needs a moment to go, and may have started something just before
+    return len(killed), found
+
+
+def reap(but: set[int]) -> None:
+    """Waits for children of ours that have ended, but not for these: somebody else does."""
+    with contextlib.suppress(ChildProcessError):  # there are none at all
+        while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in but:
+            os.waitpid(ended.si_pid, os.WNOHANG)
+
+
+def read_instances(path: str) -> list[str]:
+    """The runs of nodes that did not end as they should, as that file remembers them."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return [line for line in file.read(4096).split() if re.fullmatch("[0-9a-f]{16}", line)]
+    except OSError:
+        return []
+
+
+def write_instances(path: str, instances: list[str]) -> None:
+    """Remembers these runs; that need not survive more than their processes do. Raises OSError."""
+    with open(path, "w", encoding="ascii") as file:
+        file.write("".join(f"{instance}\n" for instance in instances))
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()]
+
+
+def _kill(pid: int, needle: bytes, since: float) -> bool:
+    """Kills a process if it is meant; whether it was. By a descriptor, so that the number cannot become another process's."""
+    with contextlib.suppress(OSError):  # it has ended, or is another user's
+        descriptor = os.pidfd_open(pid)
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                is_meant = needle in b"\0" + file.read()
+            if is_meant and (not since or _began(pid) >= since):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                return True
+        finally:
+            os.close(descriptor)
+    return False
+
+
+def _began(pid: int) -> float:
+    """When a process began, in monotonic seconds; rounded up, for the kernel counts in hundredths."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        ticks = int(file.read().rpartition(b")")[2].split()[19])
+    asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return (ticks + 1) / os.sysconf("SC_CLK_TCK") - asleep
