@@ -230,7 +230,7 @@ class Control:
             raise web.HTTPConflict(text=f"the task {identity} is {self._holder(*found)}; only waiting tasks can be removed")
         if found is None or not await spool.remove(*found):
             path = await self._dead_or_outbox(identity)
-            await spool.moves.run(lambda: spool.keeper.disk.unlink(spool.layout.path(path)))
+            await spool.moves.run(lambda: spool.keeper.remove(path))
             self._recount_at = float("-inf")
         self._node.report("removed", id=identity)
         return _json({"id": identity, "removed": True})

@@ -1,6 +1,7 @@
 """Looking at a spool directory: what lies where, one task's contents. Reads only; works with and without a running node."""
 
 import heapq
+import os
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
@@ -148,12 +149,13 @@ def contents(keeper: Keeper, place: Place) -> dict[str, Any]:
         BadPacket: it cannot be read.
     """
     file = read_file(keeper, place)
+    beside = keeper.reason_beside(place.path) if os.path.dirname(place.path) == keeper.layout.dead else []
     task = values.decode_task(file.variables, b"", "")
     task.pop("spooler_task_name", None)
     shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(file.body)}
     if file.body:
         shown["body_begins"] = file.body[:200].decode("utf-8", "backslashreplace")
-    for key, value in file.variables:
+    for key, value in [*file.variables, *beside]:
         if key.startswith(names.OURS) and key not in (names.VALUES, names.BODY_LENGTH):
             shown[key.decode("ascii", "replace")] = value.decode("utf-8", "backslashreplace")
     return shown

@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout, create, outbox_ref, ref_id, waiting_ref
+from spoolnode.node.layout import Layout, create, outbox_ref, reason_ref, ref_id, waiting_ref
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
@@ -262,11 +262,14 @@ class Keeper:
         if number is None:
             target = self._free(target)
         place = self.place(number, ref)
-        for most in (MAX_REASON, SHORT_REASON, 0):
-            extra = [(names.REASON, _fit(reason, most)), (names.ATTEMPTS, str(attempts).encode())] if most else []
+        for most in (MAX_REASON, SHORT_REASON):
+            extra = [(names.REASON, _fit(reason, most)), (names.ATTEMPTS, str(attempts).encode())]
             with contextlib.suppress(_NoRoom):
                 self._copy(place, target, attempts=attempts, mtime=time.time(), extra=extra)
                 break
+        else:
+            self._write(reason_ref(target), [encode_variables(extra)], mtime=None)
+            self._copy(place, target, attempts=attempts, mtime=time.time())
         self._confirm([target])
         try:
             if number is None:
@@ -280,6 +283,19 @@ class Keeper:
             raise
         # The removal, or the mark, is made safe with the others of this second.
 
+    def reason_beside(self, ref: str) -> Variables:
+        """The reason and the attempts of a dead task, when they lie in a file of their own; else nothing."""
+        try:
+            return decode_variables(self.contents(self.layout.path(reason_ref(ref))))
+        except (OSError, BadPacket):
+            return []
+
+    def remove(self, ref: str) -> None:
+        """Removes a spool file, and what lies beside it."""
+        self.disk.unlink(self.layout.path(ref))
+        if ref.startswith("dead/"):
+            discard(self.disk, self.layout.path(reason_ref(ref)))
+
     def revive(self, source: str, target: str = "", *, attempts: int = 0) -> str:
         """Moves a task from dead/ back among the waiting ones, or to the ref `target` in outbox/; the ref of its new file."""
         place = Place(self.layout.path(source))
@@ -290,7 +306,7 @@ class Keeper:
         self._copy(place, ref, attempts=attempts, mtime=time.time())
         self._confirm([ref])
         try:
-            self.disk.unlink(place.path)
+            self.remove(source)
         except OSError:
             discard(self.disk, self.layout.path(ref))
             raise

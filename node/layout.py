@@ -161,6 +161,11 @@ def waiting_ref(identity: str, rank: int) -> str:
     return name if rank == LAST else f"{rank}/{name}"
 
 
+def reason_ref(dead: str) -> str:
+    """Where the reason of a dead task lies for which its own variables leave no room."""
+    return f"dead/reason_of_{ref_id(dead)}"
+
+
 def outbox_ref(to: str, identity: str, number: int) -> str:
     """The ref of a task that waits for a peer: the number that its link gave it stands behind its id."""
     return f"outbox/{to}/{file_name(shortened(identity, LONGEST_ID - 21))}@{number}"

@@ -218,10 +218,16 @@ def make_one(keeper: Keeper, write: Write, kind: str) -> tuple[int | None, int |
     return NUMBER, offset
 
 
-def test_a_reason_that_does_not_fit_is_left_out_rather_than_the_task(keeper: Keeper, write: Write) -> None:
+def test_a_reason_that_does_not_fit_beside_the_variables_lies_beside_the_task(keeper: Keeper, write: Write) -> None:
     write(keeper.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"k", b"v" * (MAX_BLOCK - 20))))
     keeper.bury(None, "uwsgi_spoolfile_on_x", "because", 20)
-    assert read(keeper, "dead/uwsgi_spoolfile_on_x").variables == [(b"k", b"v" * (MAX_BLOCK - 20))]
+    where = "dead/uwsgi_spoolfile_on_x"
+    assert read(keeper, where).variables == [(b"k", b"v" * (MAX_BLOCK - 20))]
+    shown = inspect.contents(keeper, Place(keeper.layout.path(where)))
+    assert (shown["spool_reason"], shown["spool_attempts"]) == ("because", "20")
+    assert inspect.count_files(keeper, "dead") == 1
+    keeper.revive(where)
+    assert [entry.name for entry in keeper.disk.entries(keeper.layout.dead)] == []
 
 
 def test_what_a_link_can_carry_has_always_room_for_where_it_was_not_delivered(keeper: Keeper, write: Write) -> None:

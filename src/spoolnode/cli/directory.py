@@ -5,7 +5,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from struct import error as StructError
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -16,7 +16,7 @@ from spoolnode.control_client import NotRunning, ask
 from spoolnode.node import inspect
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, outbox_ref, ref_id
+from spoolnode.node.layout import Layout, outbox_ref, reason_ref, ref_id
 from spoolnode.node.parcel import undelivered
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
@@ -140,7 +140,7 @@ class Stopped:
                 self._keeper.sync_marks([number], [])
             else:
                 with _unless_taken(place.path, identity):
-                    self._keeper.disk.unlink(place.path)
+                    self._keeper.remove(info.where)
                 self._keeper.disk.sync_directory(os.path.dirname(place.path))
 
     def retry(self, identity: str) -> str:
@@ -239,9 +239,13 @@ def read_block(root: str, where: str) -> dict[bytes, bytes]:
         with open(os.path.join(root, path), "rb") as file:
             file.seek(int(offset))
             _, length, _ = HEADER.unpack(file.read(HEADER.size))
-            return dict(decode_variables(file.read(length)))
+            block = dict(decode_variables(file.read(length)))
     except (OSError, ValueError, StructError, BadPacket):
         return {}
+    if where.startswith("dead/") and names.REASON not in block:
+        with suppress(OSError, BadPacket), open(os.path.join(root, reason_ref(where)), "rb") as file:
+            block.update(decode_variables(file.read()))
+    return block
 
 
 def function_of(block: dict[bytes, bytes]) -> str:
