@@ -106,7 +106,7 @@ def test_whoever_only_says_hello_is_remembered_neither_for_long_nor_on_disk() ->
     run(story())
 
 
-@pytest.mark.parametrize("ahead", [2 * FLOOR_AHEAD, 10**9, (names.MAX_NUMBER >> RUN_BITS) - int(time.time())])
+@pytest.mark.parametrize("ahead", [2 * FLOOR_AHEAD, 10**9, 2 * 10**9])
 def test_a_floor_far_ahead_of_the_clock_is_not_believed(ahead: int) -> None:
     async def story() -> None:
         station = Station()
