@@ -59,7 +59,7 @@ UWSGI_APPLICATION = """
 import json
 import os
 import uwsgi
-from uwsgidecorators import spool, timer
+from uwsgidecorators import lock, spool, timer
 
 @spool
 def ran(env):
@@ -72,6 +72,12 @@ def with_arguments(*args, **kwargs):
 @timer(3600)
 def sometimes(signum):
     print("never")
+
+@lock
+def alone():
+    pass
+
+alone()
 
 def web(environ, start_response):
     name = environ["PATH_INFO"][1:].encode()
@@ -114,6 +120,8 @@ class Server(Program):
             return json.loads(response.read())
         except ConnectionRefusedError:
             return None
+        except ConnectionResetError:
+            raise AssertionError(self.output) from None
         finally:
             connection.close()
 

@@ -2,28 +2,44 @@
 
 import os
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 from spoolnode.compat import uwsgi_module, uwsgidecorators
 from spoolnode.compat.context import WorkerContext
+from spoolnode.errors import Unavailable
 from spoolnode.node.layout import Layout
 from spoolnode.worker import SpoolView
 
 
 def install_modules(spool: str | None) -> None:
     """Puts both into `sys.modules`: see `spoolnode.compat.install`."""
-    layout = Layout(os.path.abspath(spool or os.environ.get("SPOOLNODE_SPOOL") or "spool"))
+    layout = Layout(os.path.realpath(spool or os.environ.get("SPOOLNODE_SPOOL") or "spool"))
     if not os.environ.get("SPOOLNODE_VIA") and os.access(layout.socket, os.W_OK):
         os.environ["SPOOLNODE_VIA"] = layout.socket
     view = SpoolView(layout.root, _node_id(layout))
-    context = WorkerContext(layout.root, 0, os.getppid(), view.pids, view.jobs, view.task)
+    context = WorkerContext(
+        layout.root, 0, os.getppid(), view.pids, view.jobs, view.task,
+        is_first=False,  # the node's worker warns of what nobody calls; once is enough
+        is_loading=True,  # nobody says when a web application has been imported: handlers may be registered, and are not called
+    )  # fmt: skip
     module = uwsgi_module.build(context)
     module.__dict__.update(
         i_am_the_spooler=lambda: False,
         worker_id=lambda: 1,  # 0 would mean: no worker of the web server
         masterpid=os.getppid,
+        reload=_no_server("reload"),
+        stop=_no_server("stop"),
     )
     sys.modules["uwsgi"] = module
     sys.modules["uwsgidecorators"] = uwsgidecorators
+
+
+def _no_server(name: str) -> Callable[..., NoReturn]:
+    def refuse(*_: object) -> NoReturn:
+        raise Unavailable(f"uwsgi.{name}: no uWSGI runs this process; ask its web server, or the node with `spoolnode {name}`")
+
+    return refuse
 
 
 def _node_id(layout: Layout) -> str:
