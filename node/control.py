@@ -288,7 +288,7 @@ class Control:
                     spool.outbox.refused(to, number_of(target))
                 raise
             if to:
-                spool.outbox.accept_file(ref)
+                spool.outbox.accept_file(ref, time.time())
             else:
                 spool.notice(ref, 0.0, time.time(), sure=True)
         finally:

@@ -232,8 +232,8 @@ def _info_of(keeper: Keeper, ref: str, state: str, now: float, mtime: float, siz
     directory, slash, _ = ref.partition("/")
     priority = int(directory) if slash and directory.isdecimal() else None
     identity = ref_id(ref)
-    accepted = _accepted(keeper, identity)
-    if accepted is None and not mtime > now > 0:
+    accepted = mtime if state == OUTBOX else _accepted(keeper, identity)
+    if accepted is None and state != DEAD and not mtime > now > 0:
         accepted = mtime
     destination, number = (destination_of(ref), number_of(ref) or None) if state == OUTBOX else (None, None)
     return Info(
@@ -245,7 +245,8 @@ def _accepted(keeper: Keeper, identity: str) -> float | None:
     """When this node accepted the task of that id: the number of its first batch is that time in microseconds."""
     node_id, _, rest = identity.partition("_")
     number, _, offset = rest.partition("_")
-    return int(number) / 1e6 if node_id == keeper.node_id and number.isdecimal() and offset.isdecimal() else None
+    is_ours = node_id == keeper.node_id and number.isdecimal() and offset.isdecimal() and len(number) < 18
+    return int(number) / 1e6 if is_ours else None
 
 
 def _all_batches(keeper: Keeper, now: float, containing: bytes = b"") -> Iterator[Info]:

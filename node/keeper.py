@@ -15,7 +15,7 @@ from functools import partial
 from typing import NamedTuple
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import Layout, create, outbox_ref, reason_ref, ref_id, waiting_ref
+from spoolnode.node.layout import Layout, create, number_of, outbox_ref, reason_ref, ref_id, waiting_ref
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
@@ -146,9 +146,12 @@ class Keeper:
         return True
 
     def set_attempts(self, number: int | None, ref: int | str, attempts: int) -> None:
-        """Writes how often a task was tried."""
+        """Writes how often a task was tried. The time of a spool file stays: it says since when it waits, or until when."""
         path, base = self._where(number, ref)
+        mtime = self.disk.stat(path).mtime if number is None else 0.0
         self._poke([(path, base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
+        if number is None:
+            self.disk.set_mtime(path, mtime)
 
     def sync_marks(self, numbers: Iterable[int], directories: Iterable[str]) -> None:
         """Makes marks in batches, and removals from directories, safe against a power cut.
@@ -333,7 +336,7 @@ class Keeper:
                 continue
             place = Place(self.layout.batch(number), record.offset, record.length)
             try:
-                self._copy(place, target, attempts=0, mtime=self._mtime_at(place, target))
+                self._copy(place, target, attempts=0, mtime=self._mtime_at(place, target, record.accepted))
             except OSError as error:
                 problem = error
                 break
@@ -359,7 +362,9 @@ class Keeper:
         for ref, target in targets.items():
             try:
                 # Before it is there: a file whose time is past may run at once. An attempt at sending is none at running.
-                self.disk.set_mtime(self.layout.path(ref), self._mtime_at(Place(self.layout.path(ref)), target))
+                # What somebody has put into outbox/ has no number yet, and waits from now on.
+                accepted = self.disk.stat(self.layout.path(ref)).mtime if number_of(ref) or "outbox/" not in ref else time.time()
+                self.disk.set_mtime(self.layout.path(ref), self._mtime_at(Place(self.layout.path(ref)), target, accepted))
                 self.set_attempts(None, ref, 0)
                 self.disk.rename(self.layout.path(ref), self.layout.path(target))
             except FileNotFoundError:
@@ -383,15 +388,16 @@ class Keeper:
             raise problem
         return moved
 
-    def _mtime_at(self, place: Place, target: str) -> float:
-        """The time of a task's file in its new place: when it is due, if that is here."""
+    def _mtime_at(self, place: Place, target: str, accepted: float) -> float:
+        """The time of a task's file in its new place: when it was accepted, or when it is due here, if that is later."""
+        accepted = min(accepted, time.time())
         if target.startswith("outbox/"):
-            return time.time()
+            return accepted
         try:
             at = names.read_at(dict(self._variables(place)).get(b"at", b""))
         except (BadPacket, Refused):  # a file from elsewhere; uWSGI takes any text there
             at = 0.0
-        return max(at, time.time())
+        return max(at, accepted)
 
     def replace(self, path: str, data: bytes) -> None:
         """Replaces a small file of our own; returns when the new one is safe, also without `sync`: a torn one is of no use.

@@ -94,11 +94,12 @@ class Moving:
 
     def _welcome(self, ref: str) -> None:
         """A file has come to a new place."""
+        now = time.time()
+        try:
+            mtime = self._spool.keeper.disk.stat(self._spool.layout.path(ref)).mtime
+        except OSError:
+            mtime = 0.0 if not ref.startswith("outbox/") else now  # a worker, or a link, looks before it takes it
         if ref.startswith("outbox/"):
-            self._spool.outbox.accept_file(ref)
+            self._spool.outbox.accept_file(ref, mtime)
         else:
-            try:
-                mtime = self._spool.keeper.disk.stat(self._spool.layout.path(ref)).mtime
-            except OSError:
-                mtime = 0.0  # a worker looks before it runs it
-            self._spool.notice(ref, mtime, time.time(), sure=True)
+            self._spool.notice(ref, mtime, now, sure=True)

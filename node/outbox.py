@@ -24,7 +24,7 @@ from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records, u
 from spoolnode.node.queue import ReadyQueue, Ref
 from spoolnode.node.recovery import move_aside, read_small
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import LAST, is_node_id
+from spoolnode.protocol.names import LAST
 
 if TYPE_CHECKING:
     from spoolnode.node.moving import Choice
@@ -193,14 +193,15 @@ class Outbox:
 
     # -- in --
 
-    def adopt(self, found: "Found", *, suspicious: bool) -> None:
+    def adopt(self, found: "Found", now: float, *, suspicious: bool) -> None:
         """Takes what a start has found. `suspicious`: also what is not marked may have been sent."""
         for batch in found.batches:
             for item in batch.outbound:
                 self._adopt_one(item.to, batch.batch, item.offset, item.rank, item.number, item.sent or suspicious)
         for file in found.outbox:
-            ref, number = file.ref, number_of(file.ref)
+            ref, number, accepted = file.ref, number_of(file.ref), min(file.mtime, now)
             if not number:
+                accepted = now
                 to = destination_of(ref)
                 number = self.number(to)
                 ref = outbox_ref(to, ref_id(ref), number)
@@ -212,7 +213,7 @@ class Outbox:
                         "move_failed", move="number", file=ascii(file.ref), reason=str(error), kept="for a restart"
                     )
                     continue
-            self.files.known[ref] = 0.0
+            self.files.known[ref] = accepted
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number, file.sent or suspicious)
         self._old_doubts.clear()
 
@@ -236,17 +237,17 @@ class Outbox:
         """A task that got a number was not stored; nobody will ever send it."""
         self._destination(to).owed.end(number)
 
-    def accept_file(self, ref: str) -> None:
-        """A task in a file of outbox/ is safe."""
+    def accept_file(self, ref: str, accepted: float) -> None:
+        """A task in a file of outbox/ is safe; `accepted`: since when it waits, in seconds since 1970."""
         found = self._destination(destination_of(ref))
         self._grow(found, 1)
-        self.files.known[ref] = 0.0
+        self.files.known[ref] = accepted
         found.fresh.add(self.files, [ref])
         self.woken(found.name)
 
-    def moved(self, ref: str) -> None:
+    def moved(self, ref: str, accepted: float) -> None:
         """A task was settled: its place in the queue leads here."""
-        self.files.known[ref] = 0.0
+        self.files.known[ref] = accepted
 
     def wake_all(self) -> None:
         """What could not be taken for a moment can be taken again."""
@@ -469,16 +470,10 @@ class Outbox:
         return (self.files, source.moved[ref]) if isinstance(source, Batch) and ref in source.moved else (source, ref)
 
     def _accepted(self, source: "Source", ref: Ref) -> float:
-        """When a task was accepted, in seconds since 1970, as far as that can be told."""
+        """When a task was accepted, in seconds since 1970."""
         if isinstance(source, Batch):
             return source.accepted
-        # The second part of an id that a node gave is the time in microseconds. A file from elsewhere has no such id:
-        # then it is the start of the node that gave it its number.
-        node, _, rest = ref_id(str(ref)).partition("_")
-        moment = rest.partition("_")[0]
-        if is_node_id(node) and moment.isdecimal() and len(moment) < 20:
-            return int(moment) / 1e6
-        return float(number_of(str(ref)) >> RUN_BITS)
+        return self.files.known.get(str(ref), 0.0)
 
     async def remove(self, source: "Source", ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""

@@ -84,7 +84,7 @@ def pack_file(keeper: Keeper, ref: str) -> Parcel | Unsendable | None:
         if size < body_at:
             return Unsendable(ref, number, "the file ends before its variables do")
         if not data[ATTEMPTS_AT]:
-            keeper.disk.write(descriptor, SENT, ATTEMPTS_AT)
+            keeper.set_attempts(None, ref, SENT[0])
         if size - body_at > INLINE_BODY:
             return _large(ref, number, identity, data[HEADER.size : body_at], body_at, size)
         data += keeper.disk.read(descriptor, size - len(data), len(data))

@@ -55,7 +55,7 @@ class Files:
     """The source of all tasks that have a spool file of their own."""
 
     known: dict[str, float] = field(default_factory=dict)
-    """When each is due; a file is in here from when it is noticed until it is gone."""
+    """When each is due (in the outbox: when it was accepted); a file is in here from when it is noticed until it is gone."""
     flying: set[str] = field(default_factory=set)
     """Those that are with a worker."""
     frozen: bool = False
@@ -141,7 +141,7 @@ class Spool:
         self._arrived = found.arrived
         suspicious = self.outbox.start(boot, now)
         self._adopt(found, now)
-        self.outbox.adopt(found, suspicious=suspicious)
+        self.outbox.adopt(found, now, suspicious=suspicious)
 
     def _adopt(self, found: Found, now: float) -> None:
         """Puts what was found into the queues, oldest first."""
@@ -607,7 +607,7 @@ class Spool:
             for offset, ref in moved.items():
                 still_later = self.later.remove(batch, offset) is not None
                 if ref.startswith("outbox/"):
-                    self.outbox.moved(ref)
+                    self.outbox.moved(ref, batch.accepted)
                     continue
                 self.retrying.move(batch, offset, self.files, ref)
                 self._unknow(ref)

@@ -78,7 +78,7 @@ class Upload:
                 self._spool.outbox.refused(to, number_of(ref))
             raise
         if to:
-            self._spool.outbox.accept_file(ref)
+            self._spool.outbox.accept_file(ref, time.time())
 
     async def _finish_arrival(self, arrival: Arrival) -> None:
         """The task is safe in a place that proves its number. It runs from another one, once the number itself is safe."""

@@ -1,0 +1,110 @@
+"""How long a task has waited for another node: from its acceptance, wherever it was moved since."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from linked import NODE, Station, task
+
+from spoolnode.node import inspect
+from spoolnode.node.layout import outbox_ref
+from spoolnode.node.spool import Spool
+
+DAY = 86400.0
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+def expired(spool: Spool, oldest: float) -> list[str]:
+    """The ids of what was accepted before that time; it is taken."""
+    return [spool.id_of(source, ref) for _, _, source, ref, _ in spool.outbox.expired(oldest, 100)]
+
+
+def test_a_batch_is_called_by_the_time_of_its_first_task_though_its_file_was_made_ahead() -> None:
+    async def story() -> None:
+        station = Station()
+        station.admit(task(1), link=None)
+        await station.rest()
+        station.spool.intake.close_batch()
+        await station.rest()
+        before = time.time()
+        heard = station.admit(task(2), link=None)
+        await station.rest()
+        (identity,) = heard.stored_as
+        assert before <= int(identity.split("_")[1]) / 1e6 <= time.time()
+
+    run(story())
+
+
+def test_the_hold_of_a_settled_task_counts_from_its_acceptance_also_after_a_restart() -> None:
+    async def story() -> None:
+        station = Station()
+        accepted = time.time()
+        station.admit(task(1, spool_node="beta"), link=None)
+        await station.settled()
+        for again in (station, station.killed(), station.after_power_cut()):
+            assert not expired(again.spool, accepted - 1)
+            assert len(expired(again.spool, accepted + 1)) == 1
+
+    run(story())
+
+
+def test_a_task_whose_id_is_old_and_that_was_asked_for_again_waits_its_whole_time_once_more() -> None:
+    async def story() -> None:
+        station = Station()
+        keeper = station.spool.keeper
+        old = f"{NODE}_{int((time.time() - 9 * DAY) * 1e6)}_80"
+        keeper.put(f"dead/uwsgi_spoolfile_on_{old}", [b"\x11\x00\x00\x00"], time.time() - 9 * DAY)
+        keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
+        ref = keeper.revive(f"dead/uwsgi_spoolfile_on_{old}", outbox_ref("beta", old, station.spool.outbox.number("beta")))
+        station.spool.outbox.accept_file(ref, time.time())
+        for again in (station, station.killed()):
+            assert not expired(again.spool, time.time() - 5 * DAY)
+
+    run(story())
+
+
+def test_a_task_that_is_given_another_destination_has_waited_as_long_as_before() -> None:
+    async def story() -> None:
+        station = Station()
+        accepted = time.time() - 9 * DAY
+        station.admit(task(1, spool_node="beta"), link=None)
+        await station.settled()
+        (name,) = station.files("outbox/beta")
+        station.disk.set_mtime(station.spool.layout.path(f"outbox/beta/{name}"), accepted)
+        again = station.killed()
+        await again.during(again.spool.outbox.re_place("beta", 10, lambda _asked: "gamma"))
+        for later in (again, again.killed()):
+            (info,) = inspect.outbox_tasks(later.spool.keeper, time.time())
+            assert (info.destination, info.accepted) == ("gamma", accepted)
+            assert not expired(later.spool, accepted - 1)
+            assert len(expired(later.spool, accepted + 1)) == 1
+
+    run(story())
+
+
+def test_a_file_put_into_an_outbox_by_hand_waits_from_when_it_was_noticed_however_old_it_is() -> None:
+    async def story() -> None:
+        station = Station()
+        keeper = station.spool.keeper
+        keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
+        keeper.put("outbox/beta/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time() - 9 * DAY)
+        again = station.killed()
+        for later in (again, again.killed()):
+            assert not expired(later.spool, time.time() - 5 * DAY)
+            assert later.spool.outbox.total == 1
+
+    run(story())
+
+
+def test_a_dead_task_from_elsewhere_is_not_said_to_have_been_accepted_when_it_was_given_up() -> None:
+    async def story() -> None:
+        station = Station()
+        station.spool.keeper.put("dead/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time())
+        (info,) = inspect.dead_tasks(station.spool.keeper, time.time())
+        assert info.accepted is None
+
+    run(story())
