@@ -1,7 +1,7 @@
 """The one table of a node's settings: command line, environment and TOML file are all read off it.
 
 Each field says its meaning, its unit and what raising it costs. A field `max_body` is `--max-body` on the command line,
-`SPOOLNODE_MAX_BODY` in the environment and `max_body` in the TOML file.
+`SPOOLNODE_MAX_BODY` in the environment and `max_body` in the TOML file; `import_`, a word of Python's, loses its `_` there.
 """
 
 import re
@@ -54,6 +54,14 @@ class Config:
         "the application's working directory; links in it are followed anew at each reload. Default: where the node was started",
         metavar="DIR",
     )
+    callable: str = _setting("", "the callable of the application that gets the tasks: short for MODULE:NAME", metavar="NAME")
+    import_: list[str] = _setting(
+        [], "a module or .py file that workers import besides the application, after it; may be repeated", metavar="MODULE"
+    )
+    pythonpath: list[str] = _setting(
+        [], "a directory where workers look for modules, relative to --chdir; may be repeated", metavar="DIR"
+    )
+    env: list[str] = _setting([], "a variable of the environment for the workers; may be repeated", metavar="NAME=VALUE")
     workers: int = _setting(1, "worker processes; each costs the memory of the application", short="-p", metavar="N")
     concurrency: int = _setting(64, "async tasks in flight in each worker", metavar="N")
     buffer_size: int = _setting(
@@ -173,7 +181,22 @@ class Config:
         for tag in self.tag:
             if not is_node_name(tag):
                 raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
-        return Config(**{**self.__dict__, "name": name, "spool": spool})
+        app, *imports = self._modules()
+        return Config(**{**self.__dict__, "name": name, "spool": spool, "app": app, "callable": "", "import_": imports})
+
+    def _modules(self) -> list[str]:
+        """The application, and what is imported after it. Without an application the first import is it."""
+        for variable in self.env:
+            if not re.fullmatch("[^=]+=.*", variable, re.DOTALL):
+                raise BadConfig(f"--env is {variable!r}; it must be NAME=VALUE")
+        first, *rest = [self.app, *self.import_] if self.app or not self.import_ else self.import_
+        if not self.callable:
+            return [first, *rest]
+        if not first:
+            raise BadConfig(f"--callable is {self.callable!r}, but there is no application; name it with --app MODULE")
+        if ":" in first:
+            raise BadConfig(f"--callable is {self.callable!r}, but --app {first} names a callable already; give one of them")
+        return [f"{first}:{self.callable}", *rest]
 
     def _check_addresses(self) -> None:
         for address in self.listen:
@@ -237,8 +260,8 @@ _RANGES: list[tuple[str, float, float]] = [
 
 
 def option_name(name: str) -> str:
-    """The command line's spelling of a field."""
-    return name.replace("_", "-")
+    """The command line's spelling of a field. One that Python cannot call by its name ends with `_`."""
+    return name.rstrip("_").replace("_", "-")
 
 
 def default_name() -> str:

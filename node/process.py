@@ -94,7 +94,8 @@ class WorkerProcess:
         # A session of its own: Ctrl-C in the terminal does not reach it, and a late task is killed with its children.
         self._process = subprocess.Popen(  # the command is our own module
             [*self.command, str(sock.fileno())], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            pass_fds=(sock.fileno(), self.slots.descriptor), start_new_session=True, env={**os.environ, strays.MARK: self.mark},
+            pass_fds=(sock.fileno(), self.slots.descriptor), start_new_session=True,
+            env={**os.environ, **_variables(self.facts["settings"]["env"]), strays.MARK: self.mark},
         )  # fmt: skip
         self.pid = self._process.pid
 
@@ -219,6 +220,11 @@ class WorkerProcess:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
+
+
+def _variables(settings: list[str]) -> dict[str, str]:
+    """`NAME=VALUE` taken apart. Set when the worker starts and not in it: some are read only then."""
+    return {name: value for name, _, value in (item.partition("=") for item in settings)}
 
 
 def worker_command() -> list[str]:

@@ -5,7 +5,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -20,23 +20,33 @@ from spoolnode.node.outcome import App
 from spoolnode.registry import REGISTRY
 
 
-def load_app(spec: str, context: WorkerContext) -> App:
+def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), path: Sequence[str] = ()) -> App:
     """Imports the application and returns what a worker runs. Called once in each worker process, in its final process.
 
     `import uwsgi` and `import uwsgidecorators` are ours from here on; the current directory, and that of a file, can be
     imported from. Afterwards the `@postfork` functions have been called.
+
+    Args:
+        spec: the application.
+        context: what the worker knows about itself.
+        imports: modules and files that are imported after it.
+        path: directories, relative to the current one, where modules are looked for besides.
 
     Raises:
         BadConfig: there is no such module, file or callable, or the application offers nothing to run.
         BaseException: whatever the import raises.
     """
     target, callable_name = _split(spec)
-    _give_way(os.getcwd())
-    _put_on_path(os.getcwd())
+    for directory in [*map(os.path.abspath, reversed(path)), os.getcwd()]:
+        if os.path.isdir(directory):
+            _give_way(directory)
+        _put_on_path(directory)
     _install(context)
     context.is_loading = True
     with loading.importing(is_first=context.is_first):
-        module = _import_file(target) if _is_file(target) else _import_module(target, spec)
+        module = _import("--app", target, spec)
+        for other in imports:
+            _import("--import", other, other)
     named = _named(module, callable_name, spec) if callable_name else None
     problem = _problem_of(named) if named is not None else ""
     dispatcher = Dispatcher(context, None if problem else named)
@@ -125,7 +135,12 @@ def _is_beside(name: str, directory: str) -> bool:
     return found is not None and found.origin is not None and found.origin != loaded
 
 
-def _import_module(name: str, spec: str) -> ModuleType:
+def _import(option: str, target: str, spec: str) -> ModuleType:
+    """Imports what an option names."""
+    return _import_file(option, target) if _is_file(target) else _import_module(option, target, spec)
+
+
+def _import_module(option: str, name: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -133,25 +148,25 @@ def _import_module(name: str, spec: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise BadConfig(
-            f"--app is {spec!r}: there is no module {error.name!r} in {os.getcwd()} nor on PYTHONPATH; "
+            f"{option} is {spec!r}: there is no module {error.name!r} in {os.getcwd()}, --pythonpath or PYTHONPATH; "
             f"a file is given as its path, {name.replace('.', os.sep)}.py"
         ) from None
 
 
-def _import_file(path: str) -> ModuleType:
+def _import_file(option: str, path: str) -> ModuleType:
     """Imports a file under the name that `import` would give it: `module:qualname` means the same everywhere."""
     path = os.path.abspath(path)
     if not os.path.isfile(path):
-        raise BadConfig(f"--app: there is no file {path}")
+        raise BadConfig(f"{option}: there is no file {path}")
     name = os.path.basename(path).removesuffix(".py")
     _give_way(os.path.dirname(path))
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) != path:
-        raise BadConfig(f"--app: {path} has the name of {name!r}, a module that is loaded already; rename the file")
+        raise BadConfig(f"{option}: {path} has the name of {name!r}, a module that is loaded already; rename the file")
     _put_on_path(os.path.dirname(path))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise BadConfig(f"--app: {path} is no Python file; its name must end with .py")
+        raise BadConfig(f"{option}: {path} is no Python file; its name must end with .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -44,7 +44,8 @@ def load(facts: dict[str, Any]) -> App:
         root, facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task, frequency=facts["frequency"],
         options=uwsgi_options(facts["settings"]), is_first=facts["is_first"], is_reload=facts["is_reload"],
     )  # fmt: skip
-    return load_app(facts["app"], context)
+    settings = facts["settings"]
+    return load_app(facts["app"], context, settings["import_"], settings["pythonpath"])
 
 
 class SpoolView:

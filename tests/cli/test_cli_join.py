@@ -87,6 +87,49 @@ def test_uwsgi_command_line_of_the_manual_runs_with_a_note(node: RunningNode, ap
     node.wait_for_log("print", id=done.stdout.strip(), text="ran Serena")
 
 
+def test_application_is_found_and_surrounded_as_the_options_say_also_after_its_link_was_turned(node: RunningNode) -> None:
+    for release in ("1", "2"):
+        place = node.directory / release / "lib"
+        place.mkdir(parents=True)
+        (place / "base.py").write_text(f"import os\ndef go(task): print({release!r}, os.environ['GREETING'], os.getcwd())\n")
+        (place.parent / "more.py").write_text("import base\nprint('more')\n")
+    (node.directory / "current").symlink_to("1")
+    node.start("--chdir", "current", "--pythonpath", "lib", "--env", "GREETING=a=b", "--import", "more", "--app", "base",
+               "--callable", "go")  # fmt: skip
+    node.command("send", "a=b")
+    node.wait_for_log("print", text=f"1 a=b {node.directory}/1")
+    assert node.lines("print", text="more")
+    (node.directory / "current").unlink()
+    (node.directory / "current").symlink_to("2")
+    node.command("reload")
+    node.wait_for_log("reloaded")
+    node.command("send", "a=b")
+    node.wait_for_log("print", text=f"2 a=b {node.directory}/2")
+
+
+def test_what_is_imported_is_the_application_when_none_is_named(node: RunningNode) -> None:
+    (node.directory / "tasks.py").write_text("import uwsgi\nuwsgi.spooler = lambda env: print('ran', env[b'a'])\n")
+    node.start("--spooler-import", "tasks")
+    node.command("send", "a=b")
+    node.wait_for_log("print", text="ran b'b'")
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["--env", "A"], "Error: --env is 'A'; it must be NAME=VALUE\n"),
+        (["--callable", "go"], "Error: --callable is 'go', but there is no application; name it with --app MODULE\n"),
+        (
+            ["-w", "a:b", "--callable", "c"],
+            "Error: --callable is 'c', but --app a:b names a callable already; give one of them\n",
+        ),
+    ],
+)
+def test_options_of_the_application_that_cannot_be_are_one_sentence_and_2(tmp_path: Path, line: list[str], says: str) -> None:
+    done = command("join", *line, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (2, says)
+
+
 def test_seeds_are_peers_besides_those_that_are_discovered(node: RunningNode) -> None:
     node.start("127.0.0.1:1", "127.0.0.1:2")
     rows = json.loads(node.command("peers", "--json").stdout)

@@ -124,7 +124,7 @@ def test_application_of_decorated_functions_needs_no_callable(tmp_path: Path) ->
         ("x = 1", "jobs:", "must be module, module:callable"),
         ("x = 1", "none.py", "there is no file"),
         ("x = 1", "nothere", "BadConfig: --app is 'nothere': there is no module 'nothere' in /"),
-        ("x = 1", "nothere:run", "nor on PYTHONPATH; a file is given as its path, nothere.py"),
+        ("x = 1", "nothere:run", "--pythonpath or PYTHONPATH; a file is given as its path, nothere.py"),
         ("x = 1", "deep.jobs", "there is no module 'deep' in"),
         ("x = 1", "jobs.deep", "there is no module 'jobs.deep' in"),
         ("import nothere", "jobs", "ModuleNotFoundError: No module named 'nothere'"),

@@ -98,11 +98,11 @@ def config_command(file: str | None, as_json: bool, **given: Any) -> None:
     Each has its meaning above it: a good file to start from. It takes the options of `join`, and looks where `join` would look.
     """
     from spoolnode.cli.output import print_json
-    from spoolnode.cli.settings import as_toml, gather
+    from spoolnode.cli.settings import as_toml, gather, in_force
 
     settings = gather(given, os.environ, file)
     settings.config.validated()
     if as_json:
-        print_json(settings.config.__dict__)
+        print_json(in_force(settings.config))
     else:
         click.echo(as_toml(settings), nl=False)

@@ -23,6 +23,14 @@ ALIASES = {
     "spooler-harakiri": "timeout",
     "spooler-max-tasks": "max-tasks",
     "spooler-freq": "spooler-frequency",
+    **dict.fromkeys(("spooler-chdir",), "chdir"),
+    **dict.fromkeys(("python-path", "pp"), "pythonpath"),
+    **{
+        f"{process}{way}import": "import"
+        for process in ("", "spooler-", "shared-")
+        for way in ("", "py", "py-", "python-")
+        if process or way
+    },
 }
 """What users of uWSGI may type, and what it is called here."""
 

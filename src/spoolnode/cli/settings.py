@@ -15,7 +15,7 @@ from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.duration import RIGHT, read_duration
 
 PREFIX = "SPOOLNODE_"
-SETTINGS: dict[str, Field[Any]] = {item.name: item for item in fields(Config)}
+SETTINGS: dict[str, Field[Any]] = {item.name.rstrip("_"): item for item in fields(Config)}
 OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_WORKER", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
 """Variables of the environment that are no settings of a node, and mean something."""
 _KUBERNETES = re.compile(r"PORT(_.*)?|SERVICE_.*")
@@ -57,7 +57,12 @@ def gather(given: Mapping[str, Any], environment: Mapping[str, str], file: str |
     for name, value in given.items():
         if value is not None and value != ():
             values[name], places[name] = (list(value) if isinstance(value, tuple) else value), "command line"
-    return Settings(Config(**values), places)
+    return Settings(Config(**{SETTINGS[name].name: value for name, value in values.items()}), places)
+
+
+def in_force(config: Config) -> dict[str, Any]:
+    """Each setting by the name that users give it, and its value."""
+    return {name: getattr(config, item.name) for name, item in SETTINGS.items()}
 
 
 def kind_of(name: str) -> type:
@@ -152,7 +157,7 @@ def as_toml(settings: Settings) -> str:
     """The configuration as a TOML file, each key with what it means and where its value comes from."""
     blocks = ["# spoolnode: the settings of one node. Use it with `spoolnode join --config FILE` or SPOOLNODE_CONFIG=FILE.\n"]
     for name, item in SETTINGS.items():
-        value = getattr(settings.config, name)
+        value = getattr(settings.config, item.name)
         choices = item.metadata["choices"].split(",") if item.metadata["choices"] else []
         one_of = f" ({', '.join(choices)})" if choices else ""
         origin = "" if settings.places[name] == "default" else f"  # from: {settings.places[name]}"
