@@ -54,6 +54,8 @@ class Signals:
         Raises:
             OSError: a node is named.
         """
+        if not isinstance(node, str):
+            raise TypeError(f"signal() argument 2 must be str, not {type(node).__name__}")
         if node:
             raise OSError(f"unable to deliver signal {number} to node {node}: a spoolnode takes no signals; send it a task")
         self._check(number)

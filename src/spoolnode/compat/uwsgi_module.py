@@ -115,7 +115,6 @@ def _facts() -> dict[str, Any]:
         "connection_fd": lambda: 0,
         "ready": lambda: True,
         "ready_fd": lambda: -1,
-        "rpc_list": lambda: (),
         "accepting": lambda: None,
         "disconnect": lambda: None,
         "log_this_request": lambda: None,
@@ -140,7 +139,7 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         A task with an `at` in the future has its file when this returns, and unlinking that calls it off. Others have one when
         they have waited for some seconds and few wait beside them.
         """
-        return _spool(context, arguments[0] if arguments else variables)
+        return _spool(context, arguments[0] if arguments else variables or None)
 
     def spooler_jobs() -> list[bytes]:
         return [os.fsencode(path) for path in context.jobs()]
@@ -195,6 +194,12 @@ def _signal_functions(signals: Signals) -> dict[str, Callable[..., Any]]:
         """Only uWSGI 2.1 has it."""
         signals.add_timer(number, milliseconds / 1000)
 
+    functions: list[bytes] = []
+
+    def register_rpc(name: str, function: Callable[..., Any], *_: int) -> bool:  # noqa: ARG001  # nobody can call it
+        functions.append(name.encode())
+        return True
+
     def add_file_monitor(number: int, path: str) -> None:
         """Watches nothing; `doctor` says so."""
 
@@ -209,7 +214,8 @@ def _signal_functions(signals: Signals) -> dict[str, Callable[..., Any]]:
         "add_ms_timer": add_ms_timer,
         "add_cron": add_cron,
         "add_file_monitor": add_file_monitor,
-        "register_rpc": lambda *_: True,
+        "register_rpc": register_rpc,
+        "rpc_list": lambda: tuple(functions),
     }
 
 
