@@ -106,8 +106,8 @@ class Cluster:
             return [HERE]
         return self.placement.choose(terms.destination, self._loop.time())
 
-    def greet(self, hello: hellos.Hello, peer: str, certified: str) -> None:
-        """Whether a node that introduces itself is one of ours. Raises `Refused`."""
+    def greet(self, hello: hellos.Hello, peer: str, certified: str) -> bool:
+        """Hears a node that introduces itself; whether it is proved to be the one that it says. Raises `Refused`."""
         if hello.cluster != self._identity.cluster:
             raise Refused(
                 Reason.FORBIDDEN, f"this node belongs to the cluster {self._identity.cluster!r}, not to {hello.cluster!r}"
@@ -121,7 +121,7 @@ class Cluster:
                     raise Refused(
                         Reason.CONFLICT, f"this node has the id {hello.id} too: one spool directory is a copy of the other"
                     )
-            return
+            return True
         host = f"[{peer}]" if ":" in peer else peer
         addresses = tuple(
             _at(address, host)
@@ -133,6 +133,7 @@ class Cluster:
         if self._trust is not None and known is not None and known.state is State.REJECTED:
             self.table.ask_again(known, self._loop.time())  # it has just shown its certificate
         self._prober.wake()
+        return self._trust is not None or self.table.is_reached(hello.id, hello.instance, peer)
 
     async def start(self) -> None:
         """Finds peers, and sends them what waits for them."""

@@ -410,6 +410,13 @@ class PeerTable:
         """Whether the node of that id is the one that this id or name means."""
         return node_id in (destination, self.known.holder(destination))
 
+    def is_reached(self, node_id: str, instance: str, host: str) -> bool:
+        """Whether we reach this very process of that node at that host. Anybody can say that it is another node when it calls."""
+        peer = self._by_id.get(node_id)
+        if peer is None or peer.status is None or peer.status.instance != instance:
+            return False
+        return host in (address.rpartition(":")[0].strip("[]") for address in peer.addresses)
+
     def why_not(self, destination: str) -> str:
         """Why there is no node of this id or name, for people."""
         holder = self.known.holder(destination)

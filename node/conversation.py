@@ -69,8 +69,9 @@ class Services:
     status: Callable[[], dict[str, Any]]
     report: Callable[..., None]
     report_rarely: Callable[..., None]
-    greet: Callable[[Hello, str, str], None] = lambda _hello, _peer, _certified: None
-    """Hears who introduces itself, from where, with which name in its certificate; raises `Refused` when it is not welcome."""
+    greet: Callable[[Hello, str, str], bool] = lambda _hello, _peer, _certified: True
+    """Hears who introduces itself, from where, with which name in its certificate; whether that is proved enough for its floor
+    to be believed. Raises `Refused` when it is not welcome."""
     floor: Callable[[Key, int], None] = lambda _link, _floor: None
     """Hears below which number a link will send nothing more."""
     refusals: dict[Reason, int] = field(default_factory=dict)
@@ -299,11 +300,12 @@ class Conversation:
         """A node says who it is, or says it again with a new floor. Raises `Refused`."""
         if self._hello is not None and hello[:4] != self._hello[:4]:
             raise Refused(Reason.FORBIDDEN, f"this connection is that of node {self._hello.id} ({self._hello.name})")
-        self.services.greet(hello, self.peer, self.certified)
+        is_proved = self.services.greet(hello, self.peer, self.certified)
         self._hello = hello
         if hello.to:
             self._link_key = hello.id, hello.to
-            self.services.floor(self._link_key, hello.floor)
+            if is_proved:
+                self.services.floor(self._link_key, hello.floor)
 
     def _on_task(self, block: bytes) -> None:
         try:

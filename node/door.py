@@ -3,7 +3,6 @@
 import itertools
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -23,8 +22,6 @@ Route = Callable[[Terms], list[str]]
 
 MOST_LINKS = 4096
 """Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
-MOST_FLOORS = 1024
-"""Floors kept for links that have not sent anything yet."""
 
 UPLOAD_THREADS = 4
 """Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
@@ -42,8 +39,6 @@ class Door:
         self._roots = [os.fsencode(os.path.realpath(spool.layout.root)), os.fsencode(spool.layout.root)]
         self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         self._uploads = itertools.count(1)
-        self._floors: OrderedDict[Key, int] = OrderedDict()
-        """What was told of links that have sent nothing yet: whoever only says hello costs no memory that lasts."""
         self.free = 1 << 62
         """Bytes free, as last looked at."""
         self.closed = ""
@@ -116,16 +111,12 @@ class Door:
         self._spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
 
     def hear_floor(self, link: Key, floor: int) -> None:
-        """The sender of a link says that nothing below `floor` is open any more."""
-        if floor >> RUN_BITS > time.time() + FLOOR_AHEAD:
-            return
-        if link in self._spool.taken:
+        """The sender of a link says that nothing below `floor` is open any more.
+
+        Of a link that has sent nothing yet there is nothing to forget: whoever only says hello costs no memory.
+        """
+        if link in self._spool.taken and floor >> RUN_BITS <= time.time() + FLOOR_AHEAD:
             self._spool.taken.raise_floor(link, floor)
-            return
-        self._floors.pop(link, None)
-        self._floors[link] = floor
-        if len(self._floors) > MOST_FLOORS:
-            self._floors.popitem(last=False)
 
     def _meet(self, link: Key) -> None:
         """A link sends its first task. Raises `Refused` when there is no room to remember its numbers."""
@@ -137,7 +128,7 @@ class Door:
                 Reason.BUSY,
                 f"this node remembers the numbers of {len(taken)} links already; it takes no tasks from another sender",
             )
-        taken.raise_floor(link, self._floors.pop(link, 0))
+        taken.raise_floor(link, 0)
 
     def _arrival(self, block: bytes, terms: Terms, waiter: Waiter, link: Key) -> "Arrival | None":
         """A task that came over a link, to be stored; None when it is stored already, and `waiter` has been told so."""

@@ -13,8 +13,10 @@ class Neighbours(Protocol):
     def route(self, terms: Terms) -> list[str]:
         """Where a task should go: names of outboxes; empty is here. More than one: a copy for each."""
 
-    def greet(self, hello: Hello, peer: str, certified: str) -> None:
+    def greet(self, hello: Hello, peer: str, certified: str) -> bool:
         """A node introduces itself from the address `peer`; `certified` is the name in its certificate, if it showed one.
+
+        Whether it is proved to be that node, so that what it says of its link's floor is believed.
 
         Raises:
             Refused: nothing is taken from it.
@@ -63,7 +65,7 @@ class Alone:
     def route(self, terms: Terms) -> list[str]:
         return ["" if terms.destination in self._here else terms.destination]
 
-    def greet(self, hello: Hello, peer: str, certified: str) -> None:  # noqa: ARG002  # as `Neighbours` says
+    def greet(self, hello: Hello, peer: str, certified: str) -> bool:  # noqa: ARG002  # as `Neighbours` says
         raise Refused(Reason.FORBIDDEN, "this node is in no cluster: it takes no tasks over links")
 
     async def start(self) -> None:

@@ -204,8 +204,8 @@ class Node:
     def _route(self, terms: Terms) -> list[str]:
         return self.neighbours.route(terms)
 
-    def _greet(self, hello: Hello, peer: str, certified: str) -> None:
-        self.neighbours.greet(hello, peer, certified)
+    def _greet(self, hello: Hello, peer: str, certified: str) -> bool:
+        return self.neighbours.greet(hello, peer, certified)
 
     async def _claim_outbox(self) -> None:
         """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""

@@ -57,6 +57,11 @@ class Intervals:
         """The lowest member; there must be one."""
         return self._starts[0]
 
+    @property
+    def end(self) -> int:
+        """What follows the highest member; there must be one."""
+        return self._ends[-1]
+
     def start_of(self, index: int) -> int:
         """The first member of the interval of that index."""
         return self._starts[index]
@@ -183,8 +188,13 @@ class Taken:
                 self.raise_floor(key, known.taken.start_of(MOST_GAPS // 8))  # some at once: each closing is work
 
     def raise_floor(self, key: Key, floor: int) -> None:
-        """The sender says that nothing below `floor` is open any more. A lower floor than before changes nothing."""
+        """The sender says that nothing below `floor` is open any more. A lower floor than before changes nothing.
+
+        It rises no higher than past the highest number that was taken: above there is nothing to forget, and whoever says a floor
+        in another node's name must not keep out what that one has not sent yet.
+        """
         known = self._numbers(key)
+        floor = min(floor, known.taken.end) if known.taken else known.floor
         if floor > known.floor:
             known.floor = floor
             known.taken.drop_below(floor)

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,19 @@ def test_replay_below_the_floor_is_a_conflict(beta: Party, authorities: Authorit
     beta.wait_for_log("refused", why="conflict")
     beta.is_well()
     assert beta.ran.count("1") == 1
+
+
+def test_a_floor_said_in_the_name_of_another_node_keeps_out_nothing_of_that_node(party: Make) -> None:
+    beta = party("beta").join()
+    alpha = party("alpha").join("--discover", f"static://{beta.via}")
+    beta.wait_for_log("peer_up", id=alpha.id)
+    enqueue(alpha, "1", "beta")
+    beta.wait_until_ran("1")
+    forged = hello(id=alpha.id, name="alpha", floor=int(time.time()) << 32)
+    assert say(beta, None, forged, hello(id=alpha.id, name="alpha", floor=NUMBER)) == ["pong", "pong"]
+    enqueue(alpha, "2", "beta")
+    beta.wait_until_ran("1", "2")
+    assert alpha.dead() == []
 
 
 def test_a_pipelined_repeat_runs_once(beta: Party, authorities: Authorities) -> None:

@@ -11,7 +11,7 @@ import pytest
 from linked import LARGE, LINK, NODE, PEER, Heard, Station, task
 
 from spoolnode.node import door
-from spoolnode.node.door import FLOOR_AHEAD, MOST_FLOORS
+from spoolnode.node.door import FLOOR_AHEAD
 from spoolnode.node.fakes import PowerCut
 from spoolnode.node.numbers import RUN_BITS, Taken, Verdict
 from spoolnode.node.waiters import KNOWN
@@ -69,37 +69,39 @@ def test_a_repeat_that_overtakes_the_disk_is_refused_for_a_moment_and_not_stored
 def test_a_number_below_the_floor_is_a_conflict_and_nothing_is_stored() -> None:
     async def story() -> None:
         station = Station()
-        station.spool.taken.raise_floor(LINK, FIRST + 10)
-        found = refusal(station, task(1, FIRST + 9))
+        station.admit(task(1, FIRST + 9))
+        await station.rest()
+        station.door.hear_floor(LINK, FIRST + 10)
+        found = refusal(station, task(3, FIRST + 8))
         assert found.reason is Reason.CONFLICT
         station.admit(task(2, FIRST + 10))
         await station.rest()
-        assert station.run_all() == [2]
+        assert station.run_all() == [1, 2]
 
     run(story())
 
 
-def test_a_floor_that_was_told_before_the_first_task_counts_when_that_comes() -> None:
+def test_a_floor_keeps_out_nothing_above_what_was_taken_whoever_said_it() -> None:
     async def story() -> None:
         station = Station()
         station.door.hear_floor(LINK, FIRST + 10)
-        assert refusal(station, task(1, FIRST + 9)).reason is Reason.CONFLICT
-        station.admit(task(2, FIRST + 10))
-        station.door.hear_floor(LINK, FIRST + 11)
-        assert refusal(station, task(3, FIRST)).reason is Reason.CONFLICT
+        station.admit(task(1, FIRST + 2))
         await station.rest()
-        assert station.run_all() == [2]
+        station.door.hear_floor(LINK, FIRST + 10)
+        assert refusal(station, task(2, FIRST + 1)).reason is Reason.CONFLICT
+        station.admit(task(3, FIRST + 3))
+        await station.rest()
+        assert station.run_all() == [1, 3]
 
     run(story())
 
 
-def test_whoever_only_says_hello_is_remembered_neither_for_long_nor_on_disk() -> None:
+def test_whoever_only_says_hello_is_not_remembered() -> None:
     async def story() -> None:
         station = Station()
         before = station.spool.taken.encode()
-        for n in range(MOST_FLOORS + 10):
+        for n in range(10):
             station.door.hear_floor((f"{n:012x}", "beta"), FIRST)
-        assert len(station.door._floors) == MOST_FLOORS
         assert len(station.spool.taken) == 0
         assert station.spool.taken.encode() == before
 

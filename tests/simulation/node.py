@@ -297,8 +297,8 @@ class SimNode:
     def _route(self, terms: Terms) -> list[str]:
         return self.neighbours.route(terms)
 
-    def _greet(self, hello: Hello, peer: str, certified: str) -> None:
-        self.neighbours.greet(hello, peer, certified)
+    def _greet(self, hello: Hello, peer: str, certified: str) -> bool:
+        return self.neighbours.greet(hello, peer, certified)
 
     def _pinged(self) -> dict[str, Any]:
         now = self.loop.time()
