@@ -469,9 +469,8 @@ class Node:
 
     def oldest_waiting(self) -> float | None:
         """Seconds that the oldest ready task has waited; None when none waits."""
-        times = [self.spool.accepted_at(source, ref) for source, ref in self.spool.queue.oldest()]
-        known = [when for when in times if when is not None]
-        return round(max(time.time() - min(known), 0.0), 3) if known else None
+        oldest = self.spool.queue.oldest()
+        return None if oldest is None else round(max(time.time() - oldest, 0.0), 3)
 
 
 def _for_anybody(status: dict[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ million tasks in batches costs four bytes a task here: refs of one batch lie tog
 """
 
 import heapq
+import math
 from array import array
 from bisect import insort
 from collections import deque
@@ -57,9 +58,15 @@ class Run:
 class ReadyQueue:
     """The tasks that may run now."""
 
+    age: Callable[[Any, Ref], float] = lambda _source, _ref: 0.0
+    """When a task was accepted, for `oldest`."""
     size: int = 0
     _ranks: list[int] = field(default_factory=list)
     _lanes: dict[int, deque[Run]] = field(default_factory=dict)
+    _bounds: dict[int, float] = field(default_factory=dict)
+    """Of each rank: no task at its head was accepted before this."""
+    _oldest: list[tuple[float, int]] = field(default_factory=list)
+    """A heap of these bounds and ranks; a pair that is not in `_bounds` any more counts for nothing."""
 
     def add(self, source: Any, refs: Iterable[Ref], rank: int = LAST) -> None:
         """Adds tasks behind all others of their rank."""
@@ -67,6 +74,8 @@ class ReadyQueue:
         if not items:
             return
         lane = self._lane(rank)
+        if not lane:
+            self._bound(rank, self.age(source, items[0]))
         if lane and lane[-1].source is source:
             lane[-1].refs.extend(items)
         else:
@@ -78,6 +87,7 @@ class ReadyQueue:
         items = _sequence(refs)
         if items:
             self._lane(rank).appendleft(Run(source, items))
+            self._bound(rank, self.age(source, items[0]))
             self.size += len(items)
 
     def take(self, count: int) -> tuple[Any, MutableSequence[Any], int] | None:
@@ -133,9 +143,30 @@ class ReadyQueue:
         runs = [run for lane in self._lanes.values() for run in lane]
         return [(run.source, ref) for run in runs for ref in run.refs[run.start :]]
 
-    def oldest(self) -> list[tuple[Any, Ref]]:
-        """The first task of each rank: the oldest of all is among them."""
-        return [(lane[0].source, lane[0].refs[lane[0].start]) for lane in self._lanes.values()]
+    def oldest(self) -> float | None:
+        """When the oldest of the tasks at the heads of the ranks was accepted; None when none is here.
+
+        However many ranks there are: only those are looked at whose head may be the oldest and has changed.
+        """
+        while self._oldest:
+            bound, rank = self._oldest[0]
+            lane = self._lanes.get(rank)
+            if lane is None or self._bounds.get(rank) != bound:
+                heapq.heappop(self._oldest)
+                if lane is None:
+                    self._bounds.pop(rank, None)
+                continue
+            accepted = self.age(lane[0].source, lane[0].refs[lane[0].start])
+            if accepted <= bound:
+                return bound
+            self._bounds[rank] = accepted
+            heapq.heapreplace(self._oldest, (accepted, rank))
+        return None
+
+    def _bound(self, rank: int, accepted: float) -> None:
+        if accepted < self._bounds.get(rank, math.inf):
+            self._bounds[rank] = accepted
+            heapq.heappush(self._oldest, (accepted, rank))
 
     def _lane(self, rank: int) -> "deque[Run]":
         if rank not in self._lanes:

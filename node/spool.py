@@ -106,7 +106,7 @@ class Spool:
         self.repeats = 0
         """Tasks that came over a link a second time."""
         self.batches: dict[int, Batch] = {}
-        self.queue = ReadyQueue()
+        self.queue = ReadyQueue(self.accepted_at)
         self.later = Later()
         self.counts = Counts()
         self.report: Callable[..., None] = lambda _action, **_details: None
@@ -749,14 +749,14 @@ class Spool:
             return task_id(self.node_id, source.number, int(ref))
         return ref_id(str(ref))
 
-    def accepted_at(self, source: Source, ref: Ref) -> float | None:
-        """When a task was accepted (a batch knows it of its first one), in seconds since 1970; None for what is gone."""
+    def accepted_at(self, source: Source, ref: Ref) -> float:
+        """When a task was accepted (a batch knows it of its first one), in seconds since 1970; now for what is gone."""
         if isinstance(source, Batch):
             return source.accepted
         try:
             return os.lstat(self.layout.path(str(ref))).st_mtime
         except OSError:
-            return None
+            return time.time()
 
     @property
     def is_busy(self) -> bool:

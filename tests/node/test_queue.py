@@ -35,7 +35,8 @@ steps = st.lists(
 
 @given(steps)
 def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...]]) -> None:
-    queue = ReadyQueue()
+    ages: dict[int, float] = {}
+    queue = ReadyQueue(lambda _source, ref: ages[int(ref)])
     frozen = [Source("a"), Source("b")]
     model: list[tuple[int, Source, int]] = []
     fresh = 0
@@ -46,6 +47,8 @@ def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...
             items = [(int(str(rank)), source, ref) for ref in range(fresh, fresh + int(str(count)))]
             fresh += len(items)
             refs = [ref for *_, ref in items]
+            # What is added is younger than all that was here, what is given back is older.
+            ages |= {ref: ref if kind == "add" else ref - len(refs) - 1000 * fresh for ref in refs}
             if kind == "add":
                 queue.add(source, refs, int(str(rank)))
                 model += items
@@ -72,8 +75,27 @@ def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...
             source = frozen[int(str(rest[0]))]
             source.frozen = not source.frozen
         assert queue.size == len(model)
-        firsts = {rank: (source, ref) for rank, source, ref in reversed(model)}
-        assert sorted(queue.oldest(), key=str) == sorted(firsts.values(), key=str)
+        firsts = {rank: ages[ref] for rank, _, ref in reversed(model)}
+        assert queue.oldest() == min(firsts.values(), default=None)
+
+
+def test_the_oldest_is_found_without_a_look_at_every_rank() -> None:
+    looks = 0
+
+    def age(source: Source, ref: int) -> float:
+        nonlocal looks
+        looks += 1
+        return float(ref)
+
+    queue = ReadyQueue(age)
+    for ref in range(10_000):
+        queue.add(SOURCES[0], [ref], ref % 5_000)
+    looks = 0
+    assert queue.oldest() == 0.0
+    for _ in range(100):
+        queue.take(1)
+    assert queue.oldest() == 50.0
+    assert looks < 300
 
 
 def test_what_was_taken_from_a_long_run_takes_no_memory() -> None:
