@@ -36,6 +36,12 @@ def test_spool_of_a_running_node_is_well(node: RunningNode) -> None:
     assert found["node"][0] == OK
     assert f"pid {node.pid}" in found["node"][1]
     assert found[f"address {node.via}"] == (OK, "the node that runs here listens on it")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        other = f"127.0.0.1:{server.getsockname()[1]}"
+    rows = json.loads(node.command("doctor", "-s", other, "--json").stdout)
+    elsewhere = {row["check"]: (row["state"], row["text"]) for row in rows}[f"address {other}"]
+    assert elsewhere[0] == WARN, "it is free, but no client finds anybody there"
+    assert f"the node that runs here is on {node.via}" in elsewhere[1]
     assert {"file system", "fsync", "free space", "dead", "corrupt", "inotify", "versions"} <= set(found)
     assert not list((node.spool / "tmp").iterdir())
 

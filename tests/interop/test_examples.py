@@ -1,14 +1,16 @@
 """Every file in examples/ does what its first two lines say."""
 
+import grp
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from real_programs import NGINX, STORED, Nginx, exchange, free_port, need, packet
+from real_programs import NGINX, STORED, Nginx, Program, exchange, free_port, need, packet
 from support import PATIENCE, RunningNode, environment, eventually
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -81,6 +83,28 @@ def test_mailer_sends_by_priority_and_time_and_tries_again(examples: Path, node:
     dead = node.wait_for_log("dead", reason="refused")
     assert dead["attempts"] == 3
     assert len(node.lines("retry", reason="refused")) == 2
+
+
+def test_systemd_unit_starts_a_node_that_its_journal_and_the_web_server_can_use(examples: Path, place: Path) -> None:
+    text = (examples / "spoolnode.service").read_text()
+    line = re.search("^ExecStart=/srv/app/venv/bin/spoolnode (join .*)$", text, flags=re.M)
+    assert line
+    words = line[1].replace("/var/lib/spoolnode/spool", f"{place}/spool").replace("/run/spoolnode", str(place)).split()
+    unit = Program(place, "journal")
+    unit.directory = examples
+    group = grp.getgrnam("www-data").gr_gid if not os.getuid() else os.getgid()
+    command = ["setpriv", f"--regid={group}", "--clear-groups"] if not os.getuid() else []
+    unit.run([*command, sys.executable, "-m", "spoolnode", *words, "-w", "mailer", "--discover", "none"], **environment())
+    try:
+        unit.wait_for_output("ready")
+        assert '{"' not in unit.output, "people read the journal"
+        socket = (place / "uwsgi.sock").stat()
+        assert stat.S_IMODE(socket.st_mode) == 0o660
+        assert socket.st_gid == group
+        assert re.search("^Group=www-data$", text, flags=re.M)
+        assert re.search("^StateDirectoryMode=0700$", text, flags=re.M), "others of that group have no business in the spool"
+    finally:
+        unit.end()
 
 
 def test_nginx_conf_is_complete(examples: Path, node: RunningNode, place: Path) -> None:

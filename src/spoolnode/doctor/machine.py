@@ -99,14 +99,20 @@ def lock_holder(layout: Layout) -> str:
 def listen(address: str, layout: Layout) -> Finding:
     """Whether the address can be listened on, or this directory's node does already."""
     check = f"address {address}"
+    others = ""
     with contextlib.suppress(NotRunning, ControlError):
-        if address in ask(layout.root, "GET", "/status", 5.0)["listen"]:
+        listening = ask(layout.root, "GET", "/status", 5.0)["listen"]
+        if address in listening:
             return Finding(check, OK, "the node that runs here listens on it")
+        others = ", ".join(listening)
     try:
         parsed = parse_address(address)
     except BadConfig as error:
         return Finding(check, FAIL, str(error))
-    return _unix_free(check, parsed) if isinstance(parsed, str) else _tcp_free(check, parsed)
+    found = _unix_free(check, parsed) if isinstance(parsed, str) else _tcp_free(check, parsed)
+    if others and found.state == OK:
+        return Finding(check, WARN, f"nobody listens on it: the node that runs here is on {others}; clients need SPOOLNODE_VIA")
+    return found
 
 
 def _unix_free(check: str, path: str) -> Finding:
