@@ -34,6 +34,8 @@ class LineWriter:
         """Lines dropped since the last time that their number was said."""
         self.dropped = 0
         """Lines dropped since the start."""
+        self._is_torn = False
+        """A line was written in part; the next one begins on a new line."""
         self._changed = threading.Condition()
         threading.Thread(target=self._work, name="log", daemon=True).start()
 
@@ -75,12 +77,17 @@ class LineWriter:
 
     def _write(self, data: bytes) -> bytes | None:
         """Writes it all; what the descriptor did not take, else None."""
-        written = 0
-        while written < len(data):
+        left = data
+        while left:
             try:
-                written += os.write(self._descriptor, data[written : written + (64 << 10)])
+                if self._is_torn:
+                    os.write(self._descriptor, b"\n")
+                    self._is_torn = False
+                left = left[os.write(self._descriptor, left[: 64 << 10]) :]
             except BlockingIOError:  # somebody who shares it has made it so
                 select.select([], [self._descriptor], [])
             except OSError:
-                return data[written:]  # counted; the next lines may do better
+                written = len(data) - len(left)
+                self._is_torn |= written > 0 and data[written - 1 : written] != b"\n"
+                return left  # counted; the next lines may do better
         return None

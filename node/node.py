@@ -78,7 +78,8 @@ class Node:
         self._hold: Hold
         self.report = report
         self.started = time.time()
-        self._clock = Watch(time.monotonic(), self.started)
+        self._began = time.monotonic()
+        self._clock = Watch(self._began, self.started)
         self._rates = Rates()
         self._loop = asyncio.get_running_loop()
         self._wake: asyncio.TimerHandle | None = None
@@ -415,7 +416,7 @@ class Node:
         rates = self._rates.per_second(time.monotonic(), self._counters())
         return {
             "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
-            "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.time() - self.started, 3),
+            "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.monotonic() - self._began, 3),
             "state": self._state, "sync": self.config.sync, "app": self.config.app,
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
             "worker_pids": [worker.pid for worker in self.crew.workers], "old_workers": self.crew.leaving,

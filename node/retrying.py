@@ -1,6 +1,6 @@
 """Which tasks will be tried again: how often they asked for it, and why they did not end well. Pure.
 
-There may be a million of them, so each costs a place in a dict and no more; reasons are kept for the last thousand.
+There may be a million of them, so each costs a place in a dict and no more; reasons are kept for the last few hundred.
 """
 
 from collections import OrderedDict
@@ -9,7 +9,7 @@ from typing import Any
 
 from spoolnode.node.queue import Ref
 
-REASONS = 1000
+REASONS = 250
 """Tasks whose reasons are kept."""
 REASON_SIZE = 4096
 """Characters of a reason that are kept."""

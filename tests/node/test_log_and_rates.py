@@ -1,5 +1,6 @@
 """What people and programs read: lines of the log, and rates."""
 
+import errno
 import json
 import os
 import time
@@ -95,6 +96,26 @@ def test_a_descriptor_that_takes_nothing_costs_lines_and_no_error() -> None:
         assert log.dropped == 2
     finally:
         os.close(full)
+
+
+def test_a_line_that_was_cut_short_does_not_spoil_the_next(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = pipe
+    write, room = os.write, [6, None]
+
+    def full_after_some_bytes(descriptor: int, data: bytes) -> int:
+        left = room.pop(0) if len(room) > 1 else room[0]
+        if left == 0:
+            raise OSError(errno.ENOSPC, "full")
+        return write(descriptor, data if left is None else data[:left])
+
+    room[1:1] = [0]
+    monkeypatch.setattr(os, "write", full_after_some_bytes)
+    log = LineWriter(writer, dropped_line)
+    log.put(b"a long line\n")
+    assert log.flush(30)
+    log.put(b"next\n")
+    assert log.flush(30)
+    assert os.read(reader, 1000) == b"a long\ndropped 1\nnext\n"
 
 
 def test_a_reader_that_went_away_costs_lines_and_no_error(pipe: tuple[int, int]) -> None:

@@ -11,7 +11,7 @@ from spoolnode.cli.options import TYPED, WITHOUT_EFFECT, NodeCommand, as_typed, 
 
 if TYPE_CHECKING:
     from spoolnode.node.config import Config
-    from spoolnode.node.log import Report
+    from spoolnode.node.log import Log
 
 
 @click.command("join", cls=NodeCommand)
@@ -63,7 +63,7 @@ def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
     return replace(config, discover=[*others, f"static://{','.join(seeds)}"])
 
 
-def _run(config: "Config", report: "Report") -> int:
+def _run(config: "Config", report: "Log") -> int:
     import uvloop
 
     from spoolnode.cluster.cluster import joiner
@@ -78,6 +78,7 @@ def _run(config: "Config", report: "Report") -> int:
     except BadConfig:
         raise  # one sentence says it; also for an application that cannot be used as it is named
     except AppBroken as error:
+        report.flush()
         click.echo(str(error).rstrip(), err=True)
         raise Failure(f"the application {config.app!r} does not load, so the node did not start") from error
     except OSError as error:
