@@ -182,7 +182,7 @@ class Node:
             for instance in earlier:
                 killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
                 if killed or left:
-                    reason = "the node was killed, and its tasks had started them"
+                    reason = "tasks of a node that was killed had started them; what also cleared its environment is not found"
                     self.report("strays_ended", processes=killed, left=left, reason=reason)
             strays.write_instances(self.layout.instance, [self.instance])
         except OSError as error:

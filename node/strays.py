@@ -2,12 +2,15 @@
 
 A process group does not hold what called `setsid`, and a parent is forgotten when it dies; the mark stays, unless a program was
 started with an environment of its own (then its process group may still hold it).
+
+This file is also the whole program of the warden (see `warden`), and so imports nothing of ours and little else.
 """
 
 import contextlib
 import os
 import re
 import signal
+import sys
 import time
 
 MARK = "SPOOLNODE_WORKER"
@@ -40,6 +43,32 @@ def reap(but: set[int]) -> None:
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
+GOODBYE = "goodbye"
+_DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+"""What may reach all processes of a node at once; the warden ends when the node has ended."""
+
+
+def live_as_warden(pipe: int, instance: str) -> None:
+    """The life of the warden's process.
+
+    Args:
+        pipe: says `+PID` and `-PID` of the node's workers, and `GOODBYE` when the node ends as it should; it ends with the node.
+        instance: is in the marks of that node's workers.
+    """
+    for number in _DEAF_TO:
+        signal.signal(number, signal.SIG_IGN)
+    workers: set[int] = set()
+    with open(pipe, encoding="ascii") as lines:
+        for line in map(str.strip, lines):
+            if line == GOODBYE:
+                return
+            (workers.add if line[0] == "+" else workers.discard)(int(line[1:]))
+    for worker in workers:
+        with contextlib.suppress(OSError):  # it left nothing behind
+            os.killpg(worker, signal.SIGKILL)
+    end(mark_of(instance))
+
+
 def read_instances(path: str) -> list[str]:
     """The runs of nodes that did not end as they should, as that file remembers them."""
     try:
@@ -56,7 +85,11 @@ def write_instances(path: str, instances: list[str]) -> None:
 
 
 def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()]
+    try:
+        names = os.listdir("/proc")
+    except OSError:  # it is not mounted: then nothing can be found
+        return []
+    return [int(name) for name in names if name.isdecimal() and int(name) != os.getpid()]
 
 
 def _kill(pid: int, needle: bytes, since: float) -> bool:
@@ -80,3 +113,7 @@ def _began(pid: int) -> float:
         ticks = int(file.read().rpartition(b")")[2].split()[19])
     asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
     return (ticks + 1) / os.sysconf("SC_CLK_TCK") - asleep
+
+
+if __name__ == "__main__":
+    live_as_warden(int(sys.argv[1]), sys.argv[2])
