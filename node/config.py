@@ -126,7 +126,9 @@ class Config:
     )
     max_body: int = _setting(GIB, "largest body taken, in bytes; bodies over 128 KiB are streamed to disk", metavar="BYTES")
     min_free: int = _setting(64 * MIB, "intake stops when the disk has less free than this, in bytes", metavar="BYTES")
-    max_connections: int = _setting(4096, "connections held open at once; about 5 KiB each", metavar="N")
+    max_connections: int = _setting(
+        4096, "connections held open at once; 5 KiB each, up to 80 while a request comes in", metavar="N"
+    )
     request_timeout: float = _setting(
         10.0, "seconds a client may take to send a request, or the next piece of its body", metavar="SEC"
     )

@@ -34,7 +34,7 @@ MAX_UNSENT = 1 << 18
 """Bytes of answers made for one connection before they are sent; then its next requests wait."""
 UPLOAD_PIECE = 1 << 20
 """Bytes of a large body gathered before they are written..."""
-MAX_GATHERED = 32 << 20
+MAX_GATHERED = 16 << 20
 """...unless all connections together have gathered more than this..."""
 LEAST_PIECE = 16 << 10
 """...then so many are enough, and smaller bodies are written as they come too: many clients may be slow at once."""
@@ -395,8 +395,9 @@ class Conversation:
 
     def _take_pieces(self) -> bytes:
         data = b"".join(self._pieces)
+        self._pieces = []
         self.services.gathered -= self._gathered
-        self._pieces, self._gathered = [], 0
+        self._gathered = 0
         return data
 
     def _admit_with_body(self) -> None:
@@ -417,8 +418,13 @@ class Conversation:
         assert self._upload is not None  # noqa: S101  # for the type checker
         place = self._task[2]
         self._balance()
+        piece = self._take_pieces()
+        self.services.gathered += len(piece)  # it is in memory until it is written
         try:
-            await self._upload.write(self._take_pieces())
+            try:
+                await self._upload.write(piece)
+            finally:
+                self.services.gathered -= len(piece)
             if last:
                 await self._upload.finish(place)
         except Refused as refusal:

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import math
 import os
+import resource
 import socket
 import stat
 import time
@@ -21,6 +22,7 @@ from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import is_full
+from spoolnode.node.room import OWN_PLACES, Room
 from spoolnode.node.trust import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
@@ -79,11 +81,14 @@ class Stream(asyncio.Protocol):
     """A conversation over a stream: any client that is not served by `Alone`."""
 
     def __init__(
-        self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool
-    ) -> None:
+        self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool,
+        own: bool = False,
+    ) -> None:  # fmt: skip
         self._listener = listener
         self._first = first
         self._stranger = stranger
+        self._own = own
+        self._counted = True
         self.conversation = conversation_of(self)
         self.since = time.monotonic()
         self._closing = False
@@ -96,6 +101,8 @@ class Stream(asyncio.Protocol):
         self._is_tls = transport.get_extra_info("sslcontext") is not None
         self._listener.streams.add(self)
         self._listener.strangers += self._stranger
+        if not self._own:
+            self._listener.room.enter(self)
         if self._first:
             self.data_received(self._first)
 
@@ -115,8 +122,28 @@ class Stream(asyncio.Protocol):
         del exc
         self._listener.streams.discard(self)
         self._listener.strangers -= self._stranger
-        self._listener.connections -= 1
+        self._listener.room.leave(self)
+        self._uncount()
         self.conversation.lost()
+
+    def _uncount(self) -> None:
+        self._listener.connections -= self._counted
+        self._counted = False
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the client owes us bytes; one that has been refused does not, and is not waited for."""
+        return self._closing or self.conversation.is_incomplete
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether the client can do nothing but wait."""
+        return not self._closing and self.conversation.waits_for_us
+
+    def give_way(self) -> None:
+        """Somebody else gets its place."""
+        self._uncount()
+        self._transport.abort()
 
     def pause_writing(self) -> None:
         self._stuck_since = time.monotonic()
@@ -159,6 +186,7 @@ class Stream(asyncio.Protocol):
         """The client has done something; its time starts anew when the conversation says so."""
         if self.conversation.made_progress():
             self.since = time.monotonic()
+            self._listener.room.progressed(self)
 
     def sweep(self, now: float, limit: float) -> None:
         """Ends a connection that took too long."""
@@ -181,10 +209,13 @@ class Listener:
         self._sockets: list[tuple[socket.socket, str]] = []
         """Each with its path, when it has one."""
         self._own = ""
+        """The path of the node's own socket."""
         self._modes: dict[str, int | None] = {}
         """The paths at which it is to listen, with their modes."""
         self._sweeper: asyncio.TimerHandle | None = None
         self.streams: set[Stream] = set()
+        self.room = Room(config.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        services.max_uploads = min(services.max_uploads, self.room.uploads)
         self.connections = 0
         self.strangers = 0
         """Streams from where nothing is taken."""
@@ -207,6 +238,8 @@ class Listener:
                 self.addresses.append(name_of(sock))
         self._own = own_socket
         _remove_stale(own_socket)
+        if self.room.limit < self._config.max_connections:
+            self.services.report("few_descriptors", max_connections=self._config.max_connections, limit=self.room.limit)
         self._sweep()
 
     def open_own(self) -> None:
@@ -288,7 +321,19 @@ class Listener:
                 continue
             allowed = local or self._is_allowed(peer[0])
             if not (allowed and self._take_alone(descriptor, data, local)):
-                self._converse(socket.socket(fileno=descriptor), data, "unix" if local else peer[0], local, allowed)
+                own = local and listening.getsockname() == self._own
+                self._converse(socket.socket(fileno=descriptor), data, "unix" if local else peer[0], local, allowed, own=own)
+
+    def _has_place(self, *, own: bool = False) -> bool:
+        """Whether the connection that was just counted may stay; somebody who dawdles may have to go for it."""
+        if self.connections <= self.room.limit + (OWN_PLACES if own else 0):
+            return True
+        guest = self.room.must_go(time.monotonic())
+        if guest is None:
+            return False
+        self.services.report_rarely("too_many_connections", limit=self.room.limit, closed="one that dawdled")
+        guest.give_way()
+        return True
 
     def _first_read(self, descriptor: int) -> bytes | None:
         """What has come already; None when the client is gone."""
@@ -319,10 +364,10 @@ class Listener:
 
     def _greet(self, handshakes: Handshakes, sock: socket.socket, who: str) -> None:
         """A connection that begins with a ClientHello, or has not begun."""
-        if self.connections > self._config.max_connections:
+        if not (self.connections <= self.room.limit or handshakes.drop_oldest() or self._has_place()):
             sock.close()
             self.connections -= 1
-            self.services.report_rarely("too_many_connections", peer=who, limit=self._config.max_connections)
+            self.services.report_rarely("too_many_connections", peer=who, limit=self.room.limit)
             return
         sock.setblocking(False)
         _prepare(sock)
@@ -348,9 +393,9 @@ class Listener:
     def _gone(self) -> None:
         self.connections -= 1
 
-    def _converse(self, sock: socket.socket, data: bytes, who: str, local: bool, allowed: bool) -> None:
-        limit = self._config.max_connections
-        if self.connections > limit or (not allowed and self.strangers >= STRANGERS):
+    def _converse(self, sock: socket.socket, data: bytes, who: str, local: bool, allowed: bool, *, own: bool = False) -> None:
+        limit = self.room.limit
+        if (not allowed and self.strangers >= STRANGERS) or not self._has_place(own=own):
             with contextlib.suppress(OSError):
                 sock.send(REFUSED)
             sock.close()
@@ -366,7 +411,10 @@ class Listener:
         def conversation_of(stream: Stream) -> Conversation:
             return Conversation(self.services, stream, who, local=local, allowed=allowed, max_block=self._config.buffer_size)
 
-        task = spawn(self._loop.connect_accepted_socket(lambda: Stream(self, conversation_of, data, stranger=not allowed), sock))
+        def stream() -> Stream:
+            return Stream(self, conversation_of, data, stranger=not allowed, own=own)
+
+        task = spawn(self._loop.connect_accepted_socket(stream, sock))
         task.add_done_callback(self._converse_started)
 
     def _converse_started(self, task: "asyncio.Task[Any]") -> None:
@@ -378,6 +426,8 @@ class Listener:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             # Taking a breath: accepting again at once would spin.
             self.services.report_rarely("accept_failed", reason=error.strerror)
+            if guest := self.room.must_go(time.monotonic()):
+                guest.give_way()
             self._loop.remove_reader(listening)
             self._loop.call_later(0.1, self._accept_again, listening)
 

@@ -34,6 +34,7 @@ WARNINGS = frozenset(
     }
     | {
         "too_many_connections",
+        "few_descriptors",
         "reload_failed",
         "reload_superseded",
         "worker_not_started",

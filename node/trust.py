@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -26,7 +27,12 @@ HANDSHAKE_SECONDS = 5.0
 SHUTDOWN_SECONDS = 5.0
 """How long the other side gets to confirm the end of a connection."""
 AT_ONCE = 128
-"""Connections that are still nobody's; when there are more, the oldest goes: honest ones do not grow old."""
+"""Handshakes at once; when there are more, the oldest goes, of the address that has the most: honest ones do not grow old."""
+WAITING = 1024
+"""Connections that have not sent a whole ClientHello, likewise. They cost no more than a descriptor, and keep nobody from shaking
+hands: an honest hello comes whole, with the connection."""
+MAX_HELLO = 5 + (1 << 14)
+"""Bytes of the longest record that a ClientHello can be (RFC 8446, section 5.1)."""
 
 handshake_error: ContextVar[list[ssl.SSLError]] = ContextVar("handshake_error")
 """Where `Certified.server_context` leaves why a handshake failed when it does not raise it at once (to let the alert leave
@@ -119,7 +125,8 @@ class Handshakes:
         self._services = services
         self._patience = patience
         self._gone = gone
-        self._under_way: dict[asyncio.Task[None], Greeting] = {}
+        self._waiting: dict[Greeting, asyncio.Task[None]] = {}
+        self._shaking: dict[Greeting, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
 
     def begin(self, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named) -> None:
@@ -129,18 +136,36 @@ class Handshakes:
             plain: gets the connection when it begins with anything else; no byte of it was taken.
             named: makes the protocol of a connection, from the name in its certificate.
         """
-        if len(self._under_way) >= AT_ONCE:
-            oldest = next(iter(self._under_way))
-            self.failed(self._under_way.pop(oldest).who, f"it was the oldest of {AT_ONCE} that were not done")
-            oldest.cancel()
+        self._keep_below(self._waiting, WAITING)
         greeting = Greeting(self, sock, who, plain, named)
         task = spawn(greeting.run(self._patience))
-        self._under_way[task] = greeting
+        self._waiting[greeting] = task
         task.add_done_callback(lambda task: self._ended(task, greeting))
+
+    def shakes(self, greeting: "Greeting") -> None:
+        """Its hello has come: now it costs something."""
+        self._keep_below(self._shaking, AT_ONCE)
+        self._shaking[greeting] = self._waiting.pop(greeting)
+
+    def drop_oldest(self) -> bool:
+        """Ends the oldest that has not sent its hello, for somebody else to have its place; whether there was one."""
+        if not self._waiting:
+            return False
+        self._drop(self._waiting, next(iter(self._waiting)))
+        return True
+
+    def _keep_below(self, group: "dict[Greeting, asyncio.Task[None]]", limit: int) -> None:
+        if len(group) >= limit:
+            ((most, _),) = Counter(greeting.who for greeting in group).most_common(1)
+            self._drop(group, next(greeting for greeting in group if greeting.who == most))
+
+    def _drop(self, group: "dict[Greeting, asyncio.Task[None]]", greeting: "Greeting") -> None:
+        self.failed(greeting.who, f"it was the oldest of {len(group)} that were not done")
+        group.pop(greeting).cancel()
 
     def close(self) -> None:
         """Ends them all."""
-        for task in list(self._under_way):
+        for task in [*self._waiting.values(), *self._shaking.values()]:
             task.cancel()
 
     def failed(self, who: str, reason: str) -> None:
@@ -149,7 +174,8 @@ class Handshakes:
         self._services.report_rarely("handshake_failed", peer=who, reason=reason)
 
     def _ended(self, task: "asyncio.Task[None]", greeting: "Greeting") -> None:
-        self._under_way.pop(task, None)
+        self._waiting.pop(greeting, None)
+        self._shaking.pop(greeting, None)
         if greeting.sock is not None:
             greeting.sock.close()
         if not greeting.handed_over:
@@ -178,10 +204,15 @@ class Greeting(asyncio.Protocol):
         assert self.sock is not None  # noqa: S101  # for the type checker
         try:
             async with asyncio.timeout(patience):
-                first = await _first_byte(self.sock)
-        except (OSError, TimeoutError):
-            return  # gone, or it never said anything: nothing was refused
+                first = await _beginning(self.sock)
+        except TimeoutError:
+            if not _has_begun(self.sock):
+                return  # it never said anything: nothing was refused
+            raise
+        except OSError:
+            return  # gone
         if first == CLIENT_HELLO:
+            self._handshakes.shakes(self)
             await self._shake_hands()
         elif first:
             sock, self.sock, self.handed_over = self.sock, None, True
@@ -222,10 +253,43 @@ def _wake(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-async def _first_byte(sock: socket.socket) -> bytes:
-    """The first byte, left where it is; empty when the other side is gone."""
-    with contextlib.suppress(BlockingIOError):
-        return sock.recv(1, socket.MSG_PEEK)
+async def _beginning(sock: socket.socket) -> bytes:
+    """The first byte, left where it is, when all is there that the next step needs: of a ClientHello the whole record.
+
+    Empty when the other side is gone.
+    """
+    needed = 1
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            begun = sock.recv(MAX_HELLO, socket.MSG_PEEK)
+            if len(begun) < needed and needed > 1:
+                return b""  # it was woken by the end of the connection
+            if len(begun) >= (needed := _needed(begun)):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+                return begun[:1]
+            # The kernel wakes us when the rest is there, and not again and again for what is there already.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
+        await _readable(sock)
+
+
+def _has_begun(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
+def _needed(begun: bytes) -> int:
+    """How many bytes must be there until a connection that begins so can be handed on; 0: it is none that is waited for."""
+    if begun[:1] != CLIENT_HELLO or begun[1:2] not in (b"", b"\x03") or begun[5:6] not in (b"", b"\x01"):
+        return 0
+    if len(begun) < 5:
+        return 5
+    size = 5 + int.from_bytes(begun[3:5], "big")
+    return size if size <= MAX_HELLO else 0
+
+
+async def _readable(sock: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
     loop.add_reader(sock, _wake, readable)
@@ -233,4 +297,3 @@ async def _first_byte(sock: socket.socket) -> bytes:
         await readable
     finally:
         loop.remove_reader(sock)
-    return sock.recv(1, socket.MSG_PEEK)

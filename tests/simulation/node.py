@@ -21,6 +21,7 @@ from spoolnode.node.outcome import Kind as Ending
 from spoolnode.node.outcome import Outcome
 from spoolnode.node.rates import Rates
 from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.room import Room
 from spoolnode.node.spool import Source, Spool
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
@@ -108,6 +109,7 @@ class SimListener:
         self.services = services
         self.addresses = addresses
         self.streams: set[Stream] = set()
+        self.room = Room(1 << 20, 1 << 24)
         self.connections = 0
         self.strangers = 0
 

@@ -280,6 +280,112 @@ def test_more_connections_than_allowed_are_refused_and_the_others_served(node: R
     eventually(lambda: exchange(address, GOOD) == STORED, "there is room again")
 
 
+def test_places_held_by_clients_that_drip_keep_nobody_else_out(node: RunningNode) -> None:
+    node.start("--max-connections", "20")
+    address: Address = ("127.0.0.1", node.port)
+    body = request({"a": "b", "body": bytes(100_000)})
+    for drip in (GOOD[:5], body[:60_000]):
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(connect(address)).sendall(drip)
+            eventually(lambda: status(node)["connections"] >= 20, "every place is taken")
+            eventually(lambda: exchange(address, raw_request((b"a", b"b")) + b"x") == STORED, "a plain request that is served")
+            with connect(address) as sock:
+                sock.sendall(request({"a": "b"}, extended=True))
+                assert [answer[1] for answer in read_answers(sock, 1)] == [1]
+                sock.sendall(packet(PING, modifier2=1))
+                assert [answer[0] for answer in read_answers(sock, 1)] == [PING]
+            assert exchange(address, raw_request(*WEB)).startswith(b"HTTP/1.1 202")
+            assert exchange(str(node.spool / "spool.sock"), GOOD) == STORED
+
+
+def test_the_owner_gets_in_when_every_other_place_is_taken_by_busy_clients(node: RunningNode) -> None:
+    node.start("--max-connections", "5")
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            sock = stack.enter_context(connect(("127.0.0.1", node.port)))
+            sock.sendall(packet(PING, modifier2=1))
+            assert len(read_answers(sock, 1)) == 1
+        with connect(str(node.spool / "spool.sock")) as own:
+            own.sendall(request({"a": "b"}, extended=True))
+            assert [answer[1] for answer in read_answers(own, 1)] == [1]
+
+
+REFUSED_REQUESTS = {
+    "a priority that is none": [(b"priority", b"high"), (b"a", b"b")],
+    "a pickle": [(b"args", b"x"), (b"a", b"b")],
+    "a reserved variable": [(b"spool_seq", b"1"), (b"a", b"b")],
+    "typed values that are none": [(b"spool_values", b"\xc1"), (b"a", b"b")],
+    "another directory": [(b"spooler", b"/etc"), (b"a", b"b")],
+}
+
+
+@pytest.mark.parametrize("size", [0, 10, 200_000])
+@pytest.mark.parametrize("what", REFUSED_REQUESTS)
+def test_a_refused_request_and_its_body_spoil_nothing_for_the_next_one(address: Address, what: str, size: int) -> None:
+    length = [(b"spool_body", str(size).encode())] if size else []
+    refused = raw_request(*REFUSED_REQUESTS[what], *length, extended=True)
+    hidden = request({"stolen": "yes"}, extended=True)
+    body = (hidden * (size // len(hidden) + 1))[:size]  # a body that looks like requests must never be taken for some
+    with connect(address) as sock:
+        for _ in range(3):
+            sock.sendall(refused + body + request({"a": "b"}, extended=True))
+        assert [modifier2 for _, modifier2, _ in read_answers(sock, 6)] == [0, 1] * 3
+
+
+def test_a_refused_request_with_a_body_that_is_large_or_not_known_ends_the_connection(address: Address) -> None:
+    for extra in ((b"spool_body", b"5000000"), (b"spool_body", b"x")):
+        with connect(address) as sock:
+            sock.sendall(raw_request((b"priority", b"high"), extra, extended=True))
+            assert [modifier2 for _, modifier2, _ in read_answers(sock, 1)] == [0]
+            assert read_all(sock) == b""
+
+
+def test_answers_that_nobody_reads_cost_little(node: RunningNode) -> None:
+    node.start()
+    before = resident(node.pid)
+    pings = packet(PING, modifier2=1) * 50_000
+    with contextlib.ExitStack() as stack:
+        for _ in range(20):
+            sock = stack.enter_context(connect(("127.0.0.1", node.port), small_window=True))
+            sock.settimeout(0.1)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    sock.sendall(pings)
+        assert resident(node.pid) - before < 40 * MIB
+        sock.settimeout(PATIENCE)
+        assert {modifier1 for modifier1, _, _ in read_answers(sock, 20_000)} == {PING}
+
+
+def test_bodies_that_come_slowly_cost_little(node: RunningNode) -> None:
+    node.start()
+    before = resident(node.pid)
+    begun = raw_request((b"a", b"b"), (b"spool_body", b"900000000"), extended=True) + bytes(1_000_000)
+    with contextlib.ExitStack() as stack:
+        for _ in range(150):
+            stack.enter_context(connect(("127.0.0.1", node.port))).sendall(begun)
+        eventually(lambda: len(list((node.spool / "tmp").glob("upload*"))) > 100, "most are being written")
+        assert resident(node.pid) - before < 80 * MIB
+    eventually(lambda: not list((node.spool / "tmp").glob("upload*")), "nothing is left")
+
+
+def test_a_body_of_a_byte_now_and_then_is_closed_in_time(server: RunningNode, address: Address) -> None:
+    with connect(address) as sock:
+        sock.sendall(request({"a": "b", "body": bytes(100_000)})[:50_000])
+        sock.settimeout(0.2)  # a fifth of --request-timeout
+        deadline = time.monotonic() + PATIENCE
+        closed = False
+        while not closed:
+            assert time.monotonic() < deadline, "it is held for ever"
+            try:
+                closed = not sock.recv(1)
+            except TimeoutError:
+                with contextlib.suppress(OSError):
+                    sock.send(b"x")
+            except ConnectionResetError:
+                closed = True
+
+
 def test_a_node_without_descriptors_takes_a_breath_and_goes_on(node: RunningNode) -> None:
     node.start()
     address = ("127.0.0.1", node.port)

@@ -226,7 +226,7 @@ def test_a_handshake_that_stalls_ends_and_holds_nobody_up(
 def test_many_stalled_handshakes_do_not_keep_a_node_out(
     tmp_path: Path, trust_of: TrustOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handshaking, "AT_ONCE", 4)
+    monkeypatch.setattr(handshaking, "WAITING", 4)
 
     async def main() -> None:
         async with OpenNode(tmp_path, trust_of("beta"), stranger=True) as node:
@@ -238,6 +238,44 @@ def test_many_stalled_handshakes_do_not_keep_a_node_out(
             for talk in stalled:
                 talk.transport.abort()
             dialed.transport.abort()
+
+    run(main)
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x16", b"\x16\x03\x01", b"\x16\x03\x01\x02\x00\x01\x00\x01"])
+def test_whoever_has_not_sent_a_whole_hello_takes_no_place_of_one_that_shakes_hands(
+    tmp_path: Path, trust_of: TrustOf, monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(handshaking, "AT_ONCE", 1)
+
+    async def main() -> None:
+        async with OpenNode(tmp_path, trust_of("beta")) as node:
+            stalled = [await plain(node.address, begun) for _ in range(20)]
+            dialed = await dial(node.address, lambda: Talk(LINK), trust_of("alpha"), "beta")
+            await until(lambda: answers(dialed.protocol.said) == 1, "an answer")
+            assert not node.failures()
+            for talk in stalled:
+                assert not talk.ended.done()
+                talk.transport.abort()
+            dialed.transport.abort()
+
+    run(main)
+
+
+def test_a_hello_may_come_byte_by_byte(tmp_path: Path, trust_of: TrustOf) -> None:
+    async def main() -> None:
+        async with OpenNode(tmp_path, trust_of("beta")) as node:
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            client = trust_of("alpha").client_context().wrap_bio(incoming, outgoing)
+            with pytest.raises(ssl.SSLWantReadError):
+                client.do_handshake()
+            talk = await plain(node.address)
+            for byte in outgoing.read():
+                talk.transport.write(bytes([byte]))
+                await asyncio.sleep(0)
+            await until(lambda: talk.said, "the other side goes on")
+            assert talk.said[:1] == b"\x16", "a ServerHello"
+            talk.transport.abort()
 
     run(main)
 

@@ -1,0 +1,82 @@
+"""Who may be connected at once, and who goes when every place is taken: clients that dawdle keep nobody else out. Pure."""
+
+from itertools import islice
+from typing import Protocol
+
+MAX_RESERVED = 256
+"""Descriptors that connections leave to workers, files, links and the owner; at most half of all there are."""
+OWN_PLACES = 64
+"""Connections of the node's own socket beyond the limit."""
+DAWDLES_SECONDS = 1.0
+"""Whoever has sent a part of a request and nothing for so long may have to go..."""
+IDLE_SECONDS = 10.0
+"""...and whoever has nothing to say for so long. A client notices before it uses such a connection again."""
+MOST_LOOKED_AT = 32
+
+
+class Guest(Protocol):
+    """A connection."""
+
+    since: float
+    """Monotonic time of its last progress."""
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether it owes us bytes."""
+        ...
+
+    def give_way(self) -> None:
+        """Closes it."""
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether it is our turn."""
+        ...
+
+
+class Room:
+    """The places of a listener."""
+
+    def __init__(self, wanted: int, descriptors: int) -> None:
+        """
+        Args:
+            wanted: connections that the operator wants to hold at once.
+            descriptors: how many this process may have; each connection takes one, and one more while its body is written.
+        """
+        free = descriptors - min(MAX_RESERVED, descriptors // 2)
+        self.limit = min(wanted, free * 3 // 4)
+        self.uploads = free // 4
+        self._new: dict[Guest, None] = {}
+        """Those that have not finished a request yet, the oldest first."""
+        self._known: dict[Guest, None] = {}
+        """Those that have, the one whose last progress is longest ago first."""
+
+    def enter(self, guest: Guest) -> None:
+        """One more is connected."""
+        self._new[guest] = None
+
+    def progressed(self, guest: Guest) -> None:
+        """It has sent a request, or a good part of a body."""
+        if self._new.pop(guest, guest) is None or self._known.pop(guest, guest) is None:
+            self._known[guest] = None
+
+    def leave(self, guest: Guest) -> None:
+        """It is gone, or must go."""
+        self._new.pop(guest, None)
+        self._known.pop(guest, None)
+
+    def must_go(self, now: float) -> Guest | None:
+        """Who gives its place to a new one; None when everybody is busy. It has left then.
+
+        First the oldest that has never finished a request: honest ones do not grow old. Then whoever dawdles or is idle.
+        """
+        for guest in islice(self._new, MOST_LOOKED_AT):
+            if guest.is_incomplete:
+                self.leave(guest)
+                return guest
+        for guest in islice(self._known, MOST_LOOKED_AT):
+            quiet = now - guest.since
+            if not guest.waits_for_us and quiet > (DAWDLES_SECONDS if guest.is_incomplete else IDLE_SECONDS):
+                self.leave(guest)
+                return guest
+        return None
