@@ -45,6 +45,8 @@ UNKNOWN_SECONDS = 60.0
 """How long after the start a node may be unknown until it counts as down."""
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
+MOST_UNKNOWN = 1024
+"""Unknown destinations that the log tells of: whoever may enqueue can make them up."""
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 
@@ -94,6 +96,8 @@ class Cluster:
         self._stopped = False
         self._moved_on = asyncio.Event()
         self._warned_at = float("-inf")
+        self._unknown: set[str] = set()
+        """Destinations that the log has called unknown."""
         self._full: set[str] = set()
         """Ids of the peers that are up and take nothing."""
         node.spool.outbox.woken = self._woken
@@ -105,6 +109,21 @@ class Cluster:
         if self._is_here(terms.destination):
             return [HERE]
         return self.placement.choose(terms.destination, self._loop.time())
+
+    def unknown(self, destination: str) -> str:
+        """What to tell who sends to a name or tag that nobody is known to have; each is told in the log once, too."""
+        if ":" in destination.removeprefix(TAG) or destination in (ANY, ALL) or self._is_here(destination):
+            return ""
+        is_tag = destination.startswith(TAG)
+        if self.placement.knows(destination) if is_tag else self.table.resolve(destination) is not None:
+            self._unknown.discard(destination)
+            return ""
+        why = self._why_not(destination)
+        note = f"the destination {destination!r} is unknown: {why}; the task waits for it"
+        if destination not in self._unknown and len(self._unknown) < MOST_UNKNOWN:
+            self._unknown.add(destination)
+            self._report("unknown_destination", destination=destination, reason=why)
+        return note
 
     def greet(self, hello: hellos.Hello, peer: str, certified: str) -> bool:
         """Hears a node that introduces itself; whether it is proved to be the one that it says. Raises `Refused`."""
@@ -219,10 +238,12 @@ class Cluster:
         if carrier is not None and state is LinkState.WAITING:
             retry_in, reason = round(max(carrier.link.retry_at - self._loop.time(), 0.0), 1), carrier.link.reason
         if not known:
-            reason = f"no node with the tag {to.removeprefix(TAG)} is known" if to.startswith(TAG) else self._why_not(to)
+            reason = self._why_not(to)
         return {"known": known, "state": state.value, "failures": failures, "retry_in": retry_in, "reason": reason}
 
     def _why_not(self, to: str) -> str:
+        if to.startswith(TAG):
+            return f"no node with the tag {to.removeprefix(TAG)} is known"
         peer = self.table.get(to) or self.table.get(self._known.holder(to) or "")
         return peer.reason if peer is not None and peer.reason else self.table.why_not(to)
 

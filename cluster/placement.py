@@ -102,6 +102,11 @@ class Placement:
             return [self._choose_tagged(destination, now)]
         return [HERE] if destination in self._ours else [destination]
 
+    def knows(self, destination: str) -> bool:
+        """Whether there is a node with that tag, up or not."""
+        tag = destination.removeprefix(TAG)
+        return bool(self._with_tag(destination)) or any(tag in node.tags and node.workers for node in self._nodes.values())
+
     def _choose(self, nodes: list[_Node], now: float) -> str | None:
         """Of two at random the one with less to do, and counts the task there."""
         if not nodes:

@@ -74,6 +74,8 @@ class Services:
     to be believed. Raises `Refused` when it is not welcome."""
     floor: Callable[[Key, int], None] = lambda _link, _floor: None
     """Hears below which number a link will send nothing more."""
+    unknown: Callable[[str], str] = lambda _destination: ""
+    """What to tell who sends to a destination that nobody is known to be; empty when somebody is."""
     refusals: dict[Reason, int] = field(default_factory=dict)
     talking: set["Conversation"] = field(default_factory=set)
     """Those with answers that are ready to be sent."""
@@ -110,12 +112,14 @@ class Services:
 class Answer:
     """The place of one answer in the order of its connection; a `Waiter`."""
 
-    __slots__ = ("_conversation", "_web", "data", "size", "unsent")
+    __slots__ = ("_conversation", "_web", "data", "note", "size", "unsent")
 
     def __init__(self, conversation: "Conversation", web: bool, size: int = 0) -> None:
         self._conversation = conversation
         self._web = web
         self.data = b""
+        self.note = ""
+        """What the sender should know when it is stored."""
         self.size = size
         """Bytes of its request that are in memory until it is said."""
         self.unsent = 0
@@ -124,7 +128,9 @@ class Answer:
     def stored(self, task_id: str, copies: int = 1) -> None:
         """The task is safe."""
         if self._web:
-            self.data = answer.http_stored(task_id, copies)
+            self.data = answer.http_stored(task_id, copies, self.note)
+        elif self._conversation.extended and self.note:
+            self.data = answer.stored_noted(task_id, self.note)
         elif self._conversation.extended:
             self.data = answer.stored(task_id) if copies == 1 else answer.stored_copies(task_id, copies)
         else:
@@ -331,6 +337,8 @@ class Conversation:
     def _begin(self, block: bytes, terms: Terms, place: Answer) -> None:
         """Takes a task whose body, if it has one, is still to come. Raises `Refused`."""
         services = self.services
+        if terms.destination and self._link_key is None:
+            place.note = services.unknown(terms.destination)
         if not terms.body and not terms.own_file:
             services.door.admit(block, b"", terms, place, self._link_key)
             return

@@ -13,6 +13,9 @@ class Neighbours(Protocol):
     def route(self, terms: Terms) -> list[str]:
         """Where a task should go: names of outboxes; empty is here. More than one: a copy for each."""
 
+    def unknown(self, destination: str) -> str:
+        """A sentence when nobody is known to be this destination, so that what is sent there waits; else empty."""
+
     def greet(self, hello: Hello, peer: str, certified: str) -> bool:
         """A node introduces itself from the address `peer`; `certified` is the name in its certificate, if it showed one.
 
@@ -64,6 +67,9 @@ class Alone:
 
     def route(self, terms: Terms) -> list[str]:
         return ["" if terms.destination in self._here else terms.destination]
+
+    def unknown(self, destination: str) -> str:  # noqa: ARG002  # as `Neighbours` says
+        return ""
 
     def greet(self, hello: Hello, peer: str, certified: str) -> bool:  # noqa: ARG002  # as `Neighbours` says
         raise Refused(Reason.FORBIDDEN, "this node is in no cluster: it takes no tasks over links")

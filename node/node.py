@@ -148,6 +148,7 @@ class Node:
         self.listener.open(layout.socket)
         addresses = [*config.listen, *self.listener.addresses]
         self.neighbours = self._join(self) if self._join else Alone(config.name, self.id, addresses, config.tag)
+        self.services.unknown = self.neighbours.unknown
         await self._claim_outbox()
         try:
             await self.control.start()

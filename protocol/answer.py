@@ -36,6 +36,12 @@ def stored(task_id: str) -> bytes:
     return b"\xff" + (_ID_SIZE + size).to_bytes(2, "little") + _ID_HEAD + size.to_bytes(2, "little") + value
 
 
+def stored_noted(task_id: str, note: str) -> bytes:
+    """The extended answer to a stored task, with a sentence about it."""
+    text = note.encode("utf-8", "backslashreplace")[:_MAX_TEXT]
+    return packet(ANSWER, encode_variables([(names.ID, task_id.encode()), (names.NOTE, text)]), modifier2=1)
+
+
 def stored_copies(task_id: str, copies: int) -> bytes:
     """The extended answer to a task that was stored so many times (`node=all`); the id is that of the first."""
     block = encode_variables([(names.ID, task_id.encode()), (names.COPIES, str(copies).encode())])
@@ -84,6 +90,11 @@ def read_copies(block: bytes) -> int:
     return int(text) if text.isdigit() and len(text) < 6 else 1
 
 
+def read_note(block: bytes) -> str:
+    """The sentence about a stored task in a good answer; mostly empty."""
+    return dict(decode_variables(block)).get(names.NOTE, b"").decode("utf-8", "replace")
+
+
 def status_pong(status: dict[str, Any]) -> bytes:
     """The extended answer to a ping: the node's status, msgpack."""
     return packet(PING, msgpack.packb(status), modifier2=EXTENDED)
@@ -94,9 +105,11 @@ def read_status(block: bytes) -> dict[str, Any]:
     return values.unpack(block, "the status in a pong")
 
 
-def http_stored(task_id: str, copies: int = 1) -> bytes:
+def http_stored(task_id: str, copies: int = 1, note: str = "") -> bytes:
     """202 with the id, for a request that came through a web server."""
-    content = {"id": task_id} if copies == 1 else {"id": task_id, "copies": copies}
+    content: dict[str, Any] = {"id": task_id}
+    content |= {"copies": copies} if copies != 1 else {}
+    content |= {"note": note} if note else {}
     return _http(HTTPStatus.ACCEPTED, content, [f"X-Spool-Id: {task_id}"])
 
 

@@ -32,6 +32,7 @@ from spoolnode.wire import (
     is_refusal,
     is_spoolnode,
     task_id,
+    tell,
 )
 
 _LOOK = 0.1
@@ -170,7 +171,9 @@ class _Peer:
             if link is not None and not shared:
                 link.retire()
         self._is_plain = not answer[2]  # a spoolnode may have taken the place of a uWSGI server
-        return task_id(self._address, answer)
+        identity = task_id(self._address, answer)
+        tell(answer)
+        return identity
 
     def close(self) -> None:
         """Closes the shared connection."""

@@ -27,7 +27,9 @@ from spoolnode.wire import (
     body_would_be_dropped,
     copies,
     is_spoolnode,
+    note,
     task_id,
+    tell,
 )
 
 _TRIES = 3
@@ -166,15 +168,18 @@ def send(address: Address, message: Message, timeout: float) -> str:
     """
     if loading.is_silent():
         return loading.INSTEAD
-    return task_id(address, _peer(address).ask(message, timeout))
-
-
-def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int]:
-    """As `send`; the id of the first copy, and how many were stored (more than one only for `node="all"`)."""
-    if loading.is_silent():
-        return loading.INSTEAD, 1
     answer = _peer(address).ask(message, timeout)
-    return task_id(address, answer), copies(answer)
+    identity = task_id(address, answer)
+    tell(answer)
+    return identity
+
+
+def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int, str]:
+    """As `send`; the id of the first copy, how many were stored (more than one only for `node="all"`), and the node's note."""
+    if loading.is_silent():
+        return loading.INSTEAD, 1, ""
+    answer = _peer(address).ask(message, timeout)
+    return task_id(address, answer), copies(answer), note(answer)
 
 
 def close() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from spoolnode.errors import Unanswered
 from spoolnode.protocol import names
-from spoolnode.protocol.answer import read_answer, read_copies
+from spoolnode.protocol.answer import read_answer, read_copies, read_note
 from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, packet
 from spoolnode.protocol.values import Encoded, Task, encode_task
@@ -189,6 +189,20 @@ def task_id(address: Address, answer: Answer) -> str:
         raise Refused(refusal.reason, f"{address}: refused the task: {refusal.text}; {NOT_STORED}") from None
     except BadPacket as error:
         raise Unanswered(f"{address}: {error}; {MAY_BE_STORED}") from error
+
+
+def tell(answer: Answer) -> None:
+    """Says in the log (the logger `spoolnode`) what a node noted of a task that it has stored."""
+    if text := note(answer):
+        import logging  # rarely needed, and not cheap
+
+        logging.getLogger("spoolnode").warning(text)
+
+
+def note(answer: Answer) -> str:
+    """What a node noted of a task that it has stored: that its destination is unknown. Mostly empty."""
+    block = answer[2]
+    return read_note(block) if names.NOTE in block else ""
 
 
 def copies(answer: Answer) -> int:

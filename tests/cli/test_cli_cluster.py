@@ -449,3 +449,38 @@ def test_accept_says_what_is_no_name_and_no_id(make: Node, name: str, identity: 
     alpha.start()
     done = alpha.command("accept", name, identity)
     assert (done.returncode, done.stderr.strip()) == (1, f"Error: {reason}")
+
+
+def test_who_sends_to_a_name_that_nobody_has_is_told_that_it_is_unknown(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, _ = pair
+    told = "the destination 'nobody' is unknown: no node of the id or name nobody is known; the task waits for it"
+    done = alpha.command("send", "a=b", "--node", "nobody")
+    assert (done.returncode, done.stderr.strip()) == (0, told)
+    assert is_waiting(alpha, done.stdout.strip())
+    done = alpha.command("send", "a=b", "--node", "nobody", "--json")
+    assert json.loads(done.stdout)["note"] == told
+    assert "the destination 'tag:none' is unknown" in alpha.command("send", "a=b", "--node", "tag:none").stderr
+    lines = [line["destination"] for line in alpha.log if line["action"] == "unknown_destination"]
+    assert lines == ["nobody", "tag:none"], "each once"
+    for known in ("beta", "any", "all", "tag:gpu", CLOSED, "alpha"):
+        assert alpha.command("send", "a=b", "--node", known).stderr in ("", "1 copy was stored\n")
+
+
+def is_waiting(node: RunningNode, identity: str) -> bool:
+    return shown(node, identity)["state"] == "outbox"
+
+
+SENDERS = """
+import asyncio, spoolnode
+spoolnode.send_to_spooler({"a": "b"}, node="nobody")
+asyncio.run(spoolnode.asend_to_spooler({"a": "b"}, node="nobody"))
+"""
+
+
+def test_in_python_the_log_says_that_a_destination_is_unknown(make: Node) -> None:
+    alpha = make("alpha")
+    alpha.start()
+    done = subprocess.run(
+        [sys.executable, "-c", SENDERS], env=environment(SPOOLNODE_VIA=alpha.via), capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("the destination 'nobody' is unknown") == 2

@@ -349,3 +349,14 @@ def test_a_web_client_hears_how_many_copies_there_are() -> None:
     assert json.loads(body) == {"id": "n_1_40", "copies": 3}
     assert b"X-Spool-Id: n_1_40" in head
     assert json.loads(answer.http_stored("n_1_40").partition(b"\r\n\r\n")[2]) == {"id": "n_1_40"}
+
+
+def test_a_note_travels_with_the_id_and_is_no_simple_answer() -> None:
+    whole = answer.stored_noted(TASK_ID, "beta is unknown")
+    content = whole[4:]
+    assert whole[:4] == bytes((255, *len(content).to_bytes(2, "little"), 1))
+    assert answer.read_answer(1, content) == TASK_ID
+    assert answer.read_note(content) == "beta is unknown"
+    assert not answer.is_stored(1, content)
+    http_body = answer.http_stored(TASK_ID, note="x").partition(b"\r\n\r\n")[2]
+    assert json.loads(http_body) == {"id": TASK_ID, "note": "x"}

@@ -57,21 +57,24 @@ def send_command(
     """
     from spoolnode.cli.output import print_json
 
-    identity, copies = _send(_task(pairs, typed, special), node, timeout, via, send_timeout)
+    identity, copies, note = _send(_task(pairs, typed, special), node, timeout, via, send_timeout)
     if as_json:
-        print_json({"id": identity or None, **({"copies": copies} if node == "all" else {})})
+        noted = {"note": note} if note else {}
+        print_json({"id": identity or None, **({"copies": copies} if node == "all" else {}), **noted})
     elif identity:
         click.echo(identity)
         if node == "all":
             click.echo("1 copy was stored" if copies == 1 else f"{copies} copies were stored, one for each node", err=True)
     else:
         click.echo("stored; this is a uWSGI server, which tells no id", err=True)
+    if note and not as_json:
+        click.echo(note, err=True)
 
 
 def _send(
     task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, send_timeout: float | None
-) -> tuple[str, int]:
-    """The id, and how many copies were stored."""
+) -> tuple[str, int, str]:
+    """The id, how many copies were stored, and what the node noted."""
     from spoolnode import client, wire
     from spoolnode.protocol import names
 
