@@ -66,16 +66,19 @@ class Log:
 
     def __init__(self, level: str, form: str) -> None:
         """A log on standard error; `form` is text, json or auto."""
-        text = form == "text" or (form == "auto" and sys.stderr.isatty())
+        stderr = sys.stderr  # None when we were started without one
+        text = form == "text" or (form == "auto" and stderr is not None and stderr.isatty())
         self._least = LEVELS[level]
-        self._encoding = sys.stderr.encoding or "utf-8"
+        self._encoding = (stderr and stderr.encoding) or "utf-8"
         self._processors: list[Any] = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S" if text else "iso", utc=not text),
             structlog.processors.EventRenamer("action") if not text else _keep,
             _for_people(colors=_in_colors()) if text else structlog.processors.JSONRenderer(),
         ]
-        self._writer = LineWriter(sys.stderr.fileno(), lambda lines: self._line("warning", "log_dropped", {"lines": lines}))
+        self._writer = LineWriter(
+            stderr.fileno() if stderr is not None else 2, lambda lines: self._line("warning", "log_dropped", {"lines": lines})
+        )
 
     def __call__(self, action: str, **details: Any) -> None:
         """Says something. Never waits, and never raises: it stands between two steps of many a change."""

@@ -112,7 +112,10 @@ def _give_way(directory: str) -> None:
 
     So an `import queue` means the application's queue.py, as it does where Python runs the application by itself.
     """
-    names = {entry.partition(".")[0] for entry in os.listdir(directory)} - _OURS
+    try:
+        names = {entry.partition(".")[0] for entry in os.listdir(directory)} - _OURS
+    except PermissionError:
+        return  # modules may be found there by name all the same
     if names.isdisjoint(sys.modules.keys() | sys.stdlib_module_names):
         return
     for late in _IMPORTED_LATE:

@@ -259,7 +259,8 @@ class _Decorator:
 def _check_function(function: Callable[..., Any], name: str | None) -> None:
     """Raises `BadDecoration` for what no worker could ever run, or find."""
     if not callable(function) or not hasattr(function, "__qualname__"):
-        raise BadDecoration(f"{function!r} cannot be spooled: it is no function")
+        hint = f"; a name is given as @spool(name={function!r})" if isinstance(function, str) else ""
+        raise BadDecoration(f"{function!r} cannot be spooled: it is no function{hint}")
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if code is not None and code.co_flags & _YIELDS:
         raise BadDecoration(
@@ -290,11 +291,16 @@ spoolraw = _Decorator(raw=True)
 
 
 def timer(seconds: float) -> Callable[[Callable[[], R]], Callable[[], R]]:
-    """Calls the function every so many seconds, in any one worker. Raises `BadDecoration` unless `seconds` > 0."""
-    if not seconds > 0:
-        raise BadDecoration(f"@timer({seconds!r}): the period is in seconds and must be greater than 0")
+    """Calls the function every so many seconds, in any one worker of each node.
+
+    Raises:
+        BadDecoration: `seconds` is no number greater than 0, or the function cannot be called without arguments.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise BadDecoration(f"@timer({seconds!r}): it needs a period in seconds, a number greater than 0, like @timer(30)")
 
     def decorate(function: Callable[[], R]) -> Callable[[], R]:
+        _check_timed(function)
         REGISTRY.add_timer(Timer(full_name(function), float(seconds), (-1, -1, -1, -1, -1)), function)
         return function
 
@@ -305,19 +311,39 @@ _CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1,
 
 
 def cron(minute: int, hour: int, day: int, month: int, weekday: int) -> Callable[[Callable[[], R]], Callable[[], R]]:
-    """Calls the function at these times, in any one worker: -1 is any, -n every n; weekday 0 and 7 are Sunday.
+    """Calls the function at these local times, in any one worker of each node: -1 is any, -n every n; weekday 0 and 7 are Sunday.
 
     Raises:
-        BadDecoration: a field is out of its range.
+        BadDecoration: a field is out of its range, or the function cannot be called without arguments.
     """
     fields = (minute, hour, day, month, weekday)
     check_cron(fields)
 
     def decorate(function: Callable[[], R]) -> Callable[[], R]:
+        _check_timed(function)
         REGISTRY.add_timer(Timer(full_name(function), 0.0, fields), function)
         return function
 
     return decorate
+
+
+def _check_timed(function: Callable[..., Any]) -> None:
+    """Raises `BadDecoration` for what cannot be called at times."""
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        raise BadDecoration(f"{function!r} cannot be called at times: it is no function")
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return
+    if code.co_flags & _YIELDS:
+        raise BadDecoration(
+            f"{full_name(function)} cannot be called at times: it contains a `yield`, so a call runs nothing of it"
+        )
+    needed = code.co_argcount - len(getattr(function, "__defaults__", None) or ())
+    if needed > 0:
+        raise BadDecoration(
+            f"{full_name(function)} cannot be called at times: it is called without arguments, and needs "
+            f"{', '.join(code.co_varnames[:needed])}"
+        )
 
 
 def check_cron(fields: tuple[int, ...]) -> None:

@@ -86,5 +86,7 @@ def _nobody(function: bytes | None) -> str:
     if function is None:
         return "no callable for this task: the application has set no `uwsgi.spooler`, and --app names no callable"
     name = function.decode("utf-8", "replace")
-    known = ", ".join(sorted([*REGISTRY.functions, *REGISTRY.legacy])[:10]) or "none"
-    return f"no callable for this task: it names the function {name!r}, the application has {known}"
+    own = name.rpartition(":")[2]
+    # Those of the same name in another module first: the sender may have run that as a script.
+    known = sorted([*REGISTRY.functions, *REGISTRY.legacy], key=lambda other: (other.rpartition(":")[2] != own, other))
+    return f"no callable for this task: it names the function {name!r}, the application has {', '.join(known[:10]) or 'none'}"

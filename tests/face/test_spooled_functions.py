@@ -435,10 +435,31 @@ def test_two_timers_of_one_name_are_both_called() -> None:
     assert len({entry.name for entry in REGISTRY.timers}) == 2
 
 
-@pytest.mark.parametrize("seconds", [0, -1])
-def test_timer_needs_a_period(seconds: float) -> None:
-    with pytest.raises(BadDecoration):
+@pytest.mark.parametrize("seconds", [0, -1, True, "30", None, note, float("nan"), float("inf")])
+def test_timer_needs_a_period(seconds: Any) -> None:
+    with pytest.raises(BadDecoration, match=r"it needs a period in seconds, a number greater than 0, like @timer\(30\)"):
         timer(seconds)
+
+
+@pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (pieces, "it contains a `yield`"),
+        (items, "it contains a `yield`"),
+        (lambda self, n=1: None, "it is called without arguments, and needs self$"),
+        (7, "it is no function"),
+    ],
+)
+@pytest.mark.parametrize("decorator", [timer(1), cron(0, 3, -1, -1, -1)])
+def test_what_cannot_be_called_at_times_is_refused(decorator: Any, function: Any, problem: str) -> None:
+    with pytest.raises(BadDecoration, match=problem):
+        decorator(function)
+    decorator(lambda n=1: None)
+
+
+def test_a_name_where_the_function_belongs_says_how_it_is_given() -> None:
+    with pytest.raises(BadDecoration, match=r"@spool\(name='mail'\)"):
+        spool("mail")  # type: ignore[call-overload]  # the mistake
 
 
 @pytest.mark.parametrize("fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)])

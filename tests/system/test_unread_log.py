@@ -54,27 +54,44 @@ def works(node: Unheard, tasks: int) -> None:
     spoolnode.send_to_spooler({"n": "fails"}, via=node.via)
     eventually(lambda: len(notes(node)) >= tasks + 1, "all have run")
     eventually(lambda: [node.status()[name] for name in ("held", "retrying")] == [0, 1], "the failed one is retried")
-    assert node.status()["log_dropped"] > 0
 
 
-def test_tasks_go_on_when_the_disk_of_the_log_is_full(unheard: Unheard) -> None:
-    unheard.start("--retry-base", "60", app=APP, wait=False)
-    eventually((unheard.spool / "spool.sock").exists)
-    works(unheard, 5)
+def started(node: Unheard) -> Unheard:
+    """The node, once it takes tasks."""
+    node.start("--retry-base", "60", app=APP, wait=False)
+    eventually((node.spool / "spool.sock").exists)
+    return node
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "&-"])
+def test_tasks_go_on_when_the_log_cannot_be_written(unheard: Unheard, where: str) -> None:
+    unheard.log_file = where
+    works(started(unheard), 5)
+    assert (unheard.status()["log_dropped"] > 0) is (where == "/dev/full")
     assert unheard.stop() == 0
 
 
-def test_tasks_go_on_when_nobody_reads_the_log_and_when_its_reader_goes(unheard: Unheard) -> None:
+@pytest.fixture
+def reader(unheard: Unheard) -> Iterator[int]:
+    """The reading end of the pipe to which the log goes."""
     fifo = unheard.directory / "log"
     os.mkfifo(fifo)
     unheard.log_file = str(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        unheard.start("--retry-base", "60", app=APP, wait=False)
-        eventually((unheard.spool / "spool.sock").exists)
-        works(unheard, 70)  # more than a pipe and the buffer hold
-    finally:
-        os.close(reader)
-    spoolnode.send_to_spooler({"n": "after"}, via=unheard.via)
-    eventually(lambda: "after" in notes(unheard))
+    yield reader
+    os.close(reader)
+
+
+def test_tasks_go_on_and_the_node_stops_when_nobody_reads_the_log(unheard: Unheard, reader: int) -> None:
+    works(started(unheard), 70)  # more than a pipe and the buffer hold
+    assert unheard.status()["log_dropped"] > 0
+    assert unheard.stop() == 0
+
+
+def test_tasks_go_on_when_the_reader_of_the_log_goes(unheard: Unheard, reader: int) -> None:
+    started(unheard)
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), reader)
+    works(unheard, 2)
+    assert unheard.status()["log_dropped"] > 0
     assert unheard.stop() == 0

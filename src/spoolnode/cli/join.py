@@ -37,6 +37,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     from spoolnode.cli.settings import gather, unknown_variables
     from spoolnode.node import log
 
+    _fill_standard_descriptors()
     ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
     config = with_seeds(gather(given, os.environ, file).config, seeds).validated()
     report = log.Log(config.log_level, config.log_format)
@@ -51,6 +52,13 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     finally:
         report.flush()
     sys.exit(status)
+
+
+def _fill_standard_descriptors() -> None:
+    """Descriptors 0 to 2 without which we were started (`2>&-`) lead to /dev/null: no other file may become one of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
