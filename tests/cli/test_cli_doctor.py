@@ -125,3 +125,38 @@ def test_certificate_and_peers_are_looked_at(node: RunningNode, tmp_path: Path) 
     assert found["another"]["certificate"][0] == FAIL
     assert found["testnode"]["peers"][0] == WARN
     assert "1 " in found["testnode"]["peers"][1]
+
+
+def test_what_an_application_uses_of_uwsgi_is_listed_without_running_it(tmp_path: Path) -> None:
+    (tmp_path / "pkg").mkdir()
+    for name, lines in {
+        "app.py": (
+            "from uwsgidecorators import *", "import uwsgi, pkg.one", "raise SystemExit('it was run')",
+            "@mulefunc", "def f(): ...", "@spool", "def g(env): uwsgi.cache_get('x'); uwsgi.nothing()",
+        ),
+        "pkg/__init__.py": (),
+        "pkg/one.py": ("from uwsgidecorators import mule, spool", "import uwsgi as u", "u.mule_msg(b'x')", "from . import two"),
+        "pkg/two.py": ("import uwsgi", "uwsgi.chunked_read()", "uwsgi.spool({})", "uwsgi.cache_get('y')", "uwsgi.hook = None"),
+        "other.py": ("import uwsgi", "uwsgi.alarm()"),
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text("\n".join(lines))
+    found = examine("--app", "app:g", cwd=tmp_path)
+    assert found.pop("uWSGI's modules") == (OK, "app uses 2 names of uWSGI's modules that work here, and 6 that do not")
+    listed = {check: text for check, (state, text) in found.items() if state == WARN and "uwsgi" in check}
+    assert {check: text.partition(": ")[0].removeprefix("used in ") for check, text in listed.items()} == {
+        "uwsgi.cache_get": "app.py:7, pkg/two.py:4", "uwsgi.mule_msg": "pkg/one.py:3", "uwsgi.nothing": "app.py:7",
+        "uwsgi.chunked_read": "pkg/two.py:2", "uwsgidecorators.mule": "pkg/one.py:1", "uwsgidecorators.mulefunc": "app.py:4",
+    }  # fmt: skip
+    assert "a node has no uWSGI cache" in listed["uwsgi.cache_get"]
+
+
+def test_application_that_is_not_there_or_no_python_is_a_fault(tmp_path: Path) -> None:
+    assert examine("-w", "nothere", cwd=tmp_path, status=1)["uWSGI's modules"][0] == FAIL
+    (tmp_path / "app.py").write_text("def :\n")
+    state, text = examine("-w", "app.py", cwd=tmp_path, status=1)["uWSGI's modules"]
+    assert (state, "app.py, line 1: " in text) == (FAIL, True)
+
+
+def test_application_without_uwsgi_uses_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("from spoolnode import spool\n@spool\ndef f(): ...\n")
+    assert examine("-w", "app.py", cwd=tmp_path)["uWSGI's modules"] == (OK, "app.py uses none of uWSGI's modules")

@@ -16,12 +16,16 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option(
     "-s", "--listen", "--socket", multiple=True, metavar="ADDR", help="Where it shall listen.  [default: as for `join`]"
 )
+@click.option(
+    "-w", "--app", "--module", "--wsgi-file", metavar="MODULE", help="The application: list what it uses of uWSGI's modules."
+)
 @config_option
 @json_option
 def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
     """Checks what a node needs, and explains.
 
-    The spool directory, its disk, the addresses and this machine: one line each.
+    The spool directory, its disk, the addresses, the application and this machine: one line each. The application's
+    source is read for what it uses of uWSGI's modules; nothing of it is run.
 
     Exit status 1 when something would keep a node from running or from keeping its promises.
     """

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from spoolnode.doctor import directory, machine
+from spoolnode.doctor import application, directory, machine
 from spoolnode.doctor.finding import Finding
 from spoolnode.node.config import Config
 from spoolnode.node.layout import Layout
@@ -21,6 +21,7 @@ def examine(config: Config) -> Iterator[Finding]:
         yield from directory.contents(layout)
     yield machine.node(layout)
     yield from machine.application(layout)
+    yield from application.uses_of_uwsgi(config)
     for address in config.listen:
         yield machine.listen(address, layout)
     yield from machine.peers(layout)
