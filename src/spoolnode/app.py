@@ -6,14 +6,13 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from spoolnode import loading
-from spoolnode.compat import uwsgi_module, uwsgidecorators
+from spoolnode.compat import uwsgi_module
 from spoolnode.compat.context import WorkerContext
+from spoolnode.compat.installing import install
 from spoolnode.dispatch import Dispatcher
 from spoolnode.node.config import BadConfig
 from spoolnode.node.outcome import App
@@ -41,7 +40,7 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
         if os.path.isdir(directory):
             _give_way(directory)
         _put_on_path(directory)
-    _install(context)
+    install(uwsgi_module.build(context))
     context.is_loading = True
     with loading.importing(is_first=context.is_first):
         module = _import("--app", target, spec)
@@ -63,28 +62,6 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
         function()
     context.is_loading = False
     return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer, context.inbox)
-
-
-def _install(context: WorkerContext) -> None:
-    sys.modules["uwsgi"] = uwsgi_module.build(context)
-    sys.modules.pop("uwsgidecorators", None)
-    sys.meta_path[:] = [Decorators(), *(finder for finder in sys.meta_path if not isinstance(finder, Decorators))]
-
-
-class Decorators(MetaPathFinder, Loader):
-    """Finds our `uwsgidecorators` before any other. It is not there from the start, because its import has an effect."""
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002  # its names
-        """Where the module is."""
-        return ModuleSpec(fullname, self, origin=uwsgidecorators.__file__) if fullname == "uwsgidecorators" else None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002  # its names
-        """The module, which exists already under its other name."""
-        return uwsgidecorators
-
-    def exec_module(self, module: ModuleType) -> None:  # noqa: ARG002  # its names
-        """What the import does."""
-        uwsgidecorators.activate()
 
 
 def _split(spec: str) -> tuple[str, str]:

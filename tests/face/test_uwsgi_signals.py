@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from smallnode import StartNode, context
+from support import environment
 
 from spoolnode import loading, send_to_spooler
 from spoolnode.compat import uwsgi_module, uwsgidecorators
@@ -116,7 +118,7 @@ def test_a_signal_raised_while_the_application_is_imported_is_lost_as_in_uwsgi(
 ) -> None:
     real.register_signal(5, "", hear)
     real.signal(5)
-    assert "nobody hears signals yet" in capsys.readouterr().err
+    assert "nobody hears it" in capsys.readouterr().err
 
 
 def test_timers_of_the_raw_interface_are_the_nodes(real: Any) -> None:
@@ -253,3 +255,15 @@ def test_node_cannot_be_reloaded_by_the_application_that_it_loads(real: Any) -> 
     for function in (real.reload, real.stop):
         with pytest.raises(ValueError, match="while it is imported"):
             function()
+
+
+def test_web_process_gets_what_the_import_of_the_decorators_does(tmp_path: Path) -> None:
+    program = (
+        "import spoolnode.compat; spoolnode.compat.install()\nfrom uwsgidecorators import *\n"
+        "@timer(3)\ndef tick(number): pass\n@lock\ndef locked(): pass\n"
+        "print(uwsgi.signal_registered(0), uwsgi.spooler is manage_spool_request, uwsgi.i_am_the_spooler())\nlocked()\n"
+    )
+    changes = environment(SPOOLNODE_SPOOL=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", program], env=changes, capture_output=True, text=True, check=False)
+    assert done.stdout == "True True False\n"
+    assert done.stderr.endswith(f"a lock needs the spool directory of a node, and {os.path.realpath(tmp_path)} is none\n")

@@ -5,6 +5,8 @@ import os
 import threading
 from types import TracebackType
 
+from spoolnode.errors import Unavailable
+
 
 class WorkersLock:
     """Held by one thread of one worker at a time, as long as it likes; the death of its worker frees it.
@@ -22,7 +24,7 @@ class WorkersLock:
         self._threads.acquire()
         if not self._depth:
             try:
-                self._descriptor = os.open(self._path, os.O_RDONLY)
+                self._descriptor = self._open()
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX)
             except BaseException:
                 self._threads.release()
@@ -39,7 +41,7 @@ class WorkersLock:
     @property
     def is_held(self) -> bool:
         """Whether anybody holds it, this thread included."""
-        descriptor = os.open(self._path, os.O_RDONLY)
+        descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -47,3 +49,9 @@ class WorkersLock:
         finally:
             os.close(descriptor)
         return False
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            raise Unavailable(f"a lock needs the spool directory of a node, and {os.path.dirname(self._path)} is none") from None

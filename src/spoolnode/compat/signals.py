@@ -60,7 +60,9 @@ class Signals:
             raise OSError(f"unable to deliver signal {number} to node {node}: a spoolnode takes no signals; send it a task")
         self._check(number)
         if self._context.inbox.put is None:
-            sys.stderr.write(f"uwsgi.signal({number}): nobody hears signals yet while the application is imported, as in uWSGI\n")
+            sys.stderr.write(
+                f"uwsgi.signal({number}): nobody hears it; only a worker does, and only when the application is loaded\n"
+            )
         else:
             self._context.inbox.put(Asked(self._label(number), lambda: self._deliver(number)))
 

@@ -1,12 +1,12 @@
 """The modules `uwsgi` and `uwsgidecorators` in a web process: what such a process does with a spooler is to send to it."""
 
 import os
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from spoolnode.compat import uwsgi_module, uwsgidecorators
+from spoolnode.compat import uwsgi_module
 from spoolnode.compat.context import WorkerContext
+from spoolnode.compat.installing import install
 from spoolnode.errors import Unavailable
 from spoolnode.node.layout import Layout
 from spoolnode.worker import SpoolView
@@ -31,8 +31,7 @@ def install_modules(spool: str | None) -> None:
         reload=_no_server("reload"),
         stop=_no_server("stop"),
     )
-    sys.modules["uwsgi"] = module
-    sys.modules["uwsgidecorators"] = uwsgidecorators
+    install(module)
 
 
 def _no_server(name: str) -> Callable[..., NoReturn]:

@@ -1,0 +1,31 @@
+"""Makes `import uwsgi` and `import uwsgidecorators` give our two modules, for workers and for web processes."""
+
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from spoolnode.compat import uwsgidecorators
+
+
+def install(uwsgi: ModuleType) -> None:
+    """Has this module be `uwsgi` from here on, and `uwsgidecorators` be ours when it is imported next."""
+    sys.modules["uwsgi"] = uwsgi
+    sys.modules.pop("uwsgidecorators", None)
+    sys.meta_path[:] = [Decorators(), *(finder for finder in sys.meta_path if not isinstance(finder, Decorators))]
+
+
+class Decorators(MetaPathFinder, Loader):
+    """Finds our `uwsgidecorators` before any other. It is not there from the start, because its import has an effect."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002  # its names
+        """Where the module is."""
+        return ModuleSpec(fullname, self, origin=uwsgidecorators.__file__) if fullname == "uwsgidecorators" else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002  # its names
+        """The module, which exists already under its other name."""
+        return uwsgidecorators
+
+    def exec_module(self, module: ModuleType) -> None:  # noqa: ARG002  # its names
+        """What the import does."""
+        uwsgidecorators.activate()
