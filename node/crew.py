@@ -305,11 +305,10 @@ class Crew:
         self.busy += seconds
         worker.pace.observe(len(positions) + len(others), seconds)
         self._forget_if_over(worker, number)
-        if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping:
+        if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping and not self._is_crowded():
             self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done)
             self._retire(worker, 0)
-            if not self._is_crowded():  # else when one has left; what still runs in it may take hours
-                self._respawn(worker.index)
+            self._respawn(worker.index)  # not when it has left: what still runs in it may take hours
         self.dispatch()
 
     def _close(self, worker: WorkerProcess, chunk: InFlight, positions: Any) -> list[Ref]:
@@ -360,6 +359,7 @@ class Crew:
         was_idle = not worker.chunks and not worker.done
         if worker is self._first and not worker.ready:
             self._first = None  # what it was to enqueue may be missing: the next one does
+        self._reserve.take_over()
         self._warden.forget(worker.pid)
         self._account(worker)
         if worker.left:
@@ -374,7 +374,6 @@ class Crew:
             self._unexpected(worker, was_idle=was_idle)
         elif not self._stopping:
             self._respawn(worker.index)
-        self._reserve.refill()  # with what it held, before anybody else takes that
         self._fewer.set()
         self.dispatch()
 

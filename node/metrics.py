@@ -16,6 +16,7 @@ _GAUGES = {
     "dead": "Tasks that were given up",
     "corrupt": "Files that could not be read",
     "workers": "Workers that are up",
+    "old_workers": "Workers of before a reload that still finish what they run",
     "connections": "Open connections",
     "oldest_waiting": "Seconds that the oldest ready task has waited",
     "free": "Bytes free on the disk of the spool",
