@@ -300,7 +300,7 @@ class Crew:
         for position, verdict, detail, delay in others:
             (ref,) = self._close(worker, chunk, [position])
             self._judge(chunk, ref, verdict, detail, delay)
-            worker.done += verdict not in (wire.GONE, wire.EARLY, wire.LOCKED, wire.SHORT, wire.CORRUPT)
+            worker.done += verdict not in wire.NOT_RUN
         self.seconds += seconds
         self.busy += seconds
         worker.pace.observe(len(positions) + len(others), seconds)
@@ -331,8 +331,10 @@ class Crew:
             spool.postpone(source, ref, chunk.rank, time.time() + LOCKED_SECONDS)
         elif verdict == wire.SHORT:
             spool.quarantine(str(ref), f"it ended before its variables did for {int(detail)} s")
+        elif verdict == wire.UNREADABLE:
+            spool.unreadable(source, ref, chunk.rank, detail)
         elif verdict == wire.CORRUPT:
-            spool.quarantine(str(ref), detail)
+            spool.corrupt(source, ref, detail)
         else:
             spool.failed(source, ref, chunk.rank, Outcome(Kind(verdict), detail, delay))
 

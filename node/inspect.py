@@ -103,7 +103,8 @@ def find_place(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, P
         place_info = _file_info(keeper, ref, state, now)
         if place_info is not None:
             return place_info, Place(keeper.layout.path(ref))
-    for tasks in (_named(keeper, identity, now), _outbox_files(keeper, now)):
+    oddly_called = dead_tasks(keeper, now) if "%" in identity else iter(())
+    for tasks in (_named(keeper, identity, now), _outbox_files(keeper, now), oddly_called):
         for info in tasks:
             if info.id == identity:
                 return info, Place(keeper.layout.path(info.where))

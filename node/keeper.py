@@ -453,6 +453,11 @@ class Keeper:
         self._write(f"corrupt/{name}", [data], mtime=None)
         self._sync_directory(self.layout.corrupt)
 
+    def keep_cut(self, number: int) -> None:
+        """Keeps a copy of a batch that was cut short in corrupt/."""
+        data = self.contents(self.layout.batch(number))
+        self.keep_damage(number, len(data), data)
+
     def remove_batch(self, number: int) -> None:
         """Removes a batch whose tasks are all finished, and nothing when it is gone already."""
         with contextlib.suppress(FileNotFoundError):

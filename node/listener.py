@@ -237,7 +237,8 @@ class Listener:
                 self._listen(sock, mode)
                 self.addresses.append(name_of(sock))
         self._own = own_socket
-        _remove_stale(own_socket)
+        if os.path.lexists(own_socket):
+            os.unlink(own_socket)  # the lock says that no other node is here
         if self.room.limit < self._config.max_connections:
             self.services.report("few_descriptors", max_connections=self._config.max_connections, limit=self.room.limit)
         self._sweep()

@@ -31,7 +31,7 @@ from spoolnode.node.listener import Listener
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox import boot_id
 from spoolnode.node.rates import Rates
-from spoolnode.node.recovery import make_own_directory
+from spoolnode.node.recovery import prepare
 from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
@@ -125,6 +125,7 @@ class Node:
 
     async def _start(self) -> None:
         config, layout = self.config, self.layout
+        prepare(Keeper(RealDisk(), layout, ""), self.report)
         self.id = read_node_id(layout)
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
         self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # jitter
@@ -506,7 +507,6 @@ def read_node_id(layout: Layout) -> str:
     except FileNotFoundError:
         identity = secrets.token_hex(6)
         keeper = Keeper(RealDisk(), layout, identity)
-        make_own_directory(keeper.disk, layout.tmp)
         keeper.put("node.id", [f"{identity}\n".encode()], None)
     if len(identity) != 12 or not set(identity) <= set("0123456789abcdef"):
         raise BadConfig(f"{layout.node_id} holds {identity[:40]!r}; it must hold 12 hexadecimal digits")

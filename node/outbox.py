@@ -343,7 +343,7 @@ class Outbox:
             self._end(found, source, [(ref, _number(source, ref)) for ref in refs if ref not in there])
         for parcel in packed:
             if isinstance(parcel, Unsendable):
-                self.give_up(found.name, source, parcel.ref, parcel.number, parcel.reason, doubtful=owner)
+                self.give_up(found.name, source, parcel.ref, _number(source, parcel.ref), parcel.reason, doubtful=owner)
 
     def give_back(self, to: str, peer: str, source: "Source", refs: list[Any], rank: int, *, doubtful: bool) -> None:
         """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
@@ -403,7 +403,13 @@ class Outbox:
             self._spool.counts.died += 1
             self._end(found, source, [(ref, number)])
 
-        self._spool.moves.submit(lambda: keeper.bury(batch, ref, undeliverable(to, reason), 0), buried)
+        def bury() -> None:
+            try:
+                keeper.bury(batch, ref, undeliverable(to, reason), 0)
+            except BadPacket:  # not even that can be read: what is left of it is kept
+                keeper.quarantine(str(ref)) if batch is None else keeper.keep_cut(batch)
+
+        self._spool.moves.submit(bury, buried)
 
     # -- moving within the spool --
 

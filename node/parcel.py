@@ -45,27 +45,34 @@ class Unsendable(NamedTuple):
     """A task that no link can send."""
 
     ref: int | str
-    number: int
     reason: str
 
 
 def pack_records(keeper: Keeper, number: int, offsets: Sequence[int]) -> list[Parcel | Unsendable]:
     """The waiting ones among these records of a batch. Raises OSError, FileNotFoundError when the batch is gone."""
     found: list[Parcel | Unsendable] = []
-    start, last = min(offsets) - batchfile.RECORD_SIZE, max(offsets)
+    start = min(offsets) - batchfile.RECORD_SIZE
     descriptor = keeper.disk.open(keeper.layout.batch(number))
     try:
-        front = keeper.disk.read(descriptor, batchfile.RECORD_SIZE, last - batchfile.RECORD_SIZE)
-        end = last + batchfile.payload_length(front, len(front))
+        size = keeper.disk.size(descriptor)
+        there = [offset for offset in offsets if offset + HEADER.size <= size]
+        found += [Unsendable(offset, "its batch was cut short") for offset in offsets if offset + HEADER.size > size]
+        if not there:
+            return found
+        front = keeper.disk.read(descriptor, batchfile.RECORD_SIZE, max(there) - batchfile.RECORD_SIZE)
+        end = max(there) + batchfile.payload_length(front, len(front))
         data = keeper.disk.read(descriptor, end - start, start)
-        waiting = [offset for offset in offsets if data[offset - start + STATE_AT] == WAITING]
+        waiting = [offset for offset in there if data[offset - start + STATE_AT] == WAITING]
         unsent = [offset for offset in waiting if not data[offset - start + ATTEMPTS_AT]]
         keeper.set_bytes(descriptor, data, start, unsent, ATTEMPTS_AT, SENT[0])
         for offset in waiting:
             at = offset - start
-            payload = data[at : at + batchfile.payload_length(data, at)]
+            length = batchfile.payload_length(data, at)
+            if offset + length > size:
+                found.append(Unsendable(offset, "its batch was cut short"))
+                continue
             identity = names.task_id(keeper.node_id, number, offset)
-            found.append(_parcel(offset, batchfile.link_number(data, at), identity, payload))
+            found.append(_parcel(offset, batchfile.link_number(data, at), identity, data[at : at + length]))
     finally:
         keeper.disk.close(descriptor)
     return found
@@ -79,10 +86,10 @@ def pack_file(keeper: Keeper, ref: str) -> Parcel | Unsendable | None:
         size = keeper.disk.size(descriptor)
         data = keeper.disk.read(descriptor, min(size, HEADER.size + MAX_BLOCK), 0)
         if len(data) < HEADER.size or data[STATE_AT] != WAITING:
-            return None if len(data) >= HEADER.size else Unsendable(ref, number, "the file is no spool file")
+            return None if len(data) >= HEADER.size else Unsendable(ref, "the file is no spool file")
         body_at = HEADER.size + HEADER.unpack_from(data)[1]
         if size < body_at:
-            return Unsendable(ref, number, "the file ends before its variables do")
+            return Unsendable(ref, "the file ends before its variables do")
         if not data[ATTEMPTS_AT]:
             keeper.set_attempts(None, ref, SENT[0])
         if size - body_at > INLINE_BODY:
@@ -146,7 +153,7 @@ def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parce
     try:
         block = dress(payload[HEADER.size : body_at], identity, number, len(body))
     except (BadTask, BadPacket, Refused) as error:
-        return Unsendable(ref, number, str(error))
+        return Unsendable(ref, str(error))
     return Parcel(ref, number, packet(SPOOL_REQUEST, block, EXTENDED) + body)
 
 
@@ -154,7 +161,7 @@ def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: 
     try:
         dressed = dress(block, identity, number, end - start)
     except (BadTask, BadPacket, Refused) as error:
-        return Unsendable(ref, number, str(error))
+        return Unsendable(ref, str(error))
     return Parcel(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)
 
 

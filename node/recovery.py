@@ -105,7 +105,7 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
         BadConfig: a directory of the spool is a symbolic link.
         OSError: the spool directory itself, or what must not be forgotten, cannot be read.
     """
-    _make_places(keeper, report)
+    prepare(keeper, report)
     for entry in keeper.disk.entries(keeper.layout.tmp):
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
@@ -128,7 +128,7 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
     return found
 
 
-def _make_places(keeper: Keeper, report: Callable[..., None]) -> None:
+def prepare(keeper: Keeper, report: Callable[..., None]) -> None:
     """Every directory that a node needs. What else lies in such a place is moved aside, whatever it is."""
     layout = keeper.layout
     for path in (layout.root, layout.corrupt, *layout.directories):
@@ -143,8 +143,8 @@ def _make_places(keeper: Keeper, report: Callable[..., None]) -> None:
             report("quarantined", file=name, corrupt=kept, reason="it is no directory")
             keeper.disk.make_directory(path)
     for name in ("control.sock", "spool.sock"):
-        if any(entry.name == name and entry.is_directory for entry in keeper.disk.entries(layout.root)):
-            move_aside(keeper, name, "it is a directory", report)
+        if any(entry.name == name and (entry.is_directory or entry.is_file) for entry in keeper.disk.entries(layout.root)):
+            move_aside(keeper, name, "it is no socket", report)
 
 
 def make_own_directory(disk: Disk, path: str) -> None:
@@ -282,7 +282,7 @@ def _is_second(keeper: Keeper, ref: str, dead: dict[str, str], seen: set[str], r
 def _has_reason(keeper: Keeper, ref: str) -> bool:
     """Whether a file says why it is dead: one that was copied from there by hand does so too."""
     try:
-        return REASON in keeper.block_of(ref)
+        return REASON in keeper.block_of(ref) or (ref.startswith("dead/") and bool(keeper.reason_beside(ref)))
     except (OSError, BadPacket):
         return False
 

@@ -462,6 +462,25 @@ class Spool:
         batch.flying.add(offset)
         self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
 
+    def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
+        """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file."""
+        self.report("unreadable", id=self.id_of(source, ref), reason=reason, again_in=DISK_REST_SECONDS)
+        self.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
+
+    def corrupt(self, source: Source, ref: Ref, reason: str) -> None:
+        """A task can never be read: its file, or what is left of its batch, is kept in corrupt/; all others go on."""
+        if not isinstance(source, Batch):
+            self.quarantine(str(ref), reason)
+            return
+        batch = source
+
+        def kept(result: None, error: BaseException | None) -> None:
+            self._reported("keep", batch, ref)(result, error)
+            self.report("quarantined", id=self.id_of(batch, ref), reason=reason)
+            self.end(batch, [ref])
+
+        self.moves.submit(lambda: self.keeper.keep_cut(batch.number), kept)
+
     def quarantine(self, ref: str, reason: str) -> None:
         """A file cannot be read: it goes to corrupt/."""
 
@@ -729,13 +748,17 @@ class Spool:
 
     def find(self, identity: str) -> tuple[Source, Ref] | None:
         """Where the task of that id is; None when it is not among the waiting and running ones. See also `at`."""
+        name = file_name(identity)
+        if name in self.files.known:
+            return self.files, name
         prefix = f"{self.node_id}_"
         number, _, offset = identity[len(prefix) :].partition("_")
         if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
             batch = self.batches.get(int(number))
             if batch is not None and int(offset) not in batch.void:
                 return batch, int(offset)
-        name = file_name(identity)
+        if "%" in identity:  # its file is called oddly, and its id stands for that
+            return next(((self.files, ref) for ref in self.files.known if ref_id(ref) == identity), None)
         refs = (f"{directory}{name}" for directory in ("", *self.files.directories))
         return next(((self.files, ref) for ref in refs if ref in self.files.known), None)
 

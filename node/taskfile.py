@@ -13,7 +13,7 @@ from collections.abc import Callable
 from spoolnode.node.clock import was_set_back
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Call, Kind
-from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
+from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import BadPacket, Refused
@@ -25,6 +25,7 @@ HELD: dict[str, "FileTask"] = {}
 
 HEADER_SIZE = HEADER.size
 _OVER = (FINISHED, VOID)
+_CUT = "its batch was cut short"
 KEPT_BATCHES = 8
 """Batches that stay mapped after their last task."""
 
@@ -101,20 +102,27 @@ class BatchReader:
     def reader(self, number: int) -> Callable[[int], BatchTask]:
         """A function that reads the task at an offset of that batch. Raises NotNow from it."""
         prefix = names.file_name(f"{self._node_id}_{number}_")
-        memory, verdict = None, GONE
+        memory, problem = None, NotNow(GONE)
         try:
             memory = self._map(number)
         except FileNotFoundError:
             pass
-        except (OSError, ValueError):  # too many open files, no memory, an empty file: says nothing about the tasks
-            verdict = LOCKED
+        except OSError as error:
+            problem = _unreadable(error)
+        except ValueError:
+            problem = NotNow(CORRUPT, _CUT)  # nothing is left of it
+        size = len(memory) if memory is not None else 0
 
         def read(offset: int) -> BatchTask:
             if memory is None:
-                raise NotNow(verdict)
+                raise problem
+            if offset + HEADER_SIZE > size:
+                raise NotNow(CORRUPT, _CUT)
             if memory[offset] in _OVER:
                 raise NotNow(GONE)
             length = payload_length(memory, offset)  # type: ignore[arg-type] # an mmap is sliced as bytes are
+            if offset + length > size:
+                raise NotNow(CORRUPT, _CUT)
             block_at = offset + HEADER_SIZE
             body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
             return BatchTask(memory[block_at:body_at], memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)
@@ -123,6 +131,9 @@ class BatchReader:
 
     def _map(self, number: int) -> mmap.mmap:
         memory = self._memories.pop(number, None)
+        # Somebody may have removed the file, or cut it: a look behind its new end would end this process.
+        if os.stat(self._layout.batch(number)).st_size != len(memory or b""):
+            memory = None
         if memory is None:
             descriptor = os.open(self._layout.batch(number), os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -251,7 +262,9 @@ def _unreadable(error: OSError) -> NotNow:
     """What an error says about the file: nothing, when the machine is short of something."""
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR):
         return NotNow(LOCKED)
-    return NotNow(CORRUPT, f"it cannot be read: {error.strerror}")
+    if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+        return NotNow(CORRUPT, f"it is no regular file: {error.strerror}")
+    return NotNow(UNREADABLE, error.strerror or str(error))
 
 
 def _read_from(descriptor: int, offset: int, size: int) -> bytes:

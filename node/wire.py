@@ -43,8 +43,12 @@ LOCKED = "locked"
 """Somebody else holds its file locked."""
 SHORT = "short"
 """The file ends before its variables do; detail is its age in seconds."""
+UNREADABLE = "unreadable"
+"""It cannot be read now: it is closed to us, or the disk fails; detail is the reason."""
 CORRUPT = "corrupt"
-"""It cannot be read; detail is the reason."""
+"""It can never be read; detail is the reason."""
+NOT_RUN = frozenset({GONE, EARLY, LOCKED, SHORT, UNREADABLE, CORRUPT})
+"""Those of tasks that did not even start."""
 
 
 def send(sock: socket.socket, message: list[Any]) -> None:

@@ -1,5 +1,6 @@
 """A worker's hold on tasks, with real files, real locks and a second process."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,12 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from spoolnode.node.layout import Layout
 from spoolnode.node.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader
-from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT
+from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT
@@ -266,3 +268,40 @@ def test_the_attempt_counts_before_the_body_is_read(reader: SpoolFileReader, pat
     assert not ended, "it had read all before it counted"
     os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_of_a_batch_that_was_cut_short_the_whole_tasks_run_and_the_others_are_corrupt(tmp_path: Path) -> None:
+    first, second = make_batch(tmp_path, 7, [b"1", b"2" * 100])
+    reader = BatchReader(str(tmp_path), NODE)
+    assert reader.reader(7)(second).body == b"2" * 100
+    os.truncate(Layout(str(tmp_path)).batch(7), second + 50)  # under the mapping that is kept
+    read = reader.reader(7)
+    assert read(first).body == b"1"
+    for offset in (second, second + 1000):
+        with pytest.raises(NotNow) as refusal:
+            read(offset)
+        assert refusal.value.verdict == CORRUPT
+    os.truncate(Layout(str(tmp_path)).batch(7), 0)
+    with pytest.raises(NotNow) as refusal:
+        reader.reader(7)(first)
+    assert refusal.value.verdict == CORRUPT
+
+
+def test_a_batch_that_was_removed_has_lost_its_tasks_though_it_was_mapped(tmp_path: Path) -> None:
+    (offset,) = make_batch(tmp_path, 7, [b"1"])
+    reader = BatchReader(str(tmp_path), NODE)
+    assert reader.reader(7)(offset).body == b"1"
+    os.unlink(Layout(str(tmp_path)).batch(7))
+    with pytest.raises(NotNow) as refusal:
+        reader.reader(7)(offset)
+    assert refusal.value.verdict == GONE
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EIO, errno.EROFS, errno.ESTALE])
+def test_what_cannot_be_read_now_is_not_corrupt(reader: SpoolFileReader, path: Path, code: int) -> None:
+    def failing(*args: object, **options: object) -> int:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with mock.patch("os.open", failing):  # for root, who runs these tests in CI, every file can be read
+        assert verdict(reader) == UNREADABLE
+    assert path.exists()

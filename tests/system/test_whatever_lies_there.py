@@ -1,0 +1,198 @@
+"""Whatever lies in the spool directory, the node starts, runs what it can read, and keeps and reports the rest."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from support import RunningNode, eventually
+from watch import NOTES, Gate, notes, wait_for_note
+
+import spoolnode
+from spoolnode.control_client import ask
+from spoolnode.node.intake import BATCH_SIZE
+from spoolnode.protocol.packet import encode_variables
+from spoolnode.protocol.spoolfile import head
+
+Gates = Callable[[str], Gate]
+
+APP = (
+    NOTES
+    + """
+def spooler(env):
+    wait("begin")
+    note("runs", env["n"])
+
+uwsgi.spooler = spooler
+"""
+)
+
+
+def content(n: int) -> bytes:
+    """A spool file."""
+    return head(encode_variables([(b"n", str(n).encode())]))
+
+
+def a_socket(path: Path) -> None:
+    """One whose process is gone."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        here = os.getcwd()
+        os.chdir(path.parent)  # for the name of a socket has 107 bytes
+        try:
+            sock.bind(path.name)
+        finally:
+            os.chdir(here)
+
+
+ODD_NAMES = [
+    b"",
+    b"\xff\xfe",
+    b"a\nb",
+    b"\x1b[2J",
+    b"x@5",
+    b"x@99999999999999999999",
+    b"-rf",
+    b"l" * 236,
+    b" a b ",
+    b"%2e%2e%2f",
+    b"..x",
+]
+JUNK = [b"", b"\x11", b"\x11\xff\x00\x00abc", os.urandom(300), content(1)[:-1], content(1)]
+
+
+def litter(directory: Path) -> None:
+    """Files, directories, pipes and sockets of any name and content."""
+    place = os.fsencode(directory)
+    for number, name in enumerate(ODD_NAMES):
+        with open(os.path.join(place, b"uwsgi_spoolfile_on_" + name), "wb") as file:
+            file.write(JUNK[number % len(JUNK)])
+    for number, data in enumerate(JUNK):
+        (directory / f"uwsgi_spoolfile_on_junk{number}").write_bytes(data)
+    (directory / "uwsgi_spoolfile_on_directory").mkdir()
+    os.mkfifo(directory / "uwsgi_spoolfile_on_pipe")
+    a_socket(directory / "uwsgi_spoolfile_on_socket")
+    (directory / "uwsgi_spoolfile_on_link").symlink_to("/etc/hostname")
+    (directory / "other").write_bytes(b"other")
+
+
+def runs_a_task(node: RunningNode) -> None:
+    """It takes one more task and runs it."""
+    spoolnode.send_to_spooler({"n": "last"}, via=node.via)
+    wait_for_note(node, "runs last")
+    assert not node.lines("mistake")
+    assert not node.lines("housekeeping_failed")
+
+
+def test_the_node_starts_and_runs_tasks_whatever_lies_in_its_directories(node: RunningNode, gate: Gates) -> None:
+    for where in ("", "5", "arriving", "outbox", "outbox/beta", "outbox/a\nb", "dead", "corrupt", "tmp", "incoming"):
+        directory = node.spool / where
+        directory.mkdir(parents=True, exist_ok=True)
+        litter(directory)
+    gate("begin").open()
+    node.start(app=APP)
+    runs_a_task(node)
+    for words in (["ls"], ["ls", "--outbox"], ["dead", "ls"], ["status"]):
+        shown = node.command(*words)
+        assert shown.returncode == 0, shown.stderr
+
+
+@pytest.mark.parametrize("kind", ["empty", "junk", "directory", "pipe", "socket"])
+def test_the_node_starts_whatever_lies_where_its_own_files_should(node: RunningNode, gate: Gates, kind: str) -> None:
+    node.spool.mkdir()
+    for name in ("taken", "links", "control.sock", "spool.sock", "lock"):
+        path = node.spool / name
+        if kind == "directory":
+            path.mkdir()
+        elif kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "socket":
+            a_socket(path)
+        else:
+            path.write_bytes(b"" if kind == "empty" else os.urandom(100))
+    gate("begin").open()
+    node.start(app=APP)
+    runs_a_task(node)
+
+
+def test_what_lies_where_a_directory_should_is_moved_aside_and_kept(node: RunningNode, gate: Gates) -> None:
+    names = ["incoming", "outbox", "arriving", "dead", "corrupt", "tmp"]
+    node.spool.mkdir()
+    for name in names:
+        (node.spool / name).write_bytes(name.encode())
+    gate("begin").open()
+    node.start(app=APP)
+    runs_a_task(node)
+    assert {(node.spool / line["corrupt"]).read_text() for line in node.lines("quarantined")} == set(names)
+
+
+def test_numeric_directories_that_nest_700_deep_are_watched_and_searched(node: RunningNode, gate: Gates) -> None:
+    gate("begin").open()
+    node.start(app=APP)
+    deep = node.spool.joinpath(*["1"] * 700)
+    deep.mkdir(parents=True)
+    runs_a_task(node)
+    node.stop()
+    (deep / "uwsgi_spoolfile_on_deep").write_bytes(content(7))
+    node.start(app=APP)
+    wait_for_note(node, "runs 7")
+
+
+def test_of_a_batch_that_is_cut_while_its_tasks_wait_the_whole_ones_run_and_it_is_kept(node: RunningNode, gate: Gates) -> None:
+    node.start(app=APP)
+    for n in range(100):  # more than are settled
+        spoolnode.send_to_spooler({"n": n, "filler": "x" * 1000}, via=node.via)
+    (batch,) = (path for path in (node.spool / "incoming").iterdir())
+    os.truncate(batch, 60_000)
+    gate("begin").open()
+    eventually(lambda: node.status()["total"] == 0)
+    ran = [int(line.split()[1]) for line in notes(node)]
+    assert ran == list(range(len(ran)))
+    assert 40 < len(ran) < 60
+    assert node.lines("quarantined")
+    assert os.listdir(node.spool / "corrupt")
+    runs_a_task(node)
+
+
+def test_a_batch_that_was_cut_while_no_node_ran_is_kept_and_the_whole_tasks_run(node: RunningNode, gate: Gates) -> None:
+    node.start()
+    for n in range(100):
+        spoolnode.send_to_spooler({"n": n, "filler": "x" * 1000}, via=node.via)
+    node.kill9()
+    (batch,) = (path for path in (node.spool / "incoming").iterdir())
+    assert batch.stat().st_size == BATCH_SIZE
+    os.truncate(batch, 60_000)
+    gate("begin").open()
+    node.start(app=APP)
+    eventually(lambda: node.status()["total"] == 0)
+    assert 40 < len(notes(node)) < 60
+    assert node.lines("quarantined", reason="cut short")
+    (kept,) = (node.spool / "corrupt").iterdir()
+    assert kept.stat().st_size == 60_000
+
+
+def test_what_a_list_shows_can_be_named_whatever_it_is_called(node: RunningNode) -> None:
+    node.start()
+    for directory in ("", "5", "dead"):
+        (node.spool / directory).mkdir(exist_ok=True)
+        for number, name in enumerate(ODD_NAMES):
+            own = name + directory.encode()[:1] if len(name) < 236 else directory.encode()[:1] + name[1:]
+            with open(os.path.join(os.fsencode(node.spool), directory.encode(), b"uwsgi_spoolfile_on_" + own), "wb") as file:
+                file.write(content(number))
+    eventually(lambda: node.status()["total"] == 2 * len(ODD_NAMES))
+    spool = str(node.spool)
+    for state, times in (("waiting", 2), ("dead", 1)):
+        rows = ask(spool, "GET", f"/tasks?state={state}&limit=0")
+        assert len(rows) == len({row["id"] for row in rows}) == times * len(ODD_NAMES)
+        for row in rows:
+            assert row["id"].isascii()
+            assert row["id"].isprintable()
+            assert "n" in ask(spool, "GET", f"/tasks/{quote(row['id'])}")["variables"]
+    for row in ask(spool, "GET", "/tasks?state=dead&limit=0"):
+        ask(spool, "POST", f"/tasks/{quote(row['id'])}/retry")
+    rows = ask(spool, "GET", "/tasks?state=waiting&limit=0")
+    assert len(rows) == 3 * len(ODD_NAMES)
+    for row in rows:
+        ask(spool, "DELETE", f"/tasks/{quote(row['id'])}")
+    eventually(lambda: node.status()["total"] == 0)
