@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from spoolnode.cluster.trust import HOST, URI, uri_of
 from spoolnode.protocol.errors import SpoolnodeError
-from spoolnode.protocol.names import is_node_name
+from spoolnode.protocol.names import RIGHT_NODE_NAME, is_node_name
 
 CA_DAYS = 1825
 NODE_DAYS = 365
@@ -104,7 +104,7 @@ def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = 
         CaError: the name cannot be a node's, there is no authority, or the files exist.
     """
     if not is_node_name(name):
-        raise CaError(f"{name!r} cannot be a node's name; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
+        raise CaError(f"{name!r} cannot be a node's name; it must be {RIGHT_NODE_NAME}")
     authority, authority_key = _load(directory)
     paths = (out or directory) / f"{name}.crt", (out or directory) / f"{name}.key"
     _check_free(*paths)

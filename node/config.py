@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from spoolnode.protocol.errors import SpoolnodeError
-from spoolnode.protocol.names import is_node_name
+from spoolnode.protocol.names import RIGHT_NODE_NAME, is_address, is_node_name
 from spoolnode.protocol.packet import MAX_BLOCK
 
 MAX_SPOOL_PATH = 107 - len("/control.sock")
@@ -163,7 +163,7 @@ class Config:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                raise BadConfig(f"--{option_name(name)} is {value}; it must be from {low} to {high}")
+                raise BadConfig(f"--{option_name(name)} is {value:.16g}; it must be from {low:.16g} to {high:.16g}")
         if self.chmod_socket and not re.fullmatch(r"[0-7]{3,4}", self.chmod_socket):
             raise BadConfig(f"--chmod-socket is {self.chmod_socket!r}; it must be an octal mode like 660")
         self._check_tls()
@@ -179,10 +179,12 @@ class Config:
             )
         name = self.name or default_name()
         if not is_node_name(name):
-            raise BadConfig(f"--name is {name!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-', and no IPv4 address")
-        for tag in self.tag:
-            if not is_node_name(tag):
-                raise BadConfig(f"--tag is {tag!r}; it must be 1 to 63 of letters, digits, '.', '_' and '-'")
+            raise BadConfig(f"--name is {name!r}; it must be {RIGHT_NODE_NAME}")
+        for option, text in (("--cluster", self.cluster), *(("--tag", tag) for tag in self.tag)):
+            if not is_node_name(text):
+                raise BadConfig(f"{option} is {text!r}; it must be {RIGHT_NODE_NAME}")
+        if self.advertise and not is_address(self.advertise):
+            raise BadConfig(f"--advertise is {self.advertise!r}; it must be host:port or [v6]:port, as peers can reach it")
         app, *imports = self._modules()
         return Config(**{**self.__dict__, "name": name, "spool": spool, "app": app, "callable": "", "import_": imports})
 

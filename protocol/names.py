@@ -143,6 +143,12 @@ def is_node_name(text: str) -> bool:
     return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".") and text not in _CHOICES and not _IPV4.fullmatch(text)
 
 
+RIGHT_NODE_NAME = (
+    "1 to 63 of letters, digits, '.', '_' and '-', no '.' at the beginning, and neither 'any', 'all' nor an IPv4 address"
+)
+"""What `is_node_name` asks for, for errors."""
+
+
 def is_node_id(text: str) -> bool:
     """Whether this is the id of a node: 12 hexadecimal digits."""
     return bool(_NODE_ID.fullmatch(text))

@@ -169,6 +169,15 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
 @pytest.mark.parametrize(
     ("args", "environment", "said"),
     [
+        (["--retry-base", "0"], {}, "--retry-base is 0; it must be from 0.001 to 86400"),
+        (["--max-body", "-1"], {}, "--max-body is -1; it must be from 0 to 1000000000000000"),
+        (
+            ["--name", "any"],
+            {},
+            "--name is 'any'; it must be 1 to 63 of letters, digits, '.', '_' and '-', without a leading '.', and",
+        ),
+        (["--cluster", "a b"], {}, "--cluster is 'a b'; it must be 1 to 63 of letters"),
+        (["--advertise", "foo"], {}, "--advertise is 'foo'; it must be host:port or [v6]:port, as peers can reach it"),
         (["--workers", "0"], {}, "--workers is 0; it must be from 1 to 256"),
         (["-s", "0.0.0.0:0"], {}, "--listen 0.0.0.0:0 is reachable from other machines"),
         ([], {"SPOOLNODE_WORKERS": "x"}, "SPOOLNODE_WORKERS is 'x'; it must be a whole number"),
@@ -195,3 +204,12 @@ def test_seed_that_is_no_address_ends_join_with_one_sentence_and_2(tmp_path: Pat
     assert done.returncode == 2
     assert "--discover static://host:port: the address 'host:port' is no place" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args", [["join", "--workers", "two"], ["join", "-p", "1.5"], ["dead", "ls", "--limit", "x"], ["ca", "init", "--days", "x"]]
+)
+def test_what_is_no_whole_number_is_called_so(tmp_path: Path, args: list[str]) -> None:
+    done = command(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(f"{args[-1]!r} is not a valid whole number.")

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from spoolnode.cli import Failure
-from spoolnode.cli.options import json_option
+from spoolnode.cli.options import WholeRange, json_option
 
 DIRECTORY = "ca"
 
@@ -31,7 +31,7 @@ def ca_command() -> None:
 
 @ca_command.command("init")
 @click.argument("directory", metavar="[DIR]", default=DIRECTORY, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--days", type=click.IntRange(1, 36500), default=1825, show_default=True, metavar="N", help="How long it is valid.")
+@click.option("--days", type=WholeRange(1, 36500), default=1825, show_default=True, metavar="N", help="How long it is valid.")
 def ca_init(directory: Path, days: int) -> None:
     """Makes an authority in DIR (./ca): ca.crt and ca.key.
 
@@ -53,7 +53,7 @@ def ca_init(directory: Path, days: int) -> None:
     type=click.Path(path_type=Path, file_okay=False),
 )  # fmt: skip
 @click.option(
-    "--days", type=click.IntRange(1, 36500), default=365, show_default=True, metavar="N",
+    "--days", type=WholeRange(1, 36500), default=365, show_default=True, metavar="N",
     help="How long it is valid; never longer than its authority.",
 )  # fmt: skip
 def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
@@ -75,7 +75,7 @@ def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
 )  # fmt: skip
 @click.option(
-    "--days", type=click.IntRange(1, 36500), default=None, metavar="N",
+    "--days", type=WholeRange(1, 36500), default=None, metavar="N",
     help="How long the list is valid; otherwise as long as its authority.",
 )  # fmt: skip
 def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -> None:

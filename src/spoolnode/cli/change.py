@@ -9,7 +9,7 @@ import click
 
 from spoolnode.cli import Failure
 from spoolnode.cli.look import limit_option, list_tasks
-from spoolnode.cli.options import json_option, spool_option
+from spoolnode.cli.options import duration, json_option, spool_option
 
 if TYPE_CHECKING:
     from spoolnode.cli.directory import Directory
@@ -145,7 +145,7 @@ def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
 
 @click.command("reload")
 @click.option(
-    "--wait", type=click.FloatRange(0, 86400), default=60.0, show_default=True, metavar="SEC",
+    "--wait", type=duration, default=60.0, show_default=True, metavar="SEC",
     help="Seconds to wait for what becomes of it; 0: only ask for it.",
 )  # fmt: skip
 @spool_option

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from spoolnode.cli.options import json_option, spool_option
+from spoolnode.cli.options import WholeRange, json_option, spool_option
 
 MOST_REASONS = 20
 """Destinations of which a listing says why tasks for them wait."""
@@ -16,7 +16,7 @@ LIMIT = 100
 def limit_option(function: Any) -> Any:
     """`--limit`."""
     return click.option(
-        "--limit", type=click.IntRange(0), default=LIMIT, show_default=True, metavar="N", help="At most so many; 0: all."
+        "--limit", type=WholeRange(0), default=LIMIT, show_default=True, metavar="N", help="At most so many; 0: all."
     )(function)
 
 

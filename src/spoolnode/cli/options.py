@@ -122,7 +122,20 @@ def _type_of(kind: type, metadata: Any) -> Any:
         return _size
     if metadata["metavar"] == "SEC":
         return duration
-    return str if kind is list else kind
+    return str if kind is list else WHOLE if kind is int else kind
+
+
+class _Whole(click.types.IntParamType):
+    name = "whole number"  # as the environment and the file call it
+
+
+class WholeRange(click.IntRange):
+    """`click.IntRange`, whose name for it is hard to read in an error."""
+
+    name = "whole number"
+
+
+WHOLE = _Whole()
 
 
 def duration(text: str | float) -> float:
