@@ -2,12 +2,14 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from spoolnode.cli import Failure
-from spoolnode.cli.options import TYPED, WITHOUT_EFFECT, NodeCommand, as_typed, config_option, json_option, without_effect
+from spoolnode.cli.options import TYPED, NodeCommand, as_typed, config_option, json_option, of_uwsgi
+from spoolnode.cli.uwsgi_options import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     from spoolnode.node.config import Config
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 @click.command("join", cls=NodeCommand)
 @click.argument("seeds", nargs=-1, metavar="[HOST:PORT]...")
 @config_option
-@without_effect
-def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None:
+@of_uwsgi
+def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...], **given: Any) -> None:
     """Runs a node in the foreground.
 
     It ends with SIGTERM or Ctrl-C, loads the application anew with SIGHUP.
@@ -28,7 +30,8 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     prints such a file. BYTES may end with K, M or G; SEC with ms, s, m, h or d.
 
     uWSGI's own option names for the same things (--socket, --module, --spooler-processes, ...) are understood; -A, --master
-    and the like are accepted and have no effect.
+    and the like are accepted and have no effect. --ini uwsgi.ini, or just uwsgi.ini, reads the spooler's side of a file of
+    uWSGI, and says what of it means nothing here.
 
     HOST:PORT names peers, besides those that --discover finds (by default all that announce themselves on the local
     network). Nodes do not tell each other of third ones: give each node all of them. It is short for --discover
@@ -38,11 +41,14 @@ def join_command(seeds: tuple[str, ...], file: str | None, **given: Any) -> None
     from spoolnode.node import log
 
     _fill_standard_descriptors()
-    ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
-    config = with_seeds(gather(given, os.environ, file).config, seeds).validated()
+    inis = [*ini, *(seed for seed in seeds if _is_ini(seed))]
+    notes = _without_uwsgi(given)
+    said, more = _read_ini(inis, given)
+    peers = tuple(seed for seed in seeds if not _is_ini(seed))
+    config = with_seeds(gather(given, os.environ, file, said).config, peers).validated()
     report = log.Log(config.log_level, config.log_format)
-    for name in ignored:
-        report("note", option=as_typed(name, click.get_current_context().meta[TYPED]), text=WITHOUT_EFFECT[name][2])
+    for note in [*notes, *more]:
+        report("note", **note)
     for variable, text in unknown_variables(os.environ).items():
         report("note", variable=variable, text=text)
     if config.insecure:
@@ -59,6 +65,36 @@ def _fill_standard_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
+
+
+def _is_ini(seed: str) -> bool:
+    return seed.partition(":")[0].endswith(".ini")
+
+
+def _without_uwsgi(given: dict[str, Any]) -> list[dict[str, Any]]:
+    """Takes what is only uWSGI's out of what was given; what is to be said about it."""
+    typed = click.get_current_context().meta[TYPED]
+    ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
+    notes = [{"option": as_typed(name, typed), "text": WITHOUT_EFFECT[name][2]} for name in ignored]
+    if (processes := given.pop("spooler_processes")) is not None:
+        if given["workers"] is not None:
+            notes.append({"option": "--spooler-processes", "text": "it counts the workers here, --processes the web server's"})
+        given["workers"] = processes
+    return notes
+
+
+def _read_ini(places: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What ini files of uWSGI say, and what is to be said about them."""
+    from spoolnode.cli.uwsgi_settings import from_ini
+
+    if not places:
+        return {}, []
+    found = from_ini(places, given, os.environ)
+    notes: list[dict[str, Any]] = [{"option": "--ini", "text": text} for text in found.notes]
+    if found.ignored:
+        text = f"of {', '.join(places)} these say nothing to a node: {', '.join(found.ignored)}"
+        notes.append({"option": "--ini", "text": text})
+    return found.settings, notes
 
 
 def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
@@ -100,8 +136,9 @@ def _reason(error: OSError) -> str:
 
 @click.command("config", cls=NodeCommand)
 @config_option
+@of_uwsgi
 @json_option
-def config_command(file: str | None, as_json: bool, **given: Any) -> None:
+def config_command(file: str | None, as_json: bool, ini: tuple[str, ...], **given: Any) -> None:
     """Prints the settings in force as TOML.
 
     Each has its meaning above it: a good file to start from. It takes the options of `join`, and looks where `join` would look.
@@ -109,7 +146,8 @@ def config_command(file: str | None, as_json: bool, **given: Any) -> None:
     from spoolnode.cli.output import print_json
     from spoolnode.cli.settings import as_toml, gather, in_force
 
-    settings = gather(given, os.environ, file)
+    _without_uwsgi(given)
+    settings = gather(given, os.environ, file, _read_ini(ini, given)[0])
     settings.config.validated()
     if as_json:
         print_json(in_force(settings.config))

@@ -7,40 +7,12 @@ from typing import Any, TypeVar
 
 import click
 
+from spoolnode.cli.uwsgi_options import ALIASES, INSTEAD, SHORT, WITHOUT_EFFECT
 from spoolnode.node.duration import RIGHT, read_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_SPOOL = "spool"
-
-ALIASES = {
-    "socket": "listen",
-    "spooler": "spool",
-    "module": "app",
-    "wsgi-file": "app",
-    "processes": "workers",
-    "spooler-processes": "workers",
-    "spooler-harakiri": "timeout",
-    "spooler-max-tasks": "max-tasks",
-    "spooler-freq": "spooler-frequency",
-    **dict.fromkeys(("spooler-chdir",), "chdir"),
-    **dict.fromkeys(("python-path", "pp"), "pythonpath"),
-    **{
-        f"{process}{way}import": "import"
-        for process in ("", "spooler-", "shared-")
-        for way in ("", "py", "py-", "python-")
-        if process or way
-    },
-}
-"""What users of uWSGI may type, and what it is called here."""
-
-WITHOUT_EFFECT = {
-    "sharedarea": ("-A", "N", "uWSGI's shared area has no effect here"),
-    "spooler-ordered": ("", "", "tasks always run in order here"),
-    "spooler-quiet": ("", "", "see --log-level"),
-    "master": ("-M", "", "a node always watches over its workers"),
-}
-"""Options of uWSGI that are accepted: short form, metavar, and why they do nothing."""
 
 TYPED = "spoolnode.typed"
 """Where a click context has the arguments as they were typed."""
@@ -66,6 +38,13 @@ def config_option(function: F) -> F:
     return option(function)
 
 
+_ONCE = {
+    "spool": "start a node for each directory, each with its own -s",
+    "app": "name the others with --import",
+}
+"""Settings of which uWSGI takes several, and what to do here."""
+
+
 class NodeCommand(click.Command):
     """A command that takes every setting of a node. Its options are made when they are needed: the table takes a while."""
 
@@ -75,7 +54,17 @@ class NodeCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[TYPED] = list(args)
-        return super().parse_args(ctx, args)
+        try:
+            _, _, typed = self.make_parser(ctx).parse_args(list(args))
+            for name, advice in _ONCE.items():
+                if [option.name for option in typed].count(name) > 1:
+                    ctx.fail(f"--{name} is given twice, and a node has one: {advice}")
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            name = SHORT.get(error.option_name, error.option_name.removeprefix("--"))
+            if name in INSTEAD:
+                ctx.fail(f"a node has no {error.option_name}: {INSTEAD[name]}")
+            raise
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*node_options(), *super().get_params(ctx)]
@@ -163,8 +152,13 @@ def _size(text: str) -> int:
         raise click.BadParameter(f"{text!r} is no number of bytes, like 65536, 64M or 1G") from None
 
 
-def without_effect(function: F) -> F:
-    """The options of uWSGI that `join` accepts and does not need."""
+def of_uwsgi(function: F) -> F:
+    """`--ini`, and the options of uWSGI that are accepted beside our own."""
+    function = click.option(
+        "--ini", multiple=True, metavar="FILE.ini[:SECTION]",
+        help="Read the spooler's side of uWSGI's own configuration; may be repeated. All other settings count more.",
+    )(function)  # fmt: skip
+    function = click.option("--spooler-processes", type=int, hidden=True, metavar="N")(function)
     for name, (short, metavar, _) in WITHOUT_EFFECT.items():
         declarations = [f"--{name}", name.replace("-", "_"), *([short] if short else [])]
         if metavar:

@@ -34,19 +34,24 @@ class Settings(NamedTuple):
     places: dict[str, str]
 
 
-def gather(given: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None) -> Settings:
+def gather(
+    given: Mapping[str, Any], environment: Mapping[str, str], file: str | None = None, ini: Mapping[str, Any] | None = None
+) -> Settings:
     """The configuration in force, not validated yet.
 
     Args:
         given: what the command line said; None is nothing.
         environment: the environment's variables.
         file: the TOML file that the command line named.
+        ini: what uWSGI's own configuration says; everything else counts more.
 
     Raises:
         BadConfig: a value cannot be read, or the file has a key that is no setting.
     """
     values: dict[str, Any] = {}
     places = dict.fromkeys(SETTINGS, "default")
+    for name, value in (ini or {}).items():
+        values[name], places[name] = value, "--ini"
     path = file or environment.get(f"{PREFIX}CONFIG")
     for name, value in (_from_file(path) if path else {}).items():
         values[name], places[name] = value, path or ""
