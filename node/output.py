@@ -1,6 +1,7 @@
 """What tasks print, line by line, with the task that printed it."""
 
 import codecs
+import contextlib
 import io
 import os
 import sys
@@ -65,6 +66,11 @@ class TaskOutput(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._descriptor
+
+    def detach(self) -> Any:
+        """What somebody wants to wrap anew; unlike others, this stream goes on to work."""
+        self.flush()
+        return self.buffer
 
     def close(self) -> None:
         """Sends what was printed. The stream stays open: it is not this task's alone."""
@@ -144,8 +150,18 @@ _streams: list[TaskOutput] = []
 
 
 def flush_task() -> None:
-    """Sends what the current task has printed without a line end: it has ended, and prints no more."""
-    for stream in _streams:
+    """Sends what the current task has printed and what still waits for something: it has ended, and prints no more."""
+    for other, ours in zip((sys.stdout, sys.stderr), _streams, strict=False):
+        if other is not ours:
+            _flush_other(other)
+    if rest or cut:
+        for stream in _streams:
+            stream.flush()
+
+
+def _flush_other(stream: Any) -> None:
+    """What the application, or the task, has put in the place of one of our streams may hold back what was printed."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or None, or no stream
         stream.flush()
 
 

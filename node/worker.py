@@ -189,8 +189,7 @@ class Worker:
             end_if_forked(error)
             outcome = failure(error)
         end_if_forked()
-        if output.rest or output.cut:
-            output.flush_task()
+        output.flush_task()
         if outcome is DONE:
             task.finish()
             self._ended.append(position)
@@ -318,8 +317,7 @@ class AsyncTasks:
             end_if_forked(error)
             outcome = failure(error)
         end_if_forked()
-        if output.rest or output.cut:
-            output.flush_task()
+        output.flush_task()
         ended: list[int] = []
         others: list[list[Any]] = []
         if outcome.kind is Kind.DONE:

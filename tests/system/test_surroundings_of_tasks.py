@@ -87,6 +87,9 @@ def spooler(env):
         wrapper = io.TextIOWrapper(sys.stdout.buffer, "utf-8")
         wrapper.write("wrapped\\n")
         wrapper.detach().flush()
+    elif how == "replace":
+        sys.stdout = io.TextIOWrapper(sys.stdout.detach(), "utf-8")
+        print("held back", end="")
     elif how == "wrong":
         sys.stdout.write(b"bytes")
 
@@ -104,6 +107,7 @@ uwsgi.spooler = spooler
         ("reconfigure", ["\u20ac"]),
         ("close", ["after the end"]),
         ("wrap", ["wrapped"]),
+        ("replace", ["held back"]),
     ],
 )
 def test_standard_output_is_all_that_a_program_expects(node: RunningNode, how: str, said: list[str]) -> None:
