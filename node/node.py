@@ -179,15 +179,19 @@ class Node:
     async def _end_strays(self) -> None:
         """Ends what tasks of runs that were killed have started; from now on this is a run that may be killed."""
         earlier = strays.read_instances(self.layout.instance)
+        self._remember_instances([*earlier, self.instance])
+        for instance in earlier:
+            killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
+            if killed or left:
+                reason = "tasks of a node that was killed had started them; what also cleared its environment is not found"
+                self.report("strays_ended", processes=killed, left=left, reason=reason)
+        if earlier:
+            self._remember_instances([self.instance])
+
+    def _remember_instances(self, instances: list[str]) -> None:
         try:
-            strays.write_instances(self.layout.instance, [*earlier, self.instance])
-            for instance in earlier:
-                killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
-                if killed or left:
-                    reason = "tasks of a node that was killed had started them; what also cleared its environment is not found"
-                    self.report("strays_ended", processes=killed, left=left, reason=reason)
-            strays.write_instances(self.layout.instance, [self.instance])
-        except OSError as error:
+            strays.write_instances(self.layout.instance, instances)
+        except OSError as error:  # the warden does without; only when it is killed too the next start does not know
             self.report("strays_unknown", reason=f"{self.layout.instance}: {error.strerror}")
 
     def _report_mistake(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -126,6 +126,20 @@ def test_what_a_child_prints_is_in_the_log_once(node: RunningNode) -> None:
     assert len(node.lines("print", text="child prints")) == 1
 
 
+def test_the_child_of_a_timer_that_forks_is_no_worker(node: RunningNode) -> None:
+    app = NOTES + (
+        "from spoolnode import timer\n@timer(0.2)\ndef tick():\n    if os.fork() == 0:\n        note('child')\n"
+        "uwsgi.spooler = lambda env: note(env['n'])\n"
+    )
+    node.start(app=app)
+    wait_for_note(node, "child", 3)
+    enqueue(node, *[{"n": f"{n}"} for n in range(20)])
+    wait_until_idle(node)
+    assert {count(node, f"{n}") for n in range(20)} == {1}
+    eventually(lambda: len(children(workers(node)[0])) <= 1, "no more than the latest child is there")
+    assert status(node)["worker_deaths"] == 0
+
+
 def test_an_application_that_forks_while_it_loads_has_one_worker(node: RunningNode) -> None:
     node.start(app=NOTES + "if os.fork() == 0:\n    note('child')\nuwsgi.spooler = lambda env: note(env['n'])\n")
     wait_for_note(node, "child")
