@@ -23,6 +23,8 @@ from spoolnode.protocol.names import id_of_file
 
 TICK = 0.1
 """Seconds between two looks at what runs, while something runs."""
+FROZEN_SECONDS = 1.0
+"""Between two looks so much more has passed: we were stopped (SIGSTOP, a frozen container), and what runs most likely with us."""
 IDLE_DEATH_SECONDS = 1.0
 """The pause before a worker is replaced that died before it had a task, in seconds: no loop of dying and starting."""
 CLOCK_SECONDS = 10.0
@@ -64,6 +66,7 @@ class Crew:
         self._stopping = False
         self._failures = 0
         self._tick: asyncio.TimerHandle | None = None
+        self._looked = 0.0
         self._planned = False
         self._first: WorkerProcess | None = None
         """The worker that loaded this application first, or does so now: what it enqueues meanwhile counts, others' does not."""
@@ -433,14 +436,18 @@ class Crew:
 
     def _start_ticking(self) -> None:
         if self._tick is None and any(worker.held or worker.slots.main() for worker in self.workers + self._leaving):
+            self._looked = time.monotonic()
             self._tick = self._loop.call_later(TICK, self._look)
 
     def _look(self) -> None:
         """Kills what is over its time; relieves the stalled; looks for room again, because nobody says that a stall is over."""
         self._tick = None
         now = time.monotonic()
+        frozen = now - self._looked - TICK
         for worker in self.workers + self._leaving:
-            late = {(item.chunk, item.position) for item in worker.slots.running() if 0 < item.deadline < now}
+            if frozen > FROZEN_SECONDS:
+                worker.excuse(frozen)
+            late = worker.late(now)
             if late and not worker.overdue:
                 worker.overdue = late
                 self._report("timeout", worker=worker.index, pid=worker.pid, tasks=self._names(worker, late))

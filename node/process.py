@@ -18,7 +18,7 @@ from spoolnode.node import strays, wire
 from spoolnode.node.background import spawn
 from spoolnode.node.dispatch import Pace
 from spoolnode.node.outcome import Timer
-from spoolnode.node.slots import Slots
+from spoolnode.node.slots import Running, Slots
 
 
 @dataclass(eq=False, slots=True)
@@ -59,6 +59,8 @@ class WorkerProcess:
     """Why its application did not load."""
     overdue: set[tuple[int, int]] = field(default_factory=set)
     """The tasks for whose lateness we killed it."""
+    excused: dict[Running, float] = field(default_factory=dict)
+    """Seconds that what runs may take longer, because node and worker were stopped meanwhile."""
     left: list[int] = field(default_factory=list)
     """Processes of its tasks that it left behind and that we could not end."""
     interrupted: bool = False
@@ -113,6 +115,15 @@ class WorkerProcess:
         self._unsent.append(msgpack.packb(message, unicode_errors="surrogatepass"))
         if len(self._unsent) == 1:
             self._send_some()
+
+    def excuse(self, seconds: float) -> None:
+        """What runs now may take so much longer."""
+        self.excused = {item: self.excused.get(item, 0.0) + seconds for item in self.slots.running()}
+
+    def late(self, now: float) -> set[tuple[int, int]]:
+        """The tasks that are over their time, as (chunk, position)."""
+        running = self.slots.running()
+        return {(item.chunk, item.position) for item in running if 0 < item.deadline < now - self.excused.get(item, 0.0)}
 
     def stop(self) -> None:
         """Asks it to end what runs and to exit."""

@@ -5,6 +5,7 @@ import itertools
 import os
 import resource
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -357,3 +358,23 @@ def test_a_worker_is_replaced_while_connections_hold_all_other_descriptors(node:
         read_answers(mine, 1)
         wait_for_note(node, "second ")
     assert not node.lines("worker_not_started")
+
+
+def test_the_time_for_which_a_node_was_frozen_does_not_count_against_a_running_task(node: RunningNode, gate: Gates) -> None:
+    node.start("--timeout", "1.5", app=APP)
+    (worker,) = workers(node)
+    enqueue(node, {"do": "waits", "for": "end"})
+    wait_for_note(node, "waits ")
+    began = time.monotonic()
+    for pid in (node.pid, worker):
+        os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: time.monotonic() - began > 3, "the time is over")
+    os.kill(node.pid, signal.SIGCONT)
+    assert status(node)["running"] == 1
+    os.kill(worker, signal.SIGCONT)
+    gate("end").open()
+    wait_for_note(node, "waited ")
+    wait_until_idle(node)
+    assert not node.lines("timeout")
+    enqueue(node, {"do": "waits", "for": "never"})
+    node.wait_for_log("timeout")
