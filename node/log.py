@@ -46,7 +46,7 @@ WARNINGS = frozenset(
     }
     | {"not_scanned", "insecure", "handshake_failed", "tls_reload_failed", "certificate_expires", "link_failed", "link_paused"}
     | {"peer_down", "peer_rejected", "id_twice", "name_twice", "clock_off", "other_protocol", "other_cluster", "too_many_peers"}
-    | {"outside_allow", "known_damaged", "unknown_destination", "link_closed", "crl_expires"}
+    | {"outside_allow", "known_damaged", "unknown_destination", "unknown_variable", "link_closed", "crl_expires"}
     | {"discovery_failed", "discovery_full", "log_dropped", "clock_set_back", "unreadable", "made_anew"}
 )
 ERRORS = frozenset({"spool_lost", "move_failed", "sync_failed", "housekeeping_failed", "mistake"})

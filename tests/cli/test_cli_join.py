@@ -176,10 +176,11 @@ def test_reload_without_an_application_is_an_error(node: RunningNode) -> None:
     assert (done.returncode, done.stderr) == (1, "Error: this node has no application, so there is nothing to reload\n")
 
 
-def test_variable_that_is_no_setting_is_noted(node: RunningNode) -> None:
-    node.start(SPOOLNODE_WORKER="3", SPOOLNODE_VIA="127.0.0.1:1", SPOOLNODE_GRACE="5", SPOOLNODE_SERVICE_HOST="10.0.0.1")
-    (note,) = node.lines("note")
-    assert note["text"] == "there is no setting 'SPOOLNODE_WORKER'; did you mean 'SPOOLNODE_WORKERS'?"
+def test_variable_that_is_no_setting_is_warned_about(node: RunningNode) -> None:
+    node.start(SPOOLNODE_WORKES="3", SPOOLNODE_VIA="127.0.0.1:1", SPOOLNODE_GRACE="5", SPOOLNODE_SERVICE_HOST="10.0.0.1")
+    (warning,) = node.lines("unknown_variable")
+    assert warning["level"] == "warning"
+    assert warning["reason"] == "there is no setting 'SPOOLNODE_WORKES'; did you mean 'SPOOLNODE_WORKERS'?"
 
 
 @pytest.mark.parametrize("line", [["status"], ["reload"], ["stop"]])

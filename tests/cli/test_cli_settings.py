@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from support import command
 
-from spoolnode.cli.settings import SETTINGS, as_toml, gather, read_size
+from spoolnode.cli.settings import SETTINGS, as_toml, gather, read_size, unknown_variables
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.duration import read_duration
 
@@ -213,3 +213,34 @@ def test_what_is_no_whole_number_is_called_so(tmp_path: Path, args: list[str]) -
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.rstrip().endswith(f"{args[-1]!r} is not a valid whole number.")
+
+
+KUBERNETES = {
+    "SPOOLNODE_PORT": "tcp://10.3.0.1:3031", "SPOOLNODE_PORT_3031_TCP": "tcp://10.3.0.1:3031",
+    "SPOOLNODE_PORT_3031_TCP_ADDR": "10.3.0.1",
+    "SPOOLNODE_PORT_3031_TCP_PORT": "3031", "SPOOLNODE_PORT_3031_TCP_PROTO": "tcp", "SPOOLNODE_SERVICE_HOST": "10.3.0.1",
+    "SPOOLNODE_SERVICE_PORT": "3031", "SPOOLNODE_SERVICE_PORT_HTTP": "80", "SPOOLNODE_BETA_SERVICE_HOST": "10.3.0.2",
+    "SPOOLNODE_BETA_PORT": "tcp://10.3.0.2:3031", "SPOOLNODE_BETA_PORT_3031_TCP": "tcp://10.3.0.2:3031",
+}  # fmt: skip
+DOCKER = {"SPOOLNODE_NAME": "/web/spoolnode", "SPOOLNODE_ENV_PATH": "/bin", "SPOOLNODE_PORT": "tcp://172.17.0.2:3031"}
+
+
+@pytest.mark.parametrize("environment", [KUBERNETES, DOCKER])
+def test_variables_of_services_and_links_that_are_called_like_us_are_none_of_ours(environment: dict[str, str]) -> None:
+    assert gather({}, environment).config == Config()
+    assert unknown_variables(environment) == {}
+
+
+def test_empty_variable_is_none(toml: Path) -> None:
+    toml.write_text('allow = ["10.0.0.0/8"]\nworkers = 3\ninsecure = true\n')
+    empty = {f"SPOOLNODE_{name.upper()}": "" for name in SETTINGS}
+    config = gather({}, {**empty, "SPOOLNODE_CONFIG": str(toml)}).config
+    assert (config.allow, config.workers, config.insecure) == (["10.0.0.0/8"], 3, True)
+    assert unknown_variables({"SPOOLNODE_ALOW": ""}) == {}
+
+
+def test_misspelt_variable_is_told_with_the_one_that_was_meant() -> None:
+    assert unknown_variables({"SPOOLNODE_ALOW": "10.0.0.0/8", "SPOOLNODE_QQQ_PORT": "3031", "SPOOLNODE_WORKERS": "2"}) == {
+        "SPOOLNODE_ALOW": "there is no setting 'SPOOLNODE_ALOW'; did you mean 'SPOOLNODE_ALLOW'?",
+        "SPOOLNODE_QQQ_PORT": "there is no setting 'SPOOLNODE_QQQ_PORT'; `spoolnode config` prints all that there are",
+    }

@@ -50,7 +50,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...],
     for note in [*notes, *more]:
         report("note", **note)
     for variable, text in unknown_variables(os.environ).items():
-        report("note", variable=variable, text=text)
+        report("unknown_variable", variable=variable, reason=text)
     if config.insecure:
         report("insecure", text="--insecure: whoever can reach an address of this node can enqueue")
     try:

@@ -18,8 +18,10 @@ PREFIX = "SPOOLNODE_"
 SETTINGS: dict[str, Field[Any]] = {item.name.rstrip("_"): item for item in fields(Config)}
 OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_WORKER", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
 """Variables of the environment that are no settings of a node, and mean something."""
-_KUBERNETES = re.compile(r"PORT(_.*)?|SERVICE_.*")
-"""What Kubernetes sets for a service of the name spoolnode."""
+_SERVICE = re.compile(r"(.+_)?(PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|SERVICE_(HOST|PORT(_.+)?)|ENV_.+)")
+"""What Kubernetes sets for a service, and Docker for a linked container, whose name begins with `spoolnode`..."""
+_SERVICE_VALUE = re.compile(r"(.+_)?(PORT=(tcp|udp|sctp)://|NAME=/).*", re.DOTALL)
+"""...and two more, with what is in them: `SPOOLNODE_PORT=tcp://10.3.0.1:3031`, `SPOOLNODE_NAME=/web/spoolnode`."""
 _ALL = "; `spoolnode config` prints all that there are"
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -57,7 +59,7 @@ def gather(
         values[name], places[name] = value, path or ""
     for name in SETTINGS:
         variable = PREFIX + name.upper()
-        if variable in environment:
+        if environment.get(variable) and not _is_of_service(variable, environment[variable]):  # an empty one is none
             values[name], places[name] = read_text(name, environment[variable], variable), variable
     for name, value in given.items():
         if value is not None and value != ():
@@ -129,14 +131,20 @@ def _nearest(name: str) -> str:
     return next(iter(difflib.get_close_matches(name.lower().replace("-", "_"), SETTINGS, 1)), "")
 
 
+def _is_of_service(variable: str, value: str) -> bool:
+    """Whether Kubernetes or Docker has set this variable, for something that is called like us."""
+    name = variable.removeprefix(PREFIX)
+    return bool(_SERVICE.fullmatch(name) or _SERVICE_VALUE.fullmatch(f"{name}={value}"))
+
+
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables of the environment that are named like settings and are none, each with a sentence that says so."""
     known = {*(PREFIX + name.upper() for name in SETTINGS), *OTHER_VARIABLES}
     found = {}
     for variable in sorted(environment):
-        name = variable.removeprefix(PREFIX)
-        if variable.startswith(PREFIX) and variable not in known and not _KUBERNETES.fullmatch(name):
-            near = _nearest(name)
+        is_ours = variable.startswith(PREFIX) and not _is_of_service(variable, environment[variable])
+        if is_ours and variable not in known and environment[variable]:
+            near = _nearest(variable.removeprefix(PREFIX))
             hint = f"; did you mean '{PREFIX}{near.upper()}'?" if near else _ALL
             found[variable] = f"there is no setting {variable!r}{hint}"
     return found
