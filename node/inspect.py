@@ -1,6 +1,7 @@
 """Looking at a spool directory: what lies where, one task's contents. Reads only; works with and without a running node."""
 
 import heapq
+import math
 import os
 from collections.abc import Iterator
 from itertools import chain
@@ -162,16 +163,19 @@ def contents(keeper: Keeper, place: Place) -> dict[str, Any]:
     return shown
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: Any, depth: int = 0) -> Any:
+    if depth > values.MAX_DEPTH:
+        return "..."  # the door takes none that is deeper; a file from elsewhere may be
     if isinstance(value, dict):
-        return {str(key): _jsonable(item) for key, item in value.items()}
+        return {str(key): _jsonable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_jsonable(item) for item in value]
+        return [_jsonable(item, depth + 1) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return value
+    is_json = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
 
 
 def read_file(keeper: Keeper, place: Place) -> spoolfile.SpoolFile:

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from spoolnode.node.logwriter import LineWriter
+from spoolnode.protocol.printable import printable_lines
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -135,6 +136,9 @@ def _for_people(*, colors: bool) -> Any:
     console = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
 
     def render(logger: Any, method: str, event: Any) -> str:
+        for name, value in event.items():
+            if isinstance(value, str):
+                event[name] = printable_lines(value)  # names, reasons and what tasks print come from anywhere
         further: list[str] = []
         if isinstance(event.get("reason"), str):
             event["reason"], *further = event["reason"].rstrip().split("\n")

@@ -9,6 +9,7 @@ import msgpack
 from spoolnode.protocol import names, values
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, HEADER, PING, decode_variables, encode_variables, packet
+from spoolnode.protocol.printable import printable_lines
 
 STORED = packet(ANSWER, modifier2=1)
 """The plain answer to a stored task, exactly uWSGI's `ff 00 00 01`."""
@@ -71,7 +72,7 @@ def read_answer(modifier2: int, block: bytes) -> str:
     if modifier2 == 0 and names.ERROR in variables:
         name = variables.get(names.REASON, b"").decode("ascii", "replace")
         reason = Reason[name] if name in Reason.__members__ else Reason.MALFORMED
-        raise Refused(reason, variables[names.ERROR].decode("utf-8", "replace"))
+        raise Refused(reason, printable_lines(variables[names.ERROR][:_MAX_TEXT].decode("utf-8", "replace")))
     raise BadPacket(f"an answer carries neither an id nor a reason: modifier2 {modifier2}, {len(block)} bytes")
 
 

@@ -12,6 +12,8 @@ import pytest
 from support import RunningNode, command, eventually
 
 from spoolnode.cli.output import print_table
+from spoolnode.protocol import spoolfile
+from spoolnode.protocol.packet import encode_variables
 
 
 def listed(node: RunningNode, *args: str) -> list[dict[str, Any]]:
@@ -299,3 +301,39 @@ def test_task_that_has_ended_cannot_be_removed_while_its_batch_lives(node: Runni
     eventually(lambda: node.command("rm", ended).returncode == 1, "it counts as ended")
     assert f"there is no task {ended} here" in node.command("rm", ended).stderr
     assert [row["state"] for row in listed(node)] == ["later"]
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\r\x9b31m\u202e"
+
+
+@pytest.mark.parametrize("state", ["running", "stopped"])
+def test_nothing_that_a_task_holds_steers_the_terminal(node: RunningNode, app: str, state: str) -> None:
+    node.start("--max-attempts", "1", "--log-format", "text", "--log-level", "debug", app=app, wait=False)
+    eventually((node.spool / "control.sock").exists, "it runs")
+    via = {"SPOOLNODE_VIA": str(node.spool / "spool.sock")}
+    eventually(lambda: command("send", "do=fail", f"name={HOSTILE}", f"{HOSTILE}=x", f"ud_spool_func={HOSTILE}", **via).stdout)
+    deep = b"\x81\xa1x" + b"\x91" * 400 + b"\xd6\xff\x00\x00\x00\x01"
+    block = encode_variables([(b"spool_values", deep), (b"at\x1b", HOSTILE.encode())])
+    name = "uwsgi_spoolfile_on_deep_1"
+    (node.spool / "new").write_bytes(spoolfile.head(block))
+    os.utime(node.spool / "new", (4e9, 4e9))
+    (node.spool / "new").rename(node.spool / name)
+    eventually(lambda: json.loads(node.command("dead", "ls", "--json").stdout or "[]"), "it is dead")
+    eventually(lambda: [row for row in listed(node) if row["id"] == "deep_1"], "the file is seen")
+    (dead,) = json.loads(node.command("dead", "ls", "--json").stdout)
+    if state == "stopped":
+        assert node.stop() == 0
+    for args in (
+        ["show", dead["id"]],
+        ["show", dead["id"], "--json"],
+        ["show", "deep_1"],
+        ["ls"],
+        ["dead", "ls"],
+        ["rm", HOSTILE],
+    ):
+        done = node.command(*args)
+        assert done.returncode == 0 or args[0] == "rm", done.stderr
+        for line in (done.stdout + done.stderr).split("\n"):
+            assert line.replace("\t", "").isprintable(), (args, line)
+        assert args != ["show", dead["id"]] or "\\x1b[2J" in done.stdout
+    assert all(line.rstrip("\n").replace("\t", "").isprintable() for line in node.noise), "the log is for people, too"

@@ -15,6 +15,7 @@ from wire import HELLO_BLOCK, block, packet, pieces
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import Variables
+from spoolnode.protocol.printable import printable
 
 TASK_ID = "0123456789abcdef_7_40"
 REFUSALS = [Refused(reason, f"no: {reason.name} – é") for reason in Reason]
@@ -56,7 +57,7 @@ def test_a_refusal_can_always_be_answered_whatever_its_text(text: str) -> None:
     with pytest.raises(Refused) as caught:
         answer.read_answer(0, sent[4:])
     assert caught.value.reason is Reason.FULL
-    assert caught.value.text[:1000] == text.encode("utf-8", "backslashreplace").decode()[:1000]
+    assert caught.value.text[:1000] == printable(text)[:1000]
     assert len(sent) < 5000
 
 

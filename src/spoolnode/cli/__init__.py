@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from spoolnode.protocol.printable import printable_lines
+
 _COMMANDS = {
     "join": "join",
     "send": "send",
@@ -39,6 +41,9 @@ _COMMANDS = {
 
 class Failure(click.ClickException):
     """Ends a command with one sentence on standard error, and exit status 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable_lines(message))
 
 
 class _WrongSetting(Failure):

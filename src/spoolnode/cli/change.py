@@ -132,15 +132,17 @@ def _in_peers(spool: str) -> frozenset[str]:
 
 
 def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
+    from spoolnode.cli.output import say
+
     to, count = row["destination"], row["waiting"]
     tasks = f"{count} task{'' if count == 1 else 's'}"
     if not count:
-        click.echo(f"nothing waits for {to}", err=True)
+        say(f"nothing waits for {to}", err=True)
     elif row["tried"]:
         where = "peers" if to in listed or to.startswith("tag:") else "status"
-        click.echo(f"{to} is tried now, {tasks}; `spoolnode {where}` says how it went")
+        say(f"{to} is tried now, {tasks}; `spoolnode {where}` says how it went")
     else:
-        click.echo(f"Error: {tasks} for {to} cannot be sent: {row['reason']}", err=True)
+        say(f"Error: {tasks} for {to} cannot be sent: {row['reason']}", err=True)
 
 
 @click.command("reload")
@@ -191,7 +193,7 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     `spoolnode stop` meanwhile ends it at once.
     """
     from spoolnode.cli.directory import Stopped, root_of
-    from spoolnode.cli.output import print_json
+    from spoolnode.cli.output import print_json, say
     from spoolnode.control_client import ask
 
     root = root_of(spool)
@@ -209,7 +211,7 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     if as_json:
         print_json({"drained": True, "before": count, "left": left, "spool": root})
     else:
-        click.echo(_what_is_left(count, left, stopped.count_addressed(), root))
+        say(_what_is_left(count, left, stopped.count_addressed(), root))
 
 
 def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) -> str:
@@ -315,12 +317,14 @@ def _for(row: dict[str, Any]) -> str:
 
 
 def _say(rows: list[dict[str, Any]], done: str, quiet: bool) -> None:
+    from spoolnode.cli.output import say
+
     word = "is ready" if done == "ready" else done
     for row in rows:
         if not row[done]:
-            click.echo(f"Error: {row['error']}", err=True)
+            say(f"Error: {row['error']}", err=True)
         elif not quiet:
-            click.echo(f"{row['id']} {word}{_for(row)}")
+            say(f"{row['id']} {word}{_for(row)}")
     if quiet:
         count = sum(row[done] for row in rows)
         click.echo(f"{count} tasks {'are ready' if done == 'ready' else done}")

@@ -32,6 +32,7 @@ def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
     from spoolnode.cli.output import print_json
     from spoolnode.cli.settings import gather
     from spoolnode.doctor import examine
+    from spoolnode.protocol.printable import printable, printable_lines
 
     config = gather(given, os.environ, file).config.validated()
     findings = list(examine(config))
@@ -40,5 +41,5 @@ def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
     else:
         for finding in findings:
             state = click.style(f"{finding.state:4}", fg=_COLOURS[finding.state])
-            click.echo(f"{state}  {finding.check}: {finding.text}")
+            click.echo(f"{state}  {printable(finding.check)}: {printable_lines(finding.text)}")
     sys.exit(any(finding.state == "fail" for finding in findings))

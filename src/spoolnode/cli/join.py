@@ -110,6 +110,7 @@ def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
 def _run(config: "Config", report: "Log") -> int:
     import uvloop
 
+    from spoolnode.cli.output import say
     from spoolnode.cluster.cluster import joiner
     from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
@@ -123,7 +124,7 @@ def _run(config: "Config", report: "Log") -> int:
         raise  # one sentence says it; also for an application that cannot be used as it is named
     except AppBroken as error:
         report.flush()
-        click.echo(str(error).rstrip(), err=True)
+        say(str(error).rstrip(), err=True)
         raise Failure(f"the application {config.app!r} does not load, so the node did not start") from error
     except OSError as error:
         raise Failure(f"the node cannot run: {_reason(error)}") from error

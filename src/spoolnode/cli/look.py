@@ -152,6 +152,7 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
 def _say_why(spool: str) -> None:
     """Below what waits for other nodes: why it does, for each destination that has no open link; a running node knows it."""
     from spoolnode.cli.directory import root_of
+    from spoolnode.cli.output import say
     from spoolnode.control_client import NotRunning, ask
 
     try:
@@ -160,7 +161,7 @@ def _say_why(spool: str) -> None:
         return
     reasons = [f"{to}: {link['reason']}" for to, link in links.items() if link["reason"]]
     for reason in reasons[:MOST_REASONS]:
-        click.echo(reason, err=True)
+        say(reason, err=True)
 
 
 def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:

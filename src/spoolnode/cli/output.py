@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from spoolnode.protocol.printable import printable, printable_json, printable_lines
+
 T = TypeVar("T")
 
 LONG_WORK = 0.5
@@ -20,12 +22,17 @@ SHORTEST = {"function": 12, "reason": 20}
 
 def print_json(content: Any) -> None:
     """One JSON document."""
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    click.echo(printable_json(json.dumps(content, indent=2, ensure_ascii=False)))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Lines for people; whatever is in them, they steer no terminal."""
+    click.echo(printable_lines(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "", below: Sequence[str] = ()) -> None:
     """Rows under their columns; `empty` when there is none. `below`: for each row a text for a line of its own, or none."""
-    texts = [["" if value is None else str(value) for value in row] for row in rows]
+    texts = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     if not texts:
         if empty:
             click.echo(empty, err=True)
@@ -42,14 +49,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
         line = "  ".join(_cell(row[index], width) for index, width in shown.items()).rstrip()
         click.echo(click.style(line, bold=True) if on_terminal and not number else line)
         if number and below and (text := below[number - 1]):
-            click.echo(f"    {_cell(text, len(text))}")
+            say(f"    {printable(text)}")
     if hidden:
         click.echo(f"not shown for want of room: {', '.join(hidden)}; a wider terminal or --json has it", err=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
     """Names and values, one a line."""
-    shown = [(name, "" if value is None else str(value)) for name, value in pairs]
+    shown = [(printable(name), "" if value is None else printable_lines(str(value))) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     bold = sys.stdout.isatty()
     for name, value in shown:
@@ -72,9 +79,8 @@ def _fitted(columns: Sequence[str], widths: dict[int, int], room: int) -> dict[i
 
 
 def _cell(text: str, width: int) -> str:
-    """A text of that width; what could steer a terminal (names and reasons come from anywhere) is replaced."""
-    clean = "".join(sign if sign.isprintable() else "\ufffd" for sign in text)
-    return clean.ljust(width) if len(clean) <= width else f"{clean[: width - 1]}…"
+    """A text of that width."""
+    return text.ljust(width) if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def watched(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

@@ -69,6 +69,7 @@ def accept_command(name: str, identity: str, spool: str) -> None:
 
 
 def _watch(root: str, as_json: bool) -> None:
+    from spoolnode.cli.output import say
     from spoolnode.control_client import ask
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, Python would ignore it
@@ -76,7 +77,7 @@ def _watch(root: str, as_json: bool) -> None:
         while True:
             rows = ask(root, "GET", "/peers")
             if as_json:
-                click.echo(json.dumps(rows, ensure_ascii=False))
+                say(json.dumps(rows))
             else:
                 click.clear()
                 _print(rows)

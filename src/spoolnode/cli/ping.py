@@ -38,7 +38,7 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
     ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or port 3031 of this machine. A real uWSGI server is
     understood too: it answers, but says nothing of itself.
     """
-    from spoolnode.cli.output import print_json
+    from spoolnode.cli.output import print_json, say
     from spoolnode.protocol.answer import read_status
     from spoolnode.wire import resolve
 
@@ -51,12 +51,12 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
         print_json({"address": str(where), "kind": kind, "plain": plain.seconds, "extended": extended.seconds, "status": status})
     elif status:
         counts = ", ".join(f"{status.get(name, 0)} {name}" for name in ("waiting", "running", "later", "dead"))
-        click.echo(f"{where}: node {status.get('name')} ({status.get('id')}) is {status.get('state')}: {counts}")
+        say(f"{where}: node {status.get('name')} ({status.get('id')}) is {status.get('state')}: {counts}")
         closed = "" if status.get("accepting", True) else "; it takes no tasks now"
-        click.echo(f"cluster {status.get('cluster')}, spoolnode {status.get('version')}{closed}")
+        say(f"cluster {status.get('cluster')}, spoolnode {status.get('version')}{closed}")
         click.echo(f"round trip {plain.seconds * 1000:.2f} ms plain, {extended.seconds * 1000:.2f} ms with status")
     else:
-        click.echo(f"{where}: a uWSGI server (it says nothing of itself); round trip {plain.seconds * 1000:.2f} ms")
+        say(f"{where}: a uWSGI server (it says nothing of itself); round trip {plain.seconds * 1000:.2f} ms")
 
 
 def exchange(where: "Address", modifier2: int, limit: float) -> Reply:
