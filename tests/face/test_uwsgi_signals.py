@@ -236,10 +236,12 @@ def test_only_the_first_worker_enqueues_while_it_imports(start_node: StartNode) 
 
 
 def test_options_have_uwsgis_names_and_are_bytes(tmp_path: Path) -> None:
-    config = Config(spool=str(tmp_path), workers=2, timeout=60, spooler_frequency=7, app="jobs.py", listen=["a.sock", ":3031"])
+    config = Config(
+        spool=str(tmp_path), workers=2, timeout=60, spooler_frequency=7, app="jobs.py", listen=["a.sock", ":3031"], env=["A=B"]
+    )
     assert uwsgi_options(config.__dict__) == {
         "master": True, "spooler-ordered": True, "spooler": os.fsencode(tmp_path), "socket": b":3031", "wsgi-file": b"jobs.py",
-        "spooler-processes": b"2", "spooler-frequency": b"7", "spooler-harakiri": b"60", "buffer-size": b"65535",
+        "spooler-processes": b"2", "env": b"A=B", "spooler-frequency": b"7", "spooler-harakiri": b"60", "buffer-size": b"65535",
     }  # fmt: skip
 
 

@@ -11,24 +11,30 @@ _NAMES = {
     "max_tasks": "spooler-max-tasks",
     "buffer_size": "buffer-size",
     "chmod_socket": "chmod-socket",
+    "listen": "socket",
+    "chdir": "chdir",
+    "import_": "import",
+    "pythonpath": "pythonpath",
+    "env": "env",
+    "touch_reload": "touch-reload",
 }
-"""Settings that uWSGI has too. One that is 0 or empty is one that was not given."""
+"""Settings that uWSGI has too. One that is 0 or empty is one that was not given; of a list uWSGI shows the last."""
 
 
 def uwsgi_options(settings: Mapping[str, Any]) -> dict[str, bytes | bool]:
     """What `uwsgi.opt` has, of the settings of `spoolnode.node.config.Config`: bytes as typed, True for what takes no value."""
     options: dict[str, bytes | bool] = {"master": True, "spooler-ordered": True}
     options["spooler"] = os.fsencode(os.path.realpath(settings["spool"]))
-    if settings["listen"]:
-        options["socket"] = settings["listen"][-1].encode()
     if app := settings["app"]:
         options["wsgi-file" if app.endswith(".py") else "module"] = os.fsencode(app)
     for ours, theirs in _NAMES.items():
         if settings[ours]:
-            options[theirs] = _text(settings[ours]).encode()
+            options[theirs] = os.fsencode(_text(settings[ours]))
     return options
 
 
 def _text(value: object) -> str:
     """As people write it: uWSGI's numbers are whole, and programs read them with `int`."""
+    if isinstance(value, list):
+        return str(value[-1])
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
