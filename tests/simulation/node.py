@@ -152,6 +152,8 @@ class SimNode:
         """Seconds that each task takes longer than it would elsewhere."""
         self.ambush: Callable[[], None] | None = None
         """What befalls it when it has stored what came over a link, and has not said so yet."""
+        self.buried: Callable[[], None] | None = None
+        """What befalls it when it has given up a task."""
         self._join = join
         self.is_up = False
         self.died: Callable[[], None] = lambda: None
@@ -197,6 +199,9 @@ class SimNode:
         self.trace(self.name, action, **details)
         if action == "sync_failed":
             self._sync_failures += 1
+        if action == "dead" and self.buried is not None:
+            befall, self.buried = self.buried, None
+            befall()
 
     # -- life --
 

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from spoolnode.node import parcel, spool
+from spoolnode.node import parcel, recovery, spool
 from spoolnode.node.intake import Intake
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.numbers import Owed, Taken
@@ -96,6 +96,40 @@ def lose_proofs() -> Any:
     return mock.patch.object(Spool, "save_taken", save_taken)
 
 
+def clean_too_soon() -> Any:
+    """A batch whose last task has ended needs no sync any more, before its removal has succeeded."""
+    real = Spool._drop_if_finished
+
+    def drop(self: Spool, batch: Any) -> None:
+        if batch.closed and not batch.live and not batch.frozen and not batch.outbound:
+            self._dirty.discard(batch.number)
+        real(self, batch)
+
+    return mock.patch.object(Spool, "_drop_if_finished", drop)
+
+
+def dead_and_waiting() -> Any:
+    """A start takes a file for a task although the task is dead."""
+    return mock.patch.object(recovery, "_has_reason", return_value=False)
+
+
+def uncounted_arrivals() -> Any:
+    """A large task that is safe, and whose number is not yet, is not among what waits."""
+    total, is_busy = Spool.total, Spool.is_busy
+
+    def without(real: property) -> property:
+        def get(self: Spool) -> Any:
+            kept, self._arrived = self._arrived, {}
+            try:
+                return real.__get__(self)
+            finally:
+                self._arrived = kept
+
+        return property(get)
+
+    return mock.patch.multiple(Spool, total=without(total), is_busy=without(is_busy))  # type: ignore[arg-type] # two properties
+
+
 PLANTS: dict[str, Callable[[], Any]] = {
     "no_fsync": no_fsync,
     "no_mark": no_mark,
@@ -105,6 +139,9 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "early_floor": early_floor,
     "unsafe_move": unsafe_move,
     "lose_proofs": lose_proofs,
+    "clean_too_soon": clean_too_soon,
+    "dead_and_waiting": dead_and_waiting,
+    "uncounted_arrivals": uncounted_arrivals,
 }
 
 

@@ -302,12 +302,38 @@ class Story:
         machine.disk.space = self.random.choice((0, 20 << 10))
         self.world.later(2.0, setattr, machine.disk, "space", 1 << 40)
 
+    def fill_receiver(self) -> None:
+        """A disk gets full when its node has just stored what came over a link: no numbers can be saved, no batch can go that
+        proves some. A while later, when what came has ended, the power goes."""
+        node, seconds = self._node(), self.random.uniform(2.0, 6.0)
+        is_cut = self.random.random() < 0.7
+
+        def befall() -> None:
+            self.world.say("full receiver", node=node.name, seconds=seconds, is_cut=is_cut)
+            node.machine.disk.space = 0
+            self.world.later(seconds, self._make_room, node, is_cut)
+
+        node.ambush = befall
+
+    def _make_room(self, node: SimNode, is_cut: bool) -> None:
+        node.machine.disk.space = 1 << 40
+        if is_cut:
+            self.world.say("power cut", node=node.name)
+            node.machine.cut_power()
+            self.world.check()
+
+    def bury_and_cut(self) -> None:
+        """The power goes within the second after a task was given up."""
+        node, seconds = self._node(), self.random.random()
+        self.world.say("burial awaited", node=node.name)
+        node.buried = lambda: self.world.later(seconds, node.machine.cut_power)
+
     def _machines(self) -> list[Any]:
         return [node.machine for node in self.world.nodes] + [client.machine for client in self.world.clients]
 
     FAULTS = (
         kill, cut_power, doom, ambush, blackout, stop, drain, move, partition, bad_way, forged_goodbye, step_clock, slow_disk,
-        fill_disk,
+        fill_disk, fill_receiver, bury_and_cut,
     )  # fmt: skip
-    WEIGHTS = (4, 4, 5, 6, 1, 1, 3, 2, 4, 2, 1, 1, 1, 1)
-    DOUBTS = (3, 1, 3, 16, 1, 1, 2, 0, 2, 0, 1, 0, 1, 0)
+    WEIGHTS = (4, 4, 5, 6, 1, 1, 3, 2, 4, 2, 1, 1, 1, 1, 3, 3)
+    DOUBTS = (3, 1, 3, 16, 1, 1, 2, 0, 2, 0, 1, 0, 1, 0, 1, 1)

@@ -104,7 +104,7 @@ class World:
         for node in self.nodes:
             disk = node.machine.disk
             disk.heal()
-            node.ambush = None
+            node.ambush = node.buried = None
             disk.space, node.machine.pace.factor = 1 << 40, GOOD_PACE
             if node.machine.furthest <= CLOCK_STAYS:
                 node.machine.step_clock(-node.machine.clock)
