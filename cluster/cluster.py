@@ -73,6 +73,7 @@ class Cluster:
         self._known = self._read_known()
         self._kept = self._known.version
         """Which version of it is on the disk."""
+        self._keeping = self._keep_failed = False
         self.table = PeerTable(
             identity, rng, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
             may_give=may_give(node.config, certified=trust is not None), certified=trust is not None,
@@ -115,7 +116,8 @@ class Cluster:
         if ":" in destination.removeprefix(TAG) or destination in (ANY, ALL) or self._is_here(destination):
             return ""
         is_tag = destination.startswith(TAG)
-        if self.placement.knows(destination) if is_tag else self.table.resolve(destination) is not None:
+        target = None if is_tag else self.table.resolve(destination)
+        if self.placement.knows(destination) if is_tag else target is not None and target.addresses:
             self._unknown.discard(destination)
             return ""
         why = self._why_not(destination)
@@ -194,7 +196,7 @@ class Cluster:
 
     def tick(self) -> None:
         """A second has passed."""
-        if self._known.version != self._kept:
+        if self._known.version != self._kept and not self._keeping:
             spawn(self._keep_known())
         self._report_own()
         if self._trust is not None:
@@ -244,7 +246,7 @@ class Cluster:
     def _why_not(self, to: str) -> str:
         if to.startswith(TAG):
             return f"no node with the tag {to.removeprefix(TAG)} is known"
-        peer = self.table.get(to) or self.table.get(self._known.holder(to) or "")
+        peer = self.table.meant(to)
         return peer.reason if peer is not None and peer.reason else self.table.why_not(to)
 
     def accept(self, name: str, node_id: str) -> None:
@@ -271,11 +273,16 @@ class Cluster:
     async def _keep_known(self) -> None:
         keeper, path = self._node.spool.keeper, self._node.spool.layout.known
         version, data = self._known.version, self._known.encode()
+        self._keeping = True
         try:
             await self._node.spool.moves.run(lambda: keeper.replace(path, data))
-            self._kept = version
-        except OSError as error:  # tried again in a second
-            self._report("sync_failed", file="known", reason=str(error))
+            self._kept, self._keep_failed = version, False
+        except OSError as error:  # tried again with each tick, and said once
+            if not self._keep_failed:
+                self._report("sync_failed", file="known", reason=str(error))
+            self._keep_failed = True
+        finally:
+            self._keeping = False
 
     def reload(self) -> None:
         """Reads the certificates again."""
@@ -538,7 +545,9 @@ class Cluster:
                 Reason.FORBIDDEN, f"your certificate is for the node {certified!r}, and you say that you are {hello.name!r}"
             )
         if (owner := self._known.certificate(hello.id, certified)) != certified:
-            raise Refused(Reason.FORBIDDEN, f"the id {hello.id} belongs to the node {owner!r}, and you are {certified!r}")
+            remedy = f"if you were renamed, somebody must say so here with spoolnode accept {certified} {hello.id}"
+            text = f"the id {hello.id} belongs to the node {owner!r}, and you are {certified!r}; {remedy}"
+            raise Refused(Reason.FORBIDDEN, text)
 
     def _vouch(self, status: dict[str, Any], certified: str) -> None:
         """What a node that we called says of itself must be what its certificate says. Raises `Impostor`."""

@@ -403,8 +403,12 @@ class PeerTable:
             if peer is None:
                 return Target("", "", (destination,), State.UNKNOWN)
             return Target(peer.id, peer.name, (destination,), peer.state)
-        peer = self._by_id.get(destination) or self._named(destination)
+        peer = self.meant(destination)
         return Target(peer.id, peer.name, peer.addresses, peer.state) if peer else None
+
+    def meant(self, destination: str) -> Peer | None:
+        """The peer of this id or name."""
+        return self._by_id.get(destination) or self._named(destination)
 
     def answers_to(self, destination: str, node_id: str) -> bool:
         """Whether the node of that id is the one that this id or name means."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from spoolnode.cluster.lookup import is_literal
+
 MOST = 1024
 """Things remembered as said. Strangers can cause them, so there is a limit; beyond it nothing more is said."""
 CLOCK_SECONDS = 5.0
@@ -66,10 +68,11 @@ def copied(once: Once, node_id: str, addresses: tuple[str, str]) -> None:
 def outside(once: Once, node_id: str, name: str, address: str) -> str:
     """Somebody says that it is a node, where none is heard; the sentence about it."""
     host = address.rpartition(":")[0].strip("[]")
-    reason = (
-        f"{address} is outside of --allow, so no task is given to it: allow its network (--allow {host}), "
-        f"or name it (spoolnode join {address})"
-    )
+    if is_literal(host):
+        why, remedy = "is outside of --allow", f"allow its network (--allow {host}), or name it (spoolnode join {address})"
+    else:
+        why, remedy = "is a host name that only the node itself says", f"name it (spoolnode join {address})"
+    reason = f"{address} {why}, so no task is given to it: {remedy}"
     once.say("outside_allow", node_id, id=node_id, name=name, address=address, reason=reason)
     return reason
 

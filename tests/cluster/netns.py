@@ -91,6 +91,10 @@ class Hosts:
         self._on_host(index, "addr", "add", f"{address}/16", "dev", "eth0")
         self._on_host(index, "route", "replace", "default", "dev", "eth0")
 
+    def add_address(self, index: int, address: str) -> None:
+        """Gives the host one more address, in a network of its own on the same cable."""
+        self._on_host(index, "addr", "add", f"{address}/24", "dev", "eth0")
+
     def make_ipv6_only(self, index: int, address: str) -> None:
         """Gives the host this IPv6 address in place of its IPv4 one."""
         self._on_host(index, "addr", "del", f"{self._addresses[index]}/16", "dev", "eth0")
