@@ -43,7 +43,9 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
     install(uwsgi_module.build(context))
     context.is_loading = True
     with loading.importing(is_first=context.is_first):
+        context.is_importing = True
         module = _import("--app", target, spec)
+        context.is_importing = False
         for other in imports:
             _import("--import", other, other)
     named = _named(module, callable_name, spec) if callable_name else None

@@ -37,6 +37,7 @@ def report(env):
         "base_dict": report.base_dict,
     }
     write_line(json.dumps(told))
+    write_line("end")
 
 
 report(a="b")
@@ -51,14 +52,22 @@ ANSWERS = (
 import os
 import uwsgi
 HERE = os.path.dirname(os.path.abspath(__file__))
-open(os.path.join(HERE, "packet"), "wb").write(b"\\x11\\x0e\\x00\\x00\\x05\\x00hello\\x05\\x00world")
+FILES = {
+    "packet": b"\\x11\\x0e\\x00\\x00\\x05\\x00hello\\x05\\x00worldBODY",
+    "short": b"\\x11\\x0e\\x00\\x00", "empty": b"", "text": b"a text",
+}
+for name, data in FILES.items():
+    with open(os.path.join(HERE, name), "wb") as file:
+        file.write(data)
 QUESTIONS = [
     "uwsgi.masterpid() > 0", "uwsgi.worker_id()", "uwsgi.mule_id()", "uwsgi.total_requests()", "uwsgi.request_id()",
     "uwsgi.logsize()", "uwsgi.listen_queue()", "uwsgi.ready_fd()", "uwsgi.cl()", "uwsgi.connection_fd()",
     "uwsgi.rpc_list()", "uwsgi.accepting()", "uwsgi.suspend()", "uwsgi.green_schedule()", "uwsgi.in_farm()",
     "uwsgi.i_am_the_lord('x')", "uwsgi.signal_received()", "uwsgi.is_a_reload", "type(uwsgi.version)",
     "uwsgi.version_info", "type(uwsgi.hostname)", "uwsgi.spooler_get_task('/none')",
-    "uwsgi.parsefile(HERE + '/packet')", "uwsgi.parsefile('/none')", "uwsgi.set_user_harakiri(0)",
+    "uwsgi.parsefile(HERE + '/packet')", "uwsgi.parsefile('/none')", "uwsgi.parsefile(b'/none')",
+    "[uwsgi.parsefile(os.path.join(HERE, name)) for name in FILES]",
+    "uwsgi.parsefile(PATH)", "uwsgi.set_user_harakiri(0)",
     "uwsgi.setprocname('x')", "uwsgi.set_warning_message('x')", "uwsgi.set_spooler_frequency(30)",
     "uwsgi.set_spooler_frequency('x')", "uwsgi.log('line')", "uwsgi.log_this_request()", "uwsgi.disconnect()",
     "uwsgi.async_sleep(0)", "len(uwsgi.mem())", "uwsgi.opt['master']", "isinstance(uwsgi.opt['spooler'], bytes)",
@@ -75,7 +84,8 @@ WHILE_LOADING = [
     "uwsgi.register_signal(19, 'workers', print)", "uwsgi.add_timer(17, 5000)", "uwsgi.add_timer(99, 5000)",
     "uwsgi.add_rb_timer(17, 5000)", "uwsgi.add_rb_timer(17, 5000, 3)", "uwsgi.add_cron(17, 0, 0, 1, 1, -1)",
     "uwsgi.register_rpc('hello', print)", "uwsgi.signal(17, 'x')", "uwsgi.lock()", "uwsgi.is_locked()",
-    "uwsgi.unlock()", "uwsgi.is_locked()", "uwsgi.lock(5)", "uwsgi.i_am_the_spooler() in (True, None)",
+    "uwsgi.unlock()", "uwsgi.is_locked()", "uwsgi.lock(5)", "uwsgi.i_am_the_spooler()",
+    "uwsgi.spooler_pid()", "uwsgi.spooler_pids()",
 ]
 LATER = [
     "uwsgi.register_signal(20, '', print)", "uwsgi.signal_registered(17)", "uwsgi.lock()", "uwsgi.unlock()",
@@ -105,7 +115,7 @@ def spooler(env):
 
 
 uwsgi.spooler = spooler
-uwsgi.spool({})
+PATH = uwsgi.spool({b"x": b"y", b"body": b"z"}).decode()
 """
 )
 
@@ -118,19 +128,19 @@ def uwsgi(place: Path) -> Iterator[Uwsgi]:
     program.end()
 
 
-def under_both(uwsgi: Uwsgi, node: RunningNode, app: str, last: str = "") -> tuple[list[str], list[str]]:
-    """What an application writes under each, up to the line that begins so."""
+def under_both(uwsgi: Uwsgi, node: RunningNode, app: str) -> tuple[list[str], list[str]]:
+    """What an application writes under each, up to the line "end"."""
     for directory in (uwsgi.directory, node.directory):
         (directory / "app.py").write_text(app)
     uwsgi.start("-Q", "spool", "-w", "app", "--spooler-frequency", "7")
     node.start("-w", "app", "--spooler-frequency", "7")
-    Lines(uwsgi.directory).wait(begin=last)
-    Lines(node.directory).wait(begin=last)
+    Lines(uwsgi.directory).wait(begin="end")
+    Lines(node.directory).wait(begin="end")
     return Lines(uwsgi.directory)(), Lines(node.directory)()
 
 
 def test_every_public_name_of_both_modules_is_there(uwsgi: Uwsgi, node: RunningNode) -> None:
-    (theirs,), (ours,) = under_both(uwsgi, node, NAMES)
+    (theirs, _), (ours, _) = under_both(uwsgi, node, NAMES)
     real, look_alike = json.loads(theirs), json.loads(ours)
     assert set(real["uwsgi"]) - set(look_alike["uwsgi"]) == set()
     more = {name for name in look_alike["uwsgi"] if name not in real["uwsgi"]}
@@ -143,12 +153,12 @@ def test_every_public_name_of_both_modules_is_there(uwsgi: Uwsgi, node: RunningN
 def test_names_that_a_uwsgi_has_with_more_options_are_there_too(uwsgi: Uwsgi, node: RunningNode) -> None:
     (uwsgi.directory / "app.py").write_text(NAMES)
     uwsgi.start("-Q", "spool", "-w", "app", "--queue", "10", "--sharedarea", "1", "--snmp", "--snmp-community", "x", "--mule")
-    (theirs,) = Lines(uwsgi.directory).wait()
+    theirs, _ = Lines(uwsgi.directory).wait(2)
     node.start(app=NAMES)
-    (ours,) = Lines(node.directory).wait()
+    ours, _ = Lines(node.directory).wait(2)
     assert set(json.loads(theirs)["uwsgi"]) - set(json.loads(ours)["uwsgi"]) == set()
 
 
 def test_answers_are_the_same(uwsgi: Uwsgi, node: RunningNode) -> None:
-    theirs, ours = under_both(uwsgi, node, ANSWERS, last="end")
+    theirs, ours = under_both(uwsgi, node, ANSWERS)
     assert ours == theirs

@@ -20,6 +20,7 @@ import uwsgi
 import uwsgidecorators
 from uwsgidecorators import *
 
+AT_IMPORT = uwsgi.i_am_the_spooler()
 once = set()
 
 
@@ -101,6 +102,8 @@ def changed(number):
 def everywhere():
     if uwsgi.i_am_the_spooler():
         write_line("postfork")
+    if not AT_IMPORT:
+        write_line("postfork: at import nobody is the spooler")
 
 
 @postfork(1)
@@ -207,7 +210,7 @@ def once_all_are_there(directory: Path, count: int) -> list[str]:
 
 
 def test_signals_timers_and_decorators_of_other_processes(uwsgi: Uwsgi, node: RunningNode) -> None:
-    count = 10
+    count = 11
     (uwsgi.directory / "app.py").write_text(SIGNALS)
     uwsgi.start("-Q", "spool", "-w", "app")
     theirs = once_all_are_there(uwsgi.directory, count)
@@ -289,3 +292,18 @@ def test_spooler_that_is_another_nodes_directory_goes_there(node: RunningNode, o
     send_to_spooler({"n": "3", "to": str(node.directory / "nothing")}, via=node.via)
     failed = node.wait_for_log("retry", reason="unable to spool job")
     assert f"`spooler` is '{node.directory}/nothing'; the spool of this node is '{node.spool}'" in failed["reason"]
+
+
+def test_task_can_have_the_application_loaded_anew(node: RunningNode) -> None:
+    app = LINES + (
+        "import uwsgi\n"
+        "def spooler(env):\n"
+        "    write_line(env[b'n'], uwsgi.is_a_reload, uwsgi.reload() if env[b'n'] == b'1' else None)\n"
+        "    return uwsgi.SPOOL_OK\n"
+        "uwsgi.spooler = spooler\n"
+    )
+    node.start(app=app)
+    send_to_spooler({"n": "1"}, via=node.via)
+    node.wait_for_log("reloaded")
+    send_to_spooler({"n": "2"}, via=node.via)
+    assert Lines(node.directory).wait(2) == ["b'1' False True", "b'2' True None"]

@@ -38,7 +38,9 @@ class WorkerContext:
     inbox: Inbox = field(default_factory=Inbox)
     """Takes the calls that the application asks for itself (`uwsgi.signal`)."""
     is_loading: bool = False
-    """Whether the application is being loaded."""
+    """Whether the application is being loaded: imported, and then its `@postfork` functions are called."""
+    is_importing: bool = False
+    """Whether it is being imported, which in uWSGI happens before there is a spooler process."""
 
     def __post_init__(self) -> None:
         self.configured_frequency = self.frequency

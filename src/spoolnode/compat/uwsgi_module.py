@@ -21,7 +21,7 @@ from spoolnode.compat.signals import Signals
 from spoolnode.node.layout import Layout, waiting_ref
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, SpoolnodeError
-from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
+from spoolnode.protocol.packet import MAX_BLOCK, Variables, encode_variables
 from spoolnode.protocol.request import read_terms
 from spoolnode.protocol.spoolfile import parse
 from spoolnode.protocol.values import Encoded
@@ -101,7 +101,6 @@ def _facts() -> dict[str, Any]:
         "sockets": [],
         "loop": None,
         "unbit": None,
-        "i_am_the_spooler": lambda: True,
         "i_am_the_lord": lambda *_: False,
         "worker_id": lambda: 0,
         "mule_id": lambda: 0,
@@ -127,7 +126,6 @@ def _facts() -> dict[str, Any]:
         "mem": _memory,
         "log": _log,
         "set_user_harakiri": set_user_harakiri,
-        "parsefile": _parse_file,
     }
 
 
@@ -159,6 +157,16 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         context.frequency = float(seconds) or context.configured_frequency
         return True
 
+    def spooler_pids() -> list[int]:
+        return [0] if context.is_importing else context.pids()
+
+    def parsefile(path: str) -> values.Environment | None:
+        """The variables in a spool file, or any file that holds a uwsgi packet; also of a task that is no file yet."""
+        if not isinstance(path, str):
+            raise TypeError(f"parsefile() argument 1 must be str, not {type(path).__name__}")
+        task = None if os.path.exists(path) else context.get_task(path)
+        return _parse_file(path) if task is None else _without_name(task[0])
+
     def to_node(number: signal.Signals) -> Callable[[], bool]:
         def send() -> bool:
             if context.is_loading:
@@ -174,8 +182,10 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         "spooler_jobs": spooler_jobs,
         "spooler_get_task": spooler_get_task,
         "set_spooler_frequency": set_spooler_frequency,
-        "spooler_pids": context.pids,
-        "spooler_pid": lambda: next(iter(context.pids()), 0),
+        "i_am_the_spooler": lambda: None if context.is_importing else True,
+        "spooler_pids": spooler_pids,
+        "spooler_pid": lambda: next(iter(spooler_pids()), 0),
+        "parsefile": parsefile,
         "spooler_dir": lambda: os.fsencode(context.spool),
         "masterpid": lambda: context.node_pid,
         "reload": to_node(signal.SIGHUP),
@@ -298,12 +308,16 @@ def _memory() -> tuple[int, int]:
 
 
 def _parse_file(path: str) -> values.Environment | None:
-    """The variables in a spool file, or any file that holds a uwsgi packet; None, with the reason printed, when it is none."""
+    """None, with the reason printed, when it holds no packet."""
     try:
         with open(path, "rb") as file:
-            env = values.environment(parse(file.read()).variables, b"", "")
+            return _without_name(parse(file.read()).variables)
     except (OSError, BadPacket) as error:
         _log(f"uwsgi.parsefile: {path}: {error}")
         return None
+
+
+def _without_name(variables: Variables) -> values.Environment:
+    env = values.environment(variables, b"", "")
     del env["spooler_task_name"]
     return env
