@@ -60,6 +60,27 @@ def drain(bench: Bench) -> list[Row]:
     return rows
 
 
+def left(bench: Bench) -> list[Row]:
+    """A directory that a uWSGI left, run by one worker of either: the same files for both."""
+    tasks = bench.plan.left_tasks
+    spools = {side: [_fill_uwsgi(bench, tasks) for _ in range(bench.plan.pairs)] for side in ("uwsgi", "ours")}
+    runs = bench.in_turn(
+        {
+            "uwsgi": lambda: _drain_uwsgi(bench, spools["uwsgi"].pop(), tasks),
+            "ours": lambda: _drain_node(bench, spools["ours"].pop(), tasks),
+        }
+    )
+    theirs, mine = runs["uwsgi"], runs["ours"]
+    what = f"{tasks:,} spool files that a uWSGI left"
+    whole = [run.node_us + run.worker_us for run in mine], [run.node_us + run.worker_us for run in theirs]
+    workers = [run.worker_us for run in mine], [run.worker_us for run in theirs]
+    return [
+        compare("left", what, "tasks/s", [run.rate for run in mine], [run.rate for run in theirs], target=Target("ratio", 1)),
+        compare("left", "  CPU, all processes", "us/task", *whole, target=Target("ratio", 1 / 1.5)),
+        compare("left", "  CPU of the worker (uWSGI: the spooler)", "us/task", *workers),
+    ]
+
+
 def backlog(bench: Bench, tasks: int) -> Path:
     """A spool with so many waiting tasks, whose node was killed when it had acknowledged the last. Made once a size."""
     if tasks not in bench.backlogs:
@@ -95,9 +116,14 @@ def _drain_uwsgi(bench: Bench, spool: Path, tasks: int) -> Drain:
 
 
 def _drain_ours(bench: Bench, tasks: int) -> Drain:
-    stamp, spool = bench.servers.path("stamp"), bench.servers.path("spool")
+    spool = bench.servers.path("spool")
     shutil.copytree(backlog(bench, tasks), spool, ignore=shutil.ignore_patterns("*.sock"))
     _flush(spool)
+    return _drain_node(bench, spool, tasks)
+
+
+def _drain_node(bench: Bench, spool: Path, tasks: int) -> Drain:
+    stamp = bench.servers.path("stamp")
     with bench.servers.node(spool, app="noop:noop", environment={"BENCH_STAMP": str(stamp)}) as server:
         return _watch_drain(server, spool, stamp, tasks)
 

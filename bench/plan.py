@@ -45,6 +45,8 @@ class Plan:
     """from Python, one after the other, sent here and run there"""
     grows: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     """waiting, beside what is done"""
+    left_tasks: int = 15_000
+    """spool files that a uWSGI left"""
     watch_seconds: float = 20.0
     """of idle nodes; half of it of one with a dead peer"""
 
@@ -62,6 +64,7 @@ QUICK = Plan(
     dead_tasks=20_000,
     calls=500,
     grows=(10_000,),
+    left_tasks=5_000,
     watch_seconds=6.0,
 )
 

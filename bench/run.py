@@ -39,6 +39,7 @@ MEASUREMENTS = {
     "dead-peer": crowd.dead_peer,
     "crowd": crowd.crowd,
     "grows": grows.grows,
+    "left": drain.left,
     "drain": drain.drain,
 }
 """Those that only make files come first, the one that has them removed by the thousand last: see README."""

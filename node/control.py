@@ -11,7 +11,8 @@
     POST   /accept?name=N&id=ID         says which node has a name that several claim
     POST   /drain                       hands the waiting tasks to others and stops
     POST   /reload?wait=SECONDS         as SIGHUP; waits for what becomes of it (outcome: reloaded, failed, loading, ...)
-    POST   /stop                        as SIGTERM
+    POST   /settle                      gives each waiting task a spool file of its own
+    POST   /stop?files=1                as SIGTERM; with `files`, settles before the end
 
 The socket can be used by its owner only (mode 0600). Errors are {"error": sentence} with 404, 409 or 400.
 """
@@ -146,6 +147,7 @@ class Control:
                 web.post("/accept", self._accept),
                 web.post("/drain", self._drain),
                 web.post("/reload", self._reload),
+                web.post("/settle", self._settle),
                 web.post("/stop", self._stop),
             ]
         )
@@ -384,8 +386,14 @@ class Control:
             return _json({"outcome": "stopping" if answer.done() else "loading", "reason": ""})
         return _json({"outcome": "failed" if answer.result() else "reloaded", "reason": answer.result()})
 
-    async def _stop(self, request: web.Request) -> web.Response:
+    async def _settle(self, request: web.Request) -> web.Response:
         del request
+        before = self._node.spool.in_batches
+        await self._node.spool.settle_all()
+        return _json({"settled": before - self._node.spool.in_batches, "left": self._node.spool.in_batches})
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        self._node.leaves_files |= request.query.get("files") == "1"
         self._node.ask_to_stop()
         return _json({"stopping": True})
 

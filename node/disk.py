@@ -67,6 +67,9 @@ class Disk(Protocol):
     def entries(self, path: str) -> list[Entry]:
         """All entries of a directory; empty when it does not exist."""
 
+    def directories(self, path: str) -> list[str]:
+        """The names of the directories in a directory, without a look at anything else in it; none when it does not exist."""
+
     def stat(self, path: str) -> Entry:
         """The entry of that path itself, links not followed."""
 
@@ -153,6 +156,13 @@ class RealDisk:
         except FileNotFoundError:
             return []
         return found
+
+    def directories(self, path: str) -> list[str]:
+        try:
+            with os.scandir(path) as found:
+                return [item.name for item in found if item.is_dir(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
 
     def stat(self, path: str) -> Entry:
         return _entry(os.path.basename(path), os.lstat(path))

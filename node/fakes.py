@@ -337,6 +337,9 @@ class FakeDisk:
             raise _error(errno.ENOTDIR, path)
         return [_entry(name, node) for name, node in directory.names.items()]
 
+    def directories(self, path: str) -> list[str]:
+        return [entry.name for entry in self.entries(path) if entry.is_directory]
+
     def stat(self, path: str) -> Entry:
         self._call("stat")
         return _entry(os.path.basename(path), self._find(path))

@@ -23,8 +23,13 @@ SCAN_SECONDS = 30.0
 """Seconds between two scans, uWSGI's own frequency."""
 SCAN_REST = 20
 """At least so many times as long as a scan took is the pause after it."""
-_FILE_EVENTS = flags.CLOSE_WRITE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.ATTRIB
-_EVENTS = _FILE_EVENTS | flags.CREATE | flags.ONLYDIR
+# As plain numbers: each file that a worker removes is an event, and the operators of enumerations take longer than the rest.
+_IS_WHOLE = int(flags.CLOSE_WRITE | flags.MOVED_TO)
+_IS_GONE = int(flags.MOVED_FROM | flags.DELETE)
+_IS_DIRECTORY, _OVERFLOW, _IGNORED = int(flags.ISDIR), int(flags.Q_OVERFLOW), int(flags.IGNORED)
+_FILE_EVENTS = int(flags.ATTRIB) | _IS_WHOLE | _IS_GONE
+_EVENTS = _FILE_EVENTS | int(flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK)
+"""What is asked for; nothing about a file that is removed while a worker has it open."""
 
 
 class Inbox:
@@ -71,10 +76,10 @@ class Inbox:
         while pending:
             above = pending.pop()
             try:
-                entries = self._spool.keeper.disk.entries(self._spool.layout.path(above))
+                below = self._spool.keeper.disk.directories(self._spool.layout.path(above))
             except OSError:
                 continue  # closed to us, or nested too deep: recovery and the scan say so
-            names = [f"{above}{entry.name}" for entry in entries if entry.is_directory and is_priority(entry.name)]
+            names = [f"{above}{name}" for name in below if is_priority(name)]
             pending += [f"{name}/" for name in names if self._watch(name)]
 
     def _watch(self, directory: str) -> bool:
@@ -92,10 +97,10 @@ class Inbox:
     def _readable(self) -> None:
         assert self._inotify is not None  # noqa: S101  # for the type checker
         for event in self._inotify.read(timeout=0):
-            if event.mask & flags.Q_OVERFLOW:
+            if event.mask & _OVERFLOW:
                 self._later_scan(0.0)
                 continue
-            if event.mask & flags.IGNORED:
+            if event.mask & _IGNORED:
                 self._directories.pop(event.wd, None)
                 continue
             directory = self._directories.get(event.wd)
@@ -104,13 +109,16 @@ class Inbox:
         self._look()
 
     def _on_event(self, ref: str, name: str, mask: int) -> None:
-        if mask & flags.ISDIR:
+        if mask & _IS_DIRECTORY:
             if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
                 if self._watch(ref):
                     self._watch_below(f"{ref}/")
                 self._later_scan(0.0)  # what was put there before we watched
         elif is_spool_file(name) and mask & _FILE_EVENTS:
-            self._news[ref] = self._news.get(ref, False) or bool(mask & (flags.CLOSE_WRITE | flags.MOVED_TO))
+            files = self._spool.files
+            if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
+                return  # a worker's own doing
+            self._news[ref] = self._news.get(ref, False) or bool(mask & _IS_WHOLE)
 
     def _look(self) -> None:
         """Tells the spool what is new, unless it is just giving names itself: those would seem new."""

@@ -44,6 +44,8 @@ from spoolnode.protocol.version import VERSION
 
 HOUSEKEEPING_SECONDS = 1.0
 """How often marks are synced, old batches closed and settled, and the free space looked at."""
+SETTLE_AT_STOP = 1000
+"""Tasks in batches that get files of their own at each clean stop: about half a second."""
 PING_SECONDS = 0.05
 """How old the status in the answer to a ping may be."""
 QUIET_SECONDS = 5.0
@@ -93,6 +95,8 @@ class Node:
         """The spool directory is not where it was."""
         self._drains = config.drain_on_stop
         """Waiting tasks are handed over at the end."""
+        self.leaves_files = False
+        """All that waits is to have files of its own at the end."""
         self._draining: asyncio.Task[int] | None = None
         self._ping_at = float("-inf")
         self._ping_status: dict[str, Any] = {}
@@ -268,8 +272,14 @@ class Node:
         await asyncio.gather(self.neighbours.leave(), self.crew.stop())
         if self._drains and self._signals < 2:
             await self._drain()
+        await self._leave_files()
         await self._close_rest()
         self.report("stopped", waiting=self.spool.total, outbox=self.spool.outbox.total)
+
+    async def _leave_files(self) -> None:
+        """What waits is left as spool files, if it is little or was asked for: so people, and a uWSGI server, find it."""
+        if self.leaves_files or self.spool.in_batches <= SETTLE_AT_STOP:
+            await self.spool.settle_all(lambda: self._signals < 2)
 
     def ask_to_drain(self) -> None:
         """Takes nothing more in, lets what runs end, hands the waiting tasks over, and stops."""
@@ -398,9 +408,9 @@ class Node:
     def _warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs what is not a number; whoever moves over hears of it."""
         ours = {os.path.basename(path) for path in self.layout.directories}
-        for entry in self.spool.keeper.disk.entries(self.layout.root):
-            if entry.is_directory and entry.name not in ours and not is_priority(entry.name):
-                self.report("not_scanned", directory=entry.name, reason="only directories named by digits hold priorities")
+        for name in self.spool.keeper.disk.directories(self.layout.root):
+            if name not in ours and not is_priority(name):
+                self.report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
 
     def _watch_source(self) -> None:
         if self.config.reload:

@@ -3,6 +3,7 @@
 Runs before the loop. A million tasks in batches take a few seconds; a line of progress is logged for each further second.
 """
 
+import contextlib
 import errno
 import os
 import time
@@ -143,8 +144,10 @@ def prepare(keeper: Keeper, report: Callable[..., None]) -> None:
             report("quarantined", file=name, corrupt=kept, reason="it is no directory")
             keeper.disk.make_directory(path)
     for name in ("control.sock", "spool.sock"):
-        if any(entry.name == name and (entry.is_directory or entry.is_file) for entry in keeper.disk.entries(layout.root)):
-            move_aside(keeper, name, "it is no socket", report)
+        with contextlib.suppress(FileNotFoundError):
+            entry = keeper.disk.stat(layout.path(name))
+            if entry.is_directory or entry.is_file:
+                move_aside(keeper, name, "it is no socket", report)
 
 
 def make_own_directory(disk: Disk, path: str) -> None:

@@ -174,9 +174,7 @@ class Spool:
 
     async def close(self) -> None:
         """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
-        self.intake.close_batch()
-        while not self.intake.is_idle:
-            await self.commits.run(lambda: None)
+        await self.commit_all()
         await self.commits.run(self.intake.close)
         await self.sync_marks()
         await self.outbox.stop()
@@ -594,6 +592,24 @@ class Spool:
         since = self.intake.open_since
         if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # a clock may be set back
             self.intake.close_batch()
+
+    async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Gives each waiting task of a batch a file of its own, as far as `goes_on` says so and the disk has room."""
+        await self.commit_all()
+        for batch in sorted(self.batches.values(), key=lambda batch: batch.number):
+            if goes_on() and batch.closed and not batch.frozen and batch.live > len(batch.flying):
+                await self._settle(batch)
+
+    async def commit_all(self) -> None:
+        """Closes the open batch; returns when all that came before is acknowledged."""
+        self.intake.close_batch()
+        while not self.intake.is_idle:
+            await self.commits.run(lambda: None)
+
+    @property
+    def in_batches(self) -> int:
+        """Tasks that wait in batches, for this node and for others."""
+        return sum(batch.live - len(batch.flying) for batch in self.batches.values())
 
     async def settle(self) -> None:
         """Gives the last few tasks of old batches files of their own."""

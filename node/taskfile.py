@@ -7,8 +7,10 @@ import mmap
 import os
 import stat
 import time
+from _thread import start_new_thread  # not `threading`: an application may replace that by something else (gevent)
 from collections import OrderedDict
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 
 from spoolnode.node.clock import was_set_back
 from spoolnode.node.layout import Layout
@@ -154,12 +156,13 @@ class FileTask(Task):
     those who want to look at a running task find it in `HELD`.
     """
 
-    __slots__ = ("_descriptor", "path")
+    __slots__ = ("_descriptor", "_is_only_name", "path")
 
-    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int) -> None:
+    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, *, is_only_name: bool) -> None:
         super().__init__(block, body, os.path.basename(path))
         self.path = path
         self._descriptor = descriptor
+        self._is_only_name = is_only_name
         HELD[path] = self
 
     def begin(self) -> None:
@@ -173,6 +176,11 @@ class FileTask(Task):
         except OSError:
             # It cannot be removed; the mark says to whoever finds it that it needs no more work.
             os.pwrite(self._descriptor, bytes([FINISHED]), STATE_AT)
+        else:
+            if self._is_only_name:  # the lock on a removed file is nobody's; on one with another name it is that task's
+                del HELD[self.path]
+                close_aside(self._descriptor)
+                return
         self.leave()
 
     def leave(self) -> None:
@@ -180,11 +188,38 @@ class FileTask(Task):
         os.close(self._descriptor)
 
 
+CLOSERS = 4
+"""Threads that close removed files."""
+CLOSE_LATER = 64
+"""Removed files that may wait to be closed."""
+_removed: SimpleQueue[int] = SimpleQueue()
+_closers: list[int] = []
+
+
+def close_aside(descriptor: int) -> None:
+    """Closes a removed file in another thread: that is when its blocks are freed, and a journal may make it wait for that."""
+    if _removed.qsize() >= CLOSE_LATER:
+        os.close(descriptor)
+        return
+    while len(_closers) < CLOSERS:
+        _closers.append(start_new_thread(_close_removed, ()))
+    _removed.put(descriptor)
+
+
+def _close_removed() -> None:
+    while True:
+        with contextlib.suppress(OSError):  # it is gone, and what it held with it
+            os.close(_removed.get())
+
+
 def close_held() -> None:
-    """In a forked child: closes the files that the worker runs. The worker's locks on them stay: they are no child's."""
+    """In a forked child: closes the files that the worker runs or has run. Its locks on them stay: they are no child's."""
     for task in HELD.values():
         os.close(task._descriptor)
     HELD.clear()
+    with contextlib.suppress(Empty):
+        while True:
+            os.close(_removed.get_nowait())
 
 
 class SpoolFileReader:
@@ -239,7 +274,7 @@ class SpoolFileReader:
             body = file.body if len(front) == found.st_size else _read_from(descriptor, body_at, found.st_size)
         except MemoryError as error:
             raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
-        return FileTask(front[HEADER_SIZE:body_at], body, path, descriptor)
+        return FileTask(front[HEADER_SIZE:body_at], body, path, descriptor, is_only_name=found.st_nlink == 1)
 
     def _check(self, path: str, descriptor: int) -> os.stat_result:
         """What the locked file is, provided that its name still leads to it and that it is due."""

@@ -32,6 +32,7 @@ def test_help_names_every_command() -> None:
             "flush",
             "reload",
             "drain",
+            "settle",
             "stop",
         ),
         *("config", "ca", "doctor", "demo"),

@@ -175,3 +175,61 @@ def test_each_leaves_alone_what_the_other_runs(uwsgi: Uwsgi, node: RunningNode, 
     lines.wait(6)
     eventually(lambda: node.status()["total"] == 0 and not files_of(node.spool), "all are gone")
     assert sorted(Ran(line).env["n"] for line in lines()) == list("012345")
+
+
+@pytest.mark.parametrize("how", ["settle", "settle while it runs", "stop --files"])
+def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
+    uwsgi: Uwsgi, node: RunningNode, lines: Lines, how: str
+) -> None:
+    node.start()  # without --app: it accepts and keeps
+    due, body = int(time.time()) + 2, bytes(range(256)) * 10
+    many: list[dict[str, Any]] = [{"n": str(n)} for n in range(1500)]  # more than a clean stop takes apart by itself
+    special: list[dict[str, Any]] = [
+        {"n": "body", "body": body},
+        {"n": "late", "at": due, "body": body},
+        {"n": "second", "priority": 7},
+        {"n": "first", "priority": 5, "body": body},
+        {"n": "typed", "number": 7},
+    ]
+    for task in many + special:
+        send_to_spooler(task, via=node.via)
+    send_to_spooler({"n": "elsewhere"}, node="nobody", via=node.via)
+    if how == "stop --files":
+        done = node.command("stop", "--files")
+    elif how == "settle":
+        node.command("stop", "--wait")
+        assert len(files_of(node.spool)) < len(many)
+        done = node.command("settle")
+    else:
+        done = node.command("settle")
+        assert len(files_of(node.spool)) == len(many) + len(special)
+        node.command("stop", "--wait")
+    node.wait()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.removeprefix("stopped\n").splitlines() == [
+        f"{len(many) + len(special)} waiting tasks with a spool file each, for uWSGI to run",
+        "2 of them have a priority: uWSGI runs these only with --spooler-ordered",
+        "1 of them have values of other types, or are calls of our own @spool functions: only a node runs these",
+        "1 task for other nodes in outbox/: only a node delivers these",
+    ]
+    assert len(files_of(node.spool)) == len(many) + len(special)
+
+    uwsgi.start("-Q", str(node.spool), "-w", "runs", "--spooler-frequency", "1", "--spooler-ordered")
+    lines.wait(len(many) + len(special))
+    ran = {one.env["n"]: one for one in map(Ran, lines())}
+    assert set(ran) == {task["n"] for task in many + special}
+    assert time.time() >= due
+    assert all(one.who == "uwsgi" for one in ran.values())
+    assert all(ran[task["n"]].has(task.get("body", b"")) for task in many + special)
+    order = [json.loads(line)[1]["n"] for line in lines()]
+    assert order.index("first") < order.index("second") < order.index("0")
+    assert [n for n in order if n.isdecimal()] == [task["n"] for task in many]
+    eventually(lambda: not files_of(node.spool), "uWSGI removes them")
+
+
+def test_few_waiting_tasks_are_files_after_each_clean_stop(node: RunningNode) -> None:
+    node.start()
+    for n in range(300):
+        send_to_spooler({"n": str(n)}, via=node.via)
+    assert node.stop() == 0
+    assert len(files_of(node.spool)) == 300

@@ -30,6 +30,7 @@ _COMMANDS = {
     "flush": "change",
     "reload": "change",
     "drain": "change",
+    "settle": "settle",
     "stop": "change",
     "config": "join",
     "ca": "ca",

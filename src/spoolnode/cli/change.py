@@ -229,19 +229,25 @@ def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) 
 
 @click.command("stop")
 @click.option("--wait", is_flag=True, help="Return only when the node has ended.")
+@click.option(
+    "--files", is_flag=True, help="Leave a spool file for each waiting task, as `spoolnode settle` does. Implies --wait."
+)
 @spool_option
-def stop_command(wait: bool, spool: str) -> None:
+def stop_command(wait: bool, files: bool, spool: str) -> None:
     """Stops a running node.
 
     It takes no new tasks, running ones may end (for --grace seconds), the others stay in the spool (unless it
     runs with --drain-on-stop; see `spoolnode drain`). The same as SIGTERM.
     """
+    from spoolnode.cli.settle import say_what_is_left
     from spoolnode.control_client import ask
 
-    ask(spool, "POST", "/stop")
-    if wait:
+    ask(spool, "POST", f"/stop?files={files:d}")
+    if wait or files:
         _wait_for_end(spool)
-    click.echo("stopped" if wait else "stopping")
+    click.echo("stopped" if wait or files else "stopping")
+    if files:
+        say_what_is_left(spool)
 
 
 def _wait_for_end(spool: str) -> None:

@@ -52,6 +52,9 @@ class Directory(Protocol):
     def count_dead(self) -> int:
         """How many are dead."""
 
+    def settle(self) -> None:
+        """Gives each task of a batch that does not run a spool file of its own."""
+
 
 def root_of(spool: str) -> str:
     """The absolute path of a spool directory. Raises `Failure` when there is none, or it is not ours to read."""
@@ -107,6 +110,9 @@ class Running:
 
     def count_dead(self) -> int:
         return int(ask(self._root, "GET", "/status")["dead"])
+
+    def settle(self) -> None:
+        ask(self._root, "POST", "/settle", BULK_SECONDS)
 
 
 class Stopped:
@@ -171,6 +177,27 @@ class Stopped:
             for info in watched(dead, "retrying", len(dead)):
                 self._revive(info.where)
             return len(dead)
+
+    def settle(self) -> None:
+        import asyncio
+
+        if os.path.isdir(self._layout.incoming):
+            with self._lock():
+                asyncio.run(self._settle())
+
+    async def _settle(self) -> None:
+        """By the node's own hands: which records still count, and when they are due, is not said in one place."""
+        import random
+
+        from spoolnode.node.outbox import boot_id
+        from spoolnode.node.retry import RetryPolicy
+        from spoolnode.node.spool import Spool
+
+        policy = RetryPolicy(max_attempts=0)  # whether one is given up is for the node to say, which knows its settings
+        spool = Spool(RealDisk(), self._layout, self._keeper.node_id, policy, random.Random(), sync=True)  # jitter
+        spool.load(boot_id(time.time()))
+        await spool.settle_all()
+        await spool.close()
 
     def count_dead(self) -> int:
         return inspect.count_files(self._keeper, "dead")

@@ -1,0 +1,97 @@
+"""`settle`: a spool directory as uWSGI would have it, one file a task."""
+
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import click
+
+from spoolnode.cli.options import json_option, spool_option
+
+
+class Left(NamedTuple):
+    """What a uWSGI server finds in the directory, and what it does not."""
+
+    files: int
+    """Spool files that it can run."""
+    batched: int
+    """Tasks that are still in batches, because they run, or the disk was full."""
+    ours: int
+    """Spool files with values that only a node understands: other types than text, calls of our own @spool functions."""
+    priorities: int
+    """Spool files in numeric directories."""
+    outbox: int
+    dead: int
+
+
+@click.command("settle")
+@spool_option
+@json_option
+def settle_command(spool: str, as_json: bool) -> None:
+    """Gives each waiting task a spool file of its own, as uWSGI writes them.
+
+    So that a real uWSGI spooler can go on where the node was: stop the node, then run this (or `spoolnode stop --files`), then
+    start uWSGI on the directory. It works while the node runs, too, and a node takes such files as it takes all others. Tasks
+    for other nodes, and dead ones, stay where only a node looks.
+    """
+    from spoolnode.cli.directory import open_directory, root_of
+    from spoolnode.cli.output import print_json
+
+    open_directory(spool).settle()
+    if as_json:
+        print_json(look(root_of(spool))._asdict())
+    else:
+        say_what_is_left(spool)
+
+
+def say_what_is_left(spool: str) -> None:
+    """Tells what uWSGI will find."""
+    for line in _sentences(look(os.path.abspath(spool))):
+        click.echo(line)
+
+
+def _sentences(left: Left) -> Iterator[str]:
+    yield f"{_count(left.files, 'waiting task')} with a spool file each, for uWSGI to run"
+    if left.priorities:
+        yield f"{left.priorities} of them have a priority: uWSGI runs these only with --spooler-ordered"
+    if left.ours:
+        yield f"{left.ours} of them have values of other types, or are calls of our own @spool functions: only a node runs these"
+    if left.batched:
+        yield f"{_count(left.batched, 'task')} without a file of its own: they run, or the disk has no room"
+    if left.outbox:
+        yield f"{_count(left.outbox, 'task')} for other nodes in outbox/: only a node delivers these"
+    if left.dead:
+        yield f"{_count(left.dead, 'dead task')} in dead/: uWSGI does not look there, and keeps no count of attempts"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def look(root: str) -> Left:
+    """Counts, without changing anything."""
+    from spoolnode.node import inspect
+    from spoolnode.node.disk import RealDisk
+    from spoolnode.node.keeper import Keeper
+    from spoolnode.node.layout import Layout
+    from spoolnode.node.recovery import spool_files
+
+    keeper = Keeper(RealDisk(), Layout(root), "-")
+    refs = [file.ref for file in spool_files(keeper)]
+    batched = sum(1 for _ in inspect.batch_tasks(keeper, 0.0))
+    outbox = sum(1 for _ in inspect.outbox_tasks(keeper, 0.0))
+    return Left(
+        len(refs), batched, sum(_is_ours(keeper, ref) for ref in refs), sum("/" in ref for ref in refs), outbox,
+        inspect.count_files(keeper, "dead"),
+    )  # fmt: skip
+
+
+def _is_ours(keeper: Any, ref: str) -> bool:
+    from spoolnode.protocol import names
+    from spoolnode.protocol.errors import BadPacket
+
+    try:
+        block = keeper.block_of(ref)
+    except (OSError, BadPacket):
+        return False  # it ended meanwhile, or is damaged: then it is nobody's
+    return names.VALUES in block or names.FUNCTION in block
