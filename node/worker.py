@@ -31,7 +31,7 @@ from spoolnode.node.forked import end_if_forked, expects_children, keep_children
 from spoolnode.node.outcome import DONE, App, Asked, Kind, Outcome, Timer, read_timer
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
-from spoolnode.node.surroundings import Surroundings
+from spoolnode.node.surroundings import Surroundings, watch
 from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held
 from spoolnode.protocol import names
 
@@ -402,7 +402,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         load: loads the application; whatever it raises is reported to the node with its traceback, but for a `BadConfig`
             of its own, which is a sentence.
     """
-    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock = socket.socket(fileno=int(sys.argv.pop()))
     settings = wire.receive(sock)
     if settings is None:
         return
@@ -415,6 +415,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     slots = Slots(facts["slots"], facts["concurrency"] + 1)
     capture_output(lambda task, stream, text: wire.send(sock, ["print", task, stream, text]))
     keep_children_out(lambda: _let_go(sock, slots))
+    watch()
     try:
         app = load(facts)
         end_if_forked()

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Awaitable, Callable
 from os.path import basename
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
 from spoolnode.compat.context import WorkerContext
@@ -60,8 +61,17 @@ class Registry:
         self._timers[timer] = function
 
     def call_timer(self, timer: Timer) -> object:
-        """Calls a timer's function; an awaitable that it returns is for the caller to await."""
-        return self._timers[timer]()
+        """Calls a timer's function; an awaitable that it returns is for the caller to await.
+
+        Raises:
+            KeyError: there is no such timer.
+            BadDecoration: it contains a `yield`, and nothing of it has run.
+            BaseException: what the function raises.
+        """
+        result = self._timers[timer]()
+        if isinstance(result, GeneratorType | AsyncGeneratorType):
+            raise BadDecoration(f"{timer.name} contains a `yield`: it returned a generator, and nothing of it has run")
+        return result
 
     def clear(self) -> None:
         """Forgets everything (for tests, and before an application is loaded anew in the same process)."""

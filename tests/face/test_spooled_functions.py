@@ -426,6 +426,12 @@ def test_timers_are_called_by_what_they_are() -> None:
         REGISTRY.call_timer(Timer("another", 2.0, (-1, -1, -1, -1, -1)))
 
 
+def test_a_timer_that_returns_a_generator_has_failed() -> None:
+    timer(5)(lambda: (piece for piece in pieces()))
+    with pytest.raises(BadDecoration, match="contains a `yield`"):
+        REGISTRY.call_timer(*REGISTRY.timers)
+
+
 def test_two_timers_of_one_name_are_both_called() -> None:
     for word in ("one", "two"):
         timer(5)(lambda word=word: calls.append(word))

@@ -14,6 +14,8 @@ LEAVES = (
     NOTES
     + """
 import subprocess
+from os import chdir, fchdir, umask
+from signal import SIG_BLOCK, SIGUSR1, alarm, pthread_sigmask, setitimer
 
 def world():
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -22,17 +24,29 @@ def world():
     child = subprocess.run(["printenv", "LEFT"], stdout=subprocess.PIPE, text=True).stdout.strip()
     streams = [type(stream).__name__ for stream in (sys.stdin, sys.stdout, sys.stderr)]
     alarm = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert len(sys.argv) == 1, sys.argv  # nothing of ours that an application would read as its own
     return [os.getcwd(), oct(umask), sorted(mask), os.environ.get("LEFT"), os.environ.get("HOME"), child, streams, alarm]
 
 def leave():
-    os.chdir("/")
-    os.umask(0o777)
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     os.environ["LEFT"] = "behind"
     del os.environ["HOME"]
-    signal.alarm(3600)
     sys.stdin = sys.stdout = sys.stderr = None
+    os.chdir("/")
+    os.umask(0o777)
+    signal.pthread_sigmask(SIG_BLOCK, [SIGUSR1])
+    signal.alarm(3600)
     note("left")
+
+ALONE = {
+    "chdir": lambda: chdir("/"),
+    "fchdir": lambda: fchdir(os.open("/", os.O_RDONLY)),
+    "umask": lambda: umask(0o777),
+    "pthread_sigmask": lambda: pthread_sigmask(SIG_BLOCK, [SIGUSR1]),
+    "alarm": lambda: alarm(3600),
+    "setitimer": lambda: setitimer(signal.ITIMER_REAL, 3600),
+    "putenv": lambda: os.environ.update(LEFT="behind"),
+    "stdout": lambda: setattr(sys, "stdout", None),
+}
 
 async def leave_later():
     leave()
@@ -41,12 +55,27 @@ def spooler(env):
     if env["do"] == "look":
         note("same" if world() == BEFORE else f"{world()} and not {BEFORE}")
         print("printed")
+    if env["do"] in ALONE:
+        ALONE[env["do"]]()
+        note("left")
     return leave() if env["do"] == "leave" else leave_later() if env["do"] == "leave later" else None
 
 uwsgi.spooler = spooler
 BEFORE = world()
 """
 )
+
+
+ALONE = ["chdir", "fchdir", "umask", "pthread_sigmask", "alarm", "setitimer", "putenv", "stdout"]
+
+
+def test_each_change_is_put_back_by_itself(node: RunningNode) -> None:
+    node.start(app=LEAVES, HOME="/root")
+    for number, how in enumerate(ALONE, 1):
+        spoolnode.send_to_spooler({"do": how}, via=node.via)
+        spoolnode.send_to_spooler({"do": "look"}, via=node.via)
+        eventually(lambda number=number: len(notes(node)) == 2 * number)
+        assert notes(node)[-2:] == ["left", "same"], how
 
 
 @pytest.mark.parametrize("how", ["leave", "leave later"])
@@ -151,8 +180,8 @@ def test_a_reload_follows_a_link_to_the_application_anew(node: RunningNode, tmp_
     if how == "option":
         node.start("--chdir", "current", "-w", "deployed")
     else:
-        node.directory, spool = tmp_path / "current", node.spool
-        node.start("--spool", str(spool), "-w", "deployed", PWD=str(tmp_path / "current"))
+        node.directory = tmp_path / "current"
+        node.start("-w", "deployed", PWD=str(tmp_path / "current"))
     spoolnode.send_to_spooler({"a": "b"}, via=node.via)
     node.wait_for_log("print", text="one one")
     deploy(tmp_path, "two")
