@@ -77,7 +77,8 @@ class Config:
     )
     advertise: str = _setting(
         "",
-        "the address that peers use for this node, where it is not one that it listens on (NAT, containers)",
+        "the address that peers use for this node, where it is not one that it listens on (NAT, containers); a host name only "
+        "with TLS, or where peers name it too",
         metavar="HOST:PORT",
     )
     hold: float = _setting(
@@ -88,7 +89,9 @@ class Config:
     )
     drain_on_stop: bool = _setting(False, "at a stop, hand the waiting tasks to peers (for at most --grace seconds)")
     allow: list[str] = _setting(
-        [], "network whose plain requests are taken, besides this machine; may be repeated", metavar="CIDR"
+        [],
+        "network whose requests are taken, and whose nodes are given tasks, besides this machine; may be repeated",
+        metavar="CIDR",
     )
     tls_cert: str = _setting(
         "", "this node's certificate, from `spoolnode ca issue`; with it nodes talk to each other over TLS only", metavar="FILE"

@@ -40,9 +40,9 @@ class Tuning(NamedTuple):
     """This node says again that it is there; each time from two thirds to four thirds of this."""
     glance: float = 240.0
     """It asks again who is there."""
-    look: float = 20.0
-    """It looks whether the interfaces are the same."""
-    retry: float = 30.0
+    look: float = 5.0
+    """It looks whether the interfaces are the same: a third of a millisecond."""
+    retry: float = 5.0
     """The longest pause after a failure; the first is a second, because an address that has just gone may be back by then."""
     missing: float = 180.0
     """How long somebody who said goodbye, or is not heard on new sockets, is expected back: several announcements."""
