@@ -50,7 +50,7 @@ def with_dnspython(make_resolver: Callable[[], Any] | None = None) -> Records:
         errors: Any = importlib.import_module("dns.exception")
         resolver: Any = importlib.import_module("dns.asyncresolver")
     except ImportError:
-        raise BadConfig("dns+srv:// needs dnspython, which is not installed: pip install 'spoolnode[dns]'") from None
+        raise BadConfig("dns+srv:// needs dnspython, which is not installed: pip install dnspython") from None
 
     async def records(name: str) -> list[tuple[str, int]]:
         try:

@@ -174,7 +174,7 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
         (
             ["--name", "any"],
             {},
-            "--name is 'any'; it must be 1 to 63 of letters, digits, '.', '_' and '-', without a leading '.', and",
+            "--name is 'any'; it must be 1 to 63 of letters, digits, '.', '_' and '-', no '.' at",
         ),
         (["--cluster", "a b"], {}, "--cluster is 'a b'; it must be 1 to 63 of letters"),
         (["--advertise", "foo"], {}, "--advertise is 'foo'; it must be host:port or [v6]:port, as peers can reach it"),

@@ -137,5 +137,5 @@ def _ca() -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "cryptography":
             raise
-        raise Failure("`spoolnode ca` needs the package cryptography: pip install 'spoolnode[tls]'") from error
+        raise Failure("`spoolnode ca` needs the package cryptography: pip install cryptography") from error
     return ca
