@@ -307,3 +307,23 @@ def test_task_can_have_the_application_loaded_anew(node: RunningNode) -> None:
     node.wait_for_log("reloaded")
     send_to_spooler({"n": "2"}, via=node.via)
     assert Lines(node.directory).wait(2) == ["b'1' False True", "b'2' True None"]
+
+
+def test_first_worker_imports_alone_so_a_module_that_leaves_a_mark_enqueues_once(node: RunningNode) -> None:
+    app = LINES + (
+        "import uwsgi, time\n"
+        "uwsgi.spooler = lambda env: write_line('ran') or uwsgi.SPOOL_OK\n"
+        "write_line('imports', os.getpid())\n"
+        "time.sleep(0.3)  # all four would be here at once\n"
+        "if not os.path.exists('mark'):\n"
+        "    open('mark', 'w').close()\n"
+        "    uwsgi.spool({b'a': b'b'})\n"
+        "write_line('imported', os.getpid())\n"
+    )
+    node.start("--workers", "4", app=app)
+    lines = Lines(node.directory)
+    lines.wait(4, "imported")
+    lines.wait(begin="ran")
+    first, second = [line for line in lines() if line != "ran"][:2]
+    assert first.split() == ["imports", second.split()[1]]
+    assert lines().count("ran") == 1
