@@ -262,7 +262,7 @@ class Crew:
             self.dispatch()
         elif kind == "print":
             task, stream, text = rest
-            self._report("print", id=id_of_file(task), stream=stream, text=text)
+            self._report("print", id=id_of_file(task) if task else "", stream=stream, text=text)
         elif kind == "timer":
             self._timer_ended(worker, *rest)
         elif kind == "ready":
