@@ -81,7 +81,9 @@ class RunningNode:
             changes: environment variables.
         """
         assert self._process is None, "it runs already"
-        options = ["--spool", str(self.spool), "--name", self.name, "--log-format", "json", "--log-level", "debug"]
+        options = ["--name", self.name, "--log-format", "json", "--log-level", "debug"]
+        if "-Q" not in args:
+            options += ["--spool", str(self.spool)]
         if "-s" not in args and "--listen" not in args and "--socket" not in args:
             options += ["--listen", f"127.0.0.1:{self.port}"]
         if "--discover" not in args:

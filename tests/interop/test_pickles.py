@@ -11,7 +11,7 @@ from spoolnode import Refused, send_to_spooler
 
 APP = """
 import os, pickle, uwsgi
-from uwsgidecorators import spool
+from uwsgidecorators import manage_spool_request, spool
 NOTES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "notes")
 
 def note(*what):
@@ -27,6 +27,8 @@ def mail(env):
     note("mail", pickle.loads(env["body"]))
 
 def manage(env):  # as the dispatchers of several packages do
+    if b"ud_spool_func" in env:
+        return manage_spool_request(env)
     for name in (b"args", b"kwargs", b"setup"):
         if name in env:
             pickle.loads(env[name])

@@ -87,7 +87,7 @@ def test_sighup_and_its_like_while_a_node_starts_do_not_end_it(node: RunningNode
 def test_a_first_load_that_hangs_gives_way_to_new_code(node: RunningNode) -> None:
     (node.directory / "app.py").write_text(APP + 'wait("never")\n')
     node.start("--workers", "2", "--app", "app.py", wait=False)
-    wait_for_note(node, "loads one", 2)
+    wait_for_note(node, "loads one")
     write(node, "two")
     hang_up(node)
     node.wait_until_ready()
