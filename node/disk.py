@@ -82,6 +82,10 @@ class Disk(Protocol):
 class RealDisk:
     """The operating system's file system."""
 
+    def __init__(self) -> None:
+        self._inodes: dict[int, tuple[int, int]] = {}
+        """Inode and device of the open files that `leads_to` was asked about: it is asked for each commit."""
+
     def create(self, path: str) -> int:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
@@ -89,6 +93,7 @@ class RealDisk:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self, descriptor: int) -> None:
+        self._inodes.pop(descriptor, None)
         os.close(descriptor)
 
     def allocate(self, descriptor: int, size: int) -> None:
@@ -127,8 +132,11 @@ class RealDisk:
             named = os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
-        found = os.fstat(descriptor)
-        return (named.st_ino, named.st_dev) == (found.st_ino, found.st_dev)
+        inode = self._inodes.get(descriptor)
+        if inode is None:
+            found = os.fstat(descriptor)
+            inode = self._inodes[descriptor] = found.st_ino, found.st_dev
+        return (named.st_ino, named.st_dev) == inode
 
     def rename(self, source: str, target: str) -> None:
         os.rename(source, target)
