@@ -222,6 +222,8 @@ class Taken:
                 numbers = Intervals(_checked([(int(start), int(end)) for start, end in pairs]))
                 is_wrong = int(floor) >> RUN_BITS > now + FLOOR_AHEAD
                 taken._of[str(origin), str(to)] = _Numbers(0 if is_wrong else int(floor), numbers)
+                if len(numbers) > MOST_GAPS:  # an earlier version had no such bound
+                    taken.raise_floor((str(origin), str(to)), numbers.start_of(len(numbers) - MOST_GAPS))
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise BadPacket(f"the file of taken numbers is damaged: {error!r}") from error
         return taken

@@ -62,6 +62,12 @@ class FoundFile:
     ref: str
     mtime: float
     rank: int
+
+    @property
+    def order(self) -> tuple[float, int, str]:
+        """Oldest first; of one time, the names tell: 80 is before 1000."""
+        return self.mtime, len(self.ref), self.ref
+
     size: int
     changed: float = 0.0
     """When anything of it was changed last."""

@@ -148,7 +148,7 @@ class Spool:
         # What the process before this one marked or removed may not be on the medium yet.
         outboxes = [f"outbox/{entry.name}" for entry in self.keeper.disk.entries(self.layout.outbox) if entry.is_directory]
         self.mark_dirty(*(item.batch for item in found.batches), "", "incoming", *outboxes)
-        files = sorted(found.files, key=lambda file: (file.mtime, len(file.ref), file.ref))  # 80 before 1000
+        files = sorted(found.files, key=lambda file: file.order)
         position = 0
         for batch in found.batches:
             while position < len(files) and files[position].mtime <= batch.batch.accepted:

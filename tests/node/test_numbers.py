@@ -2,12 +2,13 @@
 
 import itertools
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolnode.node import numbers
-from spoolnode.node.numbers import Intervals, Owed, Taken, Verdict
+from spoolnode.node.numbers import MOST_GAPS, RUN_BITS, Intervals, Owed, Taken, Verdict
 from spoolnode.protocol.errors import BadPacket
 
 NOW = 1.8e9
@@ -115,3 +116,35 @@ def test_a_floor_is_the_first_open_number() -> None:
     assert owed.floor(104) == 103
     owed.end(103)
     assert owed.floor(104) == 104
+
+
+def test_a_floor_far_ahead_of_the_clock_is_forgotten_with_the_next_start() -> None:
+    taken = Taken()
+    ahead = int(NOW + 1500 * 86400) << RUN_BITS
+    taken.take(KEY, ahead + 1)
+    taken.raise_floor(KEY, ahead)
+    now = int(NOW) << RUN_BITS
+    assert taken.judge(KEY, now) is Verdict.STALE
+    assert Taken.decode(taken.encode(), NOW).judge(KEY, now) is Verdict.NEW
+
+
+def test_a_floor_that_the_clock_allows_survives_a_start() -> None:
+    taken = Taken()
+    taken.take(KEY, (int(NOW) << RUN_BITS) + 1)
+    taken.raise_floor(KEY, int(NOW) << RUN_BITS)
+    assert Taken.decode(taken.encode(), NOW).judge(KEY, 5) is Verdict.STALE
+
+
+def test_of_more_gaps_than_are_kept_the_lowest_are_closed_when_they_are_read() -> None:
+    pairs = [(2 * n + 1, 2 * n + 2) for n in range(MOST_GAPS + 10)]
+    data = msgpack.packb({"version": 1, "taken": [(*KEY, 0, pairs)]})
+    again = Taken.decode(data, NOW)
+    assert again.judge(KEY, 2) is Verdict.STALE
+    assert again.judge(KEY, pairs[-1][0]) is Verdict.TAKEN
+    assert len(again.encode()) < len(data)
+
+
+@pytest.mark.parametrize("pairs", [[(5, 5)], [(5, 3)], [(5, 9), (7, 12)], [(5, 9), (9, 12)], [(5, 2**64 - 1)], [(-1, 3)]])
+def test_what_are_no_intervals_is_one_clear_error(pairs: list[tuple[int, int]]) -> None:
+    with pytest.raises(BadPacket, match="damaged"):
+        Taken.decode(msgpack.packb({"version": 1, "taken": [(*KEY, 0, pairs)]}), NOW)

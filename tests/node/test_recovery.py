@@ -288,3 +288,101 @@ def test_a_hundred_thousand_tasks_are_found_in_seconds(tmp_path: Path) -> None:
     found = recover(keeper, NOW, Log())
     assert sum(item.batch.live for item in found.batches) == 100_000
     assert time.monotonic() - started < 30
+
+
+# -- what only a mischief, a failing disk, or an earlier version leaves --
+
+
+def linked(number: int, name: str = "beta") -> bytes:
+    """The variables of a task that came over a link, with that number."""
+    return encode_variables([(b"spool_seq", str(number).encode()), (names.ORIGIN, b"a" * 12), (names.TO, name.encode())])
+
+
+def test_a_record_with_a_number_that_no_link_gives_any_more_is_a_task_and_proves_nothing(keeper: Keeper, write: Write) -> None:
+    block = linked(2**64 - 1)
+    data = batch.encode_record(NUMBER, block, b"", 1e9, 0.0, names.LAST, batch.ARRIVED, 2**64 - 1)
+    write(keeper.layout.batch(NUMBER), allocated(batch_of(data)))
+    found = recover(keeper, NOW, Log())
+    assert found_offsets(found) == offsets_of(data)
+    found.taken.encode()
+
+
+def test_a_large_arrival_is_published_later_when_the_disk_is_full_and_nothing_keeps_the_node_from_starting(
+    keeper: Keeper, write: Write
+) -> None:
+    write(f"{keeper.layout.arriving}/uwsgi_spoolfile_on_x", spoolfile.head(linked(7)) + b"body")
+    found = recover(keeper, NOW, Log())
+    assert list(found.arrived) == ["arriving/uwsgi_spoolfile_on_x"]
+    assert listing(keeper, "arriving") == ["uwsgi_spoolfile_on_x"]
+
+
+@pytest.mark.parametrize("data", [b"", b"\x11\xff\x00\x00abc", b"\x11\x03\x00\x00abc"], ids=["empty", "cut", "malformed"])
+def test_what_cannot_be_read_in_arriving_is_kept_in_corrupt(keeper: Keeper, write: Write, data: bytes) -> None:
+    write(f"{keeper.layout.arriving}/uwsgi_spoolfile_on_x", data)
+    log = Log()
+    assert not recover(keeper, NOW, log).arrived
+    assert [action for action, _ in log] == ["quarantined"]
+    assert listing(keeper, "corrupt") == ["arriving_uwsgi_spoolfile_on_x"]
+
+
+def test_a_batch_that_was_emptied_is_reported_and_kept(keeper: Keeper, write: Write) -> None:
+    write(keeper.layout.batch(NUMBER), b"")
+    log = Log()
+    assert recover(keeper, NOW, log).batches == []
+    assert [action for action, _ in log] == ["quarantined"]
+    assert len(listing(keeper, "corrupt")) == 1
+
+
+def test_damaged_numbers_are_put_aside_and_told(keeper: Keeper, write: Write) -> None:
+    write(keeper.layout.taken, b"garbage")
+    log = Log()
+    recover(keeper, NOW, log)
+    ((action, details),) = log
+    assert action == "quarantined"
+    assert "taken twice" in details["reason"]
+    assert listing(keeper, "corrupt") == ["taken"]
+
+
+@pytest.mark.parametrize("where", ["outbox/beta/uwsgi_spoolfile_on_x", "arriving/uwsgi_spoolfile_on_x"])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_file_that_cannot_be_read_now_stays_and_is_reported(where: str, code: int) -> None:
+    class Closed(FakeDisk):
+        def open(self, path: str) -> int:
+            if path.endswith(where):
+                raise OSError(code, os.strerror(code), path)
+            return super().open(path)
+
+    disk = Closed()
+    keeper = Keeper(disk, Layout("/spool"), NODE)
+    recover(keeper, NOW, Log())
+    disk.make_directory("/spool/outbox/beta")
+    disk.close(disk.create(f"/spool/{where}"))
+    log = Log()
+    found = recover(keeper, NOW, log)
+    assert [action for action, _ in log] == ["unreadable"]
+    assert not found.outbox
+    assert not found.arrived
+    assert disk.peek(f"/spool/{where}") is not None
+
+
+def test_numbers_that_cannot_be_read_now_are_not_forgotten(write: Write) -> None:
+    class Closed(FakeDisk):
+        def open(self, path: str) -> int:
+            if path.endswith("taken"):
+                raise OSError(errno.EACCES, "Permission denied", path)
+            return super().open(path)
+
+    disk = Closed()
+    disk.make_directory("/spool")
+    disk.close(disk.create("/spool/taken"))
+    with pytest.raises(PermissionError):
+        recover(Keeper(disk, Layout("/spool"), NODE), NOW, Log())
+
+
+def test_files_of_one_time_run_in_the_order_of_their_offsets(keeper: Keeper, write: Write) -> None:
+    names_of = [f"uwsgi_spoolfile_on_{NODE}_{NUMBER}_{offset}" for offset in (80, 1000, 9, 16384)]
+    for name in names_of:
+        write(keeper.layout.path(name), spoolfile.head(BLOCK))
+        keeper.disk.set_mtime(keeper.layout.path(name), 1e9)
+    found = sorted(recover(keeper, NOW, Log()).files, key=lambda file: file.order)
+    assert [int(file.ref.rpartition("_")[2]) for file in found] == [9, 80, 1000, 16384]
