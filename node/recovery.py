@@ -138,13 +138,17 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
 def prepare(keeper: Keeper, report: Callable[..., None]) -> None:
     """Every directory that a node needs. What else lies in such a place is moved aside, whatever it is."""
     layout = keeper.layout
-    for path in (layout.root, layout.corrupt, *layout.directories):
+    try:
+        keeper.disk.make_directory(layout.root)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        # The spool directory itself may be reached through a link: its lock is on what that leads to.
+    for path in (layout.corrupt, *layout.directories[1:]):
         try:
             make_own_directory(keeper.disk, path)
         except NotADirectoryError:
             name = os.path.basename(path)
-            if path == layout.root:
-                raise
             kept = f"{name}.{time.time_ns()}" if path == layout.corrupt else f"corrupt/{name}.{time.time_ns()}"
             keeper.disk.rename(path, layout.path(kept))
             report("quarantined", file=name, corrupt=kept, reason="it is no directory")

@@ -137,7 +137,8 @@ class Upload:
 
     def _publish(self, ref: str, is_last: bool) -> None:
         layout = self._spool.layout
-        self._disk.make_directory(layout.directory_of(ref))
+        if "/" in ref:
+            self._disk.make_directory(layout.directory_of(ref))
         if is_last:
             self._disk.rename(self._temporary, layout.path(ref))
         else:

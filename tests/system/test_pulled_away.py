@@ -133,6 +133,17 @@ def test_a_directory_of_the_spool_that_is_a_link_is_refused_and_what_it_leads_to
     assert (elsewhere / "file").read_text() == "precious"
 
 
+def test_the_spool_directory_itself_may_be_reached_through_a_link(node: RunningNode) -> None:
+    elsewhere = node.directory / "elsewhere"
+    elsewhere.mkdir()
+    node.spool.symlink_to(elsewhere)
+    node.start()
+    assert send(node, 1)
+    spoolnode.send_to_spooler({"n": 2, "body": b"large" * 100_000}, via=node.via)
+    node.kill9()
+    assert waiting(node) == {1, 2}
+
+
 def test_a_priority_that_is_a_link_leads_no_task_out_of_the_spool(node: RunningNode) -> None:
     elsewhere = node.directory / "elsewhere"
     elsewhere.mkdir()
