@@ -7,6 +7,7 @@ A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Fil
 """
 
 import asyncio
+import math
 import os
 import random
 import time
@@ -650,7 +651,9 @@ class Spool:
                 if offset in due and not still_later:
                     self.hurry(self.files, ref)  # it became ready while it was moved
         except OSError as error:
-            batch.closed_at = time.monotonic() + DISK_REST_SECONDS
+            # A batch that somebody removed never settles; its tasks end as gone when their turn comes.
+            is_gone = isinstance(error, FileNotFoundError) and error.filename == self.layout.batch(batch.number)
+            batch.closed_at = math.inf if is_gone else time.monotonic() + DISK_REST_SECONDS
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
         finally:
             batch.frozen = False
