@@ -148,6 +148,7 @@ class ReadyQueue:
 
         However many ranks there are: only those are looked at whose head may be the oldest and has changed.
         """
+        looked_at = set()
         while self._oldest:
             bound, rank = self._oldest[0]
             lane = self._lanes.get(rank)
@@ -156,6 +157,9 @@ class ReadyQueue:
                 if lane is None:
                     self._bounds.pop(rank, None)
                 continue
+            if rank in looked_at:
+                return bound  # of a file that is gone nobody knows when it came, and is told the time
+            looked_at.add(rank)
             accepted = self.age(lane[0].source, lane[0].refs[lane[0].start])
             if accepted <= bound:
                 return bound

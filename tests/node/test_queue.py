@@ -1,5 +1,6 @@
 """What waits comes out in order, nothing twice, nothing lost: against models of a few lines."""
 
+import itertools
 from array import array
 from dataclasses import dataclass
 
@@ -169,3 +170,10 @@ def test_what_was_removed_from_later_does_not_keep_its_memory() -> None:
             later.remove(SOURCES[0], number - 100)
     assert len(later) == 100
     assert len(later._heap) + len(later._old) < 5_000
+
+
+def test_the_oldest_is_told_also_when_nobody_knows_when_the_first_came() -> None:
+    ticks = itertools.count(1.0)
+    queue = ReadyQueue(age=lambda source, ref: next(ticks))  # of a file that is gone we are told the time
+    queue.add("files", ["a", "b"])
+    assert queue.oldest() is not None
