@@ -8,9 +8,9 @@ import os
 import stat
 import time
 from _thread import start_new_thread  # not `threading`: an application may replace that by something else (gevent)
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from spoolnode.node.clock import was_set_back
 from spoolnode.node.layout import Layout
@@ -192,24 +192,39 @@ CLOSERS = 4
 """Threads that close removed files."""
 CLOSE_LATER = 64
 """Removed files that may wait to be closed."""
-_removed: SimpleQueue[int] = SimpleQueue()
+CLOSE_TOGETHER = 16
+"""Removed files for which a thread is woken at the latest."""
+_removed: deque[int] = deque()
+_wake: SimpleQueue[None] = SimpleQueue()
 _closers: list[int] = []
 
 
 def close_aside(descriptor: int) -> None:
     """Closes a removed file in another thread: that is when its blocks are freed, and a journal may make it wait for that."""
-    if _removed.qsize() >= CLOSE_LATER:
+    if len(_removed) >= CLOSE_LATER:
         os.close(descriptor)
         return
     while len(_closers) < CLOSERS:
         _closers.append(start_new_thread(_close_removed, ()))
-    _removed.put(descriptor)
+    _removed.append(descriptor)
+    if len(_removed) % CLOSE_TOGETHER == 0:
+        _wake.put(None)
+
+
+def close_removed() -> None:
+    """Has those closed that were put aside: whoever removed them has nothing more to remove for now."""
+    if _removed:
+        _wake.put(None)
 
 
 def _close_removed() -> None:
     while True:
-        with contextlib.suppress(OSError):  # it is gone, and what it held with it
-            os.close(_removed.get())
+        _wake.get()
+        with contextlib.suppress(IndexError):
+            while True:
+                descriptor = _removed.popleft()
+                with contextlib.suppress(OSError):  # it is gone, and what it held with it
+                    os.close(descriptor)
 
 
 def close_held() -> None:
@@ -217,9 +232,8 @@ def close_held() -> None:
     for task in HELD.values():
         os.close(task._descriptor)
     HELD.clear()
-    with contextlib.suppress(Empty):
-        while True:
-            os.close(_removed.get_nowait())
+    while _removed:
+        os.close(_removed.popleft())
 
 
 class SpoolFileReader:

@@ -32,7 +32,7 @@ from spoolnode.node.outcome import DONE, App, Asked, Kind, Outcome, Timer, read_
 from spoolnode.node.output import capture_output, current_task
 from spoolnode.node.slots import TIMER, Slots
 from spoolnode.node.surroundings import Surroundings, watch
-from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held
+from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held, close_removed
 from spoolnode.protocol import names
 
 if TYPE_CHECKING:
@@ -212,6 +212,7 @@ class Worker:
         if self._ended or self._others:
             self.send(["ended", chunk.number, wire.pack_positions(self._ended), self._others, now - self._since])
             self._ended, self._others = [], []
+            close_removed()
         self._since = now
 
     def _call(self, what: Timer | Asked) -> None:
@@ -322,6 +323,7 @@ class AsyncTasks:
         others: list[list[Any]] = []
         if outcome.kind is Kind.DONE:
             task.finish()
+            close_removed()
             ended.append(position)
         else:
             task.leave()

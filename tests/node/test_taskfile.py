@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
 import pytest
+from support import eventually
 
 from spoolnode.node.layout import Layout
-from spoolnode.node.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader
+from spoolnode.node.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader, close_removed
 from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.packet import encode_variables
@@ -84,6 +85,35 @@ def test_a_task_that_did_not_end_well_is_let_go_with_its_attempt_counted(reader:
         task.leave()
         assert path.read_bytes() == spoolfile.head(BLOCK, attempt) + b"body"
     assert not is_locked(path)
+
+
+def open_files() -> Iterator[str]:
+    """The names of the files that this process has open."""
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/self/fd/{descriptor}")
+
+
+def test_removed_files_are_closed_aside_and_none_stays_open(reader: SpoolFileReader, path: Path) -> None:
+    for _ in range(300):
+        path.write_bytes(spoolfile.head(BLOCK, 0))
+        os.utime(path, (1, 1))
+        reader.read(NAME).finish()
+    close_removed()
+    opened = Path("/proc/self/fd")
+    eventually(
+        lambda: not any(str(path) in os.readlink(link) for link in opened.iterdir() if link.is_symlink()), "all are closed"
+    )
+
+
+def test_a_task_with_two_names_keeps_its_lock_when_the_other_one_is_done(reader: SpoolFileReader, path: Path) -> None:
+    other = path.with_name(f"{NAME}_too")
+    other.hardlink_to(path)
+    reader.read(NAME).finish()
+    second = reader.read(other.name)
+    close_removed()
+    assert is_locked(other)
+    second.leave()
 
 
 def test_attempts_stop_where_a_byte_ends(reader: SpoolFileReader, path: Path) -> None:
