@@ -88,7 +88,7 @@ def test_each_join_has_settings_that_are_valid(tmp_path: Path) -> None:
 def test_every_option_that_is_named_exists() -> None:
     without_docker = README.replace(section("Three nodes with Docker"), "").replace(section("Speed"), "")
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![a-z*-])", without_docker))
-    subcommands = ("join", "send", "peers", "ls", "reload", "doctor", "drain", "ca init")
+    subcommands = ("join", "send", "peers", "ls", "reload", "doctor", "drain", "stop", "ca init")
     known = " ".join(command(*name.split(), "--help").stdout for name in subcommands)
     uwsgis = {"--spooler", "--spooler-external", "--spooler-ordered"}
     missing = {option for option in options - uwsgis if not re.search(rf"{option}(?![a-z-])", known)}
