@@ -45,6 +45,8 @@ LONGEST_WAIT = 86400.0
 """The longest that an answer may be asked to wait, in seconds."""
 COUNT_SECONDS = 1.0
 """How old the numbers of dead and corrupt files may be; older when counting takes long."""
+MAX_HTTP = 64
+"""Connections on `--http`: each takes a descriptor, and anybody who reaches it can open some."""
 COUNT_REST = 20
 """At least so many times as long as a count took is the pause after it."""
 
@@ -62,6 +64,8 @@ class Control:
     def __init__(self, node: "Node") -> None:
         self._node = node
         self._runners: list[web.AppRunner] = []
+        self._public: asyncio.Server | None = None
+        """What listens on `--http`."""
         self._counting = asyncio.Lock()
         self._recount_at = float("-inf")
         self.aside = Aside()
@@ -104,6 +108,8 @@ class Control:
 
     async def stop(self) -> None:
         """Listens no more."""
+        if self._public is not None:
+            self._public.close()
         for runner in self._runners:
             await runner.cleanup()
         with contextlib.suppress(FileNotFoundError):
@@ -112,7 +118,7 @@ class Control:
     @property
     def http_address(self) -> str:
         """Where metrics are, with the port that the system chose; empty without --http."""
-        return "{}:{}".format(*self._runners[1].addresses[0][:2]) if len(self._runners) > 1 else ""
+        return "{}:{}".format(*self._public.sockets[0].getsockname()[:2]) if self._public is not None else ""
 
     async def _serve_metrics(self, address: str) -> None:
         if not address:
@@ -122,15 +128,22 @@ class Control:
             raise BadConfig(f"--http is {parsed!r}; it must be host:port")
         host, port = parsed
         try:
-            await self._serve(self._public_application(), lambda runner: web.TCPSite(runner, host, port))
+            server = await self._server(self._public_application())
+            self._public = await asyncio.get_running_loop().create_server(_newest(server), host, port)
         except OSError as error:
             raise BadConfig(f"cannot listen on {address} (--http): {_reason(error)}") from error
 
     async def _serve(self, application: web.Application, site_of: Callable[[web.AppRunner], web.BaseSite]) -> None:
+        await self._server(application)
+        await site_of(self._runners[-1]).start()
+
+    async def _server(self, application: web.Application) -> web.Server:
+        """What makes a handler for each connection."""
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runners.append(runner)
-        await site_of(runner).start()
+        assert runner.server is not None  # noqa: S101  # for the type checker
+        return runner.server
 
     def _application(self) -> web.Application:
         application = web.Application(middlewares=[_errors_as_json])
@@ -424,6 +437,19 @@ class Control:
     def _count(self) -> Aside:
         keeper = self._node.spool.keeper
         return Aside(dead=inspect.count_files(keeper, "dead"), corrupt=len(keeper.disk.entries(keeper.layout.corrupt)))
+
+
+def _newest(server: web.Server) -> Callable[[], asyncio.Protocol]:
+    """Makes handlers for connections; of more than `MAX_HTTP` the oldest ends: whoever asks for metrics does not grow old."""
+
+    def make() -> asyncio.Protocol:
+        connected = [handler.transport for handler in server.connections if handler.transport is not None]
+        alive = [transport for transport in connected if not transport.is_closing()]
+        if len(alive) >= MAX_HTTP:
+            alive[0].abort()
+        return server()
+
+    return make
 
 
 @web.middleware

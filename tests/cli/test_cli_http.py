@@ -1,5 +1,6 @@
 """`--http`: metrics and health for other programs."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -49,3 +50,15 @@ def test_address_that_is_taken_is_one_sentence_and_leaves_nothing(node: RunningN
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == f"Error: cannot listen on {address} (--http): Address already in use"
     assert not (node.spool / "control.sock").exists()
+
+
+def test_connections_that_say_nothing_keep_neither_metrics_nor_tasks_out(node: RunningNode) -> None:
+    node.start("--http", "127.0.0.1:0")
+    before = len(os.listdir(f"/proc/{node.pid}/fd"))
+    host, _, port = node.lines("ready")[-1]["http"].rpartition(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection((host, int(port)), 20)).sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert get(node, "/metrics")[0] == 200
+        eventually(lambda: len(os.listdir(f"/proc/{node.pid}/fd")) < before + 80, "the oldest are gone")
+        assert node.command("send", "a=b").returncode == 0
