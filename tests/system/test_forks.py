@@ -14,6 +14,13 @@ APP = (
 import asyncio, multiprocessing, pty, socket, threading
 import msgpack
 
+def is_packet_socket(descriptor):
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as found:
+            return found.type == socket.SOCK_SEQPACKET
+    except OSError:
+        return False
+
 def leave(how):
     note("child", how)
     if how == "sys.exit":
@@ -51,8 +58,8 @@ def spooler(env):
     if "forks" in env:
         forks(env["forks"])
     if "forges" in env:
-        node = socket.socket(fileno=os.dup(int(sys.argv[1])))
-        node.send(msgpack.packb(["ended", 1, bytes(512), [], 0.001]))
+        to_node = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_packet_socket(fd)]
+        socket.socket(fileno=os.dup(to_node[0])).send(msgpack.packb(["ended", 1, bytes(512), [], 0.001]))
         wait("never")
 
 uwsgi.spooler = spooler
