@@ -290,6 +290,7 @@ class Listener:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(unix)
         self._sockets.clear()
+        self._modes.clear()  # none of them is made anew
 
     def close_streams(self) -> None:
         """Ends what is still connected."""

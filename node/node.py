@@ -345,7 +345,9 @@ class Node:
             if not self.spool.is_busy and not self.crew.held:
                 self._active.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._active.wait(), QUIET_SECONDS)
+                    # Not `wait_for`: in Python 3.11 that forgets a cancellation which meets the end of what it waits for.
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        await self._active.wait()
 
     async def _tidy(self) -> None:
         """One round."""
