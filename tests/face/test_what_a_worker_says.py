@@ -52,7 +52,7 @@ def first_words(directory: Path, app: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("app", "says"),
     [
-        ("nothere", "--app is 'nothere': there is no module 'nothere' in {here} nor on PYTHONPATH; "),
+        ("nothere", "--app is 'nothere': there is no module 'nothere' in {here}, --pythonpath or PYTHONPATH; "),
         ("nothere.py", "--app: there is no file {here}/nothere.py"),
         ("jobs:nothing", "--app is 'jobs:nothing': 'nothing' does not exist in the module 'jobs'"),
         ("jobs", "the application 'jobs' has nothing to run"),
