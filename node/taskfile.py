@@ -194,15 +194,33 @@ CLOSE_LATER = 64
 """Removed files that may wait to be closed."""
 CLOSE_TOGETHER = 16
 """Removed files for which a thread is woken at the latest."""
+SLOW_CLOSE = 100e-6
+"""Seconds that closing must take for another thread to be worth its price."""
 _removed: deque[int] = deque()
 _wake: SimpleQueue[None] = SimpleQueue()
 _closers: list[int] = []
 
 
+class _Usual:
+    """How long closing a removed file takes, lately."""
+
+    seconds = 0.0
+
+    def close(self, descriptor: int) -> None:
+        """Closes it, and learns."""
+        began = time.monotonic()
+        with contextlib.suppress(OSError):  # it is gone, and what it held with it
+            os.close(descriptor)
+        self.seconds += (time.monotonic() - began - self.seconds) / 16
+
+
+_usual = _Usual()
+
+
 def close_aside(descriptor: int) -> None:
-    """Closes a removed file in another thread: that is when its blocks are freed, and a journal may make it wait for that."""
-    if len(_removed) >= CLOSE_LATER:
-        os.close(descriptor)
+    """Closes a removed file, in another thread if that is slow here: its blocks are freed then, and a disk may take its time."""
+    if _usual.seconds < SLOW_CLOSE or len(_removed) >= CLOSE_LATER:
+        _usual.close(descriptor)
         return
     while len(_closers) < CLOSERS:
         _closers.append(start_new_thread(_close_removed, ()))
@@ -222,9 +240,7 @@ def _close_removed() -> None:
         _wake.get()
         with contextlib.suppress(IndexError):
             while True:
-                descriptor = _removed.popleft()
-                with contextlib.suppress(OSError):  # it is gone, and what it held with it
-                    os.close(descriptor)
+                _usual.close(_removed.popleft())
 
 
 def close_held() -> None:
