@@ -244,7 +244,7 @@ class Listener:
         self._sweep()
 
     def open_own(self) -> None:
-        """Listens on the node's own socket too. Its name stays at a stop, so that the next start has room for one file.
+        """Listens on the node's own socket too.
 
         Raises:
             BadConfig: it cannot be listened on, and not because the disk is full.
@@ -286,7 +286,7 @@ class Listener:
         for sock, unix in self._sockets:
             self._loop.remove_reader(sock)
             sock.close()
-            if unix and unix != self._own:
+            if unix:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(unix)
         self._sockets.clear()

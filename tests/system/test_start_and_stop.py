@@ -1,6 +1,7 @@
 """A node starts, stops and takes new code, and no task is lost or run twice for it."""
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -298,3 +299,10 @@ def test_all_addresses_take_tasks(node: RunningNode, tmp_path: Path) -> None:
     assert exchange(str(node.spool / "spool.sock"), request({"n": "1"})) == STORED
     for n in (4, 6, 0, 1):
         wait_for_note(node, f"ends {n}")
+
+
+def test_the_directory_of_a_stopped_node_can_be_copied(node: RunningNode) -> None:
+    node.start()
+    spoolnode.send_to_spooler({"n": "1", "at": int(time.time()) + 3600}, via=node.via)
+    node.stop()
+    shutil.copytree(node.spool, node.directory / "copy")  # which a socket would end
