@@ -67,7 +67,7 @@ class Lines:
             return [line for line in self() if line.startswith(begin)]
 
         try:
-            eventually(lambda: len(found()) >= count, f"{count} lines {begin!r}")
+            eventually(lambda: len(found()) >= count, f"{count} lines {begin!r}", PATIENCE + count / 10)
         except AssertionError as error:
             raise AssertionError(f"{error}; there are {self()[-20:]}") from None
         return found()

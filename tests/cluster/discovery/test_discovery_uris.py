@@ -92,7 +92,7 @@ def test_the_same_source_twice_is_one_and_several_are_several() -> None:
 def test_srv_without_dnspython_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "dns.asyncresolver", None)
     monkeypatch.setitem(sys.modules, "dns.exception", None)
-    with pytest.raises(BadConfig, match=r"pip install 'spoolnode\[dns\]'"):
+    with pytest.raises(BadConfig, match=r"pip install dnspython"):
         make("dns+srv://_uwsgi-spool._tcp.example.org")
 
 
