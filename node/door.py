@@ -126,7 +126,8 @@ class Door:
         if len(taken) >= MOST_LINKS:
             raise Refused(
                 Reason.BUSY,
-                f"this node remembers the numbers of {len(taken)} links already; it takes no tasks from another sender",
+                f"this node remembers the numbers of {len(taken)} links already, and takes no tasks from another sender. Who "
+                "runs it can stop it and remove `taken` in its spool: then a task whose answer was lost may run twice",
             )
         taken.raise_floor(link, 0)
 

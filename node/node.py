@@ -103,6 +103,10 @@ class Node:
 
     # -- life --
 
+    def _check_home(self) -> None:
+        if not os.path.isdir(self.home):
+            raise BadConfig(f"--chdir is {self.config.chdir!r}: there is no directory {self.home}")
+
     async def run(self) -> int:
         """Runs until a signal says stop; the exit status.
 
@@ -110,6 +114,7 @@ class Node:
             BadConfig: it cannot start with these settings.
             AppBroken: the application does not load.
         """
+        self._check_home()
         _raise_descriptor_limit()
         self._loop.set_exception_handler(self._report_mistake)
         self._handle_signals()  # they are heard from the first turn of the loop on, when everything is there that they need

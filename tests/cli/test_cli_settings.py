@@ -178,6 +178,7 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
         ),
         (["--cluster", "a b"], {}, "--cluster is 'a b'; it must be 1 to 63 of letters"),
         (["--advertise", "foo"], {}, "--advertise is 'foo'; it must be host:port or [v6]:port, as peers can reach it"),
+        (["--chdir", "/nowhere"], {}, "--chdir is '/nowhere': there is no directory /nowhere"),
         (["--workers", "0"], {}, "--workers is 0; it must be from 1 to 256"),
         (["-s", "0.0.0.0:0"], {}, "--listen 0.0.0.0:0 is reachable from other machines"),
         ([], {"SPOOLNODE_WORKERS": "x"}, "SPOOLNODE_WORKERS is 'x'; it must be a whole number"),
