@@ -32,6 +32,9 @@ class Disk(Protocol):
     def open(self, path: str) -> int:
         """An existing file for reading and writing; its descriptor. A link is refused."""
 
+    def open_to_read(self, path: str) -> int:
+        """The same for reading only, of a file that may be somebody else's."""
+
     def close(self, descriptor: int) -> None: ...
 
     def allocate(self, descriptor: int, size: int) -> None:
@@ -91,6 +94,9 @@ class RealDisk:
 
     def open(self, path: str) -> int:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+
+    def open_to_read(self, path: str) -> int:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def close(self, descriptor: int) -> None:
         self._inodes.pop(descriptor, None)

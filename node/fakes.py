@@ -226,6 +226,9 @@ class FakeDisk:
         self._call("open")
         return self._opened(self._file(path))
 
+    def open_to_read(self, path: str) -> int:
+        return self.open(path)
+
     def close(self, descriptor: int) -> None:
         self._open.pop(descriptor, None)
 

@@ -468,6 +468,19 @@ class Keeper:
         self._write(ref, parts, mtime=mtime)
         self._confirm([ref])
 
+    def take_over(self, ref: str) -> None:
+        """A file that we may read and not write becomes ours: a copy takes its place. So it is when root copies one here.
+
+        Raises OSError when we may not read it either.
+        """
+        path = self.layout.path(ref)
+        source = self.disk.open_to_read(path)
+        try:
+            self._write(ref, [], self.disk.stat(path).mtime, body=(source, 0, self.disk.size(source)))
+        finally:
+            self.disk.close(source)
+        self._sync_directory(self.layout.directory_of(ref))
+
     def _new_ref(self, identity: str, rank: int) -> str:
         if rank == names.LAST:
             return waiting_ref(identity, rank)

@@ -462,9 +462,23 @@ class Spool:
         self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
 
     def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
-        """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file."""
-        self.report("unreadable", id=self.id_of(source, ref), reason=reason, again_in=DISK_REST_SECONDS)
-        self.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
+        """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file.
+
+        A file that we may read, and only not mark, becomes ours.
+        """
+
+        def taken(result: None, error: BaseException | None) -> None:
+            del result
+            if error is None:
+                self.postpone(source, ref, rank, time.time())
+                return
+            self.report("unreadable", id=self.id_of(source, ref), reason=reason, again_in=DISK_REST_SECONDS)
+            self.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
+
+        if isinstance(source, Files):
+            self.moves.submit(lambda: self.keeper.take_over(str(ref)), taken)
+        else:
+            taken(None, OSError(reason))
 
     def corrupt(self, source: Source, ref: Ref, reason: str) -> None:
         """A task can never be read: its file, or what is left of its batch, is kept in corrupt/; all others go on."""

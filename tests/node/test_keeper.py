@@ -1,5 +1,6 @@
 """Every move of a task on disk, on both disks; and on the fake one, every call of every move failing."""
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable
@@ -309,6 +310,39 @@ def test_a_revival_that_fails_at_any_call_leaves_the_task_dead_or_waiting_and_no
             places = (["uwsgi_spoolfile_on_x"], [])
         disk.heal()
         assert (listing(keeper, "dead"), listing(keeper, "5")) == places
+        assert not disk.open_files
+
+
+# -- files of others --
+
+
+def test_a_file_that_is_somebody_elses_becomes_ours_as_it_was(keeper: Keeper, write: Write) -> None:
+    path = keeper.layout.path("uwsgi_spoolfile_on_x")
+    content = spool_file((b"a", b"b"), body=b"body")
+    write(path, content)
+    keeper.disk.set_mtime(path, 1_600_000_000.0)
+    is_real = not isinstance(keeper.disk, FakeDisk)
+    if is_real:
+        os.chmod(path, 0o444)  # as root left it
+    keeper.take_over("uwsgi_spoolfile_on_x")
+    assert keeper.contents(path) == content
+    assert keeper.disk.stat(path).mtime == 1_600_000_000.0
+    assert not keeper.disk.entries(keeper.layout.tmp)
+    assert not is_real or os.stat(path).st_mode & 0o777 == 0o600
+
+
+def test_taking_over_a_file_leaves_it_where_it_is_whatever_fails() -> None:
+    for call in range(1, 20):
+        disk = FakeDisk(call)
+        keeper = fake_keeper(disk)
+        number, ref = make_one(keeper, writer(disk), "file")
+        before = disk.peek(keeper.layout.path(str(ref)))
+        disk.fail_at(call, errno.EIO)
+        with contextlib.suppress(OSError):
+            keeper.take_over(str(ref))
+        disk.heal()
+        assert number is None
+        assert disk.peek(keeper.layout.path(str(ref))) == before
         assert not disk.open_files
 
 
