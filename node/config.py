@@ -51,7 +51,7 @@ class Config:
     )  # fmt: skip
     chdir: str = _setting(
         "",
-        "the application's working directory; links in it are followed anew at each reload. Default: where the node was started",
+        "the application's working directory; links in it are followed again at each reload. Default: where the node was started",
         metavar="DIR",
     )
     callable: str = _setting("", "the callable of the application that gets the tasks: short for MODULE:NAME", metavar="NAME")
@@ -101,7 +101,7 @@ class Config:
         "", "the certificates of the authorities whose nodes are taken as peers, one after the other in a file", metavar="FILE"
     )
     tls_crl: str = _setting(
-        "", "certificates that were taken back, as `spoolnode ca revoke` writes them: a list of each authority of --tls-ca",
+        "", "revoked certificates, as `spoolnode ca revoke` writes them: a list of each authority of --tls-ca",
         metavar="FILE",
     )  # fmt: skip
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
@@ -112,7 +112,7 @@ class Config:
     max_attempts: int = _setting(20, "attempts before a task goes to dead/; 0: no limit", metavar="N")
     retry_base: float = _setting(
         1.0,
-        "pause after the first failed attempt, in seconds; doubled for each further one, and shortened by chance by up to half",
+        "pause after the first failed attempt, in seconds; doubled for each further one, and randomly shortened by up to half",
         metavar="SEC",
     )
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
@@ -145,7 +145,7 @@ class Config:
     )  # fmt: skip
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
     touch_reload: list[str] = _setting(
-        [], "load the application anew whenever this file is touched, written or replaced; may be repeated", metavar="FILE"
+        [], "reload the application whenever this file is touched, written or replaced; may be repeated", metavar="FILE"
     )
     log_level: str = _setting("info", "debug also has a line for each task", choices="debug,info,warning,error", metavar="LEVEL")
     log_format: str = _setting(

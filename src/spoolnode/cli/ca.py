@@ -79,13 +79,13 @@ def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
     help="How long the list is valid; otherwise as long as its authority.",
 )  # fmt: skip
 def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -> None:
-    """Takes back every certificate that was issued for NAME so far.
+    """Revokes every certificate that was issued for NAME so far.
 
-    It writes ca.crl beside the authority; without NAME the list is written anew, with the same certificates. Copy it to every
+    It writes ca.crl beside the authority; without NAME the list is written again, with the same certificates. Copy it to every
     node, as its --tls-crl, and send the nodes a SIGHUP: links to NAME are closed, and no new one is taken. Then `ca issue` can
     make another certificate for the node, when its old files have been moved away.
 
-    A node takes nobody any more when the list has ended: with --days write it anew in time. With two authorities in
+    A node takes no peer any more when the list has ended: with --days, write it again in time. With two authorities in
     --tls-ca, --tls-crl holds the lists of both, one after the other.
     """
     taken = _ca().revoke(directory, name, file, days or 0)

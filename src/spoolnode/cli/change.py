@@ -38,7 +38,7 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     """Makes tasks ready to run now.
 
-    Those that are dead (their attempts are counted anew), and those that wait for their time or for another attempt. A task
+    Those that are dead (their attempts count from zero), and those that wait for their time or for another attempt. A task
     for another node waits for it again, and it is tried now.
     """
     _each(spool, ids, "ready", lambda directory: directory.retry, as_json)
@@ -48,7 +48,7 @@ def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 def dead_command() -> None:
     """Lists, retries, removes tasks given up.
 
-    They are kept, with the reason, until somebody decides.
+    They are kept, with the reason, until you retry or remove them.
     """
 
 
@@ -67,7 +67,7 @@ def dead_ls(limit: int, spool: str, as_json: bool) -> None:
 @spool_option
 @json_option
 def dead_retry(ids: tuple[str, ...], everything: bool, spool: str, as_json: bool) -> None:
-    """Makes them ready again, with their attempts counted anew.
+    """Makes them ready again, with their attempts counted from zero.
 
     Those that could not be delivered to another node wait for it again.
     """
@@ -152,9 +152,9 @@ def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
 )  # fmt: skip
 @spool_option
 def reload_command(wait: float, spool: str) -> None:
-    """Loads the application anew, as SIGHUP does.
+    """Reloads the application, as SIGHUP does.
 
-    It waits, and says what became of that.
+    It waits, and says whether the new code runs.
 
     New workers take the new tasks; old ones finish what they run (for --reload-grace seconds of `join` at most). When the
     application does not load, the old workers go on as before.

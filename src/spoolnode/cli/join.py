@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...], **given: Any) -> None:
     """Runs a node in the foreground.
 
-    It ends with SIGTERM or Ctrl-C, loads the application anew with SIGHUP.
+    It ends with SIGTERM or Ctrl-C, and reloads the application with SIGHUP.
 
     Each option is also a variable of the environment (--max-body is SPOOLNODE_MAX_BODY; lists are split at commas) and a
     key of the TOML file (max_body); the command line counts most, then the environment, then the file. `spoolnode config`

@@ -1,4 +1,4 @@
-"""`spoolnode demo`: real nodes, a few tasks, what becomes of them. For a newcomer, in a few seconds.
+"""`spoolnode demo`: real nodes, a few tasks, what becomes of them. For a newcomer, in about fifteen seconds.
 
 Every step checks what it shows; the first thing that is not as promised ends the demo with a sentence.
 """

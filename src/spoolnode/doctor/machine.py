@@ -111,7 +111,7 @@ def listen(address: str, layout: Layout) -> Finding:
         return Finding(check, FAIL, str(error))
     found = _unix_free(check, parsed) if isinstance(parsed, str) else _tcp_free(check, parsed)
     if others and found.state == OK:
-        return Finding(check, WARN, f"nobody listens on it: the node that runs here is on {others}; clients need SPOOLNODE_VIA")
+        return Finding(check, WARN, f"nothing listens on it: the node that runs here is on {others}; clients need SPOOLNODE_VIA")
     return found
 
 
