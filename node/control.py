@@ -32,6 +32,7 @@ from spoolnode.node.config import BadConfig, parse_address
 from spoolnode.node.disk import is_full
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import number_of, outbox_ref, ref_id
+from spoolnode.node.listener import cannot_listen
 from spoolnode.node.parcel import undelivered
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
@@ -131,7 +132,7 @@ class Control:
             server = await self._server(self._public_application())
             self._public = await asyncio.get_running_loop().create_server(_newest(server), host, port)
         except OSError as error:
-            raise BadConfig(f"cannot listen on {address} (--http): {_reason(error)}") from error
+            raise cannot_listen(address, error, "--http") from error
 
     async def _serve(self, application: web.Application, site_of: Callable[[web.AppRunner], web.BaseSite]) -> None:
         await self._server(application)

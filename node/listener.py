@@ -477,7 +477,18 @@ def bind(address: str, mode: int | None) -> list[socket.socket]:
         found = socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         return [_bind_tcp(family, place) for family, _, _, _, place in dict.fromkeys(found)]
     except OSError as error:
-        raise BadConfig(f"cannot listen on {address}: {error.strerror or error}") from error
+        raise cannot_listen(address, error, "-s") from error
+
+
+def cannot_listen(address: str, error: OSError, option: str) -> BadConfig:
+    """Why an address cannot be listened on, which that option gives."""
+    named = address if option == "-s" else f"{address} ({option})"
+    if error.errno == errno.EADDRINUSE:
+        remedy = f"stop it, or give this node another address with {option}"
+        return BadConfig(f"cannot listen on {named}: another program listens there; {remedy}")
+    # The system's words alone: asyncio puts the address before them.
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+    return BadConfig(f"cannot listen on {named}: {reason}")
 
 
 def _bind_tcp(family: int, place: Any) -> socket.socket:

@@ -269,7 +269,9 @@ class Node:
         return self.reloads.ask() if self.config.app and not self._stop.is_set() else None
 
     async def _shut_down(self) -> None:
-        self.report("stopping", running=len(self.crew.running()), grace=self.config.grace, hint="again to end at once")
+        self.report(
+            "stopping", running=len(self.crew.running()), grace=self.config.grace, hint="a second SIGTERM ends it at once"
+        )
         self.door.closed = "this node is draining" if self._drains else "this node is stopping"
         self.listener.close()
         self.inbox.stop()

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 
-MARK = "SPOOLNODE_WORKER"
-"""The variable in the environment of each worker, and so of all that its tasks start."""
+MARK = "_SPOOLNODE_MARK"
+"""The variable in the environment of each worker, and so of all that its tasks start; no user's misspelt setting."""
 PATIENCE = 3.0
 """Seconds within which what was killed must be gone."""
 _PAUSE = 0.01

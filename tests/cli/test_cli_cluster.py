@@ -311,7 +311,7 @@ def test_dead_task_that_was_not_delivered_waits_for_its_node_again(make: Node, a
     if running:
         alpha.start("--discover", f"static://{beta.via}", app=app)
     done = alpha.command("dead", "retry", "--all" if everything else identity)
-    assert done.stdout == ("1 tasks are ready\n" if everything else f"{identity} is ready, for beta\n")
+    assert done.stdout == ("1 task is ready\n" if everything else f"{identity} is ready, for beta\n")
     if not running:
         (row,) = rows(alpha, "ls", "--outbox")
         assert (row["id"], row["destination"], row["link_number"]) == (identity, "beta", None)

@@ -48,7 +48,8 @@ def test_address_that_is_taken_is_one_sentence_and_leaves_nothing(node: RunningN
         address = f"127.0.0.1:{server.getsockname()[1]}"
         done = node.command("join", "-s", "127.0.0.1:0", "--http", address)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == f"Error: cannot listen on {address} (--http): Address already in use"
+    remedy = "another program listens there; stop it, or give this node another address with --http"
+    assert done.stderr.splitlines()[-1] == f"Error: cannot listen on {address} (--http): {remedy}"
     assert not (node.spool / "control.sock").exists()
 
 

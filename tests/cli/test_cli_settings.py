@@ -241,7 +241,9 @@ def test_empty_variable_is_none(toml: Path) -> None:
 
 
 def test_misspelt_variable_is_told_with_the_one_that_was_meant() -> None:
-    assert unknown_variables({"SPOOLNODE_ALOW": "10.0.0.0/8", "SPOOLNODE_QQQ_PORT": "3031", "SPOOLNODE_WORKERS": "2"}) == {
+    given = {"SPOOLNODE_ALOW": "10.0.0.0/8", "SPOOLNODE_QQQ_PORT": "3031", "SPOOLNODE_WORKERS": "2", "SPOOLNODE_WORKER": "3"}
+    assert unknown_variables(given) == {
+        "SPOOLNODE_WORKER": "there is no setting 'SPOOLNODE_WORKER'; did you mean 'SPOOLNODE_WORKERS'?",
         "SPOOLNODE_ALOW": "there is no setting 'SPOOLNODE_ALOW'; did you mean 'SPOOLNODE_ALLOW'?",
         "SPOOLNODE_QQQ_PORT": "there is no setting 'SPOOLNODE_QQQ_PORT'; `spoolnode config` prints all that there are",
     }

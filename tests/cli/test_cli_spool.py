@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import click
 import pytest
 from support import RunningNode, command, eventually
 
+import spoolnode
 from spoolnode.cli.output import print_table
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.packet import encode_variables
@@ -338,3 +340,54 @@ def test_nothing_that_a_task_holds_steers_the_terminal(node: RunningNode, app: s
             assert line.replace("\t", "").isprintable(), (args, line)
         assert args != ["show", dead["id"]] or "\\x1b[2J" in done.stdout
     assert all(line.rstrip("\n").replace("\t", "").isprintable() for line in node.noise), "the log is for people, too"
+
+
+def test_settle_counts_apart_what_only_a_node_can_run(node: RunningNode) -> None:
+    """Calls of `uwsgidecorators` are uWSGI's as well, those of spoolnode's `@spool` are not."""
+    node.start()
+    for task in (["ud_spool_func=resize", "a=b"], ["a=b", "-j", "n=7"], ["-j", "n=8"]):
+        send(node, *task)
+    spoolnode.spool(name="jobs:resize")(print).options(via=node.via).spool("a")
+    done = node.command("stop", "--files")
+    assert done.stdout.splitlines() == [
+        "stopped",
+        "4 waiting tasks with a spool file each, for uWSGI to run",
+        "3 of them only a node can run: 2 with values of other types than text, 1 call of functions with spoolnode's @spool",
+    ]
+    counts = json.loads(node.command("settle", "--json").stdout)
+    assert (counts["files"], counts["ours"], counts["calls"]) == (4, 3, 1)
+
+
+def test_status_says_how_long_a_node_has_run_and_that_it_stops(node: RunningNode) -> None:
+    node.start(app="import time, uwsgi\nuwsgi.spooler = lambda env: time.sleep(600)\n")
+    send(node, "a=b")
+    eventually(lambda: node.status()["running"] == 1, "it runs")
+    assert node.command("stop").stdout == "stopping\n"
+    (line,) = [line for line in node.command("status").stdout.splitlines() if line.startswith("node ")]
+    assert re.search(r"\), running for .* s, stopping, pid \d+$", line)
+    assert node.lines("stopping")[0]["hint"] == "a second SIGTERM ends it at once"
+
+
+THIRD_TIME = """
+import os, time, uwsgi
+
+def spooler(env):
+    with open("runs", "a") as file:
+        file.write("x")
+    runs = os.path.getsize("runs")
+    if runs == 1:
+        raise RuntimeError("no")
+    if runs == 2:
+        return uwsgi.SPOOL_RETRY
+    time.sleep(600)
+
+uwsgi.spooler = spooler
+"""
+
+
+def test_ls_counts_the_present_run_and_counts_anew_when_a_run_asks_for_another(node: RunningNode) -> None:
+    node.start("--retry-base", "0.01", "--spooler-frequency", "0.01", app=THIRD_TIME)
+    send(node, "a=b")
+    eventually(lambda: [row["state"] for row in listed(node)] == ["running"] and node.lines("retry"), "it runs")
+    eventually(lambda: (node.directory / "runs").read_text() == "xxx", "it runs for the third time")
+    assert [(row["state"], row["attempts"]) for row in listed(node)] == [("running", 1)]

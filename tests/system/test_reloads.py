@@ -136,7 +136,7 @@ def test_a_task_longer_than_the_grace_survives_a_reload_while_new_workers_take_n
     enqueue(node, 2)
     wait_for_note(node, "ends 2")
     assert status(node)["old_workers"] == 1
-    assert "1 of before a reload finishes what it runs" in node.command("status").stdout
+    assert "1 old worker still runs tasks from before the reload" in node.command("status").stdout
     gate("end").open()
     wait_until_idle(node)
     eventually(lambda: status(node)["old_workers"] == 0, "the old worker has left")

@@ -92,7 +92,7 @@ def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_js
     if everything:
         ids = tuple(row["id"] for row in open_directory(spool).tasks("dead", 0))
         if ids and not yes and sys.stdin.isatty():
-            click.confirm(f"Remove {len(ids)} dead tasks for good?", abort=True, err=True)
+            click.confirm(f"Remove {_tasks(len(ids), 'dead task')} for good?", abort=True, err=True)
     _each(spool, ids, "removed", lambda directory: _only_dead(directory, directory.remove), as_json, quiet=everything)
 
 
@@ -135,7 +135,7 @@ def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
     from spoolnode.cli.output import say
 
     to, count = row["destination"], row["waiting"]
-    tasks = f"{count} task{'' if count == 1 else 's'}"
+    tasks = _tasks(count)
     if not count:
         say(f"nothing waits for {to}", err=True)
     elif row["tried"]:
@@ -200,7 +200,7 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     before = ask(root, "POST", "/drain")
     count = before["waiting"] + before["outbox"]
     if not as_json:
-        click.echo(f"draining: {count} tasks are to go", err=True)
+        click.echo(f"draining: {_are(count)} to go", err=True)
     if not wait:
         if as_json:
             print_json(before)
@@ -217,8 +217,8 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
 def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) -> str:
     count = left["waiting"] + sum(left["outbox"].values())
     done = max(before - count, 0)
-    tasks = f"{done} of {before} task{'' if before == 1 else 's'}"
-    gone = f"the node has ended; {tasks} {'has run or is' if done == 1 else 'have run or are'} with other nodes"
+    tasks = f"{done} of {_tasks(before)}"
+    gone = f"the node has ended; {tasks} {'has run or is' if 1 in (done, before) else 'have run or are'} with other nodes"
     if not count:
         return f"{gone}, none is left"
     kept = left["waiting"] - addressed
@@ -250,6 +250,14 @@ def stop_command(wait: bool, files: bool, spool: str) -> None:
         say_what_is_left(spool)
 
 
+def _tasks(count: int, what: str = "task") -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _are(count: int) -> str:
+    return f"{_tasks(count)} {'is' if count == 1 else 'are'}"
+
+
 def _wait_for_end(spool: str) -> None:
     import fcntl
     import os
@@ -278,7 +286,7 @@ def _retry_all(spool: str, as_json: bool) -> None:
     if as_json:
         print_json({"ready": count})
     else:
-        click.echo(f"{count} tasks are ready")
+        click.echo(f"{_are(count)} ready")
 
 
 def _only_dead(directory: "Directory", action: Action) -> Action:
@@ -333,4 +341,4 @@ def _say(rows: list[dict[str, Any]], done: str, quiet: bool) -> None:
             say(f"{row['id']} {word}{_for(row)}")
     if quiet:
         count = sum(row[done] for row in rows)
-        click.echo(f"{count} tasks {'are ready' if done == 'ready' else done}")
+        click.echo(f"{_are(count)} ready" if done == "ready" else f"{_tasks(count)} {done}")

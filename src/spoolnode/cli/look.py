@@ -40,14 +40,15 @@ def status_command(spool: str, as_json: bool) -> None:
 def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
     from spoolnode.cli.output import ago, size
 
-    uptime = status["uptime"]
+    state = f"running for {ago(status['uptime'])}" + ("" if status["state"] == "running" else f", {status['state']}")
     app = status["app"] or "none: tasks are accepted and kept"
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
     outbox = [("outbox", f"{count} for {name}{_link(status['links'].get(name))}") for name, count in status["outbox"].items()]
     peers = ", ".join(f"{count} {state}" for state, count in status.get("peers", {}).items())
     durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
+    deaths = _count(status["worker_deaths"], "worker")
     lines = [
-        ("node", f"{status['name']} ({status['id']}), {status['state']} for {ago(uptime)}, pid {status['pid']}"),
+        ("node", f"{status['name']} ({status['id']}), {state}, pid {status['pid']}"),
         ("listens", ", ".join(status["listen"])),
         ("cluster", f"{status['cluster']}, peers: {peers or 'none is known'}"),
         ("spool", status["spool"]),
@@ -62,7 +63,7 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted'])}"),
         ("done", f"{status['done']}{_rate(status['rates']['done'])}"),
         ("forwarded", f"{status['forwarded']} to other nodes"),
-        ("failed runs", f"{status['failed']}, {status['given_up']} tasks given up, {status['worker_deaths']} workers died"),
+        ("failed runs", f"{status['failed']}, {_count(status['given_up'], 'task')} given up, {deaths} died"),
         ("connections", status["connections"]),
     ]
     found = f"{_count(status['found'], 'task')} put into the spool directory as files" if status["found"] else ""
@@ -87,7 +88,8 @@ def _count(number: int, what: str) -> str:
 
 def _workers(status: dict[str, Any]) -> str:
     old = status["old_workers"]
-    finishing = f"; {old} of before a reload finish{'es what it runs' if old == 1 else ' what they run'}" if old else ""
+    verb = "still runs" if old == 1 else "still run"
+    finishing = f"; {_count(old, 'old worker')} {verb} tasks from before the reload" if old else ""
     return _count(status["workers"], "worker") + finishing
 
 
@@ -113,8 +115,9 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
 
     In the order in which they run, whether a node runs or not.
 
-    STATE: waiting: ready, or being run just now; later: it waits for its time or for another attempt. DUE: when that is.
-    AGE: since it was accepted. ATTEMPTS: runs that did not end well.
+    STATE: running; waiting: ready to run; later: it waits for its time or for another attempt. DUE: when that is.
+    AGE: since it was accepted. ATTEMPTS: runs so far, the present one included; when a run asks to be made again, they are
+    counted anew.
 
     With --outbox, FOR is the node that a task waits for; SENT is `perhaps` when it has left once and no answer came, so that
     the other node may have it already. Below: for each of these nodes, why the tasks still wait.

@@ -16,7 +16,7 @@ from spoolnode.node.duration import RIGHT, read_duration
 
 PREFIX = "SPOOLNODE_"
 SETTINGS: dict[str, Field[Any]] = {item.name.rstrip("_"): item for item in fields(Config)}
-OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_WORKER", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
+OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
 """Variables of the environment that are no settings of a node, and mean something."""
 _SERVICE = re.compile(r"(.+_)?(PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|SERVICE_(HOST|PORT(_.+)?)|ENV_.+)")
 """What Kubernetes sets for a service, and Docker for a linked container, whose name begins with `spoolnode`..."""

@@ -1,6 +1,7 @@
 """`settle`: a spool directory as uWSGI would have it, one file a task."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,9 @@ class Left(NamedTuple):
     batched: int
     """Tasks that are still in batches, because they run, or the disk was full."""
     ours: int
-    """Spool files with values that only a node understands: other types than text, calls of our own @spool functions."""
+    """Spool files that only a node can run: those with values of other types than text, and the calls."""
+    calls: int
+    """Calls of functions with spoolnode's own `@spool`; those of `uwsgidecorators` are uWSGI's as well."""
     priorities: int
     """Spool files in numeric directories."""
     outbox: int
@@ -53,15 +56,25 @@ def say_what_is_left(spool: str) -> None:
 def _sentences(left: Left) -> Iterator[str]:
     yield f"{_count(left.files, 'waiting task')} with a spool file each, for uWSGI to run"
     if left.priorities:
-        yield f"{left.priorities} of them have a priority: uWSGI runs these only with --spooler-ordered"
+        have = "has" if left.priorities == 1 else "have"
+        yield f"{left.priorities} of them {have} a priority: uWSGI runs these only with --spooler-ordered"
     if left.ours:
-        yield f"{left.ours} of them have values of other types, or are calls of our own @spool functions: only a node runs these"
+        yield f"{left.ours} of them only a node can run: {_why_ours(left)}"
     if left.batched:
-        yield f"{_count(left.batched, 'task')} without a file of its own: they run, or the disk has no room"
+        own, why = ("its own", "it runs") if left.batched == 1 else ("their own", "they run")
+        yield f"{_count(left.batched, 'task')} without a file of {own}: {why}, or the disk has no room"
     if left.outbox:
         yield f"{_count(left.outbox, 'task')} for other nodes in outbox/: only a node delivers these"
     if left.dead:
         yield f"{_count(left.dead, 'dead task')} in dead/: uWSGI does not look there, and keeps no count of attempts"
+
+
+def _why_ours(left: Left) -> str:
+    typed = left.ours - left.calls
+    parts = [f"{typed} with values of other types than text"] if typed else []
+    if left.calls:
+        parts.append(f"{_count(left.calls, 'call')} of functions with spoolnode's @spool")
+    return ", ".join(parts)
 
 
 def _count(number: int, what: str) -> str:
@@ -75,23 +88,26 @@ def look(root: str) -> Left:
     from spoolnode.node.keeper import Keeper
     from spoolnode.node.layout import Layout
     from spoolnode.node.recovery import spool_files
+    from spoolnode.protocol import names
 
     keeper = Keeper(RealDisk(), Layout(root), "-")
     refs = [file.ref for file in spool_files(keeper)]
     batched = sum(1 for _ in inspect.batch_tasks(keeper, 0.0))
     outbox = sum(1 for _ in inspect.outbox_tasks(keeper, 0.0))
+    ours = Counter(_why_only_a_node(keeper, ref) for ref in refs)
     return Left(
-        len(refs), batched, sum(_is_ours(keeper, ref) for ref in refs), sum("/" in ref for ref in refs), outbox,
+        len(refs), batched, len(refs) - ours[None], ours[names.FUNCTION], sum("/" in ref for ref in refs), outbox,
         inspect.count_files(keeper, "dead"),
     )  # fmt: skip
 
 
-def _is_ours(keeper: Any, ref: str) -> bool:
+def _why_only_a_node(keeper: Any, ref: str) -> bytes | None:
+    """The variable for which uWSGI cannot run a task; None when it can."""
     from spoolnode.protocol import names
     from spoolnode.protocol.errors import BadPacket
 
     try:
         block = keeper.block_of(ref)
     except (OSError, BadPacket):
-        return False  # it ended meanwhile, or is damaged: then it is nobody's
-    return names.VALUES in block or names.FUNCTION in block
+        return None  # it ended meanwhile, or is damaged: then it is nobody's
+    return next((name for name in (names.FUNCTION, names.VALUES) if name in block), None)
