@@ -477,11 +477,10 @@ class Cluster:
         """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
         spool = self._node.spool
         handed, deadline = 0, self._loop.time() + seconds
-        spool.wake_due(float("inf"))
         aside: list[Aside] = []
         try:
             while self._loop.time() < deadline:
-                shares = sharing.spread(min(CHUNK, spool.queue.size), self._loads())
+                shares = sharing.spread(min(CHUNK, spool.queue.size + len(spool.later)), self._loads())
                 went = await self._spread(shares, aside) if shares else None
                 if went is None:
                     break
@@ -506,7 +505,7 @@ class Cluster:
                 return fitting
             return None
 
-        return await self._node.spool.moving.give_away(len(places), choose, aside)
+        return await self._node.spool.moving.give_away(len(places), choose, aside, later=True)
 
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import destination_of, number_of, outbox_ref, waiting_ref
 from spoolnode.node.parcel import Asked, asked
-from spoolnode.node.queue import Ref
+from spoolnode.node.queue import Entry, Ref
 
 if TYPE_CHECKING:
     from spoolnode.node.spool import Source, Spool
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Choice = Callable[[Asked], str | None]
 """Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
-Aside = tuple["Source", list[Any], int]
-"""Tasks that were looked at and stay: source, refs, rank."""
+Aside = tuple["Source", list[Any], int, dict[Ref, Entry]]
+"""Tasks that were looked at and stay: source, refs, rank, and when those of them are due that are due later."""
 
 
 class Moving:
@@ -29,31 +29,46 @@ class Moving:
     def __init__(self, spool: "Spool") -> None:
         self._spool = spool
 
-    async def give_away(self, count: int, choose: Choice, aside: "list[Aside]") -> int | None:
+    async def give_away(self, count: int, choose: Choice, aside: "list[Aside]", *, later: bool = False) -> int | None:
         """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
 
         Args:
+            later: also those that are due later, when none is ready.
             aside: what stays is put here, so that the next call looks at others; for `put_back`, in any case.
 
         Returns:
             How many went; None when none waits.
         """
-        taken = self._spool.take(count)
+        taken = self._take(count, later=later)
         if taken is None:
             return None
-        source, refs, rank = taken
+        source, refs, rank, due = taken
         moved: dict[Ref, str] = {}
         try:
-            moved = await self.hand_over(source, list(refs), rank, choose)
+            moved = await self.hand_over(source, refs, rank, choose)
         finally:
-            aside.append((source, [ref for ref in refs if ref not in moved], rank))
+            aside.append((source, [ref for ref in refs if ref not in moved], rank, due))
             self._spool.end(source, list(moved))
         return len(moved)
 
     def put_back(self, aside: "list[Aside]") -> None:
-        """What was put aside waits again, in its order."""
-        for source, refs, rank in reversed(aside):
-            self._spool.give_back(source, refs, rank)
+        """What was put aside waits again: in its order, or until its time."""
+        for source, refs, rank, due in reversed(aside):
+            if due:
+                self._spool.give_back_later([due[ref] for ref in refs])
+            else:
+                self._spool.give_back(source, refs, rank)
+
+    def _take(self, count: int, *, later: bool) -> "Aside | None":
+        if (ready := self._spool.take(count)) is not None:
+            source, refs, rank = ready
+            return source, list(refs), rank, {}
+        entries = self._spool.take_later(count) if later else []
+        if not entries:
+            return None
+        _, _, source, _, rank, _ = entries[0]
+        due = {entry[3]: entry for entry in entries}
+        return source, list(due), rank, due
 
     async def hand_over(self, source: "Source", refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
         """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.

@@ -180,7 +180,8 @@ class Node:
         self.report(
             "ready", listen=self.listener.addresses, name=config.name, id=self.id, spool=layout.root, pid=os.getpid(),
             workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
-            waiting=self.spool.total, sync=config.sync, **({"http": self.control.http_address} if config.http else {}),
+            waiting=self._ready_tasks, later=len(self.spool.later), sync=config.sync,
+            **({"http": self.control.http_address} if config.http else {}),
         )  # fmt: skip
         self.crew.dispatch()
         self._wake_at_due()
@@ -445,7 +446,7 @@ class Node:
             "state": self._state, "sync": self.config.sync, "app": self.config.app,
             "workers": len([worker for worker in self.crew.workers if worker.ready]),
             "worker_pids": [worker.pid for worker in self.crew.workers], "old_workers": self.crew.leaving,
-            "total": spool.total, "waiting": max(spool.total - later - held, 0), "running": len(self.crew.running()),
+            "total": spool.total, "waiting": self._ready_tasks, "running": len(self.crew.running()),
             "held": held, "later": later, "retrying": len(spool.retrying),
             "dead": aside.dead, "outbox": spool.outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
             "rates": {name: rate for name, rate in rates.items() if name != "busy"},
@@ -457,6 +458,11 @@ class Node:
             "forwarded": spool.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
             "log_dropped": self.report.dropped if isinstance(self.report, log.Log) else 0,
         }  # fmt: skip
+
+    @property
+    def _ready_tasks(self) -> int:
+        """Tasks that wait for a worker, and not for their time."""
+        return max(self.spool.total - len(self.spool.later) - self.crew.held, 0)
 
     def _for_peers(self) -> dict[str, Any]:
         """The part of the status that other nodes decide by."""

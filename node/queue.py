@@ -11,6 +11,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, MutableSequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from spoolnode.protocol.names import LAST
@@ -236,6 +237,20 @@ class Later:
             self._forget(source, ref)
             due.append((when, source, ref, rank))
         return due
+
+    def take(self, count: int) -> list[Entry]:
+        """Removes up to `count` of one source and one rank, whenever they are due; none when none may.
+
+        Sources with a true `frozen` are passed over: their tasks are being moved.
+        """
+        for source, held in self._held.items():
+            if not source.frozen:
+                rank = next(iter(held.values()))[4]
+                taken = list(islice((entry for entry in held.values() if entry[4] == rank), count))
+                for entry in taken:
+                    self.remove(source, entry[3])
+                return taken
+        return []
 
     def remove(self, source: Any, ref: Ref) -> int | None:
         """Removes one task; its rank, or None when it is not here."""

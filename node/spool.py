@@ -26,7 +26,7 @@ from spoolnode.node.moving import Moving
 from spoolnode.node.numbers import Taken
 from spoolnode.node.outbox import Outbox
 from spoolnode.node.outcome import Kind, Outcome
-from spoolnode.node.queue import Later, ReadyQueue, Ref
+from spoolnode.node.queue import Entry, Later, ReadyQueue, Ref
 from spoolnode.node.recovery import Found, FoundBatch, recover, spool_files
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.retrying import Retrying
@@ -104,6 +104,8 @@ class Spool:
         self.taken = Taken()
         self._taken_safe = 0
         """The version of it that is on the medium."""
+        self._taken_written = False
+        """Whether there was ever a file of it."""
         self.repeats = 0
         """Tasks that came over a link a second time."""
         self.batches: dict[int, Batch] = {}
@@ -139,6 +141,7 @@ class Spool:
         found = recover(self.keeper, now, self.report)
         self._last_number = max(self._last_number, found.last_number)
         self.taken = found.taken
+        self._taken_written = not self._is_gone("taken")
         self._arrived = found.arrived
         suspicious = self.outbox.start(boot, now)
         self._adopt(found, now)
@@ -283,10 +286,18 @@ class Spool:
             # Not left to a save that is under way: that one may fail, and only its own caller would hear of it.
             data = self.taken.encode()
             await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
-            self._taken_safe = max(self._taken_safe, version)
+            self._note_taken(version)
+
+    def _note_taken(self, version: int) -> None:
+        self._taken_safe = max(self._taken_safe, version)
+        self._taken_written = True
 
     async def save_missing(self) -> list[str]:
-        """Saves anew what this node must remember and somebody removed; the names of those files. Raises OSError."""
+        """Saves anew what this node must remember and somebody removed; the names of those files. Raises OSError.
+
+        A file that was never there is written, too, but nobody has removed it: it is not named.
+        """
+        is_first = not self._taken_written
         paths = [self.layout.taken] if len(self.taken) else []
         missing = await self.moves.run(lambda: [path for path in [*paths, self.layout.links] if not os.path.lexists(path)])
         if self.layout.taken in missing:
@@ -294,7 +305,7 @@ class Spool:
             await self.save_taken()
         if self.layout.links in missing:
             await self.outbox.save()
-        return [os.path.basename(path) for path in missing]
+        return [os.path.basename(path) for path in missing if path != self.layout.taken or not is_first]
 
     def publish(self, ref: str, final: str, due: float) -> None:
         """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
@@ -349,6 +360,20 @@ class Spool:
                 source.flying.update(refs)
                 return source, refs, rank
         return None
+
+    def take_later(self, count: int) -> list[Entry]:
+        """Up to `count` tasks of one source and one rank that are due later, with their times; see `give_back_later`."""
+        entries = self.later.take(count)
+        for _, _, source, ref, _, _ in entries:
+            source.flying.add(ref)
+        return entries
+
+    def give_back_later(self, entries: Iterable[Entry]) -> None:
+        """Tasks that were taken before their time go on waiting for it."""
+        for due, _, source, ref, rank, pauses in entries:
+            self._land(source, [ref])
+            if isinstance(source, Batch) or ref in source.known:
+                self._wait_until(due, source, ref, rank, pauses=pauses)
 
     def _follow(self, batch: Batch, offsets: Iterable[int], rank: int) -> list[int]:
         """Tasks of a batch that was settled while they waited: the moved ones take their turn as files, the others stay."""
@@ -563,7 +588,7 @@ class Spool:
                 batch.closed_at = time.monotonic() + DISK_REST_SECONDS
                 self.batches[batch.number] = batch  # housekeeping tries again
             elif proofs is not None:
-                self._taken_safe = max(self._taken_safe, version)
+                self._note_taken(version)
 
         # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
         self.batches.pop(batch.number, None)

@@ -1,9 +1,11 @@
 """Several nodes, seen from the command line of one: `peers`, `flush`, `drain`, what waits in the outbox, what died there."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,6 +71,17 @@ def settle(node: RunningNode) -> None:
 
 
 # --- peers, ping, status ---
+
+
+@pytest.mark.slow
+def test_first_task_over_a_link_is_no_news_and_a_file_that_somebody_removed_is(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    send(alpha, "name=first", "--node", "beta", "--at", "+1h")
+    eventually(lambda: [*beta.spool.glob("uwsgi_spoolfile*")], "it is settled, and its number written down")
+    (beta.spool / "taken").unlink()
+    assert beta.wait_for_log("made_anew")["names"] == ["taken"]
+    eventually((beta.spool / "taken").exists, "it is there again")
+    assert len(beta.lines("made_anew")) == 1
 
 
 def test_peers_says_who_is_there_and_how(pair: tuple[RunningNode, RunningNode]) -> None:
@@ -365,6 +378,30 @@ def test_drain_says_kept_of_what_was_for_anybody(make: Node) -> None:
         "the node has ended; 0 of 2 tasks have run or are with other nodes, "
         f"2 are left in {alone.spool}: 1 for this node, 1 kept\n"
     )
+
+
+@pytest.mark.parametrize("how", ["drain", "SIGTERM", "drain with a peer"])
+def test_what_a_drain_keeps_is_due_when_it_was(make: Node, app: str, how: str) -> None:
+    alone, other = make("alone"), make("other")
+    discover = ("--discover", f"static://{other.start().via}") if how == "drain with a peer" else ()
+    alone.start("--retry-base", "3600", "--drain-on-stop", *discover, app=app)
+    at = int(time.time()) + 3600
+    ours = ("--node", "alone")
+    appointed = send(alone, "name=later", *ours, "--at", str(at))
+    failing = send(alone, "do=fail", *ours)
+    pause = alone.wait_for_log("retry", id=failing)["due"]
+    if how == "SIGTERM":
+        os.kill(alone.pid, signal.SIGTERM)
+    else:
+        assert alone.command("drain").returncode == 0
+    assert alone.wait() == 0
+    due = {row["id"]: row["due"] for row in rows(alone, "ls")}
+    assert due == {appointed: pytest.approx(at, abs=0.01), failing: pytest.approx(pause, abs=0.01)}
+    alone.start(app=app)
+    ready = alone.lines("ready")[-1]
+    assert (ready["waiting"], ready["later"]) == (0, 2)
+    assert (alone.status()["waiting"], alone.status()["later"]) == (0, 2)
+    assert not alone.lines("print")
 
 
 def test_drain_for_programs_and_without_waiting(make: Node, app: str) -> None:

@@ -126,6 +126,7 @@ later_steps = st.lists(
         st.tuples(st.just("again"), st.floats(0, 50), sources),
         st.tuples(st.just("pop"), st.floats(0, 50), sources),
         st.tuples(st.just("remove"), st.integers(0, 20).map(float), sources),
+        st.tuples(st.just("take"), st.integers(1, 5).map(float), sources),
     ),
     max_size=60,
 )
@@ -153,6 +154,16 @@ def _compare_later_with_a_list(script: list[tuple[str, float, int]]) -> None:
             due = [item for item in model if item[0] <= number][:3]
             assert later.pop_due(number, 3) == due
             model = [item for item in model if item not in due]
+        elif kind == "take":
+            frozen = Source("frozen", frozen=True)
+            later.add(0.0, frozen, 0, index)
+            taken = [(due, held, ref, rank) for due, _, held, ref, rank, _ in later.take(int(number))]
+            assert later.remove(frozen, 0) == index, "what is moved is not taken"
+            alike = [item for item in model if taken and (item[1], item[3]) == (taken[0][1], taken[0][3])]
+            assert set(taken) <= set(alike), "of one source and one rank"
+            assert len(taken) == min(int(number), len(alike))
+            assert taken or not model
+            model = [item for item in model if item not in taken]
         else:
             there = [item for item in model if item[1] is source and item[2] == int(number)]
             assert later.remove(source, int(number)) == (there[0][3] if there else None)
