@@ -449,7 +449,7 @@ def _sent(load: Load, parcel: Parcel) -> Sent:
 
 NOT_NOW = Refused(Reason.BUSY, "the uWSGI server refused it without a reason: is its spooler on, is the task too large for it?")
 
-_KEPT = names.FROM_CLIENTS - {names.NODE, names.BODY_LENGTH}
+_KEPT = names.FROM_CLIENTS - {names.NODE, names.BODY_LENGTH, names.VALUES}
 
 
 def plain_packet(parcel: Parcel) -> bytes:
@@ -458,5 +458,7 @@ def plain_packet(parcel: Parcel) -> bytes:
     if parcel.body_end or len(parcel.head) > HEADER.size + size:
         raise Refused(Reason.FORBIDDEN, "it has a body, which a uWSGI server would drop")
     variables = decode_variables(parcel.head[HEADER.size :])
+    if any(key == names.VALUES for key, _ in variables):
+        raise Refused(Reason.FORBIDDEN, "it has values of other types than text, which a uWSGI server cannot read")
     kept = [(key, value) for key, value in variables if not key.startswith(names.OURS) or key in _KEPT]
     return packet(SPOOL_REQUEST, encode_variables(kept), PLAIN)

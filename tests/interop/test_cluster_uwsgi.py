@@ -11,7 +11,7 @@ import pytest
 from real_programs import LINES, UWSGI, Lines, Uwsgi, free_port, need
 from support import RunningNode, eventually
 
-from spoolnode import send_to_spooler
+from spoolnode import send_to_spooler, spool
 from spoolnode.control_client import ask
 
 pytestmark = pytest.mark.slow
@@ -88,6 +88,11 @@ def spooling(server: Uwsgi, *options: str) -> str:
 def again(server: Uwsgi, address: str) -> None:
     """Starts it once more, with a spooler, and has it listen there too."""
     server.start("-w", "server", "--spooler", str(server.directory / "spool"), "--spooler-frequency", "1", "-s", address)
+
+
+@spool
+def add(a: int, b: int) -> None:
+    """Called on a node; a uWSGI server knows nothing of it."""
 
 
 def outbox(node: RunningNode) -> dict[str, int]:
@@ -174,13 +179,31 @@ def test_a_server_that_is_down_gets_its_tasks_when_it_is_back(node: RunningNode,
     eventually(lambda: outbox(node) == {}, "nothing waits")
 
 
-def test_variables_that_only_nodes_understand_stay_behind_and_typed_values_do_not(node: RunningNode, server: Uwsgi) -> None:
+def test_a_task_with_values_that_are_no_text_is_not_sent_to_a_server_that_cannot_read_them(
+    node: RunningNode, server: Uwsgi
+) -> None:
     to = spooling(server)
     node.start()
     assert send_to_spooler({"n": "1", "count": 5}, node=to, via=node.via)
+    assert add.options(node=to, via=node.via).spool(1, b=2)
+    assert send_to_spooler({"n": "2"}, node=to, via=node.via)
+    reason = "it has values of other types than text, which a uWSGI server cannot read"
+    for place in range(2):
+        node.wait_for_log("dead", destination=to, reason=reason, count=place + 1)
+    Lines(server.directory).wait(1, '[["n", "2"]]')
+    eventually(lambda: len(list((node.spool / "dead").iterdir())) == 2, "both are kept, with the reason")
+    assert all(reason.encode() in path.read_bytes() for path in (node.spool / "dead").iterdir())
+    assert outbox(node) == {}
+    assert len(Lines(server.directory)()) == 1
+    assert ask(str(node.spool), "GET", "/status")["forwarded"] == 1
+
+
+def test_variables_that_only_nodes_understand_stay_behind(node: RunningNode, server: Uwsgi) -> None:
+    to = spooling(server)
+    node.start()
+    assert send_to_spooler({"n": "1"}, node=to, via=node.via)
     (line,) = Lines(server.directory).wait()
-    assert "spool_values" in line
-    for ours in ("spool_node", "spool_seq", "spool_id", "spool_origin", "spool_hops", "spool_body", "spool_to"):
+    for ours in ("spool_node", "spool_values", "spool_seq", "spool_id", "spool_origin", "spool_hops", "spool_body", "spool_to"):
         assert ours not in line
 
 
