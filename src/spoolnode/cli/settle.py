@@ -105,9 +105,10 @@ def _why_only_a_node(keeper: Any, ref: str) -> bytes | None:
     """The variable for which uWSGI cannot run a task; None when it can."""
     from spoolnode.protocol import names
     from spoolnode.protocol.errors import BadPacket
+    from spoolnode.protocol.packet import decode_variables
 
     try:
-        block = keeper.block_of(ref)
+        block = dict(decode_variables(keeper.block_of(ref)))
     except (OSError, BadPacket):
         return None  # it ended meanwhile, or is damaged: then it is nobody's
     return next((name for name in (names.FUNCTION, names.VALUES) if name in block), None)
