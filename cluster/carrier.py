@@ -254,7 +254,9 @@ class Carrier:
         self._return(doubtful, doubtful=True)
         if first and not quiet:  # the others are in `spoolnode peers`: a destination may be down for days
             doubt = {"in_doubt": len(doubtful)} if doubtful else {}
-            self._around.report("link_failed", destination=self.to, reason=reason, **doubt)
+            target = self._around.resolve(self.to)
+            named = {"name": target.name} if target is not None and target.name not in ("", self.to) else {}
+            self._around.report("link_failed", destination=self.to, **named, reason=reason, **doubt)
 
     def _pause(self) -> None:
         """The other side takes nothing now."""

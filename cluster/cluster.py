@@ -9,7 +9,6 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from ipaddress import ip_address
 from typing import Any
 
 from spoolnode.cluster import dial as dialing
@@ -22,7 +21,7 @@ from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.giving import is_this_machine, may_give
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.link import State as LinkState
-from spoolnode.cluster.lookup import is_literal
+from spoolnode.cluster.lookup import is_literal, is_loopback
 from spoolnode.cluster.peers import Peer, PeerTable, State
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
@@ -147,7 +146,7 @@ class Cluster:
         addresses = tuple(
             _at(address, host)
             for address in hello.addresses
-            if (peer != "unix" or not address.startswith(WILDCARDS)) and (not _is_loopback(address) or _is_here(peer))
+            if (peer != "unix" or not address.startswith(WILDCARDS)) and (not is_loopback(address) or _is_here(peer))
         )
         self.table.heard(hello.id, hello.name, self._loop.time(), addresses, hello.instance)
         known = self.table.get(hello.id)
@@ -241,7 +240,13 @@ class Cluster:
             retry_in, reason = round(max(carrier.link.retry_at - self._loop.time(), 0.0), 1), carrier.link.reason
         if not known:
             reason = self._why_not(to)
-        return {"known": known, "state": state.value, "failures": failures, "retry_in": retry_in, "reason": reason}
+        name = self._name_of(to)
+        return {"known": known, "name": name, "state": state.value, "failures": failures, "retry_in": retry_in, "reason": reason}
+
+    def _name_of(self, to: str) -> str:
+        """What the node of an id is called; empty when that is not known, or when it is no id."""
+        peer = self.table.get(to) if names.is_node_id(to) else None
+        return peer.name if peer is not None else ""
 
     def _why_not(self, to: str) -> str:
         if to.startswith(TAG):
@@ -430,7 +435,15 @@ class Cluster:
         return peer.state in (State.DOWN, State.REJECTED)
 
     async def _choose_again(self, to: str) -> None:
+        chosen: set[str] = set()
+
         def choose(asked: Asked) -> str | None:
+            place = another(asked)
+            if place is not None:
+                chosen.add(place)
+            return place
+
+        def another(asked: Asked) -> str | None:
             if not asked.destination:  # it was shared, or handed over by a drain
                 return HERE if self._node.config.app and not self._leaving else None
             if asked.destination != ANY and not asked.destination.startswith(TAG):
@@ -439,7 +452,13 @@ class Cluster:
             return None if place == to else place
 
         if moved := await self._node.spool.outbox.re_place(to, CHUNK, choose):
-            self._report("chosen_again", destination=to, tasks=moved)
+            named = {"name": name} if (name := self._name_of(to)) else {}
+            places = sorted(self._for_people(place) for place in chosen)
+            self._report("chosen_again", destination=to, **named, tasks=moved, chosen=", ".join(places))
+
+    def _for_people(self, place: str) -> str:
+        name = self._name_of(place)
+        return "this node" if place == HERE else f"{name} ({place})" if name else place
 
     async def _share(self, seconds: float) -> None:
         own = Load.of(self._own_status())
@@ -572,12 +591,6 @@ class Cluster:
 def _is_here(peer: str) -> bool:
     """Whether a connection came from this machine."""
     return peer == "unix" or (is_literal(peer) and is_this_machine(peer))
-
-
-def _is_loopback(address: str) -> bool:
-    """Whether an address means another machine on each machine."""
-    host = address.rpartition(":")[0].strip("[]")
-    return host == "localhost" or (is_literal(host) and ip_address(host).is_loopback)
 
 
 def _at(address: str, host: str) -> str:

@@ -46,6 +46,12 @@ def is_numeric(address: str) -> bool:
     return is_literal(address.rpartition(":")[0].strip("[]"))
 
 
+def is_loopback(address: str) -> bool:
+    """Whether an address means another machine on each machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    return host == "localhost" or (is_literal(host) and ip_address(host).is_loopback)
+
+
 def resolve(host: str) -> list[str]:
     """The IP addresses of a host, by the system's resolver. Blocks.
 

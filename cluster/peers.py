@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from spoolnode.cluster import warnings
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.known import Known
+from spoolnode.cluster.lookup import is_loopback
 from spoolnode.cluster.status import Status
 from spoolnode.cluster.warnings import Once, Warn
 from spoolnode.protocol.hello import PROTOCOL
@@ -289,8 +290,7 @@ class PeerTable:
         if wall and status.time:
             warnings.clock(self._once, peer.id, peer.name, status.time + rtt / 2 - wall)
         if news and status.id and status.name == self.identity.name:
-            ours = next(iter(self.identity.addresses), "no address (this one)")
-            warnings.name_twice(self._once, status.name, (self.identity.id, peer.id), (ours, peer.answers_at))
+            warnings.own_name_twice(self._once, status.name, (self.identity.id, peer.id), (self._own_address(), peer.answers_at))
         return peer
 
     def failed(self, who: Peer | str, kind: Failure, now: float, reason: str = "") -> None:
@@ -431,6 +431,11 @@ class PeerTable:
         who = ", ".join(f"{other}{f' at {at}' if at else ''}" for other, at in self.known.rivals(destination).items())
         remedy = f"say which one has it with spoolnode accept {destination} ID"
         return f"the name {destination!r} is claimed by several nodes ({who}), so none gets anything: {remedy}"
+
+    def _own_address(self) -> str:
+        """Where others reach this node: what is advertised, or turned out to be this node, rather than the loopback."""
+        known = [*self.identity.addresses, *sorted(self.ours - {*self.identity.addresses})]
+        return next((address for address in known if not is_loopback(address)), next(iter(known), "no address (this one)"))
 
     def accept(self, name: str, node_id: str, now: float) -> None:
         """The operator says whose name this is: those concerned are asked again at once."""

@@ -41,10 +41,11 @@ def id_twice(once: Once, node_id: str, address: str) -> None:
     once.say("id_twice", address, id=node_id, address=address, reason=f"{reason}; {remedy}")
 
 
-def name_twice(once: Once, name: str, ids: tuple[str, str], addresses: tuple[str, str]) -> None:
-    """Two nodes alive with one name."""
-    reason = f"the nodes {ids[0]} at {addresses[0]} and {ids[1]} at {addresses[1]} are both called {name!r}"
-    once.say("name_twice", name, *sorted(ids), name=name, ids=sorted(ids), reason=f"{reason}; give one of them another --name")
+def own_name_twice(once: Once, name: str, ids: tuple[str, str], addresses: tuple[str, str]) -> None:
+    """Another node that is alive has the name of this one; ours come first."""
+    both = f"this node, {ids[0]} at {addresses[0]}, and the node {ids[1]} at {addresses[1]} are both called {name!r}"
+    remedy = "peers that know the other one send nothing here; give one of them another --name"
+    once.say("name_twice", name, *sorted(ids), name=name, ids=sorted(ids), reason=f"{both}; {remedy}")
 
 
 def claimed(once: Once, name: str, holder: str, where: str, node_id: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from spoolnode.node.logwriter import LineWriter
+from spoolnode.protocol.names import is_node_id
 from spoolnode.protocol.printable import printable_lines
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -139,6 +140,8 @@ def _for_people(*, colors: bool) -> Any:
         for name, value in event.items():
             if isinstance(value, str):
                 event[name] = printable_lines(value)  # names, reasons and what tasks print come from anywhere
+        if event.get("name") and is_node_id(str(event.get("destination"))):
+            event["destination"] = f"{event.pop('name')} ({event['destination']})"
         further: list[str] = []
         if isinstance(event.get("reason"), str):
             event["reason"], *further = event["reason"].rstrip().split("\n")

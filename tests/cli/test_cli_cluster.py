@@ -467,11 +467,20 @@ def test_a_second_node_of_one_name_gets_nothing_until_it_is_accepted(make: Node,
         send(alpha, "name=Ada", "--node", "beta")
         eventually(lambda: "beta: " in alpha.command("ls", "--outbox").stderr, "it is said why it waits")
         done = alpha.command("accept", "beta", identity)
-        assert (done.returncode, done.stdout) == (0, f"beta is the node {identity} from now on\n")
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"beta is the node {identity} from now on\n", "")
+        assert "peers that know the other one send nothing here" not in str(alpha.lines("name_twice"))
         eventually(lambda: alpha.status()["forwarded"] == 1, "it gets what waited")
         assert [row["state"] for row in rows(alpha, "peers") if row["id"] == identity] == ["up"]
     finally:
         twin.clean_up()
+
+
+def test_accept_says_that_nobody_has_that_id_yet(make: Node) -> None:
+    alpha = make("alpha").start()
+    done = alpha.command("accept", "beta", "0123456789ab")
+    assert (done.returncode, done.stdout) == (0, "beta is the node 0123456789ab from now on\n")
+    assert done.stderr == "no node with this id is known here yet; tasks for beta wait until it is\n"
+    assert alpha.command("accept", "alpha", alpha.status()["id"]).stderr == ""
 
 
 @pytest.mark.parametrize(

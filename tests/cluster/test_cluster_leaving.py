@@ -49,7 +49,10 @@ def test_what_was_chosen_for_a_node_that_dies_before_anything_was_sent_runs_else
     cluster.hosts.heal(beta.host)
     cluster.wait_until_done(numbers)
     assert {place for places in cluster.where(numbers).values() for place in places} == {"alpha", "gamma"}
-    assert sum(line["tasks"] for line in alpha.lines("chosen_again", destination=beta.id)) == chosen
+    again = alpha.lines("chosen_again", destination=beta.id)
+    assert sum(line["tasks"] for line in again) == chosen
+    assert {line["name"] for line in again} == {"beta"}
+    assert {place.split()[0] for line in again for place in line["chosen"].split(", ")} <= {"this", "gamma"}
     # What has run elsewhere leaves this disk when its answer is here.
     eventually(lambda: alpha.status()["outbox"] == {beta.name: 5}, "what was addressed to beta stays, and nothing else")
     beta.restart()

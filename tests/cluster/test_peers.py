@@ -685,7 +685,26 @@ def test_a_name_that_two_nodes_use_is_told_once() -> None:
 def test_this_nodes_name_at_another_node_is_told() -> None:
     table = peer_in(UP)
     table.answered(BETA, status(name="alpha"), 0.001, NOW)
-    assert actions(table) == ["name_twice"]
+    ((action, details),) = table.warnings
+    assert action == "name_twice"
+    assert "peers that know the other one send nothing here" in details["reason"]
+
+
+@pytest.mark.parametrize(
+    ("own", "turned_out", "shown"),
+    [
+        (["127.0.0.1:3031", "10.0.0.7:3031"], [], "10.0.0.7:3031"),
+        (["127.0.0.1:3031"], ["10.0.0.7:3031"], "10.0.0.7:3031"),
+        (["[::1]:3031"], [], "[::1]:3031"),
+        ([], [], "no address (this one)"),
+    ],
+)
+def test_a_node_whose_name_is_used_shows_the_address_that_others_use(own: list[str], turned_out: list[str], shown: str) -> None:
+    table = peer_in(UP)
+    table.identity = table.identity._replace(addresses=tuple(own))
+    table.ours = {*own, *turned_out}
+    table.answered(BETA, status(name="alpha"), 0.001, NOW)
+    assert f"this node, {ME.id} at {shown}, and the node {BETA} at {AT} are" in table.warnings[0][1]["reason"]
 
 
 @pytest.mark.parametrize(("theirs", "told"), [(0.0, 0), (4.9, 0), (-4.9, 0), (5.2, 1), (-5.2, 1)])

@@ -31,6 +31,16 @@ def test_for_people_a_traceback_follows_its_line_and_for_programs_a_line_is_a_li
     assert json.loads(only)["reason"].endswith("here")
 
 
+def test_people_read_the_name_of_a_destination_and_programs_its_id(capfd: pytest.CaptureFixture[str]) -> None:
+    (line,) = said(capfd, "text", "link_failed", destination="988ae31bc562", name="beta", reason="no")
+    assert "beta (988ae31bc562)" in line
+    assert "name=" not in line
+    (only,) = said(capfd, "json", "link_failed", destination="988ae31bc562", name="beta", reason="no")
+    assert (json.loads(only)["destination"], json.loads(only)["name"]) == ("988ae31bc562", "beta")
+    (line,) = said(capfd, "text", "link_failed", destination="beta", name="beta", reason="no")
+    assert "destination=beta" in line
+
+
 class Unprintable:
     """Something that cannot be shown."""
 

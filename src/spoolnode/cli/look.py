@@ -43,7 +43,10 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
     state = f"running for {ago(status['uptime'])}" + ("" if status["state"] == "running" else f", {status['state']}")
     app = status["app"] or "none: tasks are accepted and kept"
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
-    outbox = [("outbox", f"{count} for {name}{_link(status['links'].get(name))}") for name, count in status["outbox"].items()]
+    links = status["links"]
+    outbox = [
+        ("outbox", f"{count} for {_named(to, links.get(to))}{_link(links.get(to))}") for to, count in status["outbox"].items()
+    ]
     peers = ", ".join(f"{count} {state}" for state, count in status.get("peers", {}).items())
     durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
     deaths = _count(status["worker_deaths"], "worker")
@@ -70,6 +73,11 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
     unsaid = f"{_count(status['log_dropped'], 'line')} could not be written" if status["log_dropped"] else ""
     optional = [("found", found), ("refused", refused), ("corrupt", status["corrupt"] or ""), ("log", unsaid)]
     return [*lines, *outbox, *[(name, text) for name, text in optional if text]]
+
+
+def _named(to: str, link: dict[str, Any] | None) -> str:
+    """A destination for people: a node's name, and its id when the tasks wait under that."""
+    return f"{link['name']} ({to})" if link and link.get("name") else to
 
 
 def _link(link: dict[str, Any] | None) -> str:
@@ -162,7 +170,7 @@ def _say_why(spool: str) -> None:
         links = ask(root_of(spool), "GET", "/status")["links"]
     except NotRunning:
         return
-    reasons = [f"{to}: {link['reason']}" for to, link in links.items() if link["reason"]]
+    reasons = [f"{_named(to, link)}: {link['reason']}" for to, link in links.items() if link["reason"]]
     for reason in reasons[:MOST_REASONS]:
         say(reason, err=True)
 

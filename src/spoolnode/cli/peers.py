@@ -65,8 +65,11 @@ def accept_command(name: str, identity: str, spool: str) -> None:
     from spoolnode.cli.directory import root_of
     from spoolnode.control_client import ask
 
-    ask(root_of(spool), "POST", f"/accept?{urlencode({'name': name, 'id': identity})}")
+    root = root_of(spool)
+    ask(root, "POST", f"/accept?{urlencode({'name': name, 'id': identity})}")
     click.echo(f"{name} is the node {identity} from now on")
+    if identity not in {ask(root, "GET", "/status")["id"], *(row["id"] for row in ask(root, "GET", "/peers"))}:
+        click.echo(f"no node with this id is known here yet; tasks for {name} wait until it is", err=True)
 
 
 def _watch(root: str, as_json: bool) -> None:
