@@ -2,12 +2,14 @@
 
 import asyncio
 import errno
+import time
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 from linked import LARGE, Station, task
 
+from spoolnode.node.moving import Aside
 from spoolnode.node.outbox import ANYONE, EXPIRED_AT_ONCE, Load
 from spoolnode.protocol.packet import HEADER, decode_variables
 
@@ -318,6 +320,49 @@ def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, sett
         assert outbox.sizes() == {"beta": 1}
         back(station, load, doubtful=False)
         assert await all_of(station) == [1]
+
+    run(story())
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_what_is_due_later_and_not_handed_over_keeps_its_time(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        spool, moving = station.spool, station.spool.moving
+        at = int(time.time()) + 3600
+        for number in range(5):
+            station.admit(task(number, at=str(at + number)), link=None)
+        await station.rest()
+        if settle:
+            await station.settled()
+        aside: list[Aside] = []
+        assert await station.during(moving.give_away(2, lambda _asked: GAMMA, aside)) is None, "none is ready"
+        assert await station.during(moving.give_away(2, lambda _asked: GAMMA, aside, later=True)) == 2
+        assert await station.during(moving.give_away(9, lambda _asked: None, aside, later=True)) == 0
+        assert await station.during(moving.give_away(9, lambda _asked: GAMMA, aside, later=True)) is None, "all were looked at"
+        await station.settled()  # a round in the midst of it
+        moving.put_back(aside)
+        await station.settled()
+        due = {str(ref): when for ref, when in spool.later.of(spool.files).items()}
+        assert sorted(due.values()) == [at + 2, at + 3, at + 4]
+        assert {ref: station.disk.stat(spool.layout.path(ref)).mtime for ref in due} == due
+        assert spool.outbox.sizes() == {GAMMA: 2}
+        assert station.killed().spool.later.next_due() == at + 2
+
+    run(story())
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_what_moves_here_from_the_outbox_waits_for_its_time(*, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        at = int(time.time()) + 3600
+        await accepted(station, 1, at=str(at))
+        if settle:
+            await station.settled()
+        assert await station.during(station.spool.outbox.re_place("beta", 9, lambda _asked: "")) == 1
+        assert station.spool.later.next_due() == at
+        assert station.spool.queue.size == 0
 
     run(story())
 
