@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from spoolnode.cluster.revoked import END, lists_in, serials_of
 from spoolnode.cluster.trust import HOST, URI, uri_of
 from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.protocol.names import RIGHT_NODE_NAME, is_node_name
@@ -67,6 +68,8 @@ class Shown(NamedTuple):
     until: datetime
     fingerprint: str
     """SHA-256 of the whole certificate."""
+    revoked: bool
+    """Whether the list beside it (ca.crl) takes it back."""
 
     def days_left(self, now: float) -> int:
         """Whole days until its end; below zero when that has passed."""
@@ -212,15 +215,30 @@ def show(file: Path) -> list[Shown]:
     """Every certificate of a file.
 
     Raises:
-        CaError: it has none.
+        CaError: it has none, or the list of revoked ones beside it cannot be read.
     """
+    data = _read(file)
     try:
-        return [_shown(str(file), certificate) for certificate in x509.load_pem_x509_certificates(_read(file))]
+        certificates = x509.load_pem_x509_certificates(data)
     except ValueError as error:
+        if END in data:
+            raise CaError(f"{file} is a list of revoked certificates, not a certificate: it is for --tls-crl") from error
         raise CaError(f"{file} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from error
+    revoked = _revoked_beside(file)
+    return [_shown(str(file), one, (one.issuer.rfc4514_string(), one.serial_number) in revoked) for one in certificates]
 
 
-def _shown(file: str, certificate: x509.Certificate) -> Shown:
+def _revoked_beside(file: Path) -> frozenset[tuple[str, int]]:
+    path = file.parent / "ca.crl"
+    if not path.exists():
+        return frozenset()
+    try:
+        return serials_of(lists_in(_read(path)))
+    except ValueError as error:
+        raise CaError(f"{path} is no list of revoked certificates in PEM form: move it away") from error
+
+
+def _shown(file: str, certificate: x509.Certificate, revoked: bool) -> Shown:
     names: list[str] = []
     with contextlib.suppress(x509.ExtensionNotFound):
         others = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -236,6 +254,7 @@ def _shown(file: str, certificate: x509.Certificate) -> Shown:
         is_authority,
         certificate.not_valid_after_utc,
         certificate.fingerprint(hashes.SHA256()).hex(":").upper(),
+        revoked,
     )
 
 

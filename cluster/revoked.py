@@ -36,7 +36,7 @@ def read(path: str, authorities: str) -> Revoked:
         BadConfig: it cannot be read, is no such file, or is not of these authorities.
     """
     try:
-        lists = _lists(Path(path).read_bytes())
+        lists = lists_in(Path(path).read_bytes())
         known = _x509().load_pem_x509_certificates(Path(authorities).read_bytes())
     except OSError as error:
         raise BadConfig(f"--tls-crl {path} cannot be read: {error.strerror}") from error
@@ -53,12 +53,16 @@ def read(path: str, authorities: str) -> Revoked:
                 f"--tls-crl {path} has no list of {name}, an authority of --tls-ca {authorities}: none of its certificates "
                 "could be accepted; `spoolnode ca revoke` without a name makes an empty one"
             )
-    serials = {(one.issuer.rfc4514_string(), entry.serial_number) for one in lists for entry in one}
-    return Revoked(frozenset(serials), min(_end_of(one) for one in lists))
+    return Revoked(serials_of(lists), min(_end_of(one) for one in lists))
 
 
-def _lists(data: bytes) -> "list[x509.CertificateRevocationList]":
-    """Raises ValueError."""
+def serials_of(lists: "list[x509.CertificateRevocationList]") -> frozenset[tuple[str, int]]:
+    """The authority's name (RFC 4514) and the serial number of each certificate in these lists."""
+    return frozenset((one.issuer.rfc4514_string(), entry.serial_number) for one in lists for entry in one)
+
+
+def lists_in(data: bytes) -> "list[x509.CertificateRevocationList]":
+    """The lists in a file's contents, one after the other, each in PEM form. Raises ValueError when there is none."""
     pieces = [piece + END for piece in data.split(END)[:-1]]
     if not pieces:
         raise ValueError("no list")

@@ -266,14 +266,16 @@ class Crew:
         elif kind == "timer":
             self._timer_ended(worker, *rest)
         elif kind == "ready":
-            self._came_up(worker, rest[1])
+            self._came_up(worker, rest[1], rest[2])
         elif kind == "broken":
             worker.broken, is_sentence = rest
             if is_sentence:
                 self._unusable.add(worker)
 
-    def _came_up(self, worker: WorkerProcess, timers: list[list[Any]]) -> None:
+    def _came_up(self, worker: WorkerProcess, timers: list[list[Any]], warning: str) -> None:
         worker.ready = True
+        if warning and worker is self._first:  # the others say the same
+            self._report("app_warning", reason=warning)
         self._failures = 0
         if event := self._events.get(worker):
             event.set_result(None)

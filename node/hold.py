@@ -110,6 +110,8 @@ def lock_spool(layout: Layout) -> Iterator[Hold]:
         BadConfig: another node runs on it, or it cannot be made.
     """
     try:
+        if os.path.isfile(layout.root):
+            raise BadConfig(f"--spool: {layout.root} is a file, not a directory")
         os.makedirs(layout.root, mode=0o750, exist_ok=True)
         hold = Hold(layout, os.open(layout.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError as error:

@@ -38,6 +38,7 @@ WARNINGS = frozenset(
         "too_many_connections",
         "few_descriptors",
         "reload_failed",
+        "app_warning",
         "reload_superseded",
         "worker_not_started",
         "scan_failed",

@@ -107,3 +107,5 @@ class App(NamedTuple):
     call_timer: Callable[[Timer], object]
     """Calls one of `timers`; an awaitable that it returns is to be awaited. Raises KeyError for another one."""
     inbox: Inbox
+    warning: str = ""
+    """What whoever runs it should be told of it; a sentence, or nothing."""

@@ -7,7 +7,8 @@ node -> worker
     ["stop"]                              give back what has not started, end what runs, exit
 
 worker -> node
-    ["ready", pid, timers]                the application is loaded; timers as [name, seconds, cron, times]
+    ["ready", pid, timers, warning]       the application is loaded; timers as [name, seconds, cron, times], and a sentence
+                                          about it for the log, or an empty one
     ["broken", text, is_sentence]         it is not; the traceback, or one sentence that says it all
     ["ended", chunk, positions, others, seconds]
                                           tasks that ended well (u16 array of positions in the chunk), those that did not

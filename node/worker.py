@@ -88,7 +88,7 @@ class Worker:
 
     def run(self) -> None:
         """Works until the node says stop, or is gone."""
-        self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers]])
+        self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers], self._app.warning])
         start_new_thread(self._listen, ())
         while (item := self._next()) is not None:
             if isinstance(item, Chunk):

@@ -79,12 +79,17 @@ _TASK_ID = re.compile(rf"[A-Za-z0-9._:@%-]{{1,{LONGEST_ID}}}", re.ASCII)
 _PLAIN = "._:@%-"
 
 
+RIGHT_PRIORITY = "a whole number from 0 to 9999999999"
+RIGHT_AT = "seconds since 1970, below 10000000000"
+"""What they must be, in every sentence that says so."""
+
+
 def read_priority(value: bytes) -> int:
     """The rank of a priority: lower runs sooner. An empty value is no priority (as in uWSGI)."""
     if not value:
         return LAST
     if not _PRIORITY.fullmatch(value):
-        raise _malformed("priority", value, "1 to 10 digits")
+        raise _malformed("priority", value, RIGHT_PRIORITY)
     return int(value)
 
 
@@ -93,7 +98,7 @@ def read_at(value: bytes) -> float:
     if not value:
         return 0.0
     if not _AT.fullmatch(value):
-        raise _malformed("at", value, "seconds since 1970, at most 10 digits before the point")
+        raise _malformed("at", value, RIGHT_AT)
     return float(value)
 
 

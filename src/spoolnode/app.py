@@ -53,17 +53,16 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
     dispatcher = Dispatcher(context, None if problem else named)
     if problem and not dispatcher.has_callable:
         raise BadConfig(f"--app is {spec!r}: {callable_name!r} {problem}")
-    if problem:
-        sys.stderr.write(f"--app is {spec!r}: {callable_name!r} gets no tasks, because it {problem}\n")
     if not dispatcher.has_callable:
         raise BadConfig(
-            f"the application {spec!r} has nothing to run: it needs a function with @spool, a callable set as "
-            f"`uwsgi.spooler`, or one that is named, as in {target}:callable"
+            f"the application {spec!r} has nothing to run: it needs a function with @spool (or a module that has one, "
+            f"with --import), a callable set as `uwsgi.spooler`, or one that is named, as in {target}:callable"
         )
     for function in _post_fork_hook():
         function()
     context.is_loading = False
-    return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer, context.inbox)
+    warning = f"--app is {spec!r}: {callable_name!r} gets no tasks, because it {problem}" if problem else ""
+    return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer, context.inbox, warning)
 
 
 def _split(spec: str) -> tuple[str, str]:

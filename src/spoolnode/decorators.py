@@ -16,7 +16,7 @@ Lists stay lists and tuples arrive as lists; any other type is refused when it i
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import update_wrapper
+from functools import update_wrapper, wraps
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from spoolnode import client
@@ -76,6 +76,24 @@ class SpooledCall(Generic[P]):
         return await aclient.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
 
+def _takes_only(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes an option that there is not a sentence with all that there are."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = list(getattr(function, "__kwdefaults__", ()))
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in known:
+                    raise error(f"{what} takes no option {name!r}; it takes {', '.join(known[:-1])} and {known[-1]}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
 class SpooledFunction(Generic[P, R]):
     """A decorated function. Calling it calls the function; `spool` and `aspool` store the call instead."""
 
@@ -113,6 +131,7 @@ class SpooledFunction(Generic[P, R]):
         """As `spool`, without blocking the loop."""
         return await SpooledCall[P](self, self._options).aspool(*args, **kwargs)
 
+    @_takes_only(BadTask, "options()")
     def options(
         self,
         *,
@@ -126,7 +145,7 @@ class SpooledFunction(Generic[P, R]):
         """This function with other options (see `Options`); what is not given stays as it was decorated.
 
         Raises:
-            BadTask: one of them is not what it must be.
+            BadTask: one of them is not what it must be, or there is no such option.
         """
         given = {"at": at, "priority": priority, "node": node, "timeout": timeout, "via": via, "send_timeout": send_timeout}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -221,6 +240,7 @@ class _Decorator:
         name: str | None = None,
     ) -> Callable[[Callable[P, R]], SpooledFunction[P, R]]: ...
 
+    @_takes_only(BadDecoration, "@spool")
     def __call__(
         self,
         function: Callable[..., Any] | None = None,
@@ -241,7 +261,7 @@ class _Decorator:
             name: what it is called on the wire, when `module:qualname` will not do.
 
         Raises:
-            BadDecoration: this is no function, or another one has this name.
+            BadDecoration: this is no function, another one has this name, or there is no such option.
             BadTask: `node`, `priority` or `timeout` is not what it must be.
         """
         options = Options(node=node, priority=priority, timeout=timeout)
@@ -310,11 +330,24 @@ def timer(seconds: float) -> Callable[[Callable[[], R]], Callable[[], R]]:
 _CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 
 
+def _takes_five(function: Callable[P, R]) -> Callable[P, R]:
+    """Makes a call of `cron` with other than its five arguments a sentence."""
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if len(args) + len(kwargs) != len(_CRON_RANGES) or kwargs.keys() != {name for name, *_ in _CRON_RANGES[len(args) :]}:
+            raise BadDecoration("@cron takes five numbers: minute, hour, day, month, weekday; -1 is any")
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_takes_five
 def cron(minute: int, hour: int, day: int, month: int, weekday: int) -> Callable[[Callable[[], R]], Callable[[], R]]:
     """Calls the function at these local times, in any one worker of each node: -1 is any, -n every n; weekday 0 and 7 are Sunday.
 
     Raises:
-        BadDecoration: a field is out of its range, or the function cannot be called without arguments.
+        BadDecoration: these are no five numbers, a field is out of its range, or the function cannot be called without arguments.
     """
     fields = (minute, hour, day, month, weekday)
     check_cron(fields)
@@ -382,8 +415,8 @@ def _check(options: Options) -> None:
     """Raises `BadTask` for options that are not what they must be; it shows them as they were written."""
     destination(options.node)
     for name, value, right in (
-        ("at", options.at, "a datetime or the seconds since 1970, below 10000000000"),
-        ("priority", options.priority, "a whole number from 0 to 9999999999"),
+        ("at", options.at, f"a datetime or {names.RIGHT_AT}"),
+        ("priority", options.priority, names.RIGHT_PRIORITY),
     ):
         try:
             if value is not None:

@@ -45,14 +45,26 @@ def test_show_tells_whose_it_is_and_how_long(tmp_path: Path) -> None:
         (["ca", "show", "nowhere"], "cannot be read: No such file"),
         (["ca", "init"], "never overwritten"),
         (["ca", "show", "ca/ca.key"], "has no certificate in PEM form"),
+        (["ca", "show", "ca/ca.crl"], "ca/ca.crl is a list of revoked certificates, not a certificate"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(tmp_path: Path, args: list[str], reason: str) -> None:
     command("ca", "init", cwd=tmp_path)
+    command("ca", "revoke", cwd=tmp_path)
     done = command(*args, cwd=tmp_path)
     assert done.returncode == 1
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_show_says_that_a_certificate_is_revoked_when_the_list_lies_beside_it(tmp_path: Path) -> None:
+    command("ca", "init", cwd=tmp_path)
+    for name in ("alpha", "beta"):
+        command("ca", "issue", name, cwd=tmp_path)
+    command("ca", "revoke", "alpha", cwd=tmp_path)
+    done = command("ca", "show", "ca/alpha.crt", "ca/beta.crt", "ca/ca.crt", "--json", cwd=tmp_path)
+    assert [row["revoked"] for row in json.loads(done.stdout)] == [True, False, False]
+    assert "(REVOKED)" in command("ca", "show", "ca/alpha.crt", cwd=tmp_path).stdout
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,6 +264,10 @@ def test_outbox_shows_the_name_of_the_node_that_was_chosen(pair: tuple[RunningNo
     identity = send(alpha, "a=b", "--node", beta_id := rows(alpha, "peers")[0]["id"])
     assert alpha.command("ls", "--outbox").stdout.splitlines()[1].split()[:2] == [identity, "beta"]
     assert [row["destination"] for row in rows(alpha, "ls", "--outbox")] == [beta_id]
+    eventually(lambda: f"beta ({beta_id}): " in alpha.command("ls", "--outbox").stderr, "it is said why it waits")
+    assert f"1 for beta ({beta_id}) (" in alpha.command("status").stdout
+    failed = alpha.wait_for_log("link_failed", destination=beta_id)
+    assert (failed["destination"], failed["name"]) == (beta_id, "beta")
 
 
 def test_status_has_a_line_for_each_destination(make: Node) -> None:

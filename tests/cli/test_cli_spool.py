@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,17 @@ def test_status_says_how_long_a_node_has_run_and_that_it_stops(node: RunningNode
     (line,) = [line for line in node.command("status").stdout.splitlines() if line.startswith("node ")]
     assert re.search(r"\), running for .* s, stopping, pid \d+$", line)
     assert node.lines("stopping")[0]["hint"] == "a second SIGTERM ends it at once"
+
+
+def test_status_of_a_node_that_says_nothing_waits_five_seconds(node: RunningNode) -> None:
+    node.start()
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        done = node.command("status")
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("did not answer in 5 s\n")
 
 
 THIRD_TIME = """

@@ -20,6 +20,7 @@ from spoolnode.app import load_app
 from spoolnode.node.outcome import Call
 spec, tasks = json.loads(sys.argv[1])
 app = load_app(spec, context())
+print(app.warning, file=sys.stderr)
 for variables in tasks:
     pairs = [(key.encode(), value.encode()) for key, value in variables.items()]
     print(app.handler(Call.of(pairs, b"", "uwsgi_spoolfile_on_x")).kind.name)

@@ -358,6 +358,26 @@ def test_function_without_a_signature_takes_any_arguments(node: SmallNode) -> No
     assert len(node.tasks) == 1
 
 
+def test_an_option_that_there_is_not_is_one_sentence_with_those_that_there_are() -> None:
+    unknown: dict[str, Any] = {"retries": 3}
+    with pytest.raises(BadDecoration) as decorated:
+        spool(**unknown)
+    assert str(decorated.value) == "@spool takes no option 'retries'; it takes node, priority, timeout and name"
+    with pytest.raises(BadTask) as called:
+        spool(note).options(**unknown)
+    allowed = "at, priority, node, timeout, via and send_timeout"
+    assert str(called.value) == f"options() takes no option 'retries'; it takes {allowed}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"), [(("0 3 * * *",), {}), ((0, 3), {}), ((0, 3, -1, -1), {"day": 1}), ((note,), {}), ((), {"hour": 3})]
+)
+def test_cron_with_other_than_five_numbers_is_one_sentence(fields: tuple[Any, ...], named: dict[str, Any]) -> None:
+    with pytest.raises(BadDecoration) as caught:
+        cron(*fields, **named)
+    assert str(caught.value) == "@cron takes five numbers: minute, hour, day, month, weekday; -1 is any"
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -369,7 +389,7 @@ def test_function_without_a_signature_takes_any_arguments(node: SmallNode) -> No
         ({"timeout": True}, "`timeout` is True; "),
         ({"timeout": float("inf")}, "`timeout` is inf; "),
         ({"timeout": 10**400}, "`timeout` is 1000"),
-        ({"at": "tomorrow"}, "`at` is 'tomorrow'; it must be a datetime or the seconds since 1970, below 10000000000"),
+        ({"at": "tomorrow"}, "`at` is 'tomorrow'; it must be a datetime or seconds since 1970, below 10000000000"),
         ({"at": -5.5}, "`at` is -5.5; "),
         ({"at": float("nan")}, "`at` is nan; "),
         ({"at": [1]}, "`at` is [1]; "),

@@ -268,7 +268,9 @@ def test_refusals_come_with_their_status_and_reason(nginx: Nginx, address: str, 
         block("/pickled", *pickled),
     )  # fmt: skip
     for body in (b"", b"with a body" * 100_000):
-        refused(nginx.ask("POST", "/priority", body), 400, "`priority` is '../evil'; it must be 1 to 10 digits")
+        refused(
+            nginx.ask("POST", "/priority", body), 400, "`priority` is '../evil'; it must be a whole number from 0 to 9999999999"
+        )
         refused(nginx.ask("POST", "/at", body), 400, "`at` is 'tomorrow'")
         refused(nginx.ask("POST", "/spooler", body), 400, "`spooler` is '/var/spool/other'")
         refused(nginx.ask("POST", "/node", body), 400, "`spool_node` is '../evil'")

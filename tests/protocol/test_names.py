@@ -105,7 +105,7 @@ def test_a_refusal_names_the_variable_the_value_and_what_would_be_right() -> Non
     text = refused(names.read_priority, b"../evil").text
     assert "`priority`" in text
     assert "../evil" in text
-    assert "1 to 10 digits" in text
+    assert "a whole number from 0 to 9999999999" in text
 
 
 def test_a_refusal_shows_no_more_than_the_beginning_of_a_long_value_and_no_control_characters() -> None:

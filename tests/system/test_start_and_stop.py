@@ -240,6 +240,26 @@ def test_two_nodes_on_one_directory_are_refused(node: RunningNode, tmp_path: Pat
     enqueue(node, 1)
 
 
+def test_a_spool_that_is_a_file_is_one_sentence(node: RunningNode) -> None:
+    node.spool.write_text("mine")
+    node.start(wait=False)
+    assert node.wait() == 2
+    assert f"Error: --spool: {node.spool} is a file, not a directory\n" in "".join(node.noise)
+    assert f"{node.spool} is a file, not a directory" in node.command("status").stderr
+    assert node.spool.read_text() == "mine"
+
+
+def test_a_web_application_that_gets_no_tasks_is_one_warning(node: RunningNode) -> None:
+    web = "def application(environ, start_response): pass\n"
+    (node.directory / "web.py").write_text(f"{web}from spoolnode import spool\n@spool\ndef job(): pass\n")
+    node.start("--app", "web:application", "--workers", "2")
+    node.stop()
+    (line,) = node.lines("app_warning")
+    assert line["level"] == "warning"
+    assert "'application' gets no tasks, because it cannot be called with a task" in line["reason"]
+    assert not node.lines("print")
+
+
 def test_a_port_that_is_taken_is_one_sentence(node: RunningNode) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

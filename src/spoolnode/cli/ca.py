@@ -97,7 +97,10 @@ def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @json_option
 def ca_show(files: tuple[Path, ...], as_json: bool) -> None:
-    """Shows certificates: whose they are, how long they are valid."""
+    """Shows certificates: whose they are, how long they are valid.
+
+    One that ca.crl takes back, when that lies beside it, is shown as revoked.
+    """
     from spoolnode.cli.output import print_json, print_pairs
 
     found = [_row(shown) for file in files for shown in _ca().show(file)]
@@ -107,7 +110,8 @@ def ca_show(files: tuple[Path, ...], as_json: bool) -> None:
     for number, row in enumerate(found):
         if number:
             click.echo()
-        left = f"{row['days_left']} days left" if row["days_left"] >= 0 else "EXPIRED"
+        days = row["days_left"]
+        left = "REVOKED" if row["revoked"] else f"{days} day{'' if days == 1 else 's'} left" if days >= 0 else "EXPIRED"
         print_pairs([
             ("file", row["file"]), ("for", _whose(row)), ("subject", row["subject"]),
             ("until", f"{row['until']} ({left})"), ("sha256", row["sha256"]),
@@ -124,6 +128,7 @@ def _row(shown: Any) -> dict[str, Any]:
     return {
         "file": shown.file, "name": shown.name, "authority": shown.authority, "subject": shown.subject,
         "until": shown.until.isoformat(), "days_left": shown.days_left(time.time()), "sha256": shown.fingerprint,
+        "revoked": shown.revoked,
     }  # fmt: skip
 
 

@@ -59,6 +59,8 @@ class Directory(Protocol):
 def root_of(spool: str) -> str:
     """The absolute path of a spool directory. Raises `Failure` when there is none, or it is not ours to read."""
     root = os.path.abspath(spool)
+    if os.path.isfile(root):
+        raise Failure(f"{root} is a file, not a directory; name the spool directory with --spool, or SPOOLNODE_SPOOL")
     if not os.path.isdir(root):
         raise Failure(f"there is no spool directory {root}; name it with --spool, or SPOOLNODE_SPOOL")
     if not os.access(root, os.R_OK | os.X_OK):

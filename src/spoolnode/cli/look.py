@@ -9,6 +9,8 @@ from spoolnode.cli.options import WholeRange, json_option, spool_option
 
 MOST_REASONS = 20
 """Destinations of which a listing says why tasks for them wait."""
+STATUS_SECONDS = 5.0
+"""How long `status` waits: a node that says nothing for so long is not well, and who asks wants to know that."""
 LIMIT = 100
 """Tasks that a listing shows unless it is told otherwise."""
 
@@ -30,7 +32,7 @@ def status_command(spool: str, as_json: bool) -> None:
     from spoolnode.control_client import ask
 
     root_of(spool)
-    status = ask(spool, "GET", "/status")
+    status = ask(spool, "GET", "/status", STATUS_SECONDS)
     if as_json:
         print_json(status)
     else:

@@ -90,7 +90,7 @@ def _check_priority(text: str) -> None:
     from spoolnode.protocol import names
 
     if not text:
-        raise click.BadParameter("it is empty; it must be 1 to 10 digits", param_hint="--priority")
+        raise click.BadParameter(f"it is empty; it must be {names.RIGHT_PRIORITY}", param_hint="--priority")
     _as_usage("--priority", lambda: names.read_priority(os.fsencode(text)))
 
 

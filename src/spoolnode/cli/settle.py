@@ -31,7 +31,7 @@ class Left(NamedTuple):
 @spool_option
 @json_option
 def settle_command(spool: str, as_json: bool) -> None:
-    """Gives each waiting task a uWSGI spool file of its own.
+    """Gives each waiting task a uWSGI spool file.
 
     So that a real uWSGI spooler can go on where the node was: stop the node, then run this (or `spoolnode stop --files`), then
     start uWSGI on the directory. It works while the node runs, too, and a node takes such files as it takes all others. Tasks
