@@ -138,10 +138,14 @@ def _destinations(bench: Bench, size: int) -> list[Row]:
     """A task for each of many nodes that nobody has."""
     with bench.servers.node(bench.servers.path("spool")) as node:
         node.wait_ready()
-        with _pulse(node) as pulse:
+        with _pulse(node) as burst:
             _send(node.port, ([(b"n", b"1"), (b"spool_node", b"ghost-%d" % n)] for n in range(size)))
+        with _pulse(node) as pulse:
             time.sleep(5.0)  # a few rounds of housekeeping
-    return [_row(f"tasks for {size:,} made-up destinations: the loop's longest pause", "ms", pulse[-1], 50)]
+    return [
+        _row(f"tasks for {size:,} made-up destinations: the loop's longest pause", "ms", pulse[-1], 50),
+        _row(f"  while they came, {WINDOW:,} at once", "ms", burst[-1]),
+    ]
 
 
 def _row(what: str, unit: str, figure: float, most: float = 0) -> Row:
