@@ -7,9 +7,15 @@ import re
 
 from spoolnode.protocol.packet import decode_variables, encode_variables
 
+_ANYWHERE = (
+    rb"COOKIE2?|AUTHORIZATION|(?:AUTH|ACCESS|ID|REFRESH|CSRF)?TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|PWD|PIN|T?OTP|API_?KEY|ACCESS_?KEY|"
+    rb"CREDENTIALS?|SESSION|SESSION_?ID|(?:PHP|J)?SESS(?:ION)?ID|SID|CSRF|XSRF|JWT|BEARER|DPOP|WSSE|SAML|OIDC_DATA|CLIENT_?CERT(?:IFICATE)?"
+)
+"""Words that make a name that of a secret."""
+_AT_THE_END = rb"AUTH|AUTHENTICATION|(?:AUTH|PRIVATE|ENCRYPTION|CUSTOMER|CLIENT|SUBSCRIPTION|FUNCTIONS)_KEY"
+"""Words that do so as the last ones: `X-Auth-Request-User` says who somebody is, and proves nothing."""
 _SECRET = re.compile(
-    rb"HTTP_(?:.*_)?(?:COOKIE2?|AUTHORIZATION|TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?|"
-    rb"SESSION|SESSION_?ID|CSRF|XSRF|CSRFTOKEN|JWT)(?:_.*)?",
+    rb"HTTP_(?:(?:.*_)?(?:(?:" + _ANYWHERE + rb")(?:_.*)?|" + _AT_THE_END + rb")|(?:X_)?KEY)",
     re.DOTALL,
 )
 

@@ -10,10 +10,15 @@ SECRETS = [
     "Cookie", "Cookie2", "Authorization", "Proxy-Authorization", "X-Api-Key", "X-ApiKey", "X-Auth-Token", "X-CSRF-Token",
     "X-CSRFToken", "X-XSRF-TOKEN", "X-Amz-Security-Token", "Cf-Access-Jwt-Assertion", "X-Forwarded-Access-Token", "X-Session-Id",
     "X-Gitlab-Token", "X-Client-Secret", "X-Password",
+    "X-WSSE", "DPoP", "X-Amzn-Oidc-Data", "PHPSESSID", "JSESSIONID", "X-Sid", "X-Auth", "X-Otp", "X-Pin", "X-Pwd", "X-Key",
+    "Bearer", "SSL-Client-Cert", "X-SSL-Client-Cert", "Client-Cert", "X-Forwarded-Client-Cert", "X-Auth-Key", "X-Functions-Key",
+    "X-Bearer", "X-Amzn-Oidc-Accesstoken", "X-ARR-ClientCert",
 ]  # fmt: skip
 ORDINARY = [
     "Host", "User-Agent", "Accept", "Content-Length", "Content-Type", "X-Request-Id", "X-Forwarded-For", "X-Hub-Signature-256",
     "Origin", "Referer", "X-Author", "X-Tokens-Left", "X-Keyboard", "If-None-Match", "Traceparent",
+    "Sec-WebSocket-Version", "X-Pinned", "X-Ping", "X-Side", "X-Keys-Left", "X-Monkey", "X-Author-Id", "X-Inside",
+    "X-SSL-Protocol", "Idempotency-Key", "Surrogate-Key", "X-Auth-Request-User", "OIDC-Claim-Email", "X-SSL-Client-Verify",
 ]  # fmt: skip
 
 
