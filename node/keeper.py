@@ -434,6 +434,17 @@ class Keeper:
         finally:
             self.disk.close(descriptor)
 
+    def has_body(self, place: Place, size: int) -> bool:
+        """Whether a body follows the variables, `size` bytes, of a task."""
+        length = place.length
+        if length < 0:
+            descriptor = self.disk.open(place.path)
+            try:
+                length = self.disk.size(descriptor) - place.base
+            finally:
+                self.disk.close(descriptor)
+        return length > HEADER.size + size
+
     def publish(self, ref: str) -> str:
         """Puts a whole file of arriving/ among the waiting ones; its new ref. Its time stays."""
         variables = decode_variables(self.block_of(ref))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from spoolnode.node.intake import INLINE_BODY
-from spoolnode.node.keeper import Keeper
+from spoolnode.node.keeper import Keeper, Place
 from spoolnode.node.layout import number_of, ref_id
 from spoolnode.protocol import batch as batchfile
-from spoolnode.protocol import names
+from spoolnode.protocol import names, pickles
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, encode_variables, packet
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
@@ -20,6 +20,8 @@ RECEIVER_ROOM = 300
 LINK_ROOM = 640
 """Bytes of a block that a link needs in all: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
 _SPOOLER = b"spooler"
+_MAY_MATTER = (names.OURS, b"args", b"function_name")
+"""A block without any of these asks for nothing, and holds no pickle."""
 SENT = b"\x01"
 """The attempts of a task that may have reached the other node. Written before it is sent, so a kill -9 does not hide it."""
 
@@ -114,15 +116,23 @@ def asked(keeper: Keeper, number: int | None, refs: Sequence[int | str]) -> dict
     found: dict[int | str, Asked] = {}
     for ref in refs:
         try:
-            block = keeper.block_at(keeper.place(number, ref))
-            said = dict(decode_variables(block)) if names.OURS in block or b"args" in block else {}
-            if names.PICKLED in said or b"args" in said:
+            place = keeper.place(number, ref)
+            block = keeper.block_at(place)
+            said = dict(decode_variables(block)) if any(mark in block for mark in _MAY_MATTER) else {}
+            if names.PICKLED in said or _is_pickled(keeper, place, said, len(block)):
                 continue  # no other node would take what is pickled
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
             found[ref] = Asked(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
         except (FileNotFoundError, BadPacket, Refused):
             continue
     return found
+
+
+def _is_pickled(keeper: Keeper, place: Place, said: dict[bytes, bytes], size: int) -> bool:
+    """Whether a library would unpickle some of it. The door marks such a task; one that a uWSGI put there has no mark."""
+    if pickles.are_pickled(said, body=False):
+        return True
+    return pickles.are_pickled(said, body=True) and keeper.has_body(place, size)
 
 
 UNDELIVERED = b"not delivered to "

@@ -1,8 +1,9 @@
 """Which variables libraries unpickle: whoever may choose them runs code in the worker. They stay on the machine that made them.
 
 `uwsgidecorators` (and the copies of it in other packages) unpickles `args` whenever it is there, and `kwargs` beside it;
-uwsgi-tasks, for which `function_name` stands, also `setup` and the body. What else an application unpickles is its own affair.
-The names count in whatever form they come: as plain variables, and as typed values that a library would get as bytes.
+uwsgi-tasks, for which `function_name` stands, also `setup` and the body, or a variable called `body`.
+What else an application unpickles is its own affair.
+The names count in whatever form they come: as plain variables, and as typed values, which a library would get as bytes.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,8 +13,9 @@ ARGUMENTS = frozenset({b"args", b"kwargs"})
 """Arguments of a call, pickled, when `uwsgidecorators` made it."""
 LEGACY_FUNCTION = b"ud_spool_func"
 _TASKS_FUNCTION = b"function_name"
-_SETUP = b"setup"
-SPECIAL = ARGUMENTS | {LEGACY_FUNCTION, _TASKS_FUNCTION, _SETUP}
+_FUNCTIONS = frozenset({LEGACY_FUNCTION, _TASKS_FUNCTION})
+_OF_TASKS = frozenset({b"kwargs", b"setup", b"body"})
+SPECIAL = ARGUMENTS | _FUNCTIONS | _OF_TASKS
 """All names that have a part in this."""
 
 
@@ -22,14 +24,14 @@ def are_pickled(present: Collection[bytes], *, body: bool) -> bool:
     if b"args" in present:
         return True
     if _TASKS_FUNCTION in present:
-        return body or _SETUP in present or b"kwargs" in present
+        return body or not _OF_TASKS.isdisjoint(present)
     return LEGACY_FUNCTION in present and b"kwargs" in present
 
 
 def typed_names(values: Mapping[str, Any]) -> set[bytes]:
-    """The names among typed values that count: only of bytes and str can a pickle be made; what else is shown is none."""
-    return {name.encode() for name, value in values.items() if isinstance(value, bytes | str) and _is_ascii_special(name)}
+    """The names among typed values that count.
 
-
-def _is_ascii_special(name: str) -> bool:
-    return name.isascii() and name.encode() in SPECIAL
+    Only bytes and str can be a pickle; what else is shown is none. But a function is called by whatever value its name has.
+    """
+    special = {name.encode(): value for name, value in values.items() if name.isascii() and name.encode() in SPECIAL}
+    return {name for name, value in special.items() if name in _FUNCTIONS or isinstance(value, bytes | str)}

@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_programs import exchange, packet
 from support import RunningNode, eventually
 
 from spoolnode import Refused, send_to_spooler
+from spoolnode.compat.values import environment
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.values import pack
 
 APP = """
 import os, pickle, uwsgi
@@ -80,6 +84,67 @@ def test_the_machines_own_socket_takes_them_from_our_client_too(node: RunningNod
     send_to_spooler({"args": pickle.dumps(1)}, via=via)
     eventually(lambda: len(notes(node)) == 2, "both have run")
     assert sorted(notes(node)) == ["('call', (1, 'two'), {'three': 3})", "('managed', [b'args'])"]
+
+
+TASKS_APP = """
+import os, pickle, uwsgi
+
+def manage(env):  # as uwsgi-tasks does it: names as text, `body` before all else
+    message = {key.decode() if isinstance(key, bytes) else key: value for key, value in env.items()}
+    if message.get("function_name"):
+        for name in ("body", "args", "kwargs", "setup"):
+            if name in message:
+                pickle.loads(message[name])
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "notes"), "a") as file:
+        file.write("managed\\n")
+    return uwsgi.SPOOL_OK
+
+uwsgi.spooler = manage
+"""
+
+
+def test_a_variable_called_body_is_a_body_for_who_unpickles_it(node: RunningNode) -> None:
+    node.start(app=TASKS_APP)
+    trace = node.directory / "ran"
+    evil = pickle.dumps(Evil(trace))
+    host, port = node.via.rsplit(":", 1)
+    refused = [
+        packet([(b"function_name", b"os.getcwd"), (b"body", evil)]),
+        packet([(b"body", evil), (b"body", b""), (b"function_name", b"os.getcwd")]),
+        packet([(b"function_name", b"os.getcwd"), (b"CONTENT_LENGTH", str(len(evil)).encode())]) + evil,
+    ]
+    for request in refused:
+        assert exchange((host, int(port)), request) == b"\xff\x00\x00\x00"
+    for more in ({"setup": evil}, {"body": evil}):
+        with pytest.raises(Refused, match="pickled"):
+            send_to_spooler({"function_name": 5, **more}, via=node.via)
+    assert exchange((host, int(port)), packet([(b"body", evil)])) == b"\xff\x00\x00\x01"
+    eventually(lambda: notes(node), "the last task has run")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [(b"function_name", b"m.f"), (b"body", b"x")],
+        [(b"function_name", b"m.f"), (b"body", b"x"), (b"spool_values", pack({"n": 1}))],
+        [(b"body", b"x"), (b"spool_values", pack({"function_name": 5}))],
+    ],
+)
+def test_no_environment_is_built_from_it_without_the_mark_of_the_door(said: list[tuple[bytes, bytes]]) -> None:
+    said = [*said, (b"spool_origin", b"0123456789ab")]
+    with pytest.raises(BadPacket, match="not unpickled"):
+        environment(said, b"", "name")
+    assert environment([*said, (b"spool_pickled", b"1")], b"", "name")[b"body"] == b"x"
+
+
+def test_a_variable_called_body_from_this_machine_is_unpickled(node: RunningNode) -> None:
+    node.start(app=TASKS_APP)
+    trace = node.directory / "ran"
+    request = packet([(b"function_name", b"os.getcwd"), (b"body", pickle.dumps(Evil(trace)))])
+    assert exchange(str(node.spool / "spool.sock"), request) == b"\xff\x00\x00\x01"
+    eventually(lambda: notes(node), "it has run")
+    assert trace.exists()
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])

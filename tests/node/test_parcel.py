@@ -176,3 +176,21 @@ def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreada
     ):
         put(keeper, head(content), ref)
     assert asked(keeper, None, refs) == {"a": Asked("", 0), "b": Asked("any", 0), "c": Asked("any", 3)}
+
+
+@pytest.mark.parametrize(
+    ("variables", "body", "may_leave"),
+    [
+        (block(function_name="m.f"), b"", True),
+        (block(function_name="m.f"), b"x", False),
+        (block(function_name="m.f", body="x"), b"", False),
+        (block(function_name="m.f", setup="x"), b"", False),
+        (block(ud_spool_func="f", kwargs="x"), b"", False),
+        (block(ud_spool_func="f", body="x"), b"x", True),
+    ],
+)
+def test_a_task_of_a_uwsgi_that_no_other_node_would_take_stays(
+    keeper: Keeper, variables: bytes, body: bytes, may_leave: bool
+) -> None:
+    put(keeper, head(variables) + body, "a")
+    assert asked(keeper, None, ["a"]) == ({"a": Asked("", 0)} if may_leave else {})

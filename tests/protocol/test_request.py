@@ -37,7 +37,7 @@ def test_plain_terms_are_here_at_once_last_without_body_and_not_from_the_web() -
     assert Terms(rank=names.LAST, due=0.0, destination="", body=0, web=False, spooler=b"") == PLAIN_TERMS
 
 
-@pytest.mark.parametrize("key", [b"AT", b"at ", b"att", b"Priority", b"HTTP", b"HTTPS", b"spool", b"body", b"content_length"])
+@pytest.mark.parametrize("key", [b"AT", b"at ", b"att", b"Priority", b"HTTP", b"HTTPS", b"spool", b"Body", b"content_length"])
 def test_a_variable_that_only_resembles_a_special_one_is_plain(key: bytes) -> None:
     assert terms({key: b"../x"}) is PLAIN_TERMS
 
@@ -262,10 +262,26 @@ def test_what_is_forbidden_as_a_plain_variable_is_so_as_a_typed_value(
     assert terms(request, local=True).pickled
 
 
-@pytest.mark.parametrize("more", [{b"setup": b"x"}, {b"kwargs": b"x"}, {b"CONTENT_LENGTH": b"3"}, {b"args": b"x"}])
+@pytest.mark.parametrize(
+    "more", [{b"setup": b"x"}, {b"kwargs": b"x"}, {b"CONTENT_LENGTH": b"3"}, {b"args": b"x"}, {b"body": b"x"}]
+)
 def test_what_uwsgi_tasks_unpickles_is_forbidden_too(more: dict[bytes, bytes]) -> None:
     assert refusal(block({b"function_name": b"m.f", **more})).reason is Reason.FORBIDDEN
+    assert refused_of_peer({**OVER_A_LINK, b"function_name": b"m.f", **more}).reason is Reason.FORBIDDEN
+    assert terms({b"function_name": b"m.f", **more}, local=True).pickled
     assert terms({b"function_name": b"m.f"}) == Terms()
+
+
+def test_a_variable_called_body_is_ordinary_where_nothing_unpickles_it() -> None:
+    assert terms({b"body": b"x"}) == Terms()
+    assert terms({b"body": b"x", b"ud_spool_func": b"f"}) == Terms()
+
+
+@pytest.mark.parametrize("value", [5, True, None, ["m.f"], {"m": "f"}, b"m.f"])
+@pytest.mark.parametrize("more", [{b"setup": b"x"}, {b"body": b"x"}, {b"kwargs": b"x"}, {b"CONTENT_LENGTH": b"3"}])
+def test_a_typed_function_name_of_any_type_stands_for_a_call(value: Any, more: dict[bytes, bytes]) -> None:
+    request = {b"spool_values": pack({"function_name": value}), **more}
+    assert refusal(block({b"a": b"b", **request})).reason is Reason.FORBIDDEN
 
 
 @pytest.mark.parametrize("value", [[1, "a"], {"a": b"b"}, 5, None, True])
