@@ -302,9 +302,9 @@ class Crew:
         if positions:
             self._spool.done(chunk.source, self._close(worker, chunk, positions))
             worker.done += len(positions)
-        for position, verdict, detail, delay in others:
+        for position, verdict, detail, delay, function in others:
             (ref,) = self._close(worker, chunk, [position])
-            self._judge(chunk, ref, verdict, detail, delay)
+            self._judge(chunk, ref, verdict, detail, delay, function)
             worker.done += verdict not in wire.NOT_RUN
         self.seconds += seconds
         self.busy += seconds
@@ -326,7 +326,7 @@ class Crew:
         if not worker.chunks[number].open:
             del worker.chunks[number]
 
-    def _judge(self, chunk: InFlight, ref: Ref, verdict: str, detail: Any, delay: float) -> None:
+    def _judge(self, chunk: InFlight, ref: Ref, verdict: str, detail: Any, delay: float, function: str) -> None:
         spool, source = self._spool, chunk.source
         if verdict == wire.GONE:
             spool.gone(source, ref)
@@ -341,7 +341,7 @@ class Crew:
         elif verdict == wire.CORRUPT:
             spool.corrupt(source, ref, detail)
         else:
-            spool.failed(source, ref, chunk.rank, Outcome(Kind(verdict), detail, delay))
+            spool.failed(source, ref, chunk.rank, Outcome(Kind(verdict), detail, delay, function))
 
     def _returned(self, worker: WorkerProcess, number: int, packed: bytes) -> None:
         positions = wire.unpack_positions(packed)
@@ -407,13 +407,13 @@ class Crew:
     def _account(self, worker: WorkerProcess) -> None:
         now = time.monotonic()
         self.seconds += sum(now - item.started for item in worker.slots.running() if item.chunk in worker.chunks)
-        running = {(item.chunk, item.position) for item in worker.slots.running()}
+        running = worker.slots.limits()
         for number, chunk in sorted(worker.chunks.items(), reverse=True):
             self._account_chunk(worker, number, chunk, running)
         worker.chunks.clear()
         worker.held = 0
 
-    def _account_chunk(self, worker: WorkerProcess, number: int, chunk: InFlight, running: set[tuple[int, int]]) -> None:
+    def _account_chunk(self, worker: WorkerProcess, number: int, chunk: InFlight, running: dict[tuple[int, int], float]) -> None:
         spool, source = self._spool, chunk.source
         refs = {position: chunk.refs[position] for position in sorted(chunk.open)}
         finished = spool.is_finished(source, refs.values())
@@ -425,9 +425,8 @@ class Crew:
             if (number, position) not in running:
                 unstarted.append(ref)
             elif (number, position) in worker.overdue:
-                spool.failed(
-                    source, ref, chunk.rank, Outcome(Kind.FAILED, "it ran longer than its timeout; its worker was killed")
-                )
+                reason = f"it ran longer than {running[number, position]:g} s (timeout); its worker was killed"
+                spool.failed(source, ref, chunk.rank, Outcome(Kind.FAILED, reason))
             elif worker.interrupted or worker.overdue:
                 spool.interrupted(source, ref, chunk.rank)
             else:

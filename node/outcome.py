@@ -32,6 +32,8 @@ class Outcome:
     """Why it has to run again, for people."""
     delay: float = 0.0
     """Seconds, for AGAIN and RETRY only."""
+    function: str = ""
+    """The name of the function that the task was for, if the worker said it."""
 
 
 DONE = Outcome(Kind.DONE)

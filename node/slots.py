@@ -16,6 +16,10 @@ TIMER = 0xFFFFFFFF
 """The chunk number of a timer's call."""
 
 
+ASYNC_GRACE = 5.0
+"""Seconds that the event loop gets to end a task that is over its time, until the whole worker is killed."""
+
+
 class Running(NamedTuple):
     """What a slot says."""
 
@@ -52,6 +56,15 @@ class Slots:
         """What runs in the main thread."""
         running = Running._make(_SLOT.unpack_from(self._memory))
         return running if running.chunk else None
+
+    def limits(self) -> dict[tuple[int, int], float]:
+        """Everything that runs, as (chunk, position), with the seconds that it may run; below zero is without a limit."""
+        slots = enumerate(map(Running._make, _SLOT.iter_unpack(self._memory)))
+        return {
+            (item.chunk, item.position): item.deadline - item.started - (ASYNC_GRACE if slot else 0.0)
+            for slot, item in slots
+            if item.chunk
+        }
 
     def running(self) -> list[Running]:
         """Everything that runs."""

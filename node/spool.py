@@ -538,9 +538,9 @@ class Spool:
         elif due:
             # The traceback is told once; `show` has that of the last attempt, and dead/ keeps it.
             reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]
-            self.report("retry", id=identity, attempts=attempts, due=due, outcome=outcome.kind.value, reason=reason)
+            self.report("retry", id=identity, attempts=attempts, due=due, **_ended(outcome), reason=reason)
         else:
-            self.report("dead", id=identity, attempts=attempts, outcome=outcome.kind.value, reason=outcome.reason)
+            self.report("dead", id=identity, attempts=attempts, **_ended(outcome), reason=outcome.reason)
 
     def _put_later(self, source: Source, ref: Ref, rank: int, due: float) -> None:
         if isinstance(source, Files):
@@ -882,3 +882,7 @@ class Spool:
 
 def _number(source: Source) -> int | None:
     return source.number if isinstance(source, Batch) else None
+
+
+def _ended(outcome: Outcome) -> dict[str, str]:
+    return {"function": outcome.function, "outcome": outcome.kind.value}

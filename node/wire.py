@@ -12,7 +12,7 @@ worker -> node
     ["broken", text, is_sentence]         it is not; the traceback, or one sentence that says it all
     ["ended", chunk, positions, others, seconds]
                                           tasks that ended well (u16 array of positions in the chunk), those that did not
-                                          as [position, verdict, detail, delay], and the time that all of them took
+                                          as [position, verdict, detail, delay, function], and the time that all took
     ["returned", chunk, positions]        these have not started (u16 array)
     ["async", count, seconds]             so many async tasks run; the time that one took which has just ended, else 0
     ["timer", timer | name, error | None] a timer was called, or what the application itself asked to be called

@@ -30,10 +30,12 @@ from spoolnode.node.config import BadConfig
 from spoolnode.node.forked import end_if_forked, expects_children, keep_children_out, reap
 from spoolnode.node.outcome import DONE, App, Asked, Kind, Outcome, Timer, read_timer
 from spoolnode.node.output import capture_output, current_task
-from spoolnode.node.slots import TIMER, Slots
+from spoolnode.node.slots import ASYNC_GRACE, TIMER, Slots
 from spoolnode.node.surroundings import Surroundings, watch
 from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held, close_removed
 from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.pickles import LEGACY_FUNCTION
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -42,8 +44,6 @@ REPORT_SECONDS = 0.005
 """How long results may be held back to be reported together."""
 _NOT_OF_APPLICATION = (os.path.dirname(os.path.dirname(__file__)) + os.sep, importlib.__file__, "<frozen importlib")
 """How the names of files begin whose frames say nothing about the application."""
-ASYNC_GRACE = 5.0
-"""Seconds that the event loop gets to end a task that is over its time, until the whole worker is killed."""
 REAP_SECONDS = 0.2
 """How often an idle worker looks whether a child that a task has just forked came back."""
 _FOR_THE_NODE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -175,7 +175,7 @@ class Worker:
         try:
             task = chunk.read(chunk.refs[position])
         except NotNow as reason:
-            self._others.append([position, reason.verdict, reason.detail, 0.0])
+            self._others.append([position, reason.verdict, reason.detail, 0.0, ""])
             return time.monotonic()
         if names.TIMEOUT in task.block and task.timeout:
             limit = task.timeout
@@ -206,7 +206,7 @@ class Worker:
     def _keep(self, task: Task, position: int, outcome: Outcome) -> None:
         """A task did not end well, and stays on disk."""
         task.leave()
-        self._others.append(describe(position, outcome))
+        self._others.append(describe(task, position, outcome))
 
     def _report(self, chunk: Chunk, now: float) -> None:
         if self._ended or self._others:
@@ -327,7 +327,7 @@ class AsyncTasks:
             ended.append(position)
         else:
             task.leave()
-            others.append(describe(position, outcome))
+            others.append(describe(task, position, outcome))
         self._worker._slots.end(slot)
         self._worker.send(["ended", chunk, wire.pack_positions(ended), others, 0.0])
         self._free.put(slot)
@@ -392,9 +392,18 @@ def _frames_of_application(error: BaseException) -> TracebackType | None:
     return trace
 
 
-def describe(position: int, outcome: Outcome) -> list[Any]:
+def describe(task: Task, position: int, outcome: Outcome) -> list[Any]:
     """An outcome as it is sent to the node."""
-    return [position, outcome.kind.value, outcome.reason[-wire.MAX_TEXT :], outcome.delay]
+    return [position, outcome.kind.value, outcome.reason[-wire.MAX_TEXT :], outcome.delay, _function_of(task)]
+
+
+def _function_of(task: Task) -> str:
+    """The name of the function that a task is for; empty when it names none."""
+    try:
+        variables = dict(task.variables)
+    except BadPacket:
+        return ""
+    return (variables.get(names.FUNCTION) or variables.get(LEGACY_FUNCTION) or b"").decode("utf-8", "replace")
 
 
 def main(load: Callable[[dict[str, Any]], App]) -> None:

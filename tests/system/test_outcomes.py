@@ -252,3 +252,29 @@ def test_a_timer_that_fails_is_reported_and_called_again(node: RunningNode) -> N
     node.start(app=app)
     node.wait_for_log("timer_failed", count=3, reason="ValueError: tock")
     assert not node.lines("worker_died")
+
+
+NAMED = """
+from spoolnode import spool, uwsgi
+
+def plain(*args):
+    raise ValueError("no")
+
+async def later():
+    raise ValueError("no")
+
+spool(name="app:job")(plain)
+spool(later)
+uwsgi.spooler = plain
+"""
+
+
+def test_the_log_names_the_function_of_what_failed(node: RunningNode) -> None:
+    node.start("--max-attempts", "2", "--retry-base", "0.02", app=NAMED)
+    for name in ("app:job", "app:later"):
+        spoolnode.spool(name=name)(print).options(via=node.via).spool()
+    spoolnode.send_to_spooler({"ud_spool_func": "resize"}, via=node.via)
+    spoolnode.send_to_spooler({"a": "b"}, via=node.via)
+    for action in ("retry", "dead"):
+        node.wait_for_log(action, count=4)
+        assert sorted(line["function"] for line in node.lines(action)) == ["", "app:job", "app:later", "resize"]

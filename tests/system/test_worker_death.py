@@ -131,18 +131,18 @@ def test_a_task_over_its_time_is_killed_counted_and_kept_with_the_reason(node: R
     node.start("--timeout", "0.4", "--max-attempts", "2", "--retry-base", "0.02", app=APP)
     enqueue(node, {"do": "waits", "for": "never"}, *[{"do": "quick", "n": n} for n in range(20)])
     node.wait_for_log("timeout", count=2)
-    node.wait_for_log("dead", attempts=2, reason="longer than its timeout")
+    node.wait_for_log("dead", attempts=2, reason="it ran longer than 0.4 s (timeout); its worker was killed")
     wait_until_idle(node)
     assert [count(node, f"quick {n}") for n in range(20)] == [1] * 20
     (file,) = dead(node)
-    assert "longer than its timeout" in variables(file)["spool_reason"]
+    assert "longer than 0.4 s" in variables(file)["spool_reason"]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_a_task_may_have_a_time_limit_of_its_own(node: RunningNode, kind: str) -> None:
     node.start("--max-attempts", "2", "--retry-base", "0.02", app=APP)
     enqueue(node, {"do": "waits", "for": "never", "as": kind}, extra=((b"spool_timeout", b"0.3"),))
-    (reason,) = ["timed out after 0.3 s"] if kind == "async" else ["longer than its timeout"]
+    (reason,) = ["timed out after 0.3 s"] if kind == "async" else ["it ran longer than 0.3 s (timeout)"]
     node.wait_for_log("dead", attempts=2, reason=reason)
     assert len(node.lines("worker_died")) == (0 if kind == "async" else 2), "an async task is cancelled, its worker lives"
 
