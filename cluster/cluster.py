@@ -31,6 +31,7 @@ from spoolnode.node.background import spawn
 from spoolnode.node.moving import Aside
 from spoolnode.node.node import Node
 from spoolnode.node.parcel import Asked
+from spoolnode.node.recovery import read_small
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
@@ -268,9 +269,8 @@ class Cluster:
         """Raises nothing: a node starts, whatever lies in its directory."""
         path = self._node.spool.layout.known
         try:
-            return Known.decode(self._node.spool.keeper.contents(path))
-        except FileNotFoundError:
-            pass
+            data = read_small(self._node.spool.keeper, path, self._report)
+            return Known.decode(data) if data is not None else Known()
         except (OSError, ValueError) as error:
             self._report("known_damaged", reason=f"{path} cannot be read, whose name is whose is found out anew: {error}")
         return Known()

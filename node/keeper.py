@@ -22,6 +22,8 @@ from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import HEADER, MAX_BLOCK, Variables, decode_variables, encode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, VOID, WAITING
 
+LARGEST_OWN = 64 << 20
+"""Bytes of a file of our own that is read whole: a batch has 1 MiB, `taken` and `links` some hundreds for each other node."""
 COPY_SIZE = 1 << 20
 """Bytes of a body moved at a time."""
 LONGEST_NAME = 255
@@ -96,10 +98,13 @@ class Keeper:
         return [item for item in batchfile.read_records(data, number) if isinstance(item, batchfile.Record)]
 
     def contents(self, path: str) -> bytes:
-        """All bytes of a file."""
+        """All bytes of a file of our own. Raises OSError (EFBIG) when it has more than any of them ever has."""
         descriptor = self.disk.open(path)
         try:
-            return self.disk.read(descriptor, self.disk.size(descriptor), 0)
+            size = self.disk.size(descriptor)
+            if size > LARGEST_OWN:
+                raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {LARGEST_OWN} when it is sound", path)
+            return self.disk.read(descriptor, size, 0)
         finally:
             self.disk.close(descriptor)
 

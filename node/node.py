@@ -531,12 +531,15 @@ def read_node_id(layout: Layout) -> str:
         BadConfig: the file holds something else.
     """
     try:
-        with open(layout.node_id, encoding="ascii") as file:
-            identity = file.read().strip()
+        # Not blocking: it may be a pipe. No more than is shown: it may be anything.
+        with open(layout.node_id, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            identity = file.read(100).decode("ascii", "replace").strip()
     except FileNotFoundError:
         identity = secrets.token_hex(6)
         keeper = Keeper(RealDisk(), layout, identity)
         keeper.put("node.id", [f"{identity}\n".encode()], None)
+    except IsADirectoryError:
+        raise BadConfig(f"{layout.node_id} is a directory; it must be a file with 12 hexadecimal digits") from None
     if len(identity) != 12 or not set(identity) <= set("0123456789abcdef"):
         raise BadConfig(f"{layout.node_id} holds {identity[:40]!r}; it must hold 12 hexadecimal digits")
     return identity

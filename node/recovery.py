@@ -113,6 +113,10 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
         OSError: the spool directory itself, or what must not be forgotten, cannot be read.
     """
     prepare(keeper, report)
+    try:
+        keeper.disk.entries(keeper.layout.corrupt)
+    except PermissionError as error:  # nothing that runs needs it
+        report("not_scanned", directory="corrupt", reason=error.strerror)
     for entry in keeper.disk.entries(keeper.layout.tmp):
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
@@ -300,12 +304,12 @@ def _has_reason(keeper: Keeper, ref: str) -> bool:
         return False
 
 
-_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV)
-"""What opening or reading something says that is no regular file."""
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV, errno.EFBIG)
+"""What opening or reading something says that is no regular file, or much larger than any of ours."""
 
 
 def read_small(keeper: Keeper, path: str, report: Callable[..., None]) -> bytes | None:
-    """What one of our own small files holds; None when there is none. What is no file is moved aside.
+    """What one of our own small files holds; None when there is none. What is none of ours is moved aside.
 
     Raises OSError when it cannot be read now: what it holds must not be forgotten.
     """
@@ -316,7 +320,7 @@ def read_small(keeper: Keeper, path: str, report: Callable[..., None]) -> bytes 
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
-        move_aside(keeper, os.path.basename(path), f"it is no file: {error.strerror}", report)
+        move_aside(keeper, os.path.basename(path), f"it is no file of ours: {error.strerror}", report)
         return None
 
 
@@ -425,7 +429,13 @@ def _read_batch(
 
 def _batch_data(keeper: Keeper, number: int, report: Callable[..., None]) -> bytes | None:
     """The bytes of a batch; None when it is none that we can read."""
-    data = keeper.contents(keeper.layout.batch(number))
+    try:
+        data = keeper.contents(keeper.layout.batch(number))
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        move_aside(keeper, f"incoming/{number}.batch", f"it is no batch: {error.strerror}", report)
+        return None
     try:
         written = batchfile.read_header(data)
         if written != number:

@@ -634,10 +634,16 @@ class Spool:
             self.intake.close_batch()
 
     async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Gives each waiting task of a batch a file of its own, as far as `goes_on` says so and the disk has room."""
+        """Gives each waiting task of a batch a file of its own, as far as `goes_on` says so and the disk has room.
+
+        Those too that workers gave back, or that failed, just before: they wait when the moves that judge them are over.
+        """
         await self.commit_all()
+        await self.moves.run(lambda: None)
         for batch in sorted(self.batches.values(), key=lambda batch: batch.number):
-            if goes_on() and batch.closed and not batch.frozen and batch.live > len(batch.flying):
+            while batch.frozen:
+                await self.moves.run(lambda: None)  # another move of its tasks, which may have left some out
+            if goes_on() and batch.closed and batch.live > len(batch.flying):
                 await self._settle(batch)
 
     async def commit_all(self) -> None:

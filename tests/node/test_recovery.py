@@ -154,6 +154,21 @@ def test_a_file_that_is_no_batch_is_put_aside_whole(keeper: Keeper, write: Write
     assert keeper.contents(f"{keeper.layout.corrupt}/{name}") == data
 
 
+def test_what_is_much_larger_than_any_file_of_ours_is_put_aside_unread(tmp_path: Path) -> None:
+    keeper = Keeper(RealDisk(), Layout(str(tmp_path)), NODE)
+    (tmp_path / "incoming").mkdir()
+    for path in (keeper.layout.taken, keeper.layout.batch(NUMBER)):
+        with open(path, "wb") as file:
+            file.truncate(1 << 40)
+    log = Log()
+    found = recover(keeper, NOW, log)
+    assert found.batches == []
+    assert found.last_number == NUMBER, "its number must not be given again"
+    assert [action for action, _ in log] == ["quarantined", "quarantined"]
+    assert all(str(1 << 40) in details["reason"] for _, details in log)
+    assert sorted(listing(keeper, "corrupt")) == [f"incoming_{NUMBER}.batch", "taken"]
+
+
 def test_a_batch_of_another_version_stays_where_it_is_with_a_clear_line(keeper: Keeper, write: Write) -> None:
     front = batch_of(record())[:8] + (batch.VERSION + 1).to_bytes(2, "little") + batch_of(record())[10 : batch.HEADER_SIZE - 8]
     data = front + zlib.crc32(front).to_bytes(4, "little") + bytes(4) + record()

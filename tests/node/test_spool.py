@@ -211,6 +211,47 @@ def test_a_settled_task_keeps_its_turn_and_the_batch_is_gone() -> None:
     run(story())
 
 
+@pytest.mark.parametrize("is_interrupted", [True, False], ids=["put back", "failed"])
+def test_what_a_worker_gave_back_just_before_all_is_settled_gets_a_file_too(is_interrupted: bool) -> None:
+    async def story() -> None:
+        life = started()
+        await accepted(life, 2)
+        life.close_batch()
+        await life.rest()
+        source, (ref,), rank = life.spool.take(1) or (None, [0], 0)
+        assert isinstance(source, Batch)
+        life._poke(source, ref, 3, 1)
+        if is_interrupted:
+            life.spool.interrupted(source, ref, rank)
+        else:
+            life.spool.failed(source, ref, rank, Outcome(Kind.FAILED, "no"))
+        life._begin(life.spool.settle_all())
+        await life.rest()
+        assert life.spool.in_batches == 0
+        assert len(source.moved) == 2
+
+    run(story())
+
+
+def test_a_batch_whose_last_task_lands_while_the_others_are_settled_is_settled_again() -> None:
+    async def story() -> None:
+        life = started()
+        await accepted(life, 2)
+        source, (ref,), rank = life.spool.take(1) or (None, [0], 0)
+        assert isinstance(source, Batch)
+        life.close_batch()
+        await life.rest()
+        life.settle()
+        await life._turn()
+        assert source.frozen
+        life.spool.interrupted(source, ref, rank)
+        life._begin(life.spool.settle_all())
+        await life.rest()
+        assert len(source.moved) == 2
+
+    run(story())
+
+
 def test_what_is_hurried_while_it_is_settled_is_ready_afterwards() -> None:
     async def story() -> None:
         life = started()

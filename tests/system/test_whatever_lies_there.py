@@ -196,3 +196,67 @@ def test_what_a_list_shows_can_be_named_whatever_it_is_called(node: RunningNode)
     for row in rows:
         ask(spool, "DELETE", f"/tasks/{quote(row['id'])}")
     eventually(lambda: node.status()["total"] == 0)
+
+
+def test_files_far_too_large_are_put_aside_with_the_reason(node: RunningNode, gate: Gates) -> None:
+    names = ["taken", "links", "known", "instance", "incoming/1795855211059422.batch", "uwsgi_spoolfile_on_huge"]
+    (node.spool / "incoming").mkdir(parents=True)
+    for name in names:
+        with (node.spool / name).open("wb") as file:
+            file.truncate(1 << 40)
+    gate("begin").open()
+    node.start(app=APP)
+    runs_a_task(node)
+    aside = {line["file"] for line in node.lines("quarantined") if str(1 << 40) in line["reason"]}
+    assert aside == {"taken", "links", "known", "incoming/1795855211059422.batch"}
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "huge", "junk", "empty"])
+def test_a_node_id_that_is_none_is_one_sentence(node: RunningNode, kind: str) -> None:
+    node.spool.mkdir()
+    path = node.spool / "node.id"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"\xff\x00" * 50 if kind == "junk" else b"")
+        os.truncate(path, 1 << 40 if kind == "huge" else path.stat().st_size)
+    node.start(wait=False)
+    assert node.wait() == 2
+    (sentence,) = node.noise
+    assert f"{path} " in sentence
+    assert "12 hexadecimal digits" in sentence
+
+
+def bound_by_modes(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modes of files count for it, also where root runs the tests."""
+    if os.geteuid() == 0:
+        without = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+        monkeypatch.setattr(node, "command_line", lambda args: [*without, *args])
+
+
+@pytest.mark.parametrize("name", ["incoming", "outbox", "arriving", "dead", "tmp"])
+def test_a_directory_closed_to_the_node_is_one_sentence(node: RunningNode, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    bound_by_modes(node, monkeypatch)
+    node.spool.mkdir()
+    (node.spool / name).mkdir(mode=0)
+    node.start(wait=False)
+    assert node.wait() == 1
+    (node.spool / name).chmod(0o700)
+    (sentence,) = node.noise
+    assert str(node.spool / name) in sentence
+    assert "must be allowed to read and write it" in sentence
+
+
+def test_a_node_runs_when_corrupt_is_closed_to_it(node: RunningNode, gate: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound_by_modes(node, monkeypatch)
+    node.spool.mkdir()
+    (node.spool / "corrupt").mkdir(mode=0)
+    gate("begin").open()
+    node.start(app=APP)
+    runs_a_task(node)
+    assert node.status()["corrupt"] == 0
+    assert node.lines("not_scanned", directory="corrupt")
+    node.stop()
+    (node.spool / "corrupt").chmod(0o700)

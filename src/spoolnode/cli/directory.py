@@ -240,7 +240,7 @@ def _node_id(layout: Layout) -> str:
     """The id of the directory's node; a directory of a uWSGI server has none, and no batches."""
     try:
         with open(layout.node_id, encoding="ascii", errors="replace") as file:
-            return file.read().strip()
+            return file.read(100).strip()  # it may be anything
     except FileNotFoundError:
         return "-"
 

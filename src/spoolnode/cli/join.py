@@ -132,7 +132,11 @@ def _run(config: "Config", report: "Log") -> int:
 
 def _reason(error: OSError) -> str:
     path = f"{error.filename}: " if error.filename else ""
-    return f"{path}{error.strerror or error}"
+    is_closed = isinstance(error, PermissionError) and error.filename
+    what_to_do = (
+        f"; the user with uid {os.geteuid()}, who runs the node, must be allowed to read and write it" if is_closed else ""
+    )
+    return f"{path}{error.strerror or error}{what_to_do}"
 
 
 @click.command("config", cls=NodeCommand)
