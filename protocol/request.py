@@ -168,7 +168,10 @@ def _checked_values(packed: bytes) -> dict[str, Any]:
 
 
 def _pickles_stay_here(web: bool) -> Refused:
-    text = "pickled arguments (`args`, `kwargs`) are taken only through this machine's own unix socket or directory"
+    text = (
+        "pickled arguments (`args`, `kwargs`; beside `function_name` also `setup` and `body`) are taken only through this "
+        "machine's own unix socket or directory"
+    )
     if web:
         text += "; if these are no pickles, call them differently: `uwsgi_param query $args;` in nginx"
     return Refused(Reason.FORBIDDEN, text)
