@@ -256,6 +256,10 @@ class Crew:
             self._ended(worker, *rest)
         elif kind == "returned":
             self._returned(worker, *rest)
+        elif kind == "spoilt":
+            if not worker.stopping:
+                (reason,) = rest
+                self._recycle(worker, reason=f"what a task changed of it cannot be put back: {reason}")
         elif kind == "async":
             worker.asynchronous, seconds = rest
             self.seconds += seconds
@@ -311,10 +315,13 @@ class Crew:
         worker.pace.observe(len(positions) + len(others), seconds)
         self._forget_if_over(worker, number)
         if self._config.max_tasks and worker.done >= self._config.max_tasks and not worker.stopping and not self._is_crowded():
-            self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done)
-            self._retire(worker, 0)
-            self._respawn(worker.index)  # not when it has left: what still runs in it may take hours
+            self._recycle(worker)
         self.dispatch()
+
+    def _recycle(self, worker: WorkerProcess, **why: str) -> None:
+        self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done, **why)
+        self._retire(worker, 0)
+        self._respawn(worker.index)  # not when it has left: what still runs in it may take hours
 
     def _close(self, worker: WorkerProcess, chunk: InFlight, positions: Any) -> list[Ref]:
         """Takes positions out of a chunk; their refs."""

@@ -1,14 +1,17 @@
 """What a process has one of and a task may change: put back before the next task, so that none runs in what another left.
 
-The working directory, the umask, the signal mask of the main thread, the environment, sys.stdin, sys.stdout and sys.stderr,
-an alarm. Async tasks run side by side, and share all of these.
+The working directory, the umask, the signal mask of the main thread, signal handlers, the limits of resources, descriptors
+0 to 2, the environment, sys.stdin, sys.stdout and sys.stderr, an alarm. Async tasks run side by side, and share all of these.
 
 Asking the kernel, or telling it, for each task would cost half of what a quick task costs in all (five calls, 4 us of 8 to 12,
 measured). So the few functions of Python that change these note that they were called; a change that C code makes by itself is
 not seen.
 """
 
+import contextlib
+import fcntl
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -16,12 +19,19 @@ from functools import wraps
 from types import ModuleType
 from typing import Any
 
+_OF_DESCRIPTORS = {"close", "closerange", "dup2"}
+_OF_LIMITS = {"setrlimit", "prlimit"}
+_OF_HANDLERS = {"signal"}
 _CHANGERS: tuple[tuple[ModuleType, str], ...] = (
-    *((os, name) for name in ("chdir", "fchdir", "umask")),
-    *((signal, name) for name in ("pthread_sigmask", "setitimer", "alarm")),
+    *((os, name) for name in ("chdir", "fchdir", "umask", *sorted(_OF_DESCRIPTORS))),
+    *((signal, name) for name in ("pthread_sigmask", "setitimer", "alarm", *_OF_HANDLERS)),
+    *((resource, name) for name in sorted(_OF_LIMITS)),
 )
-_touched = False
-"""Whether one of them was called since the last look."""
+_STANDARD = range(3)
+"""The descriptors that every program takes for its input, its output and its errors."""
+_LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
+_called: set[str] = set()
+"""Which of them were called since the last look."""
 
 
 def watch() -> None:
@@ -31,16 +41,24 @@ def watch() -> None:
 
 
 def _noting(function: Callable[..., Any], module: str) -> Callable[..., Any]:
+    name = function.__name__
+    of_descriptors = name in _OF_DESCRIPTORS
+
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        global _touched  # noqa: PLW0603  # the process's own, as what it tells of
-        _touched = True
+        if not of_descriptors or _names_standard((*args, *kwargs.values())):
+            _called.add(name)
         return function(*args, **kwargs)
 
     call.__module__ = module  # by that name it is pickled, for a pool of processes
     if function in os.supports_fd:
         os.supports_fd.add(call)
     return call
+
+
+def _names_standard(arguments: tuple[Any, ...]) -> bool:
+    """Whether one of these may be a descriptor below 3; nearly every call is about another."""
+    return any(not isinstance(value, int) or value in _STANDARD for value in arguments)
 
 
 class Surroundings:
@@ -53,25 +71,51 @@ class Surroundings:
         os.umask(self._umask)
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self._environment = dict(_variables())
+        self._handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+        self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        self._standard: dict[int, int] = {}
+        """Duplicates of the standard descriptors, but for one that the application itself has closed."""
+        for number in _STANDARD:
+            with contextlib.suppress(OSError):
+                self._standard[number] = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, len(_STANDARD))
         self._streams = (sys.stdin, sys.stdout, sys.stderr)
         self._has_alarm = signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
 
     def restore(self) -> None:
-        """Undoes what has changed since."""
-        if _touched:
+        """Undoes what has changed since.
+
+        Raises OSError or ValueError when that is not possible: a hard limit, once lowered, takes a privilege to raise.
+        """
+        if _called:
             self._restore_process()
         if _variables() != self._environment:
             self._restore_environment()
         sys.stdin, sys.stdout, sys.stderr = self._streams
 
     def _restore_process(self) -> None:
-        global _touched  # noqa: PLW0603  # see above
+        if _called & _OF_LIMITS:  # first: the others may need what was taken
+            self._restore_limits()
+        if _called & _OF_DESCRIPTORS:
+            for number, duplicate in self._standard.items():
+                os.dup2(duplicate, number)
+        if _called & _OF_HANDLERS:
+            self._restore_handlers()
         os.fchdir(self._directory)
         os.umask(self._umask)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
         if not self._has_alarm:
             signal.alarm(0)
-        _touched = False
+        _called.clear()
+
+    def _restore_limits(self) -> None:
+        for limit, values in self._limits.items():
+            if resource.getrlimit(limit) != values:
+                resource.setrlimit(limit, values)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._handlers.items():
+            if handler is not None and signal.getsignal(number) != handler:  # None: it was set in C, out of Python's reach
+                signal.signal(number, handler)
 
     def _restore_environment(self) -> None:
         for name in _variables().keys() - self._environment.keys():

@@ -137,7 +137,7 @@ class BatchReader:
         if os.stat(self._layout.batch(number)).st_size != len(memory or b""):
             memory = None
         if memory is None:
-            descriptor = os.open(self._layout.batch(number), os.O_RDWR | os.O_CLOEXEC)
+            descriptor = _open(self._layout.batch(number), os.O_RDWR)
             try:
                 memory = mmap.mmap(descriptor, 0)
                 memory.madvise(mmap.MADV_DONTFORK)  # a child of a task marks nothing, and keeps no batch from being removed
@@ -262,7 +262,7 @@ class SpoolFileReader:
         """Locks and reads a spool file. Raises NotNow."""
         path = self._layout.path(ref)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            descriptor = _open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotNow(GONE) from None
         except OSError as error:
@@ -321,6 +321,23 @@ class SpoolFileReader:
         if found.st_mtime > now and not was_set_back(found.st_mtime, found.st_ctime, now):
             raise NotNow(EARLY, found.st_mtime)
         return found
+
+
+def _open(path: str, flags: int) -> int:
+    """Opens a file, never as descriptor 0, 1 or 2. A task may have closed these, and another will print into them."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    if descriptor > 2:
+        return descriptor
+    os.close(descriptor)
+    _occupy_standard()
+    return os.open(path, flags | os.O_CLOEXEC)
+
+
+def _occupy_standard() -> None:
+    """Puts /dev/null where a standard descriptor is closed: a mapping keeps a descriptor of its own too, the lowest free one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def _unreadable(error: OSError) -> NotNow:

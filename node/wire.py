@@ -16,6 +16,7 @@ worker -> node
     ["returned", chunk, positions]        these have not started (u16 array)
     ["async", count, seconds]             so many async tasks run; the time that one took which has just ended, else 0
     ["timer", timer | name, error | None] a timer was called, or what the application itself asked to be called
+    ["spoilt", reason]                    a task has left this process in a state that cannot be undone; nothing more starts here
     ["print", task name, stream, text]    a line that a task printed
 """
 

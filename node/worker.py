@@ -53,10 +53,11 @@ _FOR_THE_NODE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, s
 class Chunk:
     """Tasks that the node gave us at once."""
 
-    def __init__(self, number: int, refs: Any, read: Callable[[Any], Task]) -> None:
+    def __init__(self, number: int, batch: int | None, refs: Any) -> None:
         self.number = number
+        self.batch = batch
+        """Where they are; None: each is a spool file of its own."""
         self.refs = refs
-        self.read = read
         self.todo = deque(range(len(refs)))
         """Positions not started; taken from the left by the main thread, from the right when the node wants them back."""
 
@@ -131,10 +132,7 @@ class Worker:
 
     def _enqueue(self, message: list[Any]) -> None:
         _, number, batch, refs = message
-        if batch is None:
-            chunk = Chunk(number, refs, self._files.read)
-        else:
-            chunk = Chunk(number, wire.unpack_offsets(refs), self._batches.reader(batch))
+        chunk = Chunk(number, batch, refs if batch is None else wire.unpack_offsets(refs))
         self._chunks.append(chunk)
         self._work.put(chunk)
         if self._stopping:
@@ -155,25 +153,39 @@ class Worker:
 
     def _run_chunk(self, chunk: Chunk) -> None:
         now = self._since = time.monotonic()
+        self._restore()
+        # Only now, when no task runs that may have left this process without descriptors.
+        read = self._files.read if chunk.batch is None else self._batches.reader(chunk.batch)
         while True:
             try:
                 position = chunk.todo.popleft()
             except IndexError:
                 break
-            now = self._run_task(chunk, position, now)
+            now = self._run_task(chunk, read, position, now)
+            self._restore()
             if self._others or now - self._since > REPORT_SECONDS:
                 self._report(chunk, now)
         self._slots.end(0)
         self._report(chunk, now)
         self._chunks.remove(chunk)
 
-    def _run_task(self, chunk: Chunk, position: int, started: float) -> float:
+    def _restore(self) -> None:
+        """Puts back what a task has changed. When that cannot be, this process runs nothing more, and the node replaces it."""
+        try:
+            self._surroundings.restore()
+        except (OSError, ValueError) as problem:
+            if not self._stopping:
+                self._stopping = True
+                self.send(["spoilt", str(problem)])
+            self._give_back()
+
+    def _run_task(self, chunk: Chunk, read: Callable[[Any], Task], position: int, started: float) -> float:
         """Runs one task that starts now; the time when it ended."""
         limit = self._timeout
         # Before it is read: a task whose body is too much for this process is to blame for that.
         self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)
         try:
-            task = chunk.read(chunk.refs[position])
+            task = read(chunk.refs[position])
         except NotNow as reason:
             self._others.append([position, reason.verdict, reason.detail, 0.0, ""])
             return time.monotonic()
@@ -181,7 +193,6 @@ class Worker:
             limit = task.timeout
             self._slots.begin(0, chunk.number, position, started, started + limit)
         task.begin()
-        self._surroundings.restore()
         current_task.set(task.file_name)
         try:
             outcome = self._app.handler(task)
@@ -218,7 +229,7 @@ class Worker:
     def _call(self, what: Timer | Asked) -> None:
         """Calls a timer, or what the application asked for."""
         started = time.monotonic()
-        self._surroundings.restore()
+        self._restore()
         current_task.set("")
         self._slots.begin(0, TIMER, 0, started, started + self._timeout if self._timeout else 0.0)
         error = self._try(what)

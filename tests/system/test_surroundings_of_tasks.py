@@ -89,6 +89,88 @@ def test_what_a_task_changes_of_its_process_is_put_back_before_the_next(node: Ru
     node.wait_for_log("print", text="printed")
 
 
+SPOILS = (
+    NOTES
+    + """
+import ctypes, resource, struct
+
+def close_all():
+    for number in range(3):
+        os.close(number)
+
+def lower_for_good():
+    powerless = struct.pack("6I", *[0] * 6)  # not even root may raise a limit without a capability
+    assert ctypes.CDLL(None).capset(struct.pack("Ii", 0x20080522, 0), powerless) == 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+DO = {
+    "close": close_all,
+    "closerange": lambda: os.closerange(0, 3),
+    "close in C": lambda: [ctypes.CDLL(None).close(number) for number in range(3)],
+    "dup2": lambda: [os.dup2(os.open("/dev/null", os.O_RDWR), number) for number in range(3)],
+    "nofile": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
+    "fsize": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1])),
+    "prlimit": lambda: resource.prlimit(0, resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1])),
+    "signal": lambda: [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)],
+    "for good": lower_for_good,
+}
+
+def world():
+    files = [(os.fstat(number).st_dev, os.fstat(number).st_ino) for number in range(3)]
+    limits = [resource.getrlimit(which) for which in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE)]
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)]
+    return files, limits, handlers
+
+def spooler(env):
+    if env["do"] == "look":
+        note("same" if world() == BEFORE else f"{world()} and not {BEFORE}")
+        os.write(1, b"\\xffwritten\\n" * 100)
+    elif env["do"] == "standard":
+        paths = [f"/proc/self/fd/{number}" for number in range(3)]
+        note(*[os.readlink(path) for path in paths if os.path.islink(path)])
+    else:
+        note("left")
+        DO[env["do"]]()
+
+uwsgi.spooler = spooler
+BEFORE = world()
+"""
+)
+
+
+@pytest.mark.parametrize("how", ["close", "closerange", "dup2", "nofile", "fsize", "prlimit", "signal"])
+def test_descriptors_limits_and_handlers_are_put_back_and_no_task_writes_into_the_spool(node: RunningNode, how: str) -> None:
+    node.start("--workers", "1", "--max-attempts", "1", app=SPOILS)
+    for turn in range(1, 4):
+        spoolnode.send_to_spooler({"do": how}, via=node.via)
+        for _ in range(3):
+            spoolnode.send_to_spooler({"do": "look"}, via=node.via)
+        eventually(lambda turn=turn: len(notes(node)) == 4 * turn, f"all tasks; there is {notes(node)}")
+    assert notes(node).count("same") == 9, notes(node)
+    eventually(lambda: node.status()["done"] == 12)
+    assert (node.status()["dead"], node.status()["worker_deaths"]) == (0, 0)
+
+
+def test_no_file_of_the_spool_takes_the_place_of_a_standard_descriptor_that_c_code_closed(node: RunningNode) -> None:
+    node.start("--workers", "1", app=SPOILS)
+    for number, more in enumerate(({"priority": 1}, {"priority": 2}, {"body": b"x" * 2_000_000}), 1):
+        spoolnode.send_to_spooler({"do": "close in C"}, via=node.via)
+        wait_for_note(node, "left", number)
+        spoolnode.send_to_spooler({"do": "standard", **more}, via=node.via)
+        eventually(lambda number=number: len(notes(node)) == 2 * number)
+        assert str(node.directory) not in notes(node)[-1], notes(node)
+
+
+def test_a_worker_that_may_not_undo_what_a_task_did_is_replaced_and_nobody_else_is_blamed(node: RunningNode) -> None:
+    node.start("--workers", "1", "--max-attempts", "1", app=SPOILS)
+    identities = [spoolnode.send_to_spooler({"do": do}, via=node.via) for do in ("for good", *["look"] * 20)]
+    for identity in identities:
+        node.wait_for_log("done", id=identity)
+    assert sorted(notes(node)) == ["left", *["same"] * 20]
+    node.wait_for_log("worker_recycled")
+    assert (node.status()["dead"], node.status()["worker_deaths"]) == (0, 0)
+
+
 STREAMS = (
     NOTES
     + """
