@@ -299,7 +299,9 @@ def _is_second(keeper: Keeper, ref: str, dead: dict[str, str], seen: set[str], r
 def _has_reason(keeper: Keeper, ref: str) -> bool:
     """Whether a file says why it is dead: one that was copied from there by hand does so too."""
     try:
-        return REASON in keeper.block_of(ref) or (ref.startswith("dead/") and bool(keeper.reason_beside(ref)))
+        return REASON in dict(decode_variables(keeper.block_of(ref))) or (
+            ref.startswith("dead/") and bool(keeper.reason_beside(ref))
+        )
     except (OSError, BadPacket):
         return False
 
