@@ -113,6 +113,8 @@ class Peer:
     candidates: dict[tuple[str, str], Candidate] = field(default_factory=dict)
     known_at: tuple[str, ...] = ()
     """Addresses that no source names (any more)."""
+    said_at: tuple[str, ...] = ()
+    """Where calls in its name say that it is, while it answers elsewhere; becomes `known_at` when it does not any more."""
     named_at: set[str] = field(default_factory=set)
     """Addresses that an operator has named: tasks may be given there."""
     outside: tuple[str, ...] = ()
@@ -278,7 +280,7 @@ class PeerTable:
         if status.id == self.identity.id:
             self._is_us(peer, status, address, now)
             return None
-        if self._is_copy(peer, status, address, now):
+        if self._is_copy(peer, status, address, now) or self._is_claim(who, peer, status, address, now):
             return None
         peer = self._identify(peer, status.id, address, now)
         if peer is None or self._foreign(peer, status, now):
@@ -297,6 +299,9 @@ class PeerTable:
         """A ping (`who` is the peer from `due`) or a link (an address or id) failed."""
         peer = self._end_ping(who)
         if peer is None:
+            return
+        if isinstance(who, str) and who not in (peer.id, peer.answers_at) and self._is_held(peer):
+            self._ping_soon(peer, now)  # a link to another address of it says nothing on the one where it answers
             return
         peer.reason = reason or kind.value
         pinged, again = isinstance(who, Peer), peer.again
@@ -338,7 +343,8 @@ class PeerTable:
         """A connection came in that says this id. It says nothing on whether we reach it, so it only makes us try at once.
 
         Not when we reach that very process already (`instance`): every ping is heard, and two nodes would ping each other
-        without end. Its name counts when it has never answered, or has a certificate for it.
+        without end. Its name counts when it has never answered, or has a certificate for it; without one, the addresses count
+        when it does not answer where it has proved who it is.
         """
         if node_id == self.identity.id:
             return
@@ -347,7 +353,9 @@ class PeerTable:
             peer = self._add(node_id, now)
         if peer is None:
             return
-        if addresses:
+        if addresses and self._is_held(peer):
+            peer.said_at = addresses[:MOST_ADDRESSES]
+        elif addresses:
             peer.known_at = addresses[:MOST_ADDRESSES]
             self._refresh(peer)
         if peer.status is None or self._certified:
@@ -614,9 +622,40 @@ class PeerTable:
         known.double = address
         self._ping_soon(known, now)
         if not peer.id:
-            peer.reason = f"it has the id {known.id} of the node {known.name!r}, which answers at {known.answers_at}"
+            peer.reason = warnings.has_id(known.id, known.name, known.answers_at)
             self._reject(peer, now, SILENCE_SECONDS)
+        elif not self._certified:
+            self._reject_claim(peer, known, address, now)
         return True
+
+    def _is_held(self, peer: Peer) -> bool:
+        """Whether it answers where it proved who it is. Without a certificate, nobody's word leads away from there."""
+        alive = peer.state in (State.UP, State.LEAVING) and peer.status is not None
+        return alive and bool(peer.answers_at) and not self._certified
+
+    def _is_claim(self, who: Peer | str, peer: Peer, status: Status, address: str, now: float) -> bool:
+        """Whether somebody at another address says that it is a node that answers where it is known.
+
+        Anybody can repeat the id and the instance that a ping tells. So the node moves only when one of its own pings, which asks
+        where it answered first, finds nobody there; that is asked at once. An address that an operator named is one more of it.
+        """
+        known = self._by_id.get(status.id)
+        if known is None or who is known or not self._is_held(known) or address in ("", known.answers_at):
+            return False
+        self._ping_soon(known, now)
+        if peer is known:
+            pass  # a link to another of its addresses
+        elif not peer.id and address in peer.named_at:
+            self._absorb(peer, known)
+        elif not peer.id and not peer.candidates:
+            self._remove(peer)  # only a task leads there: it gets what is for this address
+        else:
+            self._reject_claim(peer, known, address, now)
+        return True
+
+    def _reject_claim(self, peer: Peer, known: Peer, address: str, now: float) -> None:
+        peer.reason = warnings.claimed_id(self._once, known.id, known.name, (known.answers_at, address))
+        self._reject(peer, now, SILENCE_SECONDS)
 
     def _heard_outside(self, address: str, status: Status, now: float) -> Peer | None:
         """Somebody answered at an address that only a task names: no peer, whoever it is. Returned when it must get nothing."""
@@ -684,6 +723,8 @@ class PeerTable:
     def _set(self, peer: Peer, state: State, now: float) -> None:
         if peer.state is not state:
             old, peer.state, peer.since = peer.state, state, now
+            if peer.said_at and not self._is_held(peer):
+                peer.known_at, peer.said_at = peer.said_at, ()
             self._refresh(peer)
             if self._changed:
                 self._changed(peer, old, state)

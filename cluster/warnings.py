@@ -66,6 +66,18 @@ def copied(once: Once, node_id: str, addresses: tuple[str, str]) -> None:
     once.say("id_twice", *sorted(addresses), id=node_id, address=addresses[1], reason=f"{reason}; {remedy}")
 
 
+def has_id(node_id: str, name: str, address: str) -> str:
+    """Whose id somebody else has."""
+    return f"it has the id {node_id} of the node {name!r}, which answers at {address}"
+
+
+def claimed_id(once: Once, node_id: str, name: str, addresses: tuple[str, str]) -> str:
+    """Somebody at the second address says that it is the node that answers at the first; the sentence about it."""
+    reason = f"{addresses[1]} says that {has_id(node_id, name, addresses[0])}, so it gets nothing"
+    once.say("id_claimed", node_id, addresses[1], id=node_id, address=addresses[1], reason=reason)
+    return reason
+
+
 def outside(once: Once, node_id: str, name: str, address: str) -> str:
     """Somebody says that it is a node, where none is heard; the sentence about it."""
     host = address.rpartition(":")[0].strip("[]")

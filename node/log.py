@@ -48,7 +48,8 @@ WARNINGS = frozenset(
         "grace_over",
     }
     | {"not_scanned", "insecure", "handshake_failed", "tls_reload_failed", "certificate_expires", "link_failed", "link_paused"}
-    | {"peer_down", "peer_rejected", "id_twice", "name_twice", "clock_off", "other_protocol", "other_cluster", "too_many_peers"}
+    | {"peer_down", "peer_rejected", "id_twice", "id_claimed", "name_twice", "clock_off", "other_protocol", "other_cluster"}
+    | {"too_many_peers"}
     | {"outside_allow", "known_damaged", "unknown_destination", "unknown_variable", "link_closed", "crl_expires"}
     | {"discovery_failed", "discovery_full", "log_dropped", "clock_set_back", "unreadable", "made_anew"}
 )

@@ -643,6 +643,115 @@ def test_hearing_a_process_that_we_reach_is_no_reason_to_ping_it(instance: str, 
     assert bool(table.due(NOW + 1)) == is_pinged
 
 
+# -- who says that it is a node that answers elsewhere --
+
+
+def held() -> Table:
+    """A table with beta, which is up where it proved who it is."""
+    table = Table()
+    claim(table, BETA, AT)
+    return table
+
+
+def introduce(table: Table, now: float) -> Peer:
+    """Somebody calls under a fresh id, and answers the ping with what beta tells everybody."""
+    table.heard(GAMMA, "mallory", now, (ELSEWHERE,), "fresh")
+    for peer in table.due(now):
+        if peer.id == GAMMA:
+            table.answered(peer, status(BETA, waiting=7), 0.001, now, address=ELSEWHERE)
+    mallory = table.get(GAMMA)
+    assert mallory
+    return mallory
+
+
+@pytest.mark.parametrize("goodbye", [False, True])
+@pytest.mark.parametrize("instance", [BETA[:4], "other"])
+def test_nobody_takes_the_place_of_a_node_that_answers_by_repeating_its_id(goodbye: bool, instance: str) -> None:
+    table = held()
+    table.found(mdns(), NOW)
+    if goodbye:
+        table.leaving("mdns", BETA, NOW)  # which anybody can say
+    table.heard(GAMMA, "mallory", NOW + 1, (ELSEWHERE,), "fresh")
+    mallory = table.get(GAMMA)
+    assert mallory
+    assert mallory in table.due(NOW + 1)
+    assert table.answered(mallory, status(BETA, instance=instance, waiting=7), 0.001, NOW + 1, address=ELSEWHERE) is None
+    target = table.resolve("beta")
+    assert target
+    assert (target.id, target.addresses) == (BETA, (AT,))
+    beta = table.get(BETA)
+    assert beta
+    assert beta.status
+    assert beta.status.waiting == 0
+    assert (mallory.state, mallory.reason) == (
+        REJECTED,
+        f"{ELSEWHERE} says that it has the id {BETA} of the node 'beta', which answers at {AT}, so it gets nothing",
+    )
+    assert ("id_claimed", {"id": BETA, "address": ELSEWHERE, "reason": mallory.reason}) in table.warnings
+    assert table.next_due() is not None, "whether beta still answers is asked"
+
+
+def test_a_claim_on_an_id_is_told_once_however_often_it_is_made() -> None:
+    table = held()
+    for now in (NOW + 1, NOW + 20, NOW + 40):
+        introduce(table, now)
+    assert actions(table) == ["id_claimed"]
+
+
+def test_who_claims_an_id_takes_it_over_when_its_holder_does_not_answer_any_more() -> None:
+    table = held()
+    introduce(table, NOW + 1)
+    table.failed(BETA, Failure.REFUSED, NOW + 2)
+    introduce(table, NOW + 10)
+    target = table.resolve("beta")
+    assert target
+    assert (target.id, target.addresses[0], target.state) == (BETA, ELSEWHERE, UP)
+
+
+def test_what_a_link_finds_at_another_address_does_not_move_a_node_that_answers() -> None:
+    table = held()
+    assert table.answered(ELSEWHERE, status(BETA), 0.001, NOW) is None
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+    assert table.resolve(ELSEWHERE) == ("", "", (ELSEWHERE,), UNKNOWN), "tasks for that address still go there"
+    table.found(mdns(BETA, ELSEWHERE), NOW)
+    table.answered(ELSEWHERE, status(BETA), 0.001, NOW)
+    table.failed(ELSEWHERE, Failure.REFUSED, NOW)
+    target = table.resolve("beta")
+    assert target
+    assert (target.addresses[0], target.state) == (AT, UP)
+
+
+def test_another_address_that_the_operator_named_is_one_more_of_the_node_that_answers() -> None:
+    table = held()
+    table.found(static(ELSEWHERE), NOW)
+    (row,) = (peer for peer in table.due(NOW) if not peer.id)
+    table.answered(row, status(BETA), 0.001, NOW, address=ELSEWHERE)
+    assert table.only().addresses == (AT, ELSEWHERE)
+
+
+def test_a_call_leads_elsewhere_only_when_a_node_does_not_answer_where_it_was() -> None:
+    table = held()
+    table.heard(BETA, "beta", NOW + 1, (ELSEWHERE,), "bbbb")
+    assert table.resolve("beta") == (BETA, "beta", (AT,), UP)
+    assert not table.is_reached(BETA, "bbbb", "10.0.0.3")
+    table.heard(BETA, "beta", NOW + 1, (ELSEWHERE,), "new")
+    table.failed(table.ping(table.only(), NOW + 1), Failure.TIMEOUT, NOW + 2)
+    assert ELSEWHERE in table.only().addresses, "what was said then counts now"
+    table.answered(table.ping(table.only(), NOW + 3), status(BETA, instance="new"), 0.001, NOW + 3, address=ELSEWHERE)
+    target = table.resolve("beta")
+    assert target
+    assert (target.addresses[0], target.state) == (ELSEWHERE, UP)
+
+
+def test_with_certificates_a_node_moves_to_where_it_answers() -> None:
+    table = Table(certified=True)
+    claim(table, BETA, AT)
+    introduce(table, NOW + 1)
+    target = table.resolve("beta")
+    assert target
+    assert (target.addresses[0], actions(table)) == (ELSEWHERE, [])
+
+
 def test_an_address_that_a_link_reached_is_a_peer() -> None:
     table = Table()
     table.failed(AT, Failure.REFUSED, NOW)

@@ -25,7 +25,7 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     it (OUTBOX), and the round trip of a ping (RTT). Below it: why it could not be reached last.
 
     STATE: up: it answers. suspect: it did not answer once or twice. down: it does not answer. leaving: it drains or said
-    goodbye. rejected: it gets nothing, because it could not prove who it is, claims the name of another node, is outside of
+    goodbye. rejected: it gets nothing, because it could not prove who it is, claims the name or id of another node, is outside of
     --allow, or must not be talked to; the line below says which. unknown: it has not been reached yet.
 
     FOUND BY: mdns: it announces itself on the local network. static: named with `join HOST:PORT` or --discover static://.
