@@ -58,7 +58,7 @@ def _noting(function: Callable[..., Any], module: str) -> Callable[..., Any]:
 
 def _names_standard(arguments: tuple[Any, ...]) -> bool:
     """Whether one of these may be a descriptor below 3; nearly every call is about another."""
-    return any(not isinstance(value, int) or value in _STANDARD for value in arguments)
+    return any(not isinstance(value, int) or value < len(_STANDARD) for value in arguments)
 
 
 class Surroundings:

@@ -105,7 +105,7 @@ def lower_for_good():
 
 DO = {
     "close": close_all,
-    "closerange": lambda: os.closerange(0, 3),
+    "closerange": lambda: os.closerange(-1, 3),
     "close in C": lambda: [ctypes.CDLL(None).close(number) for number in range(3)],
     "dup2": lambda: [os.dup2(os.open("/dev/null", os.O_RDWR), number) for number in range(3)],
     "nofile": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
