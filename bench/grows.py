@@ -135,7 +135,7 @@ def _priorities(bench: Bench, size: int) -> list[Row]:
 
 
 def _destinations(bench: Bench, size: int) -> list[Row]:
-    """A task for each of many nodes that nobody has."""
+    """A task for each of many nodes that do not exist."""
     with bench.servers.node(bench.servers.path("spool")) as node:
         node.wait_ready()
         with _pulse(node) as burst:

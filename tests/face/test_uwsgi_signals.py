@@ -51,7 +51,7 @@ def listen(worker: WorkerContext) -> "SimpleQueue[Asked]":
     """The worker runs, and calls what it is asked to only when a task waits for it, or the test does."""
     calls: SimpleQueue[Asked] = SimpleQueue()
     worker.is_loading = False
-    worker.inbox.put, worker.inbox.call_next = calls.put, lambda: calls.get_nowait().function()  # type: ignore[func-returns-value]
+    worker.inbox.put, worker.inbox.call_next = calls.put, lambda: calls.get_nowait().function()  # type: ignore[func-returns-value]  # None is fine
     return calls
 
 

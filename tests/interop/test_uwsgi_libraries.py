@@ -169,5 +169,5 @@ def test_library_does_the_same(uwsgi: Uwsgi, node: RunningNode, app: str, count:
     uwsgi.start("-Q", "spool", "--spooler-ordered", "--spooler-frequency", "1", "-w", "app")
     node.start("--spooler-frequency", "1", "--retry-base", "0.2", "--retry-max", "1", app=app)
     for directory in (uwsgi.directory, node.directory):
-        eventually(lambda where=directory: len(Lines(where)()) >= count, f"{count} lines in {directory}")  # type: ignore[misc]
+        eventually(lambda where=directory: len(Lines(where)()) >= count, f"{count} lines in {directory}")  # type: ignore[misc]  # bound now
     assert sorted(Lines(node.directory)()) == sorted(Lines(uwsgi.directory)())
