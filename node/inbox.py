@@ -151,9 +151,20 @@ class Inbox:
         # However large the directory is, scanning takes a small part of the time.
         self._later_scan(max(SCAN_SECONDS, SCAN_REST * (self._loop.time() - began)))
 
-    async def _adopt(self, found: list[FoundFile]) -> None:
-        now = time.time()
+    async def _news_among(self, found: list[FoundFile]) -> list[FoundFile]:
+        """Those of which the spool does not know already that they are here, and when they are due."""
+        now, news = time.time(), []
         for index, file in enumerate(found):
+            if self._spool.files.known.get(file.ref) != (file.mtime if file.mtime > now else 0.0):
+                news.append(file)
+            if index % 1000 == 999:
+                await asyncio.sleep(0)
+        return news
+
+    async def _adopt(self, found: list[FoundFile]) -> None:
+        news = await self._news_among(found)
+        now = time.time()
+        for index, file in enumerate(sorted(news, key=lambda file: file.order)):  # a directory lists its files in no order
             if file.ref not in self._spool.files.known:
                 with contextlib.suppress(FileNotFoundError):
                     # The listing is older than what ended since; only what is there now counts.

@@ -1,6 +1,7 @@
 """A node starts, stops and takes new code, and no task is lost or run twice for it."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ from watch import NOTES, Gate, count, notes, status, tasks, wait_for_note, wait_
 
 import spoolnode
 from spoolnode.protocol.answer import STORED
+from spoolnode.protocol.packet import SPOOL_REQUEST, encode_variables, packet
 
 Gates = Callable[[str], Gate]
 
@@ -84,6 +86,21 @@ def test_what_was_with_a_worker_keeps_its_order_over_a_stop(node: RunningNode, g
     wait_until_idle(node)
     starts = [line.split()[1] for line in notes(node) if line.startswith("starts")]
     assert starts == [str(n) for n in range(150)]
+
+
+def test_files_that_were_just_written_run_in_their_order_after_a_start(node: RunningNode) -> None:
+    node.spool.mkdir()
+    numbers = list(range(100, 200))
+    random.Random(7).shuffle(numbers)  # a directory lists them in some other order anyway
+    moment = time.time()
+    for number in numbers:
+        path = node.spool / f"uwsgi_spoolfile_on_elsewhere_{number}"
+        path.write_bytes(packet(SPOOL_REQUEST, encode_variables([(b"n", b"%d" % number)])))
+        os.utime(path, (moment, moment))
+    node.start(app=APP)
+    wait_until_idle(node)
+    starts = [line.split()[1] for line in notes(node) if line.startswith("starts")]
+    assert starts == [str(n) for n in range(100, 200)]
 
 
 def test_a_second_sigterm_ends_at_once_and_nothing_is_counted(node: RunningNode) -> None:
