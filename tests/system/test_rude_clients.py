@@ -285,6 +285,9 @@ def test_places_held_by_clients_that_drip_keep_nobody_else_out(node: RunningNode
     address: Address = ("127.0.0.1", node.port)
     body = request({"a": "b", "body": bytes(100_000)})
     for drip in (GOOD[:5], body[:60_000]):
+        eventually(
+            lambda: status(node)["connections"] == 0, "those before are gone: of more than there is room for some give way"
+        )
         with contextlib.ExitStack() as stack:
             for _ in range(20):
                 stack.enter_context(connect(address)).sendall(drip)
