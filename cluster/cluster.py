@@ -22,7 +22,7 @@ from spoolnode.cluster.giving import is_this_machine, may_give
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.link import State as LinkState
 from spoolnode.cluster.lookup import is_literal, is_loopback
-from spoolnode.cluster.peers import Peer, PeerTable, State
+from spoolnode.cluster.peers import ALIVE, Peer, PeerTable, State
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.status import Load, Status
@@ -43,6 +43,8 @@ MOST_LOOKS = 8
 """Groups of tasks looked at in one round of sharing."""
 UNKNOWN_SECONDS = 60.0
 """How long after the start a node may be unknown until it counts as down."""
+ASK_SECONDS = 10.0
+"""How long a drain waits for what peers say of themselves now; those that have not answered then get nothing."""
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
 MOST_UNKNOWN = 1024
@@ -326,6 +328,7 @@ class Cluster:
     def _answered(self, who: Peer | str, status: dict[str, Any], rtt: float, address: str) -> Peer | None:
         now = self._loop.time()
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
+        self._moved_on.set()
         if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
             queued = self._node.spool.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
@@ -497,6 +500,7 @@ class Cluster:
         spool = self._node.spool
         handed, deadline = 0, self._loop.time() + seconds
         aside: list[Aside] = []
+        await self._ask_all(deadline)
         try:
             while self._loop.time() < deadline:
                 shares = sharing.spread(min(CHUNK, spool.queue.size + len(spool.later)), self._loads())
@@ -507,11 +511,26 @@ class Cluster:
         finally:
             spool.moving.put_back(aside)
         while self._loop.time() < deadline and self._undelivered():
-            self._moved_on.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(1.0, max(deadline - self._loop.time(), 0.01))):
-                    await self._moved_on.wait()
+            await self._news(deadline)
         return handed
+
+    async def _ask_all(self, deadline: float) -> None:
+        """Asks all peers that are alive how they are: a drain has one chance, and their last answers may be too old for it."""
+        began = self._loop.time()
+        asked = [peer for peer in self.table if peer.state in ALIVE]
+        for peer in asked:
+            self.table.ask_again(peer, began)
+        self._prober.wake()
+        deadline = min(deadline, began + ASK_SECONDS)
+        while self._loop.time() < deadline and any(peer.status_at < began and peer.state in ALIVE for peer in asked):
+            await self._news(deadline)
+
+    async def _news(self, deadline: float) -> None:
+        """Waits for something to happen at a peer or on a link, for a second at most."""
+        self._moved_on.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(1.0, max(deadline - self._loop.time(), 0.01))):
+                await self._moved_on.wait()
 
     async def _spread(self, shares: dict[str, int], aside: "list[Aside]") -> int | None:
         places = [peer for peer, count in shares.items() for _ in range(count)]

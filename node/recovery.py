@@ -88,6 +88,8 @@ class Found:
 
     batches: list[FoundBatch] = field(default_factory=list)
     files: list[FoundFile] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+    """Where files of tasks lie, or lay: below the spool."""
     outbox: list[FoundOutboxFile] = field(default_factory=list)
     arrived: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Large tasks in arriving/: where they go, when they are due."""
@@ -120,7 +122,11 @@ def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
     for entry in keeper.disk.entries(keeper.layout.tmp):
         if not entry.is_directory:
             discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
-    found = Found(files=list(spool_files(keeper, report)), outbox=list(_outbox_files(keeper, report)))
+    found = Found()
+    found.files += spool_files(keeper, report, found.directories)
+    found.outbox += _outbox_files(keeper, report)
+    found.directories += [f"outbox/{entry.name}" for entry in keeper.disk.entries(keeper.layout.outbox) if entry.is_directory]
+    found.directories += ["incoming", "arriving", "dead"]
     corrected = correct_times(keeper, found.files, now)
     for file in found.files:
         file.mtime = corrected.get(file.ref, file.mtime)
@@ -217,10 +223,12 @@ def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., Non
             report("sync_failed", directory=path, reason=str(error))
 
 
-def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> Iterator[FoundFile]:
+def spool_files(
+    keeper: Keeper, report: Callable[..., None] | None = None, directories: list[str] | None = None
+) -> Iterator[FoundFile]:
     """Every spool file at the top and in the numeric directories (which may nest, as in uWSGI).
 
-    A numeric directory that cannot be read is passed over, and reported.
+    A numeric directory that cannot be read is passed over, and reported. Those that were read are added to `directories`.
     """
     pending = [("", LAST)]
     while pending:
@@ -233,6 +241,8 @@ def spool_files(keeper: Keeper, report: Callable[..., None] | None = None) -> It
             if report is not None:
                 report("not_scanned", directory=shown(directory), reason=error.strerror)
             continue
+        if directories is not None:
+            directories.append(directory.rstrip("/"))
         for entry in entries:
             ref = f"{directory}{entry.name}"
             if entry.is_file and places.is_spool_file(entry.name):

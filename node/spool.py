@@ -149,9 +149,8 @@ class Spool:
 
     def _adopt(self, found: Found, now: float) -> None:
         """Puts what was found into the queues, oldest first."""
-        # What the process before this one marked or removed may not be on the medium yet.
-        outboxes = [f"outbox/{entry.name}" for entry in self.keeper.disk.entries(self.layout.outbox) if entry.is_directory]
-        self.mark_dirty(*(item.batch for item in found.batches), "", "incoming", *outboxes)
+        # What the process before this one marked, moved or removed may not be on the medium yet.
+        self.mark_dirty(*(item.batch for item in found.batches), *found.directories)
         files = sorted(found.files, key=lambda file: file.order)
         position = 0
         for batch in found.batches:

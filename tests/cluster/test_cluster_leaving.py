@@ -5,12 +5,16 @@ import os
 import signal
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 from nodes import AT_ONCE, Cluster, HostNode, at, copy_spool
-from support import eventually
+from parties import FakeNode, Party, status_of
+from support import RunningNode, eventually
 from talk import connect
 from watch import dead, variables
+
+from spoolnode import send_to_spooler
 
 
 @pytest.mark.slow
@@ -59,6 +63,22 @@ def test_what_was_chosen_for_a_node_that_dies_before_anything_was_sent_runs_else
     cluster.wait_until_done(addressed)
     cluster.wait_until_empty()
     assert cluster.check().run_again == 0
+
+
+def test_drain_asks_peers_how_they_are_now(tmp_path: Path) -> None:
+    beta = FakeNode(status_of("bbbbbbbbbbbb", "beta", workers=0))
+    alpha = Party(tmp_path / "alpha", "alpha")
+    try:
+        alpha.start("--discover", f"static://{beta.address}", "--drain-on-stop", "--grace", "30")
+        alpha.wait_for_log("peer_up", name="beta")
+        assert send_to_spooler({"n": "1"}, via=alpha.via)
+        beta.status["workers"] = 1  # they have started meanwhile
+        _ask_to_stop(alpha)
+        eventually(lambda: len(beta.tasks) == 1, "it is sent to beta")
+    finally:
+        alpha.kill9()  # it would wait for the answer
+        alpha.clean_up()
+        beta.close()
 
 
 @pytest.mark.slow
@@ -131,7 +151,7 @@ def _listens(node: HostNode) -> bool:
     return True
 
 
-def _ask_to_stop(node: HostNode) -> None:
+def _ask_to_stop(node: RunningNode) -> None:
     """Without waiting for its end."""
     os.kill(node.pid, signal.SIGTERM)
     node.wait_for_log("stopping")

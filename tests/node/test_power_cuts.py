@@ -169,6 +169,32 @@ def test_a_large_task_from_a_peer_is_counted_from_its_acknowledgement_on() -> No
     run(story())
 
 
+@pytest.mark.parametrize("kept", ["/var/spool", "/var/spool/arriving", "/var/spool/1"])
+def test_what_ended_after_a_kill_in_the_middle_of_a_move_stays_ended(kept: str) -> None:
+    async def story() -> None:
+        station = Station()
+        real = station.disk.sync_directory
+
+        def dying(path: str) -> None:
+            if path != kept or station.disk.names("/var/spool/arriving"):
+                return real(path)
+            raise OSError(errno.EIO, "the process dies here", path)
+
+        station.disk.sync_directory = dying  # type: ignore[method-assign] # the file has moved, and not all of that is safe
+        assert (await station.upload(task(1, FIRST, priority="1"))).stored_as
+        station.disk.sync_directory = real  # type: ignore[method-assign] # the next process
+        again = station.killed()
+        assert again.files("1")
+        assert again.run_all() == [1]
+        await again.tidy()
+        for seed in SEEDS:
+            last = again.after_power_cut(seed)
+            await last.during(last.spool.settle())
+            assert last.run_all() == []
+
+    run(story())
+
+
 def test_a_task_that_cannot_be_published_keeps_no_other_one_waiting() -> None:
     async def story() -> None:
         station = Station()
