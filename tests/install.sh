@@ -24,7 +24,7 @@ if [ "$1" = docker ]; then
   need docker.io has dockerd
   need iptables has iptables
   need docker-compose has_compose
-  need curl has curl # what README.md says to type
+  need curl has curl # what docs/docker.md says to type
 fi
 if [ "$1" = bench ]; then
   need gcc has gcc # the load generator

@@ -1,11 +1,13 @@
 """`join`: starting, refusing to start, stopping."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks
 from support import RunningNode, command, environment
 
 from spoolnode import __version__
@@ -205,4 +207,6 @@ def test_demo_keeps_its_promises_however_busy_the_machine_is(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all 200 have run, none is lost" in done.stdout
     assert "answer  ff 00 00 01" in done.stdout
+    (shown,) = blocks("README.md", "Try it", "text")
+    assert re.sub(r"[\d.]+ s", "", done.stdout.splitlines()[-1]) == re.sub(r"[\d.]+ s", "", shown.text)
     assert not list(tmp_path.iterdir())

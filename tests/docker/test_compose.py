@@ -1,4 +1,4 @@
-"""docker-compose.yml on a real Docker engine: it comes up with one command, and what README.md says of it is so."""
+"""docker-compose.yml on a real Docker engine: it comes up with one command, and what docs/docker.md says of it is so."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from signal import SIGKILL
 from typing import Any
 
 import pytest
+from documents import page
 from engine import Engine, require
 from stand_in import add_nginx, add_python
 from support import eventually
@@ -43,7 +44,7 @@ STORY: list[tuple[str, str]] = [
     ("docker-compose logs alpha beta | grep tidy", "(alpha|beta) ran 'tidy'"),
     ("docker-compose down", ""),
 ]
-"""What README.md says to type, and what comes back at once or, when it only looks, after a moment."""
+"""What docs/docker.md says to type, and what comes back at once or, when it only looks, after a moment."""
 LOOKS = ("peers", "logs", "status", "ps")
 
 
@@ -245,19 +246,13 @@ def test_each_node_knows_the_two_others(demo: Demo) -> None:
         _wait_for_peers(demo, node)
 
 
-def readme_section() -> str:
-    """What README.md says about the demo."""
-    _, heading, rest = (ROOT / "README.md").read_text().partition("## Three nodes with Docker\n")
-    assert heading, "README.md has no section about the demo"
-    return rest.partition("\n## ")[0]
+def test_page_says_to_type_what_is_tried_here() -> None:
+    story, _, _ = page("docs/docker.md").partition("\n## Without multicast\n")
+    typed = re.findall(r"^(?:docker-compose|curl|for) .*$", story, re.MULTILINE)
+    assert typed == [line for line, _ in STORY]
 
 
-def test_readme_says_to_type_what_is_tried_here() -> None:
-    typed = re.findall(r"^    ((?:docker-compose|curl|for) .*)$", readme_section(), re.MULTILINE)
-    assert [line.split("  #")[0].rstrip() for line in typed] == [line for line, _ in STORY]
-
-
-def test_readme_is_true(demo: Demo) -> None:
+def test_page_is_true(demo: Demo) -> None:
     for line, pattern in STORY:
         if any(f" {word}" in line for word in LOOKS):
             demo.shows(line, pattern)

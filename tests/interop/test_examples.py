@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks
 from real_programs import NGINX, STORED, Nginx, Program, exchange, free_port, need, packet
 from support import PATIENCE, RunningNode, environment, eventually
 
@@ -39,10 +40,10 @@ def test_there_are_no_others_and_each_says_how_to_run_it() -> None:
         assert re.search("spoolnode (join|send)|python mailer.py|nginx -p|curl|systemctl", first + second)
 
 
-def test_manual_page_is_what_the_readme_shows() -> None:
+def test_manual_page_is_what_the_documents_show() -> None:
     code = [line for line in (EXAMPLES / "testapp.py").read_text().splitlines() if not line.startswith("#")]
-    shown = "".join(f"    {line}\n" if line else "\n" for line in code)
-    assert f"`examples/testapp.py`:\n\n{shown}\n" in (EXAMPLES.parent / "README.md").read_text()
+    (shown,) = blocks("docs/uwsgi.md", "The example of uWSGI's manual", "python")
+    assert shown.text.split("\n") == code
 
 
 def test_manual_page_runs_as_its_comment_says(examples: Path, node: RunningNode, place: Path) -> None:

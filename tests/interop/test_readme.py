@@ -1,4 +1,4 @@
-"""What README.md says to type does what it says: its Python, its commands, its options. Docker's part is in tests/docker."""
+"""What README.md and docs/ say to type does what it says: Python, commands, options. Docker's part is in tests/docker."""
 
 import re
 import shlex
@@ -7,26 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import FOR_USERS, blocks, commands, lines_to_type, page, table
 from support import PATIENCE, RunningNode, command, environment
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
-
-
-def section(title: str) -> str:
-    """The text below a heading."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def blocks(title: str) -> list[str]:
-    """The indented blocks of a section, as they would be typed."""
-    found = re.findall(r"(?:^    .*\n|^\n)+", section(title), flags=re.M)
-    return ["\n".join(line[4:] for line in block.split("\n")).strip("\n") for block in found if block.strip()]
-
-
-def commands(title: str, program: str = "spoolnode") -> list[list[str]]:
-    """The commands in these blocks, their comments taken away."""
-    lines = [line for block in blocks(title) for line in block.split("\n") if line.startswith(f"{program} ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+VARIES = {r"\b[0-9a-f]{12}_\d+_\d+\b": "ID", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME", r"\d+(\.\d+)? s\b": "SECONDS"}
+"""What is another text each time."""
 
 
 def python(code: str, node: RunningNode) -> None:
@@ -37,30 +22,92 @@ def python(code: str, node: RunningNode) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def type_line(line: str, node: RunningNode) -> str:
+    """What a line of README's prints, typed beside this node into a shell whose `python` and `spoolnode` are those tested."""
+    words = shlex.split(line)
+    if words[0] == "spoolnode":
+        done = node.command(*words[1:])
+    else:
+        assert words[0] == "python"
+        done = subprocess.run(
+            [sys.executable, *words[1:]], cwd=node.directory, env=environment(SPOOLNODE_VIA=node.via),
+            capture_output=True, text=True, timeout=PATIENCE, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, f"{line}\n{done.stderr}"
+    return done.stdout
+
+
+def without_what_varies(text: str) -> str:
+    for pattern, name in VARIES.items():
+        text = re.sub(pattern, name, text)
+    return re.sub(" +", " ", text).strip()
+
+
+def test_first_task_of_readme_prints_what_is_shown(node: RunningNode) -> None:
+    (tasks,) = blocks("README.md", "Five lines of Python", "python")
+    (node.directory / "tasks.py").write_text(tasks.text)
+    join, send = lines_to_type("README.md", "Five lines of Python")
+    identity, line = [block.text for block in blocks("README.md", "Five lines of Python", "text")]
+    assert shlex.split(join)[:2] == ["spoolnode", "join"]
+    node.start(*shlex.split(join)[2:])
+    assert without_what_varies(type_line(send, node)) == without_what_varies(identity) == "ID"
+    shown = re.search(r"print id=(\S+) stream=(\w+) text=(.*)$", line)
+    assert shown
+    assert shown[1] == identity
+    printed = node.wait_for_log("print")
+    assert [printed["stream"], f'"{printed["text"]}"'] == [shown[2], shown[3]]
+
+
+def test_task_for_a_node_that_is_down_waits_as_readme_shows(node: RunningNode) -> None:
+    (tasks,) = blocks("README.md", "Five lines of Python", "python")
+    (node.directory / "tasks.py").write_text(tasks.text)
+    *joins, send, look = lines_to_type("README.md", "Several machines")
+    assert all(line.startswith("spoolnode join --name ") for line in joins)
+    node.start()
+    type_line(send, node)
+    (shown,) = blocks("README.md", "Several machines", "text")
+    waiting, rest = type_line(look, node).split("\n")[:2], shown.text.split("\n")
+    assert [without_what_varies(line) for line in waiting] == [without_what_varies(line) for line in rest]
+
+
 def test_python_of_the_first_steps_runs(node: RunningNode) -> None:
-    (block,) = blocks("In Python")
-    module, _, client = block.partition("# anywhere on this machine\n")
-    (node.directory / "mailer.py").write_text(module.replace("    ...", "    print('mail', number, to)"))
+    module, client = [block.text for block in blocks("docs/python-api.md", "Spooled functions", "python")]
+    (dictionary,) = blocks("docs/python-api.md", "Dictionaries", "python")
+    (timers,) = blocks("docs/python-api.md", "Timers", "python")
+    (node.directory / "mailer.py").write_text(module.replace("    ...", "    print('mail', number, to)") + f"\n{timers.text}\n")
     node.start("-w", "mailer")
     python(client, node)
+    python(dictionary.text, node)
     node.wait_for_log("print", text="mail 1 ['ada@example.org']")
     assert node.status()["accepted"] == 3
 
 
 def test_python_that_names_other_nodes_runs(node: RunningNode) -> None:
     node.start()
-    lines = [line for block in blocks("Several machines") for line in block.split("\n") if line.startswith("send_to_spooler(")]
-    assert len(lines) == 4
-    python("\n".join(["from spoolnode import send_to_spooler", *lines]), node)
-    python("import spoolnode.compat; spoolnode.compat.install()\nimport uwsgi, uwsgidecorators", node)
+    (sends,) = blocks("docs/cluster.md", "Addressing a task", "python")
+    assert len(sends.text.split("\n")) == 4
+    python(f"from spoolnode import send_to_spooler\n{sends.text}", node)
+    *_, install = blocks("docs/uwsgi.md", "Its web processes", "python")
+    python(f"{install.text}\nimport uwsgi, uwsgidecorators", node)
+
+
+def given_up(node: RunningNode) -> str:
+    """The id of a task that has just been given up: `os.getenv` cannot be called with a task."""
+    identity = node.command("send", "a=b").stdout.strip()
+    node.wait_for_log("dead", id=identity)
+    return identity
 
 
 def test_each_command_does_what_its_line_says(node: RunningNode) -> None:
-    """In their order, on a node with a task; with the id of that task where ID stands."""
-    node.start("-w", "os:getenv")
+    """In their order, on a node with a task; with the id of that task, or of one that is dead, where ID stands."""
+    node.start("-w", "os:getenv", "--max-attempts", "1")
     identity = ""
-    for words in [*commands("From the command line"), ["rm", "ID"]]:
-        done = node.command(*[identity if word == "ID" else word for word in words])
+    typed = [row[0].strip("`") for row in table(page("docs/operations.md")) if row[0].startswith("`spoolnode ")]
+    assert len(typed) > 10
+    for words in [shlex.split(line)[1:] for line in typed]:
+        if words[-1] == "ID":
+            words[-1] = identity if words[0] in ("show", "rm") else given_up(node)
+        done = node.command(*words)
         assert done.returncode == 0 or words[0] == "doctor", f"spoolnode {' '.join(words)}: {done.stderr}"
         identity = done.stdout.strip() if words[0] == "send" else identity
     assert identity
@@ -68,7 +115,7 @@ def test_each_command_does_what_its_line_says(node: RunningNode) -> None:
 
 def test_certificates_are_made_as_the_lines_say(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
-    lines = [words for words in commands("Several machines") if words[0] == "ca"]
+    lines = [words for words in commands("docs/tls.md") if words[0] == "ca"]
     assert [words[1] for words in lines] == ["init", "issue", "issue", "show", "revoke"]
     for words in lines:
         done = command(*words, cwd=tmp_path)
@@ -77,22 +124,44 @@ def test_certificates_are_made_as_the_lines_say(tmp_path: Path) -> None:
 
 
 def test_each_join_has_settings_that_are_valid(tmp_path: Path) -> None:
-    titles = ("The page of the uWSGI manual, as it stands", "Several machines", "Coming from the uWSGI Spooler")
     (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nsocket = 127.0.0.1:3031\nspooler = spool\nmodule = mysite.wsgi\n")
-    joins = [words[1:] for title in titles for words in commands(title) if words[0] == "join"]
-    joins += [shlex.split(words) for words in re.findall(r"`spoolnode join (-[^`]+)`", README)]  # those within a sentence
-    assert len(joins) >= 8
+    config = command("config", "--ini", "uwsgi.ini", cwd=tmp_path)
+    (tmp_path / "node.toml").write_text(config.stdout)
+    joins = [words[1:] for name in FOR_USERS for words in commands(name) if words[0] in ("join", "config")]
+    # Those within a sentence or a table.
+    joins += [shlex.split(words) for name in FOR_USERS for words in re.findall(r"`spoolnode join (-[^`]+)`", page(name))]
+    assert len(joins) >= 15
     for words in joins:
         done = command("config", *[word for word in words if word not in ("-A", "10")], cwd=tmp_path)
         assert done.returncode == 0, f"spoolnode join {' '.join(words)}: {done.stderr}"
 
 
 def test_every_option_that_is_named_exists() -> None:
-    without_docker = README.replace(section("Three nodes with Docker"), "").replace(section("Speed"), "")
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![a-z*-])", without_docker))
+    text = "\n".join(page(name) for name in FOR_USERS if name not in ("docs/docker.md", "docs/speed.md"))
+    without_others = "\n".join(line for line in text.split("\n") if not line.startswith(("pip ", "curl ", "nginx ", "make ")))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![a-z*-])", without_others))
     subcommands = ("join", "send", "peers", "ls", "reload", "doctor", "drain", "stop", "ca init")
     known = " ".join(command(*name.split(), "--help").stdout for name in subcommands)
     uwsgis = {"--spooler", "--spooler-external", "--spooler-ordered"}
-    missing = {option for option in options - uwsgis if not re.search(rf"{option}(?![a-z-])", known)}
+    flasks = {"--app"}
+    missing = {option for option in options - uwsgis - flasks if not re.search(rf"{option}(?![a-z-])", known)}
     assert not missing
-    assert len(options) > 30
+    assert len(options) > 50
+
+
+@pytest.mark.parametrize("name", FOR_USERS)
+def test_every_line_for_the_shell_is_one_that_is_tried(name: str) -> None:
+    """By its first words: a new program in a page needs a test of its own."""
+    tried = ("spoolnode join ", "spoolnode config ", "spoolnode ca ", "python -c ", "make ", ". .venv/bin/activate")
+    looked_at = (
+        "spoolnode peers",
+        "spoolnode ls",
+        "spoolnode flush ",
+        "spoolnode accept ",
+        "spoolnode drain",
+        "spoolnode s",
+        "pip ",
+    )
+    of_nginx = ("nginx -p . -c nginx.conf", "curl -i -d hello http://127.0.0.1:8080/sendmassmail")
+    lines = [] if name == "docs/docker.md" else lines_to_type(name)
+    assert not [line for line in lines if not line.startswith((*tried, *looked_at, *of_nginx))]

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import blocks
 from real_programs import Program, Uwsgi
 from support import RunningNode, environment, eventually
-
-README = Path(__file__).parents[2] / "README.md"
 
 TASKS = """
 from spoolnode import spool
@@ -187,8 +186,8 @@ def test_uwsgi_application_sends_from_gunicorn_when_its_configuration_installs_t
 
 @pytest.mark.slow
 def test_uwsgi_application_stays_under_a_real_uwsgi_with_one_more_line(node: RunningNode, uwsgi: Uwsgi) -> None:
-    """The line is README's: uwsgidecorators look for a spooler of this uWSGI, and there is none."""
-    line = next(line.strip() for line in README.read_text().splitlines() if "uwsgi.opt.setdefault" in line)
+    """The line is that of docs/uwsgi.md: uwsgidecorators look for a spooler of this uWSGI, and there is none."""
+    line = blocks("docs/uwsgi.md", "Its web processes", "python")[0].text
     node.start(app=UWSGI_APPLICATION)
     (uwsgi.directory / "wsgi.py").write_text(f"{line}\nfrom app import web as application\n")
     uwsgi.start("--spooler-external", str(node.spool), "-w", "wsgi")
