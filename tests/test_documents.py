@@ -1,0 +1,95 @@
+"""README.md and the other pages hold together: their size, their links, the settings and the figures that they name."""
+
+import json
+import re
+from dataclasses import fields
+
+import pytest
+from documents import FENCE, FOR_USERS, PAGES, ROOT, anchors, blocks, page, prose, table
+
+from spoolnode import __version__
+from spoolnode.cli.settings import read_text
+from spoolnode.node.config import Config, option_name
+
+SETTINGS = {option_name(item.name): item for item in fields(Config)}
+
+
+def test_readme_is_read_in_a_minute() -> None:
+    assert len(page("README.md").splitlines()) < 150
+
+
+def test_readme_says_which_version_this_is() -> None:
+    assert f"version {__version__}," in page("README.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(name)):
+        if re.match("https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (ROOT / name).parent / path if path else ROOT / name
+        assert place.exists(), f"{name}: {target}"
+        assert not anchor or anchor in anchors(str(place.resolve().relative_to(ROOT.resolve()))), f"{name}: {target}"
+
+
+def test_every_page_is_in_the_list_of_contents() -> None:
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", page("docs/README.md")))
+    assert {f"docs/{name}" for name in listed} | {"README.md", "docs/README.md"} == set(FOR_USERS)
+
+
+@pytest.mark.parametrize("name", FOR_USERS)
+def test_lines_can_be_read(name: str) -> None:
+    long = [line for line in prose(name).splitlines() if len(line) > 100 and not line.startswith("|")]
+    assert not long
+
+
+@pytest.mark.parametrize("name", FOR_USERS)
+def test_every_block_says_its_language(name: str) -> None:
+    assert all(block.language for block in blocks(name))
+    assert "```" not in prose(name), "each block is closed"
+    assert not re.search(r"^    \S", FENCE.sub("", page(name)), flags=re.M), "blocks are fenced"
+
+
+def test_every_setting_has_its_row_with_its_default() -> None:
+    rows = [row for row in table(page("docs/settings.md")) if "--" in row[0]]  # the others are variables of clients
+    for option, _, default in rows:
+        item = SETTINGS[re.findall(r"--([a-z-]+)", option)[0]]
+        value = item.default_factory() if callable(item.default_factory) else item.default
+        is_right = read_text(item.name, default.strip("`"), option) == value if default else value in ("", [])
+        assert is_right, f"{option}: the default is {value!r}"
+        assert item.metadata["short"] in option
+        assert f" {item.metadata['metavar']}`" in option or isinstance(value, bool), option
+    assert sorted(re.findall(r"--([a-z-]+)", row[0])[0] for row in rows) == sorted(SETTINGS)
+
+
+# --- figures ---
+
+
+def number(value: float) -> str:
+    """Three digits are as many as a busy machine can tell."""
+    short = float(f"{value:.3g}")
+    return f"{short:,.0f}" if short.is_integer() else f"{short:g}"
+
+
+def test_figures_are_those_of_the_kept_results() -> None:
+    kept = json.loads((ROOT / "bench" / "results.json").read_text())
+    of = {row["what"].strip(): row for row in kept["rows"]}
+    shown = table(page("docs/speed.md"))
+    for what, unit, ours, *more in shown:
+        row = of[what]
+        right = [unit, number(row["ours"])]
+        if more:
+            right += [number(row.get("uwsgi") or row["other"]), format(float(format(row["ratio"], ".2g")), "g")]
+        assert [unit, ours, *more] == right, what
+    assert len(shown) > 30
+    commits = {kept["machine"]["commit"], *(about["commit"] for about in kept["updated"].values())}
+    assert all(f"commit {commit})" in page("docs/speed.md") for commit in commits)
+
+
+def test_figures_of_different_disks_stand_in_different_sections() -> None:
+    kept = json.loads((ROOT / "bench" / "results.json").read_text())
+    disk = {name: about["file_system"] for name, about in kept["updated"].items()}
+    of = {row["what"].strip(): disk.get(row["measurement"], kept["machine"]["file_system"]) for row in kept["rows"]}
+    sections = page("docs/speed.md").split("\n## ")[1:]
+    assert [len({of[row[0]] for row in table(text)}) for text in sections] == [1, 1]
