@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import RunningNode, environment, eventually
+from support import PATIENCE, RunningNode, environment, eventually
 
 Node = Callable[[str], RunningNode]
 CLOSED = "127.0.0.1:1"
@@ -121,7 +121,7 @@ def test_watching_is_ended_quietly_by_ctrl_c(pair: tuple[RunningNode, RunningNod
         assert [row["name"] for row in json.loads(watching.stdout.readline())] == ["beta"]
     watching.send_signal(signal.SIGINT)
     try:
-        _, said = watching.communicate(timeout=30)
+        _, said = watching.communicate(timeout=PATIENCE)
     finally:
         watching.kill()
         watching.communicate()
@@ -474,7 +474,7 @@ def test_a_second_node_of_one_name_gets_nothing_until_it_is_accepted(make: Node,
         assert (done.returncode, done.stdout, done.stderr) == (0, f"beta is the node {identity} from now on\n", "")
         assert "peers that know the other one send nothing here" not in str(alpha.lines("name_twice"))
         eventually(lambda: alpha.status()["forwarded"] == 1, "it gets what waited")
-        assert [row["state"] for row in rows(alpha, "peers") if row["id"] == identity] == ["up"]
+        eventually(lambda: [row["state"] for row in rows(alpha, "peers") if row["id"] == identity] == ["up"], "it is a peer")
     finally:
         twin.clean_up()
 
@@ -510,6 +510,7 @@ def test_who_sends_to_a_name_that_nobody_has_is_told_that_it_is_unknown(pair: tu
     done = alpha.command("send", "a=b", "--node", "nobody", "--json")
     assert json.loads(done.stdout)["note"] == told
     assert "the destination 'tag:none' is unknown" in alpha.command("send", "a=b", "--node", "tag:none").stderr
+    alpha.wait_for_log("unknown_destination", destination="tag:none")
     lines = [line["destination"] for line in alpha.log if line["action"] == "unknown_destination"]
     assert lines == ["nobody", "tag:none"], "each once"
     for known in ("beta", "any", "all", "tag:gpu", CLOSED, "alpha"):

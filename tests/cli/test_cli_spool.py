@@ -366,7 +366,7 @@ def test_status_says_how_long_a_node_has_run_and_that_it_stops(node: RunningNode
     assert node.command("stop").stdout == "stopping\n"
     (line,) = [line for line in node.command("status").stdout.splitlines() if line.startswith("node ")]
     assert re.search(r"\), running for .* s, stopping, pid \d+$", line)
-    assert node.lines("stopping")[0]["hint"] == "a second SIGTERM ends it at once"
+    assert node.wait_for_log("stopping")["hint"] == "a second SIGTERM ends it at once"
 
 
 def test_status_of_a_node_that_says_nothing_waits_five_seconds(node: RunningNode) -> None:
@@ -402,4 +402,4 @@ def test_ls_counts_the_present_run_and_counts_anew_when_a_run_asks_for_another(n
     send(node, "a=b")
     eventually(lambda: [row["state"] for row in listed(node)] == ["running"] and node.lines("retry"), "it runs")
     eventually(lambda: (node.directory / "runs").read_text() == "xxx", "it runs for the third time")
-    assert [(row["state"], row["attempts"]) for row in listed(node)] == [("running", 1)]
+    eventually(lambda: [(row["state"], row["attempts"]) for row in listed(node)] == [("running", 1)], "it is the first attempt")

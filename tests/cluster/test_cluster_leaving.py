@@ -53,6 +53,7 @@ def test_what_was_chosen_for_a_node_that_dies_before_anything_was_sent_runs_else
     cluster.hosts.heal(beta.host)
     cluster.wait_until_done(numbers)
     assert {place for places in cluster.where(numbers).values() for place in places} == {"alpha", "gamma"}
+    eventually(lambda: sum(line["tasks"] for line in alpha.lines("chosen_again", destination=beta.id)) >= chosen, "it is said")
     again = alpha.lines("chosen_again", destination=beta.id)
     assert sum(line["tasks"] for line in again) == chosen
     assert {line["name"] for line in again} == {"beta"}

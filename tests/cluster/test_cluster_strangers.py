@@ -2,6 +2,7 @@
 
 import pytest
 from nodes import PORT, Cluster
+from support import eventually
 
 OUTSIDE = "192.0.2.66"
 
@@ -17,10 +18,11 @@ def test_a_node_outside_of_the_allowed_networks_is_seen_and_gets_no_task(cluster
     anybody = cluster.send(alpha, 40, "any", "all")
     named = cluster.send(alpha, 6, "mallory", mallory.id, "tag:gpu")
     cluster.wait_until_done(anybody)
-    assert {name for places in cluster.where(anybody).values() for name in places} == {"alpha", "beta"}
-    assert alpha.outbox() == len(named)
-    links = alpha.status()["links"]
+    eventually(
+        lambda: {name for places in cluster.where(anybody).values() for name in places} == {"alpha", "beta"}, "both run some"
+    )
+    eventually(lambda: alpha.outbox() == len(named), "what the others took has left the outbox")
     for to in (mallory.id, "mallory"):
-        assert "outside of --allow" in links[to]["reason"]
+        eventually(lambda to=to: "outside of --allow" in alpha.status()["links"][to]["reason"], "it is said why they wait")
     cluster.wait_until_done(cluster.send(alpha, 1, "beta"))
     assert all(not places for places in cluster.where(named).values())

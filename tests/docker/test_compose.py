@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 import tomllib
 from collections.abc import Iterator
 from functools import partial
@@ -202,10 +201,8 @@ def test_function_is_stored_by_its_name_from_inside(demo: Demo) -> None:
 def test_stop_is_heard_at_once_and_lets_the_running_task_end(demo: Demo) -> None:
     demo.inside("alpha", "spoolnode", "send", "text=long", "seconds=6")
     eventually(lambda: demo.status("alpha")["running"] == 1, "it runs")
-    started = time.monotonic()
     demo.type("docker-compose stop alpha")
-    assert time.monotonic() - started < 13  # Docker itself would kill it after 15 s
-    assert demo.container("alpha")["State"]["ExitCode"] == 0
+    assert demo.container("alpha")["State"]["ExitCode"] == 0, "Docker itself would kill it after 15 s"
     assert re.search("(?s)stopping.*alpha ran 'long'.*stopped", demo.log("alpha"))
 
 

@@ -50,10 +50,10 @@ def test_stopped_node_costs_each_of_many_callers_its_timeout(stopped_node: str) 
     with ThreadPoolExecutor(16) as pool:
         ended = list(pool.map(caller, [False] * 12 + [True] * 4))
     assert all(isinstance(error, Unreachable) for _, error in ended)
-    assert max(took for took, _ in ended) < 0.4 + 2.0, "for all together, not one after the other"
+    assert max(took for took, _ in ended) < 5, "for all together; one after the other it would be 6.4"
     started = monotonic()
     assert all(isinstance(error, Unreachable) for error in asyncio.run(many()))
-    assert monotonic() - started < 0.4 + 2.0
+    assert monotonic() - started < 5, "and here 12"
 
 
 def test_timeout_comes_from_the_argument_else_the_environment_else_it_is_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_spooled_function_has_the_timeout_too(stopped_node: str) -> None:
     started = monotonic()
     with pytest.raises(Unreachable):
         work.options(via=stopped_node, send_timeout=0.1).spool()
-    assert monotonic() - started < 3
+    assert monotonic() - started < 4.5, "the default is 5"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "5", True, float("nan"), float("inf"), 10**6])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import RunningNode, environment, eventually
+from support import PATIENCE, RunningNode, environment, eventually
 
 from spoolnode import asend_to_spooler, client, send_to_spooler
 
@@ -51,7 +51,7 @@ def test_spooled_functions_run_on_the_node_that_decorator_or_call_names(pair: tu
     subprocess.run(
         [sys.executable, "-c", "import app; app.far.spool(1); app.near.options(node='beta').spool(2); app.near.spool(3); "
          "app.far.options(node='alpha').spool(4)"],
-        cwd=alpha.directory, env=environment(SPOOLNODE_VIA=alpha.via, PYTHONDONTWRITEBYTECODE="1"), check=True, timeout=30,
+        cwd=alpha.directory, env=environment(SPOOLNODE_VIA=alpha.via, PYTHONDONTWRITEBYTECODE="1"), check=True, timeout=PATIENCE,
     )  # fmt: skip
     for node, lines in ((beta, ["far 1", "near 2"]), (alpha, ["near 3", "far 4"])):
         for text in lines:

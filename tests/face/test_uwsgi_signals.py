@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from smallnode import StartNode, context
-from support import environment
+from support import PATIENCE, environment
 
 from spoolnode import loading, send_to_spooler
 from spoolnode.compat import uwsgi_module, uwsgidecorators
@@ -178,7 +178,7 @@ def test_functions_with_lock_exclude_each_other_across_workers(tmp_path: Path) -
     for process in processes:
         process.start()
     for process in processes:
-        process.join(30)
+        process.join(PATIENCE)
     assert number.read_text() == "300"
 
 

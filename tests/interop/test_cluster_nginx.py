@@ -129,6 +129,7 @@ def test_task_for_a_node_that_was_killed_waits_and_runs_once_when_it_is_back(
 ) -> None:
     accepted(nginx.ask("GET", "/beta"))
     lines(beta).wait()
+    eventually(lambda: beta.status()["total"] == 0, "beta has noted its end: it does not run again after the kill")
     beta.kill9()
     for _ in range(5):
         accepted(nginx.ask("POST", "/beta", os.urandom(10)))

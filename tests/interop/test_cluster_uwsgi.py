@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from real_programs import LINES, UWSGI, Lines, Uwsgi, free_port, need
-from support import RunningNode, eventually
+from support import PATIENCE, RunningNode, eventually
 
 from spoolnode import send_to_spooler, spool
 from spoolnode.control_client import ask
@@ -143,7 +143,7 @@ def test_a_task_with_a_body_is_not_sent_to_a_server_that_would_drop_it(node: Run
     for _ in range(2):
         node.wait_for_log("dead", destination=to, reason="it has a body, which a uWSGI server would drop")
     eventually(lambda: len(list((node.spool / "dead").iterdir())) == 2, "both are kept, with the reason")
-    assert outbox(node) == {}
+    eventually(lambda: outbox(node) == {}, "nothing waits")
     assert len(Lines(server.directory)()) == 1
     for path in (node.spool / "dead").iterdir():
         assert b"a uWSGI server would drop" in path.read_bytes()
@@ -193,7 +193,7 @@ def test_a_task_with_values_that_are_no_text_is_not_sent_to_a_server_that_cannot
     Lines(server.directory).wait(1, '[["n", "2"]]')
     eventually(lambda: len(list((node.spool / "dead").iterdir())) == 2, "both are kept, with the reason")
     assert all(reason.encode() in path.read_bytes() for path in (node.spool / "dead").iterdir())
-    assert outbox(node) == {}
+    eventually(lambda: outbox(node) == {}, "nothing waits")
     assert len(Lines(server.directory)()) == 1
     assert ask(str(node.spool), "GET", "/status")["forwarded"] == 1
 
@@ -245,7 +245,7 @@ def test_requests_that_a_real_uwsgi_passes_on_run_on_the_node_that_it_names(
         "--http", f"127.0.0.1:{port}", "--http-to", node.via, "--http-modifier1", "17",
         "--http-var", f"spool_node={to}", "--http-var", "n=7",
     )  # fmt: skip
-    client = HTTPConnection("127.0.0.1", port, timeout=30)
+    client = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     client.request("POST", "/", b"five!")
     answer = client.getresponse()
     identity = json.loads(answer.read())["id"]

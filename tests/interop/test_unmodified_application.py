@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from real_programs import LINES, Lines, Uwsgi
-from support import RunningNode, environment, eventually
+from support import PATIENCE, RunningNode, environment, eventually
 
 from spoolnode import send_to_spooler
 
@@ -47,7 +47,7 @@ def arguments(*args, **kwargs):
 
 @spoolraw
 def raw(env):
-    attempts = sum(line.startswith("raw") for line in open(os.path.join(os.path.dirname(__file__), "lines.txt")))
+    attempts = sum(line.startswith("raw ") for line in open(os.path.join(os.path.dirname(__file__), "lines.txt")))
     write_line("raw", attempts, show(env))
     return uwsgi.SPOOL_OK if attempts == 2 else uwsgi.SPOOL_RETRY
 
@@ -197,7 +197,7 @@ def uwsgi(place: Path) -> Iterator[Uwsgi]:
 
 
 def test_decorated_functions_do_the_same(uwsgi: Uwsgi, node: RunningNode) -> None:
-    count = 15
+    count = 16
     theirs = under_uwsgi(uwsgi, DECORATED, count)
     assert under_spoolnode(node, DECORATED, count) == theirs
     assert [line for line in theirs if line.startswith("raw ")][-1].startswith("raw 2")
@@ -237,7 +237,7 @@ def test_manual_page_runs_word_for_word_with_its_own_command_line(tmp_path: Path
             for _ in range(2):
                 node.send_signal(signal.SIGTERM)
                 eventually(lambda: "stopping" in said.read_text(), "it stops")
-            assert node.wait(30) == 0
+            assert node.wait(PATIENCE) == 0
         finally:
             node.kill()
             node.wait()

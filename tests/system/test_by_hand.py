@@ -179,7 +179,7 @@ def test_a_file_with_a_time_to_come_runs_exactly_then(node: RunningNode, made: C
         eventually(lambda: status(node)["later"] == 1, "it waits for its time")
         os.utime(path, (due, due))
     ran = when_it_ran(node, "1")
-    assert -0.001 <= ran - due < 5  # a scan would take 30 s
+    assert -0.001 <= ran - due < 15  # the next scan comes 30 s after the start: at least 20 s later
 
 
 def test_touch_hurries_a_task_and_delays_another(node: RunningNode, made: Callable[..., Path]) -> None:
@@ -225,7 +225,12 @@ def test_a_file_moved_to_a_priority_runs_first_and_one_moved_out_does_not_run(
     (node.spool / "7").mkdir()
     (node.spool / name("5")).rename(node.spool / "7" / name("5"))
     (node.spool / name("0")).rename(tmp_path / "beside" / name("0"))
-    eventually(lambda: status(node)["total"] == 6, "the moves are noticed")
+
+    def noticed() -> bool:
+        where = [task["where"] for task in tasks(node)]
+        return len(where) == 6 and f"7/{name('5')}" in where
+
+    eventually(noticed, "the moves are noticed, both")
     busy.open()
     wait_until_idle(node)
     ran = runs(node)
@@ -353,10 +358,13 @@ def test_a_thousand_files_moved_in_at_once_each_run_once(node: RunningNode, made
 def test_tasks_with_a_time_are_woken_exactly_then(node: RunningNode) -> None:
     node.start(app=APP)
     begin = time.time() + 0.8
-    due = {str(n): begin + n * 0.05 for n in range(50)}
+    due = {str(n): round(begin + n * 0.05, 6) for n in range(50)}
+    ready = {}
     for n, at in due.items():
         spoolnode.send_to_spooler({"n": n, "at": at, "clock": "yes"}, via=node.via)
-    delays = sorted(when_it_ran(node, n) - round(at, 6) for n, at in due.items())
-    assert delays[0] >= -0.001, "never before"
-    assert delays[len(delays) // 2] < 0.3, "not at the next round of something: those come once a second"
+        ready[n] = max(at, time.time())  # on a busy machine some are sent when they are due
+    assert min(when_it_ran(node, n) - at for n, at in due.items()) >= -0.001, "never before"
+    delays = sorted(when_it_ran(node, n) - ready[n] for n in due)
+    # The quick ones of them, for a busy machine makes many wait. Of rounds that come once a second it would be 0.25 s.
+    assert delays[len(delays) // 4] < 0.2, "not at the next round of something"
     assert not [row for row in tasks(node) if row["state"] == "later"]

@@ -129,6 +129,7 @@ def test_what_a_child_prints_is_in_the_log_once(node: RunningNode) -> None:
     wait_until_idle(node)
     node.wait_for_log("print", text="child logs")
     node.wait_for_log("print", text="begun, worker ends it")
+    node.wait_for_log("print", text="child prints")
     assert len(node.lines("print", text="begun")) == 1
     assert len(node.lines("print", text="child prints")) == 1
 

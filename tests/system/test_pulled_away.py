@@ -65,8 +65,8 @@ def test_a_node_whose_files_were_removed_makes_what_it_needs_anew_and_keeps_its_
     eventually((node.spool / "control.sock").exists)
     assert (node.spool / "node.id").read_text() == identity
     assert node.status()["pid"] == node.pid
-    assert (node.spool / "spool.sock").exists()
-    assert (node.spool / "links").exists()
+    eventually((node.spool / "spool.sock").exists)
+    eventually((node.spool / "links").exists)
 
 
 def test_a_second_node_does_not_start_on_a_directory_whose_lock_was_removed(node: RunningNode) -> None:

@@ -150,8 +150,8 @@ def test_of_a_batch_that_is_cut_while_its_tasks_wait_the_whole_ones_run_and_it_i
     ran = [int(line.split()[1]) for line in notes(node)]
     assert ran == list(range(len(ran)))
     assert 40 < len(ran) < 60
-    assert node.lines("quarantined")
-    assert os.listdir(node.spool / "corrupt")
+    node.wait_for_log("quarantined")
+    eventually(lambda: os.listdir(node.spool / "corrupt"), "the batch is kept")
     runs_a_task(node)
 
 
@@ -167,7 +167,7 @@ def test_a_batch_that_was_cut_while_no_node_ran_is_kept_and_the_whole_tasks_run(
     node.start(app=APP)
     eventually(lambda: node.status()["total"] == 0)
     assert 40 < len(notes(node)) < 60
-    assert node.lines("quarantined", reason="cut short")
+    node.wait_for_log("quarantined", reason="cut short")
     (kept,) = (node.spool / "corrupt").iterdir()
     assert kept.stat().st_size == 60_000
 
@@ -207,7 +207,8 @@ def test_files_far_too_large_are_put_aside_with_the_reason(node: RunningNode, ga
     gate("begin").open()
     node.start(app=APP)
     runs_a_task(node)
-    aside = {line["file"] for line in node.lines("quarantined") if str(1 << 40) in line["reason"]}
+    node.wait_for_log("quarantined", count=4, reason=str(1 << 40))
+    aside = {line["file"] for line in node.lines("quarantined", reason=str(1 << 40))}
     assert aside == {"taken", "links", "known", "incoming/1795855211059422.batch"}
 
 
@@ -257,6 +258,6 @@ def test_a_node_runs_when_corrupt_is_closed_to_it(node: RunningNode, gate: Gates
     node.start(app=APP)
     runs_a_task(node)
     assert node.status()["corrupt"] == 0
-    assert node.lines("not_scanned", directory="corrupt")
+    node.wait_for_log("not_scanned", directory="corrupt")
     node.stop()
     (node.spool / "corrupt").chmod(0o700)

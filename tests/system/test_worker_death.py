@@ -107,7 +107,8 @@ def test_the_task_that_kills_its_worker_is_blamed_and_prefetched_innocents_are_n
     (blamed,) = [variables(file) for file in dead(node) if variables(file)["do"] == "killer"]
     assert DEATHS[how] in blamed["spool_reason"]
     assert blamed["spool_attempts"] == "3"
-    assert len(node.lines("worker_died", reason=DEATHS[how])) == 3
+    node.wait_for_log("worker_died", count=3, reason=DEATHS[how])
+    assert len(node.lines("worker_died")) == 3
 
 
 def test_async_tasks_that_ran_beside_the_killer_are_blamed_with_it_and_no_other(node: RunningNode, gate: Gates) -> None:
@@ -122,8 +123,12 @@ def test_async_tasks_that_ran_beside_the_killer_are_blamed_with_it_and_no_other(
     node.wait_for_log("worker_died")
     gate("beside").open()
     eventually(lambda: all(count(node, f"waited {n}") for n in range(20)), "all innocents end")
-    first_deaths = [line["id"] for line in node.lines("retry", reason="SIGKILL") if line["attempts"] == 1]
-    assert set(first_deaths) == running
+
+    def blamed_first() -> set[str]:
+        return {line["id"] for line in node.lines("retry", reason="SIGKILL") if line["attempts"] == 1}
+
+    eventually(lambda: len(blamed_first()) >= len(running), "the log says who was blamed")
+    assert blamed_first() == running
     assert len(running) <= 5, "four in the loop, and one that the main thread holds for the next place"
 
 
@@ -144,7 +149,10 @@ def test_a_task_may_have_a_time_limit_of_its_own(node: RunningNode, kind: str) -
     enqueue(node, {"do": "waits", "for": "never", "as": kind}, extra=((b"spool_timeout", b"0.3"),))
     (reason,) = ["timed out after 0.3 s"] if kind == "async" else ["it ran longer than 0.3 s (timeout)"]
     node.wait_for_log("dead", attempts=2, reason=reason)
-    assert len(node.lines("worker_died")) == (0 if kind == "async" else 2), "an async task is cancelled, its worker lives"
+    if kind == "sync":
+        node.wait_for_log("worker_died", count=2)
+    else:
+        assert not node.lines("worker_died"), "an async task is cancelled, its worker lives"
 
 
 def test_children_of_a_task_that_is_over_its_time_die_with_it(node: RunningNode) -> None:
@@ -185,7 +193,7 @@ def test_workers_are_replaced_after_their_number_of_tasks_and_none_is_lost(node:
         enqueue(node, *[{"do": "quick", "n": n} for n in range(start, start + 50)])
     wait_until_idle(node)
     assert [count(node, f"quick {n}") for n in range(400)] == [1] * 400
-    assert len(node.lines("worker_recycled")) >= 2
+    node.wait_for_log("worker_recycled", count=2)
     eventually(lambda: len(workers(node)) == 2 and not first & set(workers(node)), "two new workers")
     assert not node.lines("worker_died")
     assert not node.lines("retry")
