@@ -38,13 +38,13 @@ def test_every_page_is_in_the_list_of_contents() -> None:
     assert {f"docs/{name}" for name in listed} | {"README.md", "docs/README.md"} == set(FOR_USERS)
 
 
-@pytest.mark.parametrize("name", FOR_USERS)
+@pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md"])
 def test_lines_can_be_read(name: str) -> None:
     long = [line for line in prose(name).splitlines() if len(line) > 100 and not line.startswith("|")]
     assert not long
 
 
-@pytest.mark.parametrize("name", FOR_USERS)
+@pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md"])
 def test_every_block_says_its_language(name: str) -> None:
     assert all(block.language for block in blocks(name))
     assert "```" not in prose(name), "each block is closed"
@@ -61,6 +61,14 @@ def test_every_setting_has_its_row_with_its_default() -> None:
         assert item.metadata["short"] in option
         assert f" {item.metadata['metavar']}`" in option or isinstance(value, bool), option
     assert sorted(re.findall(r"--([a-z-]+)", row[0])[0] for row in rows) == sorted(SETTINGS)
+
+
+def test_paths_that_contributors_read_exist() -> None:
+    paths = {
+        path for path in re.findall(r"`([\w./-]+/[\w./-]*)`", prose("CONTRIBUTING.md")) if not path.startswith((".", "dist"))
+    }
+    assert len(paths) > 20
+    assert not {path for path in paths if not (ROOT / path).exists()}
 
 
 # --- figures ---
