@@ -33,8 +33,8 @@ from spoolnode.node.disk import is_full
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.listener import cannot_listen
-from spoolnode.node.parcel import undelivered
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.forward import undelivered
 from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
 from spoolnode.protocol.request import Terms
 

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
 from spoolnode.node.numbers import FLOOR_AHEAD, RUN_BITS, Key, Verdict
-from spoolnode.node.parcel import LINK_ROOM
 from spoolnode.node.spool import Spool
 from spoolnode.node.upload import Upload
 from spoolnode.node.waiters import KNOWN, Arrival, Copies, Leaving
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.forward import LINK_ROOM
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 from spoolnode.protocol.request import Terms
 

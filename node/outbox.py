@@ -20,10 +20,11 @@ import msgpack
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
 from spoolnode.node.numbers import LAST_RUN, RUN_BITS, Intervals, Owed
-from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records, undeliverable
+from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records
 from spoolnode.node.queue import ReadyQueue, Ref
 from spoolnode.node.recovery import move_aside, read_small
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.names import LAST
 
 if TYPE_CHECKING:

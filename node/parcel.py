@@ -12,14 +12,10 @@ from spoolnode.node.layout import number_of, ref_id
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, pickles
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
-from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, encode_variables, packet
+from spoolnode.protocol.forward import dress
+from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, packet
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
 
-RECEIVER_ROOM = 300
-"""Bytes of a block that the receiver needs to note who sent a task (28), and to what (at most 267)."""
-LINK_ROOM = 640
-"""Bytes of a block that a link needs in all: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
-_SPOOLER = b"spooler"
 _MAY_MATTER = (names.OURS, b"args", b"function_name")
 """A block without any of these asks for nothing, and holds no pickle."""
 SENT = b"\x01"
@@ -135,28 +131,6 @@ def _is_pickled(keeper: Keeper, place: Place, said: dict[bytes, bytes], size: in
     return pickles.are_pickled(said, body=True) and keeper.has_body(place, size)
 
 
-UNDELIVERED = b"not delivered to "
-"""How the reason of a task begins that died on its way to another node."""
-
-
-def undeliverable(to: str, reason: str) -> str:
-    """Why a task that could not be delivered is dead."""
-    return f"{UNDELIVERED.decode()}{to}: {reason}"
-
-
-def undelivered(block: bytes) -> tuple[str, str] | None:
-    """For what the task of a dead file was when it could not be delivered, and what its sender had asked for.
-
-    None: it was for this node, and has run.
-    """
-    said = dict(decode_variables(block)) if UNDELIVERED in block else {}
-    reason = said.get(names.REASON, b"")
-    if not reason.startswith(UNDELIVERED):
-        return None
-    to = reason.removeprefix(UNDELIVERED).partition(b": ")[0].decode("ascii", "replace")
-    return (to, said.get(names.NODE, b"").decode("ascii", "replace")) if names.is_destination(to) else None
-
-
 def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parcel | Unsendable:
     body_at = HEADER.size + (payload[1] | payload[2] << 8)
     body = payload[body_at:]
@@ -173,54 +147,3 @@ def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: 
     except (BadTask, BadPacket, Refused) as error:
         return Unsendable(ref, str(error))
     return Parcel(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)
-
-
-_NUMBER, _ID, _BODY_LENGTH = (encode_variables([(name, b"")])[:-2] for name in (names.NUMBER, names.ID, names.BODY_LENGTH))
-
-
-def _variable(name: bytes, value: bytes) -> bytes:
-    """A variable whose encoded name is at hand: `encode_variables` takes twice as long, and this is for every task."""
-    return name + len(value).to_bytes(2, "little") + value
-
-
-def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
-    """A block as it travels: with the task's id and link number, and without what an earlier link had added.
-
-    Raises:
-        BadTask: it becomes too large.
-        BadPacket, Refused: it is malformed.
-    """
-    tells_length = body or names.BODY_LENGTH in block or b"CONTENT_LENGTH" in block
-    if names.ORIGIN in block or _SPOOLER in block:
-        block = _cleaned(block)
-    extra = _variable(_NUMBER, str(number).encode())
-    if names.ID not in block or names.ID not in dict(decode_variables(block)):
-        extra += _variable(_ID, identity.encode())
-    if tells_length:
-        extra += _variable(_BODY_LENGTH, str(body).encode())  # a file from elsewhere says it only by its own length
-    if len(block) + len(extra) > MAX_BLOCK - RECEIVER_ROOM:
-        raise BadTask(f"the variables take {len(block)} bytes; a task for another node may have {MAX_BLOCK - LINK_ROOM}")
-    return block + extra
-
-
-def _cleaned(block: bytes) -> bytes:
-    """A block without what is true only here: the directory that a uWSGI client named, and what an earlier link had added."""
-    variables = [(key, value) for key, value in decode_variables(block) if key != _SPOOLER]
-    said = dict(variables)
-    if names.ORIGIN in said:
-        hops = names.read_hops(said.get(names.HOPS, b""))
-        gone = names.OF_LINKS | {names.HOPS, names.BODY_LENGTH}
-        variables = [(key, value) for key, value in variables if key not in gone]
-        variables.append((names.HOPS, str(min(hops + 1, names.MOST_HOPS)).encode()))
-    return encode_variables(variables)
-
-
-def undress(block: bytes) -> tuple[str, str, int, int] | None:
-    """Origin, destination, link number and hops of a task that came over a link; None when it did not."""
-    if names.ORIGIN not in block:
-        return None
-    said = dict(decode_variables(block))
-    if names.ORIGIN not in said or names.NUMBER not in said:
-        return None
-    origin, to = said[names.ORIGIN].decode("ascii", "replace"), said.get(names.TO, b"").decode("ascii", "replace")
-    return origin, to, names.read_number(said[names.NUMBER]), names.read_hops(said.get(names.HOPS, b""))

@@ -20,9 +20,9 @@ from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper, destination_of_variables, rank_of_variables
 from spoolnode.node.numbers import Taken
-from spoolnode.node.parcel import undress
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.forward import undress
 from spoolnode.protocol.names import LAST, REASON, SPOOL_PREFIX, is_destination
 from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import VOID, WAITING

@@ -4,10 +4,10 @@ from functools import lru_cache
 
 from spoolnode.node.intake import Waiter
 from spoolnode.node.numbers import Key
-from spoolnode.node.parcel import RECEIVER_ROOM
 from spoolnode.node.spool import Spool
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.forward import RECEIVER_ROOM
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 
 KNOWN = "known"

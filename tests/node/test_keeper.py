@@ -12,8 +12,8 @@ from spoolnode.node.disk import Disk
 from spoolnode.node.fakes import FakeDisk
 from spoolnode.node.keeper import Keeper, Place, Progress
 from spoolnode.node.layout import Layout, outbox_ref
-from spoolnode.node.parcel import LINK_ROOM, undeliverable, undelivered
 from spoolnode.protocol import batch, names, spoolfile
+from spoolnode.protocol.forward import LINK_ROOM, undeliverable, undelivered
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 
 NODE = "0123456789ab"

@@ -4,19 +4,10 @@ import pytest
 from linked import LARGE, PEER
 
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.parcel import (
-    LINK_ROOM,
-    RECEIVER_ROOM,
-    Asked,
-    Parcel,
-    Unsendable,
-    asked,
-    dress,
-    pack_file,
-    undress,
-)  # fmt: skip
+from spoolnode.node.parcel import Asked, Parcel, Unsendable, asked, pack_file
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask
+from spoolnode.protocol.forward import LINK_ROOM, RECEIVER_ROOM, dress, undress
 from spoolnode.protocol.packet import HEADER, MAX_BLOCK, decode_variables, encode_variables
 from spoolnode.protocol.request import read_terms
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, head

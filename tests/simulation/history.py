@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from spoolnode.node.fakes import FakeDisk
 from spoolnode.node.layout import batch_number, is_priority, is_spool_file, ref_id
-from spoolnode.node.parcel import UNDELIVERED
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.forward import UNDELIVERED
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 from .loop import Violation

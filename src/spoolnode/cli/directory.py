@@ -17,9 +17,9 @@ from spoolnode.node import inspect
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, outbox_ref, reason_ref, ref_id
-from spoolnode.node.parcel import undelivered
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.forward import undelivered
 
 BULK_SECONDS = 24 * 3600.0
 """How long one request about all dead tasks may take."""
