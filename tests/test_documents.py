@@ -44,6 +44,13 @@ def test_lines_can_be_read(name: str) -> None:
     assert not long
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_sentences_are_plain(name: str) -> None:
+    """Negations and actors that a reader has to turn around: "is no failure", "nobody has to be there", "whoever sends"."""
+    words = r"\b(?:(?:is|are|was|were) no|nobody|somebody|everybody|everyone|whoever|anew|for what is gone)\b"
+    assert not re.findall(f".*{words}.*", prose(name), flags=re.I)
+
+
 @pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md"])
 def test_every_block_says_its_language(name: str) -> None:
     assert all(block.language for block in blocks(name))
