@@ -346,7 +346,7 @@ class Carrier:
     async def _send_large(self, channel: Channel, parcel: Parcel) -> None:
         """Streams a body from the disk."""
         spool = self._around.spool
-        disk, path = spool.keeper.disk, spool.layout.path(str(parcel.ref))
+        disk, path = spool.reader.disk, spool.layout.path(str(parcel.ref))
         descriptor = await spool.packing.run(lambda: disk.open(path))
         try:
             channel.write(parcel.head)

@@ -200,21 +200,21 @@ class Control:
         limit = request.query.get("limit", "100")
         if not limit.isdecimal():
             raise web.HTTPBadRequest(text=f"limit is {limit!r}; it must be a number, 0 for all")
-        readers = {"waiting": inspect.waiting_tasks, "dead": inspect.dead_tasks, "outbox": inspect.outbox_tasks}
-        if state not in readers:
-            raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(readers)}")
-        keeper = self._node.spool.keeper
-        found = await self._aside(lambda: inspect.soonest(keeper, readers[state](keeper, time.time()), int(limit)))
+        listings = {"waiting": inspect.waiting_tasks, "dead": inspect.dead_tasks, "outbox": inspect.outbox_tasks}
+        if state not in listings:
+            raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(listings)}")
+        reader = self._node.spool.reader
+        found = await self._aside(lambda: inspect.soonest(reader, listings[state](reader, time.time()), int(limit)))
         running = {row["id"]: row for row in self._node.crew.running()}
         return _json([_row(info, running) for info in found])
 
     async def _task(self, request: web.Request) -> web.Response:
-        keeper = self._node.spool.keeper
+        reader = self._node.spool.reader
 
         def read(identity: str) -> dict[str, Any] | None:
             now = time.time()
-            found = inspect.find_place(keeper, identity, now) or inspect.find_arrived(keeper, identity, now)
-            return None if found is None else {**found[0]._asdict(), **inspect.contents(keeper, found[1])}
+            found = inspect.find_place(reader, identity, now) or inspect.find_arrived(reader, identity, now)
+            return None if found is None else {**found[0]._asdict(), **inspect.contents(reader, found[1])}
 
         identity = _identity(request)
         try:
@@ -256,7 +256,7 @@ class Control:
         spool = self._node.spool
         found = spool.find(identity)
         if found is None and spool.outbox.files.known:
-            place = await self._aside(lambda: inspect.find_place(spool.keeper, identity))
+            place = await self._aside(lambda: inspect.find_place(spool.reader, identity))
             found = spool.at(place[0].where) if place is not None else None
         return found
 
@@ -274,7 +274,7 @@ class Control:
             if reason := self._try_now(to):
                 raise web.HTTPConflict(text=f"the task {identity} waits for {to}: {reason}")
         elif found is None or not spool.hurry(*found):
-            place = await self._aside(lambda: inspect.find_place(spool.keeper, identity))
+            place = await self._aside(lambda: inspect.find_place(spool.reader, identity))
             if place is not None and place[0].state != inspect.DEAD:
                 raise web.HTTPConflict(text=f"the task {identity} is ready, running or being sent already")
             to = await self._revive(await self._dead_or_outbox(identity, outbox=False))
@@ -283,8 +283,8 @@ class Control:
 
     async def _retry_dead(self, request: web.Request) -> web.Response:
         del request
-        keeper = self._node.spool.keeper
-        dead = await self._aside(lambda: list(inspect.dead_tasks(keeper, time.time())))
+        reader = self._node.spool.reader
+        dead = await self._aside(lambda: list(inspect.dead_tasks(reader, time.time())))
         for info in dead:
             await self._revive(info.where)
             self._node.report("retry_asked", id=info.id)
@@ -295,7 +295,7 @@ class Control:
         spool = self._node.spool
         spool.placing += 1
         try:
-            to = self._place_again(await spool.moves.run(lambda: undelivered(spool.keeper.block_of(where))))
+            to = self._place_again(await spool.moves.run(lambda: undelivered(spool.reader.block_of(where))))
             target = outbox_ref(to, ref_id(where), spool.outbox.number(to)) if to else ""
             try:
                 ref = await spool.moves.run(lambda: spool.keeper.revive(where, target))
@@ -372,8 +372,8 @@ class Control:
         return _json({"draining": True, **before})
 
     async def _dead_or_outbox(self, identity: str, *, outbox: bool = True) -> str:
-        keeper = self._node.spool.keeper
-        found = await self._aside(lambda: inspect.find_place(keeper, identity))
+        reader = self._node.spool.reader
+        found = await self._aside(lambda: inspect.find_place(reader, identity))
         allowed = (inspect.DEAD, inspect.OUTBOX) if outbox else (inspect.DEAD,)
         if found is None or found[0].state not in allowed:
             raise _not_found(identity)
@@ -436,12 +436,12 @@ class Control:
             self._recount_at = now + max(COUNT_SECONDS, COUNT_REST * (now - began))
 
     def _count(self) -> Aside:
-        keeper = self._node.spool.keeper
+        reader = self._node.spool.reader
         try:
-            corrupt = len(keeper.disk.entries(keeper.layout.corrupt))
+            corrupt = len(reader.disk.entries(reader.layout.corrupt))
         except PermissionError:  # the start says so; nothing that runs needs it
             corrupt = 0
-        return Aside(dead=inspect.count_files(keeper, "dead"), corrupt=corrupt)
+        return Aside(dead=inspect.count_files(reader, "dead"), corrupt=corrupt)
 
 
 def _newest(server: web.Server) -> Callable[[], asyncio.Protocol]:

@@ -1,5 +1,6 @@
 """Every call that the spool makes to a file system, as one small interface, so that tests can lose and tear writes.
 
+In three steps, because not every thread may do everything: `ReadingDisk`, `MarkingDisk`, `Disk` (ARCHITECTURE.md, "Threads").
 `RealDisk` is the operating system. `spoolnode.node.fakes.FakeDisk` is a disk in memory that forgets what was not synced.
 All paths are strings; all calls may raise OSError and may block, so they are made off the event loop.
 """
@@ -23,11 +24,8 @@ class Entry(NamedTuple):
     """When anything of it was changed last (ctime), in seconds since 1970."""
 
 
-class Disk(Protocol):
-    """What the spool needs of a file system."""
-
-    def create(self, path: str) -> int:
-        """A new file, readable and writable by the owner only; its descriptor. FileExistsError when it is there."""
+class ReadingDisk(Protocol):
+    """What any thread may ask of a file system: nothing changes by it."""
 
     def open(self, path: str) -> int:
         """An existing file for reading and writing; its descriptor. A link is refused."""
@@ -37,35 +35,13 @@ class Disk(Protocol):
 
     def close(self, descriptor: int) -> None: ...
 
-    def allocate(self, descriptor: int, size: int) -> None:
-        """Reserves `size` bytes that read as zeros, so that writing them needs no more space."""
-
-    def write(self, descriptor: int, data: bytes, offset: int) -> None:
-        """Writes all of `data`."""
-
     def read(self, descriptor: int, size: int, offset: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the file."""
 
     def size(self, descriptor: int) -> int: ...
 
-    def sync(self, descriptor: int) -> None:
-        """Returns when the data of the file are on the medium (fdatasync)."""
-
-    def sync_directory(self, path: str) -> None:
-        """Returns when the names in the directory are on the medium."""
-
     def leads_to(self, path: str, descriptor: int) -> bool:
         """Whether a path is still a name of that open file: somebody may have removed it, or a directory above it."""
-
-    def rename(self, source: str, target: str) -> None: ...
-
-    def unlink(self, path: str) -> None: ...
-
-    def make_directory(self, path: str) -> None:
-        """Makes a directory; nothing happens when it is there.
-
-        Raises NotADirectoryError, or ELOOP for a link, when something else is.
-        """
 
     def entries(self, path: str) -> list[Entry]:
         """All entries of a directory; empty when it does not exist."""
@@ -76,10 +52,43 @@ class Disk(Protocol):
     def stat(self, path: str) -> Entry:
         """The entry of that path itself, links not followed."""
 
-    def set_mtime(self, path: str, mtime: float) -> None: ...
-
     def free(self, path: str) -> int:
         """Bytes that an ordinary user can still write."""
+
+
+class MarkingDisk(ReadingDisk, Protocol):
+    """What a thread may do to the file of a task that it holds: it stays where it is."""
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+        """Writes all of `data`."""
+
+    def set_mtime(self, path: str, mtime: float) -> None: ...
+
+
+class Disk(MarkingDisk, Protocol):
+    """All that the spool needs of a file system."""
+
+    def create(self, path: str) -> int:
+        """A new file, readable and writable by the owner only; its descriptor. FileExistsError when it is there."""
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        """Reserves `size` bytes that read as zeros, so that writing them needs no more space."""
+
+    def sync(self, descriptor: int) -> None:
+        """Returns when the data of the file are on the medium (fdatasync)."""
+
+    def sync_directory(self, path: str) -> None:
+        """Returns when the names in the directory are on the medium."""
+
+    def rename(self, source: str, target: str) -> None: ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def make_directory(self, path: str) -> None:
+        """Makes a directory; nothing happens when it is there.
+
+        Raises NotADirectoryError, or ELOOP for a link, when something else is.
+        """
 
 
 class RealDisk:

@@ -8,8 +8,9 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 from spoolnode.node.disk import Entry
-from spoolnode.node.keeper import Keeper, Place, destination_of_variables
+from spoolnode.node.keeper import destination_of_variables
 from spoolnode.node.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
+from spoolnode.node.reader import Place, Reader
 from spoolnode.node.recovery import spool_files
 from spoolnode.protocol import names, spoolfile, values
 from spoolnode.protocol.batch import OUTBOUND, Record, read_records
@@ -47,32 +48,32 @@ class Info(NamedTuple):
     """...and the number that it has on the link there."""
 
 
-def waiting_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+def waiting_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Every task that waits for this node's workers (or is being run), in no order."""
-    for file in spool_files(keeper):
-        yield _info_of(keeper, file.ref, WAITING_STATE, now, file.mtime, file.size)
-    yield from batch_tasks(keeper, now)
+    for file in spool_files(reader):
+        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size)
+    yield from batch_tasks(reader, now)
 
 
-def batch_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+def batch_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Those of them that lie in batches."""
-    return (info for info in _all_batches(keeper, now) if info.state != OUTBOX)
+    return (info for info in _all_batches(reader, now) if info.state != OUTBOX)
 
 
-def dead_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+def dead_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Every task that was given up."""
-    yield from _tasks_in(keeper, "dead", DEAD, now)
+    yield from _tasks_in(reader, "dead", DEAD, now)
 
 
-def outbox_tasks(keeper: Keeper, now: float) -> Iterator[Info]:
+def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Every task that waits for a peer."""
-    yield from _outbox_files(keeper, now)
-    for info in _all_batches(keeper, now):
+    yield from _outbox_files(reader, now)
+    for info in _all_batches(reader, now):
         if info.state == OUTBOX:
             yield info
 
 
-def soonest(keeper: Keeper, tasks: Iterator[Info], limit: int) -> list[Info]:
+def soonest(reader: Reader, tasks: Iterator[Info], limit: int) -> list[Info]:
     """The first `limit` in the order in which they run, those that can be read; 0 is all of them."""
 
     def order(info: Info) -> tuple[bool, int, float]:
@@ -80,50 +81,50 @@ def soonest(keeper: Keeper, tasks: Iterator[Info], limit: int) -> list[Info]:
         return info.due is not None, rank, info.due or info.changed
 
     chosen = heapq.nsmallest(limit, tasks, key=order) if limit else sorted(tasks, key=order)
-    return [info for found in chosen if (info := _with_attempts(keeper, found)) is not None]
+    return [info for found in chosen if (info := _with_attempts(reader, found)) is not None]
 
 
-def count_files(keeper: Keeper, directory: str) -> int:
+def count_files(reader: Reader, directory: str) -> int:
     """How many spool files lie in a directory below the spool."""
-    return sum(1 for _ in _entries(keeper, directory))
+    return sum(1 for _ in _entries(reader, directory))
 
 
-def find_place(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
     """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller.
 
     Without `now` it is not told whether it is due.
     """
-    prefix = f"{keeper.node_id}_"
+    prefix = f"{reader.node_id}_"
     number, _, offset = identity[len(prefix) :].partition("_")
     if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
-        for info in _batch_tasks(keeper, int(number), now):
+        for info in _batch_tasks(reader, int(number), now):
             if info.id == identity:
-                return info, keeper.place(int(number), int(offset))
+                return info, reader.place(int(number), int(offset))
     name = names.file_name(identity)
     for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are here, and need no search
-        place_info = _file_info(keeper, ref, state, now)
+        place_info = _file_info(reader, ref, state, now)
         if place_info is not None:
-            return place_info, Place(keeper.layout.path(ref))
-    oddly_called = dead_tasks(keeper, now) if "%" in identity else iter(())
-    for tasks in (_named(keeper, identity, now), _outbox_files(keeper, now), oddly_called):
+            return place_info, Place(reader.layout.path(ref))
+    oddly_called = dead_tasks(reader, now) if "%" in identity else iter(())
+    for tasks in (_named(reader, identity, now), _outbox_files(reader, now), oddly_called):
         for info in tasks:
             if info.id == identity:
-                return info, Place(keeper.layout.path(info.where))
+                return info, Place(reader.layout.path(info.where))
     return None
 
 
-def find_arrived(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
     """The task that came over a link and that its first node called so; None when it is not here. Looks into every task."""
     wanted = identity.encode()
     files = chain(
-        (_file_info(keeper, file.ref, WAITING_STATE, now) for file in spool_files(keeper)),
-        dead_tasks(keeper, now),
-        _outbox_files(keeper, now),
+        (_file_info(reader, file.ref, WAITING_STATE, now) for file in spool_files(reader)),
+        dead_tasks(reader, now),
+        _outbox_files(reader, now),
     )
-    for info in chain(_all_batches(keeper, now, wanted), filter(None, files)):
+    for info in chain(_all_batches(reader, now, wanted), filter(None, files)):
         try:
-            place = place_of(keeper, info)
-            block = keeper.block_at(place)
+            place = place_of(reader, info)
+            block = reader.block_at(place)
             if wanted in block and dict(decode_variables(block)).get(names.ID) == wanted:
                 return info, place
         except (OSError, BadPacket):  # it went away, or cannot be read
@@ -131,11 +132,11 @@ def find_arrived(keeper: Keeper, identity: str, now: float = 0.0) -> tuple[Info,
     return None
 
 
-def place_of(keeper: Keeper, info: Info) -> Place:
+def place_of(reader: Reader, info: Info) -> Place:
     """Where a task lies. Raises OSError."""
     if info.where.startswith("incoming/"):
-        return keeper.place(*record_of(info))
-    return Place(keeper.layout.path(info.where))
+        return reader.place(*record_of(info))
+    return Place(reader.layout.path(info.where))
 
 
 def record_of(info: Info) -> tuple[int, int]:
@@ -144,14 +145,14 @@ def record_of(info: Info) -> tuple[int, int]:
     return batch_number(batch.rpartition("/")[2]) or 0, int(offset)
 
 
-def contents(keeper: Keeper, place: Place) -> dict[str, Any]:
+def contents(reader: Reader, place: Place) -> dict[str, Any]:
     """What a task carries, fit for JSON: variables, typed values, the size and the beginning of the body.
 
     Raises:
         BadPacket: it cannot be read.
     """
-    file = read_file(keeper, place)
-    beside = keeper.reason_beside(place.path) if os.path.dirname(place.path) == keeper.layout.dead else []
+    file = read_file(reader, place)
+    beside = reader.reason_beside(place.path) if os.path.dirname(place.path) == reader.layout.dead else []
     task = values.decode_task(file.variables, b"", "")
     task.pop("spooler_task_name", None)
     shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(file.body)}
@@ -178,66 +179,66 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
     return value if is_json else str(value)
 
 
-def read_file(keeper: Keeper, place: Place) -> spoolfile.SpoolFile:
+def read_file(reader: Reader, place: Place) -> spoolfile.SpoolFile:
     """The task at a place. Raises `BadPacket` when it cannot be read, FileNotFoundError when it is gone."""
-    descriptor = keeper.disk.open(place.path)
+    descriptor = reader.disk.open(place.path)
     try:
-        length = place.length if place.length >= 0 else keeper.disk.size(descriptor)
-        return spoolfile.parse(keeper.disk.read(descriptor, length, place.base))
+        length = place.length if place.length >= 0 else reader.disk.size(descriptor)
+        return spoolfile.parse(reader.disk.read(descriptor, length, place.base))
     finally:
-        keeper.disk.close(descriptor)
+        reader.disk.close(descriptor)
 
 
-def _named(keeper: Keeper, identity: str, now: float) -> Iterator[Info]:
-    for file in spool_files(keeper):
+def _named(reader: Reader, identity: str, now: float) -> Iterator[Info]:
+    for file in spool_files(reader):
         if ref_id(file.ref) == identity:
-            info = _file_info(keeper, file.ref, WAITING_STATE, now)
+            info = _file_info(reader, file.ref, WAITING_STATE, now)
             if info is not None:
                 yield info
 
 
-def _entries(keeper: Keeper, directory: str) -> Iterator[Entry]:
+def _entries(reader: Reader, directory: str) -> Iterator[Entry]:
     """All spool files in a directory below the spool."""
-    entries = keeper.disk.entries(keeper.layout.path(directory))
+    entries = reader.disk.entries(reader.layout.path(directory))
     return (entry for entry in entries if entry.is_file and is_spool_file(entry.name))
 
 
-def _outbox_files(keeper: Keeper, now: float) -> Iterator[Info]:
-    for entry in keeper.disk.entries(keeper.layout.outbox):
+def _outbox_files(reader: Reader, now: float) -> Iterator[Info]:
+    for entry in reader.disk.entries(reader.layout.outbox):
         if entry.is_directory:
-            yield from _tasks_in(keeper, f"outbox/{entry.name}", OUTBOX, now)
+            yield from _tasks_in(reader, f"outbox/{entry.name}", OUTBOX, now)
 
 
-def _tasks_in(keeper: Keeper, directory: str, state: str, now: float) -> Iterator[Info]:
-    for entry in _entries(keeper, directory):
-        yield _info_of(keeper, f"{directory}/{entry.name}", state, now, entry.mtime, entry.size)
+def _tasks_in(reader: Reader, directory: str, state: str, now: float) -> Iterator[Info]:
+    for entry in _entries(reader, directory):
+        yield _info_of(reader, f"{directory}/{entry.name}", state, now, entry.mtime, entry.size)
 
 
-def _file_info(keeper: Keeper, ref: str, state: str, now: float) -> Info | None:
+def _file_info(reader: Reader, ref: str, state: str, now: float) -> Info | None:
     try:
-        found = keeper.disk.stat(keeper.layout.path(ref))
+        found = reader.disk.stat(reader.layout.path(ref))
     except OSError:
         return None  # it went away
-    return _with_attempts(keeper, _info_of(keeper, ref, state, now, found.mtime, found.size))
+    return _with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size))
 
 
-def _with_attempts(keeper: Keeper, info: Info) -> Info | None:
+def _with_attempts(reader: Reader, info: Info) -> Info | None:
     """The same, read; None when it went away, or is not ours to read: then it is not ours to run either."""
     if info.attempts != UNREAD:
         return info
     try:
-        return info._replace(attempts=keeper.progress(None, info.where).attempts)
+        return info._replace(attempts=reader.progress(None, info.where).attempts)
     except OSError:
         return None
 
 
-def _info_of(keeper: Keeper, ref: str, state: str, now: float, mtime: float, size: int) -> Info:
+def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, size: int) -> Info:
     """What can be said of a spool file that was listed."""
     due = mtime if state == WAITING_STATE and now and mtime > now else None
     directory, slash, _ = ref.partition("/")
     priority = int(directory) if slash and directory.isdecimal() else None
     identity = ref_id(ref)
-    accepted = mtime if state == OUTBOX else _accepted(keeper, identity)
+    accepted = mtime if state == OUTBOX else _accepted(reader, identity)
     if accepted is None and state != DEAD and not mtime > now > 0:
         accepted = mtime
     destination, number = (destination_of(ref), number_of(ref) or None) if state == OUTBOX else (None, None)
@@ -246,31 +247,31 @@ def _info_of(keeper: Keeper, ref: str, state: str, now: float, mtime: float, siz
     )  # fmt: skip
 
 
-def _accepted(keeper: Keeper, identity: str) -> float | None:
+def _accepted(reader: Reader, identity: str) -> float | None:
     """When this node accepted the task of that id: the number of its first batch is that time in microseconds."""
     node_id, _, rest = identity.partition("_")
     number, _, offset = rest.partition("_")
-    is_ours = node_id == keeper.node_id and number.isdecimal() and offset.isdecimal() and len(number) < 18
+    is_ours = node_id == reader.node_id and number.isdecimal() and offset.isdecimal() and len(number) < 18
     return int(number) / 1e6 if is_ours else None
 
 
-def _all_batches(keeper: Keeper, now: float, containing: bytes = b"") -> Iterator[Info]:
-    for entry in keeper.disk.entries(keeper.layout.incoming):
+def _all_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterator[Info]:
+    for entry in reader.disk.entries(reader.layout.incoming):
         number = batch_number(entry.name)
         if number is not None:
-            yield from _batch_tasks(keeper, number, now, containing)
+            yield from _batch_tasks(reader, number, now, containing)
 
 
-def _batch_tasks(keeper: Keeper, number: int, now: float, containing: bytes = b"") -> Iterator[Info]:
+def _batch_tasks(reader: Reader, number: int, now: float, containing: bytes = b"") -> Iterator[Info]:
     """The tasks of a batch, unless its file has nowhere what it should be `containing`."""
     try:
-        data = keeper.contents(keeper.layout.batch(number))
+        data = reader.contents(reader.layout.batch(number))
     except FileNotFoundError:
         return
     if containing in data:
         for record in read_records(data, number):
             if isinstance(record, Record) and record.state == WAITING:
-                yield _record_info(keeper.node_id, number, record, data, now)
+                yield _record_info(reader.node_id, number, record, data, now)
 
 
 def _record_info(node_id: str, number: int, record: Record, data: bytes, now: float) -> Info:

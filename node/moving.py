@@ -80,7 +80,7 @@ class Moving:
         self._spool.placing += 1
         try:
             number = source.number if isinstance(source, Batch) else None
-            wishes = await self._spool.packing.run(lambda: asked(self._spool.keeper, number, refs))
+            wishes = await self._spool.packing.run(lambda: asked(self._spool.reader, number, refs))
             targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
             if isinstance(source, Batch) and source.arrived:
                 await self._spool.save_taken()

@@ -1,8 +1,8 @@
 """The outbox: tasks that wait for other nodes, by destination. What is sent next, what is in doubt, which numbers are owed.
 
-Lives on the event loop; disk work goes to two threads: *packing* (reads tasks for the links) and the spool's own keeper
-thread (everything that changes a place). A task lies in a batch of incoming/ like any other until it settles, then in a
-file of outbox/DESTINATION/. It leaves the disk when the other node has said, after its own fsync, that it has it.
+Lives on the event loop; disk work goes to two of the spool's threads: *packing* reads tasks for the links and marks them as
+sent, *keeper* does everything that changes a place. A task lies in a batch of incoming/ like any other until it settles, then
+in a file of outbox/DESTINATION/. It leaves the disk when the other node has said, after its own fsync, that it has it.
 
 A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number,
 and only to that node: another one could not know that it has run already.
@@ -322,13 +322,13 @@ class Outbox:
         return None
 
     def _pack(self, source: "Source", refs: list[Ref]) -> list[Parcel | Unsendable]:
-        keeper = self._spool.keeper
+        marker = self._spool.marker
         if isinstance(source, Batch):
-            return pack_records(keeper, source.number, [int(ref) for ref in refs])
+            return pack_records(marker, source.number, [int(ref) for ref in refs])
         packed = []
         for ref in refs:
             try:
-                parcel = pack_file(keeper, str(ref))
+                parcel = pack_file(marker, str(ref))
             except FileNotFoundError:
                 continue  # somebody removed it
             if parcel is not None:

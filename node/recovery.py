@@ -20,6 +20,7 @@ from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper, destination_of_variables, rank_of_variables
 from spoolnode.node.numbers import Taken
+from spoolnode.node.reader import Reader
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.forward import undress
@@ -224,7 +225,7 @@ def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., Non
 
 
 def spool_files(
-    keeper: Keeper, report: Callable[..., None] | None = None, directories: list[str] | None = None
+    reader: Reader, report: Callable[..., None] | None = None, directories: list[str] | None = None
 ) -> Iterator[FoundFile]:
     """Every spool file at the top and in the numeric directories (which may nest, as in uWSGI).
 
@@ -234,7 +235,7 @@ def spool_files(
     while pending:
         directory, rank = pending.pop()
         try:
-            entries = keeper.disk.entries(keeper.layout.path(directory))
+            entries = reader.disk.entries(reader.layout.path(directory))
         except OSError as error:  # closed to us, failing, or nested too deep for a path
             if not directory:
                 raise
@@ -256,14 +257,14 @@ def shown(name: str) -> str:
     return ascii(name)[1:-1][:200]
 
 
-def _outbox_files(keeper: Keeper, report: Callable[..., None]) -> Iterator[FoundOutboxFile]:
-    for directory in keeper.disk.entries(keeper.layout.outbox):
+def _outbox_files(reader: Reader, report: Callable[..., None]) -> Iterator[FoundOutboxFile]:
+    for directory in reader.disk.entries(reader.layout.outbox):
         name = f"outbox/{directory.name}"
         if not directory.is_directory or not is_destination(directory.name):
             report("not_scanned", directory=shown(name), reason="it is no directory that is called like a destination")
             continue
         try:
-            entries = keeper.disk.entries(keeper.layout.path(name))
+            entries = reader.disk.entries(reader.layout.path(name))
         except OSError as error:
             report("not_scanned", directory=name, reason=error.strerror)
             continue
@@ -271,7 +272,7 @@ def _outbox_files(keeper: Keeper, report: Callable[..., None]) -> Iterator[Found
             if entry.is_file and places.is_spool_file(entry.name):
                 ref = f"{name}/{entry.name}"
                 try:
-                    yield FoundOutboxFile(ref, keeper.progress(None, ref).attempts > 0, entry.mtime)
+                    yield FoundOutboxFile(ref, reader.progress(None, ref).attempts > 0, entry.mtime)
                 except OSError as error:
                     report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
 

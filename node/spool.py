@@ -1,7 +1,8 @@
 """The spool: which tasks are here, in what order they run, and what becomes of them. The one owner of that knowledge.
 
-Lives on the event loop and never blocks it: disk work goes to two threads. The *commit* thread serves the intake and
-nothing else; the *keeper* thread makes every other move, one after another.
+Lives on the event loop and never blocks it: disk work goes to threads. The *commit* thread serves the intake and nothing
+else; the *keeper* thread makes every move, one after another; the *packing* thread reads what links send. Which thread may
+touch what, and why that is safe, stands in ARCHITECTURE.md, "Threads".
 
 A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Files`.
 """
@@ -20,13 +21,14 @@ from spoolnode.node.background import spawn
 from spoolnode.node.clock import correct_times
 from spoolnode.node.disk import Disk
 from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
-from spoolnode.node.keeper import Keeper, Progress
+from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, rank_of, ref_id
 from spoolnode.node.moving import Moving
 from spoolnode.node.numbers import Taken
 from spoolnode.node.outbox import Outbox
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.queue import Entry, Later, ReadyQueue, Ref
+from spoolnode.node.reader import Marker, Progress, Reader
 from spoolnode.node.recovery import Found, FoundBatch, recover, spool_files
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.retrying import Retrying
@@ -94,6 +96,11 @@ class Spool:
         self.layout = layout
         self.node_id = node_id
         self.keeper = Keeper(disk, layout, node_id, sync)
+        """For the thread `moves` alone."""
+        self.marker: Marker = self.keeper
+        """For the thread `packing` too."""
+        self.reader: Reader = self.keeper
+        """For any thread."""
         self.commits = thread("commit")
         self.moves = thread("keeper")
         self.packing = thread("packing")

@@ -19,7 +19,7 @@ from spoolnode.protocol.names import file_name
 from spoolnode.protocol.packet import Variables
 
 if TYPE_CHECKING:
-    from spoolnode.node.keeper import Keeper
+    from spoolnode.node.reader import Reader
 
 
 def load(facts: dict[str, Any]) -> App:
@@ -67,9 +67,9 @@ class SpoolView:
         from spoolnode.node.recovery import spool_files  # see the class
 
         # The files are listed, not opened: closing one that this worker runs would drop its lock (see `FileTask`).
-        keeper = self._keeper()
-        refs = [file.ref for file in spool_files(keeper)]
-        refs += [file_name(info.id) for info in inspect.batch_tasks(keeper, time.time())]
+        reader = self._reader()
+        refs = [file.ref for file in spool_files(reader)]
+        refs += [file_name(info.id) for info in inspect.batch_tasks(reader, time.time())]
         return [os.path.join(self._root, ref) for ref in refs]
 
     def task(self, path: str) -> tuple[Variables, bytes] | None:
@@ -80,17 +80,17 @@ class SpoolView:
             return running.variables, running.body
         from spoolnode.node import inspect  # see the class
 
-        found = inspect.find_place(self._keeper(), ref_id(path))
+        found = inspect.find_place(self._reader(), ref_id(path))
         if found is None:
             return None
-        file = inspect.read_file(self._keeper(), found[1])
+        file = inspect.read_file(self._reader(), found[1])
         return file.variables, file.body
 
-    def _keeper(self) -> "Keeper":
+    def _reader(self) -> "Reader":
         from spoolnode.node.disk import RealDisk  # see the class
-        from spoolnode.node.keeper import Keeper  # see the class
+        from spoolnode.node.reader import Reader  # see the class
 
-        return Keeper(RealDisk(), Layout(self._root), self._node_id)
+        return Reader(RealDisk(), Layout(self._root), self._node_id)
 
 
 if __name__ == "__main__":

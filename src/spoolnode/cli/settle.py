@@ -85,30 +85,30 @@ def look(root: str) -> Left:
     """Counts, without changing anything."""
     from spoolnode.node import inspect
     from spoolnode.node.disk import RealDisk
-    from spoolnode.node.keeper import Keeper
     from spoolnode.node.layout import Layout
+    from spoolnode.node.reader import Reader
     from spoolnode.node.recovery import spool_files
     from spoolnode.protocol import names
 
-    keeper = Keeper(RealDisk(), Layout(root), "-")
-    refs = [file.ref for file in spool_files(keeper)]
-    batched = sum(1 for _ in inspect.batch_tasks(keeper, 0.0))
-    outbox = sum(1 for _ in inspect.outbox_tasks(keeper, 0.0))
-    ours = Counter(_why_only_a_node(keeper, ref) for ref in refs)
+    reader = Reader(RealDisk(), Layout(root), "-")
+    refs = [file.ref for file in spool_files(reader)]
+    batched = sum(1 for _ in inspect.batch_tasks(reader, 0.0))
+    outbox = sum(1 for _ in inspect.outbox_tasks(reader, 0.0))
+    ours = Counter(_why_only_a_node(reader, ref) for ref in refs)
     return Left(
         len(refs), batched, len(refs) - ours[None], ours[names.FUNCTION], sum("/" in ref for ref in refs), outbox,
-        inspect.count_files(keeper, "dead"),
+        inspect.count_files(reader, "dead"),
     )  # fmt: skip
 
 
-def _why_only_a_node(keeper: Any, ref: str) -> bytes | None:
+def _why_only_a_node(reader: Any, ref: str) -> bytes | None:
     """The variable for which uWSGI cannot run a task; None when it can."""
     from spoolnode.protocol import names
     from spoolnode.protocol.errors import BadPacket
     from spoolnode.protocol.packet import decode_variables
 
     try:
-        block = dict(decode_variables(keeper.block_of(ref)))
+        block = dict(decode_variables(reader.block_of(ref)))
     except (OSError, BadPacket):
         return None  # it ended meanwhile, or is damaged: then it is nobody's
     return next((name for name in (names.FUNCTION, names.VALUES) if name in block), None)

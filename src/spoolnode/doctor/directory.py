@@ -8,8 +8,8 @@ from statistics import median
 
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.disk import RealDisk
-from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, is_priority
+from spoolnode.node.reader import Reader
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -126,10 +126,10 @@ def free_space(root: str, floor: int) -> Finding:
 
 def contents(layout: Layout) -> Iterator[Finding]:
     """What lies in the directory and wants a look."""
-    keeper = Keeper(RealDisk(), layout, "-")
+    reader = Reader(RealDisk(), layout, "-")
     ours = {os.path.basename(path) for path in layout.directories}
     try:
-        entries = keeper.disk.entries(layout.root)
+        entries = reader.disk.entries(layout.root)
     except OSError as error:
         yield Finding("contents", FAIL, f"the directory cannot be read: {error.strerror}")
         return
@@ -139,15 +139,15 @@ def contents(layout: Layout) -> Iterator[Finding]:
             "priorities", WARN, f"tasks below {', '.join(sorted(strange)[:5])} are never run, by uWSGI neither: only directories "
             "named by digits hold priorities; move the files to the top",
         )  # fmt: skip
-    dead = _count(keeper, layout.dead)
+    dead = _count(reader, layout.dead)
     yield Finding("dead", WARN if dead else OK, f"{dead} given up: see `spoolnode dead ls`" if dead else "no task was given up")
-    corrupt = _count(keeper, layout.corrupt)
+    corrupt = _count(reader, layout.corrupt)
     text = f"{corrupt} files in {layout.corrupt} could not be read; they are kept for you to look at"
     yield Finding("corrupt", WARN if corrupt else OK, text if corrupt else "no file was unreadable")
 
 
-def _count(keeper: Keeper, path: str) -> int:
+def _count(reader: Reader, path: str) -> int:
     try:
-        return len(keeper.disk.entries(path))
+        return len(reader.disk.entries(path))
     except OSError:
         return 0
