@@ -1,5 +1,5 @@
-"""A disk in memory that behaves like a bad one, and a disk thread that moves only when told. Seeded, part of the public
-surface, shared by all tests.
+"""A disk in memory that behaves like a bad one, a disk thread that moves only when told, and a guard who sees which thread
+calls a disk. Seeded, part of the public surface, shared by all tests.
 
     disk = FakeDisk(seed=1)
     disk.fail_at(7, errno.EIO)      the 7th call from now on fails
@@ -24,12 +24,16 @@ import asyncio
 import errno
 import os
 import random
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from spoolnode.node.disk import Entry
+from spoolnode.node.disk import Disk, Entry
+from spoolnode.node.layout import Layout
 from spoolnode.node.threads import DiskThread
 
 SECTOR = 512
@@ -361,6 +365,152 @@ class FakeDisk:
         self.space -= max(missing, 0)
 
 
+class WrongThread(AssertionError):
+    """A thread did to the disk what it may not do."""
+
+
+class Right(NamedTuple):
+    """What a thread may change."""
+
+    calls: frozenset[str]
+    places: tuple[str, ...] = ("",)
+    """Paths below the spool under which it may; the empty one is everywhere."""
+
+
+_MARKS = frozenset({"write", "set_mtime"})
+_MOVES = frozenset({"create", "allocate", "sync", "sync_directory", "rename", "unlink", "make_directory"})
+_MAKES_PLACES = frozenset({"make_directory", "sync_directory"})
+"""Who finds that somebody removed a directory of the spool makes it anew, and makes that safe."""
+
+RIGHTS = {
+    "commit": Right(_MARKS | _MOVES, ("incoming/", "tmp/")),
+    "keeper": Right(_MARKS | _MOVES),
+    "packing": Right(_MARKS, ("incoming/", "outbox/")),
+    "upload": Right(_MARKS | _MOVES - {"rename"}, ("tmp/",)),
+    # The very end of a stop: the threads of uploads are gone, and a connection with half a body ends.
+    "MainThread": Right(frozenset({"unlink"}), ("tmp/upload.",)),
+}
+"""The rule of ARCHITECTURE.md, "Threads": what each thread of a node may change; all others, and all else, only read."""
+
+_acting: ContextVar[str] = ContextVar("acting", default="")
+
+
+@contextmanager
+def acting_as(thread: str) -> Iterator[None]:
+    """What runs within it stands for that thread, whichever one it is."""
+    token = _acting.set(thread)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+class GuardedDisk:
+    """Another disk, on which a thread that may not do something fails (`RIGHTS`).
+
+    disk = GuardedDisk(RealDisk(), layout)
+    spool = Spool(disk, layout, ...)
+    spool.load()                    at the start there are no threads yet, and everything is allowed
+    disk.in_force = True
+    ...
+    assert not disk.violations      also those whose exception a shell has caught and reported
+    """
+
+    def __init__(self, disk: Disk, layout: Layout) -> None:
+        self._disk = disk
+        self._root = f"{layout.root}/"
+        self._places = layout.directories
+        self._paths: dict[int, str] = {}
+        """Of the open files."""
+        self.in_force = False
+        self.violations: list[str] = []
+
+    def create(self, path: str) -> int:
+        self._check("create", path)
+        return self._opened(self._disk.create(path), path)
+
+    def open(self, path: str) -> int:
+        return self._opened(self._disk.open(path), path)
+
+    def open_to_read(self, path: str) -> int:
+        return self._opened(self._disk.open_to_read(path), path)
+
+    def close(self, descriptor: int) -> None:
+        self._paths.pop(descriptor, None)
+        self._disk.close(descriptor)
+
+    def allocate(self, descriptor: int, size: int) -> None:
+        self._check("allocate", self._paths[descriptor])
+        self._disk.allocate(descriptor, size)
+
+    def write(self, descriptor: int, data: bytes, offset: int) -> None:
+        self._check("write", self._paths[descriptor])
+        self._disk.write(descriptor, data, offset)
+
+    def read(self, descriptor: int, size: int, offset: int) -> bytes:
+        return self._disk.read(descriptor, size, offset)
+
+    def size(self, descriptor: int) -> int:
+        return self._disk.size(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        self._check("sync", self._paths[descriptor])
+        self._disk.sync(descriptor)
+
+    def sync_directory(self, path: str) -> None:
+        self._check("sync_directory", path)
+        self._disk.sync_directory(path)
+
+    def leads_to(self, path: str, descriptor: int) -> bool:
+        return self._disk.leads_to(path, descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        self._check("rename", source)
+        self._check("rename", target)
+        self._disk.rename(source, target)
+
+    def unlink(self, path: str) -> None:
+        self._check("unlink", path)
+        self._disk.unlink(path)
+
+    def make_directory(self, path: str) -> None:
+        self._check("make_directory", path)
+        self._disk.make_directory(path)
+
+    def entries(self, path: str) -> list[Entry]:
+        return self._disk.entries(path)
+
+    def directories(self, path: str) -> list[str]:
+        return self._disk.directories(path)
+
+    def stat(self, path: str) -> Entry:
+        return self._disk.stat(path)
+
+    def set_mtime(self, path: str, mtime: float) -> None:
+        self._check("set_mtime", path)
+        self._disk.set_mtime(path, mtime)
+
+    def free(self, path: str) -> int:
+        return self._disk.free(path)
+
+    def _opened(self, descriptor: int, path: str) -> int:
+        self._paths[descriptor] = path
+        return descriptor
+
+    def _check(self, call: str, path: str) -> None:
+        if not self.in_force:
+            return
+        thread = (_acting.get() or threading.current_thread().name).partition("_")[0]
+        right = RIGHTS.get(thread, Right(frozenset()))
+        if call in right.calls:
+            if path.startswith(tuple(f"{self._root}{place}" for place in right.places)):
+                return
+            if call in _MAKES_PLACES and path in self._places:
+                return
+        self.violations.append(f"the thread {thread} must not {call} {path}")
+        raise WrongThread(self.violations[-1])
+
+
 class SteppedThread(DiskThread):
     """A disk thread without a thread: a job runs at `work`, its result is heard at `answer`.
 
@@ -381,7 +531,10 @@ class SteppedThread(DiskThread):
         """Runs the next job."""
         job, done = self.todo.popleft()
         try:
-            self.results.append((done, job(), None))
+            with acting_as(self.name):
+                self.results.append((done, job(), None))
+        except WrongThread:
+            raise
         except Exception as error:  # noqa: BLE001  # as a real thread does
             self.results.append((done, None, error))
 

@@ -19,6 +19,7 @@ from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
+from spoolnode.node.fakes import GuardedDisk
 from spoolnode.node.layout import Layout
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
@@ -139,9 +140,12 @@ class Sender:
         self.ours: list[str] = []
         self.known = True
         policy = RetryPolicy(max_attempts=3, base=0.001)
-        self.spool = Spool(RealDisk(), Layout(str(directory / "spool")), NODE, policy, random.Random(1), sync=False)
+        layout = Layout(str(directory / "spool"))
+        self.disk = GuardedDisk(RealDisk(), layout)
+        self.spool = Spool(self.disk, layout, NODE, policy, random.Random(1), sync=False)
         self.spool.report = lambda action, **details: self.reports.append((action, details))
         self.spool.load("boot")
+        self.disk.in_force = True
         self.door = Door(self.spool, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
         self.carrier = Carrier(to, self._around())
         self.carrier.link._rng = _Zero()  # no backoff: what happens is of interest, not when
@@ -207,6 +211,7 @@ class Sender:
         await self.carrier.stop()
         await asyncio.to_thread(self.door.close)
         await self.spool.close()
+        assert not self.disk.violations
 
 
 class _Zero(random.Random):

@@ -1,8 +1,8 @@
 """The life of a spool on a bad disk: tasks come, run, fail, move and go in an order that a seed decides, and something goes
 wrong at one call to the disk. Afterwards the books are compared with what is there.
 
-Everything but the workers is the real code; a worker is three stores to the file, as in `taskfile`. The two disk threads
-are `SteppedThread`s, so what happens between a job and the hearing of its result is up to the seed as well.
+Everything but the workers is the real code; a worker is three stores to the file, as in `taskfile`. The disk threads are
+`SteppedThread`s, so what happens between a job and the hearing of its result is up to the seed as well.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolnode.node.disk import discard
-from spoolnode.node.fakes import FakeDisk, PowerCut, SteppedThread
+from spoolnode.node.fakes import FakeDisk, GuardedDisk, PowerCut, SteppedThread, acting_as
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
@@ -99,7 +99,8 @@ class Inline(Executor):
         """The result, as a future that is done."""
         future: Future[Any] = Future()
         try:
-            future.set_result(fn(*args, **kwargs))
+            with acting_as("upload"):
+                future.set_result(fn(*args, **kwargs))
         except Exception as error:  # noqa: BLE001  # as an executor does
             future.set_exception(error)
         return future
@@ -139,12 +140,13 @@ class Life:
         self.held = []
         self.tasks = []
         self._syncing = False
-        self.spool = Spool(
-            self.disk, Layout("/var/spool"), NODE, POLICY, random.Random(self.seed), sync=self.sync, thread=SteppedThread
-        )
+        layout = Layout("/var/spool")
+        guard = GuardedDisk(self.disk, layout)
+        self.spool = Spool(guard, layout, NODE, POLICY, random.Random(self.seed), sync=self.sync, thread=SteppedThread)
         self.spool.report = lambda action, **details: self.reports.append((action, details))
         self.commits, self.moves = self._stepped(self.spool.commits), self._stepped(self.spool.moves)
         self.spool.load()
+        guard.in_force = True
 
     @staticmethod
     def _stepped(thread: object) -> SteppedThread:

@@ -11,8 +11,9 @@ from typing import Any
 from life import Inline, new_machine
 
 from spoolnode.node.door import Door
-from spoolnode.node.fakes import FakeDisk, SteppedThread
+from spoolnode.node.fakes import FakeDisk, GuardedDisk, SteppedThread
 from spoolnode.node.intake import Batch
+from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
 from spoolnode.node.numbers import Key
 from spoolnode.node.retry import RetryPolicy
@@ -68,7 +69,9 @@ class Station:
         self.disk = disk or new_machine()
         self.reports: list[tuple[str, dict[str, Any]]] = []
         policy = RetryPolicy(max_attempts=3, base=0.001)
-        self.spool = Spool(self.disk, Layout("/var/spool"), NODE, policy, random.Random(1), sync=True, thread=SteppedThread)
+        layout = Layout("/var/spool")
+        guard = GuardedDisk(self.disk, layout)
+        self.spool = Spool(guard, layout, NODE, policy, random.Random(1), sync=True, thread=SteppedThread)
         self.spool.report = lambda action, **details: self.reports.append((action, details))
         self.threads = [self._stepped(thread) for thread in (self.spool.commits, self.spool.moves, self.spool.packing)]
         self.door = Door(self.spool, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
@@ -77,11 +80,17 @@ class Station:
         self.life = life
         """How often the machine has started."""
         self.spool.load(f"boot {life}")
+        guard.in_force = True
 
     @staticmethod
     def _stepped(thread: object) -> SteppedThread:
         assert isinstance(thread, SteppedThread)
         return thread
+
+    @property
+    def by_hand(self) -> Keeper:
+        """What somebody else does to the directory: no thread of the node."""
+        return Keeper(self.disk, self.spool.layout, NODE)
 
     # -- what comes --
 

@@ -55,7 +55,7 @@ def test_the_hold_of_a_settled_task_counts_from_its_acceptance_also_after_a_rest
 def test_a_task_whose_id_is_old_and_that_was_asked_for_again_waits_its_whole_time_once_more() -> None:
     async def story() -> None:
         station = Station()
-        keeper = station.spool.keeper
+        keeper = station.by_hand
         old = f"{NODE}_{int((time.time() - 9 * DAY) * 1e6)}_80"
         keeper.put(f"dead/uwsgi_spoolfile_on_{old}", [b"\x11\x00\x00\x00"], time.time() - 9 * DAY)
         keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
@@ -89,7 +89,7 @@ def test_a_task_that_is_given_another_destination_has_waited_as_long_as_before()
 def test_a_file_put_into_an_outbox_by_hand_waits_from_when_it_was_noticed_however_old_it_is() -> None:
     async def story() -> None:
         station = Station()
-        keeper = station.spool.keeper
+        keeper = station.by_hand
         keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
         keeper.put("outbox/beta/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time() - 9 * DAY)
         again = station.killed()
@@ -103,7 +103,7 @@ def test_a_file_put_into_an_outbox_by_hand_waits_from_when_it_was_noticed_howeve
 def test_a_dead_task_from_elsewhere_is_not_said_to_have_been_accepted_when_it_was_given_up() -> None:
     async def story() -> None:
         station = Station()
-        station.spool.keeper.put("dead/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time())
+        station.by_hand.put("dead/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time())
         (info,) = inspect.dead_tasks(station.spool.keeper, time.time())
         assert info.accepted is None
 

@@ -83,7 +83,7 @@ def test_what_was_given_up_just_before_a_power_cut_is_dead_and_does_not_wait_as_
         taken = station.spool.take(1)
         assert taken is not None
         source, (ref,), rank = taken
-        station.spool.keeper.set_attempts(None if settled else source.number, ref, 3)  # type: ignore[union-attr] # a batch
+        station.by_hand.set_attempts(None if settled else source.number, ref, 3)  # type: ignore[union-attr] # a batch
         station.spool.failed(source, ref, rank, Outcome(Kind.FAILED, "it failed"))
         await station.rest()
         assert len(station.files("dead")) == 1
@@ -118,10 +118,10 @@ def test_a_copy_out_of_dead_made_by_hand_runs_and_the_dead_one_stays() -> None:
         station.admit(task(1), link=None)
         await station.settled()
         (name,) = [name for name in station.files("") if name.startswith(SPOOL_PREFIX)]
-        station.spool.keeper.bury(None, name, "it failed", 3)
+        station.by_hand.bury(None, name, "it failed", 3)
         data = station.disk.peek(station.spool.layout.path(f"dead/{name}"))
         assert data is not None
-        station.spool.keeper.put(name, [data], None)
+        station.by_hand.put(name, [data], None)
         again = station.killed()
         assert again.run_all() == [1]
         assert again.files("dead") == [name]
@@ -132,7 +132,7 @@ def test_a_copy_out_of_dead_made_by_hand_runs_and_the_dead_one_stays() -> None:
 def test_two_files_of_one_name_are_both_kept_when_both_are_given_up() -> None:
     async def story() -> None:
         station = Station()
-        keeper = station.spool.keeper
+        keeper = station.by_hand
         for directory in ("", "5/"):
             keeper.disk.make_directory(keeper.layout.path("5"))
             keeper.put(f"{directory}{SPOOL_PREFIX}x", [b"\x11\x00\x00\x00" + directory.encode()], None)

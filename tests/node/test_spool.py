@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from life import NODE, Fate, Inline, Life
 
-from spoolnode.node.disk import Disk, RealDisk
-from spoolnode.node.fakes import FakeDisk
+from spoolnode.node.disk import RealDisk
+from spoolnode.node.fakes import FakeDisk, GuardedDisk
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
@@ -465,13 +465,17 @@ class Heard:
 
 @pytest.mark.parametrize("sync", [True, False])
 def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_stays_open(tmp_path: Path, sync: bool) -> None:
-    def open_spool(disk: Disk) -> Spool:
+    disk = GuardedDisk(RealDisk(), Layout(str(tmp_path)))
+
+    def open_spool() -> Spool:
+        disk.in_force = False
         spool = Spool(disk, Layout(str(tmp_path)), NODE, RetryPolicy(), random.Random(1), sync=sync)
         spool.load()
+        disk.in_force = True
         return spool
 
     async def first() -> set[str]:
-        spool = open_spool(RealDisk())
+        spool = open_spool()
         heard = [Heard() for _ in range(300)]
         for index, waiter in enumerate(heard):
             spool.intake.add(BLOCK, b"x" * (index * 40), PLAIN_TERMS, waiter)
@@ -490,7 +494,7 @@ def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_sta
         return identities
 
     async def second() -> set[str]:
-        spool = open_spool(RealDisk())
+        spool = open_spool()
         spool.wake_due(math.inf)
         found = []
         while (taken := spool.take(100)) is not None:
@@ -503,3 +507,4 @@ def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_sta
     assert asyncio.run(first()) == asyncio.run(second())
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert list((tmp_path / "tmp").iterdir()) == []
+    assert not disk.violations

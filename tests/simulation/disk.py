@@ -12,7 +12,7 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from spoolnode.node.fakes import FakeDisk
+from spoolnode.node.fakes import FakeDisk, WrongThread, acting_as
 from spoolnode.node.threads import DiskThread
 
 from .loop import Gone, Owner, SimLoop
@@ -108,7 +108,10 @@ class SimThread(DiskThread):
     def _next(self) -> None:
         job, done = self._todo[0]
         try:
-            result, error = job(), None
+            with acting_as(self.name):
+                result, error = job(), None
+        except WrongThread:
+            raise
         except Exception as problem:  # noqa: BLE001  # as a real thread does
             result, error = None, problem
         self._heard = max(self._heard, self._loop.time() + self._pace.hop())
@@ -155,7 +158,10 @@ class SimExecutor:
 
         def run() -> None:
             try:
-                result, error = job(), None
+                with acting_as("upload"):
+                    result, error = job(), None
+            except WrongThread:
+                raise
             except Exception as problem:  # noqa: BLE001  # as an executor does
                 result, error = None, problem
             self._loop.call_later(self._pace.hop(), tell, result, error)

@@ -13,6 +13,7 @@ from spoolnode.node.background import spawn
 from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import discard
 from spoolnode.node.door import Door
+from spoolnode.node.fakes import GuardedDisk
 from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.listener import Stream
@@ -219,8 +220,9 @@ class SimNode:
         self._wake: asyncio.TimerHandle | None = None
         self._active = asyncio.Event()
         self.trace(self.name, "starts")
+        guard = GuardedDisk(machine.disk, Layout(ROOT))
         self.spool = Spool(
-            machine.disk, Layout(ROOT), self.id, POLICY, Random(machine.random.getrandbits(32)), sync=True,
+            guard, Layout(ROOT), self.id, POLICY, Random(machine.random.getrandbits(32)), sync=True,
             thread=lambda name: SimThread(name, machine.pace),
         )  # fmt: skip
         self.spool.report = self.report
@@ -232,6 +234,7 @@ class SimNode:
             self.trace(self.name, "cannot start", reason=error)
             machine.kill()
             return
+        guard.in_force = True
         self.door = Door(self.spool, self._route, max_body=1 << 20, min_free=MIN_FREE)
         self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
         self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.door.hear_floor)
