@@ -47,6 +47,10 @@ ASK_SECONDS = 10.0
 """How long a drain waits for what peers say of themselves now; those that have not answered then get nothing."""
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
+LOST_SECONDS = 5.0
+"""How often those that nobody was known to be are looked for, besides when a peer changes: a peer may have got another name."""
+LOOKED_FOR_AT_ONCE = 1000
+"""Of those, so many are looked for in one turn of the loop: about a millisecond."""
 MOST_UNKNOWN = 1024
 """Unknown destinations that the log tells of: whoever may enqueue can make them up."""
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
@@ -87,6 +91,10 @@ class Cluster:
         self._sources: list[Source] = make_sources(node.config.discover, announced, listening, self._report, rng)
         self._running: list[asyncio.Task[None]] = []
         self._carriers: dict[str, Carrier] = {}
+        self._lost: dict[str, None] = {}  # a set that keeps its order
+        """Destinations for which something waits, and that nobody is known to be: made-up names cost no carrier."""
+        self._searching = self._search_again = False
+        self._searched_at = self._loop.time()
         self._around = Surroundings(
             node.spool, self._hello, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch, self._met,
             self._missed, self._exchanged, self._is_us, self.table.answers_to,
@@ -189,7 +197,9 @@ class Cluster:
         self._carriers.clear()
 
     def flush(self, destination: str) -> bool:
-        """Tries a destination now."""
+        """Tries a destination now; whether something waits and somebody is known to be it."""
+        self._lost.pop(destination, None)
+        self._woken(destination)
         carrier = self._carriers.get(destination)
         if carrier is None or not carrier.has_work:
             return False
@@ -209,8 +219,10 @@ class Cluster:
             if carrier.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
                 del self._carriers[to]
                 spawn(carrier.stop())
-        for to in [name for name in outbox.destinations if name not in self._carriers]:
+        for to in [name for name, found in outbox.destinations.items() if not found.size and name not in self._carriers]:
             outbox.prune(to)
+        if self._loop.time() - self._searched_at >= LOST_SECONDS:
+            self._search()
         self.placement.retain(peer.id for peer in self.table)
         self._move_soon()
 
@@ -235,7 +247,7 @@ class Cluster:
 
     def _link(self, to: str) -> dict[str, Any]:
         target, carrier = self.table.resolve(to), self._carriers.get(to)
-        known = target is not None and bool(target.addresses) and carrier is not None
+        known = target is not None and bool(target.addresses)
         state, failures, retry_in, reason = LinkState.IDLE, 0, None, ""
         if carrier is not None:
             state, failures = carrier.link.state, carrier.link.failures
@@ -265,6 +277,7 @@ class Cluster:
         for to in self._carriers:
             if to in (name, node_id):
                 self._carriers[to].nudge()
+        self._search()
         spawn(self._keep_known())
 
     def _read_known(self) -> Known:
@@ -378,6 +391,7 @@ class Cluster:
                     carrier.give_up(f"the peer is down: {peer.reason}")
                 else:
                     carrier.wake()
+        self._search()
         if peer.state is State.UP:
             self._look_again()
         elif self._is_lost(peer.id):
@@ -402,9 +416,43 @@ class Cluster:
     def _woken(self, to: str) -> None:
         if self._stopped or to.startswith(TAG):
             return  # nobody with that tag is known; `_follow` looks again when somebody comes
-        if to not in self._carriers:
-            self._carriers[to] = Carrier(to, self._around)
+        if to not in self._carriers and not self._find(to):
+            return
         self._carriers[to].wake()
+
+    def _find(self, to: str) -> bool:
+        """Whether somebody is known to be a destination; then it has a carrier from now on."""
+        if to in self._lost:
+            return False
+        target = self.table.resolve(to)
+        if target is None or not target.addresses:
+            self._lost[to] = None
+            return False
+        self._carriers[to] = Carrier(to, self._around)
+        return True
+
+    def _search(self) -> None:
+        """Somebody may be known now for what waits for nobody."""
+        self._searched_at = self._loop.time()
+        self._search_again = bool(self._lost)
+        if self._search_again and not self._searching:
+            self._searching = True
+            spawn(self._search_all())
+
+    async def _search_all(self) -> None:
+        try:
+            while self._search_again and not self._stopped:
+                self._search_again = False
+                called = self.table.called()
+                for index, to in enumerate([*self._lost], 1):
+                    if to in called or not self._node.spool.outbox.size(to):
+                        self._lost.pop(to, None)
+                    if to in called and self._node.spool.outbox.size(to):
+                        self._woken(to)
+                    if index % LOOKED_FOR_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        finally:
+            self._searching = False
 
     def _hello(self, to: str, floor: int) -> bytes:
         own = self._identity

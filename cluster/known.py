@@ -13,6 +13,7 @@ Where two claim a name that nobody holds, neither gets it: an operator decides, 
 An id belongs to the certificate that showed it first; `accept` changes that too.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,10 @@ class Known:
     def holder(self, name: str) -> str | None:
         """The id of the node with this name; empty when it is disputed, None when nobody has proved it."""
         return self._names.get(name)
+
+    def claimed(self) -> Iterable[str]:
+        """All names that somebody has proved."""
+        return self._names.keys()
 
     def names(self) -> dict[str, list[str]]:
         """All names of each id: what it is called, and what it was called before."""

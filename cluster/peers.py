@@ -418,6 +418,10 @@ class PeerTable:
         """The peer of this id or name."""
         return self._by_id.get(destination) or self._named(destination)
 
+    def called(self) -> set[str]:
+        """All ids and names by which somebody may be meant."""
+        return {*self._by_id, *self.known.claimed(), *(peer.name for peer in self._peers)}
+
     def answers_to(self, destination: str, node_id: str) -> bool:
         """Whether the node of that id is the one that this id or name means."""
         return node_id in (destination, self.known.holder(destination))

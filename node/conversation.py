@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from spoolnode.node.background import spawn
 from spoolnode.node.door import Door
 from spoolnode.node.numbers import Key
+from spoolnode.node.turns import Turns
 from spoolnode.node.upload import Upload
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
@@ -26,6 +27,8 @@ from spoolnode.protocol.packet import EXTENDED, PING
 from spoolnode.protocol.reader import Body, Request, RequestReader
 from spoolnode.protocol.request import Terms, length_of_body, looks_like_web, read_terms
 
+TAKEN_AT_ONCE = 32
+"""Requests of one connection that are taken before others have their turn."""
 MAX_PIPELINED = 8192
 """Unanswered requests of one connection; then it is not read until half of them are answered."""
 MAX_UNANSWERED = 8 << 20
@@ -79,6 +82,7 @@ class Services:
     refusals: dict[Reason, int] = field(default_factory=dict)
     talking: set["Conversation"] = field(default_factory=set)
     """Those with answers that are ready to be sent."""
+    turns: Turns = field(default_factory=Turns)
     handshake_failures: int = 0
     """TLS connections that did not become anybody's."""
     keep_headers: frozenset[bytes] = frozenset()
@@ -177,7 +181,10 @@ class Conversation:
         """The other side is still sending something that we do not want."""
         self._blocked = False
         """A piece of a body is being written; the rest waits."""
+        self._put_off = False
+        """What came is more than one turn of the loop has time for."""
         self._paused = False
+        self._was_full = False
         self._slow_reader = False
         self._gone = False
         self._pumping = False
@@ -246,8 +253,8 @@ class Conversation:
     # -- requests --
 
     def _pump(self) -> None:
-        if self._pumping:
-            return  # it goes on as soon as what brought us here is done
+        if self._pumping or self._put_off:
+            return  # it goes on as soon as what brought us here is done, or in its turn
         self._pumping = True
         try:
             while self._take_events():
@@ -259,9 +266,15 @@ class Conversation:
 
     def _take_events(self) -> bool:
         """Looks at what has come; whether there may be more of it once the answers are sent."""
+        turns, taken = self.services.turns, 0
         while not self._over and not self._blocked:
             if self._is_full:
                 return bool(self._unsent) and not self._slow_reader
+            if (taken >= TAKEN_AT_ONCE or turns.is_over) and not self._reader.is_empty:
+                self._put_off = True
+                turns.put_off(self._go_on)
+                break
+            taken += 1
             try:
                 event = self._reader.next_event()
                 if event is None:
@@ -275,6 +288,11 @@ class Conversation:
                 self._refuse_all(refusal)
                 break
         return False
+
+    def _go_on(self) -> None:
+        """It is this connection's turn again."""
+        self._put_off = False
+        self._pump()
 
     def _on_request(self, request: Request) -> None:
         if request.modifier2 == EXTENDED:
@@ -485,7 +503,8 @@ class Conversation:
         """Reads on, or does not: backpressure in both directions."""
         if self._gone or self._rude:
             return
-        wanted = self._blocked or self._is_full
+        self._was_full = self._is_full
+        wanted = self._blocked or self._put_off or self._was_full
         if wanted != self._paused:
             self._paused = wanted
             if wanted:
@@ -499,7 +518,7 @@ class Conversation:
     @property
     def _is_full(self) -> bool:
         """Whether nothing more is to be taken before some of it is answered, and read."""
-        share = 2 if self._paused else 1
+        share = 2 if self._was_full else 1
         return (
             self._slow_reader
             or len(self._answers) > MAX_PIPELINED // share

@@ -38,7 +38,7 @@ class Neighbours(Protocol):
         """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
 
     def flush(self, destination: str) -> bool:
-        """Tries a destination now, whatever its backoff says; whether anything waits for it."""
+        """Tries a destination now, whatever its backoff says; whether anything waits for it and somebody is there to be tried."""
 
     def tick(self) -> None:
         """A second has passed."""

@@ -1,0 +1,50 @@
+"""Shares the turns of the event loop among connections: one read may bring thousands of requests, and others wait meanwhile.
+
+What does not fit into this turn goes on in the next one, in the order in which it was put off.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+TURN_SECONDS = 0.005
+"""How long the requests of all connections together may keep the loop in one turn."""
+
+
+class Turns:
+    """The turns of one loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._end = 0.0
+        """When this turn has lasted its time."""
+        self._has_begun = False
+        """Somebody has worked in this turn."""
+        self._put_off: deque[Callable[[], None]] = deque()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether whoever has more to do must put it off. The first to ask in a turn is told that there is time."""
+        now = self._clock()
+        if not self._has_begun:
+            self._begin(now)
+        return now >= self._end
+
+    def put_off(self, work: Callable[[], None]) -> None:
+        """Calls `work` in a later turn, after all that was put off before."""
+        self._put_off.append(work)
+        if not self._has_begun:
+            self._begin(self._clock())
+
+    def _begin(self, now: float) -> None:
+        self._has_begun = True
+        self._end = now + TURN_SECONDS
+        asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        self._has_begun = False
+        for _ in range(len(self._put_off)):
+            if self.is_over:
+                break
+            self._put_off.popleft()()

@@ -1,0 +1,132 @@
+"""Destinations that nobody is known to be: they cost next to nothing, however many, and get a link as soon as somebody is."""
+
+import asyncio
+import random
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from spoolnode.cluster.candidate import Candidate
+from spoolnode.cluster.cluster import Cluster
+from spoolnode.cluster.dial import DialError, Kind
+from spoolnode.node.config import Config
+from spoolnode.node.disk import RealDisk
+from spoolnode.node.layout import Layout
+from spoolnode.node.recovery import prepare
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.spool import Spool
+
+NODE = "0123456789ab"
+MANY = 3000
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+class Home:
+    """A node, as far as its cluster asks for it. Nobody whom it calls is there."""
+
+    def __init__(self, path: Path) -> None:
+        self.id, self.instance = NODE, "instance"
+        self.config = Config(spool=str(path), name="alpha", discover=["none"])
+        self.listener = SimpleNamespace(addresses=["127.0.0.1:1"])
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+        self.spool = Spool(RealDisk(), Layout(str(path)), NODE, RetryPolicy(3), random.Random(1), sync=False)
+        prepare(self.spool.keeper, self.report)
+        self.spool.load()
+        self.called: list[str] = []
+        self.cluster = Cluster(self, None, self.dial, random.Random(1))  # type: ignore[arg-type] # a stand-in
+
+    def report(self, action: str, **details: Any) -> None:
+        self.reports.append((action, details))
+
+    def status(self) -> dict[str, Any]:
+        return {"id": NODE, "name": "alpha"}
+
+    async def dial(self, address: str, *_: Any) -> Any:
+        self.called.append(address)
+        raise DialError(Kind.REFUSED, f"nobody listens on {address}")
+
+    def store(self, to: str) -> None:
+        """A task for another node is safe."""
+        number = self.spool.outbox.number(to)
+        self.spool.outbox.accept_file(f"outbox/{to}/uwsgi_spoolfile_on_{NODE}_1_{number}@{number}", time.time())
+
+    def tried(self, to: str) -> bool:
+        """Whether its link was tried."""
+        return any(action == "link_failed" and details["destination"] == to for action, details in self.reports)
+
+    async def close(self) -> None:
+        await self.cluster.leave()
+        await self.cluster.stop()
+        for thread in (self.spool.packing, self.spool.commits, self.spool.moves):
+            await thread.close()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def test_made_up_destinations_have_nothing_that_runs(tmp_path: Path) -> None:
+    async def story() -> None:
+        home = Home(tmp_path / "spool")
+        await home.cluster.start()
+        before = len(asyncio.all_tasks())
+        for n in range(MANY):
+            home.store(f"ghost-{n}")
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) - before <= 1
+        links = home.cluster.links()
+        assert len(links) == MANY
+        assert not any(link["known"] for link in links.values())
+        await home.close()
+
+    run(story())
+
+
+def test_what_waits_for_nobody_gets_its_link_when_somebody_appears(tmp_path: Path) -> None:
+    async def story() -> None:
+        home = Home(tmp_path / "spool")
+        await home.cluster.start()
+        for n in range(MANY):
+            home.store(f"ghost-{n}")
+        home.cluster.found(Candidate("static", "ghost-7", "", "ghost-7", ("127.0.0.1:7",)))
+        await until(lambda: home.tried("ghost-7"))
+        assert set(home.called) == {"127.0.0.1:7"}
+        assert home.cluster.links()["ghost-7"]["known"]
+        assert not home.tried("ghost-8")
+        await home.close()
+
+    run(story())
+
+
+def test_whoever_tries_a_destination_by_hand_need_not_wait_until_it_is_looked_for(tmp_path: Path) -> None:
+    async def story() -> None:
+        home = Home(tmp_path / "spool")
+        home.store("ghost")
+        assert not home.cluster.flush("ghost")
+        home.cluster.found(Candidate("static", "ghost", "", "ghost", ("127.0.0.1:7",)))
+        assert home.cluster.flush("ghost")
+        await until(lambda: home.tried("ghost"))
+        await home.close()
+
+    run(story())
+
+
+def test_a_destination_for_which_nothing_waits_any_more_is_forgotten(tmp_path: Path) -> None:
+    async def story() -> None:
+        home = Home(tmp_path / "spool")
+        home.store("ghost")
+        (ref,) = home.spool.outbox.files.known
+        await home.spool.remove(home.spool.outbox.files, ref)
+        await home.spool.sync_marks()
+        home.cluster.tick()
+        await until(lambda: not home.spool.outbox.destinations)
+        await home.close()
+
+    run(story())

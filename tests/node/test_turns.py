@@ -1,0 +1,190 @@
+"""One read may bring thousands of requests: they share the turns of the loop with everybody else's, and keep their order."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from linked import Station
+
+from spoolnode.node import conversation as conversations
+from spoolnode.node.conversation import Conversation, Services
+from spoolnode.node.turns import TURN_SECONDS, Turns
+from spoolnode.protocol.answer import AnswerReader, is_stored
+from spoolnode.protocol.packet import EXTENDED, PING, SPOOL_REQUEST, decode_variables, encode_variables, packet
+
+MANY = 400
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(story)
+
+
+def request(n: int) -> bytes:
+    return packet(SPOOL_REQUEST, encode_variables([(b"n", b"%d" % n)]), EXTENDED)
+
+
+class Wire:
+    """A connection that remembers what was asked of it."""
+
+    def __init__(self, services: Services) -> None:
+        self.said = b""
+        self.is_read = True
+        self.pauses = 0
+        self.ended = False
+        self.talk = Conversation(services, self, "here", local=True, allowed=True, max_block=0xFFFF)
+
+    def write(self, data: bytes) -> None:
+        self.said += data
+
+    def close(self) -> None:
+        self.ended = True
+
+    def linger(self) -> None:
+        self.ended = True
+
+    def pause(self) -> None:
+        assert self.is_read
+        self.is_read = False
+        self.pauses += 1
+
+    def resume(self) -> None:
+        assert not self.is_read
+        self.is_read = True
+
+    def touch(self) -> None:
+        self.talk.made_progress()
+
+    @property
+    def answers(self) -> list[tuple[int, int, bytes]]:
+        """What it was told."""
+        reader = AnswerReader()
+        reader.receive(self.said)
+        return [*iter(reader.next_answer, None)]
+
+    @property
+    def stored(self) -> int:
+        """How many tasks it was told are stored; nothing else was said."""
+        return sum(is_stored(*answer[1:]) for answer in self.answers)
+
+
+class Counting(Services):
+    """What conversations need, and how many tasks they have taken."""
+
+    def __init__(self, station: Station, clock: Callable[[], float] = lambda: 0.0) -> None:
+        super().__init__(station.door, dict, lambda *_, **__: None, lambda *_, **__: None, turns=Turns(clock))
+        station.spool.intake.flushed = self.flush
+        self.order: list[int] = []
+        """The numbers of the tasks, as they came to the intake."""
+        add = station.spool.intake.add
+
+        def counted(block: bytes, *rest: Any) -> None:
+            self.order.append(int(dict(decode_variables(block))[b"n"]))
+            add(block, *rest)
+
+        station.spool.intake.add = counted  # type: ignore[method-assign] # the real one, and a look at what goes there
+
+    async def shares(self, wanted: int) -> list[int]:
+        """How many were taken at once and in each turn since, until `wanted` are."""
+        found = [len(self.order)]
+        while len(self.order) < wanted:
+            await asyncio.sleep(0)
+            found.append(len(self.order) - sum(found))
+        return found
+
+
+def test_a_burst_is_taken_in_shares_and_is_not_read_on_meanwhile() -> None:
+    async def story() -> None:
+        station = Station()
+        services = Counting(station)
+        wire = Wire(services)
+        wire.talk.receive(b"".join(map(request, range(MANY))))
+        assert not wire.is_read, "what comes meanwhile waits in the kernel"
+        assert wire.talk.waits_for_us, "and the client is not called slow for it"
+        assert max(await services.shares(MANY)) <= conversations.TAKEN_AT_ONCE
+        assert wire.is_read
+        await station.rest()
+        assert (wire.stored, wire.pauses) == (MANY, 1)
+        assert services.order == [*range(MANY)]
+
+    run(story())
+
+
+def test_others_have_their_turn_between_the_shares_of_a_burst() -> None:
+    async def story() -> None:
+        station = Station()
+        services = Counting(station)
+        bursting, other, late = Wire(services), Wire(services), Wire(services)
+        bursting.talk.receive(b"".join(map(request, range(MANY))))
+        other.talk.receive(b"".join(request(n) for n in range(MANY, MANY + 100)))
+        await asyncio.sleep(0)
+        late.talk.receive(request(2 * MANY))
+        await station.rest()
+        place = {n: index for index, n in enumerate(services.order)}
+        assert len(place) == MANY + 101
+        assert place[MANY + 99] < place[MANY - 1], "each gets as much as the others"
+        assert place[2 * MANY] < place[MANY - 1], "and whoever has little need not wait for who has much"
+        assert (bursting.stored, other.stored, late.stored) == (MANY, 100, 1)
+
+    run(story())
+
+
+def test_all_connections_together_keep_the_loop_no_longer_than_a_turn_may_last() -> None:
+    now = 0.0
+
+    def clock() -> float:
+        nonlocal now
+        now += TURN_SECONDS / 10  # so much has passed at each look: one before each request
+        return now
+
+    async def story() -> None:
+        station = Station()
+        services = Counting(station, clock)
+        wires = [Wire(services) for _ in range(50)]
+        for wire in wires:
+            wire.talk.receive(b"".join(map(request, range(8))))
+        shares = await services.shares(50 * 8)
+        assert max(shares) <= 10
+        assert min(shares) > 0, "each turn gets on"
+        await station.rest()
+        assert [wire.stored for wire in wires] == [8] * 50
+
+    run(story())
+
+
+def test_pings_in_a_burst_are_answered_in_order_with_the_tasks_around_them() -> None:
+    async def story() -> None:
+        station = Station()
+        wire = Wire(Counting(station))
+        ping = packet(PING, b"", EXTENDED)
+        wire.talk.receive(b"".join(request(n) + ping for n in range(300)))
+        await station.rest()
+        assert [answer[0] == PING for answer in wire.answers] == [False, True] * 300
+        assert wire.is_read
+
+    run(story())
+
+
+def test_what_is_put_off_ends_with_its_connection() -> None:
+    async def story() -> None:
+        station = Station()
+        wire = Wire(Counting(station))
+        wire.talk.receive(b"".join(map(request, range(MANY))))
+        wire.talk.lost()
+        await station.rest()
+        assert station.spool.counts.accepted == conversations.TAKEN_AT_ONCE, "nobody was told of the others"
+        assert station.run_all() == [*range(conversations.TAKEN_AT_ONCE)]
+
+    run(story())
+
+
+def test_a_mistake_among_requests_that_were_put_off_is_said_after_the_answers_before_it() -> None:
+    async def story() -> None:
+        station = Station()
+        wire = Wire(Counting(station))
+        wire.talk.receive(b"".join(map(request, range(100))) + b"GET / HTTP/1.1\r\n\r\n" + request(100))
+        await station.rest()
+        assert wire.ended
+        assert [is_stored(*answer[1:]) for answer in wire.answers] == [True] * 100 + [False]
+        assert station.run_all() == [*range(100)]
+
+    run(story())
