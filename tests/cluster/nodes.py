@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from history import Killed, Ledger, Summary, check, read_lines
 from netns import Hosts
-from support import RunningNode, eventually
+from support import PATIENCE, RunningNode, eventually
 from talk import connect, read_answers, request
 
 from spoolnode.control_client import ask
@@ -32,8 +32,8 @@ from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
 
 PORT = 3031
-AT_ONCE = 4.5
-"""Seconds, on a busy machine too, for what is told: a ping would find it out after 5 s of silence."""
+TOLD = 4.5
+"""Seconds for what is told: a ping would find it out after 5 s of silence."""
 AT_ONCE = 200
 """Requests that a client sends before it reads the answers."""
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -220,7 +220,7 @@ class Cluster:
         """A file for which tasks wait that carry its path as `gate`; `touch` opens it."""
         return self.directory / f"gate.{name}"
 
-    def wait_until_done(self, numbers: Iterable[int] = (), patience: float = 30.0) -> None:
+    def wait_until_done(self, numbers: Iterable[int] = (), patience: float = PATIENCE) -> None:
         """Returns when these tasks (default: all that were acknowledged) have run."""
         wanted = set(numbers) or self.ledger.acknowledged.keys()
 

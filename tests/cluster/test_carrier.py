@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import PATIENCE
 
 from spoolnode.cluster import carrier as carriers
 from spoolnode.cluster.carrier import Carrier, NotIt, Surroundings
@@ -222,7 +223,7 @@ class _Zero(random.Random):
 
 async def until(condition: Callable[[], Any], what: str) -> None:
     """Returns when it is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not condition():
             await asyncio.sleep(0.005)
     assert condition(), what
@@ -232,7 +233,7 @@ def run(tmp_path: Path, story: Callable[[Sender, Other], Awaitable[None]], to: s
     """Runs a story with both sides."""
 
     async def main() -> None:
-        async with asyncio.timeout(30), Other() as other:
+        async with asyncio.timeout(PATIENCE * 2), Other() as other:
             sender = Sender(tmp_path, other, to)
             try:
                 await story(sender, other)
@@ -411,7 +412,7 @@ def test_somebody_else_at_the_address_of_a_name_gets_nothing_and_the_reason_is_s
 
 def test_at_an_address_whoever_is_there_is_it(tmp_path: Path) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30), Other() as other:
+        async with asyncio.timeout(PATIENCE * 2), Other() as other:
             other.status = {"id": "cccccccccccc", "name": "gamma"}
             sender = Sender(tmp_path, other, other.address)
             try:
@@ -452,7 +453,7 @@ def test_a_peer_that_is_not_wanted_gets_nothing(tmp_path: Path) -> None:
 def test_nobody_listening_is_tried_again_and_nothing_is_lost(tmp_path: Path) -> None:
     async def main() -> None:
         other = Other()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE * 2):
             async with other:
                 pass
             sender = Sender(tmp_path, other)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from nodes import AT_ONCE, Cluster, HostNode, at, copy_spool
+from nodes import TOLD, Cluster, HostNode, at, copy_spool
 from parties import FakeNode, Party, status_of
 from support import RunningNode, eventually
 from talk import connect
@@ -29,7 +29,7 @@ def test_goodbye_is_heard_and_any_avoids_who_leaves(cluster: Cluster) -> None:
     stopping = beta.wait_for_log("stopping")
     for node in (alpha, gamma):
         leaving = node.wait_for_log("peer_leaving", id=beta.id)
-        assert at(leaving) - at(stopping) < AT_ONCE
+        assert at(leaving) - at(stopping) < TOLD
     numbers = cluster.send(alpha, 200, "any")
     cluster.wait_until_done(numbers)
     where = cluster.where(numbers)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from crowd import Crowd
 from netns import Hosts
-from nodes import AT_ONCE, PORT, Cluster, at
+from nodes import PORT, TOLD, Cluster, at
 from support import eventually
 
 Cut = Callable[[Hosts, int], None]
@@ -40,7 +40,7 @@ def test_cut_in_mid_stream_loses_nothing_and_doubles_nothing(cluster: Cluster, c
         assert min(waiting) > 100
         cluster.hosts.heal(beta.host)
         crowd.allow(100)
-        cluster.wait_until_done(patience=60)
+        cluster.wait_until_done()
         eventually(lambda: crowd.problems or crowd.ledger.settled == crowd.quota, "every task has an answer")
     assert not crowd.problems
     cluster.wait_until_done()
@@ -76,7 +76,7 @@ def test_node_that_returns_with_another_address_gets_what_waits_for_it(cluster: 
     ready = beta.restart().wait_for_log("ready", count=2)
     cluster.wait_until_done()
     up = alpha.wait_for_log("peer_up", id=beta.id, address=f"10.77.9.9:{PORT}")
-    assert at(up) - at(ready) < AT_ONCE
+    assert at(up) - at(ready) < TOLD
     later = cluster.send(alpha, 10, old)
     eventually(lambda: alpha.status()["outbox"] == {old: 10}, "nobody else is meant by an address")
     assert {place for places in cluster.where(numbers).values() for place in places} == {"beta"}

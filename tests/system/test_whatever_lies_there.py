@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 import pytest
 from support import RunningNode, eventually
+from talk import connect, read_answers, request
 from watch import NOTES, Gate, notes, wait_for_note
 
 import spoolnode
 from spoolnode.control_client import ask
-from spoolnode.node.intake import BATCH_SIZE
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import head
 
@@ -139,10 +139,16 @@ def test_numeric_directories_that_nest_700_deep_are_watched_and_searched(node: R
     wait_for_note(node, "runs 7")
 
 
+def fill_a_batch(node: RunningNode) -> None:
+    """A hundred tasks of 1 kB, more than are settled, all at once: a batch takes no more after a second."""
+    with connect(("127.0.0.1", node.port)) as sock:
+        sock.sendall(b"".join(request({"n": n, "filler": "x" * 1000}, extended=True) for n in range(100)))
+        assert [modifier2 for _, modifier2, _ in read_answers(sock, 100)] == [1] * 100
+
+
 def test_of_a_batch_that_is_cut_while_its_tasks_wait_the_whole_ones_run_and_it_is_kept(node: RunningNode, gate: Gates) -> None:
     node.start(app=APP)
-    for n in range(100):  # more than are settled
-        spoolnode.send_to_spooler({"n": n, "filler": "x" * 1000}, via=node.via)
+    fill_a_batch(node)
     (batch,) = (path for path in (node.spool / "incoming").iterdir())
     os.truncate(batch, 60_000)
     gate("begin").open()
@@ -157,11 +163,10 @@ def test_of_a_batch_that_is_cut_while_its_tasks_wait_the_whole_ones_run_and_it_i
 
 def test_a_batch_that_was_cut_while_no_node_ran_is_kept_and_the_whole_tasks_run(node: RunningNode, gate: Gates) -> None:
     node.start()
-    for n in range(100):
-        spoolnode.send_to_spooler({"n": n, "filler": "x" * 1000}, via=node.via)
+    fill_a_batch(node)
     node.kill9()
     (batch,) = (path for path in (node.spool / "incoming").iterdir())
-    assert batch.stat().st_size == BATCH_SIZE
+    assert batch.stat().st_size > 100_000
     os.truncate(batch, 60_000)
     gate("begin").open()
     node.start(app=APP)

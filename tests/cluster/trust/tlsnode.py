@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
+from support import PATIENCE
 
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import Config
@@ -17,7 +18,6 @@ from spoolnode.node.listener import Listener
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
 T = TypeVar("T")
-PATIENCE = 10.0
 
 ONE = packet(SPOOL_REQUEST, encode_variables([(b"n", b"1")]), PLAIN)
 LINK = packet(SPOOL_REQUEST, encode_variables([(b"n", b"1")]), EXTENDED)
@@ -27,7 +27,7 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
     """Runs a coroutine as a node would."""
 
     async def limited() -> T:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE * 2):
             return await main()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -132,7 +132,7 @@ class Talk(asyncio.Protocol):
 
 async def until(condition: Callable[[], Any], what: str) -> None:
     """Returns when it is so; no sleep is long."""
-    end = asyncio.get_running_loop().time() + PATIENCE / 2
+    end = asyncio.get_running_loop().time() + PATIENCE
     while not condition():
         assert asyncio.get_running_loop().time() < end, f"not in time: {what}"
         await asyncio.sleep(0.005)
