@@ -38,7 +38,7 @@ def test_every_page_is_in_the_list_of_contents() -> None:
     assert {f"docs/{name}" for name in listed} | {"README.md", "docs/README.md"} == set(FOR_USERS)
 
 
-@pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md", "bench/README.md"])
 def test_lines_can_be_read(name: str) -> None:
     long = [line for line in prose(name).splitlines() if len(line) > 100 and not line.startswith("|")]
     assert not long
@@ -51,7 +51,7 @@ def test_sentences_are_plain(name: str) -> None:
     assert not re.findall(f".*{words}.*", prose(name), flags=re.I)
 
 
-@pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md", "bench/README.md"])
 def test_every_block_says_its_language(name: str) -> None:
     assert all(block.language for block in blocks(name))
     assert "```" not in prose(name), "each block is closed"
