@@ -30,7 +30,6 @@ from aiohttp import web
 from spoolnode.node import inspect, metrics
 from spoolnode.node.config import BadConfig, parse_address
 from spoolnode.node.disk import is_full
-from spoolnode.node.intake import Batch
 from spoolnode.node.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.listener import cannot_listen
 from spoolnode.protocol.errors import BadPacket
@@ -40,7 +39,7 @@ from spoolnode.protocol.request import Terms
 
 if TYPE_CHECKING:
     from spoolnode.node.node import Node
-    from spoolnode.node.spool import Source
+    from spoolnode.node.tasks import Source
 
 LONGEST_WAIT = 86400.0
 """The longest that an answer may be asked to wait, in seconds."""
@@ -262,8 +261,7 @@ class Control:
 
     def _holder(self, source: "Source", ref: Any) -> str:
         """Where a task is that is in flight."""
-        outbound = source is self._node.spool.outbox.files or (isinstance(source, Batch) and source.link_number(ref))
-        return "being sent to another node right now" if outbound else "with a worker"
+        return "being sent to another node right now" if source.link_number(ref) else "with a worker"
 
     async def _retry(self, request: web.Request) -> web.Response:
         identity = _identity(request)

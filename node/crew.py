@@ -15,7 +15,7 @@ from spoolnode.node.queue import Ref
 from spoolnode.node.reserve import Reserve
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.slots import TIMER
-from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Files, Spool
+from spoolnode.node.spool import LOCKED_SECONDS, SHORT_SECONDS, Spool
 from spoolnode.node.strays import mark_of
 from spoolnode.node.warden import Warden
 from spoolnode.protocol.errors import SpoolnodeError
@@ -233,7 +233,7 @@ class Crew:
         if taken is None:
             return False
         source, refs, rank = taken
-        if isinstance(source, Files):
+        if source.number is None:
             for start in range(0, len(refs), wire.MAX_FILES):
                 files = refs[start : start + wire.MAX_FILES]
                 self._hand_over(worker, InFlight(source, files, rank, set(range(len(files)))), None, files)

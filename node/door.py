@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from spoolnode.node.intake import INLINE_BODY, Outbound, PromptWaiter, Waiter
+from spoolnode.node.intake import INLINE_BODY, PromptWaiter, Waiter
 from spoolnode.node.numbers import FLOOR_AHEAD, RUN_BITS, Key, Verdict
 from spoolnode.node.spool import Spool
+from spoolnode.node.tasks import Outbound
 from spoolnode.node.upload import Upload
 from spoolnode.node.waiters import KNOWN, Arrival, Copies, Leaving
 from spoolnode.protocol import names

@@ -11,16 +11,15 @@ Assumes: one event loop calls everything but `_commit`, which runs in the disk t
 import asyncio
 import contextlib
 import errno
-import secrets
 import time
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.layout import Layout, create, make_places
+from spoolnode.node.tasks import Batch, Outbound
 from spoolnode.node.threads import DiskThread
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import Reason, Refused
@@ -52,65 +51,11 @@ class PromptWaiter(Waiter, Protocol):
         """The task is on disk; `stored` follows on the loop. Called in the disk thread; raises nothing."""
 
 
-class Outbound(NamedTuple):
-    """A task that is for another node."""
-
-    to: str
-    number: int
-
-
 class Blank(NamedTuple):
     """A file of zeros that will be a batch."""
 
     path: str
     descriptor: int
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """One file of incoming/, as the node knows it."""
-
-    number: int
-    descriptor: int = -1
-    """-1 while nothing is written yet, or the file is closed again."""
-    salt: int = field(default_factory=lambda: secrets.randbits(32))
-    """Goes into the crc of its records (see `protocol.batch`)."""
-    seed: int = 0
-    """Where that crc begins."""
-    end: int = batchfile.HEADER_SIZE
-    """Where the next record goes."""
-    live: int = 0
-    """Committed tasks in it that are not finished."""
-    accepted: float = 0.0
-    """When its first task was accepted."""
-    closed: bool = False
-    """It takes no more tasks, and the spool has heard of all that it took."""
-    closed_at: float = 0.0
-    """Monotonic time of that."""
-    frozen: bool = False
-    """Its tasks are being moved; none may start."""
-    flying: set[int] = field(default_factory=set)
-    """Tasks of it that are with workers, or whose fate is being decided."""
-    moved: dict[int, str] = field(default_factory=dict)
-    """Where its tasks went when it was settled."""
-    void: set[int] = field(default_factory=set)
-    """Records that are no tasks and may still look like some: refused, or moved, and perhaps not marked."""
-    refused: set[int] = field(default_factory=set)
-    """Those of them that never were tasks."""
-    arrived: bool = False
-    """It has tasks that came over links: it proves that their numbers are taken."""
-    outbound: "array[int]" = field(default_factory=lambda: array("I"))
-    """Which of its tasks are for other nodes, in order..."""
-    numbers: "array[int]" = field(default_factory=lambda: array("Q"))
-    """...and the numbers that their links gave them."""
-
-    def __post_init__(self) -> None:
-        self.seed = batchfile.seed_of(self.number, self.salt)
-
-    def link_number(self, offset: int) -> int:
-        """The number of a task that is for another node; 0 when it is for this one."""
-        at = bisect_left(self.outbound, offset)
-        return self.numbers[at] if at < len(self.outbound) and self.outbound[at] == offset else 0
 
 
 @dataclass(eq=False, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.layout import create, number_of, outbox_ref, reason_ref, ref_id, waiting_ref
+from spoolnode.node.layout import create, is_outbound, number_of, outbox_ref, reason_ref, ref_id, waiting_ref
 from spoolnode.node.reader import Marker, Place
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
@@ -134,7 +134,7 @@ class Keeper(Marker):
                 self._sync_directory(directory)
             if any("/" in ref for ref in new):
                 self._sync_directory(self.layout.root)  # the directory itself may be new
-            if any(ref.startswith("outbox/") for ref in new):
+            if any(is_outbound(ref) for ref in new):
                 self._sync_directory(self.layout.outbox)
         except OSError:
             for ref in new:
@@ -267,7 +267,7 @@ class Keeper(Marker):
     def _mtime_at(self, place: Place, target: str, accepted: float) -> float:
         """The time of a task's file in its new place: when it was accepted, or when it is due here, if that is later."""
         accepted = min(accepted, time.time())
-        if target.startswith("outbox/"):
+        if is_outbound(target):
             return accepted
         try:
             at = names.read_at(dict(self._variables(place)).get(b"at", b""))

@@ -152,7 +152,7 @@ def rank_of(ref: str) -> int:
 def ref_id(ref: str) -> str:
     """The id of the task in a spool file."""
     name = ref.rpartition("/")[2]
-    return id_of_file(_numbered(name)[0] if ref.startswith("outbox/") else name)
+    return id_of_file(_numbered(name)[0] if is_outbound(ref) else name)
 
 
 def waiting_ref(identity: str, rank: int) -> str:
@@ -169,6 +169,11 @@ def reason_ref(dead: str) -> str:
 def outbox_ref(to: str, identity: str, number: int) -> str:
     """The ref of a task that waits for a peer: the number that its link gave it stands behind its id."""
     return f"outbox/{to}/{file_name(shortened(identity, LONGEST_ID - 21))}@{number}"
+
+
+def is_outbound(ref: str) -> bool:
+    """Whether a file waits for another node."""
+    return ref.startswith("outbox/")
 
 
 def destination_of(ref: str) -> str:

@@ -8,18 +8,18 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from spoolnode.node.intake import Batch
-from spoolnode.node.layout import destination_of, number_of, outbox_ref, waiting_ref
+from spoolnode.node.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
 from spoolnode.node.parcel import Asked, asked
 from spoolnode.node.queue import Entry, Ref
+from spoolnode.node.tasks import Batch, Source
 
 if TYPE_CHECKING:
-    from spoolnode.node.spool import Source, Spool
+    from spoolnode.node.spool import Spool
 
 Choice = Callable[[Asked], str | None]
 """Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
-Aside = tuple["Source", list[Any], int, dict[Ref, Entry]]
+Aside = tuple[Source, list[Any], int, dict[Ref, Entry]]
 """Tasks that were looked at and stay: source, refs, rank, and when those of them are due that are due later."""
 
 
@@ -70,7 +70,7 @@ class Moving:
         due = {entry[3]: entry for entry in entries}
         return source, list(due), rank, due
 
-    async def hand_over(self, source: "Source", refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
+    async def hand_over(self, source: Source, refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
         """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
 
         The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
@@ -79,7 +79,7 @@ class Moving:
         targets: dict[Ref, str] = {}
         self._spool.placing += 1
         try:
-            number = source.number if isinstance(source, Batch) else None
+            number = source.number
             wishes = await self._spool.packing.run(lambda: asked(self._spool.reader, number, refs))
             targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
             if isinstance(source, Batch) and source.arrived:
@@ -90,14 +90,14 @@ class Moving:
             self._spool.report("move_failed", move="hand over", reason=str(error))
         finally:
             for ref, target in targets.items():
-                if ref not in moved and target.startswith("outbox/"):
+                if ref not in moved and is_outbound(target):
                     self._spool.outbox.refused(destination_of(target), number_of(target))
             for target in moved.values():
                 self._welcome(target)
             self._spool.end_placing()
         return moved
 
-    def _targets(self, source: "Source", rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
+    def _targets(self, source: Source, rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
         targets: dict[Ref, str] = {}
         for ref, to in chosen.items():
             identity = self._spool.id_of(source, ref)
@@ -113,8 +113,8 @@ class Moving:
         try:
             mtime = self._spool.keeper.disk.stat(self._spool.layout.path(ref)).mtime
         except OSError:
-            mtime = 0.0 if not ref.startswith("outbox/") else now  # a worker, or a link, looks before it takes it
-        if ref.startswith("outbox/"):
+            mtime = 0.0 if not is_outbound(ref) else now  # a worker, or a link, looks before it takes it
+        if is_outbound(ref):
             self._spool.outbox.accept_file(ref, mtime)
         else:
             self._spool.notice(ref, mtime, now, sure=True)

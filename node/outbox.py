@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgpack
 
-from spoolnode.node.intake import Batch
 from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
 from spoolnode.node.numbers import LAST_RUN, RUN_BITS, Intervals, Owed
 from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records
 from spoolnode.node.queue import ReadyQueue, Ref
 from spoolnode.node.recovery import move_aside, read_small
+from spoolnode.node.tasks import Batch, Files, Source
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.names import LAST
@@ -30,7 +30,7 @@ from spoolnode.protocol.names import LAST
 if TYPE_CHECKING:
     from spoolnode.node.moving import Choice
     from spoolnode.node.recovery import Found
-    from spoolnode.node.spool import Files, Source, Spool
+    from spoolnode.node.spool import Spool
 
 EXPIRED_AT_ONCE = 100
 """Tasks whose hold is over that are given up before others have their turn at the disk."""
@@ -60,7 +60,7 @@ class Destination:
 class Load:
     """Tasks that a link has taken to send."""
 
-    source: "Source"
+    source: Source
     rank: int
     parcels: list[Parcel]
     doubtful: bool = False
@@ -94,7 +94,7 @@ def _links(content: dict[str, Any]) -> _Links:
 class Outbox:
     """All destinations of one node."""
 
-    def __init__(self, spool: "Spool", files: "Files") -> None:
+    def __init__(self, spool: "Spool", files: Files) -> None:
         self._spool = spool
         self.files = files
         self.destinations: dict[str, Destination] = {}
@@ -167,7 +167,7 @@ class Outbox:
             if owner != found.peer and queue.size:
                 numbers = Intervals()
                 for source, ref in queue.items():
-                    numbers.add(_number(source, ref))
+                    numbers.add(source.link_number(ref))
                 others[owner] = numbers.pairs()
         return others
 
@@ -218,7 +218,7 @@ class Outbox:
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number, file.sent or suspicious)
         self._old_doubts.clear()
 
-    def _adopt_one(self, to: str, source: "Source", ref: Ref, rank: int, number: int, sent: bool) -> None:
+    def _adopt_one(self, to: str, source: Source, ref: Ref, rank: int, number: int, sent: bool) -> None:
         found = self._destination(to)
         found.owed.give(number)
         self._grow(found, 1)
@@ -305,7 +305,7 @@ class Outbox:
         self._sort_out(found, source, refs, packed, peer if doubtful else "")
         return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)], doubtful)
 
-    def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple["Source", list[Any], int, bool] | None:
+    def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple[Source, list[Any], int, bool] | None:
         queues = [(found.doubts[peer], True)] if peer in found.doubts else []
         for queue, doubtful in [*queues, (found.fresh, False)]:
             while (taken := queue.take(count)) is not None:
@@ -321,7 +321,7 @@ class Outbox:
                     return source, list(refs), rank, doubtful
         return None
 
-    def _pack(self, source: "Source", refs: list[Ref]) -> list[Parcel | Unsendable]:
+    def _pack(self, source: Source, refs: list[Ref]) -> list[Parcel | Unsendable]:
         marker = self._spool.marker
         if isinstance(source, Batch):
             return pack_records(marker, source.number, [int(ref) for ref in refs])
@@ -336,24 +336,24 @@ class Outbox:
         return packed
 
     def _sort_out(
-        self, found: Destination, source: "Source", refs: list[Ref], packed: list[Parcel | Unsendable], owner: str
+        self, found: Destination, source: Source, refs: list[Ref], packed: list[Parcel | Unsendable], owner: str
     ) -> None:
         """What is gone is forgotten, what cannot be sent is given up. `owner`: who may have them."""
         if len(packed) < len(refs):
             there = {parcel.ref for parcel in packed}
-            self._end(found, source, [(ref, _number(source, ref)) for ref in refs if ref not in there])
+            self._end(found, source, [(ref, source.link_number(ref)) for ref in refs if ref not in there])
         for parcel in packed:
             if isinstance(parcel, Unsendable):
-                self.give_up(found.name, source, parcel.ref, _number(source, parcel.ref), parcel.reason, doubtful=owner)
+                self.give_up(found.name, source, parcel.ref, source.link_number(parcel.ref), parcel.reason, doubtful=owner)
 
-    def give_back(self, to: str, peer: str, source: "Source", refs: list[Any], rank: int, *, doubtful: bool) -> None:
+    def give_back(self, to: str, peer: str, source: Source, refs: list[Any], rank: int, *, doubtful: bool) -> None:
         """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
         found = self._destination(to)
         self._land(source, refs)
         queue = self._doubt(found, peer) if doubtful else found.fresh
         queue.give_back(source, refs, rank)
 
-    def handed(self, to: str, peer: str, source: "Source", sent: list[tuple[Ref, int]], rank: int) -> None:
+    def handed(self, to: str, peer: str, source: Source, sent: list[tuple[Ref, int]], rank: int) -> None:
         """The other node has these tasks, safely: they leave this disk. `sent`: ref and number of each."""
         found = self._destination(to)
         keeper = self._spool.keeper
@@ -382,7 +382,7 @@ class Outbox:
         self._spool.moves.submit(leave, left)
 
     def give_up(
-        self, to: str, source: "Source", ref: Ref, number: int, reason: str, *, doubtful: str = "", rank: int = LAST
+        self, to: str, source: Source, ref: Ref, number: int, reason: str, *, doubtful: str = "", rank: int = LAST
     ) -> None:
         """A task that was taken cannot be delivered: it goes to dead/, with the reason.
 
@@ -391,7 +391,7 @@ class Outbox:
         """
         found = self._destination(to)
         keeper = self._spool.keeper
-        batch = source.number if isinstance(source, Batch) else None
+        batch = source.number
 
         def buried(result: None, error: BaseException | None) -> None:
             del result
@@ -428,7 +428,7 @@ class Outbox:
                     moved = await self._spool.moving.hand_over(source, refs, rank, choose)
                 finally:
                     stay.append((source, [ref for ref in refs if ref not in moved], rank))
-                    self._end(found, source, [(ref, _number(source, ref)) for ref in moved])
+                    self._end(found, source, [(ref, source.link_number(ref)) for ref in moved])
                 total += len(moved)
         finally:
             for source, refs, rank in reversed(stay):
@@ -438,7 +438,7 @@ class Outbox:
                 self.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
         return total
 
-    def _take_fresh(self, found: Destination, count: int) -> tuple["Source", list[Any], int] | None:
+    def _take_fresh(self, found: Destination, count: int) -> tuple[Source, list[Any], int] | None:
         taken = self._take(found, NOBODY, count, count)
         return taken[:3] if taken is not None else None
 
@@ -459,7 +459,7 @@ class Outbox:
         finally:
             self._expiring = False
 
-    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, str, "Source", Any, int]]:
+    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, str, Source, Any, int]]:
         """Up to `count` tasks that were accepted before `oldest` (seconds since 1970), each taken, for `give_up`: destination,
         who may have it, source, ref, number."""
         for found in self.destinations.values():
@@ -470,19 +470,19 @@ class Outbox:
                     real, place = self._real(source, ref)
                     if isinstance(real, Batch) or (place in real.known and place not in real.flying):
                         real.flying.add(place)
-                        yield found.name, owner, real, place, _number(real, place)
+                        yield found.name, owner, real, place, real.link_number(place)
 
-    def _real(self, source: "Source", ref: Any) -> tuple["Source", Any]:
+    def _real(self, source: Source, ref: Any) -> tuple[Source, Any]:
         """Where a task is that a place in a queue leads to: it may have settled."""
         return (self.files, source.moved[ref]) if isinstance(source, Batch) and ref in source.moved else (source, ref)
 
-    def _accepted(self, source: "Source", ref: Ref) -> float:
+    def _accepted(self, source: Source, ref: Ref) -> float:
         """When a task was accepted, in seconds since 1970."""
         if isinstance(source, Batch):
             return source.accepted
         return self.files.known.get(str(ref), 0.0)
 
-    async def remove(self, source: "Source", ref: Any) -> bool:
+    async def remove(self, source: Source, ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""
         to = self.destination(source, ref)
         if to is None or ref in source.flying or source.frozen:
@@ -507,7 +507,7 @@ class Outbox:
             ended = True  # somebody else removed it
         finally:
             if ended:
-                self._end(found, source, [(ref, _number(source, ref))])
+                self._end(found, source, [(ref, source.link_number(ref))])
             else:
                 self._land(source, [ref])
                 for queue in queues:
@@ -515,7 +515,7 @@ class Outbox:
                 self.woken(to)
         return removed
 
-    def destination(self, source: "Source", ref: Ref) -> str | None:
+    def destination(self, source: Source, ref: Ref) -> str | None:
         """Where a task in here is to go; None when it is none of ours."""
         if source is self.files:
             return destination_of(str(ref)) if ref in self.files.known else None
@@ -555,7 +555,7 @@ class Outbox:
         found.size += count
         self.total += count
 
-    def _end(self, found: Destination, source: "Source", ended: list[tuple[Ref, int]]) -> None:
+    def _end(self, found: Destination, source: Source, ended: list[tuple[Ref, int]]) -> None:
         self._grow(found, -len(ended))
         self._ended += [(found.name, number) for _, number in ended if number]
         refs = [ref for ref, _ in ended]
@@ -567,7 +567,7 @@ class Outbox:
             source.known.pop(str(ref), None)
         self._spool.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
 
-    def _land(self, source: "Source", refs: list[Any]) -> None:
+    def _land(self, source: Source, refs: list[Any]) -> None:
         source.flying.difference_update(refs)
 
     def prune(self, name: str) -> None:
@@ -586,10 +586,6 @@ class Outbox:
         if peer not in found.doubts:
             found.doubts[peer] = ReadyQueue()
         return found.doubts[peer]
-
-
-def _number(source: "Source", ref: Ref) -> int:
-    return source.link_number(int(ref)) if isinstance(source, Batch) else number_of(str(ref))
 
 
 def boot_id(now: float) -> str:

@@ -17,10 +17,10 @@ from spoolnode.node import layout as places
 from spoolnode.node.clock import correct_times
 from spoolnode.node.config import BadConfig
 from spoolnode.node.disk import Disk, discard
-from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper, destination_of_variables, rank_of_variables
 from spoolnode.node.numbers import Taken
 from spoolnode.node.reader import Reader
+from spoolnode.node.tasks import Batch
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.forward import undress
@@ -295,7 +295,7 @@ def _is_second(keeper: Keeper, ref: str, dead: dict[str, str], seen: set[str], r
     identity = places.ref_id(ref)
     is_dead = identity in dead and _has_reason(keeper, dead[identity]) and not _has_reason(keeper, ref)
     if not is_dead and identity not in seen:
-        if ref.startswith("outbox/"):
+        if places.is_outbound(ref):
             seen.add(identity)
         return False
     try:

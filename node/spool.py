@@ -4,7 +4,7 @@ Lives on the event loop and never blocks it: disk work goes to threads. The *com
 else; the *keeper* thread makes every move, one after another; the *packing* thread reads what links send. Which thread may
 touch what, and why that is safe, stands in ARCHITECTURE.md, "Threads".
 
-A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Files`.
+What a task in memory is: see `tasks`.
 """
 
 import asyncio
@@ -13,16 +13,15 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, MutableSequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from spoolnode.node.background import spawn
 from spoolnode.node.clock import correct_times
 from spoolnode.node.disk import Disk
-from spoolnode.node.intake import BATCH_SECONDS, Batch, Group, Intake
+from spoolnode.node.intake import BATCH_SECONDS, Group, Intake
 from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, rank_of, ref_id
+from spoolnode.node.layout import Layout, is_outbound, rank_of, ref_id
 from spoolnode.node.moving import Moving
 from spoolnode.node.numbers import Taken
 from spoolnode.node.outbox import Outbox
@@ -32,9 +31,10 @@ from spoolnode.node.reader import Marker, Progress, Reader
 from spoolnode.node.recovery import Found, FoundBatch, recover, spool_files
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.retrying import Retrying
+from spoolnode.node.tasks import Batch, Counts, Files, Source
 from spoolnode.node.threads import DiskThread
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import LAST, file_name, task_id
+from spoolnode.protocol.names import LAST, file_name
 from spoolnode.protocol.spoolfile import FINISHED
 
 SETTLE_AT_MOST = 64
@@ -51,39 +51,6 @@ DISK_REST_SECONDS = 60.0
 """Pause after a move that a full or failing disk did not take."""
 LOCKED_SECONDS = 1.0
 """Pause before a file is tried again that somebody else holds locked."""
-
-
-@dataclass(eq=False, slots=True)
-class Files:
-    """The source of all tasks that have a spool file of their own."""
-
-    known: dict[str, float] = field(default_factory=dict)
-    """When each is due (in the outbox: when it was accepted); a file is in here from when it is noticed until it is gone."""
-    flying: set[str] = field(default_factory=set)
-    """Those that are with a worker."""
-    frozen: bool = False
-    directories: set[str] = field(default_factory=set)
-    """Where they are or were: "" for the top, "5/" for a priority."""
-
-    def note(self, ref: str, due: float) -> None:
-        """A file is there."""
-        self.known[ref] = due
-        if "/" in ref:
-            self.directories.add(ref[: ref.rindex("/") + 1])
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened since the start."""
-
-    accepted: int = 0
-    done: int = 0
-    failed: int = 0
-    died: int = 0
-    found: int = 0
-
-
-Source = Batch | Files
 
 
 class Spool:
@@ -378,7 +345,7 @@ class Spool:
         """Tasks that were taken before their time go on waiting for it."""
         for due, _, source, ref, rank, pauses in entries:
             self._land(source, [ref])
-            if isinstance(source, Batch) or ref in source.known:
+            if source.still_here([ref]):
                 self._wait_until(due, source, ref, rank, pauses=pauses)
 
     def _follow(self, batch: Batch, offsets: Iterable[int], rank: int) -> list[int]:
@@ -401,9 +368,7 @@ class Spool:
     def give_back(self, source: Source, refs: list[Ref], rank: int) -> None:
         """Tasks were with a worker and did not start: they are the next to run."""
         self._land(source, refs)
-        if isinstance(source, Files):
-            refs = [ref for ref in refs if ref in source.known]
-        self.queue.give_back(source, refs, rank)
+        self.queue.give_back(source, source.still_here(refs), rank)
         self.changed()
 
     def postpone(self, source: Source, ref: Ref, rank: int, due: float) -> None:
@@ -417,7 +382,7 @@ class Spool:
         def uncount() -> None:
             progress = self._progress(source, ref)
             if progress.attempts:
-                self.keeper.set_attempts(_number(source), ref, progress.attempts - 1)
+                self.keeper.set_attempts(source.number, ref, progress.attempts - 1)
 
         def uncounted(result: None, error: BaseException | None) -> None:
             # Not earlier: the next attempt, counted at its start, would be taken for this one.
@@ -436,11 +401,11 @@ class Spool:
         def judge() -> tuple[float, int]:
             attempts = self._progress(source, ref).attempts
             if asked:
-                self.keeper.set_attempts(_number(source), ref, 0)
+                self.keeper.set_attempts(source.number, ref, 0)
                 pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
                 return self._delayed(source, ref, pause), 0
             if self._policy.gives_up(attempts):
-                self.keeper.bury(_number(source), ref, outcome.reason, attempts)
+                self.keeper.bury(source.number, ref, outcome.reason, attempts)
                 return 0.0, attempts
             return self._delayed(source, ref, self._policy.pause(attempts, self._rng)), attempts
 
@@ -693,7 +658,7 @@ class Spool:
             self._dirty.add(batch.number)
             for offset, ref in moved.items():
                 still_later = self.later.remove(batch, offset) is not None
-                if ref.startswith("outbox/"):
+                if is_outbound(ref):
                     self.outbox.moved(ref, batch.accepted)
                     continue
                 self.retrying.move(batch, offset, self.files, ref)
@@ -756,7 +721,7 @@ class Spool:
         """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
         if ref in source.flying or source.frozen:
             return False
-        if source is self.outbox.files or (isinstance(source, Batch) and source.link_number(int(ref))):
+        if source.link_number(ref):
             return await self.outbox.remove(source, ref)
         try:
             if isinstance(source, Batch):
@@ -838,9 +803,7 @@ class Spool:
 
     def id_of(self, source: Source, ref: Ref) -> str:
         """The id of a task."""
-        if isinstance(source, Batch):
-            return task_id(self.node_id, source.number, int(ref))
-        return ref_id(str(ref))
+        return source.id_of(ref, self.node_id)
 
     def accepted_at(self, source: Source, ref: Ref) -> float:
         """When a task was accepted (a batch knows it of its first one), in seconds since 1970; now for what is gone."""
@@ -867,7 +830,7 @@ class Spool:
         return in_batches + arrived + len(self.files.known) + len(self.outbox.files.known) - self.outbox.total
 
     def _progress(self, source: Source, ref: Ref) -> Progress:
-        return self.keeper.progress(_number(source), ref)
+        return self.keeper.progress(source.number, ref)
 
     def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
         """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
@@ -890,10 +853,6 @@ class Spool:
         except OSError:
             pass  # a worker looks again before it runs it
         return False
-
-
-def _number(source: Source) -> int | None:
-    return source.number if isinstance(source, Batch) else None
 
 
 def _ended(outcome: Outcome) -> dict[str, str]:

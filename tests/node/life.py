@@ -18,12 +18,12 @@ from typing import Any
 
 from spoolnode.node.disk import discard
 from spoolnode.node.fakes import FakeDisk, GuardedDisk, PowerCut, SteppedThread, acting_as
-from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.recovery import spool_files
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Source, Spool
+from spoolnode.node.spool import Spool
+from spoolnode.node.tasks import Batch, Source
 from spoolnode.node.upload import Upload
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length

@@ -12,12 +12,12 @@ from life import Inline, new_machine
 
 from spoolnode.node.door import Door
 from spoolnode.node.fakes import FakeDisk, GuardedDisk, SteppedThread
-from spoolnode.node.intake import Batch
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
 from spoolnode.node.numbers import Key
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
+from spoolnode.node.tasks import Batch
 from spoolnode.node.upload import Upload
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length

@@ -14,11 +14,11 @@ from life import NODE, Fate, Inline, Life
 
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.fakes import FakeDisk, GuardedDisk
-from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Source, Spool
+from spoolnode.node.spool import Spool
+from spoolnode.node.tasks import Batch, Source
 from spoolnode.node.upload import Upload
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.request import PLAIN_TERMS, Terms

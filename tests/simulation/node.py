@@ -14,7 +14,6 @@ from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import discard
 from spoolnode.node.door import Door
 from spoolnode.node.fakes import GuardedDisk
-from spoolnode.node.intake import Batch
 from spoolnode.node.layout import Layout
 from spoolnode.node.listener import Stream
 from spoolnode.node.neighbours import Alone, Neighbours
@@ -23,7 +22,8 @@ from spoolnode.node.outcome import Outcome
 from spoolnode.node.rates import Rates
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.room import Room
-from spoolnode.node.spool import Source, Spool
+from spoolnode.node.spool import Spool
+from spoolnode.node.tasks import Batch, Source
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.hello import PROTOCOL, Hello
