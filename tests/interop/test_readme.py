@@ -113,6 +113,17 @@ def test_each_command_does_what_its_line_says(node: RunningNode) -> None:
     assert identity
 
 
+def test_what_commands_show_has_the_lines_and_columns_of_the_page(node: RunningNode) -> None:
+    node.start("-w", "os:getenv", "--max-attempts", "1")
+    given_up(node)
+    node.command("send", "Name=Serena", "--at", "+5m")
+    shown = [block.text for block in blocks("docs/operations.md", "Looking and repairing", "text")]
+    status, *listings = [type_line(line, node) for line in lines_to_type("docs/operations.md", "Looking and repairing")]
+    label = re.compile(r"^(\w+(?: \w+)*)  ", flags=re.M)
+    assert label.findall(status) == label.findall(shown[0])
+    assert [text.split("\n")[0].split() for text in listings] == [text.split("\n")[0].split() for text in shown[1:]]
+
+
 def test_certificates_are_made_as_the_lines_say(tmp_path: Path) -> None:
     pytest.importorskip("cryptography")
     lines = [words for words in commands("docs/tls.md") if words[0] == "ca"]
@@ -152,16 +163,19 @@ def test_every_option_that_is_named_exists() -> None:
 @pytest.mark.parametrize("name", FOR_USERS)
 def test_every_line_for_the_shell_is_one_that_is_tried(name: str) -> None:
     """By its first words: a new program in a page needs a test of its own."""
-    tried = ("spoolnode join ", "spoolnode config ", "spoolnode ca ", "python -c ", "make ", ". .venv/bin/activate")
-    looked_at = (
-        "spoolnode peers",
+    here = (
+        "spoolnode join ",
+        "spoolnode config ",
+        "spoolnode ca ",
+        "python -c ",
+        "spoolnode status",
         "spoolnode ls",
-        "spoolnode flush ",
-        "spoolnode accept ",
-        "spoolnode drain",
-        "spoolnode s",
-        "pip ",
+        "spoolnode dead",
     )
-    of_nginx = ("nginx -p . -c nginx.conf", "curl -i -d hello http://127.0.0.1:8080/sendmassmail")
+    of_makefile_and_pip = ("make demo", "make bench", "make simulate SEED=7", ". .venv/bin/activate", "pip install '.[tls]'")
+    of_test_examples = ("nginx -p . -c nginx.conf", "curl -i -d hello http://127.0.0.1:8080/sendmassmail")
+    of_cluster = ("spoolnode peers", "spoolnode flush beta", "spoolnode accept beta ID", "spoolnode send file=a.mov --node beta")
+    of_cli = ("spoolnode drain", "spoolnode settle", "spoolnode stop --files")
+    tried = (*here, *of_makefile_and_pip, *of_test_examples, *of_cluster, *of_cli)
     lines = [] if name == "docs/docker.md" else lines_to_type(name)
-    assert not [line for line in lines if not line.startswith((*tried, *looked_at, *of_nginx))]
+    assert not [line for line in lines if not line.startswith(tried)]
