@@ -184,9 +184,10 @@ class Conversation:
         self._put_off = False
         """What came is more than one turn of the loop has time for."""
         self._paused = False
-        self._was_full = False
         self._slow_reader = False
         self._gone = False
+        self._half_closed = False
+        """The other side sends no more, and what came before is not looked at yet."""
         self._pumping = False
         self._unsent = 0
         """Bytes of pongs that are made and not sent."""
@@ -215,6 +216,9 @@ class Conversation:
 
     def half_closed(self) -> bool:
         """The other side sends no more; whether it should be kept, because answers are still due."""
+        if self._paused and not self._over:
+            self._half_closed = True
+            return True
         if not self._over and (self._task is not None or not self._reader.is_empty):
             return False
         self._over = True
@@ -263,6 +267,10 @@ class Conversation:
             self._pumping = False
         self.services.flush()
         self._balance()
+        if self._half_closed and not self._paused:
+            self._half_closed = False
+            if not self.half_closed():
+                self._link.close()
 
     def _take_events(self) -> bool:
         """Looks at what has come; whether there may be more of it once the answers are sent."""
@@ -503,8 +511,7 @@ class Conversation:
         """Reads on, or does not: backpressure in both directions."""
         if self._gone or self._rude:
             return
-        self._was_full = self._is_full
-        wanted = self._blocked or self._put_off or self._was_full
+        wanted = self._blocked or self._put_off or self._is_full
         if wanted != self._paused:
             self._paused = wanted
             if wanted:
@@ -518,7 +525,7 @@ class Conversation:
     @property
     def _is_full(self) -> bool:
         """Whether nothing more is to be taken before some of it is answered, and read."""
-        share = 2 if self._was_full else 1
+        share = 2 if self._paused else 1
         return (
             self._slow_reader
             or len(self._answers) > MAX_PIPELINED // share

@@ -95,6 +95,7 @@ class Stream(asyncio.Protocol):
         self._stuck_since = math.inf
         self._transport: Any = None
         self._is_tls = False
+        self._is_paused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -105,6 +106,8 @@ class Stream(asyncio.Protocol):
             self._listener.room.enter(self)
         if self._first:
             self.data_received(self._first)
+            if self._is_paused:  # a loop begins to read after this, whatever was asked meanwhile (uvloop)
+                asyncio.get_running_loop().call_soon(self._pause_again)
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
@@ -175,10 +178,16 @@ class Stream(asyncio.Protocol):
 
     def pause(self) -> None:
         """No more bytes for now."""
+        self._is_paused = True
         self._transport.pause_reading()
+
+    def _pause_again(self) -> None:
+        if self._is_paused and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def resume(self) -> None:
         """Bytes again."""
+        self._is_paused = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
 

@@ -177,6 +177,31 @@ def test_what_is_put_off_ends_with_its_connection() -> None:
     run(story())
 
 
+def test_whoever_sends_no_more_gets_all_answers_to_what_was_put_off() -> None:
+    async def story() -> None:
+        station = Station()
+        wire = Wire(Counting(station))
+        wire.talk.receive(b"".join(map(request, range(MANY))))
+        assert wire.talk.half_closed(), "a loop may say so although it was told not to read"
+        await station.rest()
+        assert wire.stored == MANY
+        assert wire.ended
+
+    run(story())
+
+
+def test_half_a_request_at_the_end_of_what_was_put_off_ends_the_connection() -> None:
+    async def story() -> None:
+        station = Station()
+        wire = Wire(Counting(station))
+        wire.talk.receive(b"".join(map(request, range(MANY))) + request(MANY)[:5])
+        assert wire.talk.half_closed()
+        await station.rest()
+        assert wire.ended
+
+    run(story())
+
+
 def test_a_mistake_among_requests_that_were_put_off_is_said_after_the_answers_before_it() -> None:
     async def story() -> None:
         station = Station()
