@@ -234,8 +234,7 @@ class Crew:
             return False
         source, refs, rank = taken
         if source.number is None:
-            for start in range(0, len(refs), wire.MAX_FILES):
-                files = refs[start : start + wire.MAX_FILES]
+            for files in wire.split_files(refs):
                 self._hand_over(worker, InFlight(source, files, rank, set(range(len(files)))), None, files)
         else:
             chunk = InFlight(source, refs, rank, set(range(len(refs))))

@@ -8,8 +8,9 @@ import asyncio
 import contextlib
 import errno
 import os
+import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from inotify_simple import INotify, flags
 
@@ -23,6 +24,12 @@ SCAN_SECONDS = 30.0
 """Seconds between two scans, uWSGI's own frequency."""
 SCAN_REST = 20
 """At least so many times as long as a scan took is the pause after it."""
+REST_SECONDS = 0.01
+"""The pause after events were read: a lone file is seen at once, and thousands cost a hundred looks a second."""
+READ_SIZE = 64 << 10
+"""Bytes of events that are read at once: about 700 of them."""
+LARGEST_EVENT = 16 + 256
+"""Bytes."""
 # As plain numbers: each file that a worker removes is an event, and the operators of enumerations take longer than the rest.
 _IS_WHOLE = int(flags.CLOSE_WRITE | flags.MOVED_TO)
 _IS_GONE = int(flags.MOVED_FROM | flags.DELETE)
@@ -30,6 +37,8 @@ _IS_DIRECTORY, _OVERFLOW, _IGNORED = int(flags.ISDIR), int(flags.Q_OVERFLOW), in
 _FILE_EVENTS = int(flags.ATTRIB) | _IS_WHOLE | _IS_GONE
 _EVENTS = _FILE_EVENTS | int(flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK)
 """What is asked for; nothing about a file that is removed while a worker has it open."""
+_HEAD = struct.Struct("iIII")
+"""Before the name in an event: watch, mask, cookie, size of the name (inotify(7))."""
 
 
 class Inbox:
@@ -45,26 +54,34 @@ class Inbox:
         self._news: dict[str, bool] = {}
         """Refs that events named, and whether the file is surely whole."""
         self._scan_timer: asyncio.TimerHandle | None = None
-        spool.placed = self._look
+        self._rest: asyncio.TimerHandle | None = None
+        spool.placed, spool.landing = self._look, self._catch_up
 
-    def start(self) -> None:
-        """Begins to watch; what is there already was found by recovery, before."""
+    def watch(self) -> None:
+        """Begins to watch: before recovery reads what is there, so that nothing comes between."""
         try:
-            self._inotify = INotify()
+            self._inotify = INotify(nonblocking=True)
             root = self._inotify.add_watch(self._spool.layout.root, _EVENTS)
         except OSError as error:
             self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
             self._inotify = None
         else:
-            self._loop.add_reader(self._inotify.fd, self._readable)
             self._directories = {root: ""}
             self._watch_below("")
-        self._later_scan(0.0)
+
+    def start(self) -> None:
+        """From now on hears of what came since `watch`, and of what comes."""
+        if self._inotify is None:
+            self._later_scan(0.0)
+        else:
+            self._loop.add_reader(self._inotify.fd, self._readable)
+            self._later_scan(SCAN_SECONDS)
 
     def stop(self) -> None:
         """Watches no more."""
-        if self._scan_timer is not None:
-            self._scan_timer.cancel()
+        for timer in (self._scan_timer, self._rest):
+            if timer is not None:
+                timer.cancel()
         if self._inotify is not None:
             self._loop.remove_reader(self._inotify.fd)
             self._inotify.close()
@@ -95,18 +112,42 @@ class Inbox:
         return True
 
     def _readable(self) -> None:
+        """Reads what has happened, and then for a while does not look: each removal by a worker is an event, too."""
         assert self._inotify is not None  # noqa: S101  # for the type checker
-        for event in self._inotify.read(timeout=0):
-            if event.mask & _OVERFLOW:
-                self._later_scan(0.0)
-                continue
-            if event.mask & _IGNORED:
-                self._directories.pop(event.wd, None)
-                continue
-            directory = self._directories.get(event.wd)
-            if directory is not None:
-                self._on_event(f"{directory}{event.name}", event.name, event.mask)
+        self._loop.remove_reader(self._inotify.fd)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        assert self._inotify is not None  # noqa: S101  # for the type checker
+        if size := self._read():
+            is_all = size < READ_SIZE - LARGEST_EVENT
+            self._rest = self._loop.call_later(REST_SECONDS if is_all else 0.0, self._read_on)
+        else:
+            self._loop.add_reader(self._inotify.fd, self._readable)
         self._look()
+
+    def _catch_up(self) -> None:
+        """Reads all that has happened, while what workers do to their files is still told from what others do."""
+        while self._inotify is not None and self._read():
+            pass
+        if self._news:
+            self._loop.call_soon(self._look)
+
+    def _read(self) -> int:
+        """Reads events; how many bytes of them there were."""
+        assert self._inotify is not None  # noqa: S101  # for the type checker
+        try:
+            data = os.read(self._inotify.fd, READ_SIZE)
+        except BlockingIOError:
+            return 0
+        for watch, mask, name in _events(data):
+            if mask & _OVERFLOW:
+                self._later_scan(0.0)
+            elif mask & _IGNORED:
+                self._directories.pop(watch, None)
+            elif (directory := self._directories.get(watch)) is not None:
+                self._on_event(directory + name, name, mask)
+        return len(data)
 
     def _on_event(self, ref: str, name: str, mask: int) -> None:
         if mask & _IS_DIRECTORY:
@@ -114,10 +155,11 @@ class Inbox:
                 if self._watch(ref):
                     self._watch_below(f"{ref}/")
                 self._later_scan(0.0)  # what was put there before we watched
-        elif is_spool_file(name) and mask & _FILE_EVENTS:
-            files = self._spool.files
-            if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
-                return  # a worker's own doing
+            return
+        files = self._spool.files
+        if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
+            return  # a worker's own doing
+        if is_spool_file(name) and mask & _FILE_EVENTS:
             self._news[ref] = self._news.get(ref, False) or bool(mask & _IS_WHOLE)
 
     def _look(self) -> None:
@@ -174,3 +216,12 @@ class Inbox:
                 self._spool.notice(file.ref, file.mtime, now, sure=True)
             if index % 1000 == 999:
                 await asyncio.sleep(0)
+
+
+def _events(data: bytes) -> Iterator[tuple[int, int, str]]:
+    """What was read, as (watch, mask, name). In half the time of the library's own, which counts in thousands."""
+    position = 0
+    while position < len(data):
+        watch, mask, _, size = _HEAD.unpack_from(data, position)
+        position += _HEAD.size + size
+        yield watch, mask, data[position - size : position].rstrip(b"\0").decode("utf-8", "surrogateescape")

@@ -141,6 +141,8 @@ class Node:
         self.spool.report = self.report
         self.spool.trace = self.report if config.log_level == "debug" else None
         self.spool.changed = self._tasks_changed
+        self.inbox = Inbox(self.spool, self.report)
+        self.inbox.watch()
         self.spool.load(boot_id(time.time()))
         self._warn_of_unscanned()
         self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
@@ -151,7 +153,6 @@ class Node:
         self.listener = Listener(config, self.services, self._trust)
         self.crew = Crew(config, self.spool, self._facts(), self.report, self._warden)
         self.reloads = Reloads(self.crew.load, AppBroken, self.crew.room, partial(self.report, app=config.app))
-        self.inbox = Inbox(self.spool, self.report)
         self.control = Control(self)
         self._look_at_disk()
         # The listener is open before the workers start: an application may enqueue while it is imported.

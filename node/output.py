@@ -151,9 +151,10 @@ _streams: list[TaskOutput] = []
 
 def flush_task() -> None:
     """Sends what the current task has printed and what still waits for something: it has ended, and prints no more."""
-    for other, ours in zip((sys.stdout, sys.stderr), _streams, strict=False):
-        if other is not ours:
-            _flush_other(other)
+    if [sys.stdout, sys.stderr] != _streams:
+        for other, ours in zip((sys.stdout, sys.stderr), _streams, strict=False):
+            if other is not ours:
+                _flush_other(other)
     if rest or cut:
         for stream in _streams:
             stream.flush()

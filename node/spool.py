@@ -97,6 +97,8 @@ class Spool:
         """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
         self.placed: Callable[[], None] = lambda: None
         """Called when `placing` is zero again."""
+        self.landing: Callable[[], None] = lambda: None
+        """Called before a file that was with a worker and stays is with it no more."""
         self._policy = policy
         self._rng = rng
         self._last_number = 0
@@ -528,18 +530,21 @@ class Spool:
     def end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
         self.retrying.forget(source, refs)
-        self._land(source, refs)
+        source.flying.difference_update(refs)
         if isinstance(source, Files):
             for ref in refs:
                 self._unknow(str(ref))
-                self._dirty_directories.add(self.layout.directory_of(str(ref)))
+            one_of_each = {str(ref).rpartition("/")[0]: str(ref) for ref in refs}
+            self._dirty_directories.update(map(self.layout.directory_of, one_of_each.values()))
         else:
             source.live -= len(refs)
             self._dirty.add(source.number)
             self._drop_if_finished(source)
 
     def _land(self, source: Source, refs: list[Ref]) -> None:
-        """Tasks are with no worker any more."""
+        """Tasks are with no worker any more, and stay."""
+        if source is self.files:
+            self.landing()
         source.flying.difference_update(refs)
 
     def _drop_if_finished(self, batch: Batch) -> None:

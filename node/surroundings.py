@@ -22,8 +22,9 @@ from typing import Any
 _OF_DESCRIPTORS = {"close", "closerange", "dup2"}
 _OF_LIMITS = {"setrlimit", "prlimit"}
 _OF_HANDLERS = {"signal"}
+_OF_ENVIRONMENT = {"putenv", "unsetenv"}
 _CHANGERS: tuple[tuple[ModuleType, str], ...] = (
-    *((os, name) for name in ("chdir", "fchdir", "umask", *sorted(_OF_DESCRIPTORS))),
+    *((os, name) for name in ("chdir", "fchdir", "umask", *sorted(_OF_DESCRIPTORS), *sorted(_OF_ENVIRONMENT))),
     *((signal, name) for name in ("pthread_sigmask", "setitimer", "alarm", *_OF_HANDLERS)),
     *((resource, name) for name in sorted(_OF_LIMITS)),
 )
@@ -88,8 +89,6 @@ class Surroundings:
         """
         if _called:
             self._restore_process()
-        if _variables() != self._environment:
-            self._restore_environment()
         sys.stdin, sys.stdout, sys.stderr = self._streams
 
     def _restore_process(self) -> None:
@@ -100,6 +99,8 @@ class Surroundings:
                 os.dup2(duplicate, number)
         if _called & _OF_HANDLERS:
             self._restore_handlers()
+        if _called & _OF_ENVIRONMENT:  # `os.environ` calls these, too
+            self._restore_environment()
         os.fchdir(self._directory)
         os.umask(self._umask)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)

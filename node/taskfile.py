@@ -10,9 +10,10 @@ import time
 from _thread import start_new_thread  # not `threading`: an application may replace that by something else (gevent)
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from os import close  # as it is before `surroundings` watches it
 from queue import SimpleQueue
 
-from spoolnode.node.clock import was_set_back
+from spoolnode.node.clock import STEP_SECONDS, was_set_back
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Call, Kind
 from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
@@ -159,7 +160,9 @@ class FileTask(Task):
     __slots__ = ("_descriptor", "_is_only_name", "path")
 
     def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, *, is_only_name: bool) -> None:
-        super().__init__(block, body, os.path.basename(path))
+        self.block = block
+        self.body = body
+        self.file_name = path[path.rindex("/") + 1 :]
         self.path = path
         self._descriptor = descriptor
         self._is_only_name = is_only_name
@@ -185,7 +188,7 @@ class FileTask(Task):
 
     def leave(self) -> None:
         del HELD[self.path]
-        os.close(self._descriptor)
+        close(self._descriptor)
 
 
 CLOSERS = 4
@@ -209,9 +212,12 @@ class _Usual:
     def close(self, descriptor: int) -> None:
         """Closes it, and learns."""
         began = time.monotonic()
-        with contextlib.suppress(OSError):  # it is gone, and what it held with it
-            os.close(descriptor)
-        self.seconds += (time.monotonic() - began - self.seconds) / 16
+        try:  # noqa: SIM105  # a context takes longer than all else here
+            close(descriptor)
+        except OSError:
+            pass  # it is gone, and what it held with it
+        # One that took very long says more about who else wanted the processor than about the disk.
+        self.seconds += (min(time.monotonic() - began, 2 * SLOW_CLOSE) - self.seconds) / 16
 
 
 _usual = _Usual()
@@ -256,11 +262,12 @@ class SpoolFileReader:
     """The spool files that a worker runs."""
 
     def __init__(self, root: str) -> None:
-        self._layout = Layout(root)
+        self._prefix = Layout(root).path("")
 
     def read(self, ref: str) -> FileTask:
         """Locks and reads a spool file. Raises NotNow."""
-        path = self._layout.path(ref)
+        path = self._prefix + ref
+        began = time.time()
         try:
             descriptor = _open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -268,7 +275,7 @@ class SpoolFileReader:
         except OSError as error:
             raise _unreadable(error) from error
         try:
-            return self._read(path, descriptor)
+            return self._read(path, descriptor, began)
         except OSError as error:
             os.close(descriptor)
             raise _unreadable(error) from error
@@ -276,51 +283,57 @@ class SpoolFileReader:
             os.close(descriptor)
             raise
 
-    def _read(self, path: str, descriptor: int) -> FileTask:
+    def _read(self, path: str, descriptor: int, began: float) -> FileTask:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise NotNow(LOCKED) from None
             raise
-        found = self._check(path, descriptor)
+        found = self._check(path, descriptor, began)
         front = os.pread(descriptor, min(found.st_size, HEADER_SIZE + MAX_BLOCK), 0)
         try:
-            file = spoolfile.parse(front)
+            state, attempts, block, body = spoolfile.split(front)
         except spoolfile.Short:
-            raise NotNow(SHORT, time.time() - found.st_mtime) from None
+            raise NotNow(SHORT, began - found.st_mtime) from None
         except BadPacket as error:
             raise NotNow(CORRUPT, str(error)) from error
-        if file.state == FINISHED:
+        if state == FINISHED:
             # It ended well, and the removal was cut short.
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise NotNow(GONE)
         # Before the body is read, which may be more than this machine has: the kernel then kills us, and the attempt counts.
-        if file.attempts < MAX_ATTEMPTS:
-            os.pwrite(descriptor, bytes([file.attempts + 1]), ATTEMPTS_AT)
-        body_at = len(front) - len(file.body)
-        try:
-            body = file.body if len(front) == found.st_size else _read_from(descriptor, body_at, found.st_size)
-        except MemoryError as error:
-            raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
-        return FileTask(front[HEADER_SIZE:body_at], body, path, descriptor, is_only_name=found.st_nlink == 1)
+        if attempts < MAX_ATTEMPTS:
+            os.pwrite(descriptor, bytes([attempts + 1]), ATTEMPTS_AT)
+        if len(front) < found.st_size:
+            try:
+                body = _read_from(descriptor, HEADER_SIZE + len(block), found.st_size)
+            except MemoryError as error:
+                raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
+        return FileTask(block, body, path, descriptor, is_only_name=found.st_nlink == 1)
 
-    def _check(self, path: str, descriptor: int) -> os.stat_result:
-        """What the locked file is, provided that its name still leads to it and that it is due."""
+    def _check(self, path: str, descriptor: int, began: float) -> os.stat_result:
+        """What the locked file is, provided that the name by which it was opened still leads to it and that it is due."""
         found = os.fstat(descriptor)
-        try:
-            named = os.lstat(path)
-        except FileNotFoundError:
-            raise NotNow(GONE) from None
-        if (named.st_ino, named.st_dev) != (found.st_ino, found.st_dev):
-            raise NotNow(LOCKED)
+        # Whoever removes or moves a file changes its ctime, so most need no second look at the name.
+        if found.st_nlink != 1 or found.st_ctime > began - STEP_SECONDS:
+            _check_name(path, found)
         if not stat.S_ISREG(found.st_mode):
             raise NotNow(CORRUPT, "it is no regular file")
-        now = time.time()
-        if found.st_mtime > now and not was_set_back(found.st_mtime, found.st_ctime, now):
+        if found.st_mtime > began and not was_set_back(found.st_mtime, found.st_ctime, began):
             raise NotNow(EARLY, found.st_mtime)
         return found
+
+
+def _check_name(path: str, found: os.stat_result) -> None:
+    """Raises NotNow unless the name still leads to the file that was opened."""
+    try:
+        named = os.lstat(path)
+    except FileNotFoundError:
+        raise NotNow(GONE) from None
+    if (named.st_ino, named.st_dev) != (found.st_ino, found.st_dev):
+        raise NotNow(LOCKED)
 
 
 def _open(path: str, flags: int) -> int:

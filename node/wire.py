@@ -22,7 +22,7 @@ worker -> node
 
 import socket
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgpack
@@ -31,8 +31,8 @@ MAX_PACKET = 160 << 10
 """The largest packet, in bytes; Linux lets 208 KiB through by default."""
 MAX_CHUNK = 512
 """The most tasks of a batch in one `run`."""
-MAX_FILES = 32
-"""The most spool files in one `run`: with paths of 4096 bytes that is 128 KiB."""
+MAX_REFS = 128 << 10
+"""The most bytes that the paths of spool files take in one `run`."""
 MAX_TEXT = 32 << 10
 """The longest text in a message, in characters."""
 
@@ -62,6 +62,20 @@ def receive(sock: socket.socket) -> list[Any] | None:
     """The next message; None when the other side is gone."""
     data = sock.recv(MAX_PACKET + 4096)
     return msgpack.unpackb(data, unicode_errors="surrogatepass", strict_map_key=False) if data else None
+
+
+def split_files(refs: Sequence[str]) -> Iterator[list[str]]:
+    """Paths of spool files in groups, each of which fits into one packet."""
+    group: list[str] = []
+    room = MAX_REFS
+    for ref in refs:
+        size = len(ref.encode("utf-8", "surrogatepass")) + 3  # what msgpack puts before a text
+        if size > room:
+            yield group
+            group, room = [], MAX_REFS
+        group.append(ref)
+        room -= size
+    yield group
 
 
 def pack_offsets(offsets: Iterable[int]) -> bytes:

@@ -68,6 +68,22 @@ def _too_large(key: bytes, size: int) -> BadTask:
     )
 
 
+def check_variables(block: bytes) -> None:
+    """Raises what `decode_variables` would, in a third of the time."""
+    position, end = 0, len(block)
+    try:
+        while position < end:
+            key = block[position] | block[position + 1] << 8
+            if not key:
+                break
+            position += key + 2
+            position += 2 + (block[position] | block[position + 1] << 8)
+    except IndexError:
+        position = end + 1
+    if position != end:
+        decode_variables(block)  # says what is wrong
+
+
 def decode_variables(block: bytes) -> Variables:
     """The variables of a block, in their order, duplicates included.
 

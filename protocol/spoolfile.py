@@ -9,7 +9,7 @@ ended well, modifier2 counts the attempts. Each is one byte and is written in pl
 from typing import NamedTuple
 
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.packet import HEADER, SPOOL_REQUEST, Variables, decode_variables
+from spoolnode.protocol.packet import HEADER, SPOOL_REQUEST, Variables, check_variables, decode_variables
 
 WAITING = SPOOL_REQUEST
 FINISHED = 0xFD
@@ -43,7 +43,13 @@ def head(block: bytes, attempts: int = 0) -> bytes:
 
 
 def parse(data: bytes) -> SpoolFile:
-    """The task in the bytes of a spool file.
+    """The task in the bytes of a spool file. Raises what `split` does."""
+    state, attempts, block, body = split(data)
+    return SpoolFile(state, attempts, decode_variables(block), body)
+
+
+def split(data: bytes) -> tuple[int, int, bytes, bytes]:
+    """State, attempts, block of variables (checked, not decoded) and body in the bytes of a spool file.
 
     Raises:
         Short: it ends too soon.
@@ -55,4 +61,6 @@ def parse(data: bytes) -> SpoolFile:
     end = HEADER.size + size
     if len(data) < end:
         raise Short(f"the file has {len(data)} bytes; with the {size} bytes of variables announced it has at least {end}")
-    return SpoolFile(state, attempts, decode_variables(data[HEADER.size : end]), data[end:])
+    block = data[HEADER.size : end]
+    check_variables(block)
+    return state, attempts, block, data[end:]

@@ -5,6 +5,7 @@ from array import array
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,6 +76,16 @@ def test_the_largest_chunk_of_the_longest_names_is_one_packet_and_the_end_is_non
             wire.send(ours, ["print", "t", "stdout", "\udcff" * 100])
             assert wire.receive(theirs) == ["print", "t", "stdout", "\udcff" * 100]
         assert wire.receive(theirs) is None
+
+
+@given(st.lists(st.text(st.characters(min_codepoint=1), min_size=1, max_size=60).map(lambda text: text * 60), max_size=200))
+def test_paths_however_long_travel_in_packets_and_none_is_lost(refs: list[str]) -> None:
+    groups = list(wire.split_files(refs)) if refs else []
+    assert [ref for group in groups for ref in group] == refs
+    for group in groups:
+        assert group
+        message = ["run", 1 << 31, None, group]
+        assert len(msgpack.packb(message, unicode_errors="surrogatepass")) <= wire.MAX_PACKET
 
 
 # -- config --

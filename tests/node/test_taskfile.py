@@ -1,6 +1,7 @@
 """A worker's hold on tasks, with real files, real locks and a second process."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -129,6 +130,28 @@ def test_what_another_process_has_locked_is_left_alone_until_it_lets_go(reader: 
         assert said == "None"
         assert verdict(reader) == LOCKED
     reader.read(NAME).leave()
+
+
+@pytest.mark.parametrize("names", [1, 2])
+@pytest.mark.parametrize(("change", "wanted"), [("removed", GONE), ("replaced", LOCKED)])
+def test_a_name_that_leads_elsewhere_by_the_time_of_the_lock_is_no_task(
+    reader: SpoolFileReader, path: Path, names: int, change: str, wanted: str
+) -> None:
+    """Another spooler ended it in between, and somebody may have put the next one there."""
+    if names == 2:
+        path.with_name("another_name").hardlink_to(path)
+    eventually(lambda: time.time() - path.stat().st_ctime > 1.1, "nobody has touched it for a second")
+    lockf = fcntl.lockf
+
+    def meanwhile(*how: int) -> None:
+        path.unlink()
+        if change == "replaced":
+            path.write_bytes(spoolfile.head(BLOCK) + b"next")
+        lockf(*how)
+
+    with mock.patch("fcntl.lockf", meanwhile):  # the only way to come between two calls
+        assert verdict(reader) == wanted
+    assert not path.exists() or path.read_bytes() == spoolfile.head(BLOCK) + b"next"
 
 
 def test_what_is_gone_is_gone(reader: SpoolFileReader, path: Path) -> None:

@@ -1,5 +1,7 @@
 """packet: the 4-byte header and the block of variables."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from spoolnode.protocol.packet import (
     PLAIN,
     SPOOL_REQUEST,
     Variables,
+    check_variables,
     decode_variables,
     encode_variables,
     packet,
@@ -84,8 +87,23 @@ def test_variables_are_read_and_written_as_they_are(expected: Variables) -> None
 
 @pytest.mark.parametrize("malformed", MALFORMED_BLOCKS.values(), ids=MALFORMED_BLOCKS)
 def test_a_malformed_block_is_a_bad_packet(malformed: bytes) -> None:
-    with pytest.raises(BadPacket):
+    with pytest.raises(BadPacket) as decoded:
         decode_variables(malformed)
+    with pytest.raises(BadPacket) as checked:
+        check_variables(malformed)
+    assert str(checked.value) == str(decoded.value)
+
+
+@given(garbage | variables.map(block))
+def test_what_is_only_checked_is_refused_exactly_when_it_cannot_be_decoded(data: bytes) -> None:
+    def refuses(read: Callable[[bytes], object]) -> bool:
+        try:
+            read(data)
+        except BadPacket:
+            return True
+        return False
+
+    assert refuses(check_variables) == refuses(decode_variables)
 
 
 def test_a_block_cut_between_variables_is_shorter_and_cut_anywhere_else_is_a_bad_packet() -> None:

@@ -346,6 +346,20 @@ def test_files_put_here_while_the_node_was_down_run_when_it_starts(node: Running
     assert runs(node) == ["0", "1", "2"]
 
 
+def test_a_file_that_comes_while_the_application_is_loaded_runs_as_soon_as_it_is(
+    node: RunningNode, gate: Gates, made: Callable[..., Path]
+) -> None:
+    """Not when the directory is listed again, which takes half a minute."""
+    loads = gate("loads")
+    node.start(app=APP + 'note("loads")\nwait("loads")\n', wait=False)
+    wait_for_note(node, "loads")
+    made("1").rename(node.spool / name("1"))
+    (node.spool / "5").mkdir()
+    made("2").rename(node.spool / "5" / name("2"))
+    loads.open()
+    eventually(lambda: count(node, "runs 1") and count(node, "runs 2"), "both ran", patience=20)
+
+
 def test_a_thousand_files_moved_in_at_once_each_run_once(node: RunningNode, made: Callable[..., Path]) -> None:
     node.start("--workers", "2", app=APP)
     for n in range(1000):
