@@ -1,14 +1,19 @@
 """What README.md and docs/ say to type does what it says: Python, commands, options. Docker's part is in tests/docker."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from documents import FOR_USERS, blocks, commands, lines_to_type, page, table
 from support import PATIENCE, RunningNode, command, environment
+
+from spoolnode.cli import main
 
 VARIES = {r"\b[0-9a-f]{12}_\d+_\d+\b": "ID", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME", r"\d+(\.\d+)? s\b": "SECONDS"}
 """What is another text each time."""
@@ -98,6 +103,7 @@ def given_up(node: RunningNode) -> str:
     return identity
 
 
+@pytest.mark.slow
 def test_each_command_does_what_its_line_says(node: RunningNode) -> None:
     """In their order, on a node with a task; with the id of that task, or of one that is dead, where ID stands."""
     node.start("-w", "os:getenv", "--max-attempts", "1")
@@ -134,28 +140,39 @@ def test_certificates_are_made_as_the_lines_say(tmp_path: Path) -> None:
     assert (tmp_path / "ca" / "ca.crl").exists()
 
 
-def test_each_join_has_settings_that_are_valid(tmp_path: Path) -> None:
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], str]:
+    """What `spoolnode WORDS` prints in a directory with an uwsgi.ini; in this process, for it is asked many times."""
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith("SPOOLNODE_")]:
+        monkeypatch.delenv(variable)
     (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nsocket = 127.0.0.1:3031\nspooler = spool\nmodule = mysite.wsgi\n")
-    config = command("config", "--ini", "uwsgi.ini", cwd=tmp_path)
-    (tmp_path / "node.toml").write_text(config.stdout)
+
+    def run(words: list[str]) -> str:
+        done = CliRunner().invoke(main, words)
+        assert done.exit_code == 0, f"spoolnode {' '.join(words)}: {done.output}"
+        return done.output
+
+    return run
+
+
+def test_each_join_has_settings_that_are_valid(said: Callable[[list[str]], str]) -> None:
+    Path("node.toml").write_text(said(["config", "--ini", "uwsgi.ini"]))
     joins = [words[1:] for name in FOR_USERS for words in commands(name) if words[0] in ("join", "config")]
     # Those within a sentence or a table.
     joins += [shlex.split(words) for name in FOR_USERS for words in re.findall(r"`spoolnode join (-[^`]+)`", page(name))]
     assert len(joins) >= 15
     for words in joins:
-        done = command("config", *[word for word in words if word not in ("-A", "10")], cwd=tmp_path)
-        assert done.returncode == 0, f"spoolnode join {' '.join(words)}: {done.stderr}"
+        said(["config", *[word for word in words if word not in ("-A", "10")]])
 
 
-def test_every_option_that_is_named_exists() -> None:
+def test_every_option_that_is_named_exists(said: Callable[[list[str]], str]) -> None:
     text = "\n".join(page(name) for name in FOR_USERS if name not in ("docs/docker.md", "docs/speed.md"))
-    without_others = "\n".join(line for line in text.split("\n") if not line.startswith(("pip ", "curl ", "nginx ", "make ")))
-    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![a-z*-])", without_others))
+    options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z](?![a-z*-])", text))
     subcommands = ("join", "send", "peers", "ls", "reload", "doctor", "drain", "stop", "ca init")
-    known = " ".join(command(*name.split(), "--help").stdout for name in subcommands)
+    known = " ".join(said([*name.split(), "--help"]) for name in subcommands)
     uwsgis = {"--spooler", "--spooler-external", "--spooler-ordered"}
-    flasks = {"--app"}
-    missing = {option for option in options - uwsgis - flasks if not re.search(rf"{option}(?![a-z-])", known)}
+    missing = {option for option in options - uwsgis if not re.search(rf"{option}(?![a-z-])", known)}
     assert not missing
     assert len(options) > 50
 
