@@ -127,6 +127,9 @@ def test_what_commands_show_has_the_lines_and_columns_of_the_page(node: RunningN
     status, *listings = [type_line(line, node) for line in lines_to_type("docs/operations.md", "Looking and repairing")]
     label = re.compile(r"^(\w+(?: \w+)*)  ", flags=re.M)
     assert label.findall(status) == label.findall(shown[0])
+    (shown_by_doctor,) = blocks("docs/operations.md", "Checking a machine", "text")
+    finding = re.compile(r"^\w+ +([a-z ]+)(?: 127[\d.:]+)?:", flags=re.M)
+    assert finding.findall(node.command("doctor").stdout) == [*finding.findall(shown_by_doctor.text), "versions"]
     assert [text.split("\n")[0].split() for text in listings] == [text.split("\n")[0].split() for text in shown[1:]]
 
 
@@ -188,6 +191,7 @@ def test_every_line_for_the_shell_is_one_that_is_tried(name: str) -> None:
         "spoolnode status",
         "spoolnode ls",
         "spoolnode dead",
+        "spoolnode doctor",
     )
     of_makefile_and_pip = ("make demo", "make bench", "make simulate SEED=7", ". .venv/bin/activate", "pip install '.[tls]'")
     of_test_examples = ("nginx -p . -c nginx.conf", "curl -i -d hello http://127.0.0.1:8080/sendmassmail")
