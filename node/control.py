@@ -22,7 +22,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
@@ -94,10 +94,10 @@ class Control:
             await self.stop()
             raise
 
-    async def listen_again(self) -> list[str]:
-        """Makes the control socket anew when somebody removed its name; its path then. Raises OSError."""
+    async def listen_again(self, gone: Collection[str]) -> list[str]:
+        """Makes the control socket anew when its path is among these; its path then. Raises OSError."""
         path = self._node.layout.control
-        if os.path.lexists(path):  # noqa: ASYNC240  # a look at a name that is in memory
+        if path not in gone:
             return []
         runner = self._runners[0]
         for site in list(runner.sites):

@@ -11,6 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from inotify_simple import INotify, flags
 
@@ -88,20 +89,35 @@ class Inbox:
             self._inotify = None
 
     def _watch_below(self, directory: str) -> None:
-        """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them."""
+        """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them.
+
+        Blocks: at the start.
+        """
         pending = [directory]
         while pending:
-            above = pending.pop()
-            try:
-                below = self._spool.keeper.disk.directories(self._spool.layout.path(above))
-            except OSError:
-                continue  # closed to us, or nested too deep: recovery and the scan say so
-            names = [f"{above}{name}" for name in below if is_priority(name)]
-            pending += [f"{name}/" for name in names if self._watch(name)]
+            pending += [f"{name}/" for name in self._numeric_in(pending.pop()) if self._watch(name)]
+
+    async def _watch_new(self, directory: str) -> None:
+        """A numeric directory has come, perhaps with others and with files in it."""
+        pending = [f"{directory}/"] if self._watch(directory) else []
+        while pending:
+            below = await self._spool.moves.run(partial(self._numeric_in, pending.pop()))
+            pending += [f"{name}/" for name in below if self._watch(name)]
+        if self._inotify is not None:
+            self._later_scan(0.0)  # what was put there before we watched
+
+    def _numeric_in(self, directory: str) -> list[str]:
+        """The numeric directories in a directory (its path ends with a slash). Blocks."""
+        try:
+            below = self._spool.reader.disk.directories(self._spool.layout.path(directory))
+        except OSError:
+            return []  # closed to us, or nested too deep: recovery and the scan say so
+        return [f"{directory}{name}" for name in below if is_priority(name)]
 
     def _watch(self, directory: str) -> bool:
         """Whether it is watched now."""
-        assert self._inotify is not None  # noqa: S101  # for the type checker
+        if self._inotify is None:
+            return False  # stopped meanwhile
         try:
             watch = self._inotify.add_watch(self._spool.layout.path(directory), _EVENTS)
         except OSError as error:
@@ -152,9 +168,7 @@ class Inbox:
     def _on_event(self, ref: str, name: str, mask: int) -> None:
         if mask & _IS_DIRECTORY:
             if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
-                if self._watch(ref):
-                    self._watch_below(f"{ref}/")
-                self._later_scan(0.0)  # what was put there before we watched
+                spawn(self._watch_new(ref))
             return
         files = self._spool.files
         if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):

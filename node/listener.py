@@ -15,7 +15,7 @@ import resource
 import socket
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from spoolnode.node.background import spawn
@@ -260,7 +260,7 @@ class Listener:
         """
         self._modes[self._own] = 0o600
         try:
-            self.listen_again()
+            self.listen_again(())
         except BadConfig as error:
             if not is_full(error.__cause__):
                 raise
@@ -274,12 +274,17 @@ class Listener:
         self._sockets.append((sock, unix))
         self._loop.add_reader(sock, self._accept, sock)
 
-    def listen_again(self) -> list[str]:
-        """Makes sockets of the file system anew whose names somebody removed; which. Raises BadConfig."""
+    @property
+    def paths(self) -> list[str]:
+        """Where its sockets of the file system are, or should be."""
+        return [*self._modes]
+
+    def listen_again(self, gone: Collection[str]) -> list[str]:
+        """Makes the sockets of these paths anew, and those that could not be made yet; which. Raises BadConfig."""
         made = []
         for path, mode in self._modes.items():
             old = [(sock, unix) for sock, unix in self._sockets if unix == path]
-            if old and os.path.lexists(path):
+            if old and path not in gone:
                 continue
             (new,) = bind(path, mode)
             for sock, unix in old:

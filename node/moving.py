@@ -4,6 +4,7 @@ drained and claimed.
 One rule: the new place is safe, then the old one is gone for good, and only then may a link or a worker see the task.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,7 @@ class Moving:
         The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
         """
         moved: dict[Ref, str] = {}
+        times: dict[str, float] = {}
         targets: dict[Ref, str] = {}
         self._spool.placing += 1
         try:
@@ -85,7 +87,7 @@ class Moving:
             if isinstance(source, Batch) and source.arrived:
                 await self._spool.save_taken()
             if targets:
-                moved = await self._spool.moves.run(lambda: self._spool.keeper.hand_over(number, targets))
+                moved, times = await self._spool.moves.run(lambda: self._hand_over(number, targets))
         except OSError as error:
             self._spool.report("move_failed", move="hand over", reason=str(error))
         finally:
@@ -93,7 +95,7 @@ class Moving:
                 if ref not in moved and is_outbound(target):
                     self._spool.outbox.refused(destination_of(target), number_of(target))
             for target in moved.values():
-                self._welcome(target)
+                self._welcome(target, times.get(target))
             self._spool.end_placing()
         return moved
 
@@ -107,14 +109,19 @@ class Moving:
                 targets[ref] = waiting_ref(identity, rank)
         return targets
 
-    def _welcome(self, ref: str) -> None:
-        """A file has come to a new place."""
+    def _hand_over(self, number: int | None, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
+        """In the keeper thread: the new refs of those that moved, and the times of their files as far as these can be read."""
+        moved = self._spool.keeper.hand_over(number, targets)
+        times = {}
+        for ref in moved.values():
+            with contextlib.suppress(OSError):
+                times[ref] = self._spool.reader.disk.stat(self._spool.layout.path(ref)).mtime
+        return moved, times
+
+    def _welcome(self, ref: str, mtime: float | None) -> None:
+        """A file has come to a new place; no `mtime`: it could not be read, and a worker, or a link, looks before it takes it."""
         now = time.time()
-        try:
-            mtime = self._spool.keeper.disk.stat(self._spool.layout.path(ref)).mtime
-        except OSError:
-            mtime = 0.0 if not is_outbound(ref) else now  # a worker, or a link, looks before it takes it
         if is_outbound(ref):
-            self._spool.outbox.accept_file(ref, mtime)
+            self._spool.outbox.accept_file(ref, now if mtime is None else mtime)
         else:
-            self._spool.notice(ref, mtime, now, sure=True)
+            self._spool.notice(ref, mtime or 0.0, now, sure=True)

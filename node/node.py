@@ -154,7 +154,7 @@ class Node:
         self.crew = Crew(config, self.spool, self._facts(), self.report, self._warden)
         self.reloads = Reloads(self.crew.load, AppBroken, self.crew.room, partial(self.report, app=config.app))
         self.control = Control(self)
-        self._look_at_disk()
+        self._note_free(self._measure())
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open(layout.socket)
         addresses = [*config.listen, *self.listener.addresses]
@@ -189,19 +189,19 @@ class Node:
 
     async def _end_strays(self) -> None:
         """Ends what tasks of runs that were killed have started; from now on this is a run that may be killed."""
-        earlier = strays.read_instances(self.layout.instance)
-        self._remember_instances([*earlier, self.instance])
+        earlier = await self.spool.moves.run(partial(strays.read_instances, self.layout.instance))
+        await self._remember_instances([*earlier, self.instance])
         for instance in earlier:
             killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
             if killed or left:
                 reason = "tasks of a node that was killed had started them; what also cleared its environment is not found"
                 self.report("strays_ended", processes=killed, left=left, reason=reason)
         if earlier:
-            self._remember_instances([self.instance])
+            await self._remember_instances([self.instance])
 
-    def _remember_instances(self, instances: list[str]) -> None:
+    async def _remember_instances(self, instances: list[str]) -> None:
         try:
-            strays.write_instances(self.layout.instance, instances)
+            await self.spool.moves.run(partial(strays.write_instances, self.layout.instance, instances))
         except OSError as error:  # the warden does without; only when it is killed too the next start does not know
             self.report("strays_unknown", reason=f"{self.layout.instance}: {error.strerror}")
 
@@ -368,7 +368,7 @@ class Node:
         self.spool.close_old_batch()
         await self.spool.settle()
         await self.spool.sync_marks()
-        self._look_at_disk()
+        self._note_free(await self.spool.moves.run(self._measure))
         await self._look_at_places()
         if self.config.hold:
             spawn(self.spool.outbox.give_up_expired(self.config.hold))  # what has waited too long for another node
@@ -385,11 +385,16 @@ class Node:
         counts = self.spool.counts
         return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.busy}
 
-    def _look_at_disk(self) -> None:
+    def _measure(self) -> int | None:
+        """Bytes free; None when the directory is gone, or its disk fails: others say so. Blocks."""
         try:
-            free = self.spool.keeper.disk.free(self.layout.root)
+            return self.spool.reader.disk.free(self.layout.root)
         except OSError:
-            return  # it is gone, or fails: others say so
+            return None
+
+    def _note_free(self, free: int | None) -> None:
+        if free is None:
+            return
         was_low, is_low = self.door.free < self.config.min_free, free < self.config.min_free
         self.door.free = free
         if is_low != was_low:
@@ -399,9 +404,10 @@ class Node:
         """Somebody may have removed our files, or moved the directory away: says so, and makes anew what can be made anew."""
         was_lost, self._is_lost = self._is_lost, False
         try:
-            made = await self.spool.moves.run(lambda: self._hold.mend(self.spool.keeper.disk, self.id))
+            sockets = [*self.listener.paths, self.layout.control]
+            made, gone = await self.spool.moves.run(lambda: self._mend(sockets))
             made += await self.spool.save_missing()
-            made += [*self.listener.listen_again(), *await self.control.listen_again()]
+            made += [*self.listener.listen_again(gone), *await self.control.listen_again(gone)]
             if made:
                 self.report("made_anew", names=made, reason="they were gone, or there was no room for them")
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -415,6 +421,11 @@ class Node:
             self.report("spool_back", spool=self.layout.root)
         if not self._stop.is_set():
             self.door.closed = "the spool directory of this node was removed or moved away" if self._is_lost else ""
+
+    def _mend(self, sockets: list[str]) -> tuple[list[str], set[str]]:
+        """What was made anew in the directory, and which of these sockets have lost their names. Blocks."""
+        made = self._hold.mend(self.spool.keeper.disk, self.id)
+        return made, {path for path in sockets if not os.path.lexists(path)}
 
     def _warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs what is not a number; whoever moves over hears of it."""
