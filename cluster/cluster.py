@@ -241,11 +241,9 @@ class Cluster:
             row["outbox"] = sum(sizes.get(key, 0) for key in keys)
         return rows
 
-    def links(self) -> dict[str, dict[str, Any]]:
-        """How the link stands to each destination for which anything waits."""
-        return {to: {"waiting": size, **self._link(to)} for to, size in self._node.spool.outbox.sizes().items()}
-
-    def _link(self, to: str) -> dict[str, Any]:
+    def link(self, destination: str) -> dict[str, Any]:
+        """How the link stands to a destination."""
+        to = destination
         target, carrier = self.table.resolve(to), self._carriers.get(to)
         known = target is not None and bool(target.addresses)
         state, failures, retry_in, reason = LinkState.IDLE, 0, None, ""

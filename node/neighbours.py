@@ -49,8 +49,8 @@ class Neighbours(Protocol):
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer."""
 
-    def links(self) -> dict[str, dict[str, Any]]:
-        """How the link stands to each destination for which anything waits: `known`, `state`, `retry_in`, `reason`, ..."""
+    def link(self, destination: str) -> dict[str, Any] | None:
+        """How the link stands to a destination: `known`, `state`, `retry_in`, `reason`, ...; None without a cluster."""
 
     def accept(self, name: str, node_id: str) -> None:
         """The operator says which node has a name that several claim."""
@@ -98,8 +98,8 @@ class Alone:
     def peers(self) -> list[dict[str, Any]]:
         return []
 
-    def links(self) -> dict[str, dict[str, Any]]:
-        return {}
+    def link(self, destination: str) -> dict[str, Any] | None:  # noqa: ARG002  # as `Neighbours` says
+        return None
 
     def accept(self, name: str, node_id: str) -> None:
         pass
