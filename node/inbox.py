@@ -12,6 +12,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 
 from inotify_simple import INotify, flags
 
@@ -29,6 +30,8 @@ REST_SECONDS = 0.01
 """The pause after events were read: a lone file is seen at once, and thousands cost a hundred looks a second."""
 READ_SIZE = 64 << 10
 """Bytes of events that are read at once: about 700 of them."""
+LOOKED_AT_ONCE = 1000
+"""Files that are looked at in one turn of the loop: about five milliseconds."""
 LARGEST_EVENT = 16 + 256
 """Bytes."""
 # As plain numbers: each file that a worker removes is an event, and the operators of enumerations take longer than the rest.
@@ -54,6 +57,8 @@ class Inbox:
         self._directories: dict[int, str] = {}
         self._news: dict[str, bool] = {}
         """Refs that events named, and whether the file is surely whole."""
+        self._looks_again = False
+        """The next turn of the loop goes on with them."""
         self._scan_timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
         spool.placed, spool.landing = self._look, self._catch_up
@@ -87,6 +92,7 @@ class Inbox:
             self._loop.remove_reader(self._inotify.fd)
             self._inotify.close()
             self._inotify = None
+        self._news.clear()  # it is on disk, for the next start
 
     def _watch_below(self, directory: str) -> None:
         """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them.
@@ -178,11 +184,11 @@ class Inbox:
 
     def _look(self) -> None:
         """Tells the spool what is new, unless it is just giving names itself: those would seem new."""
-        if not self._news or self._spool.placing:
+        if not self._news or self._spool.placing or self._looks_again:
             return
-        news, self._news = self._news, {}
         now = time.time()
-        for ref, sure in news.items():
+        for ref in [*islice(self._news, LOOKED_AT_ONCE)]:
+            sure = self._news.pop(ref)
             try:
                 # A stat of a name that the kernel has just told us of: it is in memory.
                 found = os.lstat(self._spool.layout.path(ref))
@@ -190,6 +196,14 @@ class Inbox:
                 self._spool.forget(ref)
             else:
                 self._spool.notice(ref, found.st_mtime, now, sure=sure)
+        if self._news:
+            self._looks_again = True
+            self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        """The rest, in another turn of the loop."""
+        self._looks_again = False
+        self._look()
 
     def _later_scan(self, delay: float) -> None:
         if self._scan_timer is not None:
@@ -213,7 +227,7 @@ class Inbox:
         for index, file in enumerate(found):
             if self._spool.files.known.get(file.ref) != (file.mtime if file.mtime > now else 0.0):
                 news.append(file)
-            if index % 1000 == 999:
+            if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
                 await asyncio.sleep(0)
         return news
 
@@ -228,7 +242,7 @@ class Inbox:
                     self._spool.notice(file.ref, mtime, now, sure=False)
             else:
                 self._spool.notice(file.ref, file.mtime, now, sure=True)
-            if index % 1000 == 999:
+            if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
                 await asyncio.sleep(0)
 
 

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgpack
@@ -19,6 +20,9 @@ from spoolnode.node.background import spawn
 from spoolnode.node.dispatch import Pace
 from spoolnode.node.outcome import Timer
 from spoolnode.node.slots import Running, Slots
+
+PRINTED_AT_ONCE = 100
+"""Lines printed past Python that go to the log in one turn of the loop; until the rest has, no more of them are read."""
 
 
 @dataclass(eq=False, slots=True)
@@ -83,6 +87,7 @@ class WorkerProcess:
         self._sock = ours
         self._unsent: deque[bytes] = deque()
         self._partial = {"stdout": b"", "stderr": b""}
+        self._lines: dict[str, deque[bytes]] = {"stdout": deque(), "stderr": deque()}
         self._loop.add_reader(self._pidfd, self._died)
         self._loop.add_reader(ours, self._readable)
         for stream in ("stdout", "stderr"):
@@ -177,16 +182,26 @@ class WorkerProcess:
             data = os.read(pipe.fileno(), 65536)
         except BlockingIOError:
             return
-        if not data:
-            self._loop.remove_reader(pipe)
+        self._loop.remove_reader(pipe)
         lines = (self._partial[stream] + data).split(b"\n")
         self._partial[stream] = lines.pop() if data else b""
         if len(self._partial[stream]) > wire.MAX_TEXT:
             lines.append(self._partial[stream])
             self._partial[stream] = b""
-        for line in lines:
-            if line or data:
-                self.on_print(self, stream, line.decode("utf-8", "replace"))
+        is_under_way = bool(self._lines[stream])
+        self._lines[stream] += lines if data else filter(None, lines)
+        if not is_under_way:
+            self._say(stream, pipe, is_open=bool(data))
+
+    def _say(self, stream: str, pipe: Any, *, is_open: bool) -> None:
+        """Tells the next lines; then the rest in another turn of the loop, or the pipe is read on."""
+        lines = self._lines[stream]
+        for _ in range(min(len(lines), PRINTED_AT_ONCE)):
+            self.on_print(self, stream, lines.popleft().decode("utf-8", "replace"))
+        if lines:
+            self._loop.call_soon(partial(self._say, stream, pipe, is_open=is_open))
+        elif is_open and not pipe.closed:
+            self._loop.add_reader(pipe, self._printed, stream, pipe)
 
     def _died(self) -> None:
         self._loop.remove_reader(self._pidfd)

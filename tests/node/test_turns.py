@@ -1,13 +1,26 @@
-"""One read may bring thousands of requests: they share the turns of the loop with everybody else's, and keep their order."""
+"""One read may bring thousands of requests, events or lines: they share the turns of the loop with everybody else's, and keep
+their order.
+"""
 
 import asyncio
+import random
+import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
-from linked import Station
+from linked import NODE, Station
 
 from spoolnode.node import conversation as conversations
 from spoolnode.node.conversation import Conversation, Services
+from spoolnode.node.disk import RealDisk
+from spoolnode.node.inbox import LOOKED_AT_ONCE, Inbox
+from spoolnode.node.keeper import Keeper
+from spoolnode.node.layout import Layout
+from spoolnode.node.process import PRINTED_AT_ONCE, WorkerProcess
+from spoolnode.node.recovery import prepare
+from spoolnode.node.retry import RetryPolicy
+from spoolnode.node.spool import Spool
 from spoolnode.node.turns import TURN_SECONDS, Turns
 from spoolnode.protocol.answer import AnswerReader, is_stored
 from spoolnode.protocol.packet import EXTENDED, PING, SPOOL_REQUEST, decode_variables, encode_variables, packet
@@ -211,5 +224,74 @@ def test_a_mistake_among_requests_that_were_put_off_is_said_after_the_answers_be
         assert wire.ended
         assert [is_stored(*answer[1:]) for answer in wire.answers] == [True] * 100 + [False]
         assert station.run_all() == [*range(100)]
+
+    run(story())
+
+
+async def each_turn(count: Callable[[], int], wanted: int) -> list[int]:
+    """How much was done in each turn of the loop, until so much is."""
+    done = [count()]
+    async with asyncio.timeout(60):
+        while count() < wanted:
+            await asyncio.sleep(0)
+            done.append(count() - sum(done))
+    return done
+
+
+def test_files_that_come_by_the_thousand_are_noticed_a_few_at_a_time(tmp_path: Path) -> None:
+    async def story() -> None:
+        path = tmp_path / "spool"
+        prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
+        spool = Spool(RealDisk(), Layout(str(path)), NODE, RetryPolicy(3), random.Random(1), sync=False)
+        spool.load()
+        inbox = Inbox(spool, lambda *_, **__: None)
+        inbox.start()
+        for n in range(3000):
+            (path / f"uwsgi_spoolfile_on_there_{n}").write_bytes(request(n))
+        shares = await each_turn(lambda: spool.counts.found, 3000)
+        assert max(shares) <= 2 * LOOKED_AT_ONCE, "events tell of them, and the first scan finds them"
+        inbox.stop()
+        await spool.close()
+
+    run(story())
+
+
+def test_what_is_known_of_many_files_at_once_is_told_a_few_at_a_time(tmp_path: Path) -> None:
+    async def story() -> None:
+        path = tmp_path / "spool"
+        prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
+        spool = Spool(RealDisk(), Layout(str(path)), NODE, RetryPolicy(3), random.Random(1), sync=False)
+        spool.load()
+        inbox = Inbox(spool, lambda *_, **__: None)
+        inbox.start()
+        spool.placing += 1  # a move is under way, and events gather
+        for n in range(3000):
+            (path / f"uwsgi_spoolfile_on_there_{n}").write_bytes(request(n))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        spool.end_placing()
+        shares = await each_turn(lambda: spool.counts.found, 3000)
+        assert max(shares) <= LOOKED_AT_ONCE
+        inbox.stop()
+        await spool.close()
+
+    run(story())
+
+
+def test_lines_that_a_task_prints_by_the_thousand_are_told_a_few_at_a_time_and_all_of_them() -> None:
+    many = 20_000
+
+    async def story() -> None:
+        printed: list[str] = []
+        gone = asyncio.Event()
+        worker = WorkerProcess(
+            0, [sys.executable, "-c", f"import os; os.write(1, b''.join(b'%d\\n' % n for n in range({many})))"],
+            {"settings": {"env": []}}, "mark", 1, lambda *_: None, lambda _worker, _stream, line: printed.append(line),
+            lambda _worker: gone.set(),
+        )  # fmt: skip
+        worker.start()
+        assert max(await each_turn(lambda: len(printed), many)) <= PRINTED_AT_ONCE
+        assert printed == [str(n) for n in range(many)]
+        await gone.wait()
 
     run(story())
