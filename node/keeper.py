@@ -143,6 +143,44 @@ class Keeper(Marker):
 
     def bury(self, number: int | None, ref: int | str, reason: str, attempts: int) -> None:
         """Moves a task to dead/, with the reason. When that fails it stays where it is, and is not in dead/."""
+        problems = self.bury_together(number, [ref], reason, attempts)
+        if problems:
+            raise problems[ref]
+
+    def bury_together(
+        self, number: int | None, refs: Iterable[int | str], reason: str, attempts: int
+    ) -> dict[int | str, OSError | BadPacket]:
+        """Moves tasks to dead/, all with one reason; why those stay where they are that do, and then are not in dead/.
+
+        Their new names are made safe together: that takes half the time.
+        """
+        targets: dict[int | str, str] = {}
+        problems: dict[int | str, OSError | BadPacket] = {}
+        for ref in refs:
+            try:
+                targets[ref] = self._copy_to_dead(number, ref, reason, attempts)
+            except (OSError, BadPacket) as error:
+                problems[ref] = error
+        try:
+            self._confirm(targets.values())
+        except OSError as error:
+            return problems | dict.fromkeys(targets, error)
+        for ref, target in targets.items():
+            try:
+                if number is None:
+                    self.disk.unlink(self.layout.path(str(ref)))
+                else:
+                    self.mark(number, [int(ref)])
+            except FileNotFoundError:
+                continue  # somebody removed it meanwhile
+            except OSError as error:
+                discard(self.disk, self.layout.path(target))
+                problems[ref] = error
+        # The removal, or the mark, is made safe with the others of this second.
+        return problems
+
+    def _copy_to_dead(self, number: int | None, ref: int | str, reason: str, attempts: int) -> str:
+        """The ref of the copy."""
         identity = ref_id(str(ref)) if number is None else names.task_id(self.node_id, number, int(ref))
         target = f"dead/{names.file_name(identity)}"
         if number is None:
@@ -152,22 +190,10 @@ class Keeper(Marker):
             extra = [(names.REASON, _fit(reason, most)), (names.ATTEMPTS, str(attempts).encode())]
             with contextlib.suppress(_NoRoom):
                 self._copy(place, target, attempts=attempts, mtime=time.time(), extra=extra)
-                break
-        else:
-            self._write(reason_ref(target), [encode_variables(extra)], mtime=None)
-            self._copy(place, target, attempts=attempts, mtime=time.time())
-        self._confirm([target])
-        try:
-            if number is None:
-                self.disk.unlink(place.path)
-            else:
-                self.mark(number, [int(ref)])
-        except FileNotFoundError:
-            return  # somebody removed it meanwhile
-        except OSError:
-            discard(self.disk, self.layout.path(target))
-            raise
-        # The removal, or the mark, is made safe with the others of this second.
+                return target
+        self._write(reason_ref(target), [encode_variables(extra)], mtime=None)
+        self._copy(place, target, attempts=attempts, mtime=time.time())
+        return target
 
     def remove(self, ref: str) -> None:
         """Removes a spool file, and what lies beside it."""

@@ -8,11 +8,13 @@ A task is *in doubt* when it may have reached the other node without our knowing
 and only to that node: another one could not know that it has run already.
 """
 
+import asyncio
 import contextlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import msgpack
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
     from spoolnode.node.spool import Spool
 
 EXPIRED_AT_ONCE = 100
-"""Tasks whose hold is over that are given up before others have their turn at the disk."""
+"""Tasks whose hold is over that are given up before others have their turn at the disk..."""
+BURIED_TOGETHER = 32
+"""...so many of them at once, which shares what their directory costs, and is told in two milliseconds."""
+DESTINATIONS_AT_ONCE = 500
+"""Destinations that are looked at for such tasks in one turn of the loop."""
 ANYONE = ""
 """In place of a node's id: whichever node answers to the destination."""
 NOBODY = "nobody"
@@ -389,28 +395,47 @@ class Outbox:
         Args:
             doubtful: the id of the node that may have it; it stays in doubt when the disk does not let it go.
         """
-        found = self._destination(to)
-        keeper = self._spool.keeper
-        batch = source.number
+        self._give_up_together(to, source, [(ref, number)], reason, doubtful=doubtful, rank=rank)
 
-        def buried(result: None, error: BaseException | None) -> None:
-            del result
-            if error is not None and not isinstance(error, FileNotFoundError):
-                self._spool.report("move_failed", move="bury", id=self._spool.id_of(source, ref), reason=str(error))
-                self.give_back(to, doubtful, source, [ref], rank, doubtful=bool(doubtful))
+    def _give_up_together(
+        self, to: str, source: Source, tasks: list[tuple[Ref, int]], reason: str, *, doubtful: str, rank: int = LAST
+    ) -> None:
+        keeper, batch = self._spool.keeper, source.number
+
+        def bury() -> dict[Ref, Exception]:
+            problems: dict[Ref, Exception] = {}
+            told = undeliverable(to, reason)
+            for ref, problem in keeper.bury_together(batch, [ref for ref, _ in tasks], told, 0).items():
+                try:
+                    if not isinstance(problem, BadPacket):
+                        raise problem
+                    # Not even that can be read: what is left of it is kept.
+                    keeper.quarantine(str(ref)) if batch is None else keeper.keep_cut(batch)
+                except FileNotFoundError:
+                    continue  # somebody removed it
+                except OSError as error:
+                    problems[ref] = error
+            return problems
+
+        def buried(stay: dict[Ref, Exception] | None, error: BaseException | None) -> None:
+            problems: dict[Ref, BaseException] = {**(stay or {})} if error is None else {ref: error for ref, _ in tasks}
+            self._buried(to, source, tasks, reason, problems)
+            if problems:
+                self.give_back(to, doubtful, source, [*problems], rank, doubtful=bool(doubtful))
                 self.woken(to)
-                return
-            self._spool.report("dead", id=self._spool.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
-            self._spool.counts.died += 1
-            self._end(found, source, [(ref, number)])
-
-        def bury() -> None:
-            try:
-                keeper.bury(batch, ref, undeliverable(to, reason), 0)
-            except BadPacket:  # not even that can be read: what is left of it is kept
-                keeper.quarantine(str(ref)) if batch is None else keeper.keep_cut(batch)
 
         self._spool.moves.submit(bury, buried)
+
+    def _buried(self, to: str, source: Source, tasks: list[tuple[Ref, int]], reason: str, stay: dict[Ref, BaseException]) -> None:
+        """Tasks are in dead/, but for those that `stay`."""
+        for ref, why in stay.items():
+            self._spool.report("move_failed", move="bury", id=self._spool.id_of(source, ref), reason=str(why))
+        ended = [(ref, number) for ref, number in tasks if ref not in stay]
+        for ref, _ in ended:
+            self._spool.report("dead", id=self._spool.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
+        self._spool.counts.died += len(ended)
+        if ended:
+            self._end(self._destination(to), source, ended)
 
     # -- moving within the spool --
 
@@ -447,30 +472,43 @@ class Outbox:
         if self._expiring:
             return
         self._expiring = True
-        reason, before = f"it waited {hold:g} s (--hold)", -1
         try:
-            # Not on and on when the disk takes none; what it did not take is back in its queue.
-            while self.total != before and (old := [*self.expired(time.time() - hold, EXPIRED_AT_ONCE)]):
-                before = self.total
-                for to, owner, source, ref, number in old:
-                    told = f"{reason}, and may have been delivered" if owner else reason
-                    self.give_up(to, source, ref, number, told, doubtful=owner)
-                await self._spool.moves.run(lambda: None)  # the disk has done these
+            everybody = [*self.destinations]
+            for start in range(0, len(everybody), DESTINATIONS_AT_ONCE):
+                await self._give_up_old(everybody[start : start + DESTINATIONS_AT_ONCE], hold)
+                await asyncio.sleep(0)
         finally:
             self._expiring = False
 
-    def expired(self, oldest: float, count: int) -> Iterator[tuple[str, str, Source, Any, int]]:
+    async def _give_up_old(self, among: list[str], hold: float) -> None:
+        reason, before = f"it waited {hold:g} s (--hold)", -1
+        # Not on and on when the disk takes none; what it did not take is back in its queue.
+        while self.total != before and (old := [*self.expired(time.time() - hold, EXPIRED_AT_ONCE, among)]):
+            before = self.total
+            for (to, owner, _), group in groupby(old, key=lambda one: (one[0], one[1], id(one[2]))):
+                told = f"{reason}, and may have been delivered" if owner else reason
+                tasks = [*group]
+                for start in range(0, len(tasks), BURIED_TOGETHER):
+                    together = [(ref, number) for _, _, _, ref, number in tasks[start : start + BURIED_TOGETHER]]
+                    self._give_up_together(to, tasks[0][2], together, told, doubtful=owner)
+            await self._spool.moves.run(lambda: None)  # the disk has done these
+
+    def expired(
+        self, oldest: float, count: int, among: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, str, Source, Any, int]]:
         """Up to `count` tasks that were accepted before `oldest` (seconds since 1970), each taken, for `give_up`: destination,
-        who may have it, source, ref, number."""
-        for found in self.destinations.values():
+        who may have it, source, ref, number. `among`: destinations; all, when it is None."""
+        for found in [self.destinations[name] for name in among or self.destinations if name in self.destinations]:
             for owner, queue in [("", found.fresh), *found.doubts.items()]:
-                taken = queue.take_old(lambda source, ref: self._accepted(source, ref) < oldest, count)
+                taken = queue.take_old(lambda source, ref: self._accepted(source, ref) < oldest, count) if queue.size else []
                 count -= len(taken)
                 for source, ref in taken:
                     real, place = self._real(source, ref)
                     if isinstance(real, Batch) or (place in real.known and place not in real.flying):
                         real.flying.add(place)
                         yield found.name, owner, real, place, real.link_number(place)
+            if count <= 0:
+                return
 
     def _real(self, source: Source, ref: Any) -> tuple[Source, Any]:
         """Where a task is that a place in a queue leads to: it may have settled."""

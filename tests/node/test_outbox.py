@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from linked import LARGE, Station, task
 
+from spoolnode.node import outbox as outboxes
 from spoolnode.node.moving import Aside
-from spoolnode.node.outbox import ANYONE, EXPIRED_AT_ONCE, Load
+from spoolnode.node.outbox import ANYONE, BURIED_TOGETHER, EXPIRED_AT_ONCE, Load
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
@@ -413,6 +414,64 @@ def test_all_that_has_waited_too_long_is_given_up_in_time_however_much_it_is() -
         await station.during(station.spool.outbox.give_up_expired(-1e6))
         assert station.spool.outbox.sizes() == {}
         assert len(station.files("dead")) == count
+
+    run(story())
+
+
+def test_what_is_given_up_together_shares_what_its_directory_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        costs = []
+        for together in (1, BURIED_TOGETHER):
+            monkeypatch.setattr(outboxes, "BURIED_TOGETHER", together)
+            station = Station()
+            await accepted(station, *range(BURIED_TOGETHER))
+            await station.settled()
+            before = station.disk.calls
+            await station.during(station.spool.outbox.give_up_expired(-1e6))
+            assert len(station.files("dead")) == BURIED_TOGETHER
+            costs.append(station.disk.calls - before)
+        assert costs[1] < costs[0] - BURIED_TOGETHER, "at least one sync less for each"
+
+    run(story())
+
+
+def test_of_tasks_given_up_together_those_that_the_disk_keeps_stay_and_the_others_go() -> None:
+    async def story() -> None:
+        calls = 1
+        while True:
+            station = Station()
+            await accepted(station, 1, 2, 3)
+            await station.settled()
+            station.disk.fail_at(calls, errno.EIO)
+            first = station.disk.calls
+            await station.during(station.spool.outbox.give_up_expired(-1e6))
+            failed = station.disk.calls - first >= calls
+            station.disk.heal()
+            assert station.spool.outbox.sizes().get("beta", 0) + len(station.files("dead")) == 3
+            await station.during(station.spool.outbox.give_up_expired(-1e6))
+            assert station.spool.outbox.sizes() == {}
+            assert len(station.files("dead")) == 3
+            if not failed:
+                break
+            calls += 1
+        assert calls > 10
+
+    run(story())
+
+
+def test_thousands_of_destinations_are_looked_at_in_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outboxes, "DESTINATIONS_AT_ONCE", 10)
+
+    async def story() -> None:
+        station = Station()
+        for n in range(100):
+            station.spool.outbox.number(f"ghost-{n}")
+        job = asyncio.create_task(station.spool.outbox.give_up_expired(1.0))
+        turns = 0
+        while not job.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns >= 10
 
     run(story())
 
