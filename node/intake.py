@@ -13,6 +13,7 @@ import contextlib
 import errno
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -31,6 +32,8 @@ BATCH_SIZE = 1 << 20
 """Bytes of a batch file, reserved when it is made: records never meet a full disk, and a mapping of it never moves."""
 BATCH_SECONDS = 1.0
 """How long a batch takes tasks after its first one."""
+TOLD_AT_ONCE = 512
+"""Tasks of a commit that are told of in one turn of the loop, about three milliseconds: a slow disk gathers thousands."""
 INLINE_BODY = 128 << 10
 """The largest body kept in a batch, in bytes; larger ones get a file of their own."""
 
@@ -76,6 +79,15 @@ class Group:
     closes: bool = False
     """It is the last of its batch."""
 
+    def split(self, count: int) -> "Group":
+        """Takes out the first `count` of them, for whoever hears of a commit. What both have in common is not copied."""
+        first = Group(
+            self.batch, self.start, offsets=self.offsets[:count], waiters=self.waiters[:count],
+            special=self.special, outbound=self.outbound,
+        )  # fmt: skip
+        del self.offsets[:count], self.waiters[:count]
+        return first
+
 
 class Intake:
     """The only way into a batch."""
@@ -94,6 +106,10 @@ class Intake:
         self._open: Group | None = None
         self._ready: list[Group] = []
         self._busy = False
+        self._untold: deque[tuple[Group, BaseException | None]] = deque()
+        """What commits have done, and went wrong with, and nobody has heard yet."""
+        self._tells_on = False
+        """The next turn of the loop goes on with it."""
         self._soon = False
         self._loop = asyncio.get_running_loop()
         self._has_spare = False
@@ -162,7 +178,8 @@ class Intake:
     @property
     def is_idle(self) -> bool:
         """Whether nobody waits for a commit."""
-        return not self._busy and not self._ready and (self._open is None or not self._open.waiters)
+        is_told = not self._untold
+        return is_told and not self._busy and not self._ready and (self._open is None or not self._open.waiters)
 
     def _next_batch(self, now: float) -> Group:
         self.close_batch()
@@ -185,16 +202,35 @@ class Intake:
 
     def _done(self, groups: list[Group], errors: Sequence[BaseException | None] | None, problem: BaseException | None) -> None:
         self._busy = False
+        for group, error in zip(groups, errors or [problem] * len(groups), strict=True):
+            if error is not None:
+                self._give_up(group)
+            self._untold.append((group, error))
+        self._start()  # before the answers are sent: the disk works while we talk
+        if not self._tells_on:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        left = TOLD_AT_ONCE
         try:
-            for group, error in zip(groups, errors or [problem] * len(groups), strict=True):
+            while self._untold and left > 0:
+                group, error = self._untold[0]
+                count = min(left, len(group.waiters))
+                part = group.split(count) if count < len(group.waiters) else self._untold.popleft()[0]
+                left -= max(count, 1)
                 if error is None:
-                    self._tell(group)
+                    self._tell(part)
                 else:
-                    self._refuse(group, error)
+                    self._refuse(part, error)
         finally:
-            # The next commit starts before the answers are sent: the disk works while we talk.
-            self._start()
+            if self._untold:
+                self._tells_on = True
+                self._loop.call_soon(self._tell_on)
             self.flushed()
+
+    def _tell_on(self) -> None:
+        self._tells_on = False
+        self._tell_some()
 
     def _tell(self, group: Group) -> None:
         group.batch.live += len(group.offsets)
@@ -203,20 +239,25 @@ class Intake:
         for waiter, offset in zip(group.waiters, group.offsets, strict=True):
             waiter.stored(task_id(node_id, number, offset))
 
-    def _refuse(self, group: Group, error: BaseException) -> None:
+    def _give_up(self, group: Group) -> None:
+        """A commit failed."""
         if self._open is not None and self._open.batch is group.batch:
             # Whoever gathered meanwhile for the same file is refused with the others.
             group.waiters += self._open.waiters
             self._open = None
         group.batch.void.update(group.offsets)
         group.batch.refused.update(group.offsets)
+        group.closes = True
+
+    def _refuse(self, group: Group, error: BaseException) -> None:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = error.strerror if isinstance(error, OSError) else repr(error)
         refusal = Refused(
             Reason.FULL if full else Reason.BUSY,
             f"the disk of this node {'is full' if full else 'failed'} ({reason}); nothing was stored",
         )
-        self._committed(Group(group.batch, group.start, closes=True))
+        if group.closes:
+            self._committed(Group(group.batch, group.start, closes=True))
         for waiter in group.waiters:
             waiter.refused(refusal)
 

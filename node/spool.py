@@ -187,19 +187,18 @@ class Spool:
             self.changed()
 
     def _queue(self, group: Group) -> None:
-        for offset, (to, number) in group.outbound.items():
-            group.batch.outbound.append(offset)
-            group.batch.numbers.append(number)
-            self.outbox.accept(to, group.batch, offset, group.special.get(offset, (0.0, LAST))[1])
         if not group.special and not group.outbound:
             self.queue.add(group.batch, group.offsets)
             return
         now = time.time()
         for offset in group.offsets:
-            if offset in group.outbound:
-                continue
             due, rank = group.special.get(offset, (0.0, LAST))
-            if due > now:
+            if offset in group.outbound:
+                to, number = group.outbound[offset]
+                group.batch.outbound.append(offset)
+                group.batch.numbers.append(number)
+                self.outbox.accept(to, group.batch, offset, rank)
+            elif due > now:
                 self.later.add(due, group.batch, offset, rank)
             else:
                 self.queue.add(group.batch, [offset], rank)

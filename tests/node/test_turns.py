@@ -3,18 +3,22 @@ their order.
 """
 
 import asyncio
+import errno
 import random
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from linked import NODE, Station
+import pytest
+from linked import NODE, Station, task
 
 from spoolnode.node import conversation as conversations
+from spoolnode.node import intake
 from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.inbox import LOOKED_AT_ONCE, Inbox
+from spoolnode.node.intake import TOLD_AT_ONCE
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
 from spoolnode.node.process import PRINTED_AT_ONCE, WorkerProcess
@@ -224,6 +228,79 @@ def test_a_mistake_among_requests_that_were_put_off_is_said_after_the_answers_be
         assert wire.ended
         assert [is_stored(*answer[1:]) for answer in wire.answers] == [True] * 100 + [False]
         assert station.run_all() == [*range(100)]
+
+    run(story())
+
+
+def test_what_a_slow_disk_has_gathered_is_told_in_shares_and_the_next_commit_does_not_wait() -> None:
+    async def story() -> None:
+        station = Station()
+        services = Counting(station)
+        (commits, *_) = station.threads
+        wires = [Wire(services) for _ in range(4)]
+        for wire in wires:
+            wire.talk.receive(b"".join(request(n) for n in range(TOLD_AT_ONCE)))
+        await services.shares(4 * TOLD_AT_ONCE)
+        commits.work()  # a few, that were there when it began
+        commits.answer()
+        commits.work()  # all others
+        wires[0].talk.receive(request(0))
+        accepted = station.spool.counts.accepted
+        commits.answer()
+        shares = [station.spool.counts.accepted - accepted]
+        assert commits.todo, "the disk works meanwhile"
+        commits.work()
+        commits.answer()  # what comes back meanwhile takes its turn
+        while station.spool.counts.accepted < 4 * TOLD_AT_ONCE + 1:
+            assert not station.spool.intake.is_idle
+            await asyncio.sleep(0)
+            shares.append(station.spool.counts.accepted - accepted - sum(shares))
+        assert len(shares) > 3
+        assert max(shares) <= TOLD_AT_ONCE
+        assert [wire.stored for wire in wires] == [TOLD_AT_ONCE + 1, *[TOLD_AT_ONCE] * 3]
+        assert station.spool.total == 4 * TOLD_AT_ONCE + 1
+
+    run(story())
+
+
+def test_of_tasks_that_share_a_commit_each_gets_its_own_time_priority_and_destination_whenever_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "TOLD_AT_ONCE", 2)
+
+    async def story() -> None:
+        station = Station()
+        kinds: list[dict[str, str]] = [{}, {"at": "4000000000"}, {"priority": "3"}, {"spool_node": "beta"}]
+        for n in range(9):
+            station.admit(task(n, **kinds[n % 4]), link=None)
+        await station.rest()
+        assert station.spool.outbox.sizes() == {"beta": 2}
+        assert len(station.spool.later) == 2
+        assert station.run_all() == [2, 6, 0, 4, 8, 1, 5], "those with a priority first, those that are due later last"
+
+    run(story())
+
+
+def test_a_failed_commit_refuses_all_that_shared_it_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "TOLD_AT_ONCE", 2)
+
+    async def story() -> None:
+        station = Station()
+        first = [station.admit(task(n), link=None) for n in range(5)]
+        await station.turn()
+        (commits, *_) = station.threads
+        later = [station.admit(task(n), link=None) for n in range(5, 8)]
+        station.disk.fail_at(1, errno.EIO)
+        commits.work()
+        commits.answer()
+        assert sum(heard.answers for heard in first) == 2
+        await station.rest()
+        assert [len(heard.refusals) for heard in (*first, *later)] == [1] * 8
+        assert station.run_all() == []
+        again = station.admit(task(9), link=None)
+        await station.rest()
+        assert again.stored_as
+        assert station.run_all() == [9]
 
     run(story())
 
