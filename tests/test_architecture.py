@@ -46,6 +46,16 @@ def test_every_method_that_it_names_exists() -> None:
     assert not {f"{owner}.{member}" for owner, member in named if member not in exists[owner]}
 
 
+@pytest.mark.parametrize("layer", ["node", "cluster"])
+def test_every_module_stands_in_a_table_with_its_reason(layer: str) -> None:
+    text = section(ARCHITECTURE, "Who may know whom")
+    inside, _, outside = text.partition("And of cluster/:")
+    listed = [name for row in table(inside if layer == "node" else outside) for name in re.findall(r"`([\w/]+)`", row[0])]
+    modules = {path.stem for path in (ROOT / layer).glob("*.py")} - {"__init__"}
+    rooms = {f"{path.parent.name}/" for path in (ROOT / layer).glob("*/__init__.py")}
+    assert sorted(listed) == sorted(modules | rooms)
+
+
 def chart(title: str) -> tuple[set[str], set[str]]:
     """The states of the first chart below a heading of the third level, and the numbers at its arrows."""
     _, _, text = page(ARCHITECTURE).partition(f"\n### {title}\n")

@@ -21,7 +21,7 @@ from spoolnode.node.listener import Listener
 
 TOLD = {
     *("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.utime", "os.chmod"),
-    *("os.truncate", "os.link", "os.symlink"),
+    *("os.truncate", "os.link", "os.symlink", "subprocess.Popen"),
 }
 WITH_PATH = ("stat", "lstat", "statvfs", "access", "readlink")
 WITH_DESCRIPTOR = ("fstat", "fsync", "fdatasync", "pread", "pwrite", "ftruncate")

@@ -32,6 +32,8 @@ ALLOWED = {
     " may go to another worker before that is known",
     "node.listener.Listener.listen_again": "a socket is bound, at the start and when its name was removed; rare, and no file",
     "node.control.Control.listen_again": "the same for the control socket",
+    "node.process.WorkerProcess._execute": "a worker is started: the call returns when the kernel has loaded the"
+    " interpreter, which is in memory, because this process runs it too",
     # At the start: the loop has not turned since, or it makes sockets.
     "cluster.cluster.Cluster._read_known": "at the start, before the loop's first turn",
     "node.control.Control.start": "at the start: the control socket is made",
