@@ -6,7 +6,7 @@ from typing import Any
 
 from spoolnode.compat import uwsgidecorators, values
 from spoolnode.compat.context import WorkerContext
-from spoolnode.node.outcome import Call, Kind, Outcome
+from spoolnode.node.outcome import DONE, Call, Kind, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.values import decode_block
 from spoolnode.registry import REGISTRY
@@ -34,7 +34,7 @@ class Dispatcher:
     def __call__(self, call: Call) -> Outcome | Awaitable[Outcome]:
         """Runs a task. Raises what its callable raises."""
         # Most tasks name no function, and need not be decoded to know that.
-        if names.FUNCTION in call.block or _LEGACY_FUNCTION in call.block:
+        if names.FUNCTION in call.block:  # the name of the other variable ends with this one
             return self._run_named(call)
         return self._run_unnamed(call, None)
 
@@ -52,11 +52,12 @@ class Dispatcher:
 
     def _run_unnamed(self, call: Call, legacy: bytes | None) -> Outcome | Awaitable[Outcome]:
         if (in_bytes := bytes_spooler()) is not None:
-            return conclude(in_bytes(values.environment(call.variables, call.body, call.file_name)), self._rule)
-        in_str = str_spooler() or self._named
-        if in_str is not None:
-            return conclude(in_str(decode_block(call.block, call.body, call.file_name)), self._rule)
-        return Outcome(Kind.FAILED, _nobody(legacy))
+            result = in_bytes(values.environment(call.variables, call.body, call.file_name))
+        elif (in_str := str_spooler() or self._named) is not None:
+            result = in_str(decode_block(call.block, call.body, call.file_name))
+        else:
+            return Outcome(Kind.FAILED, _nobody(legacy))
+        return DONE if result is None else conclude(result, self._rule)
 
     @property
     def has_callable(self) -> bool:

@@ -40,11 +40,9 @@ def again(frequency: float) -> Outcome:
 
 def conclude(result: object, rule: Rule) -> Outcome | Awaitable[Outcome]:
     """The outcome of a call; of an awaitable when the function was asynchronous."""
-    if result is None or isinstance(result, int):
-        return rule(result)
     if isinstance(result, GeneratorType | AsyncGeneratorType):
         return Outcome(Kind.FAILED, "the callable contains a `yield`: it returned a generator, and nothing of it has run")
-    if isinstance(result, Awaitable):
+    if result is not None and isinstance(result, Awaitable):
         return _conclude_later(result, rule)
     return rule(result)
 
