@@ -29,6 +29,8 @@ WINDOW = 2000
 """Requests that are sent before their answers are read."""
 GHOSTS = (1_000, 5_000)
 """Made-up destinations."""
+FAILING = 20_000
+"""Tasks that fail."""
 HELD_SECONDS = 5.0
 """How long it is watched that tasks are given up."""
 PULSE_SECONDS = 0.002
@@ -48,6 +50,7 @@ def grows(bench: Bench) -> list[Row]:
         rows += _held(bench, min(size, 100_000))
         rows += _dead(bench, min(size, 50_000))
         rows += _priorities(bench, min(size, 100_000))
+    rows += _failing(bench)
     for size in GHOSTS:
         rows += _destinations(bench, size)
     return rows
@@ -117,6 +120,20 @@ def _dead(bench: Bench, size: int) -> list[Row]:
             (spool / "dead" / f"uwsgi_spoolfile_on_bench_{secrets.token_hex(4)}_{n}").write_bytes(content)
         took = _timed(spool, "GET", "/tasks?state=dead&limit=100")
     return [_row(f"{size:,} dead tasks: the first hundred", "ms", took, 300)]
+
+
+def _failing(bench: Bench) -> list[Row]:
+    """Tasks that fail with long reasons, and wait for their next attempt."""
+    options = "--retry-base", "1h", "--log-level", "error"
+    with bench.servers.node(bench.servers.path("spool"), *options, app="failing:fail") as node:
+        node.wait_ready()
+        _send(node.port, [[(b"n", b"x")]] * 100)
+        wait_for(lambda: status(node.port)["retrying"] == 100, node, "the first have failed", 60)
+        base = proc.rss_mb(node.pid)
+        _send(node.port, [[(b"n", b"x")]] * FAILING)
+        wait_for(lambda: status(node.port)["retrying"] == FAILING + 100, node, "all have failed", 300)
+        each = (proc.rss_mb(node.pid) - base) * 2**20 / FAILING
+    return [_row(f"{FAILING:,} tasks that failed with reasons of 12 KB: memory of each", "B", each, 1000)]
 
 
 def _priorities(bench: Bench, size: int) -> list[Row]:

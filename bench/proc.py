@@ -74,6 +74,11 @@ def peak_rss_mb(pid: int) -> float:
     return _field_mb(Path(f"/proc/{pid}/status"), "VmHWM:")
 
 
+def rss_mb(pid: int) -> float:
+    """The memory that a process has resident, without its descendants."""
+    return _field_mb(Path(f"/proc/{pid}/status"), "VmRSS:")
+
+
 def tree_memory_mb(pid: int) -> tuple[float, float]:
     """RSS and PSS of a process and its descendants: RSS counts shared pages in each, PSS divides them."""
     files = [Path(f"/proc/{process.pid}/smaps_rollup") for process in tree(pid)]
