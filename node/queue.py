@@ -17,7 +17,9 @@ from typing import Any
 from spoolnode.protocol.names import LAST
 
 COMPACT_AFTER = 1024
-"""Refs that a run may have given away before their memory is taken back."""
+"""Refs that a run may have given away before their memory is taken back..."""
+COMPACT_AT_MOST = 1 << 16
+"""...and that many at the most, also of a long run: to free a million names in one go takes 20 ms."""
 TIDY_AFTER = 1024
 """Dead entries that are no burden, however few live."""
 TIDY_AT_ONCE = 8
@@ -49,7 +51,7 @@ class Run:
         """Removes up to `count` of the oldest."""
         taken = self.refs[self.start : self.start + count]
         self.start += len(taken)
-        if self.start > COMPACT_AFTER and self.start * 2 > len(self.refs):
+        if self.start > COMPACT_AT_MOST or (self.start > COMPACT_AFTER and self.start * 2 > len(self.refs)):
             del self.refs[: self.start]
             self.start = 0
         return taken

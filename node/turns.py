@@ -1,4 +1,4 @@
-"""Shares the turns of the event loop among connections: one read may bring thousands of requests, and others wait meanwhile.
+"""Shares the turns of the event loop: one read may bring thousands of requests, for as many links, and others wait meanwhile.
 
 What does not fit into this turn goes on in the next one, in the order in which it was put off.
 """
@@ -48,3 +48,36 @@ class Turns:
             if self.is_over:
                 break
             self._put_off.popleft()()
+
+
+class Gate:
+    """Lets a few coroutines through in each turn, in the order in which they came: what each does next takes a while."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._left = at_once
+        self._is_set = False
+        """The next turn lets others through."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def passed(self) -> None:
+        """Returns in a turn that has room for one more."""
+        if not self._is_set:
+            self._is_set = True
+            asyncio.get_running_loop().call_soon(self._next)
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def _next(self) -> None:
+        self._left, self._is_set = self._at_once, bool(self._waiting)
+        while self._waiting and self._left:
+            future = self._waiting.popleft()
+            if not future.done():  # it may have been cancelled
+                self._left -= 1
+                future.set_result(None)
+        if self._is_set:
+            asyncio.get_running_loop().call_soon(self._next)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from spoolnode.cluster.candidate import Candidate
+from spoolnode.cluster.carrier import ATTEMPTS_AT_ONCE
 from spoolnode.cluster.cluster import Cluster
 from spoolnode.cluster.dial import DialError, Kind
 from spoolnode.node.config import Config
@@ -38,6 +39,8 @@ class Home:
         prepare(self.spool.keeper, self.report)
         self.spool.load()
         self.called: list[str] = []
+        self.hangs = False
+        """Whom it calls, neither answers nor refuses."""
         self.cluster = Cluster(self, None, self.dial, random.Random(1))  # type: ignore[arg-type] # a stand-in
 
     def report(self, action: str, **details: Any) -> None:
@@ -48,6 +51,8 @@ class Home:
 
     async def dial(self, address: str, *_: Any) -> Any:
         self.called.append(address)
+        if self.hangs:
+            await asyncio.Event().wait()
         raise DialError(Kind.REFUSED, f"nobody listens on {address}")
 
     def store(self, to: str) -> None:
@@ -125,6 +130,24 @@ def test_a_destination_for_which_nothing_waits_any_more_is_forgotten(tmp_path: P
         await home.spool.sync_marks()
         home.cluster.tick()
         await until(lambda: not home.spool.outbox.destinations)
+        await home.close()
+
+    run(story())
+
+
+def test_links_to_thousands_of_addresses_begin_a_few_at_a_time_and_none_waits_for_another_to_answer(tmp_path: Path) -> None:
+    async def story() -> None:
+        home = Home(tmp_path / "spool")
+        home.hangs = True
+        await home.cluster.start()
+        for n in range(1000):
+            home.store(f"127.1.{n >> 8}.{n & 255}:9")
+        begun = [len(home.called)]
+        async with asyncio.timeout(60):
+            while len(home.called) < 1000:
+                await asyncio.sleep(0)
+                begun.append(len(home.called) - sum(begun))
+        assert max(begun) <= ATTEMPTS_AT_ONCE
         await home.close()
 
     run(story())

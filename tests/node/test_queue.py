@@ -3,13 +3,14 @@
 import itertools
 from array import array
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolnode.node import queue
-from spoolnode.node.queue import COMPACT_AFTER, Later, ReadyQueue
+from spoolnode.node.queue import COMPACT_AFTER, COMPACT_AT_MOST, Later, ReadyQueue
 from spoolnode.protocol.names import LAST
 
 
@@ -109,6 +110,17 @@ def test_what_was_taken_from_a_long_run_takes_no_memory() -> None:
         assert run is None or run.start <= max(len(run), COMPACT_AFTER)
     assert seen == list(range(10 * COMPACT_AFTER))
     assert queue.take(1) is None
+
+
+def test_a_long_run_gives_its_memory_back_in_pieces() -> None:
+    queue = ReadyQueue()
+    queue.add(SOURCES[0], range(20 * COMPACT_AT_MOST))
+    held = [20 * COMPACT_AT_MOST]
+    while queue.size:
+        queue.take(100)
+        run = next((run for lane in queue._lanes.values() for run in lane), None)
+        held.append(len(run.refs) if run is not None else 0)
+    assert max(before - after for before, after in pairwise(held)) <= COMPACT_AT_MOST + 100
 
 
 def test_the_callers_array_stays_the_callers() -> None:
