@@ -59,6 +59,9 @@ class Inbox:
         """Refs that events named, and whether the file is surely whole."""
         self._looks_again = False
         """The next turn of the loop goes on with them."""
+        self._unlisted: list[str] = []
+        """New directories that are watched, and whose own directories are not yet."""
+        self._is_listing = False
         self._scan_timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
         spool.placed, spool.landing = self._look, self._catch_up
@@ -70,6 +73,8 @@ class Inbox:
             root = self._inotify.add_watch(self._spool.layout.root, _EVENTS)
         except OSError as error:
             self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
+            if self._inotify is not None:
+                self._inotify.close()
             self._inotify = None
         else:
             self._directories = {root: ""}
@@ -101,24 +106,37 @@ class Inbox:
         """
         pending = [directory]
         while pending:
-            pending += [f"{name}/" for name in self._numeric_in(pending.pop()) if self._watch(name)]
+            pending = [f"{name}/" for name in self._numeric_in(pending) if self._watch(name)]
 
-    async def _watch_new(self, directory: str) -> None:
+    def _note_directory(self, directory: str) -> None:
         """A numeric directory has come, perhaps with others and with files in it."""
-        pending = [f"{directory}/"] if self._watch(directory) else []
-        while pending:
-            below = await self._spool.moves.run(partial(self._numeric_in, pending.pop()))
-            pending += [f"{name}/" for name in below if self._watch(name)]
+        if self._watch(directory):
+            self._unlisted.append(f"{directory}/")
+        if not self._is_listing:
+            self._is_listing = True
+            spawn(self._list_new())
+
+    async def _list_new(self) -> None:
+        """Watches what is in new directories, and then has everything scanned, once for all that came together."""
+        try:
+            while self._unlisted:
+                above, self._unlisted = self._unlisted, []
+                below = await self._spool.moves.run(partial(self._numeric_in, above))
+                self._unlisted += [f"{name}/" for name in below if self._watch(name)]
+        finally:
+            self._is_listing = False
         if self._inotify is not None:
             self._later_scan(0.0)  # what was put there before we watched
 
-    def _numeric_in(self, directory: str) -> list[str]:
-        """The numeric directories in a directory (its path ends with a slash). Blocks."""
-        try:
-            below = self._spool.reader.disk.directories(self._spool.layout.path(directory))
-        except OSError:
-            return []  # closed to us, or nested too deep: recovery and the scan say so
-        return [f"{directory}{name}" for name in below if is_priority(name)]
+    def _numeric_in(self, directories: list[str]) -> list[str]:
+        """The numeric directories in some directories (their paths end with a slash). Blocks."""
+        found: list[str] = []
+        for directory in directories:
+            # Closed to us, or nested too deep: recovery and the scan say so.
+            with contextlib.suppress(OSError):
+                below = self._spool.reader.disk.directories(self._spool.layout.path(directory))
+                found += [f"{directory}{name}" for name in below if is_priority(name)]
+        return found
 
     def _watch(self, directory: str) -> bool:
         """Whether it is watched now."""
@@ -174,7 +192,7 @@ class Inbox:
     def _on_event(self, ref: str, name: str, mask: int) -> None:
         if mask & _IS_DIRECTORY:
             if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
-                spawn(self._watch_new(ref))
+                self._note_directory(ref)
             return
         files = self._spool.files
         if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
