@@ -231,7 +231,7 @@ class Inbox:
     async def _scan(self) -> None:
         began = self._loop.time()
         try:
-            found: list[FoundFile] = await self._spool.moves.run(lambda: list(spool_files(self._spool.keeper)))
+            found: list[FoundFile] = await self._spool.moves.run(lambda: list(spool_files(self._spool.reader)))
         except OSError as error:
             self._report("scan_failed", reason=str(error))
         else:

@@ -430,7 +430,7 @@ class Node:
     def _warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs what is not a number; whoever moves over hears of it."""
         ours = {os.path.basename(path) for path in self.layout.directories}
-        for name in self.spool.keeper.disk.directories(self.layout.root):
+        for name in self.spool.reader.disk.directories(self.layout.root):
             if name not in ours and not is_priority(name):
                 self.report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
 
