@@ -16,6 +16,7 @@ from typing import Any
 
 from spoolnode.cluster.channel import Answer, Channel, ChannelLost, Impostor, read_pong, refusal_in
 from spoolnode.cluster.dial import Dialed, DialError, Kind, refusal_of
+from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
 from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
@@ -61,15 +62,15 @@ class Surroundings:
     """What carriers need of their cluster."""
 
     spool: Spool
-    hello: Callable[[str, int], bytes]
-    """The hello packet for a destination, with its floor."""
+    introduce: Callable[[], Introduction]
+    """What is said at the beginning of a connection."""
     node_id: str
     resolve: Callable[[str], Target | None]
     dial: Dial
     rng: random.Random
     report: Callable[..., None]
     vouch: Callable[[dict[str, Any], str], None]
-    """Raises `Impostor` when a status is not that of the node which a certificate names."""
+    """Raises `Impostor` when a status is not that of the node which a certificate names, or which has had that id so far."""
     met: Callable[[dict[str, Any], float, str], None]
     """A hello was answered: what was said, in how many seconds, at which address. Raises `NotIt` when it must get nothing."""
     missed: Callable[[str, Kind | None, str], None]
@@ -103,6 +104,7 @@ class Carrier:
         self._peer = ANYONE
         self._address = ""
         self._since_floor = 0
+        self._introduction = around.introduce()
         self._task = self._loop.create_task(self._run())
 
     def wake(self) -> None:
@@ -235,8 +237,8 @@ class Carrier:
     async def _greet(self, channel: Channel) -> bool:
         """Says hello; whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
         began = self._loop.time()
-        hello = self._around.hello(self.to, self._around.outbox.floor(self.to))
-        status = read_pong(await channel.ask(hello, ANSWER_SECONDS))
+        introduction = self._introduction = self._around.introduce()
+        status = read_pong(await channel.ask(self._hello(), ANSWER_SECONDS))
         if status is None:
             if ":" not in self.to:
                 raise NotIt(f"{self._address} is a uWSGI server now, not the node {self.to!r}")
@@ -244,6 +246,7 @@ class Carrier:
             await self._around.outbox.meet(self.to, UWSGI)
             self.link.greeted(self._loop.time())
             return False
+        status = introduction.hear(status)
         self._around.vouch(status, channel.certified)
         self._around.met(status, self._loop.time() - began, self._address)
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
@@ -251,12 +254,17 @@ class Carrier:
             raise Ourselves("it is this node")
         if not names.is_node_id(identity) or (":" not in self.to and not self._around.answers_to(self.to, identity)):
             raise NotIt(f"{self._address} is the node {name!r} ({identity}), not {self.to!r}")
+        if introduction.must_prove:
+            read_pong(await channel.ask(self._hello(), ANSWER_SECONDS))
         await self._around.outbox.meet(self.to, identity)
         self._peer = identity
         self._since_floor = 0
         self.link.greeted(self._loop.time())
         self._around.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
         return True
+
+    def _hello(self) -> bytes:
+        return self._introduction.packet(self.to, self._around.outbox.floor(self.to))
 
     def _fail(self, reason: str, *, untrusted: bool = False, quiet: bool = False) -> None:
         """The link ends; what is in doubt goes back."""
@@ -341,7 +349,7 @@ class Carrier:
         now = self._loop.time()
         if self._since_floor >= FLOOR_EVERY:
             self._since_floor = 0
-            channel.write(self._around.hello(self.to, self._around.outbox.floor(self.to)))
+            channel.write(self._hello())
         going, parcels[:small] = parcels[:small], []
         for parcel in going:
             self.link.sent(_sent(load, parcel), now)

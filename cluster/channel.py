@@ -18,7 +18,7 @@ class ChannelLost(SpoolnodeError):
 
 
 class Impostor(ChannelLost):
-    """The other side says that it is somebody else than its certificate does."""
+    """The other side is not who it says, by its certificate or its key."""
 
 
 class Channel(asyncio.Protocol):

@@ -7,6 +7,7 @@ It is what a node calls its neighbours (`node.neighbours`). Decisions are made i
 import asyncio
 import contextlib
 import random
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from spoolnode.cluster.channel import Channel, Impostor
 from spoolnode.cluster.dial import Kind
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.giving import is_this_machine, may_give
+from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.link import State as LinkState
 from spoolnode.cluster.lookup import is_literal, is_loopback
@@ -29,12 +31,14 @@ from spoolnode.cluster.status import Load, Status
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
 from spoolnode.node.moving import Aside
+from spoolnode.node.neighbours import Greeting
 from spoolnode.node.node import Node
 from spoolnode.node.parcel import Asked
 from spoolnode.node.recovery import read_small
 from spoolnode.protocol import hello as hellos
-from spoolnode.protocol import names
+from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.forward import sender_of
 from spoolnode.protocol.request import Terms
 
 CHUNK = 256
@@ -86,7 +90,7 @@ class Cluster:
         )  # fmt: skip
         self.placement = Placement(identity, rng)
         self._dial = dial or self._dial_tcp
-        self._prober = Prober(self.table, self._dial, lambda: self._hello("", 0), self._answered, self._vouch)
+        self._prober = Prober(self.table, self._dial, self._introduce, self._answered, self._vouch)
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
         self._sources: list[Source] = make_sources(node.config.discover, announced, listening, self._report, rng)
         self._running: list[asyncio.Task[None]] = []
@@ -96,7 +100,7 @@ class Cluster:
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
         self._around = Surroundings(
-            node.spool, self._hello, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch, self._met,
+            node.spool, self._introduce, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch, self._met,
             self._missed, self._exchanged, self._is_us, self.table.answers_to,
         )  # fmt: skip
         self._moving = False
@@ -137,14 +141,15 @@ class Cluster:
             self._report("unknown_destination", destination=destination, reason=why)
         return note
 
-    def greet(self, hello: hellos.Hello, peer: str, certified: str) -> bool:
-        """Hears a node that introduces itself; whether it is proved to be the one that it says. Raises `Refused`."""
+    def greet(self, hello: hellos.Hello, peer: str, certified: str, nonce: str) -> Greeting:
+        """Hears a node that introduces itself. Raises `Refused`."""
         if hello.cluster != self._identity.cluster:
             raise Refused(
                 Reason.FORBIDDEN, f"this node belongs to the cluster {self._identity.cluster!r}, not to {hello.cluster!r}"
             )
         if self._trust is not None:
             self._check_certificate(hello, certified)
+        greeting = self._check_key(hello, nonce)
         if hello.id == self._identity.id:
             if hello.instance != self._node.instance:
                 self.table.met_copy(next(iter(hello.addresses), peer))
@@ -152,7 +157,7 @@ class Cluster:
                     raise Refused(
                         Reason.CONFLICT, f"this node has the id {hello.id} too: one spool directory is a copy of the other"
                     )
-            return True
+            return greeting
         host = f"[{peer}]" if ":" in peer else peer
         addresses = tuple(
             _at(address, host)
@@ -161,10 +166,12 @@ class Cluster:
         )
         self.table.heard(hello.id, hello.name, self._loop.time(), addresses, hello.instance)
         known = self.table.get(hello.id)
-        if self._trust is not None and known is not None and known.state is State.REJECTED:
-            self.table.ask_again(known, self._loop.time())  # it has just shown its certificate
+        is_proved = self._trust is not None or greeting.is_proved
+        is_it = self._trust is not None or (greeting.is_proved and self._known.key(hello.id))
+        if is_it and known is not None and known.state is State.REJECTED:
+            self.table.ask_again(known, self._loop.time())  # it has just shown its certificate, or its key
         self._prober.wake()
-        return self._trust is not None or self.table.is_reached(hello.id, hello.instance, peer)
+        return greeting._replace(is_proved=is_proved or self.table.is_reached(hello.id, hello.instance, peer))
 
     async def start(self) -> None:
         """Finds peers, and sends them what waits for them."""
@@ -208,8 +215,7 @@ class Cluster:
 
     def tick(self) -> None:
         """A second has passed."""
-        if self._known.version != self._kept and not self._keeping:
-            spawn(self._keep_known())
+        self._keep_changes()
         self._report_own()
         if self._trust is not None:
             self._trust.close_ended(time.time(), self._report)
@@ -288,6 +294,10 @@ class Cluster:
             self._report("known_damaged", reason=f"{path} cannot be read, whose name is whose is found out anew: {error}")
         return Known()
 
+    def _keep_changes(self) -> None:
+        if self._known.version != self._kept and not self._keeping:
+            spawn(self._keep_known())
+
     async def _keep_known(self) -> None:
         keeper, path = self._node.spool.keeper, self._node.spool.layout.known
         version, data = self._known.version, self._known.encode()
@@ -345,6 +355,8 @@ class Cluster:
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
             self._note_room(peer, peer.status)
+        if not self._keep_failed:  # else the next tick tries again
+            self._keep_changes()
         self._prober.wake()
         return peer
 
@@ -452,9 +464,10 @@ class Cluster:
         finally:
             self._searching = False
 
-    def _hello(self, to: str, floor: int) -> bytes:
+    def _introduce(self) -> Introduction:
         own = self._identity
-        return hellos.encode(hellos.Hello(own.id, own.name, own.cluster, to, self._node.instance, self._listening, floor))
+        hello = hellos.Hello(own.id, own.name, own.cluster, instance=self._node.instance, addresses=self._listening)
+        return Introduction(hello, self._node.key, secrets.token_hex(keys.NONCE_SIZE))
 
     async def _dial_tcp(self, address: str, protocol: Callable[[], Channel], name: str) -> dialing.Dialed[Channel]:
         return await dialing.dial(address, protocol, self._trust, name)
@@ -632,9 +645,30 @@ class Cluster:
             text = f"the id {hello.id} belongs to the node {owner!r}, and you are {certified!r}; {remedy}"
             raise Refused(Reason.FORBIDDEN, text)
 
+    def _check_key(self, hello: hellos.Hello, nonce: str) -> Greeting:
+        """Whether it has the key that it shows, and that this is the one to which its id belongs. Raises `Refused`."""
+        fingerprint, known = keys.fingerprint(hello.public) if hello.public else "", self._known.key(hello.id)
+        if self._trust is None and known not in ("", fingerprint):
+            remedy = (
+                f"if its spool directory was made anew, somebody must say so here with spoolnode accept {hello.name} {hello.id}"
+            )
+            raise Refused(Reason.FORBIDDEN, f"the id {hello.id} belongs to a node with another key than yours; {remedy}")
+        own = self._node.key
+        if own is None or not hello.public:
+            return Greeting(hello.id)
+        talk = keys.Talk(hello.id, hello.public, hello.nonce, self._identity.id, own.public, nonce)
+        if not hello.proof:
+            return Greeting(said=(("public", own.public), ("nonce", nonce), ("proof", own.answer(talk))))
+        if not own.is_call(hello.proof, talk):
+            raise Refused(Reason.FORBIDDEN, f"you show a key of the node {hello.id} that you have not")
+        return Greeting(sender_of(hello.id, fingerprint), is_proved=True)
+
     def _vouch(self, status: dict[str, Any], certified: str) -> None:
-        """What a node that we called says of itself must be what its certificate says. Raises `Impostor`."""
+        """What a node that we called says of itself must be what its certificate says, or its key. Raises `Impostor`."""
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
+        if self._trust is None and self._known.key(identity) not in ("", status.get("key", "")):
+            remedy = f"if its spool directory was made anew, say so with spoolnode accept {name} {identity}"
+            raise Impostor(f"it has not proved the key to which the id {identity} belongs; {remedy}")
         if not certified or not status:
             return
         if name != certified:

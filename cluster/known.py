@@ -1,16 +1,17 @@
 """Whose name is whose: names and ids stick to who first proved them, also over restarts. Pure, but for being read and written.
 
+An id belongs to the key that was first proved with it (`introduction`), with TLS to the certificate that showed it first;
+`spoolnode accept NAME ID` changes that.
+
 A name belongs to one node id. Without TLS the proof is an answer at an address to which tasks may be given; with TLS it is
 the certificate. Somebody else who claims the name gets nothing under it, unless the holder
 
 - calls itself something else by now (it was renamed), or
-- answers no more, and the other one answers at the very address where the holder did: a new disk in the old machine; or it
-  has the certificate for the name; or
-- an operator decides (`spoolnode accept NAME ID`).
+- answers no more, and the other one has the certificate for the name; or answers at the very address where the holder did, which
+  has never proved a key; or
+- an operator decides (`accept`).
 
 Where two claim a name that nobody holds, neither gets it: an operator decides, or one of them is given another name.
-
-An id belongs to the certificate that showed it first; `accept` changes that too.
 """
 
 from collections.abc import Iterable
@@ -46,6 +47,8 @@ class Known:
         """The id of the node that has each name; empty: it is disputed."""
         self._certificates: dict[str, str] = {}
         """The name in the certificate with which each id was first proved."""
+        self._keys: dict[str, str] = {}
+        """The fingerprint of the key with which each id was first proved, those last that were proved last."""
         self._rivals: dict[str, dict[str, str]] = {}
         """Who else claims a name: ids, and where they are."""
 
@@ -70,7 +73,9 @@ class Known:
         """Who claims a name without getting it: ids, and where they are."""
         return self._rivals.get(name, {})
 
-    def prove(self, identity: str, name: str, address: str, *, alive: set[str], certified: bool) -> bool:
+    def prove(
+        self, identity: str, name: str, address: str, *, alive: set[str], certified: bool, key: str = ""
+    ) -> bool:  # fmt: skip
         """A node has proved its id and says its name; whether it has that name.
 
         Args:
@@ -79,6 +84,7 @@ class Known:
             address: where it answered.
             alive: ids of other nodes that answer, or are announced and were not asked yet, and call themselves so.
             certified: its certificate is for that name.
+            key: the fingerprint of the key that it has proved; empty: none.
         """
         holder = self._names.get(name)
         if holder not in (None, identity) and self._may_follow(holder, identity, name, address, alive, certified):
@@ -89,6 +95,8 @@ class Known:
             for other in alive:
                 self._rival(name, other, "")
         self._remember(identity, name, address)
+        if key and not certified:
+            self._pin(identity, key)
         if holder is None:
             holder = self._set(name, identity)
         if holder != identity:
@@ -101,6 +109,8 @@ class Known:
         self._rivals.pop(name, None)
         if certified:
             self._certificates[identity] = name
+        elif self._keys.pop(identity, ""):  # the next one that it proves is its own
+            self.version += 1
 
     def _may_follow(
         self, holder: str | None, identity: str, name: str, address: str, alive: set[str], certified: bool
@@ -113,7 +123,8 @@ class Known:
         if self._calls_itself_otherwise(holder, name):
             return True
         known = self._holders.get(holder)
-        return holder not in alive and (certified or (known is not None and known.address == address))
+        is_there = known is not None and known.address == address
+        return holder not in alive and (certified or (is_there and holder not in self._keys))
 
     def _calls_itself_otherwise(self, identity: str, name: str) -> bool:
         known = self._holders.get(identity)
@@ -149,7 +160,18 @@ class Known:
             self.version += 1
             _forget_oldest(self._holders)
 
-    # -- certificates --
+    # -- keys and certificates --
+
+    def key(self, identity: str) -> str:
+        """The fingerprint of the key to which an id belongs; empty when none is known."""
+        return self._keys.get(identity, "")
+
+    def _pin(self, identity: str, key: str) -> None:
+        before = self._keys.pop(identity, "")
+        self._keys[identity] = before or key
+        if not before:
+            self.version += 1
+            _forget_oldest(self._keys)
 
     def certificate(self, identity: str, name: str) -> str:
         """The name in the certificate to which an id belongs: this one, if none is known yet."""
@@ -165,7 +187,8 @@ class Known:
         """What must survive, for `decode`."""
         holders = {identity: [holder.name, holder.address] for identity, holder in self._holders.items()}
         content = {
-            "version": 1, "names": self._names, "holders": holders, "certificates": self._certificates, "rivals": self._rivals
+            "version": 1, "names": self._names, "holders": holders, "certificates": self._certificates, "rivals": self._rivals,
+            "keys": self._keys,
         }  # fmt: skip
         packed: bytes = msgpack.packb(content)
         return packed
@@ -181,6 +204,7 @@ class Known:
             known._names = {str(name): str(identity) for name, identity in content["names"].items()}
             known._holders = {str(key): Holder(str(name), str(at)) for key, (name, at) in content["holders"].items()}
             known._certificates = {str(key): str(name) for key, name in content["certificates"].items()}
+            known._keys = {str(key): str(fingerprint) for key, fingerprint in content.get("keys", {}).items()}
             known._rivals = {
                 str(name): {str(key): str(at) for key, at in found.items()} for name, found in content["rivals"].items()
             }

@@ -591,7 +591,7 @@ class PeerTable:
         if self.known.holder(name) != peer.id:
             others = (other for other in self._peers if other is not peer and other.name == name and other.id)
             alive = {one.id for one in others if one.state in ALIVE or (one.state is State.UNKNOWN and one.addresses)}
-        if self.known.prove(peer.id, name, address, alive=alive, certified=self._certified):
+        if self.known.prove(peer.id, name, address, alive=alive, certified=self._certified, key=status.key):
             self._once.over("name_twice", name, peer.id)
             return True
         peer.name, peer.status, peer.answers_at = name, status, address or peer.answers_at

@@ -7,6 +7,7 @@ from typing import Any
 from spoolnode.cluster.carrier import Dial
 from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong
 from spoolnode.cluster.dial import DialError, Kind, refusal_of
+from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.lookup import is_numeric
 from spoolnode.cluster.peers import Failure, Peer, PeerTable
 from spoolnode.node.background import spawn
@@ -29,17 +30,17 @@ class Prober:
     """The pings of one node."""
 
     def __init__(
-        self, table: PeerTable, dial: Dial, hello: Callable[[], bytes], answered: Answered,
+        self, table: PeerTable, dial: Dial, introduce: Callable[[], Introduction], answered: Answered,
         vouch: Callable[[dict[str, Any], str], None],
     ) -> None:  # fmt: skip
         self._table = table
         self._vouch = vouch
         self._dial = dial
-        self._hello = hello
+        self._introduce = introduce
         self._answered = answered
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
-        self._channels: dict[str, Channel] = {}
+        self._channels: dict[str, tuple[Channel, Introduction]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._room_for_names = asyncio.Semaphore(NAMES_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
@@ -56,7 +57,7 @@ class Prober:
         """Pings nobody any more."""
         if self._task is not None:
             self._task.cancel()
-        for channel in self._channels.values():
+        for channel, _ in self._channels.values():
             channel.abort("this node is stopping")
         self._channels.clear()
 
@@ -97,14 +98,14 @@ class Prober:
             self._wake.set()
 
     async def _ask(self, address: str, name: str) -> dict[str, Any]:
-        channel = self._channels.get(address)
-        if channel is None or not channel.is_open:
+        channel, introduction = self._channels.get(address, (None, None))
+        if channel is None or introduction is None or not channel.is_open:
             dialed = await self._dial(address, Channel, name)
-            channel = self._channels[address] = dialed.protocol
+            channel, introduction = self._channels[address] = dialed.protocol, self._introduce()
             channel.certified = dialed.name
         try:
-            pong = await channel.ask(self._hello(), LIMIT)
-            status = read_pong(pong) or {}
+            pong = await channel.ask(introduction.packet(), LIMIT)
+            status = introduction.hear(read_pong(pong) or {})
             self._vouch(status, channel.certified)
             return status
         except BaseException as error:

@@ -42,6 +42,8 @@ class Status:
     time: float = 0.0
     """Its wall clock; 0.0 when it did not say."""
     app: str = ""
+    key: str = ""
+    """The fingerprint of the key that it has proved; set by who heard it."""
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Self:
@@ -65,6 +67,7 @@ class Status:
             accepting=said.get("accepting") is True,
             time=_number(said, "time"),
             app=_text(said, "app"),
+            key=_text(said, "key"),
         )
 
     @property

@@ -8,6 +8,7 @@ What one connection can take of the node's memory is bounded, and so is what all
 wait for their commit, bodies that come slowly.
 """
 
+import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
 from spoolnode.node.door import Door
+from spoolnode.node.neighbours import Greeting
 from spoolnode.node.numbers import Key
 from spoolnode.node.turns import Turns
 from spoolnode.node.upload import Upload
@@ -23,6 +25,7 @@ from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.headers import without_secrets
 from spoolnode.protocol.hello import Hello
 from spoolnode.protocol.hello import read as read_hello
+from spoolnode.protocol.keys import NONCE_SIZE
 from spoolnode.protocol.packet import EXTENDED, PING
 from spoolnode.protocol.reader import Body, Request, RequestReader
 from spoolnode.protocol.request import Terms, length_of_body, looks_like_web, read_terms
@@ -72,9 +75,11 @@ class Services:
     status: Callable[[], dict[str, Any]]
     report: Callable[..., None]
     report_rarely: Callable[..., None]
-    greet: Callable[[Hello, str, str], bool] = lambda _hello, _peer, _certified: True
-    """Hears who introduces itself, from where, with which name in its certificate; whether that is proved enough for its floor
-    to be believed. Raises `Refused` when it is not welcome."""
+    greet: Callable[[Hello, str, str, str], Greeting] = lambda hello, _peer, _certified, _nonce: Greeting(
+        hello.id, is_proved=True
+    )
+    """Hears who introduces itself, from where, with which name in its certificate, on a connection with which nonce.
+    Raises `Refused` when it is not welcome."""
     floor: Callable[[Key, int], None] = lambda _link, _floor: None
     """Hears below which number a link will send nothing more."""
     unknown: Callable[[str], str] = lambda _destination: ""
@@ -203,6 +208,8 @@ class Conversation:
         """Bytes of a body that came since the last time it counted."""
         self._hello: Hello | None = None
         """Who is at the other end, when it is a node."""
+        self._nonce = ""
+        """What it has to prove its key with, as soon as it has said hello."""
         self._link_key: Key | None = None
         """The link that this connection is, when it is one."""
 
@@ -319,25 +326,30 @@ class Conversation:
             self._over = True
 
     def _on_ping(self, block: bytes) -> None:
-        if block and self.extended:
-            self._on_hello(read_hello(block))
+        said = self._on_hello(read_hello(block)) if block and self.extended else ()
         place = Answer(self, web=False)
-        place.data = self.services.pong() if self.extended else answer.PONG
+        if said:
+            place.data = answer.status_pong({**self.services.status(), **dict(said)})
+        else:
+            place.data = self.services.pong() if self.extended else answer.PONG
         place.unsent = len(place.data)
         self._unsent += place.unsent
         self._answers.append(place)
         self.services.talking.add(self)
 
-    def _on_hello(self, hello: Hello) -> None:
-        """A node says who it is, or says it again with a new floor. Raises `Refused`."""
-        if self._hello is not None and hello[:4] != self._hello[:4]:
-            raise Refused(Reason.FORBIDDEN, f"this connection is that of node {self._hello.id} ({self._hello.name})")
-        is_proved = self.services.greet(hello, self.peer, self.certified)
+    def _on_hello(self, hello: Hello) -> tuple[tuple[str, str], ...]:
+        """A node says who it is, or says it again with a new floor; what to tell it. Raises `Refused`."""
+        before = self._hello or hello
+        if (hello[:4], hello.public) != (before[:4], before.public):
+            raise Refused(Reason.FORBIDDEN, f"this connection is that of node {before.id} ({before.name})")
+        self._nonce = self._nonce or secrets.token_hex(NONCE_SIZE)
+        greeting = self.services.greet(hello, self.peer, self.certified, self._nonce)
         self._hello = hello
-        if hello.to:
-            self._link_key = hello.id, hello.to
-            if is_proved:
+        if hello.to and greeting.sender:
+            self._link_key = greeting.sender, hello.to
+            if greeting.is_proved:
                 self.services.floor(self._link_key, hello.floor)
+        return greeting.said
 
     def _on_task(self, block: bytes) -> None:
         try:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 
 from spoolnode.node.config import BadConfig
-from spoolnode.node.disk import Disk
+from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, make_places
 
 
@@ -35,8 +35,8 @@ class Hold:
             pass  # a file system without locks on directories: the file's has to do
         self._take_file()
 
-    def mend(self, disk: Disk, node_id: str) -> list[str]:
-        """Makes anew what is missing of directories, lock and id; which of them.
+    def mend(self, keeper: Keeper, own: dict[str, bytes]) -> list[str]:
+        """Makes anew what is missing of directories, lock, and the small files `own`, by path with what they hold; which of them.
 
         Raises:
             OSError: the directory itself is gone, or another one lies in its place.
@@ -44,16 +44,14 @@ class Hold:
         named, held = os.stat(self._layout.root), os.fstat(self._directory)
         if (named.st_ino, named.st_dev) != (held.st_ino, held.st_dev):
             raise OSError(errno.ENOENT, "it was moved away, and another one lies in its place")
-        missing = make_places(disk, self._layout)
+        missing = make_places(keeper.disk, self._layout)
         if not self._has_file():
             self._take_file()
             missing.append("lock")
-        if not os.path.lexists(self._layout.node_id):
-            with open(self._layout.node_id, "x", encoding="ascii") as file:
-                file.write(f"{node_id}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            missing.append("node.id")
+        for path, content in own.items():
+            if not os.path.lexists(path):
+                keeper.replace(path, content)
+                missing.append(os.path.basename(path))
         return missing
 
     def close(self) -> None:

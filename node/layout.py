@@ -71,6 +71,11 @@ class Layout:
         return self.path("node.id")
 
     @property
+    def node_key(self) -> str:
+        """The file with this node's secret (see `keys`)."""
+        return self.path("node.key")
+
+    @property
     def lock(self) -> str:
         """Locked (flock) as long as a node runs here."""
         return self.path("lock")

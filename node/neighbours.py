@@ -1,10 +1,21 @@
 """What a node asks of the cluster. The node itself knows only this page; without a cluster `Alone` stands in."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.hello import Hello
 from spoolnode.protocol.request import Terms
+
+
+class Greeting(NamedTuple):
+    """What a hello is to who hears it."""
+
+    sender: str = ""
+    """In whose name the numbers of its link are kept (see `numbers`); empty as long as it has not proved its key."""
+    is_proved: bool = False
+    """Whether it is proved to be that sender, so that what it says of its link's floor is believed."""
+    said: tuple[tuple[str, str], ...] = ()
+    """What the answer tells besides the status."""
 
 
 class Neighbours(Protocol):
@@ -16,10 +27,14 @@ class Neighbours(Protocol):
     def unknown(self, destination: str) -> str:
         """A sentence when nobody is known to be this destination, so that what is sent there waits; else empty."""
 
-    def greet(self, hello: Hello, peer: str, certified: str) -> bool:
-        """A node introduces itself from the address `peer`; `certified` is the name in its certificate, if it showed one.
+    def greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
+        """A node introduces itself.
 
-        Whether it is proved to be that node, so that what it says of its link's floor is believed.
+        Args:
+            hello: what it says.
+            peer: the address from which it does.
+            certified: the name in its certificate, if it showed one.
+            nonce: of this connection: what it has to prove its key with.
 
         Raises:
             Refused: nothing is taken from it.
@@ -71,7 +86,7 @@ class Alone:
     def unknown(self, destination: str) -> str:  # noqa: ARG002  # as `Neighbours` says
         return ""
 
-    def greet(self, hello: Hello, peer: str, certified: str) -> bool:  # noqa: ARG002  # as `Neighbours` says
+    def greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:  # noqa: ARG002  # as `Neighbours` says
         raise Refused(Reason.FORBIDDEN, "this node is in no cluster: it takes no tasks over links")
 
     async def start(self) -> None:

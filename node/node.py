@@ -28,7 +28,7 @@ from spoolnode.node.inbox import Inbox
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, is_priority
 from spoolnode.node.listener import Listener
-from spoolnode.node.neighbours import Alone, Neighbours
+from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outbox import boot_id
 from spoolnode.node.rates import Rates
 from spoolnode.node.recovery import prepare
@@ -39,6 +39,7 @@ from spoolnode.node.trust import Certified
 from spoolnode.node.warden import Warden
 from spoolnode.protocol.headers import variable_of
 from spoolnode.protocol.hello import PROTOCOL, Hello
+from spoolnode.protocol.keys import NodeKey
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.version import VERSION
 
@@ -135,7 +136,10 @@ class Node:
     async def _start(self) -> None:
         config, layout = self.config, self.layout
         prepare(Keeper(RealDisk(), layout, ""), self.report)
-        self.id = read_node_id(layout)
+        self.id, secret = read_identity(layout, self.report)
+        self.key = NodeKey(bytes.fromhex(secret)) if secret else None
+        own = {layout.node_id: self.id, layout.node_key: secret}
+        self._own = {path: f"{content}\n".encode() for path, content in own.items() if content}
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
         self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # jitter
         self.spool.report = self.report
@@ -222,8 +226,8 @@ class Node:
     def _route(self, terms: Terms) -> list[str]:
         return self.neighbours.route(terms)
 
-    def _greet(self, hello: Hello, peer: str, certified: str) -> bool:
-        return self.neighbours.greet(hello, peer, certified)
+    def _greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
+        return self.neighbours.greet(hello, peer, certified, nonce)
 
     async def _claim_outbox(self) -> None:
         """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
@@ -424,7 +428,7 @@ class Node:
 
     def _mend(self, sockets: list[str]) -> tuple[list[str], set[str]]:
         """What was made anew in the directory, and which of these sockets have lost their names. Blocks."""
-        made = self._hold.mend(self.spool.keeper.disk, self.id)
+        made = self._hold.mend(self.spool.keeper, self._own)
         return made, {path for path in sockets if not os.path.lexists(path)}
 
     def _warn_of_unscanned(self) -> None:
@@ -536,25 +540,45 @@ def _raise_descriptor_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def read_node_id(layout: Layout) -> str:
-    """The id of this spool directory's node: made once, never changed.
+def read_identity(layout: Layout, report: log.Report) -> tuple[str, str]:
+    """The id of this spool directory's node and its secret, in hexadecimal: made once, together, and never changed.
+
+    The secret is safe before anybody hears of it. A new id comes with a new secret: who removes the id from a copy of a directory
+    makes another node of it. Where a full disk takes no secret the node does without until the next start: then it is empty.
 
     Raises:
-        BadConfig: the file holds something else.
+        BadConfig: a file holds something else.
     """
+    identity = _read_own(layout.node_id, 12)
+    secret = _read_own(layout.node_key, 64) if identity else ""
+    keeper = Keeper(RealDisk(), layout, "")
+    if not secret:
+        secret = secrets.token_hex(32)
+        try:
+            keeper.replace(layout.node_key, f"{secret}\n".encode())
+        except OSError as error:
+            secret = ""
+            report("sync_failed", file="node.key", reason=str(error))
+    if not identity:
+        identity = secrets.token_hex(6)
+        keeper.replace(layout.node_id, f"{identity}\n".encode())
+    return identity, secret
+
+
+def _read_own(path: str, digits: int) -> str:
+    """The hexadecimal digits in a file of this node; empty when it is not there."""
     try:
         # Not blocking: it may be a pipe. No more than is shown: it may be anything.
-        with open(layout.node_id, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            identity = file.read(100).decode("ascii", "replace").strip()
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            text = file.read(100).decode("ascii", "replace").strip()
     except FileNotFoundError:
-        identity = secrets.token_hex(6)
-        keeper = Keeper(RealDisk(), layout, identity)
-        keeper.put("node.id", [f"{identity}\n".encode()], None)
+        return ""
     except IsADirectoryError:
-        raise BadConfig(f"{layout.node_id} is a directory; it must be a file with 12 hexadecimal digits") from None
-    if len(identity) != 12 or not set(identity) <= set("0123456789abcdef"):
-        raise BadConfig(f"{layout.node_id} holds {identity[:40]!r}; it must hold 12 hexadecimal digits")
-    return identity
+        raise BadConfig(f"{path} is a directory; it must be a file with {digits} hexadecimal digits") from None
+    if len(text) != digits or not set(text) <= set("0123456789abcdef"):
+        shown = repr(text[:40]) if digits == 12 else "something else"  # a damaged secret is one all the same
+        raise BadConfig(f"{path} holds {shown}; it must hold {digits} hexadecimal digits")
+    return text
 
 
 def run_node(

@@ -128,7 +128,7 @@ class Verdict(Enum):
 
 
 Key = tuple[str, str]
-"""Whose numbers: the sender's id, and the destination as it calls it."""
+"""Whose numbers: the sender (`forward.sender_of`), and the destination as it calls it."""
 
 
 @dataclass(slots=True)

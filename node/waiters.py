@@ -104,4 +104,6 @@ class Arrival:
 @lru_cache(maxsize=1024)
 def _sender(link: Key) -> bytes:
     """The variables that say who sent a task."""
-    return encode_variables([(names.ORIGIN, link[0].encode()), (names.TO, link[1].encode())])
+    origin, _, key = link[0].partition("/")
+    said = [(names.ORIGIN, origin), *([(names.SENDER, key)] if key else []), (names.TO, link[1])]
+    return encode_variables([(name, value.encode()) for name, value in said])

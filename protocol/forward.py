@@ -8,9 +8,9 @@ from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadTask
 from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variables
 
-RECEIVER_ROOM = 300
-"""Bytes of a block that the receiver needs to note who sent a task (28), and to what (at most 267)."""
-LINK_ROOM = 640
+RECEIVER_ROOM = 350
+"""Bytes of a block that the receiver needs to note who sent a task (28 and 48), and to what (at most 267)."""
+LINK_ROOM = 700
 """Bytes of a block that a link needs in all: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
 _SPOOLER = b"spooler"
 UNDELIVERED = b"not delivered to "
@@ -55,15 +55,23 @@ def _cleaned(block: bytes) -> bytes:
     return encode_variables(variables)
 
 
+def sender_of(node_id: str, key: str) -> str:
+    """In whose name numbers are kept: anybody can say a node's id, so they belong to the key that was proved with it.
+
+    Whoever says the id with another key, or with none, uses up numbers of nobody else.
+    """
+    return f"{node_id}/{key}" if key else node_id
+
+
 def undress(block: bytes) -> tuple[str, str, int, int] | None:
-    """Origin, destination, link number and hops of a task that came over a link; None when it did not."""
+    """Sender, destination, link number and hops of a task that came over a link; None when it did not."""
     if names.ORIGIN not in block:
         return None
     said = dict(decode_variables(block))
     if names.ORIGIN not in said or names.NUMBER not in said:
         return None
-    origin, to = said[names.ORIGIN].decode("ascii", "replace"), said.get(names.TO, b"").decode("ascii", "replace")
-    return origin, to, names.read_number(said[names.NUMBER]), names.read_hops(said.get(names.HOPS, b""))
+    origin, key, to = (said.get(name, b"").decode("ascii", "replace") for name in (names.ORIGIN, names.SENDER, names.TO))
+    return sender_of(origin, key), to, names.read_number(said[names.NUMBER]), names.read_hops(said.get(names.HOPS, b""))
 
 
 def undeliverable(to: str, reason: str) -> str:

@@ -3,15 +3,17 @@
     hello = ping (modifier1 100, modifier2 1) with variables:
             spool_hello = protocol version, spool_origin = node id, spool_name = node name, spool_cluster = cluster name,
             spool_instance = a random word for this process, spool_addresses = where it listens, separated by commas,
-            spool_to = the destination that the link serves (empty: only a ping), spool_floor = a link number
+            spool_to = the destination that the link serves (empty: only a ping), spool_floor = a link number,
+            spool_public, spool_nonce, spool_proof = what proves who speaks (see `keys`); empty where it proves nothing
 
-The answer is a pong with the status (see `answer.status_pong`), or a refusal. On an open link a hello may be said again
-at any time, to tell a new floor. A ping with an empty block is anybody's, and makes no link.
+The answer is a pong with the status (see `answer.status_pong`), or a refusal. A hello without a proof is answered with what the
+next one has to prove: `public`, `nonce` and `proof` in the status. On an open link a hello may be said again at any time, to tell
+a new floor. A ping with an empty block is anybody's, and makes no link.
 """
 
 from typing import NamedTuple
 
-from spoolnode.protocol import names
+from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import EXTENDED, PING, decode_variables, encode_variables, packet
 
@@ -20,6 +22,7 @@ PROTOCOL = 1
 
 _VERSION, _CLUSTER, _FLOOR = b"spool_hello", b"spool_cluster", b"spool_floor"
 _NAME, _INSTANCE, _ADDRESSES = b"spool_name", b"spool_instance", b"spool_addresses"
+_KEYS = _PUBLIC, _NONCE, _PROOF = b"spool_public", b"spool_nonce", b"spool_proof"
 MOST_ADDRESSES = 8
 
 
@@ -38,6 +41,11 @@ class Hello(NamedTuple):
     floor: int = 0
     """No task of this link below this number will ever be sent (again)."""
     protocol: int = PROTOCOL
+    public: str = ""
+    """The public half of its key; empty when it has none."""
+    nonce: str = ""
+    proof: str = ""
+    """That it has the key; empty in the first hello of a connection, which asks what to prove."""
 
 
 def encode(hello: Hello) -> bytes:
@@ -51,6 +59,7 @@ def encode(hello: Hello) -> bytes:
         (_INSTANCE, hello.instance.encode()),
         (_ADDRESSES, ",".join(hello.addresses).encode()),
         (_FLOOR, str(hello.floor).encode()),
+        *((key, value.encode()) for key, value in zip(_KEYS, (hello.public, hello.nonce, hello.proof), strict=True) if value),
     ]
     return packet(PING, encode_variables(variables), modifier2=EXTENDED)
 
@@ -76,6 +85,7 @@ def read(block: bytes) -> Hello:
     hello = Hello(
         said.get(names.ORIGIN, ""), said.get(_NAME, ""), said.get(_CLUSTER, ""), said.get(names.TO, ""),
         said.get(_INSTANCE, "")[:40], addresses, int(floor), int(protocol),
+        said.get(_PUBLIC, ""), said.get(_NONCE, ""), said.get(_PROOF, ""),
     )  # fmt: skip
     if not names.is_node_id(hello.id):
         raise _malformed("spool_origin", hello.id, "12 hexadecimal digits")
@@ -84,7 +94,16 @@ def read(block: bytes) -> Hello:
             raise _malformed(what, name, "1 to 63 of letters, digits, '.', '_' and '-'")
     if hello.to and not names.is_destination(hello.to):
         raise _malformed("spool_to", hello.to, "a node's name or id, host:port or tag:X")
+    if hello.public or hello.nonce or hello.proof:
+        _check_key(hello)
     return hello
+
+
+def _check_key(hello: Hello) -> None:
+    if not keys.is_public(hello.public):
+        raise _malformed("spool_public", hello.public, "64 hexadecimal digits")
+    if not keys.is_nonce(hello.nonce):
+        raise _malformed("spool_nonce", hello.nonce, "32 hexadecimal digits")
 
 
 def _malformed(what: str, value: str, right: str) -> Refused:

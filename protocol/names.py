@@ -35,6 +35,8 @@ NOTE = b"spool_note"
 """In an answer: what the sender should know of a task that is stored all the same."""
 ORIGIN = b"spool_origin"
 """The id of the node that a task came from. Never believed: the receiver sets it to whom it shook hands with."""
+SENDER = b"spool_sender"
+"""The fingerprint of the key that the node has proved from which a task came: its numbers are that key's. Set by the receiver."""
 TO = b"spool_to"
 """The destination that was chosen for a task; with a task that arrived: the destination that its sender sent it to."""
 NUMBER = b"spool_seq"
@@ -50,7 +52,7 @@ FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH, FILE})
 (`spool_key`); a request that carries one is refused."""
 FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}
 """The `spool_` variables that may come over a link."""
-OF_LINKS = frozenset({ORIGIN, TO, NUMBER})
+OF_LINKS = frozenset({ORIGIN, SENDER, TO, NUMBER})
 """What a link adds, and what goes when a task is handed on."""
 MAX_NUMBER = (1 << 64) - (1 << 32) - 1
 """The largest link number. The last run of 2**32 numbers is given to nobody: what is computed from one (the end of an

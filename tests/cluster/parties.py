@@ -1,6 +1,8 @@
 """Parties to a cluster with certificates: real nodes, and clients that say whatever a test wants, with whatever certificate."""
 
+import contextlib
 import itertools
+import secrets
 import socket
 import ssl
 import threading
@@ -13,10 +15,12 @@ from support import RunningNode, eventually
 from talk import connect, read_answers
 
 from spoolnode import send_to_spooler
+from spoolnode.cluster.introduction import Introduction
 from spoolnode.control_client import ask
-from spoolnode.protocol.answer import REFUSED, read_answer, status_pong
+from spoolnode.protocol.answer import REFUSED, read_answer, read_status, status_pong
 from spoolnode.protocol.errors import Refused
-from spoolnode.protocol.hello import PROTOCOL, Hello, encode
+from spoolnode.protocol.hello import PROTOCOL, Hello, encode, read
+from spoolnode.protocol.keys import NONCE_SIZE, NodeKey
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
 if TYPE_CHECKING:
@@ -122,6 +126,23 @@ def hello(**changes: Any) -> bytes:
     return encode(Hello(**{**said, **changes}))
 
 
+def say_as(node: RunningNode, key: NodeKey, said: bytes, *packets: bytes) -> list[str]:
+    """The same without TLS, from somebody who says this hello and proves that he has the key."""
+    introduction = Introduction(read(said[4:]), key, secrets.token_hex(NONCE_SIZE))
+    asked = read(said[4:])
+    heard: list[str] = []
+    with connection(node, None) as sock:
+        sock.sendall(introduction.packet(asked.to, asked.floor))
+        answers = read_answers(sock, 1)
+        heard.append(understood(*answers[0]))
+        if heard == ["pong"]:
+            introduction.hear(read_status(answers[0][2]))
+            for each in (introduction.packet(asked.to, asked.floor), *packets):
+                sock.sendall(each)
+                heard += [understood(*answer) for answer in read_answers(sock, 1)]
+    return heard
+
+
 def task(n: str, *, extended: bool = True, **variables: str) -> bytes:
     """A task as a link carries it, or as nobody should."""
     said = {"n": n, "spool_seq": str(NUMBER), **variables}
@@ -172,12 +193,13 @@ def understood(modifier1: int, modifier2: int, block: bytes) -> str:
 class FakeNode:
     """Somebody who listens and answers each hello with a status of the test's choice; `got` is all that was said to it."""
 
-    def __init__(self, status: dict[str, Any], context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, status: dict[str, Any], context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.status = status
         self.got: list[bytes] = []
         self.connections = 0
         self._context = context
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self._server = socket.create_server(("127.0.0.1", port))
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -192,8 +214,11 @@ class FakeNode:
         return [data for data in self.got if data[:1] == b"\x11"]
 
     def close(self) -> None:
-        """Listens no more."""
+        """Listens no more, and ends its connections."""
         self._server.shutdown(socket.SHUT_RDWR)
+        for sock in self._open:
+            with contextlib.suppress(OSError):  # it has ended already
+                sock.shutdown(socket.SHUT_RDWR)
         self._server.close()
         self._thread.join(10)
 
@@ -204,6 +229,7 @@ class FakeNode:
             except OSError:
                 return
             self.connections += 1
+            self._open.append(sock)
             threading.Thread(target=self._talk, args=(sock,), daemon=True).start()
 
     def _talk(self, plain: socket.socket) -> None:

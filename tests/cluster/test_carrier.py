@@ -15,6 +15,7 @@ from spoolnode.cluster import carrier as carriers
 from spoolnode.cluster.carrier import Carrier, NotIt, Surroundings
 from spoolnode.cluster.channel import Channel
 from spoolnode.cluster.dial import Dialed, Kind, dial
+from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import State
 from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
@@ -26,7 +27,7 @@ from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.hello import Hello, encode, read
+from spoolnode.protocol.hello import Hello, read
 from spoolnode.protocol.packet import decode_variables, encode_variables
 from spoolnode.protocol.request import read_terms
 
@@ -155,7 +156,7 @@ class Sender:
     def _around(self) -> Surroundings:
         return Surroundings(
             spool=self.spool,
-            hello=lambda to, floor: encode(Hello(NODE, "alpha", "default", to, floor=floor)),
+            introduce=lambda: Introduction(Hello(NODE, "alpha", "default"), None, ""),
             node_id=NODE,
             resolve=self._resolve,
             dial=self._dial,

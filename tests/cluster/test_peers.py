@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from spoolnode.cluster import peers
 from spoolnode.cluster.candidate import Candidate, Identity
-from spoolnode.cluster.known import Known
+from spoolnode.cluster.known import MOST, Known
 from spoolnode.cluster.peers import Failure, Peer, PeerTable, State
 from spoolnode.protocol.hello import PROTOCOL
 
@@ -425,6 +425,45 @@ def test_a_new_disk_in_the_old_machine_takes_the_name_over() -> None:
     assert claim(table, GAMMA, AT).state is UP
     assert table.resolve("beta") == (GAMMA, "beta", (AT,), UP)
     assert actions(table) == []
+
+
+def test_a_new_disk_in_the_machine_of_a_node_with_a_key_takes_the_name_over_when_the_operator_says_so() -> None:
+    table = Table()
+    claim(table, BETA, AT, key="1" * 32)
+    assert claim(table, GAMMA, AT, key="2" * 32).state is REJECTED
+    assert table.resolve("beta") != (GAMMA, "beta", (AT,), UP)
+    table.accept("beta", GAMMA, NOW + 1)
+    assert claim(table, GAMMA, AT, NOW + 100, key="2" * 32).state is UP
+    assert table.resolve("beta") == (GAMMA, "beta", (AT,), UP)
+
+
+def test_an_id_belongs_to_the_key_that_was_proved_first_over_a_restart_too_until_the_operator_says_otherwise() -> None:
+    before = Table()
+    claim(before, BETA, AT, key="1" * 32)
+    claim(before, BETA, AT, key="2" * 32)
+    known = Known.decode(before.known.encode())
+    assert known.key(BETA) == "1" * 32
+    table = Table(known=known)
+    version = known.version
+    table.accept("beta", BETA, NOW)
+    assert known.version > version
+    claim(table, BETA, AT, key="2" * 32)
+    assert known.key(BETA) == "2" * 32
+
+
+def test_keys_do_not_count_where_certificates_do_and_what_is_remembered_of_them_is_bounded() -> None:
+    table = Table(certified=True)
+    claim(table, BETA, AT, key="1" * 32)
+    assert table.known.key(BETA) == ""
+    known = Known()
+    known.prove(BETA, "beta", AT, alive=set(), certified=False, key="1" * 32)
+    for count in range(MOST):
+        known.prove(f"{count:012x}", f"n{count}", AT, alive=set(), certified=False, key="2" * 32)
+        if count == MOST // 2:
+            known.prove(BETA, "beta", AT, alive=set(), certified=False, key="1" * 32)
+    assert known.key(BETA), "it was seen more lately than the first of them"
+    assert not known.key(f"{0:012x}")
+    assert len(known._keys) == MOST
 
 
 def test_a_certificate_for_the_name_takes_it_over_from_a_node_that_is_down_and_not_from_one_that_is_there() -> None:

@@ -78,16 +78,17 @@ def test_whatever_a_task_wears_a_peer_may_say() -> None:
 
 def test_the_largest_task_that_is_accepted_for_another_node_fits_there_too() -> None:
     longest = "x" * 249 + ":65535"
+    sender = block(spool_origin=PEER, spool_sender="f" * 32, spool_to=longest)
     filler = MAX_BLOCK - LINK_ROOM - len(block(n="", spool_node=longest))
     largest = block(n="x" * filler, spool_node=longest)
     assert len(largest) == MAX_BLOCK - LINK_ROOM
     travels = dress(largest, "i" * 236, names.MAX_NUMBER, 10**15 - 1)
-    there = travels + block(spool_origin=PEER, spool_to=longest)
+    there = travels + sender
     assert len(there) <= MAX_BLOCK
-    assert len(block(spool_origin=PEER, spool_to=longest)) <= RECEIVER_ROOM
+    assert len(sender) <= RECEIVER_ROOM
     # And from there to a third one, and on.
     for _ in range(names.MAX_HOPS):
-        there = dress(there, "i" * 236, names.MAX_NUMBER, 10**15 - 1) + block(spool_origin=PEER, spool_to=longest)
+        there = dress(there, "i" * 236, names.MAX_NUMBER, 10**15 - 1) + sender
         assert len(there) <= MAX_BLOCK
 
 
@@ -98,6 +99,7 @@ def test_a_task_that_leaves_no_room_is_an_error_with_the_sizes() -> None:
 
 def test_undress_reads_what_a_link_has_added() -> None:
     assert undress(over_a_link(spool_hops="3")) == (PEER, "0123456789ab", 5, 3)
+    assert undress(over_a_link(spool_sender="ff")) == (f"{PEER}/ff", "0123456789ab", 5, 0)
     assert undress(block(n="1")) is None
     assert undress(block(n="spool_origin")) is None
     assert undress(block(n="1", spool_origin=PEER)) is None

@@ -62,8 +62,13 @@ def test_what_a_ping_may_leave_out_is_empty() -> None:
 node_ids = st.text("0123456789abcdef", min_size=12, max_size=12)
 node_names = st.text("abzAZ09._-", min_size=1, max_size=63).filter(names.is_node_name)
 addresses = st.sampled_from(["10.0.0.1:1", "[::]:3031", "0.0.0.0:65535", "host.example:80"])
+digits = "0123456789abcdef"
+proofs = st.tuples(
+    st.text(digits, min_size=64, max_size=64), st.text(digits, min_size=32, max_size=32), st.text(digits, max_size=64)
+)
 hello_packets = st.builds(
-    Hello, node_ids, node_names, node_names, node_names | addresses | node_ids | st.just(""),
+    lambda proof, *said: Hello(*said, *proof), proofs | st.just(("", "", "")),
+    node_ids, node_names, node_names, node_names | addresses | node_ids | st.just(""),
     st.text("0123456789abcdef", max_size=40), st.lists(addresses, max_size=MOST_ADDRESSES).map(tuple),
     st.integers(0, names.MAX_NUMBER), st.just(PROTOCOL),
 )  # fmt: skip
@@ -86,6 +91,16 @@ def test_a_hello_with_variables_that_this_version_does_not_know_is_read_all_the_
 def test_a_malformed_block_is_refused(malformed: bytes) -> None:
     assert refusal(malformed).reason is Reason.MALFORMED
     assert refusal(block(SAID) + malformed).reason is Reason.MALFORMED
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"public": b"x" * 64}, {"nonce": b"12"}, {"public": b""}, {"nonce": b""}, {"public": b"", "nonce": b"", "proof": b"1"}],
+)
+def test_a_key_that_is_none_is_malformed(wrong: dict[str, bytes]) -> None:
+    found = refusal(said(**{"public": b"0" * 64, "nonce": b"0" * 32, **wrong}))
+    assert found.reason is Reason.MALFORMED
+    assert "hexadecimal digits" in found.text
 
 
 def test_a_block_of_something_else_is_no_hello() -> None:

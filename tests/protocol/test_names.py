@@ -347,5 +347,5 @@ def test_a_name_a_tag_a_choice_or_a_path_is_no_address(text: str) -> None:
 def test_what_peers_may_say_is_what_clients_may_say_and_four_more() -> None:
     assert {b"spool_id", b"spool_to", b"spool_seq", b"spool_hops"} == names.FROM_PEERS - names.FROM_CLIENTS
     assert names.FROM_CLIENTS < names.FROM_PEERS
-    assert {b"spool_origin", b"spool_to", b"spool_seq"} == names.OF_LINKS
-    assert names.ORIGIN not in names.FROM_PEERS  # it is whom the receiver shook hands with
+    assert {b"spool_origin", b"spool_sender", b"spool_to", b"spool_seq"} == names.OF_LINKS
+    assert not {names.ORIGIN, names.SENDER} & names.FROM_PEERS  # it is whom the receiver shook hands with

@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
+from hashlib import sha256
 from random import Random
 from typing import Any
 
@@ -16,7 +17,7 @@ from spoolnode.node.door import Door
 from spoolnode.node.fakes import GuardedDisk
 from spoolnode.node.layout import Layout
 from spoolnode.node.listener import Stream
-from spoolnode.node.neighbours import Alone, Neighbours
+from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outcome import Kind as Ending
 from spoolnode.node.outcome import Outcome
 from spoolnode.node.rates import Rates
@@ -27,6 +28,7 @@ from spoolnode.node.tasks import Batch, Source
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.hello import PROTOCOL, Hello
+from spoolnode.protocol.keys import NodeKey
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
 from spoolnode.protocol.version import VERSION
@@ -139,6 +141,7 @@ class SimNode:
         self.machine = machine
         self.name = machine.name
         self.id = f"{machine.random.getrandbits(48):012x}"
+        self.key = NodeKey(sha256(self.id.encode()).digest())
         self.history = history
         self.trace = trace
         self.workers = machine.random.randint(1, 3)
@@ -307,8 +310,8 @@ class SimNode:
     def _route(self, terms: Terms) -> list[str]:
         return self.neighbours.route(terms)
 
-    def _greet(self, hello: Hello, peer: str, certified: str) -> bool:
-        return self.neighbours.greet(hello, peer, certified)
+    def _greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
+        return self.neighbours.greet(hello, peer, certified, nonce)
 
     def _pinged(self) -> dict[str, Any]:
         now = self.loop.time()

@@ -59,11 +59,12 @@ def test_what_is_acknowledged_after_its_files_were_removed_survives_a_kill(
 
 def test_a_node_whose_files_were_removed_makes_what_it_needs_anew_and_keeps_its_name(node: RunningNode) -> None:
     node.start()
-    identity = (node.spool / "node.id").read_text()
+    own = {name: (node.spool / name).read_text() for name in ("node.id", "node.key")}
     clear(node.spool)
     node.wait_for_log("made_anew")
     eventually((node.spool / "control.sock").exists)
-    assert (node.spool / "node.id").read_text() == identity
+    assert {name: (node.spool / name).read_text() for name in own} == own
+    assert (node.spool / "node.key").stat().st_mode & 0o077 == 0
     assert node.status()["pid"] == node.pid
     eventually((node.spool / "spool.sock").exists)
     eventually((node.spool / "links").exists)

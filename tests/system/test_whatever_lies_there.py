@@ -217,10 +217,13 @@ def test_files_far_too_large_are_put_aside_with_the_reason(node: RunningNode, ga
     assert aside == {"taken", "links", "known", "incoming/1795855211059422.batch"}
 
 
+@pytest.mark.parametrize("name", ["node.id", "node.key"])
 @pytest.mark.parametrize("kind", ["directory", "pipe", "huge", "junk", "empty"])
-def test_a_node_id_that_is_none_is_one_sentence(node: RunningNode, kind: str) -> None:
+def test_a_node_id_or_key_that_is_none_is_one_sentence(node: RunningNode, kind: str, name: str) -> None:
     node.spool.mkdir()
-    path = node.spool / "node.id"
+    (node.spool / "node.id").write_text("0123456789ab\n")
+    path = node.spool / name
+    path.unlink(missing_ok=True)
     if kind == "directory":
         path.mkdir()
     elif kind == "pipe":
@@ -232,7 +235,27 @@ def test_a_node_id_that_is_none_is_one_sentence(node: RunningNode, kind: str) ->
     assert node.wait() == 2
     (sentence,) = node.noise
     assert f"{path} " in sentence
-    assert "12 hexadecimal digits" in sentence
+    assert f"{12 if name == 'node.id' else 64} hexadecimal digits" in sentence
+
+
+def test_id_and_key_are_made_once_and_together_and_an_old_directory_gets_its_key(node: RunningNode) -> None:
+    own = [node.spool / "node.id", node.spool / "node.key"]
+
+    def started() -> list[str]:
+        node.start()
+        assert node.stop() == 0
+        assert own[1].stat().st_mode & 0o777 == 0o600
+        return [path.read_text() for path in own]
+
+    first = started()
+    assert started() == first
+    own[1].unlink()
+    second = started()
+    assert second[0] == first[0]
+    assert second[1] != first[1]
+    own[0].unlink()  # as people do who make another node of a copy
+    third = started()
+    assert not {*third} & {*second}
 
 
 def bound_by_modes(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:

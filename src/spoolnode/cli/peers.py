@@ -53,10 +53,10 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
 def accept_command(name: str, identity: str, spool: str) -> None:
     """Says that the node with this ID is the one called NAME.
 
-    A name belongs to the node that proved it first, over restarts too. When that node is gone, a new one takes its place at the
-    same address, or with a certificate for the name. Any other node that claims it (a new disk on a new machine, two machines
-    with one name, an impostor) gets nothing, and `spoolnode peers` and the log say so. When it is right, say so here, to each
-    node that has to know; or give one of the two another --name.
+    A name and an id belong to the node that proved them first, over restarts too: with the key in its spool directory, or with
+    its certificate. When that node is gone, one with a certificate for the name takes its place. Any other that claims it (a new
+    disk, a spool directory without its node.key, two machines with one name, an impostor) gets nothing, and `spoolnode peers` and
+    the log say so. When it is right, say so here, to each node that has to know; or give one of the two another --name.
 
     With certificates it also says that the node with this ID has been renamed: its certificate is for NAME now.
     """
