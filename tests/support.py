@@ -11,6 +11,7 @@ Nothing here sleeps for a fixed time: everything waits for a condition, and fail
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -68,6 +69,7 @@ class RunningNode:
         self.noise: list[str] = []
         """What it wrote to standard error that is no line of the log."""
         self.port = 0
+        self._kept: socket.socket | None = None
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -85,6 +87,7 @@ class RunningNode:
         if "-Q" not in args:
             options += ["--spool", str(self.spool)]
         if "-s" not in args and "--listen" not in args and "--socket" not in args:
+            self._keep_a_port()
             options += ["--listen", f"127.0.0.1:{self.port}"]
         if "--discover" not in args:
             options += ["--discover", "none"]
@@ -185,6 +188,16 @@ class RunningNode:
         """Leaves no process behind."""
         if self._process is not None:
             self.kill9()
+        if self._kept is not None:
+            self._kept.close()
+
+    def _keep_a_port(self) -> None:
+        """Chooses a port that is this node's also while it is down: who is bound to it without listening keeps others away."""
+        if not self.port:
+            self._kept = socket.socket()
+            self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._kept.bind(("127.0.0.1", 0))
+            self.port = self._kept.getsockname()[1]
 
     def _end(self, number: signal.Signals) -> int:
         assert self._process is not None, "it does not run"
