@@ -18,6 +18,7 @@ from spoolnode.node.layout import Layout
 from spoolnode.node.recovery import prepare
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
+from spoolnode.protocol.keys import NodeKey
 
 NODE = "0123456789ab"
 MANY = 3000
@@ -31,7 +32,7 @@ class Home:
     """A node, as far as its cluster asks for it. Nobody whom it calls is there."""
 
     def __init__(self, path: Path) -> None:
-        self.id, self.instance = NODE, "instance"
+        self.id, self.instance, self.key = NODE, "instance", NodeKey(bytes(32))
         self.config = Config(spool=str(path), name="alpha", discover=["none"])
         self.listener = SimpleNamespace(addresses=["127.0.0.1:1"])
         self.reports: list[tuple[str, dict[str, Any]]] = []
