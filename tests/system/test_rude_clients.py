@@ -376,7 +376,8 @@ def test_bodies_that_come_slowly_cost_little(node: RunningNode) -> None:
         for _ in range(150):
             stack.enter_context(connect(("127.0.0.1", node.port))).sendall(begun)
         eventually(lambda: len(list((node.spool / "tmp").glob("upload*"))) > 100, "most are being written")
-        assert resident(node.pid) - before < 80 * MIB
+        # What they hold while they drip, not what passes through while their first megabytes are being written.
+        eventually(lambda: resident(node.pid) - before < 80 * MIB, "they hold little")
     eventually(lambda: not list((node.spool / "tmp").glob("upload*")), "nothing is left")
 
 
