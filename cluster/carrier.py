@@ -20,9 +20,9 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
 from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
+from spoolnode.node.journal import Journal
 from spoolnode.node.outbox import ANYONE, Load, Outbox
 from spoolnode.node.parcel import Parcel
-from spoolnode.node.spool import Spool
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
 from spoolnode.protocol.answer import STORED
@@ -61,7 +61,9 @@ class Ourselves(ChannelLost):
 class Surroundings:
     """What carriers need of their cluster."""
 
-    spool: Spool
+    journal: Journal
+    outbox: Outbox
+    """What waits."""
     introduce: Callable[[], Introduction]
     """What is said at the beginning of a connection."""
     node_id: str
@@ -84,11 +86,6 @@ class Surroundings:
 
     gate: Gate = field(default_factory=lambda: Gate(ATTEMPTS_AT_ONCE))
     """Through which each attempt goes: thousands of destinations may be tried at the same time."""
-
-    @property
-    def outbox(self) -> Outbox:
-        """What waits."""
-        return self.spool.outbox
 
 
 class Carrier:
@@ -364,14 +361,14 @@ class Carrier:
 
     async def _send_large(self, channel: Channel, parcel: Parcel) -> None:
         """Streams a body from the disk."""
-        spool = self._around.spool
-        disk, path = spool.reader.disk, spool.layout.path(str(parcel.ref))
-        descriptor = await spool.packing.run(lambda: disk.open(path))
+        journal = self._around.journal
+        disk, path = journal.reader.disk, journal.layout.path(str(parcel.ref))
+        descriptor = await journal.packing.run(lambda: disk.open(path))
         try:
             channel.write(parcel.head)
             at = parcel.body_at
             while at < parcel.body_end:
-                piece = await spool.packing.run(partial(disk.read, descriptor, min(BODY_PIECE, parcel.body_end - at), at))
+                piece = await journal.packing.run(partial(disk.read, descriptor, min(BODY_PIECE, parcel.body_end - at), at))
                 if not piece:
                     raise ChannelLost(f"the file {parcel.ref} became shorter while it was sent")
                 channel.write(piece)
@@ -379,7 +376,7 @@ class Carrier:
                 self.link.progress(self._loop.time())
                 at += len(piece)
         finally:
-            await spool.packing.run(lambda: disk.close(descriptor))
+            await journal.packing.run(lambda: disk.close(descriptor))
 
     def _on_answers(self, answers: list[Answer]) -> None:
         """What the other side said: tasks leave, come back, or are given up."""

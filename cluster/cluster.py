@@ -100,8 +100,8 @@ class Cluster:
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
         self._around = Surroundings(
-            node.spool, self._introduce, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch, self._met,
-            self._missed, self._exchanged, self._is_us, self.table.answers_to,
+            node.journal, node.outbox, self._introduce, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch,
+            self._met, self._missed, self._exchanged, self._is_us, self.table.answers_to,
         )  # fmt: skip
         self._moving = False
         self._again: set[str] = set()
@@ -115,7 +115,7 @@ class Cluster:
         """Destinations that the log has called unknown."""
         self._full: set[str] = set()
         """Ids of the peers that are up and take nothing."""
-        node.spool.outbox.woken = self._woken
+        node.outbox.woken = self._woken
 
     # -- what the node asks --
 
@@ -179,7 +179,7 @@ class Cluster:
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
         self._loop.call_later(UNKNOWN_SECONDS + 1.0, self._look_again)  # by then, who is unknown may never come
-        for to in self._node.spool.outbox.sizes():
+        for to in self._node.outbox.sizes():
             self._woken(to)
 
     async def leave(self) -> None:
@@ -220,7 +220,7 @@ class Cluster:
         if self._trust is not None:
             self._trust.close_ended(time.time(), self._report)
         self._warn_of_expiry()
-        outbox = self._node.spool.outbox
+        outbox = self._node.outbox
         for to, carrier in list(self._carriers.items()):
             if carrier.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
                 del self._carriers[to]
@@ -239,7 +239,7 @@ class Cluster:
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer, with what waits for it here."""
-        sizes = self._node.spool.outbox.sizes()
+        sizes = self._node.outbox.sizes()
         rows, names_of = self.table.rows(self._loop.time()), self._known.names()
         for row in rows:
             row["former_names"] = [name for name in names_of.get(row["id"], []) if name != row["name"]]
@@ -286,9 +286,9 @@ class Cluster:
 
     def _read_known(self) -> Known:
         """Raises nothing: a node starts, whatever lies in its directory."""
-        path = self._node.spool.layout.known
+        path = self._node.journal.layout.known
         try:
-            data = read_small(self._node.spool.keeper, path, self._report)
+            data = read_small(self._node.journal.keeper, path, self._report)
             return Known.decode(data) if data is not None else Known()
         except (OSError, ValueError) as error:
             self._report("known_damaged", reason=f"{path} cannot be read, whose name is whose is found out anew: {error}")
@@ -299,11 +299,11 @@ class Cluster:
             spawn(self._keep_known())
 
     async def _keep_known(self) -> None:
-        keeper, path = self._node.spool.keeper, self._node.spool.layout.known
+        keeper, path = self._node.journal.keeper, self._node.journal.layout.known
         version, data = self._known.version, self._known.encode()
         self._keeping = True
         try:
-            await self._node.spool.moves.run(lambda: keeper.replace(path, data))
+            await self._node.journal.moves.run(lambda: keeper.replace(path, data))
             self._kept, self._keep_failed = version, False
         except OSError as error:  # tried again with each tick, and said once
             if not self._keep_failed:
@@ -351,7 +351,7 @@ class Cluster:
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         self._moved_on.set()
         if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
-            queued = self._node.spool.outbox.size(peer.id)
+            queued = self._node.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
             self._note_room(peer, peer.status)
@@ -411,14 +411,14 @@ class Cluster:
 
     def _look_again(self) -> None:
         """There may be somebody now for what waits for a tag, or for a node that is down."""
-        self._again.update(to for to in self._node.spool.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
+        self._again.update(to for to in self._node.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
         self._move_soon()
 
     async def _is_us(self, to: str) -> None:
         """A destination turned out to be this node: what waits for it runs here."""
         self._here.add(to)
         self.placement.is_also(to)
-        if claimed := await self._node.spool.outbox.re_place(to, CHUNK, lambda _asked: HERE):
+        if claimed := await self._node.moving.re_place(to, CHUNK, lambda _asked: HERE):
             self._report("claimed", destination=to, tasks=claimed)
 
     # -- links --
@@ -455,9 +455,9 @@ class Cluster:
                 self._search_again = False
                 called = self.table.called()
                 for index, to in enumerate([*self._lost], 1):
-                    if to in called or not self._node.spool.outbox.size(to):
+                    if to in called or not self._node.outbox.size(to):
                         self._lost.pop(to, None)
-                    if to in called and self._node.spool.outbox.size(to):
+                    if to in called and self._node.outbox.size(to):
                         self._woken(to)
                     if index % LOOKED_FOR_AT_ONCE == 0:
                         await asyncio.sleep(0)
@@ -513,7 +513,7 @@ class Cluster:
             (place,) = self.placement.choose(asked.destination, self._loop.time())
             return None if place == to else place
 
-        if moved := await self._node.spool.outbox.re_place(to, CHUNK, choose):
+        if moved := await self._node.moving.re_place(to, CHUNK, choose):
             named = {"name": name} if (name := self._name_of(to)) else {}
             places = sorted(self._for_people(place) for place in chosen)
             self._report("chosen_again", destination=to, **named, tasks=moved, chosen=", ".join(places))
@@ -536,7 +536,7 @@ class Cluster:
                 if moved:
                     self._report("shared", peer=peer, tasks=moved)
         finally:
-            self._node.spool.moving.put_back(aside)
+            self._node.moving.put_back(aside)
 
     async def _give(self, peer: str, count: int, aside: "list[Aside]") -> int | None:
         tags = self._tags(peer)
@@ -544,7 +544,7 @@ class Cluster:
         def choose(asked: Asked) -> str | None:
             return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
 
-        moved = await self._node.spool.moving.give_away(count, choose, aside)
+        moved = await self._node.moving.give_away(count, choose, aside)
         self.placement.placed(peer, moved or 0)
         return moved
 
@@ -568,7 +568,7 @@ class Cluster:
                     break
                 handed += went
         finally:
-            spool.moving.put_back(aside)
+            self._node.moving.put_back(aside)
         while self._loop.time() < deadline and self._undelivered():
             await self._news(deadline)
         return handed
@@ -602,18 +602,18 @@ class Cluster:
                 return fitting
             return None
 
-        return await self._node.spool.moving.give_away(len(places), choose, aside, later=True)
+        return await self._node.moving.give_away(len(places), choose, aside, later=True)
 
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""
-        for to in self._node.spool.outbox.sizes():
+        for to in self._node.outbox.sizes():
             target = self.table.resolve(to)
             if target is not None and target.state is State.UP:
                 return True
         return False
 
     def _loads(self) -> dict[str, Load]:
-        sizes = self._node.spool.outbox.sizes()
+        sizes = self._node.outbox.sizes()
         up = [peer for peer in self.table if peer.state is State.UP and peer.status is not None and peer.status.works]
         return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
 

@@ -194,7 +194,7 @@ class Control:
     async def _full_status(self) -> dict[str, Any]:
         """Also what is of no interest to who pings."""
         links = {}
-        for index, (to, size) in enumerate(self._node.spool.outbox.sizes().items(), 1):
+        for index, (to, size) in enumerate(self._node.outbox.sizes().items(), 1):
             if (link := self._node.neighbours.link(to)) is not None:
                 links[to] = {"waiting": size, **link}
             if index % LINKS_AT_ONCE == 0:
@@ -213,7 +213,7 @@ class Control:
         listings = {"waiting": inspect.waiting_tasks, "dead": inspect.dead_tasks, "outbox": inspect.outbox_tasks}
         if state not in listings:
             raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(listings)}")
-        reader = self._node.spool.reader
+        reader = self._node.journal.reader
         found = await self._aside(lambda: inspect.soonest(reader, listings[state](reader, time.time()), int(limit)))
         running = {row["id"]: row for row in self._node.crew.running()}
         if len(found) <= ROWS_AT_ONCE:
@@ -234,7 +234,7 @@ class Control:
         return response
 
     async def _task(self, request: web.Request) -> web.Response:
-        reader = self._node.spool.reader
+        reader = self._node.journal.reader
 
         def read(identity: str) -> dict[str, Any] | None:
             now = time.time()
@@ -264,25 +264,25 @@ class Control:
 
     async def _remove(self, request: web.Request) -> web.Response:
         identity = _identity(request)
-        spool = self._node.spool
+        node = self._node
         while (found := await self._find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
             await asyncio.sleep(0.01)  # it is being moved to a file of its own
         if found is not None and found[1] in found[0].flying:
             raise web.HTTPConflict(text=f"the task {identity} is {self._holder(*found)}; only waiting tasks can be removed")
-        if found is None or not await spool.remove(*found):
+        if found is None or not await node.storage.remove(*found):
             path = await self._dead_or_outbox(identity)
-            await spool.moves.run(lambda: spool.keeper.remove(path))
+            await node.journal.moves.run(lambda: node.journal.keeper.remove(path))
             self._recount_at = float("-inf")
         self._node.report("removed", id=identity)
         return _json({"id": identity, "removed": True})
 
     async def _find(self, identity: str) -> "tuple[Source, Any] | None":
         """Where a task is that waits, or is with a worker or a link."""
-        spool = self._node.spool
-        found = spool.find(identity)
-        if found is None and spool.outbox.files.known:
-            place = await self._aside(lambda: inspect.find_place(spool.reader, identity))
-            found = spool.at(place[0].where) if place is not None else None
+        node = self._node
+        found = node.spool.find(identity)
+        if found is None and node.outbox.files.known:
+            place = await self._aside(lambda: inspect.find_place(node.journal.reader, identity))
+            found = node.storage.at(place[0].where) if place is not None else None
         return found
 
     def _holder(self, source: "Source", ref: Any) -> str:
@@ -291,14 +291,14 @@ class Control:
 
     async def _retry(self, request: web.Request) -> web.Response:
         identity = _identity(request)
-        spool = self._node.spool
+        node = self._node
         found = await self._find(identity)
-        to = spool.outbox.destination(*found) if found is not None else None
+        to = node.outbox.destination(*found) if found is not None else None
         if to is not None:
             if reason := self._try_now(to):
                 raise web.HTTPConflict(text=f"the task {identity} waits for {to}: {reason}")
-        elif found is None or not spool.hurry(*found):
-            place = await self._aside(lambda: inspect.find_place(spool.reader, identity))
+        elif found is None or not node.spool.hurry(*found):
+            place = await self._aside(lambda: inspect.find_place(node.journal.reader, identity))
             if place is not None and place[0].state != inspect.DEAD:
                 raise web.HTTPConflict(text=f"the task {identity} is ready, running or being sent already")
             to = await self._revive(await self._dead_or_outbox(identity, outbox=False))
@@ -307,7 +307,7 @@ class Control:
 
     async def _retry_dead(self, request: web.Request) -> web.Response:
         del request
-        reader = self._node.spool.reader
+        reader = self._node.journal.reader
         dead = await self._aside(lambda: list(inspect.dead_tasks(reader, time.time())))
         for info in dead:
             await self._revive(info.where)
@@ -316,23 +316,20 @@ class Control:
 
     async def _revive(self, where: str) -> str:
         """Puts a dead task back among the waiting ones; for which node: empty is this one."""
-        spool = self._node.spool
-        spool.placing += 1
-        try:
-            to = self._place_again(await spool.moves.run(lambda: undelivered(spool.reader.block_of(where))))
-            target = outbox_ref(to, ref_id(where), spool.outbox.number(to)) if to else ""
+        node = self._node
+        with node.journal.placing():
+            to = self._place_again(await node.journal.moves.run(lambda: undelivered(node.journal.reader.block_of(where))))
+            target = outbox_ref(to, ref_id(where), node.outbox.number(to)) if to else ""
             try:
-                ref = await spool.moves.run(lambda: spool.keeper.revive(where, target))
+                ref = await node.journal.moves.run(lambda: node.journal.keeper.revive(where, target))
             except BaseException:
                 if target:
-                    spool.outbox.refused(to, number_of(target))
+                    node.outbox.refused(to, number_of(target))
                 raise
             if to:
-                spool.outbox.accept_file(ref, time.time())
+                node.outbox.accept_file(ref, time.time())
             else:
-                spool.notice(ref, 0.0, time.time(), sure=True)
-        finally:
-            spool.end_placing()
+                node.spool.notice(ref, 0.0, time.time(), sure=True)
         self._recount_at = float("-inf")
         return to
 
@@ -348,7 +345,7 @@ class Control:
         return self._node.neighbours.route(Terms(destination=asked if is_open else to))[0]
 
     async def _flush(self, request: web.Request) -> web.Response:
-        sizes = self._node.spool.outbox.sizes()
+        sizes = self._node.outbox.sizes()
         rows, aliases = [], self._aliases()
         for index, asked in enumerate(request.query.getall("to", []) or sizes, 1):
             waiting = [name for name in {asked, *aliases.get(asked, ())} if name in sizes]
@@ -393,12 +390,12 @@ class Control:
         node = self._node
         if node.problem() == "stopping":
             raise web.HTTPConflict(text=f"{node.door.closed or 'this node is stopping'} already")
-        before = {"waiting": node.spool.total, "outbox": node.spool.outbox.total}
+        before = {"waiting": node.spool.total, "outbox": node.outbox.total}
         node.ask_to_drain()
         return _json({"draining": True, **before})
 
     async def _dead_or_outbox(self, identity: str, *, outbox: bool = True) -> str:
-        reader = self._node.spool.reader
+        reader = self._node.journal.reader
         found = await self._aside(lambda: inspect.find_place(reader, identity))
         allowed = (inspect.DEAD, inspect.OUTBOX) if outbox else (inspect.DEAD,)
         if found is None or found[0].state not in allowed:
@@ -428,9 +425,9 @@ class Control:
 
     async def _settle(self, request: web.Request) -> web.Response:
         del request
-        before = self._node.spool.in_batches
+        before = self._node.journal.in_batches
         await self._node.spool.settle_all()
-        return _json({"settled": before - self._node.spool.in_batches, "left": self._node.spool.in_batches})
+        return _json({"settled": before - self._node.journal.in_batches, "left": self._node.journal.in_batches})
 
     async def _stop(self, request: web.Request) -> web.Response:
         self._node.leaves_files |= request.query.get("files") == "1"
@@ -464,7 +461,7 @@ class Control:
             self._recount_at = now + max(COUNT_SECONDS, COUNT_REST * (now - began))
 
     def _count(self) -> Aside:
-        reader = self._node.spool.reader
+        reader = self._node.journal.reader
         try:
             corrupt = len(reader.disk.entries(reader.layout.corrupt))
         except PermissionError:  # the start says so; nothing that runs needs it

@@ -422,7 +422,7 @@ class Crew:
     def _account_chunk(self, worker: WorkerProcess, number: int, chunk: InFlight, running: dict[tuple[int, int], float]) -> None:
         spool, source = self._spool, chunk.source
         refs = {position: chunk.refs[position] for position in sorted(chunk.open)}
-        finished = spool.is_finished(source, refs.values())
+        finished = spool.journal.is_finished(source, refs.values())
         spool.done(source, [ref for ref in refs.values() if ref in finished])
         unstarted = []
         for position, ref in refs.items():

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.intake import INLINE_BODY, PromptWaiter, Waiter
 from spoolnode.node.numbers import FLOOR_AHEAD, RUN_BITS, Key, Verdict
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.tasks import Outbound
 from spoolnode.node.upload import Upload
 from spoolnode.node.waiters import KNOWN, Arrival, Copies, Leaving
@@ -31,13 +31,13 @@ UPLOAD_THREADS = 4
 class Door:
     """Checks what every request must pass, and hands it to the intake, to a file of its own, or to an outbox."""
 
-    def __init__(self, spool: Spool, route: Route, *, max_body: int, min_free: int) -> None:
-        self._spool = spool
+    def __init__(self, storage: Storage, route: Route, *, max_body: int, min_free: int) -> None:
+        self._storage = storage
         self._route = route
         self._max_body = max_body
         self._min_free = min_free
         # As it was named, and without symbolic links: /var/run is one, to /run.
-        self._roots = [os.fsencode(os.path.realpath(spool.layout.root)), os.fsencode(spool.layout.root)]
+        self._roots = [os.fsencode(os.path.realpath(storage.journal.layout.root)), os.fsencode(storage.journal.layout.root)]
         self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         self._uploads = itertools.count(1)
         self.free = 1 << 62
@@ -76,11 +76,11 @@ class Door:
         if link is not None:
             arrival = self._arrival(block, terms, waiter, link)
             if arrival is not None:
-                self._spool.intake.add(arrival.block, body, terms, arrival)
+                self._storage.spool.intake.add(arrival.block, body, terms, arrival)
             return
         places = self._places(block, terms)
         if places == [""]:
-            self._spool.intake.add(block, body, terms, waiter)
+            self._storage.spool.intake.add(block, body, terms, waiter)
             return
         copies = Copies(waiter, len(places))
         for to in places:
@@ -104,24 +104,24 @@ class Door:
 
     def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies") -> None:
         if not to:
-            self._spool.intake.add(block, body, terms, copies)
+            self._storage.spool.intake.add(block, body, terms, copies)
             return
-        number = self._spool.outbox.number(to)
+        number = self._storage.outbox.number(to)
         chosen = block if to == terms.destination else block + encode_variables([(names.TO, to.encode())])
-        waiter = Leaving(self._spool, to, number, copies)
-        self._spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
+        waiter = Leaving(self._storage, to, number, copies)
+        self._storage.spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
 
     def hear_floor(self, link: Key, floor: int) -> None:
         """The sender of a link says that nothing below `floor` is open any more.
 
         Of a link that has sent nothing yet there is nothing to forget: whoever only says hello costs no memory.
         """
-        if link in self._spool.taken and floor >> RUN_BITS <= time.time() + FLOOR_AHEAD:
-            self._spool.taken.raise_floor(link, floor)
+        if link in self._storage.journal.taken and floor >> RUN_BITS <= time.time() + FLOOR_AHEAD:
+            self._storage.journal.taken.raise_floor(link, floor)
 
     def _meet(self, link: Key) -> None:
         """A link sends its first task. Raises `Refused` when there is no room to remember its numbers."""
-        taken = self._spool.taken
+        taken = self._storage.journal.taken
         if len(taken) >= MOST_LINKS:
             taken.forget_idle()
         if len(taken) >= MOST_LINKS:
@@ -136,12 +136,12 @@ class Door:
         """A task that came over a link, to be stored; None when it is stored already, and `waiter` has been told so."""
         if not terms.number:
             raise Refused(Reason.MALFORMED, "a task came over a link without its number (`spool_seq`)")
-        if link not in self._spool.taken:
+        if link not in self._storage.journal.taken:
             self._meet(link)
-        verdict = self._spool.taken.judge(link, terms.number)
+        verdict = self._storage.journal.taken.judge(link, terms.number)
         if verdict is Verdict.TAKEN:
             waiter.stored(KNOWN)
-            self._spool.repeats += 1
+            self._storage.spool.repeats += 1
             return None
         if verdict is Verdict.PENDING:
             raise Refused(Reason.BUSY, f"the task of number {terms.number} is being stored right now; ask again")
@@ -150,14 +150,14 @@ class Door:
                 Reason.CONFLICT,
                 f"the number {terms.number} is below what its sender said to be over: an old packet, or two nodes with one id",
             )
-        arrival = Arrival(self._spool, link, terms.number, block, waiter)
-        self._spool.taken.begin(link, terms.number)
+        arrival = Arrival(self._storage, link, terms.number, block, waiter)
+        self._storage.journal.taken.begin(link, terms.number)
         return arrival
 
     def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
         """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
         self.check(terms)
-        self._spool.intake.add_prompt(block, terms, waiter)
+        self._storage.spool.intake.add_prompt(block, terms, waiter)
 
     def wants_upload(self, terms: Terms) -> bool:
         """Whether it gets a file of its own: it asks for that, or its body is too large to be held in memory."""
@@ -179,7 +179,7 @@ class Door:
             if arrival is None:
                 return None
             block = arrival.block
-        return Upload(self._spool, self._executor, next(self._uploads), block, terms, places, self._min_free, arrival)
+        return Upload(self._storage, self._executor, next(self._uploads), block, terms, places, self._min_free, arrival)
 
     def close(self) -> None:
         """Returns when no upload is being written."""

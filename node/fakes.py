@@ -409,8 +409,8 @@ class GuardedDisk:
     """Another disk, on which a thread that may not do something fails (`RIGHTS`).
 
     disk = GuardedDisk(RealDisk(), layout)
-    spool = Spool(disk, layout, ...)
-    spool.load()                    at the start there are no threads yet, and everything is allowed
+    journal = Journal(disk, layout, ...)
+    storage.load()                    at the start there are no threads yet, and everything is allowed
     disk.in_force = True
     ...
     assert not disk.violations      also those whose exception a shell has caught and reported

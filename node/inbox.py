@@ -64,13 +64,13 @@ class Inbox:
         self._is_listing = False
         self._scan_timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
-        spool.placed, spool.landing = self._look, self._catch_up
+        spool.journal.placed, spool.landing = self._look, self._catch_up
 
     def watch(self) -> None:
         """Begins to watch: before recovery reads what is there, so that nothing comes between."""
         try:
             self._inotify = INotify(nonblocking=True)
-            root = self._inotify.add_watch(self._spool.layout.root, _EVENTS)
+            root = self._inotify.add_watch(self._spool.journal.layout.root, _EVENTS)
         except OSError as error:
             self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
             if self._inotify is not None:
@@ -121,7 +121,7 @@ class Inbox:
         try:
             while self._unlisted:
                 above, self._unlisted = self._unlisted, []
-                below = await self._spool.moves.run(partial(self._numeric_in, above))
+                below = await self._spool.journal.moves.run(partial(self._numeric_in, above))
                 self._unlisted += [f"{name}/" for name in below if self._watch(name)]
         finally:
             self._is_listing = False
@@ -134,7 +134,7 @@ class Inbox:
         for directory in directories:
             # Closed to us, or nested too deep: recovery and the scan say so.
             with contextlib.suppress(OSError):
-                below = self._spool.reader.disk.directories(self._spool.layout.path(directory))
+                below = self._spool.journal.reader.disk.directories(self._spool.journal.layout.path(directory))
                 found += [f"{directory}{name}" for name in below if is_priority(name)]
         return found
 
@@ -143,7 +143,7 @@ class Inbox:
         if self._inotify is None:
             return False  # stopped meanwhile
         try:
-            watch = self._inotify.add_watch(self._spool.layout.path(directory), _EVENTS)
+            watch = self._inotify.add_watch(self._spool.journal.layout.path(directory), _EVENTS)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self._rarely("no_inotify", directory=shown(directory), reason=error.strerror, scan_every=SCAN_SECONDS)
@@ -202,14 +202,14 @@ class Inbox:
 
     def _look(self) -> None:
         """Tells the spool what is new, unless it is just giving names itself: those would seem new."""
-        if not self._news or self._spool.placing or self._looks_again:
+        if not self._news or self._spool.journal.is_placing or self._looks_again:
             return
         now = time.time()
         for ref in [*islice(self._news, LOOKED_AT_ONCE)]:
             sure = self._news.pop(ref)
             try:
                 # A stat of a name that the kernel has just told us of: it is in memory.
-                found = os.lstat(self._spool.layout.path(ref))
+                found = os.lstat(self._spool.journal.layout.path(ref))
             except FileNotFoundError:
                 self._spool.forget(ref)
             else:
@@ -231,7 +231,7 @@ class Inbox:
     async def _scan(self) -> None:
         began = self._loop.time()
         try:
-            found: list[FoundFile] = await self._spool.moves.run(lambda: list(spool_files(self._spool.reader)))
+            found: list[FoundFile] = await self._spool.journal.moves.run(lambda: list(spool_files(self._spool.journal.reader)))
         except OSError as error:
             self._report("scan_failed", reason=str(error))
         else:
@@ -256,7 +256,7 @@ class Inbox:
             if file.ref not in self._spool.files.known:
                 with contextlib.suppress(FileNotFoundError):
                     # The listing is older than what ended since; only what is there now counts.
-                    mtime = os.lstat(self._spool.layout.path(file.ref)).st_mtime
+                    mtime = os.lstat(self._spool.journal.layout.path(file.ref)).st_mtime
                     self._spool.notice(file.ref, mtime, now, sure=False)
             else:
                 self._spool.notice(file.ref, file.mtime, now, sure=True)

@@ -7,15 +7,14 @@ One rule: the new place is safe, then the old one is gone for good, and only the
 import contextlib
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spoolnode.node.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
+from spoolnode.node.outbox import Outbox
 from spoolnode.node.parcel import Asked, asked
 from spoolnode.node.queue import Entry, Ref
+from spoolnode.node.spool import Spool
 from spoolnode.node.tasks import Batch, Source
-
-if TYPE_CHECKING:
-    from spoolnode.node.spool import Spool
 
 Choice = Callable[[Asked], str | None]
 """Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
@@ -27,10 +26,12 @@ Aside = tuple[Source, list[Any], int, dict[Ref, Entry]]
 class Moving:
     """The moves of one spool."""
 
-    def __init__(self, spool: "Spool") -> None:
+    def __init__(self, spool: Spool, outbox: Outbox) -> None:
         self._spool = spool
+        self._outbox = outbox
+        self._journal = spool.journal
 
-    async def give_away(self, count: int, choose: Choice, aside: "list[Aside]", *, later: bool = False) -> int | None:
+    async def give_away(self, count: int, choose: Choice, aside: list[Aside], *, later: bool = False) -> int | None:
         """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
 
         Args:
@@ -52,7 +53,7 @@ class Moving:
             self._spool.end(source, list(moved))
         return len(moved)
 
-    def put_back(self, aside: "list[Aside]") -> None:
+    def put_back(self, aside: list[Aside]) -> None:
         """What was put aside waits again: in its order, or until its time."""
         for source, refs, rank, due in reversed(aside):
             if due:
@@ -60,7 +61,28 @@ class Moving:
             else:
                 self._spool.give_back(source, refs, rank)
 
-    def _take(self, count: int, *, later: bool) -> "Aside | None":
+    async def re_place(self, to: str, count: int, choose: Choice) -> int:
+        """Gives the tasks for `to` that were never sent other destinations, `count` at a time; how many moved."""
+        stay: list[tuple[Source, list[Any], int]] = []
+        total = 0
+        try:
+            while (taken := self._outbox.take_fresh(to, count)) is not None:
+                source, refs, rank = taken
+                moved: dict[Ref, str] = {}
+                try:
+                    moved = await self.hand_over(source, refs, rank, choose)
+                finally:
+                    stay.append((source, [ref for ref in refs if ref not in moved], rank))
+                    self._outbox.left(to, source, moved)
+                total += len(moved)
+        finally:
+            for source, refs, rank in reversed(stay):
+                self._outbox.keep(to, source, refs, rank)
+            if stay:
+                self._outbox.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
+        return total
+
+    def _take(self, count: int, *, later: bool) -> Aside | None:
         if (ready := self._spool.take(count)) is not None:
             source, refs, rank = ready
             return source, list(refs), rank, {}
@@ -79,49 +101,48 @@ class Moving:
         moved: dict[Ref, str] = {}
         times: dict[str, float] = {}
         targets: dict[Ref, str] = {}
-        self._spool.placing += 1
-        try:
-            number = source.number
-            wishes = await self._spool.packing.run(lambda: asked(self._spool.reader, number, refs))
-            targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
-            if isinstance(source, Batch) and source.arrived:
-                await self._spool.save_taken()
-            if targets:
-                moved, times = await self._spool.moves.run(lambda: self._hand_over(number, targets))
-        except OSError as error:
-            self._spool.report("move_failed", move="hand over", reason=str(error))
-        finally:
-            for ref, target in targets.items():
-                if ref not in moved and is_outbound(target):
-                    self._spool.outbox.refused(destination_of(target), number_of(target))
-            for target in moved.values():
-                self._welcome(target, times.get(target))
-            self._spool.end_placing()
+        with self._journal.placing():
+            try:
+                number = source.number
+                wishes = await self._journal.packing.run(lambda: asked(self._journal.reader, number, refs))
+                targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
+                if isinstance(source, Batch) and source.arrived:
+                    await self._journal.save_taken()
+                if targets:
+                    moved, times = await self._journal.moves.run(lambda: self._hand_over(number, targets))
+            except OSError as error:
+                self._journal.report("move_failed", move="hand over", reason=str(error))
+            finally:
+                for ref, target in targets.items():
+                    if ref not in moved and is_outbound(target):
+                        self._outbox.refused(destination_of(target), number_of(target))
+                for target in moved.values():
+                    self._welcome(target, times.get(target))
         return moved
 
     def _targets(self, source: Source, rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
         targets: dict[Ref, str] = {}
         for ref, to in chosen.items():
-            identity = self._spool.id_of(source, ref)
+            identity = self._journal.id_of(source, ref)
             if to:
-                targets[ref] = outbox_ref(to, identity, self._spool.outbox.number(to))
+                targets[ref] = outbox_ref(to, identity, self._outbox.number(to))
             elif to is not None:
                 targets[ref] = waiting_ref(identity, rank)
         return targets
 
     def _hand_over(self, number: int | None, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
         """In the keeper thread: the new refs of those that moved, and the times of their files as far as these can be read."""
-        moved = self._spool.keeper.hand_over(number, targets)
+        moved = self._journal.keeper.hand_over(number, targets)
         times = {}
         for ref in moved.values():
             with contextlib.suppress(OSError):
-                times[ref] = self._spool.reader.disk.stat(self._spool.layout.path(ref)).mtime
+                times[ref] = self._journal.reader.disk.stat(self._journal.layout.path(ref)).mtime
         return moved, times
 
     def _welcome(self, ref: str, mtime: float | None) -> None:
         """A file has come to a new place; no `mtime`: it could not be read, and a worker, or a link, looks before it takes it."""
         now = time.time()
         if is_outbound(ref):
-            self._spool.outbox.accept_file(ref, now if mtime is None else mtime)
+            self._outbox.accept_file(ref, now if mtime is None else mtime)
         else:
             self._spool.notice(ref, mtime or 0.0, now, sure=True)

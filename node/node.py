@@ -25,6 +25,7 @@ from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
 from spoolnode.node.hold import Hold, lock_spool
 from spoolnode.node.inbox import Inbox
+from spoolnode.node.journal import Journal
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout, is_priority
 from spoolnode.node.listener import Listener
@@ -34,7 +35,7 @@ from spoolnode.node.rates import Rates
 from spoolnode.node.recovery import prepare
 from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.trust import Certified
 from spoolnode.node.warden import Warden
 from spoolnode.protocol.headers import variable_of
@@ -141,15 +142,18 @@ class Node:
         own = {layout.node_id: self.id, layout.node_key: secret}
         self._own = {path: f"{content}\n".encode() for path, content in own.items() if content}
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
-        self.spool = Spool(RealDisk(), layout, self.id, policy, random.Random(), sync=config.sync == "always")  # jitter
-        self.spool.report = self.report
-        self.spool.trace = self.report if config.log_level == "debug" else None
+        self.journal = Journal(
+            RealDisk(), layout, self.id, sync=config.sync == "always",
+            report=self.report, trace=self.report if config.log_level == "debug" else None,
+        )  # fmt: skip
+        self.storage = Storage(self.journal, policy, random.Random())  # jitter
+        self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
         self.spool.changed = self._tasks_changed
         self.inbox = Inbox(self.spool, self.report)
         self.inbox.watch()
-        self.spool.load(boot_id(time.time()))
+        self.storage.load(boot_id(time.time()))
         self._warn_of_unscanned()
-        self.door = Door(self.spool, self._route, max_body=config.max_body, min_free=config.min_free)
+        self.door = Door(self.storage, self._route, max_body=config.max_body, min_free=config.min_free)
         self._rarely = rarely = log.rarely(self.report)
         self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.door.hear_floor)
         self.services.keep_headers = frozenset(variable_of(header) for header in config.keep_header)
@@ -193,7 +197,7 @@ class Node:
 
     async def _end_strays(self) -> None:
         """Ends what tasks of runs that were killed have started; from now on this is a run that may be killed."""
-        earlier = await self.spool.moves.run(partial(strays.read_instances, self.layout.instance))
+        earlier = await self.journal.moves.run(partial(strays.read_instances, self.layout.instance))
         await self._remember_instances([*earlier, self.instance])
         for instance in earlier:
             killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
@@ -205,7 +209,7 @@ class Node:
 
     async def _remember_instances(self, instances: list[str]) -> None:
         try:
-            await self.spool.moves.run(partial(strays.write_instances, self.layout.instance, instances))
+            await self.journal.moves.run(partial(strays.write_instances, self.layout.instance, instances))
         except OSError as error:  # the warden does without; only when it is killed too the next start does not know
             self.report("strays_unknown", reason=f"{self.layout.instance}: {error.strerror}")
 
@@ -231,9 +235,9 @@ class Node:
 
     async def _claim_outbox(self) -> None:
         """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
-        for to, count in self.spool.outbox.sizes().items():
+        for to, count in self.outbox.sizes().items():
             is_here = self.neighbours.route(Terms(destination=to)) == [""]
-            if is_here and (claimed := await self.spool.outbox.re_place(to, count, lambda _asked: "")):
+            if is_here and (claimed := await self.moving.re_place(to, count, lambda _asked: "")):
                 self.report("claimed", destination=to, tasks=claimed)
 
     def _facts(self) -> dict[str, Any]:
@@ -287,11 +291,11 @@ class Node:
             await self._drain()
         await self._leave_files()
         await self._close_rest()
-        self.report("stopped", waiting=self.spool.total, outbox=self.spool.outbox.total)
+        self.report("stopped", waiting=self.spool.total, outbox=self.outbox.total)
 
     async def _leave_files(self) -> None:
         """What waits is left as spool files, if it is little or was asked for: so people, and a uWSGI server, find it."""
-        if self.leaves_files or self.spool.in_batches <= SETTLE_AT_STOP:
+        if self.leaves_files or self.journal.in_batches <= SETTLE_AT_STOP:
             await self.spool.settle_all(lambda: self._signals < 2)
 
     def ask_to_drain(self) -> None:
@@ -308,7 +312,7 @@ class Node:
             pass  # a second signal
         except Exception as error:  # noqa: BLE001  # the rest of the stop must not depend on it; it is reported in full
             self.report("mistake", reason="the drain ended early", traceback="".join(traceback.format_exception(error)))
-        left = self.spool.total + self.spool.outbox.total
+        left = self.spool.total + self.outbox.total
         self.report("drained", left=left, kept="on disk, for the next start" if left else "nothing")
 
     async def _close_rest(self) -> None:
@@ -322,7 +326,7 @@ class Node:
         await self.neighbours.stop()
         await self.control.stop()
         await self._loop.run_in_executor(None, self.door.close)
-        await self.spool.close()
+        await self.storage.close()
         self.services.flush()
         self.listener.close_streams()
         # The last answers leave with the next turns of the loop.
@@ -355,7 +359,7 @@ class Node:
                 await self._tidy()
             except Exception as error:  # noqa: BLE001  # a round that fails must not be the last one; it is reported in full
                 self.report("housekeeping_failed", reason="".join(traceback.format_exception(error)))
-            if not self.spool.is_busy and not self.crew.held:
+            if not self.storage.is_busy and not self.crew.held:
                 self._active.clear()
                 with contextlib.suppress(TimeoutError):
                     # Not `wait_for`: in Python 3.11 that forgets a cancellation which meets the end of what it waits for.
@@ -371,11 +375,11 @@ class Node:
         self._wake_at_due()
         self.spool.close_old_batch()
         await self.spool.settle()
-        await self.spool.sync_marks()
-        self._note_free(await self.spool.moves.run(self._measure))
+        await self.journal.sync_marks()
+        self._note_free(await self.journal.moves.run(self._measure))
         await self._look_at_places()
         if self.config.hold:
-            spawn(self.spool.outbox.give_up_expired(self.config.hold))  # what has waited too long for another node
+            spawn(self.outbox.give_up_expired(self.config.hold))  # what has waited too long for another node
         self.neighbours.tick()
         await self.control.recount()  # what pings tell
 
@@ -386,13 +390,13 @@ class Node:
             strays.reap(self.crew.pids())
 
     def _counters(self) -> dict[str, float]:
-        counts = self.spool.counts
+        counts = self.journal.counts
         return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.busy}
 
     def _measure(self) -> int | None:
         """Bytes free; None when the directory is gone, or its disk fails: others say so. Blocks."""
         try:
-            return self.spool.reader.disk.free(self.layout.root)
+            return self.journal.reader.disk.free(self.layout.root)
         except OSError:
             return None
 
@@ -409,8 +413,8 @@ class Node:
         was_lost, self._is_lost = self._is_lost, False
         try:
             sockets = [*self.listener.paths, self.layout.control]
-            made, gone = await self.spool.moves.run(lambda: self._mend(sockets))
-            made += await self.spool.save_missing()
+            made, gone = await self.journal.moves.run(lambda: self._mend(sockets))
+            made += await self.storage.save_missing()
             made += [*self.listener.listen_again(gone), *await self.control.listen_again(gone)]
             if made:
                 self.report("made_anew", names=made, reason="they were gone, or there was no room for them")
@@ -428,13 +432,13 @@ class Node:
 
     def _mend(self, sockets: list[str]) -> tuple[list[str], set[str]]:
         """What was made anew in the directory, and which of these sockets have lost their names. Blocks."""
-        made = self._hold.mend(self.spool.keeper, self._own)
+        made = self._hold.mend(self.journal.keeper, self._own)
         return made, {path for path in sockets if not os.path.lexists(path)}
 
     def _warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs what is not a number; whoever moves over hears of it."""
         ours = {os.path.basename(path) for path in self.layout.directories}
-        for name in self.spool.reader.disk.directories(self.layout.root):
+        for name in self.journal.reader.disk.directories(self.layout.root):
             if name not in ours and not is_priority(name):
                 self.report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
 
@@ -452,7 +456,7 @@ class Node:
 
     def status(self) -> dict[str, Any]:
         """The node in numbers."""
-        spool, counts = self.spool, self.spool.counts
+        spool, counts = self.spool, self.journal.counts
         later = len(spool.later)
         held, aside = self.crew.held, self.control.aside
         rates = self._rates.per_second(time.monotonic(), self._counters())
@@ -464,14 +468,14 @@ class Node:
             "worker_pids": [worker.pid for worker in self.crew.workers], "old_workers": self.crew.leaving,
             "total": spool.total, "waiting": self._ready_tasks, "running": len(self.crew.running()),
             "held": held, "later": later, "retrying": len(spool.retrying),
-            "dead": aside.dead, "outbox": spool.outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
+            "dead": aside.dead, "outbox": self.outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
             "rates": {name: rate for name, rate in rates.items() if name != "busy"},
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},
             "worker_deaths": self.crew.deaths, "task_seconds": round(self.crew.seconds, 6),
             "connections": self.listener.connections, "free": self.door.free, "min_free": self.config.min_free,
-            "outbox_total": spool.outbox.total, "handshake_failures": self.services.handshake_failures,
-            "forwarded": spool.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
+            "outbox_total": self.outbox.total, "handshake_failures": self.services.handshake_failures,
+            "forwarded": self.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
             "log_dropped": self.report.dropped if isinstance(self.report, log.Log) else 0,
         }  # fmt: skip
 

@@ -15,24 +15,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import msgpack
 
-from spoolnode.node.layout import destination_of, number_of, outbox_ref, ref_id
+from spoolnode.node.journal import Journal
+from spoolnode.node.layout import destination_of, is_outbound, number_of, outbox_ref, ref_id
 from spoolnode.node.numbers import LAST_RUN, RUN_BITS, Intervals, Owed
 from spoolnode.node.parcel import Parcel, Unsendable, pack_file, pack_records
 from spoolnode.node.queue import ReadyQueue, Ref
-from spoolnode.node.recovery import move_aside, read_small
+from spoolnode.node.recovery import Found, move_aside, read_small
 from spoolnode.node.tasks import Batch, Files, Source
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.names import LAST
-
-if TYPE_CHECKING:
-    from spoolnode.node.moving import Choice
-    from spoolnode.node.recovery import Found
-    from spoolnode.node.spool import Spool
 
 EXPIRED_AT_ONCE = 100
 """Tasks whose hold is over that are given up before others have their turn at the disk..."""
@@ -100,9 +96,10 @@ def _links(content: dict[str, Any]) -> _Links:
 class Outbox:
     """All destinations of one node."""
 
-    def __init__(self, spool: "Spool", files: Files) -> None:
-        self._spool = spool
-        self.files = files
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        journal.tenants.append(self)
+        self.files = Files()
         self.destinations: dict[str, Destination] = {}
         self.woken: Callable[[str], None] = lambda _name: None
         """Called with a destination for which something came."""
@@ -140,20 +137,20 @@ class Outbox:
             self._destination(name).peer = peer
         self._old_doubts = known["doubts"]
         try:
-            self._spool.keeper.replace(self._spool.layout.links, self._encoded(clean=False))
+            self._journal.keeper.replace(self._journal.layout.links, self._encoded(clean=False))
         except OSError as error:
             # A full disk keeps nobody from running. The clock alone makes the next run a new one then.
-            self._spool.report("sync_failed", file="links", reason=str(error))
+            self._journal.report("sync_failed", file="links", reason=str(error))
         return bool(known["boot"] != boot and not known["clean"])
 
-    def _read(self) -> "_Links":
+    def _read(self) -> _Links:
         """What an earlier process has left; what cannot be made out is moved aside, and everything counts as sent then."""
-        data = read_small(self._spool.keeper, self._spool.layout.links, self._spool.report)
+        data = read_small(self._journal.keeper, self._journal.layout.links, self._journal.report)
         try:
             return _links(msgpack.unpackb(data)) if data is not None else _links({"boot": self._boot, "run": 0})
         except (KeyError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
             reason = f"it is damaged: {error!r}; all that waits in outbox/ counts as sent"
-            move_aside(self._spool.keeper, "links", reason, self._spool.report)
+            move_aside(self._journal.keeper, "links", reason, self._journal.report)
             return _links({"run": 0})
 
     def _encoded(self, *, clean: bool) -> bytes:
@@ -180,13 +177,13 @@ class Outbox:
     async def save(self) -> None:
         """Writes down what must be remembered. Raises OSError."""
         data = self._encoded(clean=False)
-        await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
+        await self._journal.moves.run(lambda: self._journal.keeper.replace(self._journal.layout.links, data))
 
     async def stop(self) -> None:
         """Notes that everything written is on the medium: marks tell the truth at the next start."""
         with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
             data = self._encoded(clean=not self.marks_unsure)
-            await self._spool.moves.run(lambda: self._spool.keeper.replace(self._spool.layout.links, data))
+            await self._journal.moves.run(lambda: self._journal.keeper.replace(self._journal.layout.links, data))
 
     def number(self, to: str) -> int:
         """The next number, for a task that goes to `to`."""
@@ -200,7 +197,7 @@ class Outbox:
 
     # -- in --
 
-    def adopt(self, found: "Found", now: float, *, suspicious: bool) -> None:
+    def adopt(self, found: Found, now: float, *, suspicious: bool) -> None:
         """Takes what a start has found. `suspicious`: also what is not marked may have been sent."""
         for batch in found.batches:
             for item in batch.outbound:
@@ -213,10 +210,10 @@ class Outbox:
                 number = self.number(to)
                 ref = outbox_ref(to, ref_id(ref), number)
                 try:
-                    self._spool.keeper.hand_over(None, {file.ref: ref})
+                    self._journal.keeper.hand_over(None, {file.ref: ref})
                 except (OSError, BadPacket) as error:
                     self.refused(to, number)
-                    self._spool.report(
+                    self._journal.report(
                         "move_failed", move="number", file=ascii(file.ref), reason=str(error), kept="for a restart"
                     )
                     continue
@@ -251,15 +248,6 @@ class Outbox:
         self.files.known[ref] = accepted
         found.fresh.add(self.files, [ref])
         self.woken(found.name)
-
-    def moved(self, ref: str, accepted: float) -> None:
-        """A task was settled: its place in the queue leads here."""
-        self.files.known[ref] = accepted
-
-    def wake_all(self) -> None:
-        """What could not be taken for a moment can be taken again."""
-        for name in self.sizes():
-            self.woken(name)
 
     # -- to a link and back --
 
@@ -296,7 +284,7 @@ class Outbox:
         source, refs, rank, doubtful = taken
         source.flying.update(refs)
         try:
-            packed = await self._spool.packing.run(lambda: self._pack(source, refs))
+            packed = await self._journal.packing.run(lambda: self._pack(source, refs))
         except FileNotFoundError:
             packed = []
         except BaseException:
@@ -305,7 +293,7 @@ class Outbox:
             queue.give_back(source, refs, rank)
             raise
         if isinstance(source, Batch):
-            self._spool.mark_dirty(source)
+            self._journal.mark_dirty(source)
         else:
             self.marks_unsure = True
         self._sort_out(found, source, refs, packed, peer if doubtful else "")
@@ -328,7 +316,7 @@ class Outbox:
         return None
 
     def _pack(self, source: Source, refs: list[Ref]) -> list[Parcel | Unsendable]:
-        marker = self._spool.marker
+        marker = self._journal.marker
         if isinstance(source, Batch):
             return pack_records(marker, source.number, [int(ref) for ref in refs])
         packed = []
@@ -362,7 +350,7 @@ class Outbox:
     def handed(self, to: str, peer: str, source: Source, sent: list[tuple[Ref, int]], rank: int) -> None:
         """The other node has these tasks, safely: they leave this disk. `sent`: ref and number of each."""
         found = self._destination(to)
-        keeper = self._spool.keeper
+        keeper = self._journal.keeper
 
         def leave() -> None:
             if isinstance(source, Batch):
@@ -370,22 +358,22 @@ class Outbox:
                 return
             for ref, _ in sent:
                 with contextlib.suppress(FileNotFoundError):
-                    keeper.disk.unlink(self._spool.layout.path(str(ref)))
+                    keeper.disk.unlink(self._journal.layout.path(str(ref)))
 
         def left(result: None, error: BaseException | None) -> None:
             del result
             if error is not None and not isinstance(error, FileNotFoundError):
-                self._spool.report("move_failed", move="handed over", destination=to, reason=str(error))
+                self._journal.report("move_failed", move="handed over", destination=to, reason=str(error))
                 self.give_back(to, peer, source, [ref for ref, _ in sent], rank, doubtful=True)
                 self.woken(to)
                 return
             self.forwarded += len(sent)
-            if self._spool.trace:
+            if self._journal.trace:
                 for ref, _ in sent:
-                    self._spool.trace("forwarded", id=self._spool.id_of(source, ref), to=to, peer=peer)
+                    self._journal.trace("forwarded", id=self._journal.id_of(source, ref), to=to, peer=peer)
             self._end(found, source, sent)
 
-        self._spool.moves.submit(leave, left)
+        self._journal.moves.submit(leave, left)
 
     def give_up(
         self, to: str, source: Source, ref: Ref, number: int, reason: str, *, doubtful: str = "", rank: int = LAST
@@ -400,7 +388,7 @@ class Outbox:
     def _give_up_together(
         self, to: str, source: Source, tasks: list[tuple[Ref, int]], reason: str, *, doubtful: str, rank: int = LAST
     ) -> None:
-        keeper, batch = self._spool.keeper, source.number
+        keeper, batch = self._journal.keeper, source.number
 
         def bury() -> dict[Ref, Exception]:
             problems: dict[Ref, Exception] = {}
@@ -424,48 +412,40 @@ class Outbox:
                 self.give_back(to, doubtful, source, [*problems], rank, doubtful=bool(doubtful))
                 self.woken(to)
 
-        self._spool.moves.submit(bury, buried)
+        self._journal.moves.submit(bury, buried)
 
     def _buried(self, to: str, source: Source, tasks: list[tuple[Ref, int]], reason: str, stay: dict[Ref, BaseException]) -> None:
         """Tasks are in dead/, but for those that `stay`."""
         for ref, why in stay.items():
-            self._spool.report("move_failed", move="bury", id=self._spool.id_of(source, ref), reason=str(why))
+            self._journal.report("move_failed", move="bury", id=self._journal.id_of(source, ref), reason=str(why))
         ended = [(ref, number) for ref, number in tasks if ref not in stay]
         for ref, _ in ended:
-            self._spool.report("dead", id=self._spool.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
-        self._spool.counts.died += len(ended)
+            self._journal.report(
+                "dead", id=self._journal.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason
+            )
+        self._journal.counts.died += len(ended)
         if ended:
             self._end(self._destination(to), source, ended)
 
     # -- moving within the spool --
 
-    async def re_place(self, to: str, count: int, choose: "Choice") -> int:
-        """Gives the tasks of `to` that were never sent other destinations, `count` at a time; how many moved."""
-        found = self._destination(to)
-        stay: list[tuple[Source, list[Any], int]] = []
-        total = 0
-        try:
-            while (taken := self._take_fresh(found, count)) is not None:
-                source, refs, rank = taken
-                source.flying.update(refs)
-                moved: dict[Ref, str] = {}
-                try:
-                    moved = await self._spool.moving.hand_over(source, refs, rank, choose)
-                finally:
-                    stay.append((source, [ref for ref in refs if ref not in moved], rank))
-                    self._end(found, source, [(ref, source.link_number(ref)) for ref in moved])
-                total += len(moved)
-        finally:
-            for source, refs, rank in reversed(stay):
-                self._land(source, refs)
-                found.fresh.give_back(source, refs, rank)
-            if stay:
-                self.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
-        return total
+    def take_fresh(self, to: str, count: int) -> tuple[Source, list[Any], int] | None:
+        """Up to `count` tasks that were never sent, for `keep` and `left`: source, refs, rank; None when there are none."""
+        taken = self._take(self._destination(to), NOBODY, count, count)
+        if taken is None:
+            return None
+        source, refs, rank, _ = taken
+        source.flying.update(refs)
+        return source, refs, rank
 
-    def _take_fresh(self, found: Destination, count: int) -> tuple[Source, list[Any], int] | None:
-        taken = self._take(found, NOBODY, count, count)
-        return taken[:3] if taken is not None else None
+    def left(self, to: str, source: Source, refs: Iterable[Ref]) -> None:
+        """These have gone to another place."""
+        self._end(self._destination(to), source, [(ref, source.link_number(ref)) for ref in refs])
+
+    def keep(self, to: str, source: Source, refs: list[Any], rank: int) -> None:
+        """These stay; they are the next to be sent."""
+        self._land(source, refs)
+        self._destination(to).fresh.give_back(source, refs, rank)
 
     async def give_up_expired(self, hold: float) -> None:
         """What has waited for longer than `hold` seconds goes to dead/; returns at once when an earlier call is still at it."""
@@ -491,7 +471,7 @@ class Outbox:
                 for start in range(0, len(tasks), BURIED_TOGETHER):
                     together = [(ref, number) for _, _, _, ref, number in tasks[start : start + BURIED_TOGETHER]]
                     self._give_up_together(to, tasks[0][2], together, told, doubtful=owner)
-            await self._spool.moves.run(lambda: None)  # the disk has done these
+            await self._journal.moves.run(lambda: None)  # the disk has done these
 
     def expired(
         self, oldest: float, count: int, among: Iterable[str] | None = None
@@ -529,17 +509,17 @@ class Outbox:
         found = self._destination(to)
         # Not in a queue meanwhile: a link would take it between the look and the mark.
         queues = [queue for queue in (found.fresh, *found.doubts.values()) if queue.remove(source, ref)]
-        keeper = self._spool.keeper
+        keeper = self._journal.keeper
 
         def leave() -> bool:
             if isinstance(source, Batch):
                 return keeper.finish_waiting(source.number, int(ref))
-            keeper.disk.unlink(self._spool.layout.path(str(ref)))
+            keeper.disk.unlink(self._journal.layout.path(str(ref)))
             return True
 
         removed = ended = False
         try:
-            removed = await self._spool.moves.run(leave)
+            removed = await self._journal.moves.run(leave)
             ended = True
         except FileNotFoundError:
             ended = True  # somebody else removed it
@@ -565,21 +545,50 @@ class Outbox:
 
     # -- what ended --
 
-    def settle_numbers(self) -> list[tuple[str, int]]:
-        """The numbers whose tasks have left the disk since the last call: to be synced, then given to `forget`."""
+    def syncing(self) -> Callable[[bool], None]:
+        """The numbers of tasks that have left the disk are no more owed when that is safe."""
         ended, self._ended = self._ended, []
-        return ended
 
-    def forget(self, ended: Iterable[tuple[str, int]]) -> None:
-        """These will not come back, whatever happens; nor will what ended before the start."""
-        self._is_safe = True
-        for to, number in ended:
-            self._destination(to).owed.end(number)
+        def synced(is_safe: bool) -> None:
+            if is_safe:
+                self._is_safe = True
+                for to, number in ended:
+                    self._destination(to).owed.end(number)
+            else:
+                self.marks_unsure = True  # and the numbers stay owed: after a power cut their tasks may be sent again
+
+        return synced
 
     @property
     def has_ended(self) -> bool:
-        """Whether `settle_numbers` has something."""
+        """Whether numbers wait for a sync."""
         return bool(self._ended)
+
+    # -- what the journal asks and tells --
+
+    def due(self, batch: Batch) -> dict[int, float]:  # noqa: ARG002  # of none
+        """Nothing that goes to another node waits for its time here."""
+        return {}
+
+    def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:  # noqa: ARG002  # see `due`
+        """Tasks of a batch have files of their own; their places in the queues lead there."""
+        for ref in moved.values():
+            if is_outbound(ref):
+                self.files.known[ref] = batch.accepted
+
+    def thawed(self, batch: Batch) -> None:
+        """Links found its tasks frozen, and may try again."""
+        if batch.outbound:
+            for name in self.sizes():
+                self.woken(name)
+
+    def dropped(self, batch: Batch) -> None:
+        """Nothing of it is known here any more."""
+
+    @property
+    def in_batches(self) -> int:
+        """Tasks that lie in batches."""
+        return self.total - len(self.files.known)
 
     def size(self, to: str) -> int:
         """How many wait for one destination."""
@@ -599,11 +608,11 @@ class Outbox:
         refs = [ref for ref, _ in ended]
         self._land(source, refs)
         if isinstance(source, Batch):
-            self._spool.leave_batch(source, len(refs))
+            self._journal.leave(source, len(refs))
             return
         for ref in refs:
             source.known.pop(str(ref), None)
-        self._spool.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
+        self._journal.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
 
     def _land(self, source: Source, refs: list[Any]) -> None:
         source.flying.difference_update(refs)

@@ -1,132 +1,87 @@
 """The spool: which tasks are here, in what order they run, and what becomes of them. The one owner of that knowledge.
 
-Lives on the event loop and never blocks it: disk work goes to threads. The *commit* thread serves the intake and nothing
-else; the *keeper* thread makes every move, one after another; the *packing* thread reads what links send. Which thread may
-touch what, and why that is safe, stands in ARCHITECTURE.md, "Threads".
+Lives on the event loop and never blocks it: disk work goes to threads (see `journal`).
 
 What a task in memory is: see `tasks`.
 """
 
 import asyncio
-import math
 import os
 import random
 import time
 from collections.abc import Callable, Iterable, MutableSequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
 from spoolnode.node.clock import correct_times
-from spoolnode.node.disk import Disk
 from spoolnode.node.intake import BATCH_SECONDS, Group, Intake
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, is_outbound, rank_of, ref_id
-from spoolnode.node.moving import Moving
-from spoolnode.node.numbers import Taken
-from spoolnode.node.outbox import Outbox
+from spoolnode.node.journal import DISK_REST_SECONDS, Journal
+from spoolnode.node.layout import is_outbound, rank_of, ref_id
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.queue import Entry, Later, ReadyQueue, Ref
-from spoolnode.node.reader import Marker, Progress, Reader
-from spoolnode.node.recovery import Found, FoundBatch, recover, spool_files
+from spoolnode.node.reader import Progress
+from spoolnode.node.recovery import Found, FoundBatch, spool_files
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.retrying import Retrying
-from spoolnode.node.tasks import Batch, Counts, Files, Source
-from spoolnode.node.threads import DiskThread
+from spoolnode.node.tasks import Batch, Files, Source
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, file_name
-from spoolnode.protocol.spoolfile import FINISHED
 
-SETTLE_AT_MOST = 64
-"""Unfinished tasks that a closed batch may have left to be settled: the cost of a settlement is bounded by it."""
-SETTLE_AFTER = 1.0
-"""Seconds that a batch stays closed before it is settled: most of its tasks end within that, and need no file."""
 UNSURE_SECONDS = 2.0
 """A file found by a scan (not by an event) may still be written to; it is left alone until it is as old as this."""
 SHORT_SECONDS = 60.0
 """How long a file may end before its variables do until it counts as damaged."""
 WAKE_AT_ONCE = 1000
 """Tasks that are made ready in one turn of the loop: about two milliseconds."""
-DISK_REST_SECONDS = 60.0
-"""Pause after a move that a full or failing disk did not take."""
 LOCKED_SECONDS = 1.0
 """Pause before a file is tried again that somebody else holds locked."""
+
+
+class Outgoing(Protocol):
+    """Who has the tasks for other nodes."""
+
+    @property
+    def in_batches(self) -> int:
+        """Those of them that lie in batches."""
+
+    def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
+        """A task for the destination `to` is safe."""
 
 
 class Spool:
     """One spool directory and all that waits in it."""
 
-    def __init__(
-        self, disk: Disk, layout: Layout, node_id: str, policy: RetryPolicy, rng: random.Random, *, sync: bool,
-        thread: Callable[[str], DiskThread] = DiskThread,
-    ) -> None:  # fmt: skip
-        self.layout = layout
-        self.node_id = node_id
-        self.keeper = Keeper(disk, layout, node_id, sync)
-        """For the thread `moves` alone."""
-        self.marker: Marker = self.keeper
-        """For the thread `packing` too."""
-        self.reader: Reader = self.keeper
-        """For any thread."""
-        self.commits = thread("commit")
-        self.moves = thread("keeper")
-        self.packing = thread("packing")
-        self.intake = Intake(disk, layout, self.commits, node_id, self.number, self._committed, sync=sync)
+    def __init__(self, journal: Journal, outgoing: Outgoing, policy: RetryPolicy, rng: random.Random) -> None:
+        self.journal = journal
+        journal.tenants.append(self)
+        self.layout, self.keeper, self.moves = journal.layout, journal.keeper, journal.moves
+        self.report, self.trace, self.counts, self.id_of = journal.report, journal.trace, journal.counts, journal.id_of
+        self.intake = Intake(
+            journal.disk, journal.layout, journal.commits, journal.node_id, journal.number, self._committed, sync=journal.sync
+        )
         self.files = Files()
-        self.outbox = Outbox(self, Files())
-        self.moving = Moving(self)
-        self.taken = Taken()
-        self._taken_safe = 0
-        """The version of it that is on the medium."""
-        self._taken_written = False
-        """Whether there was ever a file of it."""
         self.repeats = 0
         """Tasks that came over a link a second time."""
-        self.batches: dict[int, Batch] = {}
         self.queue = ReadyQueue(self.accepted_at)
         self.later = Later()
-        self.counts = Counts()
-        self.report: Callable[..., None] = lambda _action, **_details: None
-        """Hears what is worth a line in the log."""
-        self.trace: Callable[..., None] | None = None
-        """Hears of each task that came and ended well; None when nobody wants to know, because a line costs more than a task."""
         self.changed: Callable[[], None] = lambda: None
         """Called when tasks became ready."""
         self.retrying = Retrying()
-        self.placing = 0
-        """Moves under way that give files their names: until they are known, such names are no news (see `inbox`)."""
-        self.placed: Callable[[], None] = lambda: None
-        """Called when `placing` is zero again."""
         self.landing: Callable[[], None] = lambda: None
         """Called before a file that was with a worker and stays is with it no more."""
+        self._outgoing = outgoing
         self._policy = policy
         self._rng = rng
-        self._last_number = 0
         self._arrived: dict[str, tuple[str, float]] = {}
         """Large tasks in arriving/, by their refs: where they go, when they are due."""
         self._publishing = False
-        self._dirty: set[int] = set()
-        self._dirty_directories: set[str] = set()
-        self._sync = sync
 
     # -- life --
 
-    def load(self, boot: str = "") -> None:
-        """Reads the directory; before the loop has anything else to do. `boot` tells lives of the machine apart."""
-        now = time.time()
-        found = recover(self.keeper, now, self.report)
-        self._last_number = max(self._last_number, found.last_number)
-        self.taken = found.taken
-        self._taken_written = not self._is_gone("taken")
+    def adopt(self, found: Found, now: float) -> None:
+        """Puts what a start has found into the queues, oldest first. `now`: the wall clock, in seconds."""
         self._arrived = found.arrived
-        suspicious = self.outbox.start(boot, now)
-        self._adopt(found, now)
-        self.outbox.adopt(found, now, suspicious=suspicious)
-
-    def _adopt(self, found: Found, now: float) -> None:
-        """Puts what was found into the queues, oldest first."""
-        # What the process before this one marked, moved or removed may not be on the medium yet.
-        self.mark_dirty(*(item.batch for item in found.batches), *found.directories)
         files = sorted(found.files, key=lambda file: file.order)
         position = 0
         for batch in found.batches:
@@ -139,7 +94,7 @@ class Spool:
 
     def _adopt_batch(self, found: FoundBatch, now: float) -> None:
         batch = found.batch
-        self.batches[batch.number] = batch
+        self.journal.batches[batch.number] = batch
         for rank, offsets in found.ready.items():
             self.queue.add(batch, offsets, rank)
         for due, offset, rank in found.later:
@@ -151,27 +106,12 @@ class Spool:
                 self.retrying.fail(batch, offset, self.id_of(batch, offset), "the node ended before it was tried again")
                 self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank, pauses=True)
 
-    async def close(self) -> None:
-        """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
-        await self.commit_all()
-        await self.commits.run(self.intake.close)
-        await self.sync_marks()
-        await self.outbox.stop()
-        await self.packing.close()
-        await self.commits.close()
-        await self.moves.close()
-
-    def number(self) -> int:
-        """A number that no batch of this node ever had: microseconds since 1970, always rising."""
-        self._last_number = max(self._last_number + 1, int(time.time() * 1_000_000))
-        return self._last_number
-
     # -- in --
 
     def _committed(self, group: Group) -> None:
         batch = group.batch
         if batch.live:
-            self.batches[batch.number] = batch
+            self.journal.batches[batch.number] = batch
         self._queue(group)
         self.counts.accepted += len(group.offsets)
         if self.trace:
@@ -182,7 +122,7 @@ class Spool:
             # brings lives from here on.
             batch.closed = True
             batch.closed_at = time.monotonic()
-            self._drop_if_finished(batch)
+            self.journal.drop_if_finished(batch)
         if group.offsets:
             self.changed()
 
@@ -197,7 +137,7 @@ class Spool:
                 to, number = group.outbound[offset]
                 group.batch.outbound.append(offset)
                 group.batch.numbers.append(number)
-                self.outbox.accept(to, group.batch, offset, rank)
+                self._outgoing.accept(to, group.batch, offset, rank)
             elif due > now:
                 self.later.add(due, group.batch, offset, rank)
             else:
@@ -245,41 +185,10 @@ class Spool:
 
     async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0, queued: bool = True) -> None:
         """Runs `job`, which gives a file the name `ref`, in the keeper thread, and queues the file (an outbox's is not)."""
-        self.placing += 1
-        try:
+        with self.journal.placing():
             await self.moves.run(job)
             if queued:
                 self._schedule_file(ref, due)
-        finally:
-            self.end_placing()
-
-    async def save_taken(self) -> None:
-        """Returns when the numbers taken from other nodes so far are safe. Raises OSError."""
-        version = self.taken.version
-        if version > self._taken_safe:
-            # Not left to a save that is under way: that one may fail, and only its own caller would hear of it.
-            data = self.taken.encode()
-            await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
-            self._note_taken(version)
-
-    def _note_taken(self, version: int) -> None:
-        self._taken_safe = max(self._taken_safe, version)
-        self._taken_written = True
-
-    async def save_missing(self) -> list[str]:
-        """Saves anew what this node must remember and somebody removed; the names of those files. Raises OSError.
-
-        A file that was never there is written, too, but nobody has removed it: it is not named.
-        """
-        is_first = not self._taken_written
-        paths = [self.layout.taken] if len(self.taken) else []
-        missing = await self.moves.run(lambda: [path for path in [*paths, self.layout.links] if not os.path.lexists(path)])
-        if self.layout.taken in missing:
-            self._taken_safe = -1
-            await self.save_taken()
-        if self.layout.links in missing:
-            await self.outbox.save()
-        return [os.path.basename(path) for path in missing if path != self.layout.taken or not is_first]
 
     def publish(self, ref: str, final: str, due: float) -> None:
         """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
@@ -304,20 +213,14 @@ class Spool:
 
     async def _publish_one(self, ref: str, final: str, due: float) -> None:
         try:
-            await self.save_taken()
+            await self.journal.save_taken()
             await self.place_file(final, partial(self.keeper.publish, ref), due=due)
         except BadPacket as error:
             self.quarantine(ref, str(error))
         except FileNotFoundError:
             # It moved the time before, and the disk did not confirm it.
             self._schedule_file(final, due)
-            self.mark_dirty("arriving", os.path.dirname(final))
-
-    def end_placing(self) -> None:
-        """A move that was counted in `placing` is over."""
-        self.placing -= 1
-        if not self.placing:
-            self.placed()
+            self.journal.mark_dirty("arriving", os.path.dirname(final))
 
     # -- to the workers and back --
 
@@ -387,7 +290,7 @@ class Spool:
 
         def uncounted(result: None, error: BaseException | None) -> None:
             # Not earlier: the next attempt, counted at its start, would be taken for this one.
-            self._reported("uncount", source, ref)(result, error)
+            self.journal.reported("uncount", source, ref)(result, error)
             self.report("put_back", id=self.id_of(source, ref))
             self.give_back(source, [ref], rank)
 
@@ -485,7 +388,7 @@ class Spool:
         batch = source
 
         def kept(result: None, error: BaseException | None) -> None:
-            self._reported("keep", batch, ref)(result, error)
+            self.journal.reported("keep", batch, ref)(result, error)
             self.report("quarantined", id=self.id_of(batch, ref), reason=reason)
             self.end(batch, [ref])
 
@@ -533,51 +436,15 @@ class Spool:
         if isinstance(source, Files):
             for ref in refs:
                 self._unknow(str(ref))
-            one_of_each = {str(ref).rpartition("/")[0]: str(ref) for ref in refs}
-            self._dirty_directories.update(map(self.layout.directory_of, one_of_each.values()))
+            self.journal.mark_dirty(*{str(ref).rpartition("/")[0] for ref in refs})
         else:
-            source.live -= len(refs)
-            self._dirty.add(source.number)
-            self._drop_if_finished(source)
+            self.journal.leave(source, len(refs))
 
     def _land(self, source: Source, refs: list[Ref]) -> None:
         """Tasks are with no worker any more, and stay."""
         if source is self.files:
             self.landing()
         source.flying.difference_update(refs)
-
-    def _drop_if_finished(self, batch: Batch) -> None:
-        if not batch.closed or batch.live or batch.frozen:
-            return
-        version = self.taken.version
-        proofs = self.taken.encode() if batch.arrived and version > self._taken_safe else None
-
-        def remove() -> None:
-            if proofs is not None:
-                self.keeper.replace(self.layout.taken, proofs)
-            self.keeper.remove_batch(batch.number)
-
-        def removed(result: None, error: BaseException | None) -> None:
-            self._reported("remove", batch, 0)(result, error)
-            if error is not None:
-                batch.closed_at = time.monotonic() + DISK_REST_SECONDS
-                self.batches[batch.number] = batch  # housekeeping tries again
-            elif proofs is not None:
-                self._note_taken(version)
-
-        # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
-        self.batches.pop(batch.number, None)
-        self.retrying.drop(batch)
-        self._dirty_directories.add(self.layout.incoming)
-        self.moves.submit(remove, removed)
-
-    def _reported(self, move: str, source: Source, ref: Ref) -> Callable[[Any, BaseException | None], None]:
-        def done(result: Any, error: BaseException | None) -> None:
-            del result
-            if error is not None and not isinstance(error, FileNotFoundError):
-                self.report("move_failed", move=move, id=self.id_of(source, ref), reason=str(error))
-
-        return done
 
     # -- by the clock --
 
@@ -608,116 +475,22 @@ class Spool:
         if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # a clock may be set back
             self.intake.close_batch()
 
-    async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Gives each waiting task of a batch a file of its own, as far as `goes_on` says so and the disk has room.
+    async def settle(self) -> None:
+        """Publishes what is left in arriving/, and gives the last few tasks of old batches files of their own."""
+        if self._arrived:
+            await self.publish_arrived()
+        await self.journal.settle()
 
-        Those too that workers gave back, or that failed, just before: they wait when the moves that judge them are over.
-        """
+    async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Gives all that waits in batches files of their own, as far as `goes_on` says so and the disk has room."""
         await self.commit_all()
-        await self.moves.run(lambda: None)
-        for batch in sorted(self.batches.values(), key=lambda batch: batch.number):
-            while batch.frozen:
-                await self.moves.run(lambda: None)  # another move of its tasks, which may have left some out
-            if goes_on() and batch.closed and batch.live > len(batch.flying):
-                await self._settle(batch)
+        await self.journal.settle_all(goes_on)
 
     async def commit_all(self) -> None:
         """Closes the open batch; returns when all that came before is acknowledged."""
         self.intake.close_batch()
         while not self.intake.is_idle:
-            await self.commits.run(lambda: None)
-
-    @property
-    def in_batches(self) -> int:
-        """Tasks that wait in batches, for this node and for others."""
-        return sum(batch.live - len(batch.flying) for batch in self.batches.values())
-
-    async def settle(self) -> None:
-        """Gives the last few tasks of old batches files of their own."""
-        if self._arrived:
-            await self.publish_arrived()
-        now = time.monotonic()
-        for batch in list(self.batches.values()):
-            if batch.closed and not batch.live:
-                if now > batch.closed_at:
-                    self._drop_if_finished(batch)
-                continue
-            waiting = batch.live - len(batch.flying)
-            old = batch.closed and now - batch.closed_at > SETTLE_AFTER
-            if old and not batch.frozen and 0 < waiting <= SETTLE_AT_MOST:
-                await self._settle(batch)
-
-    async def _settle(self, batch: Batch) -> None:
-        flying, void, refused = set(batch.flying), set(batch.void), set(batch.refused)
-        due = {int(ref): when for ref, when in self.later.of(batch).items()}
-        batch.frozen = True
-        self.placing += 1
-        try:
-            if batch.arrived:
-                await self.save_taken()  # a file does not prove what its record did
-            moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, void, due, refused))
-            batch.moved.update(moved)
-            batch.void.update(moved)
-            batch.live -= len(moved)
-            self._dirty.add(batch.number)
-            for offset, ref in moved.items():
-                still_later = self.later.remove(batch, offset) is not None
-                if is_outbound(ref):
-                    self.outbox.moved(ref, batch.accepted)
-                    continue
-                self.retrying.move(batch, offset, self.files, ref)
-                self._unknow(ref)
-                self._schedule_moved(ref, due.get(offset, 0.0))
-                if offset in due and not still_later:
-                    self.hurry(self.files, ref)  # it became ready while it was moved
-        except OSError as error:
-            # A batch that somebody removed never settles; its tasks end as gone when their turn comes.
-            is_gone = isinstance(error, FileNotFoundError) and error.filename == self.layout.batch(batch.number)
-            batch.closed_at = math.inf if is_gone else time.monotonic() + DISK_REST_SECONDS
-            self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
-        finally:
-            batch.frozen = False
-            self.end_placing()
-        self._drop_if_finished(batch)
-        self.changed()
-        if batch.outbound:
-            self.outbox.wake_all()  # links found it frozen
-
-    def _schedule_moved(self, ref: str, due: float) -> None:
-        """A settled task: if it was ready, its place in the queue still leads to it; otherwise it is due later."""
-        self.files.note(ref, due)
-        if due:
-            self._wait_until(due, self.files, ref, rank_of(ref))
-
-    async def sync_marks(self) -> None:
-        """Makes what ended safe against a power cut; called once a second."""
-        numbers, self._dirty = self._dirty, set()
-        directories, self._dirty_directories = self._dirty_directories, set()
-        ended = self.outbox.settle_numbers()
-        if (numbers or directories) and self._sync:
-            try:
-                await self.moves.run(lambda: self.keeper.sync_marks(numbers, directories))
-            except OSError as error:
-                self.report("sync_failed", reason=str(error))
-                self.outbox.marks_unsure = True
-                return  # and the numbers stay owed: after a power cut their tasks may be sent again
-        self.outbox.forget(ended)
-
-    # -- to and from other places --
-
-    def mark_dirty(self, *places: Batch | str) -> None:
-        """Something in these batches, or directories below the spool, is to be safe within a second."""
-        for place in places:
-            if isinstance(place, Batch):
-                self._dirty.add(place.number)
-            else:
-                self._dirty_directories.add(self.layout.path(place))
-
-    def leave_batch(self, batch: Batch, count: int) -> None:
-        """Tasks of a batch have left it."""
-        batch.live -= count
-        self._dirty.add(batch.number)
-        self._drop_if_finished(batch)
+            await self.journal.commits.run(lambda: None)
 
     # -- by hand --
 
@@ -725,8 +498,6 @@ class Spool:
         """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
         if ref in source.flying or source.frozen:
             return False
-        if source.link_number(ref):
-            return await self.outbox.remove(source, ref)
         try:
             if isinstance(source, Batch):
                 return await self._remove_record(source, int(ref))
@@ -760,7 +531,7 @@ class Spool:
         if removed:
             self.end(batch, [offset])
         else:
-            self._drop_if_finished(batch)  # what ended while it was frozen could not
+            self.journal.drop_if_finished(batch)  # what ended while it was frozen could not
         return removed
 
     def hurry(self, source: Source, ref: Ref) -> bool:
@@ -768,7 +539,7 @@ class Spool:
 
         def hurried(result: None, error: BaseException | None) -> None:
             # Not earlier: a worker that finds a file's time in the future leaves it alone.
-            self._reported("hurry", source, ref)(result, error)
+            self.journal.reported("hurry", source, ref)(result, error)
             if error is None:
                 self.notice(str(ref), 0.0, time.time(), sure=True)
 
@@ -790,24 +561,16 @@ class Spool:
         name = file_name(identity)
         if name in self.files.known:
             return self.files, name
-        prefix = f"{self.node_id}_"
+        prefix = f"{self.journal.node_id}_"
         number, _, offset = identity[len(prefix) :].partition("_")
         if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
-            batch = self.batches.get(int(number))
+            batch = self.journal.batches.get(int(number))
             if batch is not None and int(offset) not in batch.void:
                 return batch, int(offset)
         if "%" in identity:  # its file is called oddly, and its id stands for that
             return next(((self.files, ref) for ref in self.files.known if ref_id(ref) == identity), None)
         refs = (f"{directory}{name}" for directory in ("", *self.files.directories))
         return next(((self.files, ref) for ref in refs if ref in self.files.known), None)
-
-    def at(self, ref: str) -> tuple[Source, Ref] | None:
-        """The task in that file of outbox/: its name has a number that its id does not tell, so the disk must be asked first."""
-        return (self.outbox.files, ref) if ref in self.outbox.files.known else None
-
-    def id_of(self, source: Source, ref: Ref) -> str:
-        """The id of a task."""
-        return source.id_of(ref, self.node_id)
 
     def accepted_at(self, source: Source, ref: Ref) -> float:
         """When a task was accepted (a batch knows it of its first one), in seconds since 1970; now for what is gone."""
@@ -821,42 +584,48 @@ class Spool:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to look after within the next second."""
-        to_sync = self._dirty or self._dirty_directories or self._arrived or self.outbox.has_ended
-        return bool(to_sync or self.intake.open_since is not None or self.queue.size) or any(
-            batch.live - len(batch.flying) <= SETTLE_AT_MOST for batch in self.batches.values()
-        )
+        return bool(self._arrived or self.intake.open_since is not None or self.queue.size) or self.journal.is_busy
 
     @property
     def total(self) -> int:
         """Tasks on disk for this node that are not finished: waiting, due later, running."""
-        in_batches = sum(batch.live for batch in self.batches.values())
-        arrived = len(self._arrived)
-        return in_batches + arrived + len(self.files.known) + len(self.outbox.files.known) - self.outbox.total
+        in_batches = sum(batch.live for batch in self.journal.batches.values()) - self._outgoing.in_batches
+        return in_batches + len(self._arrived) + len(self.files.known)
+
+    # -- what the journal asks and tells --
+
+    def due(self, batch: Batch) -> dict[int, float]:
+        """When those of its tasks are due that wait for a time."""
+        return {int(ref): when for ref, when in self.later.of(batch).items()}
+
+    def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:
+        """Tasks of a batch have files of their own: those that were ready keep their place, which leads to the file."""
+        for offset, ref in moved.items():
+            if is_outbound(ref):
+                continue
+            still_later = self.later.remove(batch, offset) is not None
+            self.retrying.move(batch, offset, self.files, ref)
+            self._unknow(ref)
+            self.files.note(ref, due.get(offset, 0.0))
+            if offset in due:
+                self._wait_until(due[offset], self.files, ref, rank_of(ref))
+                if not still_later:
+                    self.hurry(self.files, ref)  # it became ready while it was moved
+
+    def thawed(self, batch: Batch) -> None:  # noqa: ARG002  # any of them
+        """What could not start for a moment can start again."""
+        self.changed()
+
+    def dropped(self, batch: Batch) -> None:
+        """All tasks of a batch have ended."""
+        self.retrying.drop(batch)
+
+    def syncing(self) -> Callable[[bool], None]:
+        """There is nothing to do here when what ended is safe."""
+        return lambda _is_safe: None
 
     def _progress(self, source: Source, ref: Ref) -> Progress:
         return self.keeper.progress(source.number, ref)
-
-    def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
-        """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
-
-        Asked only after the death of a worker, when nothing else can tell.
-        """
-        if isinstance(source, Batch):
-            try:
-                found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
-            except OSError:
-                return set()  # a worker looks again before it runs one
-            return {ref for ref, progress in found.items() if progress.state == FINISHED}
-        return {ref for ref in refs if self._is_gone(str(ref))}
-
-    def _is_gone(self, ref: str) -> bool:
-        try:
-            self.keeper.disk.stat(self.layout.path(ref))
-        except FileNotFoundError:
-            return True
-        except OSError:
-            pass  # a worker looks again before it runs it
-        return False
 
 
 def _ended(outcome: Outcome) -> dict[str, str]:

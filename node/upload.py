@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from spoolnode.node.disk import Disk, discard
 from spoolnode.node.intake import Waiter
 from spoolnode.node.layout import create, number_of, outbox_ref, waiting_ref
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.waiters import Arrival
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import Reason, Refused
@@ -21,18 +21,18 @@ class Upload:
     """One task on its way into a file of its own."""
 
     def __init__(
-        self, spool: Spool, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, places: list[str],
+        self, storage: Storage, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, places: list[str],
         min_free: int = 0, arrival: Arrival | None = None,
     ) -> None:  # fmt: skip
-        self._spool = spool
+        self._storage = storage
         self._executor = executor
-        self._disk: Disk = spool.keeper.disk
+        self._disk: Disk = storage.journal.keeper.disk
         self._terms = terms
         self._places = places
         self._arrival = arrival
         self._min_free = min_free
-        self._identity = names.task_id(spool.node_id, spool.number(), serial)
-        self._temporary = spool.layout.path(f"tmp/upload.{serial}")
+        self._identity = storage.journal.new_id(serial)
+        self._temporary = storage.journal.layout.path(f"tmp/upload.{serial}")
         self._descriptor = -1
         self._offset = 0
         self._pending: bytes = spoolfile.head(block)
@@ -54,7 +54,7 @@ class Upload:
         except OSError as error:
             self.abort()
             raise _disk_refusal(error) from error
-        self._spool.counts.accepted += 1
+        self._storage.journal.counts.accepted += 1
         waiter.stored(self._identity, copies)
 
     async def _finish_copies(self) -> int:
@@ -72,20 +72,20 @@ class Upload:
 
     async def _place(self, ref: str, to: str, *, is_last: bool) -> None:
         try:
-            await self._spool.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
+            await self._storage.spool.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
         except OSError:
             if to:
-                self._spool.outbox.refused(to, number_of(ref))
+                self._storage.outbox.refused(to, number_of(ref))
             raise
         if to:
-            self._spool.outbox.accept_file(ref, time.time())
+            self._storage.outbox.accept_file(ref, time.time())
 
     async def _finish_arrival(self, arrival: Arrival) -> None:
         """The task is safe in a place that proves its number. It runs from another one, once the number itself is safe."""
         ref = f"arriving/{names.file_name(self._identity)}"
-        await self._spool.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
+        await self._storage.spool.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
         arrival.taken()
-        self._spool.publish(ref, self._target(""), self._due())
+        self._storage.spool.publish(ref, self._target(""), self._due())
 
     def abort(self) -> None:
         """The rest will not come: leaves nothing behind."""
@@ -98,9 +98,9 @@ class Upload:
 
     def _target(self, to: str) -> str:
         # Copies are tasks of their own, each with an id; the first one has the id that is told.
-        identity = self._identity if to == self._places[0] else names.task_id(self._spool.node_id, self._spool.number(), 0)
+        identity = self._identity if to == self._places[0] else self._storage.journal.new_id(0)
         if to:
-            return outbox_ref(to, identity, self._spool.outbox.number(to))
+            return outbox_ref(to, identity, self._storage.outbox.number(to))
         return waiting_ref(identity, self._terms.rank)
 
     def _due(self) -> float:
@@ -118,10 +118,10 @@ class Upload:
 
     def _write(self, piece: bytes) -> None:
         # Looked at for each piece: many bodies may be coming at once, and each of them alone would have fitted.
-        if self._min_free and self._disk.free(self._spool.layout.root) < self._min_free:
+        if self._min_free and self._disk.free(self._storage.journal.layout.root) < self._min_free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._descriptor < 0:
-            self._descriptor = create(self._disk, self._spool.layout, self._temporary)
+            self._descriptor = create(self._disk, self._storage.journal.layout, self._temporary)
         self._disk.write(self._descriptor, piece, self._offset)
         self._offset += len(piece)
 
@@ -130,20 +130,20 @@ class Upload:
             self._write(self._pending)
         if self._due():
             self._disk.set_mtime(self._temporary, self._due())
-        if self._spool.keeper.sync:
+        if self._storage.journal.keeper.sync:
             self._disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
         self._disk.close(descriptor)
 
     def _publish(self, ref: str, is_last: bool) -> None:
-        layout = self._spool.layout
+        layout = self._storage.journal.layout
         if "/" in ref:
             self._disk.make_directory(layout.directory_of(ref))
         if is_last:
             self._disk.rename(self._temporary, layout.path(ref))
         else:
-            self._spool.keeper.copy_file(self._temporary, ref)
-        if not self._spool.keeper.sync:
+            self._storage.journal.keeper.copy_file(self._temporary, ref)
+        if not self._storage.journal.keeper.sync:
             return
         try:
             directory = layout.directory_of(ref)

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 from spoolnode.node.intake import Waiter
 from spoolnode.node.numbers import Key
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.forward import RECEIVER_ROOM
@@ -47,10 +47,10 @@ class Copies:
 class Leaving:
     """A task for another node on its way to this disk: gives its number back when it does not get there."""
 
-    __slots__ = ("_number", "_spool", "_to", "_waiter")
+    __slots__ = ("_number", "_storage", "_to", "_waiter")
 
-    def __init__(self, spool: Spool, to: str, number: int, waiter: Waiter) -> None:
-        self._spool = spool
+    def __init__(self, storage: Storage, to: str, number: int, waiter: Waiter) -> None:
+        self._storage = storage
         self._to = to
         self._number = number
         self._waiter = waiter
@@ -61,17 +61,17 @@ class Leaving:
 
     def refused(self, refusal: Refused) -> None:
         """Nobody will ever send it."""
-        self._spool.outbox.refused(self._to, self._number)
+        self._storage.outbox.refused(self._to, self._number)
         self._waiter.refused(refusal)
 
 
 class Arrival:
     """A task that came over a link, on its way to this disk: its number is taken when it is safe there, and not before."""
 
-    __slots__ = ("_link", "_number", "_spool", "_waiter", "block")
+    __slots__ = ("_link", "_number", "_storage", "_waiter", "block")
 
-    def __init__(self, spool: Spool, link: Key, number: int, block: bytes, waiter: Waiter) -> None:
-        self._spool = spool
+    def __init__(self, storage: Storage, link: Key, number: int, block: bytes, waiter: Waiter) -> None:
+        self._storage = storage
         self._link = link
         self._number = number
         self._waiter = waiter
@@ -84,7 +84,7 @@ class Arrival:
 
     def taken(self) -> None:
         """It is safe, and proves its number."""
-        self._spool.taken.take(self._link, self._number)
+        self._storage.journal.taken.take(self._link, self._number)
 
     def stored(self, task_id: str, copies: int = 1) -> None:
         """It is safe."""
@@ -93,7 +93,7 @@ class Arrival:
 
     def forget(self) -> None:
         """It may come again."""
-        self._spool.taken.refuse(self._link, self._number)
+        self._storage.journal.taken.refuse(self._link, self._number)
 
     def refused(self, refusal: Refused) -> None:
         """The disk did not take it."""

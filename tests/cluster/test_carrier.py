@@ -22,9 +22,10 @@ from spoolnode.cluster.peers import Target
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.door import Door
 from spoolnode.node.fakes import GuardedDisk
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.hello import Hello, read
@@ -144,24 +145,29 @@ class Sender:
         policy = RetryPolicy(max_attempts=3, base=0.001)
         layout = Layout(str(directory / "spool"))
         self.disk = GuardedDisk(RealDisk(), layout)
-        self.spool = Spool(self.disk, layout, NODE, policy, random.Random(1), sync=False)
-        self.spool.report = lambda action, **details: self.reports.append((action, details))
-        self.spool.load("boot")
+        self.journal = Journal(self.disk, layout, NODE, sync=False, report=self._report)
+        self.storage = Storage(self.journal, policy, random.Random(1))
+        self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
+        self.storage.load("boot")
         self.disk.in_force = True
-        self.door = Door(self.spool, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
+        self.door = Door(self.storage, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
         self.carrier = Carrier(to, self._around())
         self.carrier.link._rng = _Zero()  # no backoff: what happens is of interest, not when
-        self.spool.outbox.woken = lambda _to: self.carrier.wake()
+        self.outbox.woken = lambda _to: self.carrier.wake()
+
+    def _report(self, action: str, **details: Any) -> None:
+        self.reports.append((action, details))
 
     def _around(self) -> Surroundings:
         return Surroundings(
-            spool=self.spool,
+            journal=self.journal,
+            outbox=self.outbox,
             introduce=lambda: Introduction(Hello(NODE, "alpha", "default"), None, ""),
             node_id=NODE,
             resolve=self._resolve,
             dial=self._dial,
             rng=random.Random(1),
-            report=self.spool.report,
+            report=self._report,
             vouch=lambda _status, _certified: None,
             met=lambda status, _rtt, _address: self.met.append(status),
             missed=lambda address, kind, reason: self.missed.append((address, kind, reason)),
@@ -179,7 +185,7 @@ class Sender:
 
     async def _is_us(self, to: str) -> None:
         self.ours.append(to)
-        await self.spool.outbox.re_place(to, 100, lambda _asked: "")
+        await self.moving.re_place(to, 100, lambda _asked: "")
 
     async def enqueue(self, *numbers: object, body: bytes = b"") -> None:
         """Tasks for the destination; returns when they are safe."""
@@ -202,7 +208,7 @@ class Sender:
     @property
     def waiting(self) -> int:
         """Tasks on disk for the destination."""
-        return self.spool.outbox.sizes().get(self.to, 0)
+        return self.outbox.sizes().get(self.to, 0)
 
     def said(self, action: str) -> list[dict[str, Any]]:
         """What was reported."""
@@ -212,7 +218,7 @@ class Sender:
         """Ends it."""
         await self.carrier.stop()
         await asyncio.to_thread(self.door.close)
-        await self.spool.close()
+        await self.storage.close()
         assert not self.disk.violations
 
 
@@ -254,7 +260,7 @@ def test_tasks_go_in_their_order_with_their_numbers_and_leave_the_disk(tmp_path:
         assert len({variables[b"spool_id"] for _, variables, _ in other.got}) == 50
         assert all(modifier2 == 1 for modifier2, _, _ in other.got)
         assert other.connections == 1
-        assert sender.spool.outbox.forwarded == 50
+        assert sender.outbox.forwarded == 50
 
     run(tmp_path, story)
 
@@ -341,7 +347,7 @@ def test_a_repeat_that_is_refused_for_now_stays_in_doubt_and_is_given_to_nobody_
         await until(lambda: len(other.got) >= 2, "it was sent twice")
         sender.known = False
         await until(lambda: sender.carrier.link.state is not State.OPEN or len(other.got) > 2, "the link pauses")
-        moved = await sender.spool.outbox.re_place("beta", 10, lambda _asked: "")
+        moved = await sender.moving.re_place("beta", 10, lambda _asked: "")
         assert moved == 0
         sender.known = True
         sender.carrier.nudge()
@@ -359,7 +365,7 @@ def test_what_is_never_taken_goes_to_dead_with_the_reason_and_the_rest_goes_on(t
         (dead,) = (tmp_path / "spool/dead").iterdir()
         assert b"not delivered to beta: not from you" in dead.read_bytes()
         assert sender.said("dead")[0]["reason"] == "not from you"
-        assert sender.spool.outbox.forwarded == 2
+        assert sender.outbox.forwarded == 2
 
     run(tmp_path, story)
 
@@ -512,7 +518,7 @@ def test_a_floor_is_told_again_on_a_link_that_goes_on(tmp_path: Path, monkeypatc
         for n in range(20):
             await sender.enqueue(n)
             await until(lambda: not sender.waiting, "it has left")
-            await sender.spool.sync_marks()
+            await sender.journal.sync_marks()
         assert other.connections == 1
         floors = [hello.floor for hello in other.hellos]
         assert len(floors) >= 3

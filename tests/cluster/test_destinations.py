@@ -14,10 +14,11 @@ from spoolnode.cluster.cluster import Cluster
 from spoolnode.cluster.dial import DialError, Kind
 from spoolnode.node.config import Config
 from spoolnode.node.disk import RealDisk
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.recovery import prepare
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.protocol.keys import NodeKey
 
 NODE = "0123456789ab"
@@ -36,9 +37,11 @@ class Home:
         self.config = Config(spool=str(path), name="alpha", discover=["none"])
         self.listener = SimpleNamespace(addresses=["127.0.0.1:1"])
         self.reports: list[tuple[str, dict[str, Any]]] = []
-        self.spool = Spool(RealDisk(), Layout(str(path)), NODE, RetryPolicy(3), random.Random(1), sync=False)
-        prepare(self.spool.keeper, self.report)
-        self.spool.load()
+        self.journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=self.report)
+        self.storage = Storage(self.journal, RetryPolicy(3), random.Random(1))
+        self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
+        prepare(self.journal.keeper, self.report)
+        self.storage.load()
         self.called: list[str] = []
         self.hangs = False
         """Whom it calls, neither answers nor refuses."""
@@ -58,8 +61,8 @@ class Home:
 
     def store(self, to: str) -> None:
         """A task for another node is safe."""
-        number = self.spool.outbox.number(to)
-        self.spool.outbox.accept_file(f"outbox/{to}/uwsgi_spoolfile_on_{NODE}_1_{number}@{number}", time.time())
+        number = self.outbox.number(to)
+        self.outbox.accept_file(f"outbox/{to}/uwsgi_spoolfile_on_{NODE}_1_{number}@{number}", time.time())
 
     def tried(self, to: str) -> bool:
         """Whether its link was tried."""
@@ -68,7 +71,7 @@ class Home:
     async def close(self) -> None:
         await self.cluster.leave()
         await self.cluster.stop()
-        for thread in (self.spool.packing, self.spool.commits, self.spool.moves):
+        for thread in (self.journal.packing, self.journal.commits, self.journal.moves):
             await thread.close()
 
 
@@ -126,11 +129,11 @@ def test_a_destination_for_which_nothing_waits_any_more_is_forgotten(tmp_path: P
     async def story() -> None:
         home = Home(tmp_path / "spool")
         home.store("ghost")
-        (ref,) = home.spool.outbox.files.known
-        await home.spool.remove(home.spool.outbox.files, ref)
-        await home.spool.sync_marks()
+        (ref,) = home.outbox.files.known
+        await home.storage.remove(home.outbox.files, ref)
+        await home.journal.sync_marks()
         home.cluster.tick()
-        await until(lambda: not home.spool.outbox.destinations)
+        await until(lambda: not home.outbox.destinations)
         await home.close()
 
     run(story())

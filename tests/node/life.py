@@ -18,11 +18,12 @@ from typing import Any
 
 from spoolnode.node.disk import discard
 from spoolnode.node.fakes import FakeDisk, GuardedDisk, PowerCut, SteppedThread, acting_as
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.recovery import spool_files
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.tasks import Batch, Source
 from spoolnode.node.upload import Upload
 from spoolnode.protocol import names, spoolfile
@@ -142,11 +143,15 @@ class Life:
         self._syncing = False
         layout = Layout("/var/spool")
         guard = GuardedDisk(self.disk, layout)
-        self.spool = Spool(guard, layout, NODE, POLICY, random.Random(self.seed), sync=self.sync, thread=SteppedThread)
-        self.spool.report = lambda action, **details: self.reports.append((action, details))
-        self.commits, self.moves = self._stepped(self.spool.commits), self._stepped(self.spool.moves)
-        self.spool.load()
+        self.journal = Journal(guard, layout, NODE, sync=self.sync, report=self._report, thread=SteppedThread)
+        self.storage = Storage(self.journal, POLICY, random.Random(self.seed))
+        self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
+        self.commits, self.moves = self._stepped(self.journal.commits), self._stepped(self.journal.moves)
+        self.storage.load()
         guard.in_force = True
+
+    def _report(self, action: str, **details: Any) -> None:
+        self.reports.append((action, details))
 
     @staticmethod
     def _stepped(thread: object) -> SteppedThread:
@@ -219,7 +224,7 @@ class Life:
         """A request with a body that gets a file of its own."""
         fate, block, terms = self._request(b"large" * 1000)
         fate.upload = True
-        upload = Upload(self.spool, Inline(), fate.n, block, terms, [""])  # type: ignore[arg-type] # any executor will do
+        upload = Upload(self.storage, Inline(), fate.n, block, terms, [""])  # type: ignore[arg-type] # any executor will do
 
         async def run() -> None:
             try:
@@ -273,7 +278,7 @@ class Life:
 
     def _clear(self, source: Source, ref: int | str, found: spoolfile.SpoolFile | None) -> None:
         if found is not None and not isinstance(source, Batch):
-            discard(self.disk, self.spool.layout.path(str(ref)))
+            discard(self.disk, self.journal.layout.path(str(ref)))
         self.spool.gone(source, ref)
 
     def end_one(self) -> None:
@@ -295,7 +300,7 @@ class Life:
             self._poke(held.source, held.ref, STATE_AT, FINISHED)
         else:
             try:
-                self.disk.unlink(self.spool.layout.path(str(held.ref)))
+                self.disk.unlink(self.journal.layout.path(str(held.ref)))
             except OSError:
                 self._poke(held.source, held.ref, STATE_AT, FINISHED)
         held.fate.ended = "done"
@@ -316,7 +321,7 @@ class Life:
         """The worker dies, perhaps right after the task's end and before it could say so."""
         if self.random.random() < 0.5:
             self._finish(held)
-        if held.ref in self.spool.is_finished(held.source, [held.ref]):
+        if held.ref in self.journal.is_finished(held.source, [held.ref]):
             self.spool.done(held.source, [held.ref])
         else:
             self._failed(held)
@@ -327,9 +332,9 @@ class Life:
 
     def settle(self) -> None:
         """Time passes until batches are settled."""
-        for batch in self.spool.batches.values():
+        for batch in self.journal.batches.values():
             batch.closed_at = -math.inf if batch.closed else batch.closed_at
-        if not self.spool.placing:
+        if not self.journal.is_placing:
             self._begin(self.spool.settle())
 
     def sync_marks(self) -> None:
@@ -339,7 +344,7 @@ class Life:
         async def run() -> None:
             failures = len([action for action, _ in self.reports if action == "sync_failed"])
             try:
-                await self.spool.sync_marks()
+                await self.journal.sync_marks()
             finally:
                 self._syncing = False
             if failures == len([action for action, _ in self.reports if action == "sync_failed"]):
@@ -366,7 +371,7 @@ class Life:
 
         async def run() -> None:
             try:
-                if await self.spool.remove(*found):
+                if await self.storage.remove(*found):
                     assert not fate.ended, f"task {fate.n} is {fate.ended} and was removed"
                     fate.ended = "removed"
             except OSError:
@@ -387,22 +392,22 @@ class Life:
 
         async def run() -> None:
             try:
-                found = await self.spool.moves.run(lambda: list(spool_files(self.spool.keeper)))
+                found = await self.journal.moves.run(lambda: list(spool_files(self.journal.keeper)))
             except OSError:
                 return
             for file in found:
-                if self.disk.peek(self.spool.layout.path(file.ref)) is not None:
+                if self.disk.peek(self.journal.layout.path(file.ref)) is not None:
                     self.spool.notice(file.ref, file.mtime, time.time(), sure=True)
 
-        if not self.spool.placing:
+        if not self.journal.is_placing:
             self._begin(run())
 
     # -- looking --
 
     def _where(self, source: Source, ref: int | str) -> tuple[str, int]:
         if isinstance(source, Batch):
-            return self.spool.layout.batch(source.number), int(ref)
-        return self.spool.layout.path(str(ref)), 0
+            return self.journal.layout.batch(source.number), int(ref)
+        return self.journal.layout.path(str(ref)), 0
 
     def _read(self, source: Source, ref: int | str) -> spoolfile.SpoolFile | None:
         path, base = self._where(source, ref)

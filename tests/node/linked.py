@@ -12,11 +12,12 @@ from life import Inline, new_machine
 
 from spoolnode.node.door import Door
 from spoolnode.node.fakes import FakeDisk, GuardedDisk, SteppedThread
+from spoolnode.node.journal import Journal
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
 from spoolnode.node.numbers import Key
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.tasks import Batch
 from spoolnode.node.upload import Upload
 from spoolnode.protocol import spoolfile
@@ -71,16 +72,20 @@ class Station:
         policy = RetryPolicy(max_attempts=3, base=0.001)
         layout = Layout("/var/spool")
         guard = GuardedDisk(self.disk, layout)
-        self.spool = Spool(guard, layout, NODE, policy, random.Random(1), sync=True, thread=SteppedThread)
-        self.spool.report = lambda action, **details: self.reports.append((action, details))
-        self.threads = [self._stepped(thread) for thread in (self.spool.commits, self.spool.moves, self.spool.packing)]
-        self.door = Door(self.spool, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
+        self.journal = Journal(guard, layout, NODE, sync=True, report=self._report, thread=SteppedThread)
+        self.storage = Storage(self.journal, policy, random.Random(1))
+        self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
+        self.threads = [self._stepped(thread) for thread in (self.journal.commits, self.journal.moves, self.journal.packing)]
+        self.door = Door(self.storage, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
         self.door._executor.shutdown()
         self.door._executor = Inline()  # type: ignore[assignment] # any executor will do
         self.life = life
         """How often the machine has started."""
-        self.spool.load(f"boot {life}")
+        self.storage.load(f"boot {life}")
         guard.in_force = True
+
+    def _report(self, action: str, **details: Any) -> None:
+        self.reports.append((action, details))
 
     @staticmethod
     def _stepped(thread: object) -> SteppedThread:
@@ -90,7 +95,7 @@ class Station:
     @property
     def by_hand(self) -> Keeper:
         """What somebody else does to the directory: no thread of the node."""
-        return Keeper(self.disk, self.spool.layout, NODE)
+        return Keeper(self.disk, self.journal.layout, NODE)
 
     # -- what comes --
 
@@ -152,20 +157,20 @@ class Station:
         """What waits has files of its own."""
         self.spool.intake.close_batch()
         await self.rest()
-        for batch in self.spool.batches.values():
+        for batch in self.journal.batches.values():
             batch.closed_at = float("-inf")
         await self.during(self.spool.settle())
 
     async def tidy(self) -> None:
         """A second passes."""
-        await self.during(self.spool.sync_marks())
+        await self.during(self.journal.sync_marks())
 
     # -- looking --
 
     def read(self, source: Any, ref: Any) -> spoolfile.SpoolFile | None:
         """What lies there."""
-        path, base = (self.spool.layout.batch(source.number), int(ref)) if isinstance(source, Batch) else (
-            self.spool.layout.path(str(ref)), 0,
+        path, base = (self.journal.layout.batch(source.number), int(ref)) if isinstance(source, Batch) else (
+            self.journal.layout.path(str(ref)), 0,
         )  # fmt: skip
         data = self.disk.peek(path)
         if data is None:
@@ -183,9 +188,9 @@ class Station:
                 if found is not None and found.state == WAITING:
                     ran.append(int(dict(found.variables)[b"n"]))
                     if isinstance(source, Batch):
-                        self.disk.store(self.spool.layout.batch(source.number), int(ref) + STATE_AT, bytes([FINISHED]))
+                        self.disk.store(self.journal.layout.batch(source.number), int(ref) + STATE_AT, bytes([FINISHED]))
                     else:
-                        self.disk.unlink(self.spool.layout.path(str(ref)))
+                        self.disk.unlink(self.journal.layout.path(str(ref)))
                 self.spool.done(source, [ref])
         return ran
 
@@ -200,7 +205,7 @@ class Station:
     def files(self, directory: str) -> list[str]:
         """The names in a directory of the spool."""
         try:
-            return sorted(self.disk.names(self.spool.layout.path(directory)))
+            return sorted(self.disk.names(self.journal.layout.path(directory)))
         except OSError:
             return []
 

@@ -47,7 +47,7 @@ def test_a_task_is_stored_once_and_its_repeat_is_answered_stored_and_does_not_ru
         await station.rest()
         assert station.run_all() == []
         assert station.spool.repeats == 1
-        assert station.spool.counts.accepted == 1
+        assert station.journal.counts.accepted == 1
 
     run(story())
 
@@ -99,11 +99,11 @@ def test_a_floor_keeps_out_nothing_above_what_was_taken_whoever_said_it() -> Non
 def test_whoever_only_says_hello_is_not_remembered() -> None:
     async def story() -> None:
         station = Station()
-        before = station.spool.taken.encode()
+        before = station.journal.taken.encode()
         for n in range(10):
             station.door.hear_floor((f"{n:012x}", "beta"), FIRST)
-        assert len(station.spool.taken) == 0
-        assert station.spool.taken.encode() == before
+        assert len(station.journal.taken) == 0
+        assert station.journal.taken.encode() == before
 
     run(story())
 
@@ -129,7 +129,7 @@ def test_the_largest_number_is_stored_and_the_numbers_after_a_restart_are_read_a
         station.admit(task(1, names.MAX_NUMBER))
         await station.rest()
         assert station.run_all() == [1]
-        again = Taken.decode(station.spool.taken.encode(), time.time())
+        again = Taken.decode(station.journal.taken.encode(), time.time())
         assert again.judge(LINK, names.MAX_NUMBER) is Verdict.TAKEN
 
     run(story())
@@ -214,7 +214,7 @@ def test_variables_that_leave_no_room_for_the_sender_are_refused_and_the_number_
         small = len(task(1, FIRST, filler=""))
         found = refusal(station, task(1, FIRST, filler="x" * (MAX_BLOCK - small)))
         assert found.reason is Reason.TOO_LARGE
-        assert station.spool.taken.judge(LINK, FIRST) is Verdict.NEW
+        assert station.journal.taken.judge(LINK, FIRST) is Verdict.NEW
         with pytest.raises(Refused, match="variables"):
             station.begin_upload(task(1, FIRST, filler="x" * (MAX_BLOCK - small)))
         station.admit(task(1, FIRST, filler="x" * (MAX_BLOCK - small - 300)), link=(PEER, "x" * 249 + ":65535"))
@@ -238,7 +238,7 @@ def test_a_task_that_the_disk_refused_may_come_again(code: int) -> None:
             station.disk.heal()
             assert heard.answers == 1
             if heard.refusals:
-                assert station.spool.taken.judge(LINK, FIRST + call) is Verdict.NEW
+                assert station.journal.taken.judge(LINK, FIRST + call) is Verdict.NEW
                 again = station.admit(task(call, FIRST + call))
                 await station.rest()
                 assert again.stored_as
@@ -276,7 +276,7 @@ def test_a_large_task_has_its_number_saved_before_it_may_run() -> None:
         station = Station()
         heard = await station.upload(task(1, FIRST))
         assert heard.stored_as
-        data = station.disk.peek(station.spool.layout.taken)
+        data = station.disk.peek(station.journal.layout.taken)
         assert data is not None
         assert Taken.decode(data, time.time()).judge(LINK, FIRST) is Verdict.TAKEN
         assert station.run_all() == [1]
@@ -343,8 +343,8 @@ def test_a_batch_that_proves_numbers_goes_only_when_they_are_saved() -> None:
         assert station.run_all() == [0, 1, 2]
         await station.tidy()
         await station.rest()
-        assert not [name for name in station.files("incoming") if int(name.split(".")[0]) in station.spool.batches]
-        data = station.disk.peek(station.spool.layout.taken)
+        assert not [name for name in station.files("incoming") if int(name.split(".")[0]) in station.journal.batches]
+        data = station.disk.peek(station.journal.layout.taken)
         assert data is not None
         assert [Taken.decode(data, time.time()).judge(LINK, FIRST + number) for number in range(4)] == [Verdict.TAKEN] * 3 + [
             Verdict.NEW
@@ -379,21 +379,21 @@ def test_when_the_numbers_cannot_be_saved_the_batch_that_proves_them_stays() -> 
         await station.rest()
         station.spool.intake.close_batch()
         await station.rest()
-        real = station.spool.keeper.replace
+        real = station.journal.keeper.replace
 
         def full(path: str, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        station.spool.keeper.replace = full  # type: ignore[method-assign] # the disk is full for this file only
+        station.journal.keeper.replace = full  # type: ignore[method-assign] # the disk is full for this file only
         assert station.run_all() == [1]
         await station.rest()
         assert station.killed().admit(task(1, FIRST)).stored_as == [KNOWN]
-        station.spool.keeper.replace = real  # type: ignore[method-assign] # and has room again
-        for batch in station.spool.batches.values():
+        station.journal.keeper.replace = real  # type: ignore[method-assign] # and has room again
+        for batch in station.journal.batches.values():
             batch.closed_at = -math.inf  # time has passed
         await station.during(station.spool.settle())
         await station.rest()
-        assert not station.spool.batches
+        assert not station.journal.batches
         assert station.killed().admit(task(1, FIRST)).stored_as == [KNOWN]
 
     run(story())
@@ -462,14 +462,14 @@ def test_copies_for_peers_have_numbers_of_their_own_and_one_answer() -> None:
         await station.rest()
         assert heard.copies == 3
         assert heard.answers == 1
-        assert station.spool.outbox.sizes() == {"aaaaaaaaaaaa": 1, "bbbbbbbbbbbb": 1}
+        assert station.outbox.sizes() == {"aaaaaaaaaaaa": 1, "bbbbbbbbbbbb": 1}
         assert station.run_all() == [1]
         large = await station.upload(task(2, spool_node="all"), link=None)
         assert large.copies == 3
-        assert station.spool.outbox.sizes() == {"aaaaaaaaaaaa": 2, "bbbbbbbbbbbb": 2}
+        assert station.outbox.sizes() == {"aaaaaaaaaaaa": 2, "bbbbbbbbbbbb": 2}
         assert station.run_all() == [2]
         for later in (station.killed(), station.after_power_cut()):
-            assert later.spool.outbox.sizes() == {"aaaaaaaaaaaa": 2, "bbbbbbbbbbbb": 2}
+            assert later.outbox.sizes() == {"aaaaaaaaaaaa": 2, "bbbbbbbbbbbb": 2}
 
     run(story())
 
@@ -481,7 +481,7 @@ def test_a_client_cannot_send_pickled_arguments_to_another_node_not_even_from_he
         with pytest.raises(Refused, match="pickled") as caught:
             station.door.admit(block, b"", _local_terms(block), Heard())
         assert caught.value.reason is Reason.FORBIDDEN
-        assert station.spool.outbox.total == 0
+        assert station.outbox.total == 0
 
     run(story())
 

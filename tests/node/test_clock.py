@@ -10,12 +10,13 @@ import pytest
 
 from spoolnode.node.clock import Watch, correct_times, was_set_back
 from spoolnode.node.disk import RealDisk
+from spoolnode.node.journal import Journal
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
 from spoolnode.node.queue import Later
 from spoolnode.node.recovery import FoundFile
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.taskfile import NotNow, SpoolFileReader
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.packet import encode_variables
@@ -103,10 +104,11 @@ def test_a_spool_that_was_written_before_the_clock_was_set_back_waits_for_nothin
     monkeypatch.setattr(time, "time", lambda: now - HOUR)
 
     async def load() -> dict[str, float]:
-        spool = Spool(RealDisk(), keeper.layout, "0123456789ab", RetryPolicy(), random.Random(1), sync=False)
-        spool.load()
-        known = {ref.rpartition("_")[2]: due and due - time.time() for ref, due in spool.files.known.items()}
-        await spool.close()
+        journal = Journal(RealDisk(), keeper.layout, "0123456789ab", sync=False, report=lambda _action, **_details: None)
+        storage = Storage(journal, RetryPolicy(), random.Random(1))
+        storage.load()
+        known = {ref.rpartition("_")[2]: due and due - time.time() for ref, due in storage.spool.files.known.items()}
+        await storage.close()
         return known
 
     assert asyncio.run(load()) == pytest.approx({"ready": 0, "pauses": 50, "at": 500 + HOUR}, abs=5)

@@ -9,7 +9,7 @@ from linked import NODE, Station, task
 
 from spoolnode.node import inspect
 from spoolnode.node.layout import outbox_ref
-from spoolnode.node.spool import Spool
+from spoolnode.node.outbox import Outbox
 
 DAY = 86400.0
 
@@ -18,9 +18,9 @@ def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(story)
 
 
-def expired(spool: Spool, oldest: float) -> list[str]:
+def expired(outbox: Outbox, oldest: float) -> list[str]:
     """The ids of what was accepted before that time; it is taken."""
-    return [spool.id_of(source, ref) for _, _, source, ref, _ in spool.outbox.expired(oldest, 100)]
+    return [source.id_of(ref, NODE) for _, _, source, ref, _ in outbox.expired(oldest, 100)]
 
 
 def test_a_batch_is_called_by_the_time_of_its_first_task_though_its_file_was_made_ahead() -> None:
@@ -46,8 +46,8 @@ def test_the_hold_of_a_settled_task_counts_from_its_acceptance_also_after_a_rest
         station.admit(task(1, spool_node="beta"), link=None)
         await station.settled()
         for again in (station, station.killed(), station.after_power_cut()):
-            assert not expired(again.spool, accepted - 1)
-            assert len(expired(again.spool, accepted + 1)) == 1
+            assert not expired(again.outbox, accepted - 1)
+            assert len(expired(again.outbox, accepted + 1)) == 1
 
     run(story())
 
@@ -59,10 +59,10 @@ def test_a_task_whose_id_is_old_and_that_was_asked_for_again_waits_its_whole_tim
         old = f"{NODE}_{int((time.time() - 9 * DAY) * 1e6)}_80"
         keeper.put(f"dead/uwsgi_spoolfile_on_{old}", [b"\x11\x00\x00\x00"], time.time() - 9 * DAY)
         keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
-        ref = keeper.revive(f"dead/uwsgi_spoolfile_on_{old}", outbox_ref("beta", old, station.spool.outbox.number("beta")))
-        station.spool.outbox.accept_file(ref, time.time())
+        ref = keeper.revive(f"dead/uwsgi_spoolfile_on_{old}", outbox_ref("beta", old, station.outbox.number("beta")))
+        station.outbox.accept_file(ref, time.time())
         for again in (station, station.killed()):
-            assert not expired(again.spool, time.time() - 5 * DAY)
+            assert not expired(again.outbox, time.time() - 5 * DAY)
 
     run(story())
 
@@ -74,14 +74,14 @@ def test_a_task_that_is_given_another_destination_has_waited_as_long_as_before()
         station.admit(task(1, spool_node="beta"), link=None)
         await station.settled()
         (name,) = station.files("outbox/beta")
-        station.disk.set_mtime(station.spool.layout.path(f"outbox/beta/{name}"), accepted)
+        station.disk.set_mtime(station.journal.layout.path(f"outbox/beta/{name}"), accepted)
         again = station.killed()
-        await again.during(again.spool.outbox.re_place("beta", 10, lambda _asked: "gamma"))
+        await again.during(again.moving.re_place("beta", 10, lambda _asked: "gamma"))
         for later in (again, again.killed()):
-            (info,) = inspect.outbox_tasks(later.spool.keeper, time.time())
+            (info,) = inspect.outbox_tasks(later.journal.keeper, time.time())
             assert (info.destination, info.accepted) == ("gamma", accepted)
-            assert not expired(later.spool, accepted - 1)
-            assert len(expired(later.spool, accepted + 1)) == 1
+            assert not expired(later.outbox, accepted - 1)
+            assert len(expired(later.outbox, accepted + 1)) == 1
 
     run(story())
 
@@ -94,8 +94,8 @@ def test_a_file_put_into_an_outbox_by_hand_waits_from_when_it_was_noticed_howeve
         keeper.put("outbox/beta/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time() - 9 * DAY)
         again = station.killed()
         for later in (again, again.killed()):
-            assert not expired(later.spool, time.time() - 5 * DAY)
-            assert later.spool.outbox.total == 1
+            assert not expired(later.outbox, time.time() - 5 * DAY)
+            assert later.outbox.total == 1
 
     run(story())
 
@@ -104,7 +104,7 @@ def test_a_dead_task_from_elsewhere_is_not_said_to_have_been_accepted_when_it_wa
     async def story() -> None:
         station = Station()
         station.by_hand.put("dead/uwsgi_spoolfile_on_x", [b"\x11\x00\x00\x00"], time.time())
-        (info,) = inspect.dead_tasks(station.spool.keeper, time.time())
+        (info,) = inspect.dead_tasks(station.journal.keeper, time.time())
         assert info.accepted is None
 
     run(story())

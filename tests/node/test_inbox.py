@@ -10,9 +10,11 @@ from typing import Any
 from spoolnode.node.disk import Entry, RealDisk
 from spoolnode.node.fakes import GuardedDisk
 from spoolnode.node.inbox import Inbox
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 
 FILE = b"\x11\0\0\0"
 
@@ -42,11 +44,13 @@ def run(root: Path, story: Callable[[Spool, Inbox, Counting], Awaitable[None]]) 
 
     async def main() -> None:
         disk = Counting(layout)
-        spool = Spool(disk, layout, "0123456789ab", RetryPolicy(), random.Random(1), sync=False)
+        journal = Journal(disk, layout, "0123456789ab", sync=False, report=lambda *_, **__: None)
+        storage = Storage(journal, RetryPolicy(), random.Random(1))
+        spool = storage.spool
         reports: list[str] = []
         inbox = Inbox(spool, lambda action, **_: reports.append(action))
         inbox.watch()
-        spool.load()
+        storage.load()
         disk.in_force = True
         disk.read_whole.clear()
         inbox.start()
@@ -54,7 +58,7 @@ def run(root: Path, story: Callable[[Spool, Inbox, Counting], Awaitable[None]]) 
             await story(spool, inbox, disk)
         finally:
             inbox.stop()
-            await spool.close()
+            await storage.close()
         assert not reports + disk.violations
 
     asyncio.run(main())
@@ -68,22 +72,22 @@ def test_many_directories_that_come_together_are_scanned_once(tmp_path: Path) ->
 
     async def story(spool: Spool, inbox: Inbox, disk: Counting) -> None:
         for directory in made.iterdir():
-            directory.rename(Path(spool.layout.root) / directory.name)
+            directory.rename(Path(spool.journal.layout.root) / directory.name)
         await until(lambda: len(spool.files.known) == 200)
-        assert disk.read_whole.count(spool.layout.path("")) == 1
+        assert disk.read_whole.count(spool.journal.layout.path("")) == 1
 
     run(tmp_path / "spool", story)
 
 
 def test_a_file_in_a_directory_in_a_new_directory_is_seen_at_once_when_it_comes_later(tmp_path: Path) -> None:
     async def story(spool: Spool, inbox: Inbox, disk: Counting) -> None:
-        deep = Path(spool.layout.root) / "7" / "8"
+        deep = Path(spool.journal.layout.root) / "7" / "8"
         deep.mkdir(parents=True)
-        await until(lambda: "7/8/" in inbox._directories.values() and disk.read_whole.count(spool.layout.path("")) == 1)
+        await until(lambda: "7/8/" in inbox._directories.values() and disk.read_whole.count(spool.journal.layout.path("")) == 1)
         (deep / "uwsgi_spoolfile_on_x").write_bytes(FILE)
         await until(lambda: "7/8/uwsgi_spoolfile_on_x" in spool.files.known)
         assert spool.files.known["7/8/uwsgi_spoolfile_on_x"] == 0.0, "an event says that it is whole"
-        assert disk.read_whole.count(spool.layout.path("")) == 1
+        assert disk.read_whole.count(spool.journal.layout.path("")) == 1
 
     run(tmp_path / "spool", story)
 
@@ -91,8 +95,8 @@ def test_a_file_in_a_directory_in_a_new_directory_is_seen_at_once_when_it_comes_
 def test_the_end_of_the_watch_while_new_directories_are_listed_leaves_nothing_behind(tmp_path: Path) -> None:
     async def story(spool: Spool, inbox: Inbox, disk: Counting) -> None:
         busy = threading.Event()
-        spool.moves.submit(busy.wait, lambda _result, _error: None)
-        (Path(spool.layout.root) / "7" / "8").mkdir(parents=True)
+        spool.journal.moves.submit(busy.wait, lambda _result, _error: None)
+        (Path(spool.journal.layout.root) / "7" / "8").mkdir(parents=True)
         await until(lambda: inbox._is_listing)
         inbox.stop()
         busy.set()

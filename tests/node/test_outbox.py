@@ -30,8 +30,8 @@ async def accepted(station: Station, *numbers: int, to: str = "beta", **more: st
 
 async def taken(station: Station, count: int = 100, peer: str = BETA, to: str = "beta") -> Load | None:
     """What a link to that node would send."""
-    await station.during(station.spool.outbox.meet(to, peer))
-    load: Load | None = await station.during(station.spool.outbox.take(to, peer, count, count))
+    await station.during(station.outbox.meet(to, peer))
+    load: Load | None = await station.during(station.outbox.take(to, peer, count, count))
     return load
 
 
@@ -54,13 +54,13 @@ def numbers(load: Load | None) -> list[int]:
 def back(station: Station, load: Load, *, doubtful: bool, peer: str = BETA) -> None:
     """A link could not get rid of them."""
     refs = [parcel.ref for parcel in load.parcels]
-    station.spool.outbox.give_back("beta", peer, load.source, refs, load.rank, doubtful=doubtful)
+    station.outbox.give_back("beta", peer, load.source, refs, load.rank, doubtful=doubtful)
 
 
 async def handed(station: Station, load: Load, peer: str = BETA) -> None:
     """The other node has them."""
     pairs = [(parcel.ref, parcel.number) for parcel in load.parcels]
-    station.spool.outbox.handed("beta", peer, load.source, pairs, load.rank)
+    station.outbox.handed("beta", peer, load.source, pairs, load.rank)
     await station.rest()
 
 
@@ -83,7 +83,7 @@ def test_tasks_are_sent_in_the_order_of_acceptance_and_leave_when_the_other_side
         if settle:
             await station.settled()
             assert len(station.files("outbox/beta")) == 3
-        assert station.spool.outbox.sizes() == {"beta": 3}
+        assert station.outbox.sizes() == {"beta": 3}
         assert station.spool.total == 0, "they are not this node's to run"
         assert station.run_all() == []
         load = await taken(station)
@@ -92,12 +92,12 @@ def test_tasks_are_sent_in_the_order_of_acceptance_and_leave_when_the_other_side
         assert numbers(load) == list(range(numbers(load)[0], numbers(load)[0] + 3))
         assert await taken(station) is None, "they are with a link"
         await handed(station, load)
-        assert station.spool.outbox.sizes() == {}
-        assert station.spool.outbox.forwarded == 3
+        assert station.outbox.sizes() == {}
+        assert station.outbox.forwarded == 3
         await station.tidy()
         assert station.files("outbox/beta") == []
         for later in (station.killed(), station.after_power_cut()):
-            assert later.spool.outbox.sizes() == {}
+            assert later.outbox.sizes() == {}
 
     run(story())
 
@@ -127,14 +127,14 @@ def test_no_more_than_asked_for_is_taken_and_the_rest_follows() -> None:
 def test_a_task_that_the_disk_refused_owes_no_number() -> None:
     async def story() -> None:
         station = Station()
-        first = station.spool.outbox.floor("beta")
+        first = station.outbox.floor("beta")
         station.disk.fail_at(2, errno.EIO)
         heard = station.admit(task(1, spool_node="beta"), link=None)
         await station.rest()
         assert heard.refusals
-        assert station.spool.outbox.sizes() == {}
-        assert station.spool.outbox._destination("beta").owed.floor(1 << 63) == 1 << 63
-        assert first <= station.spool.outbox.floor("beta")
+        assert station.outbox.sizes() == {}
+        assert station.outbox._destination("beta").owed.floor(1 << 63) == 1 << 63
+        assert first <= station.outbox.floor("beta")
 
     run(story())
 
@@ -168,12 +168,12 @@ def test_what_is_in_doubt_is_given_to_no_other_node() -> None:
         load = await taken(station)
         assert load is not None
         back(station, load, doubtful=True)
-        outbox = station.spool.outbox
+        outbox = station.outbox
         assert not outbox.has_work("beta", GAMMA)
         assert outbox.has_work("beta", BETA)
         assert outbox.has_work("beta", ANYONE)
         assert await taken(station, peer=GAMMA) is None
-        assert await station.during(outbox.re_place("beta", 10, lambda _asked: "")) == 0
+        assert await station.during(station.moving.re_place("beta", 10, lambda _asked: "")) == 0
         assert tasks(await taken(station, peer=BETA)) == [1]
 
     run(story())
@@ -202,7 +202,7 @@ def test_a_start_knows_what_may_have_been_sent_and_to_whom(*, settle: bool) -> N
         assert load is not None
         await accepted(station, 2)
         later = station.killed()
-        assert later.spool.outbox.sizes() == {"beta": 2}
+        assert later.outbox.sizes() == {"beta": 2}
         assert await all_of(later, GAMMA) == [2]
         again = await taken(later)
         assert again is not None
@@ -234,10 +234,10 @@ def test_numbers_rise_over_restarts_and_none_is_given_twice() -> None:
         station, seen = Station(), []
         for start in range(4):
             await accepted(station, start)
-            seen.append(station.spool.outbox._destination("beta").owed._open.pairs()[-1][1] - 1)
+            seen.append(station.outbox._destination("beta").owed._open.pairs()[-1][1] - 1)
             station = station.killed() if start % 2 else station.after_power_cut(start)
         assert seen == sorted(set(seen))
-        assert station.spool.outbox.sizes() == {"beta": 4}
+        assert station.outbox.sizes() == {"beta": 4}
 
     run(story())
 
@@ -248,7 +248,7 @@ def test_the_floor_rises_only_when_what_left_the_disk_has_left_it_for_good() -> 
         await accepted(station, 1, 2)
         load = await taken(station, 1)
         assert load is not None
-        outbox = station.spool.outbox
+        outbox = station.outbox
         before = outbox._destination("beta").owed.floor(0)
         await handed(station, load)
         assert outbox._destination("beta").owed.floor(0) == before == numbers(load)[0]
@@ -266,12 +266,12 @@ def test_the_floor_does_not_rise_when_the_disk_does_not_confirm() -> None:
         load = await taken(station)
         assert load is not None
         await handed(station, load)
-        before = station.spool.outbox._destination("beta").owed.floor(0)
+        before = station.outbox._destination("beta").owed.floor(0)
         for call in range(1, 5):
             station.disk.fail_at(call, errno.EIO)
         await station.tidy()
         station.disk.heal()
-        assert station.spool.outbox._destination("beta").owed.floor(0) == before
+        assert station.outbox._destination("beta").owed.floor(0) == before
 
     run(story())
 
@@ -289,15 +289,15 @@ def test_what_cannot_be_delivered_goes_to_dead_with_the_reason(*, settle: bool) 
         load = await taken(station)
         assert load is not None
         parcel = load.parcels[0]
-        station.spool.outbox.give_up("beta", load.source, parcel.ref, parcel.number, "never")
+        station.outbox.give_up("beta", load.source, parcel.ref, parcel.number, "never")
         await station.rest()
         (name,) = station.files("dead")
-        assert b"not delivered to beta: never" in (station.disk.peek(station.spool.layout.path(f"dead/{name}")) or b"")
-        assert station.spool.outbox.sizes() == {}
-        assert station.spool.counts.died == 1
+        assert b"not delivered to beta: never" in (station.disk.peek(station.journal.layout.path(f"dead/{name}")) or b"")
+        assert station.outbox.sizes() == {}
+        assert station.journal.counts.died == 1
         await station.tidy()
         for later in (station.killed(), station.after_power_cut()):
-            assert later.spool.outbox.sizes() == {}
+            assert later.outbox.sizes() == {}
             assert len(later.files("dead")) == 1
 
     run(story())
@@ -312,12 +312,12 @@ def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, sett
             await station.settled()
         load = await taken(station, 1)
         assert load is not None
-        outbox, source = station.spool.outbox, load.source
+        outbox, source = station.outbox, load.source
         assert not await station.during(outbox.remove(source, load.parcels[0].ref))
         other = await taken(station, 1)
         assert other is not None
         back(station, other, doubtful=False)
-        assert await station.during(station.spool.remove(other.source, other.parcels[0].ref))
+        assert await station.during(station.storage.remove(other.source, other.parcels[0].ref))
         assert outbox.sizes() == {"beta": 1}
         back(station, load, doubtful=False)
         assert await all_of(station) == [1]
@@ -329,7 +329,7 @@ def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, sett
 def test_what_is_due_later_and_not_handed_over_keeps_its_time(*, settle: bool) -> None:
     async def story() -> None:
         station = Station()
-        spool, moving = station.spool, station.spool.moving
+        spool, moving = station.spool, station.moving
         at = int(time.time()) + 3600
         for number in range(5):
             station.admit(task(number, at=str(at + number)), link=None)
@@ -347,7 +347,7 @@ def test_what_is_due_later_and_not_handed_over_keeps_its_time(*, settle: bool) -
         due = {str(ref): when for ref, when in spool.later.of(spool.files).items()}
         assert sorted(due.values()) == [at + 2, at + 3, at + 4]
         assert {ref: station.disk.stat(spool.layout.path(ref)).mtime for ref in due} == due
-        assert spool.outbox.sizes() == {GAMMA: 2}
+        assert station.outbox.sizes() == {GAMMA: 2}
         assert station.killed().spool.later.next_due() == at + 2
 
     run(story())
@@ -361,7 +361,7 @@ def test_what_moves_here_from_the_outbox_waits_for_its_time(*, settle: bool) -> 
         await accepted(station, 1, at=str(at))
         if settle:
             await station.settled()
-        assert await station.during(station.spool.outbox.re_place("beta", 9, lambda _asked: "")) == 1
+        assert await station.during(station.moving.re_place("beta", 9, lambda _asked: "")) == 1
         assert station.spool.later.next_due() == at
         assert station.spool.queue.size == 0
 
@@ -376,15 +376,15 @@ def test_what_was_never_sent_moves_to_another_destination_or_here_with_another_n
         if settle:
             await station.settled()
         places = iter([GAMMA, "", None])
-        moved = await station.during(station.spool.outbox.re_place("beta", 10, lambda _asked: next(places)))
+        moved = await station.during(station.moving.re_place("beta", 10, lambda _asked: next(places)))
         assert moved == 2
-        assert station.spool.outbox.sizes() == {"beta": 1, GAMMA: 1}
+        assert station.outbox.sizes() == {"beta": 1, GAMMA: 1}
         assert station.run_all() == [2]
         assert tasks(await taken(station)) == [3]
         assert tasks(await taken(station, peer=GAMMA, to=GAMMA)) == [1]
         await station.tidy()
         for later in (station.killed(), station.after_power_cut(2)):
-            assert later.spool.outbox.sizes() == {"beta": 1, GAMMA: 1}
+            assert later.outbox.sizes() == {"beta": 1, GAMMA: 1}
             assert later.run_all() == []
 
     run(story())
@@ -394,7 +394,7 @@ def test_what_has_waited_too_long_is_told_oldest_first_and_no_more_than_asked_fo
     async def story() -> None:
         station = Station()
         await accepted(station, 1, 2, 3)
-        outbox = station.spool.outbox
+        outbox = station.outbox
         assert list(outbox.expired(0.0, 10)) == []
         found = list(outbox.expired(float("inf"), 2))
         assert len(found) == 2
@@ -409,10 +409,10 @@ def test_all_that_has_waited_too_long_is_given_up_in_time_however_much_it_is() -
         station = Station()
         count = 3 * EXPIRED_AT_ONCE + 7
         await accepted(station, *range(count))
-        await station.during(station.spool.outbox.give_up_expired(1e6))
-        assert station.spool.outbox.sizes() == {"beta": count}
-        await station.during(station.spool.outbox.give_up_expired(-1e6))
-        assert station.spool.outbox.sizes() == {}
+        await station.during(station.outbox.give_up_expired(1e6))
+        assert station.outbox.sizes() == {"beta": count}
+        await station.during(station.outbox.give_up_expired(-1e6))
+        assert station.outbox.sizes() == {}
         assert len(station.files("dead")) == count
 
     run(story())
@@ -427,7 +427,7 @@ def test_what_is_given_up_together_shares_what_its_directory_costs(monkeypatch: 
             await accepted(station, *range(BURIED_TOGETHER))
             await station.settled()
             before = station.disk.calls
-            await station.during(station.spool.outbox.give_up_expired(-1e6))
+            await station.during(station.outbox.give_up_expired(-1e6))
             assert len(station.files("dead")) == BURIED_TOGETHER
             costs.append(station.disk.calls - before)
         assert costs[1] < costs[0] - BURIED_TOGETHER, "at least one sync less for each"
@@ -444,12 +444,12 @@ def test_of_tasks_given_up_together_those_that_the_disk_keeps_stay_and_the_other
             await station.settled()
             station.disk.fail_at(calls, errno.EIO)
             first = station.disk.calls
-            await station.during(station.spool.outbox.give_up_expired(-1e6))
+            await station.during(station.outbox.give_up_expired(-1e6))
             failed = station.disk.calls - first >= calls
             station.disk.heal()
-            assert station.spool.outbox.sizes().get("beta", 0) + len(station.files("dead")) == 3
-            await station.during(station.spool.outbox.give_up_expired(-1e6))
-            assert station.spool.outbox.sizes() == {}
+            assert station.outbox.sizes().get("beta", 0) + len(station.files("dead")) == 3
+            await station.during(station.outbox.give_up_expired(-1e6))
+            assert station.outbox.sizes() == {}
             assert len(station.files("dead")) == 3
             if not failed:
                 break
@@ -465,8 +465,8 @@ def test_thousands_of_destinations_are_looked_at_in_many_turns(monkeypatch: pyte
     async def story() -> None:
         station = Station()
         for n in range(100):
-            station.spool.outbox.number(f"ghost-{n}")
-        job = asyncio.create_task(station.spool.outbox.give_up_expired(1.0))
+            station.outbox.number(f"ghost-{n}")
+        job = asyncio.create_task(station.outbox.give_up_expired(1.0))
         turns = 0
         while not job.done():
             turns += 1
@@ -481,10 +481,10 @@ def test_what_cannot_be_given_up_now_is_not_tried_again_and_again() -> None:
         station = Station()
         await accepted(station, 1, 2, 3)
         room, station.disk.space = station.disk.space, 0
-        await station.during(station.spool.outbox.give_up_expired(-1e6))
-        assert station.spool.outbox.sizes() == {"beta": 3}
+        await station.during(station.outbox.give_up_expired(-1e6))
+        assert station.outbox.sizes() == {"beta": 3}
         station.disk.space = room
-        await station.during(station.spool.outbox.give_up_expired(-1e6))
+        await station.during(station.outbox.give_up_expired(-1e6))
         assert len(station.files("dead")) == 3
 
     run(story())
@@ -496,7 +496,7 @@ def test_a_file_put_into_an_outbox_by_hand_is_sent_with_a_number_of_its_own() ->
         await accepted(station, 1)
         await station.settled()
         (name,) = station.files("outbox/beta")
-        root = station.spool.layout.path("outbox/beta")
+        root = station.journal.layout.path("outbox/beta")
         station.disk.rename(f"{root}/{name}", f"{root}/uwsgi_spoolfile_on_elsewhere")
         later = station.killed()
         load = await taken(later)
@@ -511,10 +511,10 @@ def test_a_disk_that_cannot_be_read_keeps_the_tasks() -> None:
     async def story() -> None:
         station = Station()
         await accepted(station, 1)
-        await station.during(station.spool.outbox.meet("beta", BETA))
+        await station.during(station.outbox.meet("beta", BETA))
         station.disk.fail_at(1, errno.EIO)
         with pytest.raises(OSError, match="put"):
-            await station.during(station.spool.outbox.take("beta", BETA, 10, 10))
+            await station.during(station.outbox.take("beta", BETA, 10, 10))
         assert tasks(await taken(station)) == [1]
 
     run(story())
@@ -526,8 +526,8 @@ def test_a_meeting_that_the_disk_does_not_note_did_not_take_place() -> None:
         await accepted(station, 1)
         station.disk.fail_at(1, errno.ENOSPC)
         with pytest.raises(OSError, match="space"):
-            await station.during(station.spool.outbox.meet("beta", BETA))
-        assert station.spool.outbox._destination("beta").peer == ANYONE
+            await station.during(station.outbox.meet("beta", BETA))
+        assert station.outbox._destination("beta").peer == ANYONE
         assert tasks(await taken(station)) == [1]
 
     run(story())
@@ -537,7 +537,7 @@ def test_a_destination_is_forgotten_only_when_nothing_of_it_is_owed() -> None:
     async def story() -> None:
         station = Station()
         await accepted(station, 1)
-        outbox = station.spool.outbox
+        outbox = station.outbox
         outbox.prune("beta")
         assert "beta" in outbox.destinations
         load = await taken(station)
@@ -559,7 +559,7 @@ def test_a_large_body_is_read_from_its_place() -> None:
         load = await taken(station)
         assert load is not None
         (parcel,) = load.parcels
-        data = station.disk.peek(station.spool.layout.path(str(parcel.ref)))
+        data = station.disk.peek(station.journal.layout.path(str(parcel.ref)))
         assert data is not None
         assert data[parcel.body_at : parcel.body_end] == LARGE
 

@@ -19,7 +19,7 @@ async def waiting_task(life: Life, settled: bool) -> tuple[Any, Any]:
     """A task that waits for beta, in a batch or in a file of its own."""
     life.boot()
     fate = Fate(0, life.disk, b"")
-    number = life.spool.outbox.number("beta")
+    number = life.outbox.number("beta")
     life.spool.intake.add(BLOCK, b"", PLAIN_TERMS, fate, outbound=Outbound("beta", number))
     await life.rest()
     if settled:
@@ -27,7 +27,7 @@ async def waiting_task(life: Life, settled: bool) -> tuple[Any, Any]:
         await life.rest()
         life.settle()
         await life.rest()
-    found = life.spool.at(outbox_ref("beta", fate.identity, number)) if settled else life.spool.find(fate.identity)
+    found = life.storage.at(outbox_ref("beta", fate.identity, number)) if settled else life.spool.find(fate.identity)
     assert found is not None
     return found
 
@@ -37,14 +37,14 @@ def test_a_task_that_is_being_removed_is_not_sent(settled: bool) -> None:
     async def story() -> None:
         life = Life(0)
         found = await waiting_task(life, settled)
-        removal = asyncio.create_task(life.spool.remove(*found))
+        removal = asyncio.create_task(life.storage.remove(*found))
         await asyncio.sleep(0)
-        assert await life.spool.outbox.take("beta", "", 10, 10) is None
-        assert not await life.spool.remove(*found)
+        assert await life.outbox.take("beta", "", 10, 10) is None
+        assert not await life.storage.remove(*found)
         await life.rest()
         assert await removal
-        assert (life.spool.outbox.sizes(), life.spool.total) == ({}, 0)
-        assert not await life.spool.remove(*found)
+        assert (life.outbox.sizes(), life.spool.total) == ({}, 0)
+        assert not await life.storage.remove(*found)
 
     asyncio.run(story())
 
@@ -57,13 +57,13 @@ def test_a_task_that_the_disk_did_not_let_go_waits_as_before(monkeypatch: pytest
         def fail(number: int, offset: int) -> bool:
             raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(life.spool.keeper, "finish_waiting", fail)
-        removal = asyncio.create_task(life.spool.remove(*found))
+        monkeypatch.setattr(life.journal.keeper, "finish_waiting", fail)
+        removal = asyncio.create_task(life.storage.remove(*found))
         await life.rest()
         with pytest.raises(OSError, match="broken"):
             await removal
-        assert life.spool.outbox.sizes() == {"beta": 1}
-        assert life.spool.outbox.destination(*found) == "beta"
+        assert life.outbox.sizes() == {"beta": 1}
+        assert life.outbox.destination(*found) == "beta"
         assert not found[0].flying
 
     asyncio.run(story())
@@ -73,11 +73,11 @@ def test_a_task_that_somebody_else_removed_is_gone_for_the_link_too() -> None:
     async def story() -> None:
         life = Life(0)
         found = await waiting_task(life, settled=True)
-        life.disk.unlink(life.spool.layout.path(found[1]))
-        removal = asyncio.create_task(life.spool.remove(*found))
+        life.disk.unlink(life.journal.layout.path(found[1]))
+        removal = asyncio.create_task(life.storage.remove(*found))
         await life.rest()
         assert not await removal
-        assert life.spool.outbox.sizes() == {}
-        assert await life.spool.outbox.take("beta", "", 10, 10) is None
+        assert life.outbox.sizes() == {}
+        assert await life.outbox.take("beta", "", 10, 10) is None
 
     asyncio.run(story())

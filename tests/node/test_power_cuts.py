@@ -62,7 +62,7 @@ def test_a_batch_that_the_disk_does_not_let_go_is_removed_when_it_does() -> None
         for seed in SEEDS:
             await station.tidy()
             assert station.after_power_cut(seed).run_all() == []
-        for batch in station.spool.batches.values():
+        for batch in station.journal.batches.values():
             batch.closed_at = float("-inf")  # a minute later
         await station.during(station.spool.settle())
         await station.rest()
@@ -102,12 +102,12 @@ def test_what_was_undeliverable_just_before_a_power_cut_is_dead_and_is_not_sent_
         station.admit(task(1, spool_node="beta"), link=None)
         await station.settled()
         await station.tidy()
-        ((to, owner, source, ref, number),) = list(station.spool.outbox.expired(time.time() + 1e6, 10))
-        station.spool.outbox.give_up(to, source, ref, number, "it waited too long", doubtful=owner)
+        ((to, owner, source, ref, number),) = list(station.outbox.expired(time.time() + 1e6, 10))
+        station.outbox.give_up(to, source, ref, number, "it waited too long", doubtful=owner)
         await station.rest()
         for seed in SEEDS:
             again = station.after_power_cut(seed)
-            assert (len(again.files("dead")), again.spool.outbox.total) == (1, 0)
+            assert (len(again.files("dead")), again.outbox.total) == (1, 0)
 
     run(story())
 
@@ -119,7 +119,7 @@ def test_a_copy_out_of_dead_made_by_hand_runs_and_the_dead_one_stays() -> None:
         await station.settled()
         (name,) = [name for name in station.files("") if name.startswith(SPOOL_PREFIX)]
         station.by_hand.bury(None, name, "it failed", 3)
-        data = station.disk.peek(station.spool.layout.path(f"dead/{name}"))
+        data = station.disk.peek(station.journal.layout.path(f"dead/{name}"))
         assert data is not None
         station.by_hand.put(name, [data], None)
         again = station.killed()
@@ -147,20 +147,20 @@ def test_two_files_of_one_name_are_both_kept_when_both_are_given_up() -> None:
 def test_a_large_task_from_a_peer_is_counted_from_its_acknowledgement_on() -> None:
     async def story() -> None:
         station = Station()
-        real = station.spool.keeper.replace
+        real = station.journal.keeper.replace
 
         def full(path: str, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
-        station.spool.keeper.replace = full  # type: ignore[method-assign] # its number cannot be saved, so it does not run yet
+        station.journal.keeper.replace = full  # type: ignore[method-assign] # its number cannot be saved, so it does not run yet
         assert (await station.upload(task(1, FIRST))).stored_as
         assert station.spool.total == 1
-        assert station.spool.is_busy
+        assert station.storage.is_busy
         for again in (station.killed(), station.after_power_cut()):
             assert again.spool.total == 1
             await again.during(again.spool.settle())
             assert again.run_all() == [1]
-        station.spool.keeper.replace = real  # type: ignore[method-assign] # there is room again
+        station.journal.keeper.replace = real  # type: ignore[method-assign] # there is room again
         await station.during(station.spool.settle())
         assert station.spool.total == 1
         assert station.run_all() == [1]
@@ -198,7 +198,7 @@ def test_what_ended_after_a_kill_in_the_middle_of_a_move_stays_ended(kept: str) 
 def test_a_task_that_cannot_be_published_keeps_no_other_one_waiting() -> None:
     async def story() -> None:
         station = Station()
-        publish, stuck = station.spool.keeper.publish, [""]
+        publish, stuck = station.journal.keeper.publish, [""]
 
         def failing(ref: str) -> str:
             stuck[0] = stuck[0] or ref
@@ -206,7 +206,7 @@ def test_a_task_that_cannot_be_published_keeps_no_other_one_waiting() -> None:
                 raise OSError(errno.EIO, "Input/output error", ref)
             return publish(ref)
 
-        station.spool.keeper.publish = failing  # type: ignore[method-assign] # for the first one
+        station.journal.keeper.publish = failing  # type: ignore[method-assign] # for the first one
         for n in (1, 2):
             assert (await station.upload(task(n, FIRST + n))).stored_as
         for _ in range(2):

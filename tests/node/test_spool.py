@@ -14,10 +14,11 @@ from life import NODE, Fate, Inline, Life
 
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.fakes import FakeDisk, GuardedDisk
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.outcome import Kind, Outcome
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.tasks import Batch, Source
 from spoolnode.node.upload import Upload
 from spoolnode.protocol.packet import encode_variables
@@ -93,11 +94,11 @@ def test_two_batches_never_have_the_same_number() -> None:
         numbers = set()
         for _ in range(50):
             life.add_one()
-            numbers.add(life.spool.number())
+            numbers.add(life.journal.number())
             life.close_batch()
             while life.commits.todo:
                 life.commits.work()
-                numbers.add(life.spool.number())
+                numbers.add(life.journal.number())
         await life.rest()
         batches = {int(fate.identity.split("_")[1]) for fate in life.fates.values()}
         assert len(batches) == 50
@@ -227,7 +228,7 @@ def test_what_a_worker_gave_back_just_before_all_is_settled_gets_a_file_too(is_i
             life.spool.failed(source, ref, rank, Outcome(Kind.FAILED, "no"))
         life._begin(life.spool.settle_all())
         await life.rest()
-        assert life.spool.in_batches == 0
+        assert life.journal.in_batches == 0
         assert len(source.moved) == 2
 
     run(story())
@@ -265,7 +266,7 @@ def test_what_is_hurried_while_it_is_settled_is_ready_afterwards() -> None:
         assert life.spool.hurry(*found)
         await life.rest()
         ((source, ref, _),) = all_taken(life)
-        assert life.disk.stat(life.spool.layout.path(str(ref))).mtime <= time.time()
+        assert life.disk.stat(life.journal.layout.path(str(ref))).mtime <= time.time()
         assert not isinstance(source, Batch)
 
     run(story())
@@ -279,7 +280,7 @@ def test_a_settled_task_that_ended_does_not_come_back_after_a_power_cut() -> Non
         assert taken is not None
         await settled(life)  # of the other one only
         ((source, ref, _),) = all_taken(life)
-        life.disk.unlink(life.spool.layout.path(str(ref)))
+        life.disk.unlink(life.journal.layout.path(str(ref)))
         life.spool.done(source, [ref])
         life.sync_marks()
         await life.rest()
@@ -334,7 +335,7 @@ def test_a_file_that_is_being_removed_does_not_start_and_one_that_could_not_be_r
         await settled(life)
         found = life.spool.find(fate.identity)
         assert found is not None
-        job = asyncio.ensure_future(life.spool.remove(*found))
+        job = asyncio.ensure_future(life.storage.remove(*found))
         await life._turn()
         life.spool.notice(str(found[1]), 0.0, time.time(), sure=True)
         assert life.spool.take(1) is None
@@ -377,7 +378,7 @@ def test_a_task_is_given_up_after_its_last_attempt_and_not_before() -> None:
             await life.rest()
             assert life.dead() == (set() if attempt < 3 else {fate.n})
         assert life.spool.total == 0
-        assert (life.spool.counts.failed, life.spool.counts.died) == (3, 1)
+        assert (life.journal.counts.failed, life.journal.counts.died) == (3, 1)
         life.close_batch()
         await life.rest()
         assert await life.waiting() == {}
@@ -409,15 +410,15 @@ def test_a_batch_whose_file_somebody_removed_is_forgotten() -> None:
         await accepted(life, 3)
         life.close_batch()
         await life.rest()
-        (number,) = life.spool.batches
-        life.disk.unlink(life.spool.layout.batch(number))
+        (number,) = life.journal.batches
+        life.disk.unlink(life.journal.layout.batch(number))
         taken = all_taken(life)
         source, ref, rank = taken[0]
         life.spool.failed(source, ref, rank, FAILED)
         for source, ref, _ in taken[1:]:
             life.spool.gone(source, ref)
         await life.rest()
-        assert (life.spool.total, life.spool.batches) == (0, {})
+        assert (life.spool.total, life.journal.batches) == (0, {})
 
     run(story())
 
@@ -428,7 +429,7 @@ def test_a_disk_that_cannot_tell_what_a_dead_worker_ended_leaves_it_to_the_next_
         await accepted(life)
         ((source, ref, _),) = all_taken(life)
         life.disk.fail_at(1, errno.EMFILE)
-        assert life.spool.is_finished(source, [ref]) == set()
+        assert life.journal.is_finished(source, [ref]) == set()
 
     run(story())
 
@@ -467,39 +468,42 @@ class Heard:
 def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_stays_open(tmp_path: Path, sync: bool) -> None:
     disk = GuardedDisk(RealDisk(), Layout(str(tmp_path)))
 
-    def open_spool() -> Spool:
+    def open_storage() -> Storage:
         disk.in_force = False
-        spool = Spool(disk, Layout(str(tmp_path)), NODE, RetryPolicy(), random.Random(1), sync=sync)
-        spool.load()
+        journal = Journal(disk, Layout(str(tmp_path)), NODE, sync=sync, report=lambda _action, **_details: None)
+        storage = Storage(journal, RetryPolicy(), random.Random(1))
+        storage.load()
         disk.in_force = True
-        return spool
+        return storage
 
     async def first() -> set[str]:
-        spool = open_spool()
+        storage = open_storage()
+        spool, journal = storage.spool, storage.journal
         heard = [Heard() for _ in range(300)]
         for index, waiter in enumerate(heard):
             spool.intake.add(BLOCK, b"x" * (index * 40), PLAIN_TERMS, waiter)
         large = Heard()
-        upload = Upload(spool, Inline(), 1, BLOCK, Terms(rank=7), [""])  # type: ignore[arg-type] # any executor will do
+        upload = Upload(storage, Inline(), 1, BLOCK, Terms(rank=7), [""])  # type: ignore[arg-type] # any executor will do
         await upload.write(b"y" * 300_000)
         await upload.finish(large)
         identities = {await waiter.answer for waiter in [*heard, large]}
         spool.intake.close_batch()
-        await spool.commits.run(lambda: None)
-        for batch in spool.batches.values():
+        await journal.commits.run(lambda: None)
+        for batch in journal.batches.values():
             batch.closed_at = -math.inf
         await spool.settle()
-        await spool.sync_marks()
-        await spool.close()
+        await journal.sync_marks()
+        await storage.close()
         return identities
 
     async def second() -> set[str]:
-        spool = open_spool()
+        storage = open_storage()
+        spool = storage.spool
         spool.wake_due(math.inf)
         found = []
         while (taken := spool.take(100)) is not None:
             found += [spool.id_of(taken[0], ref) for ref in taken[1]]
-        await spool.close()
+        await storage.close()
         assert len(found) == len(set(found)) == spool.total
         return set(found)
 

@@ -9,9 +9,10 @@ import pytest
 
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.fakes import RIGHTS, GuardedDisk, WrongThread, acting_as
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.threads import DiskThread
 
 MOVES: dict[str, Callable[[GuardedDisk, str], object]] = {
@@ -107,14 +108,15 @@ def test_a_move_that_is_made_beside_the_keeper_thread_fails(tmp_path: Path) -> N
     disk = GuardedDisk(RealDisk(), layout)
 
     async def main() -> None:
-        spool = Spool(disk, layout, "0123456789ab", RetryPolicy(), random.Random(1), sync=False)
-        spool.load()
+        journal = Journal(disk, layout, "0123456789ab", sync=False, report=lambda _action, **_details: None)
+        storage = Storage(journal, RetryPolicy(), random.Random(1))
+        storage.load()
         disk.in_force = True
         (tmp_path / "uwsgi_spoolfile_on_x").write_bytes(b"\x11\0\0\0")
         with pytest.raises(WrongThread):
-            await asyncio.to_thread(spool.keeper.bury, None, "uwsgi_spoolfile_on_x", "it failed", 1)
-        await spool.moves.run(lambda: spool.keeper.bury(None, "uwsgi_spoolfile_on_x", "it failed", 1))
-        await spool.close()
+            await asyncio.to_thread(journal.keeper.bury, None, "uwsgi_spoolfile_on_x", "it failed", 1)
+        await journal.moves.run(lambda: journal.keeper.bury(None, "uwsgi_spoolfile_on_x", "it failed", 1))
+        await storage.close()
 
     asyncio.run(main())
     assert [path.name for path in (tmp_path / "dead").iterdir()] == ["uwsgi_spoolfile_on_x"]

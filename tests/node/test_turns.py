@@ -19,12 +19,13 @@ from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import RealDisk
 from spoolnode.node.inbox import LOOKED_AT_ONCE, Inbox
 from spoolnode.node.intake import TOLD_AT_ONCE
+from spoolnode.node.journal import Journal
 from spoolnode.node.keeper import Keeper
 from spoolnode.node.layout import Layout
 from spoolnode.node.process import PRINTED_AT_ONCE, WorkerProcess
 from spoolnode.node.recovery import prepare
 from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.turns import TURN_SECONDS, Turns
 from spoolnode.protocol.answer import AnswerReader, is_stored
 from spoolnode.protocol.packet import EXTENDED, PING, SPOOL_REQUEST, decode_variables, encode_variables, packet
@@ -188,7 +189,7 @@ def test_what_is_put_off_ends_with_its_connection() -> None:
         wire.talk.receive(b"".join(map(request, range(MANY))))
         wire.talk.lost()
         await station.rest()
-        assert station.spool.counts.accepted == conversations.TAKEN_AT_ONCE, "nobody was told of the others"
+        assert station.journal.counts.accepted == conversations.TAKEN_AT_ONCE, "nobody was told of the others"
         assert station.run_all() == [*range(conversations.TAKEN_AT_ONCE)]
 
     run(story())
@@ -245,16 +246,16 @@ def test_what_a_slow_disk_has_gathered_is_told_in_shares_and_the_next_commit_doe
         commits.answer()
         commits.work()  # all others
         wires[0].talk.receive(request(0))
-        accepted = station.spool.counts.accepted
+        accepted = station.journal.counts.accepted
         commits.answer()
-        shares = [station.spool.counts.accepted - accepted]
+        shares = [station.journal.counts.accepted - accepted]
         assert commits.todo, "the disk works meanwhile"
         commits.work()
         commits.answer()  # what comes back meanwhile takes its turn
-        while station.spool.counts.accepted < 4 * TOLD_AT_ONCE + 1:
+        while station.journal.counts.accepted < 4 * TOLD_AT_ONCE + 1:
             assert not station.spool.intake.is_idle
             await asyncio.sleep(0)
-            shares.append(station.spool.counts.accepted - accepted - sum(shares))
+            shares.append(station.journal.counts.accepted - accepted - sum(shares))
         assert len(shares) > 3
         assert max(shares) <= TOLD_AT_ONCE
         assert [wire.stored for wire in wires] == [TOLD_AT_ONCE + 1, *[TOLD_AT_ONCE] * 3]
@@ -274,7 +275,7 @@ def test_of_tasks_that_share_a_commit_each_gets_its_own_time_priority_and_destin
         for n in range(9):
             station.admit(task(n, **kinds[n % 4]), link=None)
         await station.rest()
-        assert station.spool.outbox.sizes() == {"beta": 2}
+        assert station.outbox.sizes() == {"beta": 2}
         assert len(station.spool.later) == 2
         assert station.run_all() == [2, 6, 0, 4, 8, 1, 5], "those with a priority first, those that are due later last"
 
@@ -319,8 +320,10 @@ def test_files_that_come_by_the_thousand_are_noticed_a_few_at_a_time(tmp_path: P
     async def story() -> None:
         path = tmp_path / "spool"
         prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
-        spool = Spool(RealDisk(), Layout(str(path)), NODE, RetryPolicy(3), random.Random(1), sync=False)
-        spool.load()
+        journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
+        storage = Storage(journal, RetryPolicy(3), random.Random(1))
+        spool = storage.spool
+        storage.load()
         inbox = Inbox(spool, lambda *_, **__: None)
         inbox.start()
         for n in range(3000):
@@ -328,7 +331,7 @@ def test_files_that_come_by_the_thousand_are_noticed_a_few_at_a_time(tmp_path: P
         shares = await each_turn(lambda: spool.counts.found, 3000)
         assert max(shares) <= 2 * LOOKED_AT_ONCE, "events tell of them, and the first scan finds them"
         inbox.stop()
-        await spool.close()
+        await storage.close()
 
     run(story())
 
@@ -337,20 +340,21 @@ def test_what_is_known_of_many_files_at_once_is_told_a_few_at_a_time(tmp_path: P
     async def story() -> None:
         path = tmp_path / "spool"
         prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
-        spool = Spool(RealDisk(), Layout(str(path)), NODE, RetryPolicy(3), random.Random(1), sync=False)
-        spool.load()
+        journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
+        storage = Storage(journal, RetryPolicy(3), random.Random(1))
+        spool = storage.spool
+        storage.load()
         inbox = Inbox(spool, lambda *_, **__: None)
         inbox.start()
-        spool.placing += 1  # a move is under way, and events gather
-        for n in range(3000):
-            (path / f"uwsgi_spoolfile_on_there_{n}").write_bytes(request(n))
-        for _ in range(200):
-            await asyncio.sleep(0)
-        spool.end_placing()
+        with journal.placing():  # a move is under way, and events gather
+            for n in range(3000):
+                (path / f"uwsgi_spoolfile_on_there_{n}").write_bytes(request(n))
+            for _ in range(200):
+                await asyncio.sleep(0)
         shares = await each_turn(lambda: spool.counts.found, 3000)
         assert max(shares) <= LOOKED_AT_ONCE
         inbox.stop()
-        await spool.close()
+        await storage.close()
 
     run(story())
 

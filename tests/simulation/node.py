@@ -15,6 +15,7 @@ from spoolnode.node.conversation import Conversation, Services
 from spoolnode.node.disk import discard
 from spoolnode.node.door import Door
 from spoolnode.node.fakes import GuardedDisk
+from spoolnode.node.journal import Journal
 from spoolnode.node.layout import Layout
 from spoolnode.node.listener import Stream
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
@@ -23,7 +24,7 @@ from spoolnode.node.outcome import Outcome
 from spoolnode.node.rates import Rates
 from spoolnode.node.retry import RetryPolicy
 from spoolnode.node.room import Room
-from spoolnode.node.spool import Spool
+from spoolnode.node.storage import Storage
 from spoolnode.node.tasks import Batch, Source
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
@@ -224,21 +225,22 @@ class SimNode:
         self._active = asyncio.Event()
         self.trace(self.name, "starts")
         guard = GuardedDisk(machine.disk, Layout(ROOT))
-        self.spool = Spool(
-            guard, Layout(ROOT), self.id, POLICY, Random(machine.random.getrandbits(32)), sync=True,
-            thread=lambda name: SimThread(name, machine.pace),
-        )  # fmt: skip
-        self.spool.report = self.report
+        rng = Random(machine.random.getrandbits(32))
+        self.journal = Journal(
+            guard, Layout(ROOT), self.id, sync=True, report=self.report, thread=lambda name: SimThread(name, machine.pace)
+        )
+        self.storage = Storage(self.journal, POLICY, rng)
+        self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
         self.spool.changed = self._changed
         try:
-            self.spool.load(f"boot {machine.boots}")
+            self.storage.load(f"boot {machine.boots}")
         except OSError as error:
             # As the real one: it says so and ends, and whoever looks after it starts it again.
             self.trace(self.name, "cannot start", reason=error)
             machine.kill()
             return
         guard.in_force = True
-        self.door = Door(self.spool, self._route, max_body=1 << 20, min_free=MIN_FREE)
+        self.door = Door(self.storage, self._route, max_body=1 << 20, min_free=MIN_FREE)
         self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
         self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.door.hear_floor)
         self.spool.intake.flushed = self._flush
@@ -252,13 +254,13 @@ class SimNode:
         self._main = self.loop.create_task(self._run())
 
     async def _run(self) -> None:
-        for to, count in self.spool.outbox.sizes().items():
+        for to, count in self.outbox.sizes().items():
             is_here = self.neighbours.route(Terms(destination=to)) == [""]
-            if is_here and await self.spool.outbox.re_place(to, count, lambda _asked: ""):
+            if is_here and await self.moving.re_place(to, count, lambda _asked: ""):
                 self.trace(self.name, "claimed", destination=to)
         await self.neighbours.start()
         self.is_up = True
-        self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.spool.outbox.total)
+        self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.outbox.total)
         self._changed()
         self._housekeeper = self.loop.create_task(self._keep_house())
 
@@ -279,7 +281,7 @@ class SimNode:
 
     async def _shut_down(self) -> None:
         """As `Node._shut_down`."""
-        self.trace(self.name, "stopping", drains=self._drains, waiting=self.spool.total, outbox=self.spool.outbox.total)
+        self.trace(self.name, "stopping", drains=self._drains, waiting=self.spool.total, outbox=self.outbox.total)
         self.door.closed = "this node is draining" if self._drains else "this node is stopping"
         await self.neighbours.leave()
         for address in self._listening:
@@ -287,7 +289,7 @@ class SimNode:
         await self.crew.stop()
         if self._drains:
             handed = await self.neighbours.drain(GRACE)
-            self.trace(self.name, "drained", handed=handed, left=self.spool.total, outbox=self.spool.outbox.total)
+            self.trace(self.name, "drained", handed=handed, left=self.spool.total, outbox=self.outbox.total)
         self._housekeeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._housekeeper
@@ -297,7 +299,7 @@ class SimNode:
         await self.neighbours.stop()
         await self.executor.close()
         failures, ended = self._sync_failures, self._unsafe
-        await self.spool.close()
+        await self.storage.close()
         if failures == self._sync_failures:
             self.history.safe(ended)
         self.services.flush()
@@ -330,7 +332,7 @@ class SimNode:
         }  # fmt: skip
 
     def _counters(self) -> dict[str, float]:
-        counts = self.spool.counts
+        counts = self.journal.counts
         return {"done": counts.done, "failed": counts.failed, "busy": self.crew.seconds}
 
     def _pace(self) -> float:
@@ -350,7 +352,7 @@ class SimNode:
         """Whether it runs, and nothing waits or runs on it."""
         if not self.machine.is_running or not self.is_up or self.is_stopping:
             return False
-        return not (self.spool.total or self.spool.outbox.total)
+        return not (self.spool.total or self.outbox.total)
 
     # -- by the clock, as `Node` does it --
 
@@ -380,9 +382,9 @@ class SimNode:
             await self._sync_marks()
             self._look_at_disk()
             if self.hold:
-                spawn(self.spool.outbox.give_up_expired(self.hold))
+                spawn(self.outbox.give_up_expired(self.hold))
             self.neighbours.tick()
-            if not self.spool.is_busy and not self.crew.held:
+            if not self.storage.is_busy and not self.crew.held:
                 self._active.clear()
                 timer = self.loop.call_later(QUIET_SECONDS, self._active.set)
                 await self._active.wait()
@@ -391,7 +393,7 @@ class SimNode:
     async def _sync_marks(self) -> None:
         ended, self._unsafe = self._unsafe, []
         failures = self._sync_failures
-        await self.spool.sync_marks()
+        await self.journal.sync_marks()
         if failures == self._sync_failures:
             self.history.safe(ended)
 
@@ -468,7 +470,7 @@ class SimWorker:
     def __init__(self, crew: SimCrew, source: Source, refs: MutableSequence[Any], rank: int) -> None:
         self.crew = crew
         self.node = crew.node
-        self.spool = crew.node.spool
+        self.spool, self.journal = crew.node.spool, crew.node.journal
         self.disk = crew.node.machine.disk
         self.random = crew.node.random
         self.source = source
@@ -509,7 +511,7 @@ class SimWorker:
 
     def _start(self, ref: Any, payload: bytes) -> None:
         attempts = payload[ATTEMPTS_AT]
-        copy = self.node.history.started(payload, self.spool.id_of(self.source, ref), self.node.name)
+        copy = self.node.history.started(payload, self.journal.id_of(self.source, ref), self.node.name)
         self._poke(ref, ATTEMPTS_AT, min(attempts + 1, spoolfile.MAX_ATTEMPTS))
         self.node.trace(self.node.name, "runs", n=copy.task.n, attempt=attempts + 1)
         self._running = ref, copy
@@ -556,7 +558,7 @@ class SimWorker:
         else:
             self.node.history.ended(copy, False)
         self.crew.released(1)
-        if ref in self.spool.is_finished(self.source, [ref]):
+        if ref in self.journal.is_finished(self.source, [ref]):
             self.node.done(self.source, ref, copy)
         else:
             self.spool.failed(self.source, ref, self.rank, Outcome(Ending.FAILED, "the worker died"))
@@ -567,7 +569,7 @@ class SimWorker:
         if isinstance(self.source, Batch):
             self._poke(ref, STATE_AT, FINISHED)
         else:
-            discard(self.disk, self.spool.layout.path(ref))
+            discard(self.disk, self.journal.layout.path(ref))
         self.node.history.ended(copy, True)
         self.node.trace(self.node.name, "done", n=copy.task.n)
 
@@ -593,8 +595,8 @@ class SimWorker:
 
     def _where(self, ref: Any) -> tuple[str, int]:
         if isinstance(self.source, Batch):
-            return self.spool.layout.batch(self.source.number), int(ref)
-        return self.spool.layout.path(ref), 0
+            return self.journal.layout.batch(self.source.number), int(ref)
+        return self.journal.layout.path(ref), 0
 
     def _poke(self, ref: Any, at: int, value: int) -> None:
         path, base = self._where(ref)

@@ -6,11 +6,12 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from spoolnode.node import parcel, recovery, spool
+from spoolnode.node import parcel, recovery, storage
 from spoolnode.node.intake import Intake
+from spoolnode.node.journal import Journal
 from spoolnode.node.keeper import Keeper
+from spoolnode.node.moving import Moving
 from spoolnode.node.numbers import Owed, Taken
-from spoolnode.node.outbox import Outbox
 from spoolnode.node.spool import Spool
 
 
@@ -33,14 +34,14 @@ def no_mark() -> Any:
 
 def forget_taken() -> Any:
     """A node that starts again knows no number that it has taken from others."""
-    real = spool.recover
+    real = storage.recover
 
     def recover(*args: Any) -> Any:
         found = real(*args)
         found.taken = Taken()
         return found
 
-    return mock.patch.object(spool, "recover", recover)
+    return mock.patch.object(storage, "recover", recover)
 
 
 def resend_as_new() -> Any:
@@ -56,16 +57,16 @@ def resend_as_new() -> Any:
 
 def re_place_doubts() -> Any:
     """What is in doubt is given to another node too, when the one that may have it is down."""
-    real = Outbox.re_place
+    real = Moving.re_place
 
-    async def re_place(self: Outbox, to: str, count: int, choose: Any) -> int:
-        found = self._destination(to)
+    async def re_place(self: Moving, to: str, count: int, choose: Any) -> int:
+        found = self._outbox._destination(to)
         for queue in found.doubts.values():
             while (taken := queue.take(1 << 20)) is not None:
                 found.fresh.give_back(*taken)
         return await real(self, to, count, choose)
 
-    return mock.patch.object(Outbox, "re_place", re_place)
+    return mock.patch.object(Moving, "re_place", re_place)
 
 
 def early_floor() -> Any:
@@ -90,22 +91,22 @@ def unsafe_move() -> Any:
 def lose_proofs() -> Any:
     """The numbers taken are not saved before the records go that prove them."""
 
-    async def save_taken(self: Spool) -> None:
+    async def save_taken(self: Journal) -> None:
         """Nothing."""
 
-    return mock.patch.object(Spool, "save_taken", save_taken)
+    return mock.patch.object(Journal, "save_taken", save_taken)
 
 
 def clean_too_soon() -> Any:
     """A batch whose last task has ended needs no sync any more, before its removal has succeeded."""
-    real = Spool._drop_if_finished
+    real = Journal.drop_if_finished
 
-    def drop(self: Spool, batch: Any) -> None:
+    def drop(self: Journal, batch: Any) -> None:
         if batch.closed and not batch.live and not batch.frozen and not batch.outbound:
             self._dirty.discard(batch.number)
         real(self, batch)
 
-    return mock.patch.object(Spool, "_drop_if_finished", drop)
+    return mock.patch.object(Journal, "drop_if_finished", drop)
 
 
 def dead_and_waiting() -> Any:

@@ -79,7 +79,7 @@ class Watch:
 
 
 def _ours(frame: FrameType | None) -> Any:
-    """The functions of spoolnode that are under way, the innermost first, as `node.spool.Spool.load`."""
+    """The functions of spoolnode that are under way, the innermost first, as `node.storage.Storage.load`."""
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith("spoolnode."):
@@ -91,21 +91,21 @@ def main() -> None:
     """Runs the command under the watch, with a guard on the disk of the spool."""
     watch = Watch(os.open(os.environ["SEEN"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     guards: list[GuardedDisk] = []
-    listen, load = Listener.open, node.Spool.load
+    listen, load = Listener.open, node.Storage.load
 
     def listen_and_watch(self: Listener, own_socket: str) -> None:
         listen(self, own_socket)
         watch.active = True
 
-    def load_and_guard(self: node.Spool, boot: str = "") -> None:
-        guard = GuardedDisk(RealDisk(), self.layout)
-        self.keeper.disk = self.intake._disk = guard
+    def load_and_guard(self: node.Storage, boot: str = "") -> None:
+        guard = GuardedDisk(RealDisk(), self.journal.layout)
+        self.journal.keeper.disk = self.spool.intake._disk = guard
         load(self, boot)
         guard.in_force = True
         guards.append(guard)
 
     Listener.open = listen_and_watch  # type: ignore[method-assign] # from here on it serves
-    node.Spool.load = load_and_guard  # type: ignore[method-assign] # from here on there are threads
+    node.Storage.load = load_and_guard  # type: ignore[method-assign] # from here on there are threads
     watch.install()
     try:
         from spoolnode.cli import main as run

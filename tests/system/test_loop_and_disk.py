@@ -28,7 +28,7 @@ ALLOWED = {
     " moment when the spool hears of it, because an older answer would bring back a task that has ended since",
     "node.inbox.Inbox._adopt": "the same for a name that a scan has just read",
     "node.spool.Spool.accepted_at": "one lstat of the oldest ready file, when it comes to the head of its queue",
-    "node.spool.Spool.is_finished": "after the death of a worker, a look at the few tasks that it had, just written: nothing"
+    "node.journal.Journal.is_finished": "after the death of a worker, a look at the few tasks that it had, just written: nothing"
     " may go to another worker before that is known",
     "node.listener.Listener.listen_again": "a socket is bound, at the start and when its name was removed; rare, and no file",
     "node.control.Control.listen_again": "the same for the control socket",

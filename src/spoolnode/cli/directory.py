@@ -191,15 +191,17 @@ class Stopped:
         """By the node's own hands: which records still count, and when they are due, is not said in one place."""
         import random
 
+        from spoolnode.node.journal import Journal
         from spoolnode.node.outbox import boot_id
         from spoolnode.node.retry import RetryPolicy
-        from spoolnode.node.spool import Spool
+        from spoolnode.node.storage import Storage
 
         policy = RetryPolicy(max_attempts=0)  # whether one is given up is for the node to say, which knows its settings
-        spool = Spool(RealDisk(), self._layout, self._keeper.node_id, policy, random.Random(), sync=True)  # jitter
-        spool.load(boot_id(time.time()))
-        await spool.settle_all()
-        await spool.close()
+        journal = Journal(RealDisk(), self._layout, self._keeper.node_id, sync=True, report=lambda _action, **_details: None)
+        storage = Storage(journal, policy, random.Random())  # jitter
+        storage.load(boot_id(time.time()))
+        await storage.spool.settle_all()
+        await storage.close()
 
     def count_dead(self) -> int:
         return inspect.count_files(self._keeper, "dead")
