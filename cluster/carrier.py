@@ -20,9 +20,9 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
 from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
-from spoolnode.node.journal import Journal
-from spoolnode.node.outbox import ANYONE, Load, Outbox
-from spoolnode.node.parcel import Parcel
+from spoolnode.node.outbox.outbox import ANYONE, Load, Outbox
+from spoolnode.node.outbox.parcel import Parcel
+from spoolnode.node.spool.journal import Journal
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
 from spoolnode.protocol.answer import STORED

@@ -30,11 +30,11 @@ from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.status import Load, Status
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
-from spoolnode.node.moving import Aside
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.node import Node
-from spoolnode.node.parcel import Asked
-from spoolnode.node.recovery import read_small
+from spoolnode.node.outbox.moving import Aside
+from spoolnode.node.outbox.parcel import Asked
+from spoolnode.node.spool.recovery import read_small
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import Reason, Refused

@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from spoolnode.cluster.lookup import look_up
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import BadConfig, parse_address
-from spoolnode.node.trust import SHUTDOWN_SECONDS, Untrusted, reason_of
+from spoolnode.node.ingress.trust import SHUTDOWN_SECONDS, Untrusted, reason_of
 from spoolnode.protocol.errors import SpoolnodeError
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)

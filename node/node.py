@@ -14,30 +14,31 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from spoolnode.node import log, strays
+from spoolnode.node import log
 from spoolnode.node.background import spawn
-from spoolnode.node.clock import Watch
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.control import Control
-from spoolnode.node.conversation import Services
-from spoolnode.node.crew import AppBroken, Crew
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.door import Door
-from spoolnode.node.hold import Hold, lock_spool
-from spoolnode.node.inbox import Inbox
-from spoolnode.node.journal import Journal
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, is_priority
-from spoolnode.node.listener import Listener
+from spoolnode.node.control.http import Control
+from spoolnode.node.control.rates import Rates
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout, is_priority
+from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.ingress.door import Door
+from spoolnode.node.ingress.listener import Listener
+from spoolnode.node.ingress.trust import Certified
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
-from spoolnode.node.outbox import boot_id
-from spoolnode.node.rates import Rates
-from spoolnode.node.recovery import prepare
+from spoolnode.node.outbox.outbox import boot_id
+from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
-from spoolnode.node.trust import Certified
-from spoolnode.node.warden import Warden
+from spoolnode.node.spool.clock import Watch
+from spoolnode.node.spool.hold import Hold, lock_spool
+from spoolnode.node.spool.inbox import Inbox
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.recovery import prepare
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.work import strays
+from spoolnode.node.work.crew import AppBroken, Crew
+from spoolnode.node.work.warden import Warden
 from spoolnode.protocol.headers import variable_of
 from spoolnode.protocol.hello import PROTOCOL, Hello
 from spoolnode.protocol.keys import NodeKey

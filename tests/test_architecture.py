@@ -8,10 +8,10 @@ import pytest
 from documents import ROOT, blocks, page, section, table
 
 from spoolnode.cluster.peers import State
-from spoolnode.node.disk import Disk, MarkingDisk, ReadingDisk
-from spoolnode.node.fakes import RIGHTS
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.reader import Marker, Reader
+from spoolnode.node.disk.disk import Disk, MarkingDisk, ReadingDisk
+from spoolnode.node.disk.fakes import RIGHTS
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.reader import Marker, Reader
 
 ARCHITECTURE = "ARCHITECTURE.md"
 
@@ -51,7 +51,8 @@ def test_every_module_stands_in_a_table_with_its_reason(layer: str) -> None:
     text = section(ARCHITECTURE, "Who may know whom")
     inside, _, outside = text.partition("And of cluster/:")
     listed = [name for row in table(inside if layer == "node" else outside) for name in re.findall(r"`([\w/]+)`", row[0])]
-    modules = {path.stem for path in (ROOT / layer).glob("*.py")} - {"__init__"}
+    told_one_by_one = "**/*.py" if layer == "node" else "*.py"
+    modules = {path.stem for path in (ROOT / layer).glob(told_one_by_one)} - {"__init__"}
     rooms = {f"{path.parent.name}/" for path in (ROOT / layer).glob("*/__init__.py")}
     assert sorted(listed) == sorted(modules | rooms)
 

@@ -158,6 +158,14 @@ def imports_of(module: str) -> set[str]:
     return imports(module, file.read_text(encoding="utf-8"), is_package=file.name == "__init__.py")
 
 
+def real_imports_of(module: str) -> set[str]:
+    """What it needs at run time: without what stands under `if TYPE_CHECKING`."""
+    source = MODULES[module].read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    tree.body = [item for item in tree.body if not (isinstance(item, ast.If) and "TYPE_CHECKING" in ast.unparse(item.test))]
+    return imports(module, ast.unparse(tree), is_package=MODULES[module].name == "__init__.py")
+
+
 @pytest.mark.parametrize(
     ("source", "found"),
     [
@@ -198,6 +206,41 @@ def test_imports_point_down(module: str) -> None:
     """protocol <- node <- cluster <- face, and never the other way."""
     own = RANK[layer_of(module) or ""]
     assert not {name for name in imports_of(module) if (layer := layer_of(name)) and RANK[layer] > own}
+
+
+ROOMS = ["disk", "spool", "outbox", "ingress", "work", "control"]
+BELOW = {
+    "": set(),  # config, log, ...: what all rooms may know
+    "disk": {""},
+    "spool": {"", "disk"},
+    "outbox": {"", "disk", "spool"},
+    "ingress": {"", "disk", "spool", "outbox"},
+    "work": {"", "disk", "spool"},
+    "control": {"", "disk", "spool", "outbox", "ingress", "work"},
+    "node": {"", *ROOMS},
+}
+"""Of each room of node/: which others it may know."""
+TOP = {"node"}
+"""The modules of node/ that lie above its rooms."""
+
+
+def room_of(name: str) -> str | None:
+    """The room in node/ that a full name belongs to; empty for the modules that every room may know, None outside node/."""
+    parts = name.split(".")
+    if parts[:2] != ["spoolnode", "node"] or len(parts) < 3:
+        return None
+    return parts[2] if parts[2] in ROOMS else "node" if parts[2] in TOP else ""
+
+
+def test_node_has_the_rooms_that_are_told() -> None:
+    assert sorted(ROOMS) == sorted(path.parent.name for path in FOLDERS["node"].glob("*/__init__.py"))
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) is not None])
+def test_rooms_of_node_know_only_what_is_below_them(module: str) -> None:
+    own = room_of(module) or ""
+    known = {room for name in real_imports_of(module) if (room := room_of(name)) is not None}
+    assert not known - {own} - BELOW[own]
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) == "protocol"])

@@ -81,7 +81,7 @@ def _put_on_path(directory: str) -> None:
         sys.path.insert(0, directory)
 
 
-_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.aclient", "spoolnode.control_client", "spoolnode.node.inspect")
+_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.aclient", "spoolnode.control_client", "spoolnode.node.spool.inspect")
 """What a worker imports only when a task needs it."""
 
 

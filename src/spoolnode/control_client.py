@@ -6,7 +6,7 @@ import os
 import socket
 from typing import Any
 
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.layout import Layout
 from spoolnode.protocol.errors import SpoolnodeError
 
 TIMEOUT = 60.0

@@ -1,6 +1,6 @@
 """A worker process: `python -m spoolnode.worker DESCRIPTOR`, started by the node, never by hand.
 
-This is where the node's machinery (`spoolnode.node.worker`) and the application (`spoolnode.app`) meet.
+This is where the node's machinery (`spoolnode.node.work.worker`) and the application (`spoolnode.app`) meet.
 """
 
 import os
@@ -11,15 +11,15 @@ from spoolnode.app import load_app
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.options import uwsgi_options
 from spoolnode.node.config import BadConfig
-from spoolnode.node.layout import Layout, ref_id
+from spoolnode.node.disk.layout import Layout, ref_id
 from spoolnode.node.outcome import App
-from spoolnode.node.taskfile import HELD
-from spoolnode.node.worker import main
+from spoolnode.node.work.taskfile import HELD
+from spoolnode.node.work.worker import main
 from spoolnode.protocol.names import file_name
 from spoolnode.protocol.packet import Variables
 
 if TYPE_CHECKING:
-    from spoolnode.node.reader import Reader
+    from spoolnode.node.spool.reader import Reader
 
 
 def load(facts: dict[str, Any]) -> App:
@@ -63,8 +63,8 @@ class SpoolView:
 
     def jobs(self) -> list[str]:
         """The path of each waiting task: where its spool file is, or would be."""
-        from spoolnode.node import inspect  # see the class
-        from spoolnode.node.recovery import spool_files  # see the class
+        from spoolnode.node.spool import inspect  # see the class
+        from spoolnode.node.spool.recovery import spool_files  # see the class
 
         # The files are listed, not opened: closing one that this worker runs would drop its lock (see `FileTask`).
         reader = self._reader()
@@ -78,7 +78,7 @@ class SpoolView:
         running = next((task for held, task in list(HELD.items()) if ref_id(held) == ref_id(path)), None)
         if running is not None:
             return running.variables, running.body
-        from spoolnode.node import inspect  # see the class
+        from spoolnode.node.spool import inspect  # see the class
 
         found = inspect.find_place(self._reader(), ref_id(path))
         if found is None:
@@ -87,8 +87,8 @@ class SpoolView:
         return file.variables, file.body
 
     def _reader(self) -> "Reader":
-        from spoolnode.node.disk import RealDisk  # see the class
-        from spoolnode.node.reader import Reader  # see the class
+        from spoolnode.node.disk.disk import RealDisk  # see the class
+        from spoolnode.node.spool.reader import Reader  # see the class
 
         return Reader(RealDisk(), Layout(self._root), self._node_id)
 

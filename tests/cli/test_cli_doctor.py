@@ -12,7 +12,7 @@ from support import RunningNode, command
 from spoolnode.doctor.directory import file_system_type, free_space
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.doctor.machine import listen, lock_holder, node
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.layout import Layout
 
 
 def examine(*args: str, cwd: Path, status: int = 0) -> dict[str, tuple[str, str]]:

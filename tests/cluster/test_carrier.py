@@ -19,13 +19,13 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import State
 from spoolnode.cluster.peers import State as PeerState
 from spoolnode.cluster.peers import Target
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.door import Door
-from spoolnode.node.fakes import GuardedDisk
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.fakes import GuardedDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress.door import Door
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.hello import Hello, read

@@ -13,12 +13,12 @@ from spoolnode.cluster.carrier import ATTEMPTS_AT_ONCE
 from spoolnode.cluster.cluster import Cluster
 from spoolnode.cluster.dial import DialError, Kind
 from spoolnode.node.config import Config
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
-from spoolnode.node.recovery import prepare
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.recovery import prepare
+from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.protocol.keys import NodeKey
 
 NODE = "0123456789ab"

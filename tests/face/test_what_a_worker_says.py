@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import spoolnode
-from spoolnode.node import wire
 from spoolnode.node.config import Config
 from spoolnode.node.outcome import Kind
-from spoolnode.node.slots import Slots
-from spoolnode.node.worker import failure
+from spoolnode.node.work import wire
+from spoolnode.node.work.slots import Slots
+from spoolnode.node.work.worker import failure
 from spoolnode.protocol.values import pack
 
 OURS = str(Path(spoolnode.__file__).parent)

@@ -13,10 +13,10 @@ from real_programs import REFUSED, STORED, Uwsgi, exchange, packet
 from support import RunningNode, eventually
 
 from spoolnode import Refused, send_to_spooler
-from spoolnode.node import inspect
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.spool import inspect
+from spoolnode.node.spool.keeper import Keeper
 from spoolnode.protocol.answer import read_answer
 from spoolnode.protocol.spoolfile import SpoolFile, parse
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from spoolnode.node.disk import Disk, RealDisk
-from spoolnode.node.fakes import FakeDisk
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.disk import Disk, RealDisk
+from spoolnode.node.disk.fakes import FakeDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.spool.keeper import Keeper
 
 settings.register_profile("node", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("node")

@@ -16,16 +16,16 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from spoolnode.node.disk import discard
-from spoolnode.node.fakes import FakeDisk, GuardedDisk, PowerCut, SteppedThread, acting_as
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.disk import discard
+from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk, PowerCut, SteppedThread, acting_as
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress.upload import Upload
+from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.outcome import Kind, Outcome
-from spoolnode.node.recovery import spool_files
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
-from spoolnode.node.tasks import Batch, Source
-from spoolnode.node.upload import Upload
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.recovery import spool_files
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.tasks import Batch, Source
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused

@@ -10,16 +10,16 @@ from typing import Any
 
 from life import Inline, new_machine
 
-from spoolnode.node.door import Door
-from spoolnode.node.fakes import FakeDisk, GuardedDisk, SteppedThread
-from spoolnode.node.journal import Journal
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
-from spoolnode.node.numbers import Key
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
-from spoolnode.node.tasks import Batch
-from spoolnode.node.upload import Upload
+from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk, SteppedThread
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress.door import Door
+from spoolnode.node.ingress.upload import Upload
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.numbers import Key
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.tasks import Batch
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from linked import LARGE, LINK, NODE, PEER, Heard, Station, task
 
-from spoolnode.node import door
-from spoolnode.node.door import FLOOR_AHEAD
-from spoolnode.node.fakes import PowerCut
-from spoolnode.node.numbers import RUN_BITS, Taken, Verdict
-from spoolnode.node.waiters import KNOWN
+from spoolnode.node.disk.fakes import PowerCut
+from spoolnode.node.ingress import door
+from spoolnode.node.ingress.door import FLOOR_AHEAD
+from spoolnode.node.ingress.waiters import KNOWN
+from spoolnode.node.spool.numbers import RUN_BITS, Taken, Verdict
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from spoolnode.node.clock import Watch, correct_times, was_set_back
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.journal import Journal
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
-from spoolnode.node.queue import Later
-from spoolnode.node.recovery import FoundFile
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
-from spoolnode.node.taskfile import NotNow, SpoolFileReader
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.clock import Watch, correct_times, was_set_back
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.queue import Later
+from spoolnode.node.spool.recovery import FoundFile
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.work.taskfile import NotNow, SpoolFileReader
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.packet import encode_variables
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolnode.node.dispatch import MAX_WINDOW, Pace, View, plan, room, to_relieve
 from spoolnode.node.outcome import Timer
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.schedule import Schedule, following, matches
-from spoolnode.node.slots import Running, Slots
-from spoolnode.node.wire import MAX_CHUNK
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.work.dispatch import MAX_WINDOW, Pace, View, plan, room, to_relieve
+from spoolnode.node.work.schedule import Schedule, following, matches
+from spoolnode.node.work.slots import Running, Slots
+from spoolnode.node.work.wire import MAX_CHUNK
 
 # -- retry --
 

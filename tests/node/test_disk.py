@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from spoolnode.node.disk import Disk, discard
-from spoolnode.node.fakes import FakeDisk, PowerCut
+from spoolnode.node.disk.disk import Disk, discard
+from spoolnode.node.disk.fakes import FakeDisk, PowerCut
 
 Write = Callable[[str, bytes], None]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from linked import NODE, Station, task
 
-from spoolnode.node import inspect
-from spoolnode.node.layout import outbox_ref
-from spoolnode.node.outbox import Outbox
+from spoolnode.node.disk.layout import outbox_ref
+from spoolnode.node.outbox.outbox import Outbox
+from spoolnode.node.spool import inspect
 
 DAY = 86400.0
 

@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from spoolnode.node.disk import Entry, RealDisk
-from spoolnode.node.fakes import GuardedDisk
-from spoolnode.node.inbox import Inbox
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.spool import Spool
-from spoolnode.node.storage import Storage
+from spoolnode.node.disk.disk import Entry, RealDisk
+from spoolnode.node.disk.fakes import GuardedDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.inbox import Inbox
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.spool import Spool
 
 FILE = b"\x11\0\0\0"
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from spoolnode.node import inspect
-from spoolnode.node.keeper import Keeper
+from spoolnode.node.spool import inspect
+from spoolnode.node.spool.keeper import Keeper
 from spoolnode.protocol import batch, names, spoolfile, values
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import encode_variables

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from spoolnode.node import inspect
-from spoolnode.node.disk import Disk
-from spoolnode.node.fakes import FakeDisk
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, outbox_ref
-from spoolnode.node.reader import Place, Progress
+from spoolnode.node.disk.disk import Disk
+from spoolnode.node.disk.fakes import FakeDisk
+from spoolnode.node.disk.layout import Layout, outbox_ref
+from spoolnode.node.spool import inspect
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.reader import Place, Progress
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.forward import LINK_ROOM, undeliverable, undelivered
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 from support import eventually
 
+from spoolnode.node.control.rates import WINDOW, Rates
 from spoolnode.node.log import Log, rarely
 from spoolnode.node.logwriter import LineWriter
-from spoolnode.node.rates import WINDOW, Rates
 
 
 def said(capfd: pytest.CaptureFixture[str], form: str, action: str, **details: object) -> list[str]:

@@ -5,9 +5,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolnode.node.fakes import FakeDisk
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.fakes import FakeDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.spool.keeper import Keeper
 from spoolnode.protocol import batch, spoolfile
 from spoolnode.protocol.answer import is_stored, refused, stored, stored_copies
 from spoolnode.protocol.errors import Reason, Refused

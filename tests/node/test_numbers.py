@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolnode.node import numbers
-from spoolnode.node.numbers import MOST_GAPS, RUN_BITS, Intervals, Owed, Taken, Verdict
+from spoolnode.node.spool import numbers
+from spoolnode.node.spool.numbers import MOST_GAPS, RUN_BITS, Intervals, Owed, Taken, Verdict
 from spoolnode.protocol.errors import BadPacket
 
 NOW = 1.8e9

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from linked import LARGE, Station, task
 
-from spoolnode.node import outbox as outboxes
-from spoolnode.node.moving import Aside
-from spoolnode.node.outbox import ANYONE, BURIED_TOGETHER, EXPIRED_AT_ONCE, Load
+from spoolnode.node.outbox import outbox as outboxes
+from spoolnode.node.outbox.moving import Aside
+from spoolnode.node.outbox.outbox import ANYONE, BURIED_TOGETHER, EXPIRED_AT_ONCE, Load
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"

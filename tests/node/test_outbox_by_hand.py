@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from life import Fate, Life
 
-from spoolnode.node.layout import outbox_ref
-from spoolnode.node.tasks import Outbound
+from spoolnode.node.disk.layout import outbox_ref
+from spoolnode.node.spool.tasks import Outbound
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.request import PLAIN_TERMS
 

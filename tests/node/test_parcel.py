@@ -3,8 +3,8 @@
 import pytest
 from linked import LARGE, PEER
 
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.parcel import Asked, Parcel, Unsendable, asked, pack_file
+from spoolnode.node.outbox.parcel import Asked, Parcel, Unsendable, asked, pack_file
+from spoolnode.node.spool.keeper import Keeper
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask
 from spoolnode.protocol.forward import LINK_ROOM, RECEIVER_ROOM, dress, undress

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolnode.node import queue
-from spoolnode.node.queue import COMPACT_AFTER, COMPACT_AT_MOST, Later, ReadyQueue
+from spoolnode.node.spool import queue
+from spoolnode.node.spool.queue import COMPACT_AFTER, COMPACT_AT_MOST, Later, ReadyQueue
 from spoolnode.protocol.names import LAST
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from spoolnode.node.disk import Disk, RealDisk
-from spoolnode.node.fakes import FakeDisk, PowerCut
-from spoolnode.node.intake import BATCH_SIZE
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
-from spoolnode.node.recovery import Found, recover
+from spoolnode.node.disk.disk import Disk, RealDisk
+from spoolnode.node.disk.fakes import FakeDisk, PowerCut
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.spool.intake import BATCH_SIZE
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.recovery import Found, recover
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.packet import encode_variables
 

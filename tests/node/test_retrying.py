@@ -2,9 +2,9 @@
 
 import tracemalloc
 
-from spoolnode.node.queue import Later
-from spoolnode.node.retrying import REASONS, Retrying
-from spoolnode.node.tasks import Batch
+from spoolnode.node.spool.queue import Later
+from spoolnode.node.spool.retrying import REASONS, Retrying
+from spoolnode.node.spool.tasks import Batch
 
 
 def test_who_failed_counts_until_it_ends_and_who_asked_does_not() -> None:

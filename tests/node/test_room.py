@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from spoolnode.node.room import DAWDLES_SECONDS, IDLE_SECONDS, Room
+from spoolnode.node.ingress.room import DAWDLES_SECONDS, IDLE_SECONDS, Room
 
 
 @dataclass(eq=False)

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from life import NODE, Fate, Inline, Life
 
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.fakes import FakeDisk, GuardedDisk
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress.upload import Upload
+from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.outcome import Kind, Outcome
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
-from spoolnode.node.tasks import Batch, Source
-from spoolnode.node.upload import Upload
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.tasks import Batch, Source
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.request import PLAIN_TERMS, Terms
 

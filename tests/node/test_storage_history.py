@@ -6,8 +6,8 @@ import errno
 import pytest
 from life import Life, power_back
 
-from spoolnode.node import intake
-from spoolnode.node.fakes import PowerCut
+from spoolnode.node.disk.fakes import PowerCut
+from spoolnode.node.spool import intake
 
 STEPS = 130
 SEEDS = [1, 2, 3]

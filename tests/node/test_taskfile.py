@@ -15,9 +15,9 @@ from unittest import mock
 import pytest
 from support import eventually
 
-from spoolnode.node.layout import Layout
-from spoolnode.node.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader, close_removed
-from spoolnode.node.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.work.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader, close_removed
+from spoolnode.node.work.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT
@@ -230,7 +230,7 @@ def test_what_is_no_regular_file_is_not_opened_for_a_task(reader: SpoolFileReade
 def test_a_machine_that_is_short_of_descriptors_says_nothing_about_the_file(reader: SpoolFileReader, path: Path) -> None:
     code = (
         "import os, resource, sys\n"
-        "from spoolnode.node.taskfile import BatchReader, NotNow, SpoolFileReader\n"
+        "from spoolnode.node.work.taskfile import BatchReader, NotNow, SpoolFileReader\n"
         "reader, batches = SpoolFileReader(sys.argv[1]), BatchReader(sys.argv[1], 'n')\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
         "for read in (lambda: reader.read(sys.argv[2]), lambda: batches.reader(7)(72)):\n"

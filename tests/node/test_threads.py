@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.fakes import RIGHTS, GuardedDisk, WrongThread, acting_as
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
-from spoolnode.node.threads import DiskThread
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.fakes import RIGHTS, GuardedDisk, WrongThread, acting_as
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.disk.threads import DiskThread
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.retry import RetryPolicy
 
 MOVES: dict[str, Callable[[GuardedDisk, str], object]] = {
     "create": lambda disk, path: disk.create(f"{path}.new"),

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from linked import NODE, Station, task
 
-from spoolnode.node import conversation as conversations
-from spoolnode.node import intake
-from spoolnode.node.conversation import Conversation, Services
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.inbox import LOOKED_AT_ONCE, Inbox
-from spoolnode.node.intake import TOLD_AT_ONCE
-from spoolnode.node.journal import Journal
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout
-from spoolnode.node.process import PRINTED_AT_ONCE, WorkerProcess
-from spoolnode.node.recovery import prepare
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.storage import Storage
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress import conversation as conversations
+from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool import intake
+from spoolnode.node.spool.inbox import LOOKED_AT_ONCE, Inbox
+from spoolnode.node.spool.intake import TOLD_AT_ONCE
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.recovery import prepare
+from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.turns import TURN_SECONDS, Turns
+from spoolnode.node.work.process import PRINTED_AT_ONCE, WorkerProcess
 from spoolnode.protocol.answer import AnswerReader, is_stored
 from spoolnode.protocol.packet import EXTENDED, PING, SPOOL_REQUEST, decode_variables, encode_variables, packet
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from spoolnode.node.fakes import FakeDisk, WrongThread, acting_as
-from spoolnode.node.threads import DiskThread
+from spoolnode.node.disk.fakes import FakeDisk, WrongThread, acting_as
+from spoolnode.node.disk.threads import DiskThread
 
 from .loop import Gone, Owner, SimLoop
 

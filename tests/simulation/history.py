@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from spoolnode.node.fakes import FakeDisk
-from spoolnode.node.layout import batch_number, is_priority, is_spool_file, ref_id
+from spoolnode.node.disk.fakes import FakeDisk
+from spoolnode.node.disk.layout import batch_number, is_priority, is_spool_file, ref_id
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.forward import UNDELIVERED

@@ -11,21 +11,21 @@ from typing import Any
 
 from spoolnode.cluster.dial import LIMIT, Dialed, DialError, Kind
 from spoolnode.node.background import spawn
-from spoolnode.node.conversation import Conversation, Services
-from spoolnode.node.disk import discard
-from spoolnode.node.door import Door
-from spoolnode.node.fakes import GuardedDisk
-from spoolnode.node.journal import Journal
-from spoolnode.node.layout import Layout
-from spoolnode.node.listener import Stream
+from spoolnode.node.control.rates import Rates
+from spoolnode.node.disk.disk import discard
+from spoolnode.node.disk.fakes import GuardedDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.ingress.door import Door
+from spoolnode.node.ingress.listener import Stream
+from spoolnode.node.ingress.room import Room
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
+from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.outcome import Kind as Ending
 from spoolnode.node.outcome import Outcome
-from spoolnode.node.rates import Rates
-from spoolnode.node.retry import RetryPolicy
-from spoolnode.node.room import Room
-from spoolnode.node.storage import Storage
-from spoolnode.node.tasks import Batch, Source
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.tasks import Batch, Source
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.hello import PROTOCOL, Hello

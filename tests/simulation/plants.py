@@ -6,13 +6,14 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from spoolnode.node import parcel, recovery, storage
-from spoolnode.node.intake import Intake
-from spoolnode.node.journal import Journal
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.moving import Moving
-from spoolnode.node.numbers import Owed, Taken
-from spoolnode.node.spool import Spool
+from spoolnode.node.outbox import parcel, storage
+from spoolnode.node.outbox.moving import Moving
+from spoolnode.node.spool import recovery
+from spoolnode.node.spool.intake import Intake
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.numbers import Owed, Taken
+from spoolnode.node.spool.spool import Spool
 
 
 def no_fsync() -> Any:

@@ -26,7 +26,7 @@ from spoolnode.cluster.peers import Failure, Peer, PeerTable, State
 from spoolnode.cluster.placement import ANY, Placement
 from spoolnode.cluster.prober import AT_ONCE
 from spoolnode.cluster.prober import LIMIT as ANSWER_LIMIT
-from spoolnode.node.conversation import Conversation
+from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.protocol import hello as hellos
 
 ROUND_TRIP = 0.002

@@ -10,7 +10,10 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from spoolnode.node import background, conversation, door, intake, parcel
+from spoolnode.node import background
+from spoolnode.node.ingress import conversation, door
+from spoolnode.node.outbox import parcel
+from spoolnode.node.spool import intake
 
 from .client import Client
 from .discovery import Segment

@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any
 
 from spoolnode.node import node
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.fakes import GuardedDisk
-from spoolnode.node.listener import Listener
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.fakes import GuardedDisk
+from spoolnode.node.ingress.listener import Listener
 
 TOLD = {
     *("open", "os.listdir", "os.scandir", "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.utime", "os.chmod"),

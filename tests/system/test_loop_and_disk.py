@@ -24,24 +24,24 @@ from spoolnode.protocol.names import NODE
 
 ALLOWED = {
     # While it runs.
-    "node.inbox.Inbox._look": "one lstat of a name that the kernel has just told us of, so it is in memory; asked at the very"
-    " moment when the spool hears of it, because an older answer would bring back a task that has ended since",
-    "node.inbox.Inbox._adopt": "the same for a name that a scan has just read",
-    "node.spool.Spool.accepted_at": "one lstat of the oldest ready file, when it comes to the head of its queue",
-    "node.journal.Journal.is_finished": "after the death of a worker, a look at the few tasks that it had, just written: nothing"
-    " may go to another worker before that is known",
-    "node.listener.Listener.listen_again": "a socket is bound, at the start and when its name was removed; rare, and no file",
-    "node.control.Control.listen_again": "the same for the control socket",
-    "node.process.WorkerProcess._execute": "a worker is started: the call returns when the kernel has loaded the"
+    "node.spool.inbox.Inbox._look": "one lstat of a name that the kernel has just told us of, so it is in memory; asked at the"
+    " very moment when the spool hears of it, because an older answer would bring back a task that has ended since",
+    "node.spool.inbox.Inbox._adopt": "the same for a name that a scan has just read",
+    "node.spool.spool.Spool.accepted_at": "one lstat of the oldest ready file, when it comes to the head of its queue",
+    "node.spool.journal.Journal.is_finished": "after the death of a worker, a look at the few tasks that it had, just written:"
+    " nothing may go to another worker before that is known",
+    "node.ingress.listener.Listener.listen_again": "a socket is bound: at the start, and when its name was removed; no file",
+    "node.control.http.Control.listen_again": "the same for the control socket",
+    "node.work.process.WorkerProcess._execute": "a worker is started: the call returns when the kernel has loaded the"
     " interpreter, which is in memory, because this process runs it too",
     # At the start: the loop has not turned since, or it makes sockets.
     "cluster.cluster.Cluster._read_known": "at the start, before the loop's first turn",
-    "node.control.Control.start": "at the start: the control socket is made",
+    "node.control.http.Control.start": "at the start: the control socket is made",
     "node.reload.watch_source": "at the start: the package for `--reload` is imported",
     # At the end: nothing more is taken in.
-    "node.listener.Listener.close": "at the end: the names of sockets are removed",
-    "node.control.Control.stop": "at the end: the same for the control socket",
-    "node.upload.Upload.abort": "at the end: the threads of uploads are gone, and half a body is removed",
+    "node.ingress.listener.Listener.close": "at the end: the names of sockets are removed",
+    "node.control.http.Control.stop": "at the end: the same for the control socket",
+    "node.ingress.upload.Upload.abort": "at the end: the threads of uploads are gone, and half a body is removed",
     "node.node.Node.run": "at the end: `instance` and the locks go, when all threads are gone",
 }
 """The innermost function named here that led to a call, and why its thread may be the loop's."""

@@ -19,7 +19,7 @@ from talk import PATIENCE, Address, connect, exchange, quiet_port, raw_request, 
 from watch import resident, status, tasks
 
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.listener import Listener
+from spoolnode.node.ingress.listener import Listener
 from spoolnode.protocol.answer import PONG, REFUSED, STORED
 from spoolnode.protocol.packet import MAX_BLOCK, PING, SPOOL_REQUEST, encode_variables, packet
 

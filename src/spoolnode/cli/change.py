@@ -262,7 +262,7 @@ def _wait_for_end(spool: str) -> None:
     import fcntl
     import os
 
-    from spoolnode.node.layout import Layout
+    from spoolnode.node.disk.layout import Layout
 
     with open(Layout(os.path.abspath(spool)).lock, "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # the node holds it as long as it lives

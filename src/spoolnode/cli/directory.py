@@ -13,10 +13,10 @@ from urllib.parse import quote
 from spoolnode.cli import Failure
 from spoolnode.cli.output import watched
 from spoolnode.control_client import NotRunning, ask
-from spoolnode.node import inspect
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.keeper import Keeper
-from spoolnode.node.layout import Layout, outbox_ref, reason_ref, ref_id
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout, outbox_ref, reason_ref, ref_id
+from spoolnode.node.spool import inspect
+from spoolnode.node.spool.keeper import Keeper
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undelivered
@@ -191,10 +191,10 @@ class Stopped:
         """By the node's own hands: which records still count, and when they are due, is not said in one place."""
         import random
 
-        from spoolnode.node.journal import Journal
-        from spoolnode.node.outbox import boot_id
-        from spoolnode.node.retry import RetryPolicy
-        from spoolnode.node.storage import Storage
+        from spoolnode.node.outbox.outbox import boot_id
+        from spoolnode.node.outbox.storage import Storage
+        from spoolnode.node.spool.journal import Journal
+        from spoolnode.node.spool.retry import RetryPolicy
 
         policy = RetryPolicy(max_attempts=0)  # whether one is given up is for the node to say, which knows its settings
         journal = Journal(RealDisk(), self._layout, self._keeper.node_id, sync=True, report=lambda _action, **_details: None)
@@ -227,7 +227,7 @@ class Stopped:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         from spoolnode.node.config import BadConfig
-        from spoolnode.node.hold import lock_spool
+        from spoolnode.node.spool.hold import lock_spool
 
         try:
             with lock_spool(self._layout):

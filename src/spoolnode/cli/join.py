@@ -114,8 +114,8 @@ def _run(config: "Config", report: "Log") -> int:
     from spoolnode.cluster.cluster import joiner
     from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
-    from spoolnode.node.crew import AppBroken
     from spoolnode.node.node import run_node
+    from spoolnode.node.work.crew import AppBroken
 
     try:
         trust = Trust.of(config)

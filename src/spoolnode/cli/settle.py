@@ -83,11 +83,11 @@ def _count(number: int, what: str) -> str:
 
 def look(root: str) -> Left:
     """Counts, without changing anything."""
-    from spoolnode.node import inspect
-    from spoolnode.node.disk import RealDisk
-    from spoolnode.node.layout import Layout
-    from spoolnode.node.reader import Reader
-    from spoolnode.node.recovery import spool_files
+    from spoolnode.node.disk.disk import RealDisk
+    from spoolnode.node.disk.layout import Layout
+    from spoolnode.node.spool import inspect
+    from spoolnode.node.spool.reader import Reader
+    from spoolnode.node.spool.recovery import spool_files
     from spoolnode.protocol import names
 
     reader = Reader(RealDisk(), Layout(root), "-")

@@ -18,7 +18,7 @@ from spoolnode.compat import absent, values
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.locks import WorkersLock
 from spoolnode.compat.signals import Signals
-from spoolnode.node.layout import Layout, waiting_ref
+from spoolnode.node.disk.layout import Layout, waiting_ref
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, SpoolnodeError
 from spoolnode.protocol.packet import MAX_BLOCK, Variables, encode_variables

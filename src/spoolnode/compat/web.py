@@ -8,7 +8,7 @@ from spoolnode.compat import uwsgi_module
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.installing import install
 from spoolnode.errors import Unavailable
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.layout import Layout
 from spoolnode.worker import SpoolView
 
 

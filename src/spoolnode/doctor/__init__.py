@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from spoolnode.doctor import application, directory, machine
 from spoolnode.doctor.finding import Finding
 from spoolnode.node.config import Config
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.layout import Layout
 
 
 def examine(config: Config) -> Iterator[Finding]:

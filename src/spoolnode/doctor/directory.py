@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from statistics import median
 
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
-from spoolnode.node.disk import RealDisk
-from spoolnode.node.layout import Layout, is_priority
-from spoolnode.node.reader import Reader
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout, is_priority
+from spoolnode.node.spool.reader import Reader
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {

@@ -12,7 +12,7 @@ from importlib import metadata
 from spoolnode.control_client import ControlError, NotRunning, ask
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.config import BadConfig, Config, parse_address
-from spoolnode.node.layout import Layout
+from spoolnode.node.disk.layout import Layout
 
 FEW_WATCHES = 8192
 LIBRARIES = ("msgpack", "uvloop", "click", "rich", "aiohttp", "inotify_simple", "structlog", "prometheus_client", "zeroconf")

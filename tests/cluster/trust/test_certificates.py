@@ -14,7 +14,7 @@ from tlsnode import LINK, OpenNode, Talk, run, until
 from spoolnode.cluster.dial import DialError, dial
 from spoolnode.cluster.trust import WARN_SECONDS, Trust, name_in, uri_of
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.trust import Untrusted
+from spoolnode.node.ingress.trust import Untrusted
 
 Issue = Callable[..., Any]
 

@@ -13,7 +13,7 @@ from tlsnode import LINK, ONE, OpenNode, Talk, careless, over, plain, run, until
 from spoolnode.cluster import dial as dialing
 from spoolnode.cluster.dial import DialError, Kind, dial, refusal_of
 from spoolnode.cluster.trust import Trust
-from spoolnode.node import trust as handshaking
+from spoolnode.node.ingress import trust as handshaking
 from spoolnode.protocol.answer import REFUSED, STORED, AnswerReader
 
 TrustOf = Callable[..., Trust]

@@ -13,8 +13,8 @@ from support import PATIENCE
 
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import Config
-from spoolnode.node.conversation import Services
-from spoolnode.node.listener import Listener
+from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.ingress.listener import Listener
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
 T = TypeVar("T")

@@ -1,0 +1,1 @@
+"""What operators see and ask for: the control interface, metrics, rates."""

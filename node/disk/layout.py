@@ -1,0 +1,198 @@
+"""Where everything lies in a spool directory. States are places: see ARCHITECTURE.md, "On disk"."""
+
+import os
+from dataclasses import dataclass
+
+from spoolnode.node.disk.disk import Disk
+from spoolnode.protocol.names import LAST, LONGEST_ID, MAX_NUMBER, SPOOL_PREFIX, file_name, id_of_file, shortened
+
+BATCH_SUFFIX = ".batch"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one spool directory; `root` is absolute."""
+
+    root: str
+
+    @property
+    def incoming(self) -> str:
+        """Batches: tasks just accepted, many to a file."""
+        return self.path("incoming")
+
+    @property
+    def outbox(self) -> str:
+        """A directory for each destination, with the tasks that wait for it."""
+        return self.path("outbox")
+
+    @property
+    def dead(self) -> str:
+        """Tasks given up."""
+        return self.path("dead")
+
+    @property
+    def corrupt(self) -> str:
+        """What could not be read."""
+        return self.path("corrupt")
+
+    @property
+    def tmp(self) -> str:
+        """Being written; swept at start."""
+        return self.path("tmp")
+
+    @property
+    def arriving(self) -> str:
+        """Large tasks from peers, until it is safe that their numbers are taken."""
+        return self.path("arriving")
+
+    @property
+    def taken(self) -> str:
+        """The link numbers taken from other nodes (see `numbers`)."""
+        return self.path("taken")
+
+    @property
+    def instance(self) -> str:
+        """What tells the present run of the node, and those that were killed, from others (see `strays`)."""
+        return self.path("instance")
+
+    @property
+    def links(self) -> str:
+        """What the sending side must remember (see `outbox`)."""
+        return self.path("links")
+
+    @property
+    def known(self) -> str:
+        """Whose name is whose among the other nodes (see `cluster.known`)."""
+        return self.path("known")
+
+    @property
+    def node_id(self) -> str:
+        """The file with this node's id."""
+        return self.path("node.id")
+
+    @property
+    def node_key(self) -> str:
+        """The file with this node's secret (see `keys`)."""
+        return self.path("node.key")
+
+    @property
+    def lock(self) -> str:
+        """Locked (flock) as long as a node runs here."""
+        return self.path("lock")
+
+    @property
+    def control(self) -> str:
+        """The socket of the control interface."""
+        return self.path("control.sock")
+
+    @property
+    def socket(self) -> str:
+        """The node's own uwsgi socket, for this machine's owner and the workers."""
+        return self.path("spool.sock")
+
+    @property
+    def directories(self) -> list[str]:
+        """Every directory that a node needs."""
+        return [self.root, self.incoming, self.outbox, self.arriving, self.dead, self.corrupt, self.tmp]
+
+    def path(self, ref: str) -> str:
+        """The path of something below the spool."""
+        return os.path.join(self.root, ref)
+
+    def batch(self, number: int) -> str:
+        """The path of a batch."""
+        return os.path.join(self.incoming, f"{number}{BATCH_SUFFIX}")
+
+    def directory_of(self, ref: str) -> str:
+        """The directory in which a spool file lies."""
+        return os.path.dirname(self.path(ref))
+
+
+def make_places(disk: Disk, layout: Layout) -> list[str]:
+    """Makes the directories that are missing in a spool directory; which. Raises FileNotFoundError when it is gone itself."""
+    missing = []
+    disk.stat(layout.root)
+    for path in layout.directories[1:]:
+        try:
+            disk.stat(path)
+        except FileNotFoundError:
+            disk.make_directory(path)
+            missing.append(os.path.basename(path))
+    if missing:
+        disk.sync_directory(layout.root)
+    return missing
+
+
+def create(disk: Disk, layout: Layout, path: str) -> int:
+    """A new file in tmp/; its directories are made anew when somebody removed them."""
+    try:
+        return disk.create(path)
+    except FileNotFoundError:
+        make_places(disk, layout)
+        return disk.create(path)
+
+
+def batch_number(name: str) -> int | None:
+    """The number of the batch in the file of that name; None when it is none."""
+    stem = name.removesuffix(BATCH_SUFFIX)
+    return int(stem) if stem != name and stem.isdecimal() else None
+
+
+def is_spool_file(name: str) -> bool:
+    """Whether uWSGI, and we, take a regular file of that name for a task."""
+    return name.startswith(SPOOL_PREFIX)
+
+
+def is_priority(name: str) -> bool:
+    """Whether a directory of that name holds tasks of a priority (uWSGI's convention: digits only)."""
+    return name.isascii() and name.isdecimal()
+
+
+def rank_of(ref: str) -> int:
+    """The rank of a spool file: the number of its topmost directory."""
+    directory, slash, _ = ref.partition("/")
+    return min(int(directory), LAST - 1) if slash else LAST
+
+
+def ref_id(ref: str) -> str:
+    """The id of the task in a spool file."""
+    name = ref.rpartition("/")[2]
+    return id_of_file(_numbered(name)[0] if is_outbound(ref) else name)
+
+
+def waiting_ref(identity: str, rank: int) -> str:
+    """The ref of a task that waits here."""
+    name = file_name(identity)
+    return name if rank == LAST else f"{rank}/{name}"
+
+
+def reason_ref(dead: str) -> str:
+    """Where the reason of a dead task lies for which its own variables leave no room."""
+    return f"dead/reason_of_{ref_id(dead)}"
+
+
+def outbox_ref(to: str, identity: str, number: int) -> str:
+    """The ref of a task that waits for a peer: the number that its link gave it stands behind its id."""
+    return f"outbox/{to}/{file_name(shortened(identity, LONGEST_ID - 21))}@{number}"
+
+
+def is_outbound(ref: str) -> bool:
+    """Whether a file waits for another node."""
+    return ref.startswith("outbox/")
+
+
+def destination_of(ref: str) -> str:
+    """The destination of a ref in outbox/."""
+    return ref.split("/")[1]
+
+
+def number_of(ref: str) -> int:
+    """The link number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
+    return _numbered(ref)[1]
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """A name in outbox/ without the number at its end, and that number; 0 when there is none."""
+    front, at, number = name.rpartition("@")
+    is_number = at and number.isascii() and number.isdecimal() and len(number) <= 20 and int(number) <= MAX_NUMBER
+    return (front, int(number)) if is_number else (name, 0)

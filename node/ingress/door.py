@@ -1,0 +1,201 @@
+"""The one door through which every request becomes a task, or is refused with a reason."""
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from spoolnode.node.ingress.upload import Upload
+from spoolnode.node.ingress.waiters import KNOWN, Arrival, Copies, Leaving
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.intake import INLINE_BODY, PromptWaiter, Waiter
+from spoolnode.node.spool.numbers import FLOOR_AHEAD, RUN_BITS, Key, Verdict
+from spoolnode.node.spool.tasks import Outbound
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.forward import LINK_ROOM
+from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
+from spoolnode.protocol.request import Terms
+
+Route = Callable[[Terms], list[str]]
+"""Where a task should go: names of outboxes, empty is here; more than one for a copy each."""
+
+MOST_LINKS = 4096
+"""Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
+
+UPLOAD_THREADS = 4
+"""Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
+
+
+class Door:
+    """Checks what every request must pass, and hands it to the intake, to a file of its own, or to an outbox."""
+
+    def __init__(self, storage: Storage, route: Route, *, max_body: int, min_free: int) -> None:
+        self._storage = storage
+        self._route = route
+        self._max_body = max_body
+        self._min_free = min_free
+        # As it was named, and without symbolic links: /var/run is one, to /run.
+        self._roots = [os.fsencode(os.path.realpath(storage.journal.layout.root)), os.fsencode(storage.journal.layout.root)]
+        self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
+        self._uploads = itertools.count(1)
+        self.free = 1 << 62
+        """Bytes free, as last looked at."""
+        self.closed = ""
+        """Why nothing is taken in; empty while the door is open."""
+
+    def check(self, terms: Terms) -> None:
+        """Raises `Refused` when a request with these terms is not taken, whatever its variables and body."""
+        if self.closed:
+            raise Refused(Reason.BUSY, self.closed)
+        if terms.body > self._max_body:
+            raise Refused(
+                Reason.TOO_LARGE, f"the body has {terms.body} bytes, this node takes at most {self._max_body} (--max-body)"
+            )
+        if self.free - terms.body < self._min_free:
+            body = f" after a body of {terms.body}" if terms.body else ""
+            raise Refused(
+                Reason.FULL,
+                f"the disk of this node has {self.free} bytes free; it takes tasks as long as {self._min_free} remain"
+                f"{body} (--min-free)",
+            )
+        if terms.spooler and terms.spooler not in self._roots:
+            shown = terms.spooler[:200].decode("utf-8", "backslashreplace")
+            ours = self._roots[0].decode("utf-8", "backslashreplace")
+            raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {ours!r}")
+
+    def admit(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> None:
+        """Takes a task whose body is at hand; `waiter` is told. `link`: who sent it, and to what, when it came over a link.
+
+        Raises:
+            Refused: it is not taken; `waiter` is not told.
+        """
+        self.check(terms)
+        block = _told_apart(block, terms)
+        if link is not None:
+            arrival = self._arrival(block, terms, waiter, link)
+            if arrival is not None:
+                self._storage.spool.intake.add(arrival.block, body, terms, arrival)
+            return
+        places = self._places(block, terms)
+        if places == [""]:
+            self._storage.spool.intake.add(block, body, terms, waiter)
+            return
+        copies = Copies(waiter, len(places))
+        for to in places:
+            self._add_copy(to, block, body, terms, copies)
+
+    def _places(self, block: bytes, terms: Terms) -> list[str]:
+        if not terms.destination:
+            return [""]
+        places = self._route(terms)
+        if places != [""] and terms.pickled:
+            raise Refused(
+                Reason.FORBIDDEN,
+                f"pickled arguments (`args`, `kwargs`) stay on this machine; they cannot go to {terms.destination}",
+            )
+        if places != [""] and len(block) > MAX_BLOCK - LINK_ROOM:
+            raise Refused(
+                Reason.TOO_LARGE,
+                f"the variables take {len(block)} bytes; those of a task for another node may take {MAX_BLOCK - LINK_ROOM}",
+            )
+        return places
+
+    def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies") -> None:
+        if not to:
+            self._storage.spool.intake.add(block, body, terms, copies)
+            return
+        number = self._storage.outbox.number(to)
+        chosen = block if to == terms.destination else block + encode_variables([(names.TO, to.encode())])
+        waiter = Leaving(self._storage, to, number, copies)
+        self._storage.spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
+
+    def hear_floor(self, link: Key, floor: int) -> None:
+        """The sender of a link says that nothing below `floor` is open any more.
+
+        Of a link that has sent nothing yet there is nothing to forget: whoever only says hello costs no memory.
+        """
+        if link in self._storage.journal.taken and floor >> RUN_BITS <= time.time() + FLOOR_AHEAD:
+            self._storage.journal.taken.raise_floor(link, floor)
+
+    def _meet(self, link: Key) -> None:
+        """A link sends its first task. Raises `Refused` when there is no room to remember its numbers."""
+        taken = self._storage.journal.taken
+        if len(taken) >= MOST_LINKS:
+            taken.forget_idle()
+        if len(taken) >= MOST_LINKS:
+            raise Refused(
+                Reason.BUSY,
+                f"this node remembers the numbers of {len(taken)} links already, and takes no tasks from another sender. Who "
+                "runs it can stop it and remove `taken` in its spool: then a task whose answer was lost may run twice",
+            )
+        taken.raise_floor(link, 0)
+
+    def _arrival(self, block: bytes, terms: Terms, waiter: Waiter, link: Key) -> "Arrival | None":
+        """A task that came over a link, to be stored; None when it is stored already, and `waiter` has been told so."""
+        if not terms.number:
+            raise Refused(Reason.MALFORMED, "a task came over a link without its number (`spool_seq`)")
+        if link not in self._storage.journal.taken:
+            self._meet(link)
+        verdict = self._storage.journal.taken.judge(link, terms.number)
+        if verdict is Verdict.TAKEN:
+            waiter.stored(KNOWN)
+            self._storage.spool.repeats += 1
+            return None
+        if verdict is Verdict.PENDING:
+            raise Refused(Reason.BUSY, f"the task of number {terms.number} is being stored right now; ask again")
+        if verdict is Verdict.STALE:
+            raise Refused(
+                Reason.CONFLICT,
+                f"the number {terms.number} is below what its sender said to be over: an old packet, or two nodes with one id",
+            )
+        arrival = Arrival(self._storage, link, terms.number, block, waiter)
+        self._storage.journal.taken.begin(link, terms.number)
+        return arrival
+
+    def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
+        """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
+        self.check(terms)
+        self._storage.spool.intake.add_prompt(block, terms, waiter)
+
+    def wants_upload(self, terms: Terms) -> bool:
+        """Whether it gets a file of its own: it asks for that, or its body is too large to be held in memory."""
+        return terms.body > INLINE_BODY or terms.own_file
+
+    def upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> "Upload | None":
+        """A task that is written to a file of its own as it comes; None when it is stored already, and `waiter` has been told so.
+
+        Raises:
+            Refused: it is not taken.
+        """
+        self.check(terms)
+        block = _told_apart(block, terms)
+        arrival, places = None, [""]
+        if link is None:
+            places = self._places(block, terms)
+        else:
+            arrival = self._arrival(block, terms, waiter, link)
+            if arrival is None:
+                return None
+            block = arrival.block
+        return Upload(self._storage, self._executor, next(self._uploads), block, terms, places, self._min_free, arrival)
+
+    def close(self) -> None:
+        """Returns when no upload is being written."""
+        self._executor.shutdown()
+
+
+_PICKLED = encode_variables([(names.PICKLED, b"1")])
+
+
+def _told_apart(block: bytes, terms: Terms) -> bytes:
+    """The variables, with a mark when they are pickled: only from this machine such a request comes so far."""
+    if not terms.pickled:
+        return block
+    if len(block) + len(_PICKLED) > MAX_BLOCK:
+        raise Refused(
+            Reason.TOO_LARGE,
+            f"the variables take {len(block)} bytes; with pickled arguments they may take {MAX_BLOCK - len(_PICKLED)}",
+        )
+    return block + _PICKLED

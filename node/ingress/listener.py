@@ -1,0 +1,570 @@
+"""The sockets: accepts connections and moves bytes between them and conversations.
+
+Most requests come alone on a connection, whole in the first read. Those never become a transport: accept, read, and
+when the commit is done, write and close (measured with bench's `load plain`, 64 clients: half the CPU of a stream each). All
+else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes a `Stream`. With certificates the same port
+takes TLS: see `trust`.
+"""
+
+import asyncio
+import contextlib
+import errno
+import math
+import os
+import resource
+import socket
+import stat
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from spoolnode.node.background import spawn
+from spoolnode.node.config import BadConfig, Config, parse_address
+from spoolnode.node.disk.disk import is_full
+from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.ingress.room import OWN_PLACES, Room
+from spoolnode.node.ingress.trust import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
+from spoolnode.protocol.answer import REFUSED, STORED
+from spoolnode.protocol.errors import Refused
+from spoolnode.protocol.packet import PLAIN, SPOOL_REQUEST
+from spoolnode.protocol.request import read_terms
+
+BACKLOG = 4096
+ACCEPTS_A_TURN = 64
+"""Connections taken before the loop looks at anything else."""
+FIRST_READ = 8192
+"""Bytes of the first read: most requests are smaller, and a larger buffer costs more than it saves."""
+LINGER_SECONDS = 5.0
+"""How long a refused client's bytes are read and thrown away, so that it gets to read the reason."""
+STRANGERS = 64
+"""Connections open at once from where nothing is taken: each hears why, and they keep nobody else out."""
+STUCK_SECONDS = 300.0
+"""How long a client may leave its answers unread: it is held back at once, but it may have something else to do."""
+SWEEP_SECONDS = 0.5
+
+
+class Alone:
+    """A plain request that came whole: waits for its commit on a bare socket."""
+
+    __slots__ = ("_descriptor", "_listener")
+
+    def __init__(self, descriptor: int, listener: "Listener") -> None:
+        self._descriptor = descriptor
+        self._listener = listener
+
+    def safe(self) -> None:
+        """Its task is safe: says so, in the disk thread."""
+        self._answer(STORED)
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It has been answered."""
+        del task_id, copies
+        self._listener.connections -= 1
+
+    def refused(self, refusal: Refused) -> None:
+        """It was refused after all."""
+        services = self._listener.services
+        services.count_refusal(refusal)
+        services.report_rarely("refused", why=refusal.reason.name.lower(), reason=refusal.text)
+        self._answer(REFUSED)
+        self._listener.connections -= 1
+
+    def _answer(self, answer: bytes) -> None:
+        try:  # noqa: SIM105  # `suppress` costs a microsecond, and this runs for every request
+            os.write(self._descriptor, answer)  # four bytes always fit into the buffer of a fresh socket
+        except OSError:
+            pass  # a client that has gone does not want them
+        os.close(self._descriptor)
+
+
+class Stream(asyncio.Protocol):
+    """A conversation over a stream: any client that is not served by `Alone`."""
+
+    def __init__(
+        self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool,
+        own: bool = False,
+    ) -> None:  # fmt: skip
+        self._listener = listener
+        self._first = first
+        self._stranger = stranger
+        self._own = own
+        self._counted = True
+        self.conversation = conversation_of(self)
+        self.since = time.monotonic()
+        self._closing = False
+        self._stuck_since = math.inf
+        self._transport: Any = None
+        self._is_tls = False
+        self._is_paused = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
+        self._listener.streams.add(self)
+        self._listener.strangers += self._stranger
+        if not self._own:
+            self._listener.room.enter(self)
+        if self._first:
+            self.data_received(self._first)
+            if self._is_paused:  # a loop begins to read after this, whatever was asked meanwhile (uvloop)
+                asyncio.get_running_loop().call_soon(self._pause_again)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return  # lingering: what comes now is thrown away
+        self.conversation.receive(data)
+        self.touch()
+
+    def eof_received(self) -> bool:
+        if self._closing:
+            return False
+        # TLS has no half of a connection: what has not been said yet is lost with the whole.
+        return self.conversation.half_closed() and not self._is_tls
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._listener.streams.discard(self)
+        self._listener.strangers -= self._stranger
+        self._listener.room.leave(self)
+        self._uncount()
+        self.conversation.lost()
+
+    def _uncount(self) -> None:
+        self._listener.connections -= self._counted
+        self._counted = False
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether the client owes us bytes; one that has been refused does not, and is not waited for."""
+        return self._closing or self.conversation.is_incomplete
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether the client can do nothing but wait."""
+        return not self._closing and self.conversation.waits_for_us
+
+    def give_way(self) -> None:
+        """Somebody else gets its place."""
+        self._uncount()
+        self._transport.abort()
+
+    def pause_writing(self) -> None:
+        self._stuck_since = time.monotonic()
+        self.conversation.slow(reader=True)
+
+    def resume_writing(self) -> None:
+        self._stuck_since = math.inf
+        self.conversation.slow(reader=False)
+
+    # -- what a conversation asks of its link --
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes."""
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Everything is said; the connection ends when it is sent."""
+        self._transport.close()
+
+    def linger(self) -> None:
+        """Like `close`, but the other side is still sending: closing now would reset the connection and lose the answer."""
+        if self._closing:
+            return
+        self._closing = True
+        self.since = time.monotonic()
+        with contextlib.suppress(OSError, NotImplementedError):
+            self._transport.write_eof()
+        self._transport.resume_reading()
+
+    def pause(self) -> None:
+        """No more bytes for now."""
+        self._is_paused = True
+        self._transport.pause_reading()
+
+    def _pause_again(self) -> None:
+        if self._is_paused and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Bytes again."""
+        self._is_paused = False
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def touch(self) -> None:
+        """The client has done something; its time starts anew when the conversation says so."""
+        if self.conversation.made_progress():
+            self.since = time.monotonic()
+            self._listener.room.progressed(self)
+
+    def sweep(self, now: float, limit: float) -> None:
+        """Ends a connection that took too long."""
+        if self._closing:
+            if now - self.since > LINGER_SECONDS:
+                self._transport.abort()
+        elif (self.conversation.is_incomplete and now - self.since > limit) or now - self._stuck_since > STUCK_SECONDS:
+            self._transport.abort()  # it does not send what it began, or does not read what it asked for
+
+
+class Listener:
+    """All listening sockets of a node."""
+
+    def __init__(self, config: Config, services: Services, trust: Certified | None = None) -> None:
+        self._config = config
+        self.services = services
+        self._handshakes = Handshakes(trust, services, config.request_timeout, self._gone) if trust is not None else None
+        self._loop = asyncio.get_running_loop()
+        self._allowed: dict[str, bool] = {}
+        self._sockets: list[tuple[socket.socket, str]] = []
+        """Each with its path, when it has one."""
+        self._own = ""
+        """The path of the node's own socket."""
+        self._modes: dict[str, int | None] = {}
+        """The paths at which it is to listen, with their modes."""
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.streams: set[Stream] = set()
+        self.room = Room(config.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        services.max_uploads = min(services.max_uploads, self.room.uploads)
+        self.connections = 0
+        self.strangers = 0
+        """Streams from where nothing is taken."""
+        self.addresses: list[str] = []
+        """Where it listens, with the ports that the system chose for port 0."""
+
+    def open(self, own_socket: str) -> None:
+        """Binds and listens, but for the node's own socket.
+
+        Args:
+            own_socket: the path of the node's own socket, for its owner and its workers.
+
+        Raises:
+            BadConfig: an address cannot be listened on.
+        """
+        mode = int(self._config.chmod_socket, 8) if self._config.chmod_socket else None
+        for address in self._config.listen:
+            for sock in bind(address, mode):
+                self._listen(sock, mode)
+                self.addresses.append(name_of(sock))
+        self._own = own_socket
+        if os.path.lexists(own_socket):
+            os.unlink(own_socket)  # the lock says that no other node is here
+        if self.room.limit < self._config.max_connections:
+            self.services.report("few_descriptors", max_connections=self._config.max_connections, limit=self.room.limit)
+        self._sweep()
+
+    def open_own(self) -> None:
+        """Listens on the node's own socket too.
+
+        Raises:
+            BadConfig: it cannot be listened on, and not because the disk is full.
+        """
+        self._modes[self._own] = 0o600
+        try:
+            self.listen_again(())
+        except BadConfig as error:
+            if not is_full(error.__cause__):
+                raise
+            self.services.report("move_failed", file=self._own, reason=str(error), kept="made as soon as there is room")
+
+    def _listen(self, sock: socket.socket, mode: int | None) -> None:
+        sock.listen(BACKLOG)
+        unix = sock.getsockname() if sock.family == socket.AF_UNIX else ""
+        if unix:
+            self._modes[unix] = mode
+        self._sockets.append((sock, unix))
+        self._loop.add_reader(sock, self._accept, sock)
+
+    @property
+    def paths(self) -> list[str]:
+        """Where its sockets of the file system are, or should be."""
+        return [*self._modes]
+
+    def listen_again(self, gone: Collection[str]) -> list[str]:
+        """Makes the sockets of these paths anew, and those that could not be made yet; which. Raises BadConfig."""
+        made = []
+        for path, mode in self._modes.items():
+            old = [(sock, unix) for sock, unix in self._sockets if unix == path]
+            if old and path not in gone:
+                continue
+            (new,) = bind(path, mode)
+            for sock, unix in old:
+                self._sockets.remove((sock, unix))
+                self._loop.remove_reader(sock)
+                sock.close()
+            self._listen(new, mode)
+            made.append(path)
+        return made
+
+    def close(self) -> None:
+        """Listens no more; connections that wait for an answer still get it."""
+        for sock, unix in self._sockets:
+            self._loop.remove_reader(sock)
+            sock.close()
+            if unix:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(unix)
+        self._sockets.clear()
+        self._modes.clear()  # none of them is made anew
+
+    def close_streams(self) -> None:
+        """Ends what is still connected."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._handshakes is not None:
+            self._handshakes.close()
+        for stream in list(self.streams):
+            stream.close()
+
+    def _accept(self, listening: socket.socket) -> None:
+        # Bare descriptors: a socket object costs two system calls more, and its own making, for each request.
+        local = listening.family == socket.AF_UNIX
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                descriptor, peer = listening._accept()  # type: ignore[attr-defined] # what `accept` wraps into an object
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._accept_failed(listening, error)
+                return
+            self.connections += 1
+            if self._handshakes is not None and not local and not _begins_plainly(listening, descriptor):
+                self._greet(self._handshakes, socket.socket(fileno=descriptor), peer[0])
+                continue
+            data = self._first_read(descriptor)
+            if data is None:
+                os.close(descriptor)
+                self.connections -= 1
+                continue
+            allowed = local or self._is_allowed(peer[0])
+            if not (allowed and self._take_alone(descriptor, data, local)):
+                own = local and listening.getsockname() == self._own
+                self._converse(socket.socket(fileno=descriptor), data, "unix" if local else peer[0], local, allowed, own=own)
+
+    def _has_place(self, *, own: bool = False) -> bool:
+        """Whether the connection that was just counted may stay; somebody who dawdles may have to go for it."""
+        if self.connections <= self.room.limit + (OWN_PLACES if own else 0):
+            return True
+        guest = self.room.must_go(time.monotonic())
+        if guest is None:
+            return False
+        self.services.report_rarely("too_many_connections", limit=self.room.limit, closed="one that dawdled")
+        guest.give_way()
+        return True
+
+    def _first_read(self, descriptor: int) -> bytes | None:
+        """What has come already; None when the client is gone."""
+        os.set_blocking(descriptor, False)
+        try:
+            return os.read(descriptor, FIRST_READ) or None
+        except BlockingIOError:
+            return b""
+        except OSError:
+            return None
+
+    def _take_alone(self, descriptor: int, data: bytes, local: bool) -> bool:
+        """Serves the common case; False, with nothing done, when this is not one."""
+        size = len(data)
+        if size < 5 or data[0] != SPOOL_REQUEST or data[3] != PLAIN or size != 4 + (data[1] | data[2] << 8):
+            return False
+        if size > 4 + self._config.buffer_size:
+            return False
+        try:
+            block = data[4:]
+            terms = read_terms(block, local=local)
+            if terms.body or terms.web or terms.destination or terms.pickled:
+                return False
+            self.services.door.admit_prompt(block, terms, Alone(descriptor, self))
+        except Refused:
+            return False  # a conversation says it, in the words that this client understands
+        return True
+
+    def _greet(self, handshakes: Handshakes, sock: socket.socket, who: str) -> None:
+        """A connection that begins with a ClientHello, or has not begun."""
+        if not (self.connections <= self.room.limit or handshakes.drop_oldest() or self._has_place()):
+            sock.close()
+            self.connections -= 1
+            self.services.report_rarely("too_many_connections", peer=who, limit=self.room.limit)
+            return
+        sock.setblocking(False)
+        _prepare(sock)
+
+        def named(name: str) -> Stream:
+            def conversation_of(stream: Stream) -> Conversation:
+                size = self._config.buffer_size
+                return Conversation(self.services, stream, who, local=False, allowed=True, max_block=size, certified=name)
+
+            return Stream(self, conversation_of, b"", stranger=False)
+
+        handshakes.begin(sock, who, lambda sock: self._converse(sock, b"", who, False, self._is_allowed(who)), named)
+
+    def _say_no_tls(self, sock: socket.socket, who: str) -> None:
+        """A peer that shakes hands with a node without a certificate hears it in its own language: four bytes are no TLS."""
+        with contextlib.suppress(OSError):
+            sock.send(NO_TLS)
+        sock.close()
+        self.connections -= 1
+        self.services.handshake_failures += 1
+        self.services.report_rarely("handshake_failed", peer=who, reason="it speaks TLS, but this node has no --tls-cert")
+
+    def _gone(self) -> None:
+        self.connections -= 1
+
+    def _converse(self, sock: socket.socket, data: bytes, who: str, local: bool, allowed: bool, *, own: bool = False) -> None:
+        limit = self.room.limit
+        if (not allowed and self.strangers >= STRANGERS) or not self._has_place(own=own):
+            with contextlib.suppress(OSError):
+                sock.send(REFUSED)
+            sock.close()
+            self.connections -= 1
+            self.services.report_rarely("too_many_connections", peer=who, limit=limit if allowed else STRANGERS)
+            return
+        if self._handshakes is None and is_client_hello(data):
+            self._say_no_tls(sock, who)
+            return
+        if not local:
+            _prepare(sock)
+
+        def conversation_of(stream: Stream) -> Conversation:
+            return Conversation(self.services, stream, who, local=local, allowed=allowed, max_block=self._config.buffer_size)
+
+        def stream() -> Stream:
+            return Stream(self, conversation_of, data, stranger=not allowed, own=own)
+
+        task = spawn(self._loop.connect_accepted_socket(stream, sock))
+        task.add_done_callback(self._converse_started)
+
+    def _converse_started(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self.connections -= 1
+            self.services.report("connection_failed", reason=str(task.exception()))
+
+    def _accept_failed(self, listening: socket.socket, error: OSError) -> None:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            # Taking a breath: accepting again at once would spin.
+            self.services.report_rarely("accept_failed", reason=error.strerror)
+            if guest := self.room.must_go(time.monotonic()):
+                guest.give_way()
+            self._loop.remove_reader(listening)
+            self._loop.call_later(0.1, self._accept_again, listening)
+
+    def _accept_again(self, listening: socket.socket) -> None:
+        if listening.fileno() >= 0:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def _is_allowed(self, host: str) -> bool:
+        if host not in self._allowed:
+            if len(self._allowed) > 10000:
+                self._allowed.clear()
+            self._allowed[host] = self._config.lets_in(host)
+        return self._allowed[host]
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for stream in list(self.streams):
+            stream.sweep(now, self._config.request_timeout)
+        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+
+
+def _begins_plainly(listening: socket.socket, descriptor: int) -> bool:
+    """Whether bytes have come, and they are no ClientHello. They are not taken: whoever shakes hands needs them."""
+    sock = socket.socket(listening.family, listening.type, listening.proto, descriptor)  # all given: nothing is asked
+    try:
+        return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != CLIENT_HELLO
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # whoever reads it finds out
+    finally:
+        sock.detach()
+
+
+def bind(address: str, mode: int | None) -> list[socket.socket]:
+    """Bound sockets for an address: one, or one for each address that a host's name has.
+
+    Raises:
+        BadConfig: it cannot be listened on.
+    """
+    parsed = parse_address(address)
+    try:
+        if isinstance(parsed, str):
+            return [_bind_unix(parsed, mode)]
+        found = socket.getaddrinfo(*parsed, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return [_bind_tcp(family, place) for family, _, _, _, place in dict.fromkeys(found)]
+    except OSError as error:
+        raise cannot_listen(address, error, "-s") from error
+
+
+def cannot_listen(address: str, error: OSError, option: str) -> BadConfig:
+    """Why an address cannot be listened on, which that option gives."""
+    named = address if option == "-s" else f"{address} ({option})"
+    if error.errno == errno.EADDRINUSE:
+        remedy = f"stop it, or give this node another address with {option}"
+        return BadConfig(f"cannot listen on {named}: another program listens there; {remedy}")
+    # The system's words alone: asyncio puts the address before them.
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+    return BadConfig(f"cannot listen on {named}: {reason}")
+
+
+def _bind_tcp(family: int, place: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Inherited by what is accepted: four bytes are held until the close that follows, and leave with it in one packet.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        # The kernel shows us a connection when its first bytes are there, or after a second.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(place)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str, mode: int | None) -> socket.socket:
+    _remove_stale(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.bind(path)
+        if mode is not None:
+            os.chmod(path, mode)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Removes the socket of a process that is gone; one that is answered stays, and binding then fails."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except BlockingIOError:
+            pass  # somebody listens there, and is busy
+
+
+def name_of(sock: socket.socket) -> str:
+    """The address of a bound socket, as it is written on the command line."""
+    place = sock.getsockname()
+    if isinstance(place, str):
+        return place
+    return f"[{place[0]}]:{place[1]}" if sock.family == socket.AF_INET6 else f"{place[0]}:{place[1]}"
+
+
+def _prepare(sock: socket.socket) -> None:
+    """Answers leave at once; a client whose machine is gone is noticed after two minutes, and its place is free again."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 20)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

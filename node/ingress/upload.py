@@ -1,0 +1,166 @@
+"""A task that gets a file of its own: its body is too large for a batch and written as it comes, or it asks for one."""
+
+import asyncio
+import errno
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from spoolnode.node.disk.disk import Disk, discard
+from spoolnode.node.disk.layout import create, number_of, outbox_ref, waiting_ref
+from spoolnode.node.ingress.waiters import Arrival
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.intake import Waiter
+from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.request import Terms
+
+
+class Upload:
+    """One task on its way into a file of its own."""
+
+    def __init__(
+        self, storage: Storage, executor: ThreadPoolExecutor, serial: int, block: bytes, terms: Terms, places: list[str],
+        min_free: int = 0, arrival: Arrival | None = None,
+    ) -> None:  # fmt: skip
+        self._storage = storage
+        self._executor = executor
+        self._disk: Disk = storage.journal.keeper.disk
+        self._terms = terms
+        self._places = places
+        self._arrival = arrival
+        self._min_free = min_free
+        self._identity = storage.journal.new_id(serial)
+        self._temporary = storage.journal.layout.path(f"tmp/upload.{serial}")
+        self._descriptor = -1
+        self._offset = 0
+        self._pending: bytes = spoolfile.head(block)
+
+    async def write(self, data: bytes) -> None:
+        """Writes the next piece of the body. Raises `Refused` when the disk does not take it; nothing is left then."""
+        piece, self._pending = self._pending + data, b""
+        await self._do(lambda: self._write(piece))
+
+    async def finish(self, waiter: Waiter) -> None:
+        """The body is complete; `waiter` is told when the task is safe. Raises `Refused`."""
+        await self._do(self._seal)
+        try:
+            copies = 1
+            if self._arrival is not None:
+                await self._finish_arrival(self._arrival)
+            else:
+                copies = await self._finish_copies()
+        except OSError as error:
+            self.abort()
+            raise _disk_refusal(error) from error
+        self._storage.journal.counts.accepted += 1
+        waiter.stored(self._identity, copies)
+
+    async def _finish_copies(self) -> int:
+        """How many were placed; OSError when none was."""
+        for index, to in enumerate(self._places):
+            ref = self._target(to)
+            try:
+                await self._place(ref, to, is_last=index + 1 == len(self._places))
+            except OSError:
+                if not index:
+                    raise
+                self.abort()
+                return index  # what is stored will run, so it cannot be called refused
+        return len(self._places)
+
+    async def _place(self, ref: str, to: str, *, is_last: bool) -> None:
+        try:
+            await self._storage.spool.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
+        except OSError:
+            if to:
+                self._storage.outbox.refused(to, number_of(ref))
+            raise
+        if to:
+            self._storage.outbox.accept_file(ref, time.time())
+
+    async def _finish_arrival(self, arrival: Arrival) -> None:
+        """The task is safe in a place that proves its number. It runs from another one, once the number itself is safe."""
+        ref = f"arriving/{names.file_name(self._identity)}"
+        await self._storage.spool.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
+        arrival.taken()
+        self._storage.spool.publish(ref, self._target(""), self._due())
+
+    def abort(self) -> None:
+        """The rest will not come: leaves nothing behind."""
+        if self._arrival is not None:
+            self._arrival.forget()
+        try:
+            self._executor.submit(self._discard)
+        except RuntimeError:
+            self._discard()  # the door is closed for good, and nobody writes any more
+
+    def _target(self, to: str) -> str:
+        # Copies are tasks of their own, each with an id; the first one has the id that is told.
+        identity = self._identity if to == self._places[0] else self._storage.journal.new_id(0)
+        if to:
+            return outbox_ref(to, identity, self._storage.outbox.number(to))
+        return waiting_ref(identity, self._terms.rank)
+
+    def _due(self) -> float:
+        return self._terms.due if self._terms.due > time.time() else 0.0
+
+    async def _do(self, job: Callable[[], None]) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._executor, job)
+        except RuntimeError:
+            self.abort()
+            raise Refused(Reason.BUSY, "this node is stopping") from None
+        except OSError as error:
+            self.abort()
+            raise _disk_refusal(error) from error
+
+    def _write(self, piece: bytes) -> None:
+        # Looked at for each piece: many bodies may be coming at once, and each of them alone would have fitted.
+        if self._min_free and self._disk.free(self._storage.journal.layout.root) < self._min_free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self._descriptor < 0:
+            self._descriptor = create(self._disk, self._storage.journal.layout, self._temporary)
+        self._disk.write(self._descriptor, piece, self._offset)
+        self._offset += len(piece)
+
+    def _seal(self) -> None:
+        if self._pending:
+            self._write(self._pending)
+        if self._due():
+            self._disk.set_mtime(self._temporary, self._due())
+        if self._storage.journal.keeper.sync:
+            self._disk.sync(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        self._disk.close(descriptor)
+
+    def _publish(self, ref: str, is_last: bool) -> None:
+        layout = self._storage.journal.layout
+        if "/" in ref:
+            self._disk.make_directory(layout.directory_of(ref))
+        if is_last:
+            self._disk.rename(self._temporary, layout.path(ref))
+        else:
+            self._storage.journal.keeper.copy_file(self._temporary, ref)
+        if not self._storage.journal.keeper.sync:
+            return
+        try:
+            directory = layout.directory_of(ref)
+            self._disk.sync_directory(directory)
+            while directory != layout.root:
+                directory = os.path.dirname(directory)
+                self._disk.sync_directory(directory)
+        except OSError:
+            discard(self._disk, layout.path(ref))  # it is refused, so it must not run
+            raise
+
+    def _discard(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            self._disk.close(descriptor)
+        discard(self._disk, self._temporary)
+
+
+def _disk_refusal(error: OSError) -> Refused:
+    return Refused(Reason.FULL, f"the disk of this node failed ({error.strerror}); nothing was stored")

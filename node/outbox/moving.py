@@ -1,0 +1,148 @@
+"""Moves tasks within the spool: from here to an outbox, from one outbox to another, back here. For what is chosen again, shared,
+drained and claimed.
+
+One rule: the new place is safe, then the old one is gone for good, and only then may a link or a worker see the task.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
+from spoolnode.node.outbox.outbox import Outbox
+from spoolnode.node.outbox.parcel import Asked, asked
+from spoolnode.node.spool.queue import Entry, Ref
+from spoolnode.node.spool.spool import Spool
+from spoolnode.node.spool.tasks import Batch, Source
+
+Choice = Callable[[Asked], str | None]
+"""Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
+
+Aside = tuple[Source, list[Any], int, dict[Ref, Entry]]
+"""Tasks that were looked at and stay: source, refs, rank, and when those of them are due that are due later."""
+
+
+class Moving:
+    """The moves of one spool."""
+
+    def __init__(self, spool: Spool, outbox: Outbox) -> None:
+        self._spool = spool
+        self._outbox = outbox
+        self._journal = spool.journal
+
+    async def give_away(self, count: int, choose: Choice, aside: list[Aside], *, later: bool = False) -> int | None:
+        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
+
+        Args:
+            later: also those that are due later, when none is ready.
+            aside: what stays is put here, so that the next call looks at others; for `put_back`, in any case.
+
+        Returns:
+            How many went; None when none waits.
+        """
+        taken = self._take(count, later=later)
+        if taken is None:
+            return None
+        source, refs, rank, due = taken
+        moved: dict[Ref, str] = {}
+        try:
+            moved = await self.hand_over(source, refs, rank, choose)
+        finally:
+            aside.append((source, [ref for ref in refs if ref not in moved], rank, due))
+            self._spool.end(source, list(moved))
+        return len(moved)
+
+    def put_back(self, aside: list[Aside]) -> None:
+        """What was put aside waits again: in its order, or until its time."""
+        for source, refs, rank, due in reversed(aside):
+            if due:
+                self._spool.give_back_later([due[ref] for ref in refs])
+            else:
+                self._spool.give_back(source, refs, rank)
+
+    async def re_place(self, to: str, count: int, choose: Choice) -> int:
+        """Gives the tasks for `to` that were never sent other destinations, `count` at a time; how many moved."""
+        stay: list[tuple[Source, list[Any], int]] = []
+        total = 0
+        try:
+            while (taken := self._outbox.take_fresh(to, count)) is not None:
+                source, refs, rank = taken
+                moved: dict[Ref, str] = {}
+                try:
+                    moved = await self.hand_over(source, refs, rank, choose)
+                finally:
+                    stay.append((source, [ref for ref in refs if ref not in moved], rank))
+                    self._outbox.left(to, source, moved)
+                total += len(moved)
+        finally:
+            for source, refs, rank in reversed(stay):
+                self._outbox.keep(to, source, refs, rank)
+            if stay:
+                self._outbox.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
+        return total
+
+    def _take(self, count: int, *, later: bool) -> Aside | None:
+        if (ready := self._spool.take(count)) is not None:
+            source, refs, rank = ready
+            return source, list(refs), rank, {}
+        entries = self._spool.take_later(count) if later else []
+        if not entries:
+            return None
+        _, _, source, _, rank, _ = entries[0]
+        due = {entry[3]: entry for entry in entries}
+        return source, list(due), rank, due
+
+    async def hand_over(self, source: Source, refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
+        """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
+
+        The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
+        """
+        moved: dict[Ref, str] = {}
+        times: dict[str, float] = {}
+        targets: dict[Ref, str] = {}
+        with self._journal.placing():
+            try:
+                number = source.number
+                wishes = await self._journal.packing.run(lambda: asked(self._journal.reader, number, refs))
+                targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
+                if isinstance(source, Batch) and source.arrived:
+                    await self._journal.save_taken()
+                if targets:
+                    moved, times = await self._journal.moves.run(lambda: self._hand_over(number, targets))
+            except OSError as error:
+                self._journal.report("move_failed", move="hand over", reason=str(error))
+            finally:
+                for ref, target in targets.items():
+                    if ref not in moved and is_outbound(target):
+                        self._outbox.refused(destination_of(target), number_of(target))
+                for target in moved.values():
+                    self._welcome(target, times.get(target))
+        return moved
+
+    def _targets(self, source: Source, rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
+        targets: dict[Ref, str] = {}
+        for ref, to in chosen.items():
+            identity = self._journal.id_of(source, ref)
+            if to:
+                targets[ref] = outbox_ref(to, identity, self._outbox.number(to))
+            elif to is not None:
+                targets[ref] = waiting_ref(identity, rank)
+        return targets
+
+    def _hand_over(self, number: int | None, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
+        """In the keeper thread: the new refs of those that moved, and the times of their files as far as these can be read."""
+        moved = self._journal.keeper.hand_over(number, targets)
+        times = {}
+        for ref in moved.values():
+            with contextlib.suppress(OSError):
+                times[ref] = self._journal.reader.disk.stat(self._journal.layout.path(ref)).mtime
+        return moved, times
+
+    def _welcome(self, ref: str, mtime: float | None) -> None:
+        """A file has come to a new place; no `mtime`: it could not be read, and a worker, or a link, looks before it takes it."""
+        now = time.time()
+        if is_outbound(ref):
+            self._outbox.accept_file(ref, now if mtime is None else mtime)
+        else:
+            self._spool.notice(ref, mtime or 0.0, now, sure=True)

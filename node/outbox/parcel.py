@@ -1,0 +1,150 @@
+"""Tasks that wait for another node, as what a link sends: read from the disk, dressed as packets of the extended dialect.
+
+Everything here blocks and runs in the packing thread, so that reading for a link waits for nobody. What it changes is one byte
+of a task that the link has taken: that it may have been sent.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from spoolnode.node.disk.layout import number_of, ref_id
+from spoolnode.node.spool.intake import INLINE_BODY
+from spoolnode.node.spool.reader import Marker, Place, Reader
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol import names, pickles
+from spoolnode.protocol.errors import BadPacket, BadTask, Refused
+from spoolnode.protocol.forward import dress
+from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, packet
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
+
+_MAY_MATTER = (names.OURS, b"args", b"function_name")
+"""A block without any of these asks for nothing, and holds no pickle."""
+SENT = b"\x01"
+"""The attempts of a task that may have reached the other node. Written before it is sent, so a kill -9 does not hide it."""
+
+
+class Parcel(NamedTuple):
+    """One task, ready to be sent."""
+
+    ref: int | str
+    number: int
+    head: bytes
+    """Header and variables, and the body unless it is large."""
+    body_at: int = 0
+    body_end: int = 0
+    """Where a large body lies in the file `ref`; both 0 for others."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(self.head) + self.body_end - self.body_at
+
+
+class Unsendable(NamedTuple):
+    """A task that no link can send."""
+
+    ref: int | str
+    reason: str
+
+
+def pack_records(marker: Marker, number: int, offsets: Sequence[int]) -> list[Parcel | Unsendable]:
+    """The waiting ones among these records of a batch. Raises OSError, FileNotFoundError when the batch is gone."""
+    found: list[Parcel | Unsendable] = []
+    start = min(offsets) - batchfile.RECORD_SIZE
+    descriptor = marker.disk.open(marker.layout.batch(number))
+    try:
+        size = marker.disk.size(descriptor)
+        there = [offset for offset in offsets if offset + HEADER.size <= size]
+        found += [Unsendable(offset, "its batch was cut short") for offset in offsets if offset + HEADER.size > size]
+        if not there:
+            return found
+        front = marker.disk.read(descriptor, batchfile.RECORD_SIZE, max(there) - batchfile.RECORD_SIZE)
+        end = max(there) + batchfile.payload_length(front, len(front))
+        data = marker.disk.read(descriptor, end - start, start)
+        waiting = [offset for offset in there if data[offset - start + STATE_AT] == WAITING]
+        unsent = [offset for offset in waiting if not data[offset - start + ATTEMPTS_AT]]
+        marker.set_bytes(descriptor, data, start, unsent, ATTEMPTS_AT, SENT[0])
+        for offset in waiting:
+            at = offset - start
+            length = batchfile.payload_length(data, at)
+            if offset + length > size:
+                found.append(Unsendable(offset, "its batch was cut short"))
+                continue
+            identity = names.task_id(marker.node_id, number, offset)
+            found.append(_parcel(offset, batchfile.link_number(data, at), identity, data[at : at + length]))
+    finally:
+        marker.disk.close(descriptor)
+    return found
+
+
+def pack_file(marker: Marker, ref: str) -> Parcel | Unsendable | None:
+    """A task in a file of its own; None when it has ended. Raises OSError, FileNotFoundError when it is gone."""
+    number, identity = number_of(ref), ref_id(ref)
+    descriptor = marker.disk.open(marker.layout.path(ref))
+    try:
+        size = marker.disk.size(descriptor)
+        data = marker.disk.read(descriptor, min(size, HEADER.size + MAX_BLOCK), 0)
+        if len(data) < HEADER.size or data[STATE_AT] != WAITING:
+            return None if len(data) >= HEADER.size else Unsendable(ref, "the file is no spool file")
+        body_at = HEADER.size + HEADER.unpack_from(data)[1]
+        if size < body_at:
+            return Unsendable(ref, "the file ends before its variables do")
+        if not data[ATTEMPTS_AT]:
+            marker.set_attempts(None, ref, SENT[0])
+        if size - body_at > INLINE_BODY:
+            return _large(ref, number, identity, data[HEADER.size : body_at], body_at, size)
+        data += marker.disk.read(descriptor, size - len(data), len(data))
+    finally:
+        marker.disk.close(descriptor)
+    return _parcel(ref, number, identity, data)
+
+
+class Asked(NamedTuple):
+    """What a task says of where it may be."""
+
+    destination: str
+    """What its sender asked for; empty: nothing."""
+    hops: int
+    """How often it was handed on."""
+
+
+def asked(reader: Reader, number: int | None, refs: Sequence[int | str]) -> dict[int | str, Asked]:
+    """What these tasks ask for; those that are gone, malformed, or may not leave are not in the answer. Raises OSError."""
+    found: dict[int | str, Asked] = {}
+    for ref in refs:
+        try:
+            place = reader.place(number, ref)
+            block = reader.block_at(place)
+            said = dict(decode_variables(block)) if any(mark in block for mark in _MAY_MATTER) else {}
+            if names.PICKLED in said or _is_pickled(reader, place, said, len(block)):
+                continue  # no other node would take what is pickled
+            destination = said.get(names.NODE, b"").decode("ascii", "replace")
+            found[ref] = Asked(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
+        except (FileNotFoundError, BadPacket, Refused):
+            continue
+    return found
+
+
+def _is_pickled(reader: Reader, place: Place, said: dict[bytes, bytes], size: int) -> bool:
+    """Whether a library would unpickle some of it. The door marks such a task; one that a uWSGI put there has no mark."""
+    if pickles.are_pickled(said, body=False):
+        return True
+    return pickles.are_pickled(said, body=True) and reader.has_body(place, size)
+
+
+def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parcel | Unsendable:
+    body_at = HEADER.size + (payload[1] | payload[2] << 8)
+    body = payload[body_at:]
+    try:
+        block = dress(payload[HEADER.size : body_at], identity, number, len(body))
+    except (BadTask, BadPacket, Refused) as error:
+        return Unsendable(ref, str(error))
+    return Parcel(ref, number, packet(SPOOL_REQUEST, block, EXTENDED) + body)
+
+
+def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: int) -> Parcel | Unsendable:
+    try:
+        dressed = dress(block, identity, number, end - start)
+    except (BadTask, BadPacket, Refused) as error:
+        return Unsendable(ref, str(error))
+    return Parcel(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)

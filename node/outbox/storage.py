@@ -1,0 +1,65 @@
+"""One spool directory, opened: the journal, the spool and the outbox over it, and the moves between the two, put together."""
+
+import os
+import random
+import time
+from typing import Any
+
+from spoolnode.node.outbox.moving import Moving
+from spoolnode.node.outbox.outbox import Outbox
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.queue import Ref
+from spoolnode.node.spool.recovery import recover
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.spool import Spool
+from spoolnode.node.spool.tasks import Source
+
+
+class Storage:
+    """All that is on the disk of one node."""
+
+    def __init__(self, journal: Journal, policy: RetryPolicy, rng: random.Random) -> None:
+        """`rng`: for the jitter of pauses."""
+        self.journal = journal
+        self.outbox = Outbox(journal)
+        self.spool = Spool(self.journal, self.outbox, policy, rng)
+        self.moving = Moving(self.spool, self.outbox)
+
+    def load(self, boot: str = "") -> None:
+        """Reads the directory; before the loop has anything else to do. `boot` tells lives of the machine apart."""
+        now = time.time()
+        found = recover(self.journal.keeper, now, self.journal.report)
+        self.journal.adopt(found)
+        suspicious = self.outbox.start(boot, now)
+        self.spool.adopt(found, now)
+        self.outbox.adopt(found, now, suspicious=suspicious)
+
+    async def close(self) -> None:
+        """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
+        await self.spool.commit_all()
+        await self.journal.commits.run(self.spool.intake.close)
+        await self.journal.sync_marks()
+        await self.outbox.stop()
+        await self.journal.close()
+
+    async def save_missing(self) -> list[str]:
+        """Saves anew what this node must remember and somebody removed; the names of those files. Raises OSError."""
+        layout = self.journal.layout
+        missing = [layout.taken] if await self.journal.save_missing() else []
+        if not await self.journal.moves.run(lambda: os.path.lexists(layout.links)):
+            await self.outbox.save()
+            missing.append(layout.links)
+        return [os.path.basename(path) for path in missing]
+
+    def at(self, ref: str) -> tuple[Source, Ref] | None:
+        """The task in that file of outbox/: its name has a number that its id does not tell, so the disk must be asked first."""
+        return (self.outbox.files, ref) if ref in self.outbox.files.known else None
+
+    async def remove(self, source: Source, ref: Any) -> bool:
+        """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
+        return await (self.outbox if source.link_number(ref) else self.spool).remove(source, ref)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to look after within the next second."""
+        return self.spool.is_busy or self.outbox.has_ended

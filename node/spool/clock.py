@@ -1,0 +1,67 @@
+"""The wall clock may be set while tasks wait.
+
+A file's time says when it is due, as in uWSGI. When the clock is set back, files that wait for nothing, or for the end of a
+pause, have a time in the future; when the file was changed last (its ctime, which nobody can set) lies there too, and tells
+them from files whose time somebody gave them. Only a task that waits for the time that it asked for (`at`) is to wait longer.
+"""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.packet import decode_variables
+
+if TYPE_CHECKING:
+    from spoolnode.node.spool.keeper import Keeper
+    from spoolnode.node.spool.recovery import FoundFile
+
+STEP_SECONDS = 1.0
+"""A change of the wall clock against the monotonic one that is a step."""
+
+
+@dataclass(slots=True)
+class Watch:
+    """Notices that the wall clock was set."""
+
+    monotonic: float
+    wall: float
+
+    def step(self, monotonic: float, wall: float) -> float:
+        """By how many seconds it was set since the last look; negative when it was set back, 0.0 when it was not."""
+        step = (wall - self.wall) - (monotonic - self.monotonic)
+        self.monotonic, self.wall = monotonic, wall
+        return step if abs(step) >= STEP_SECONDS else 0.0
+
+
+def was_set_back(mtime: float, changed: float, now: float) -> bool:
+    """Whether a file's time lies in the future because the clock was set back since it was written."""
+    return mtime > now and changed > now + STEP_SECONDS
+
+
+def correct_times(keeper: "Keeper", files: Iterable["FoundFile"], now: float) -> dict[str, float]:
+    """Gives waiting files the times that they would have if the clock had always been as it is now; the new ones, by ref.
+
+    Blocks. A file that cannot be read or changed stays as it is.
+    """
+    left = [file for file in files if was_set_back(file.mtime, file.changed, now)]
+    # All by the same, so that their order stays: what was written last was written just now.
+    step = max((file.changed for file in left), default=now) - now
+    corrected = {}
+    for file in left:
+        with suppress(OSError, BadPacket):
+            if not _waits_for_its_time(keeper, file):
+                path = keeper.layout.path(file.ref)
+                keeper.disk.set_mtime(path, file.mtime - step)
+                corrected[file.ref] = keeper.disk.stat(path).mtime
+    return corrected
+
+
+def _waits_for_its_time(keeper: "Keeper", file: "FoundFile") -> bool:
+    """Whether the time of a file is the one that its task asked for."""
+    at = dict(decode_variables(keeper.block_of(file.ref))).get(b"at", b"")
+    with suppress(Refused):
+        return abs(names.read_at(at) - file.mtime) < STEP_SECONDS
+    return False

@@ -1,0 +1,273 @@
+"""Files that others put into the spool: noticed at once (inotify), and at the latest by a slow scan.
+
+An event says more than a scan: IN_CLOSE_WRITE and IN_MOVED_TO mean that the file is whole. The scan is the safety net for
+what inotify does not see (network file systems, an overflowing queue).
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import struct
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+
+from inotify_simple import INotify, flags
+
+from spoolnode.node.background import spawn
+from spoolnode.node.disk.layout import is_priority, is_spool_file
+from spoolnode.node.log import rarely
+from spoolnode.node.spool.recovery import FoundFile, shown, spool_files
+from spoolnode.node.spool.spool import Spool
+
+SCAN_SECONDS = 30.0
+"""Seconds between two scans, uWSGI's own frequency."""
+SCAN_REST = 20
+"""At least so many times as long as a scan took is the pause after it."""
+REST_SECONDS = 0.01
+"""The pause after events were read: a lone file is seen at once, and thousands cost a hundred looks a second."""
+READ_SIZE = 64 << 10
+"""Bytes of events that are read at once: about 700 of them."""
+LOOKED_AT_ONCE = 1000
+"""Files that are looked at in one turn of the loop: about five milliseconds."""
+LARGEST_EVENT = 16 + 256
+"""Bytes."""
+# As plain numbers: each file that a worker removes is an event, and the operators of enumerations take longer than the rest.
+_IS_WHOLE = int(flags.CLOSE_WRITE | flags.MOVED_TO)
+_IS_GONE = int(flags.MOVED_FROM | flags.DELETE)
+_IS_DIRECTORY, _OVERFLOW, _IGNORED = int(flags.ISDIR), int(flags.Q_OVERFLOW), int(flags.IGNORED)
+_FILE_EVENTS = int(flags.ATTRIB) | _IS_WHOLE | _IS_GONE
+_EVENTS = _FILE_EVENTS | int(flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK)
+"""What is asked for; nothing about a file that is removed while a worker has it open."""
+_HEAD = struct.Struct("iIII")
+"""Before the name in an event: watch, mask, cookie, size of the name (inotify(7))."""
+
+
+class Inbox:
+    """Watches the spool directory and its numeric directories."""
+
+    def __init__(self, spool: Spool, report: Callable[..., None]) -> None:
+        self._spool = spool
+        self._report = report
+        self._rarely = rarely(report)
+        self._loop = asyncio.get_running_loop()
+        self._inotify: INotify | None = None
+        self._directories: dict[int, str] = {}
+        self._news: dict[str, bool] = {}
+        """Refs that events named, and whether the file is surely whole."""
+        self._looks_again = False
+        """The next turn of the loop goes on with them."""
+        self._unlisted: list[str] = []
+        """New directories that are watched, and whose own directories are not yet."""
+        self._is_listing = False
+        self._scan_timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        spool.journal.placed, spool.landing = self._look, self._catch_up
+
+    def watch(self) -> None:
+        """Begins to watch: before recovery reads what is there, so that nothing comes between."""
+        try:
+            self._inotify = INotify(nonblocking=True)
+            root = self._inotify.add_watch(self._spool.journal.layout.root, _EVENTS)
+        except OSError as error:
+            self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
+            if self._inotify is not None:
+                self._inotify.close()
+            self._inotify = None
+        else:
+            self._directories = {root: ""}
+            self._watch_below("")
+
+    def start(self) -> None:
+        """From now on hears of what came since `watch`, and of what comes."""
+        if self._inotify is None:
+            self._later_scan(0.0)
+        else:
+            self._loop.add_reader(self._inotify.fd, self._readable)
+            self._later_scan(SCAN_SECONDS)
+
+    def stop(self) -> None:
+        """Watches no more."""
+        for timer in (self._scan_timer, self._rest):
+            if timer is not None:
+                timer.cancel()
+        if self._inotify is not None:
+            self._loop.remove_reader(self._inotify.fd)
+            self._inotify.close()
+            self._inotify = None
+        self._news.clear()  # it is on disk, for the next start
+
+    def _watch_below(self, directory: str) -> None:
+        """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them.
+
+        Blocks: at the start.
+        """
+        pending = [directory]
+        while pending:
+            pending = [f"{name}/" for name in self._numeric_in(pending) if self._watch(name)]
+
+    def _note_directory(self, directory: str) -> None:
+        """A numeric directory has come, perhaps with others and with files in it."""
+        if self._watch(directory):
+            self._unlisted.append(f"{directory}/")
+        if not self._is_listing:
+            self._is_listing = True
+            spawn(self._list_new())
+
+    async def _list_new(self) -> None:
+        """Watches what is in new directories, and then has everything scanned, once for all that came together."""
+        try:
+            while self._unlisted:
+                above, self._unlisted = self._unlisted, []
+                below = await self._spool.journal.moves.run(partial(self._numeric_in, above))
+                self._unlisted += [f"{name}/" for name in below if self._watch(name)]
+        finally:
+            self._is_listing = False
+        if self._inotify is not None:
+            self._later_scan(0.0)  # what was put there before we watched
+
+    def _numeric_in(self, directories: list[str]) -> list[str]:
+        """The numeric directories in some directories (their paths end with a slash). Blocks."""
+        found: list[str] = []
+        for directory in directories:
+            # Closed to us, or nested too deep: recovery and the scan say so.
+            with contextlib.suppress(OSError):
+                below = self._spool.journal.reader.disk.directories(self._spool.journal.layout.path(directory))
+                found += [f"{directory}{name}" for name in below if is_priority(name)]
+        return found
+
+    def _watch(self, directory: str) -> bool:
+        """Whether it is watched now."""
+        if self._inotify is None:
+            return False  # stopped meanwhile
+        try:
+            watch = self._inotify.add_watch(self._spool.journal.layout.path(directory), _EVENTS)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                self._rarely("no_inotify", directory=shown(directory), reason=error.strerror, scan_every=SCAN_SECONDS)
+            return False
+        self._directories[watch] = f"{directory}/"
+        return True
+
+    def _readable(self) -> None:
+        """Reads what has happened, and then for a while does not look: each removal by a worker is an event, too."""
+        assert self._inotify is not None  # noqa: S101  # for the type checker
+        self._loop.remove_reader(self._inotify.fd)
+        self._read_on()
+
+    def _read_on(self) -> None:
+        assert self._inotify is not None  # noqa: S101  # for the type checker
+        if size := self._read():
+            is_all = size < READ_SIZE - LARGEST_EVENT
+            self._rest = self._loop.call_later(REST_SECONDS if is_all else 0.0, self._read_on)
+        else:
+            self._loop.add_reader(self._inotify.fd, self._readable)
+        self._look()
+
+    def _catch_up(self) -> None:
+        """Reads all that has happened, while what workers do to their files is still told from what others do."""
+        while self._inotify is not None and self._read():
+            pass
+        if self._news:
+            self._loop.call_soon(self._look)
+
+    def _read(self) -> int:
+        """Reads events; how many bytes of them there were."""
+        assert self._inotify is not None  # noqa: S101  # for the type checker
+        try:
+            data = os.read(self._inotify.fd, READ_SIZE)
+        except BlockingIOError:
+            return 0
+        for watch, mask, name in _events(data):
+            if mask & _OVERFLOW:
+                self._later_scan(0.0)
+            elif mask & _IGNORED:
+                self._directories.pop(watch, None)
+            elif (directory := self._directories.get(watch)) is not None:
+                self._on_event(directory + name, name, mask)
+        return len(data)
+
+    def _on_event(self, ref: str, name: str, mask: int) -> None:
+        if mask & _IS_DIRECTORY:
+            if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
+                self._note_directory(ref)
+            return
+        files = self._spool.files
+        if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
+            return  # a worker's own doing
+        if is_spool_file(name) and mask & _FILE_EVENTS:
+            self._news[ref] = self._news.get(ref, False) or bool(mask & _IS_WHOLE)
+
+    def _look(self) -> None:
+        """Tells the spool what is new, unless it is just giving names itself: those would seem new."""
+        if not self._news or self._spool.journal.is_placing or self._looks_again:
+            return
+        now = time.time()
+        for ref in [*islice(self._news, LOOKED_AT_ONCE)]:
+            sure = self._news.pop(ref)
+            try:
+                # A stat of a name that the kernel has just told us of: it is in memory.
+                found = os.lstat(self._spool.journal.layout.path(ref))
+            except FileNotFoundError:
+                self._spool.forget(ref)
+            else:
+                self._spool.notice(ref, found.st_mtime, now, sure=sure)
+        if self._news:
+            self._looks_again = True
+            self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        """The rest, in another turn of the loop."""
+        self._looks_again = False
+        self._look()
+
+    def _later_scan(self, delay: float) -> None:
+        if self._scan_timer is not None:
+            self._scan_timer.cancel()
+        self._scan_timer = self._loop.call_later(delay, lambda: spawn(self._scan()))
+
+    async def _scan(self) -> None:
+        began = self._loop.time()
+        try:
+            found: list[FoundFile] = await self._spool.journal.moves.run(lambda: list(spool_files(self._spool.journal.reader)))
+        except OSError as error:
+            self._report("scan_failed", reason=str(error))
+        else:
+            await self._adopt(found)
+        # However large the directory is, scanning takes a small part of the time.
+        self._later_scan(max(SCAN_SECONDS, SCAN_REST * (self._loop.time() - began)))
+
+    async def _news_among(self, found: list[FoundFile]) -> list[FoundFile]:
+        """Those of which the spool does not know already that they are here, and when they are due."""
+        now, news = time.time(), []
+        for index, file in enumerate(found):
+            if self._spool.files.known.get(file.ref) != (file.mtime if file.mtime > now else 0.0):
+                news.append(file)
+            if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        return news
+
+    async def _adopt(self, found: list[FoundFile]) -> None:
+        news = await self._news_among(found)
+        now = time.time()
+        for index, file in enumerate(sorted(news, key=lambda file: file.order)):  # a directory lists its files in no order
+            if file.ref not in self._spool.files.known:
+                with contextlib.suppress(FileNotFoundError):
+                    # The listing is older than what ended since; only what is there now counts.
+                    mtime = os.lstat(self._spool.journal.layout.path(file.ref)).st_mtime
+                    self._spool.notice(file.ref, mtime, now, sure=False)
+            else:
+                self._spool.notice(file.ref, file.mtime, now, sure=True)
+            if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+
+
+def _events(data: bytes) -> Iterator[tuple[int, int, str]]:
+    """What was read, as (watch, mask, name). In half the time of the library's own, which counts in thousands."""
+    position = 0
+    while position < len(data):
+        watch, mask, _, size = _HEAD.unpack_from(data, position)
+        position += _HEAD.size + size
+        yield watch, mask, data[position - size : position].rstrip(b"\0").decode("utf-8", "surrogateescape")

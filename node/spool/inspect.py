@@ -1,0 +1,297 @@
+"""Looking at a spool directory: what lies where, one task's contents. Reads only; works with and without a running node."""
+
+import heapq
+import math
+import os
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any, NamedTuple
+
+from spoolnode.node.disk.disk import Entry
+from spoolnode.node.disk.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
+from spoolnode.node.spool.keeper import destination_of_variables
+from spoolnode.node.spool.reader import Place, Reader
+from spoolnode.node.spool.recovery import spool_files
+from spoolnode.protocol import names, spoolfile, values
+from spoolnode.protocol.batch import OUTBOUND, Record, read_records
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.names import LAST
+from spoolnode.protocol.packet import HEADER, decode_variables
+from spoolnode.protocol.spoolfile import WAITING
+
+WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
+SORTED_AT_ONCE = 10_000
+"""Tasks that are put in order without a pause for other threads: about ten milliseconds."""
+UNREAD = -1
+"""In place of the attempts of a file that was listed and not opened: of fifty thousand, people look at a hundred."""
+
+
+class Info(NamedTuple):
+    """One task, as `ls` shows it."""
+
+    id: str
+    state: str
+    priority: int | None
+    due: float | None
+    """Seconds since 1970; None is at once."""
+    attempts: int
+    """How often it was tried; of a task in the outbox: 1 when it may have been sent. `UNREAD` until `soonest` has chosen it."""
+    accepted: float | None
+    """Seconds since 1970; None when it is not known: the file is from elsewhere, and its mtime says when it is due."""
+    changed: float
+    """Seconds since 1970; the mtime of a spool file: when it is due, and when a dead one was given up."""
+    size: int
+    """Bytes: header, variables and body."""
+    where: str
+    """Path below the spool; a record of a batch as path:offset."""
+    destination: str | None = None
+    """What a task in the outbox waits for..."""
+    link_number: int | None = None
+    """...and the number that it has on the link there."""
+
+
+def waiting_tasks(reader: Reader, now: float) -> Iterator[Info]:
+    """Every task that waits for this node's workers (or is being run), in no order."""
+    for file in spool_files(reader):
+        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size)
+    yield from batch_tasks(reader, now)
+
+
+def batch_tasks(reader: Reader, now: float) -> Iterator[Info]:
+    """Those of them that lie in batches."""
+    return (info for info in _all_batches(reader, now) if info.state != OUTBOX)
+
+
+def dead_tasks(reader: Reader, now: float) -> Iterator[Info]:
+    """Every task that was given up."""
+    yield from _tasks_in(reader, "dead", DEAD, now)
+
+
+def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
+    """Every task that waits for a peer."""
+    yield from _outbox_files(reader, now)
+    for info in _all_batches(reader, now):
+        if info.state == OUTBOX:
+            yield info
+
+
+def soonest(reader: Reader, tasks: Iterator[Info], limit: int) -> list[Info]:
+    """The first `limit` in the order in which they run, those that can be read; 0 is all of them."""
+
+    def order(info: Info) -> tuple[bool, int, float]:
+        rank = LAST if info.priority is None else info.priority
+        return info.due is not None, rank, info.due or info.changed
+
+    chosen = heapq.nsmallest(limit, tasks, key=order) if limit else _sorted(tasks, order)
+    return [info for found in chosen if (info := _with_attempts(reader, found)) is not None]
+
+
+def _sorted(tasks: Iterator[Info], order: Callable[[Info], Any]) -> Iterator[Info]:
+    """All of them, in order. A few at a time: one long sort would keep the interpreter, and the event loop, for seconds."""
+    pieces = []
+    while piece := sorted(islice(tasks, SORTED_AT_ONCE), key=order):
+        pieces.append(piece)
+    return heapq.merge(*pieces, key=order)
+
+
+def count_files(reader: Reader, directory: str) -> int:
+    """How many spool files lie in a directory below the spool."""
+    return sum(1 for _ in _entries(reader, directory))
+
+
+def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+    """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller.
+
+    Without `now` it is not told whether it is due.
+    """
+    prefix = f"{reader.node_id}_"
+    number, _, offset = identity[len(prefix) :].partition("_")
+    if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
+        for info in _batch_tasks(reader, int(number), now):
+            if info.id == identity:
+                return info, reader.place(int(number), int(offset))
+    name = names.file_name(identity)
+    for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are here, and need no search
+        place_info = _file_info(reader, ref, state, now)
+        if place_info is not None:
+            return place_info, Place(reader.layout.path(ref))
+    oddly_called = dead_tasks(reader, now) if "%" in identity else iter(())
+    for tasks in (_named(reader, identity, now), _outbox_files(reader, now), oddly_called):
+        for info in tasks:
+            if info.id == identity:
+                return info, Place(reader.layout.path(info.where))
+    return None
+
+
+def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+    """The task that came over a link and that its first node called so; None when it is not here. Looks into every task."""
+    wanted = identity.encode()
+    files = chain(
+        (_file_info(reader, file.ref, WAITING_STATE, now) for file in spool_files(reader)),
+        dead_tasks(reader, now),
+        _outbox_files(reader, now),
+    )
+    for info in chain(_all_batches(reader, now, wanted), filter(None, files)):
+        try:
+            place = place_of(reader, info)
+            block = reader.block_at(place)
+            if wanted in block and dict(decode_variables(block)).get(names.ID) == wanted:
+                return info, place
+        except (OSError, BadPacket):  # it went away, or cannot be read
+            continue
+    return None
+
+
+def place_of(reader: Reader, info: Info) -> Place:
+    """Where a task lies. Raises OSError."""
+    if info.where.startswith("incoming/"):
+        return reader.place(*record_of(info))
+    return Place(reader.layout.path(info.where))
+
+
+def record_of(info: Info) -> tuple[int, int]:
+    """The batch and the offset of a task that lies in a batch."""
+    batch, _, offset = info.where.rpartition(":")
+    return batch_number(batch.rpartition("/")[2]) or 0, int(offset)
+
+
+def contents(reader: Reader, place: Place) -> dict[str, Any]:
+    """What a task carries, fit for JSON: variables, typed values, the size and the beginning of the body.
+
+    Raises:
+        BadPacket: it cannot be read.
+    """
+    file = read_file(reader, place)
+    beside = reader.reason_beside(place.path) if os.path.dirname(place.path) == reader.layout.dead else []
+    task = values.decode_task(file.variables, b"", "")
+    task.pop("spooler_task_name", None)
+    shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(file.body)}
+    if file.body:
+        shown["body_begins"] = file.body[:200].decode("utf-8", "backslashreplace")
+    for key, value in [*file.variables, *beside]:
+        if key.startswith(names.OURS) and key not in (names.VALUES, names.BODY_LENGTH):
+            shown[key.decode("ascii", "replace")] = value.decode("utf-8", "backslashreplace")
+    return shown
+
+
+def _jsonable(value: Any, depth: int = 0) -> Any:
+    if depth > values.MAX_DEPTH:
+        return "..."  # the door takes none that is deeper; a file from elsewhere may be
+    if isinstance(value, dict):
+        return {str(key): _jsonable(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_jsonable(item, depth + 1) for item in value]
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    is_json = value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_json else str(value)
+
+
+def read_file(reader: Reader, place: Place) -> spoolfile.SpoolFile:
+    """The task at a place. Raises `BadPacket` when it cannot be read, FileNotFoundError when it is gone."""
+    descriptor = reader.disk.open(place.path)
+    try:
+        length = place.length if place.length >= 0 else reader.disk.size(descriptor)
+        return spoolfile.parse(reader.disk.read(descriptor, length, place.base))
+    finally:
+        reader.disk.close(descriptor)
+
+
+def _named(reader: Reader, identity: str, now: float) -> Iterator[Info]:
+    for file in spool_files(reader):
+        if ref_id(file.ref) == identity:
+            info = _file_info(reader, file.ref, WAITING_STATE, now)
+            if info is not None:
+                yield info
+
+
+def _entries(reader: Reader, directory: str) -> Iterator[Entry]:
+    """All spool files in a directory below the spool."""
+    entries = reader.disk.entries(reader.layout.path(directory))
+    return (entry for entry in entries if entry.is_file and is_spool_file(entry.name))
+
+
+def _outbox_files(reader: Reader, now: float) -> Iterator[Info]:
+    for entry in reader.disk.entries(reader.layout.outbox):
+        if entry.is_directory:
+            yield from _tasks_in(reader, f"outbox/{entry.name}", OUTBOX, now)
+
+
+def _tasks_in(reader: Reader, directory: str, state: str, now: float) -> Iterator[Info]:
+    for entry in _entries(reader, directory):
+        yield _info_of(reader, f"{directory}/{entry.name}", state, now, entry.mtime, entry.size)
+
+
+def _file_info(reader: Reader, ref: str, state: str, now: float) -> Info | None:
+    try:
+        found = reader.disk.stat(reader.layout.path(ref))
+    except OSError:
+        return None  # it went away
+    return _with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size))
+
+
+def _with_attempts(reader: Reader, info: Info) -> Info | None:
+    """The same, read; None when it went away, or is not ours to read: then it is not ours to run either."""
+    if info.attempts != UNREAD:
+        return info
+    try:
+        return info._replace(attempts=reader.progress(None, info.where).attempts)
+    except OSError:
+        return None
+
+
+def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, size: int) -> Info:
+    """What can be said of a spool file that was listed."""
+    due = mtime if state == WAITING_STATE and now and mtime > now else None
+    directory, slash, _ = ref.partition("/")
+    priority = int(directory) if slash and directory.isdecimal() else None
+    identity = ref_id(ref)
+    accepted = mtime if state == OUTBOX else _accepted(reader, identity)
+    if accepted is None and state != DEAD and not mtime > now > 0:
+        accepted = mtime
+    destination, number = (destination_of(ref), number_of(ref) or None) if state == OUTBOX else (None, None)
+    return Info(
+        identity, LATER if due else state, priority, due, UNREAD, accepted, mtime, size, ref, destination, number
+    )  # fmt: skip
+
+
+def _accepted(reader: Reader, identity: str) -> float | None:
+    """When this node accepted the task of that id: the number of its first batch is that time in microseconds."""
+    node_id, _, rest = identity.partition("_")
+    number, _, offset = rest.partition("_")
+    is_ours = node_id == reader.node_id and number.isdecimal() and offset.isdecimal() and len(number) < 18
+    return int(number) / 1e6 if is_ours else None
+
+
+def _all_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterator[Info]:
+    for entry in reader.disk.entries(reader.layout.incoming):
+        number = batch_number(entry.name)
+        if number is not None:
+            yield from _batch_tasks(reader, number, now, containing)
+
+
+def _batch_tasks(reader: Reader, number: int, now: float, containing: bytes = b"") -> Iterator[Info]:
+    """The tasks of a batch, unless its file has nowhere what it should be `containing`."""
+    try:
+        data = reader.contents(reader.layout.batch(number))
+    except FileNotFoundError:
+        return
+    if containing in data:
+        for record in read_records(data, number):
+            if isinstance(record, Record) and record.state == WAITING:
+                yield _record_info(reader.node_id, number, record, data, now)
+
+
+def _record_info(node_id: str, number: int, record: Record, data: bytes, now: float) -> Info:
+    is_outbound = record.kind == OUTBOUND
+    due = record.due if record.due > now > 0 and not is_outbound else None
+    state = OUTBOX if is_outbound else LATER if due else WAITING_STATE
+    start = record.offset + HEADER.size
+    block = data[start : start + HEADER.unpack_from(data, record.offset)[1]] if is_outbound else b""
+    return Info(
+        names.task_id(node_id, number, record.offset), state, None if record.rank == LAST else record.rank, due, record.attempts,
+        record.accepted, record.accepted, record.length, f"incoming/{number}.batch:{record.offset}",
+        destination_of_variables(decode_variables(block)) if is_outbound else None, record.number if is_outbound else None,
+    )  # fmt: skip

@@ -1,0 +1,370 @@
+"""Group commit: requests -> records in the open batch -> one fsync for all that wait -> their acknowledgements.
+
+Ensures: a waiter hears `stored` only after the fsync that holds its task (with `sync` off: after the write).
+Ensures: a task is handed to `committed` only after that, so nothing runs that might not be there after a power cut.
+Ensures: when a write or an fsync fails, everyone in the group is refused, their records are marked void, and the
+         file takes no more: a failed fsync is final, it is never retried on the same file. Where the disk does not even
+         take the marks, the node itself does not run such a record, but one that starts later may: "at least once".
+Assumes: one event loop calls everything but `_commit`, which runs in the disk thread.
+"""
+
+import asyncio
+import contextlib
+import errno
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from spoolnode.node.disk.disk import Disk, discard
+from spoolnode.node.disk.layout import Layout, create, make_places
+from spoolnode.node.disk.threads import DiskThread
+from spoolnode.node.spool.tasks import Batch, Outbound
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.names import LAST, task_id
+from spoolnode.protocol.request import Terms
+from spoolnode.protocol.spoolfile import STATE_AT, VOID
+
+BATCH_SIZE = 1 << 20
+"""Bytes of a batch file, reserved when it is made: records never meet a full disk, and a mapping of it never moves."""
+BATCH_SECONDS = 1.0
+"""How long a batch takes tasks after its first one."""
+TOLD_AT_ONCE = 512
+"""Tasks of a commit that are told of in one turn of the loop, about three milliseconds: a slow disk gathers thousands."""
+INLINE_BODY = 128 << 10
+"""The largest body kept in a batch, in bytes; larger ones get a file of their own."""
+
+
+class Waiter(Protocol):
+    """Whoever waits for the fate of one task; exactly one of the two is called, on the event loop."""
+
+    def stored(self, task_id: str, copies: int = 1) -> None:
+        """It is safe; `copies`: so many times (`node=all`)."""
+
+    def refused(self, refusal: Refused) -> None: ...
+
+
+class PromptWaiter(Waiter, Protocol):
+    """A waiter that can be told of its luck in the disk thread, right after the fsync: a hop of threads sooner."""
+
+    def safe(self) -> None:
+        """The task is on disk; `stored` follows on the loop. Called in the disk thread; raises nothing."""
+
+
+class Blank(NamedTuple):
+    """A file of zeros that will be a batch."""
+
+    path: str
+    descriptor: int
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """The requests that one fsync will serve, all in one batch."""
+
+    batch: Batch
+    start: int
+    parts: list[bytes] = field(default_factory=list)
+    offsets: "array[int]" = field(default_factory=lambda: array("I"))
+    special: dict[int, tuple[float, int]] = field(default_factory=dict)
+    """Due time and rank of the tasks that have one."""
+    outbound: dict[int, Outbound] = field(default_factory=dict)
+    """Those that are for other nodes."""
+    waiters: list[Waiter] = field(default_factory=list)
+    prompt: list[PromptWaiter] = field(default_factory=list)
+    """Those of them that want to hear it in the disk thread too."""
+    closes: bool = False
+    """It is the last of its batch."""
+
+    def split(self, count: int) -> "Group":
+        """Takes out the first `count` of them, for whoever hears of a commit. What both have in common is not copied."""
+        first = Group(
+            self.batch, self.start, offsets=self.offsets[:count], waiters=self.waiters[:count],
+            special=self.special, outbound=self.outbound,
+        )  # fmt: skip
+        del self.offsets[:count], self.waiters[:count]
+        return first
+
+
+class Intake:
+    """The only way into a batch."""
+
+    def __init__(
+        self, disk: Disk, layout: Layout, thread: DiskThread, node_id: str, number: Callable[[], int],
+        committed: Callable[[Group], None], *, sync: bool,
+    ) -> None:  # fmt: skip
+        self._disk = disk
+        self._layout = layout
+        self._thread = thread
+        self._node_id = node_id
+        self._number = number
+        self._committed = committed
+        self._sync = sync
+        self._open: Group | None = None
+        self._ready: list[Group] = []
+        self._busy = False
+        self._untold: deque[tuple[Group, BaseException | None]] = deque()
+        """What commits have done, and went wrong with, and nobody has heard yet."""
+        self._tells_on = False
+        """The next turn of the loop goes on with it."""
+        self._soon = False
+        self._loop = asyncio.get_running_loop()
+        self._has_spare = False
+        """The disk thread has a blank file for the next batch, or is making one."""
+        self._blank: Blank | None = None
+        """That file; of the disk thread alone."""
+        self.flushed: Callable[[], None] = lambda: None
+        """Called after the waiters of a commit have been told: the time to send what was gathered."""
+
+    def add_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
+        """Takes one task without a body, for a waiter that is in a hurry."""
+        self.add(block, b"", terms, waiter, prompt=waiter)
+
+    def add(
+        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None,
+        outbound: Outbound | None = None,
+    ) -> None:  # fmt: skip
+        """Takes one task, for here or (`outbound`) for another node. `waiter` is told later; nothing is raised."""
+        now = time.time()
+        group = self._open
+        size = batchfile.RECORD_SIZE + 4 + len(block) + len(body) + batchfile.ALIGN
+        if group is None or group.batch.end + size > BATCH_SIZE:
+            group = self._next_batch(now)
+        batch = group.batch
+        kind, number = batchfile.HERE, terms.number
+        if outbound is not None:
+            kind, number = batchfile.OUTBOUND, outbound.number
+        elif number:
+            kind, batch.arrived = batchfile.ARRIVED, True
+        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank, kind, number)
+        offset = batch.end + batchfile.RECORD_SIZE
+        batch.end += len(record)
+        group.parts.append(record)
+        group.offsets.append(offset)
+        group.waiters.append(waiter)
+        if prompt is not None:
+            group.prompt.append(prompt)
+        if terms.due or terms.rank != LAST:
+            group.special[offset] = (terms.due, terms.rank)
+        if outbound is not None:
+            group.outbound[offset] = outbound
+        if not self._busy and not self._soon:
+            # Not at once: what else came in this turn of the loop shares the fsync.
+            self._soon = True
+            self._loop.call_soon(self._start_if_idle)
+
+    def _start_if_idle(self) -> None:
+        self._soon = False
+        if not self._busy:
+            self._start()
+
+    def close_batch(self) -> None:
+        """The open batch takes no more; the next task opens another."""
+        group, self._open = self._open, None
+        if group is not None:
+            group.closes = True
+            self._ready.append(group)
+            if not self._busy:
+                self._start()
+
+    @property
+    def open_since(self) -> float | None:
+        """When the open batch got its first task; None when there is none open."""
+        return self._open.batch.accepted if self._open is not None else None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for a commit."""
+        is_told = not self._untold
+        return is_told and not self._busy and not self._ready and (self._open is None or not self._open.waiters)
+
+    def _next_batch(self, now: float) -> Group:
+        self.close_batch()
+        batch = Batch(self._number(), accepted=now)
+        self._has_spare = False
+        self._open = Group(batch, batch.end)
+        return self._open
+
+    def _start(self) -> None:
+        groups, self._ready = self._ready, []
+        if self._open is not None and self._open.waiters:
+            groups.append(self._open)
+            self._open = Group(self._open.batch, self._open.batch.end)
+        if groups:
+            self._busy = True
+            self._thread.submit(lambda: self._commit(groups), lambda errors, problem: self._done(groups, errors, problem))
+        elif not self._has_spare and self._open is not None:
+            self._busy = self._has_spare = True
+            self._thread.submit(self._make_spare, lambda _, problem: self._spare_made(problem))
+
+    def _done(self, groups: list[Group], errors: Sequence[BaseException | None] | None, problem: BaseException | None) -> None:
+        self._busy = False
+        for group, error in zip(groups, errors or [problem] * len(groups), strict=True):
+            if error is not None:
+                self._give_up(group)
+            self._untold.append((group, error))
+        self._start()  # before the answers are sent: the disk works while we talk
+        if not self._tells_on:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        left = TOLD_AT_ONCE
+        try:
+            while self._untold and left > 0:
+                group, error = self._untold[0]
+                count = min(left, len(group.waiters))
+                part = group.split(count) if count < len(group.waiters) else self._untold.popleft()[0]
+                left -= max(count, 1)
+                if error is None:
+                    self._tell(part)
+                else:
+                    self._refuse(part, error)
+        finally:
+            if self._untold:
+                self._tells_on = True
+                self._loop.call_soon(self._tell_on)
+            self.flushed()
+
+    def _tell_on(self) -> None:
+        self._tells_on = False
+        self._tell_some()
+
+    def _tell(self, group: Group) -> None:
+        group.batch.live += len(group.offsets)
+        self._committed(group)
+        node_id, number = self._node_id, group.batch.number
+        for waiter, offset in zip(group.waiters, group.offsets, strict=True):
+            waiter.stored(task_id(node_id, number, offset))
+
+    def _give_up(self, group: Group) -> None:
+        """A commit failed."""
+        if self._open is not None and self._open.batch is group.batch:
+            # Whoever gathered meanwhile for the same file is refused with the others.
+            group.waiters += self._open.waiters
+            self._open = None
+        group.batch.void.update(group.offsets)
+        group.batch.refused.update(group.offsets)
+        group.closes = True
+
+    def _refuse(self, group: Group, error: BaseException) -> None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = error.strerror if isinstance(error, OSError) else repr(error)
+        refusal = Refused(
+            Reason.FULL if full else Reason.BUSY,
+            f"the disk of this node {'is full' if full else 'failed'} ({reason}); nothing was stored",
+        )
+        if group.closes:
+            self._committed(Group(group.batch, group.start, closes=True))
+        for waiter in group.waiters:
+            waiter.refused(refusal)
+
+    def _spare_made(self, problem: BaseException | None) -> None:
+        self._busy = False
+        del problem  # without a spare the next batch is made when it is needed, and whoever waits then hears the reason
+        if self._ready or (self._open is not None and self._open.waiters):
+            self._start()
+
+    # -- in the disk thread --
+
+    def _commit(self, groups: list[Group]) -> list[Exception | None]:
+        errors: list[Exception | None] = []
+        for group in groups:
+            try:
+                self._write(group)
+            except Exception as error:  # noqa: BLE001  # whatever it is: who waits must hear of it
+                self._disown(group)
+                errors.append(error)
+                continue
+            errors.append(None)
+            for waiter in group.prompt:
+                waiter.safe()
+        return errors
+
+    def _write(self, group: Group) -> None:
+        batch = group.batch
+        data = b"".join(group.parts)
+        if batch.descriptor < 0:
+            if group.start != batchfile.HEADER_SIZE:
+                raise OSError(errno.EIO, "an earlier write to the same batch failed")
+            self._begin(batch, data)
+        elif data:
+            self._disk.write(batch.descriptor, data, group.start)
+            if self._sync:
+                self._disk.sync(batch.descriptor)
+        if data and not self._disk.leads_to(self._layout.batch(batch.number), batch.descriptor):
+            raise OSError(errno.ENOENT, "somebody removed the file under the running node")
+        if group.closes:
+            self._close(batch)
+
+    def _begin(self, batch: Batch, data: bytes) -> None:
+        """The first records of a batch: a blank file gets its header, them and its name."""
+        blank, self._blank = self._blank, None
+        if blank is None or not self._disk.leads_to(blank.path, blank.descriptor):
+            if blank is not None:
+                self._disk.close(blank.descriptor)
+            blank = self._make_blank()
+        path = self._layout.batch(batch.number)
+        batch.descriptor = blank.descriptor  # from here on a failure disowns its records
+        try:
+            self._disk.write(blank.descriptor, batchfile.encode_header(batch.number, batch.salt) + data, 0)
+            if self._sync:
+                self._disk.sync(blank.descriptor)
+            try:
+                self._disk.rename(blank.path, path)
+            except FileNotFoundError:  # somebody removed incoming/
+                make_places(self._disk, self._layout)
+                self._disk.rename(blank.path, path)
+            if self._sync:
+                self._disk.sync_directory(self._layout.incoming)
+        except OSError:
+            discard(self._disk, blank.path)
+            discard(self._disk, path)
+            raise
+
+    def _disown(self, group: Group) -> None:
+        """Marks the records of a failed group void, as well as a failing disk lets us, and gives up the file.
+
+        Not finished: a finished record that came over a link proves that its number is taken.
+        """
+        batch = group.batch
+        if batch.descriptor < 0:
+            return
+        try:
+            for offset in group.offsets:
+                self._disk.write(batch.descriptor, bytes([VOID]), offset + STATE_AT)
+            self._disk.sync(batch.descriptor)
+        except OSError:
+            pass  # the error that brought us here is reported; the records were never acknowledged
+        self._close(batch)
+
+    def _close(self, batch: Batch) -> None:
+        descriptor, batch.descriptor = batch.descriptor, -1
+        # Network file systems report earlier writes here; what we promise was synced before.
+        with contextlib.suppress(OSError):
+            self._disk.close(descriptor)
+
+    def _make_spare(self) -> None:
+        self._blank = self._blank or self._make_blank()
+
+    def _make_blank(self) -> "Blank":
+        path = self._layout.path(f"tmp/{time.monotonic_ns()}.batch")
+        descriptor = create(self._disk, self._layout, path)
+        try:
+            self._disk.allocate(descriptor, BATCH_SIZE)
+            if self._sync:
+                self._disk.sync(descriptor)  # so that the first commit has less to do
+        except OSError:
+            self._disk.close(descriptor)
+            discard(self._disk, path)
+            raise
+        return Blank(path, descriptor)
+
+    def close(self) -> None:
+        """Ends the intake, when it is idle; in the disk thread."""
+        blank, self._blank = self._blank, None
+        if blank is not None:
+            self._disk.close(blank.descriptor)
+            discard(self._disk, blank.path)

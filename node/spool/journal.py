@@ -1,0 +1,320 @@
+"""The journal: the batches of incoming/ with the numbers they prove, and the disk threads that all moves go through.
+
+Under the spool (what waits here) and the outbox (what waits for others): both have tasks in the same batches. A batch whose
+tasks have ended is removed; one with few left is *settled*: they get files of their own. What ended is made safe against a
+power cut within a second. Those who have queues register as a `Tenant` and are asked and told.
+
+Which thread may touch what, and why that is safe, stands in ARCHITECTURE.md, "Threads".
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from spoolnode.node.disk.disk import Disk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.disk.threads import DiskThread
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.numbers import Taken
+from spoolnode.node.spool.queue import Ref
+from spoolnode.node.spool.reader import Marker, Reader
+from spoolnode.node.spool.recovery import Found
+from spoolnode.node.spool.tasks import Batch, Counts, Source
+from spoolnode.protocol.names import task_id
+from spoolnode.protocol.spoolfile import FINISHED
+
+SETTLE_AT_MOST = 64
+"""Unfinished tasks that a closed batch may have left to be settled: the cost of a settlement is bounded by it."""
+SETTLE_AFTER = 1.0
+"""Seconds that a batch stays closed before it is settled: most of its tasks end within that, and need no file."""
+DISK_REST_SECONDS = 60.0
+"""Pause after a move that a full or failing disk did not take."""
+
+
+class Tenant(Protocol):
+    """Who queues tasks of batches."""
+
+    def due(self, batch: Batch) -> dict[int, float]:
+        """When those of its tasks are due that wait for a time."""
+
+    def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:
+        """These records have files of their own now; some are another tenant's. `due`: as it was before they moved."""
+
+    def thawed(self, batch: Batch) -> None:
+        """What could not be taken for a moment can be taken again."""
+
+    def dropped(self, batch: Batch) -> None:
+        """All its tasks have ended."""
+
+    def syncing(self) -> Callable[[bool], None]:
+        """What ended so far is made safe now; the answer is called with whether that succeeded."""
+
+
+class Journal:
+    """What the spool and the outbox of one directory share."""
+
+    def __init__(
+        self, disk: Disk, layout: Layout, node_id: str, *, sync: bool, report: Callable[..., None],
+        trace: Callable[..., None] | None = None, thread: Callable[[str], DiskThread] = DiskThread,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            report: hears what is worth a line in the log.
+            trace: hears of each task that came and ended well; None when nobody wants to know: a line costs more than a task.
+        """
+        self.disk = disk
+        self.layout = layout
+        self.node_id = node_id
+        self.sync = sync
+        self.report = report
+        self.trace = trace
+        self.keeper = Keeper(disk, layout, node_id, sync)
+        """For the thread `moves` alone."""
+        self.marker: Marker = self.keeper
+        """For the thread `packing` too."""
+        self.reader: Reader = self.keeper
+        """For any thread."""
+        self.commits = thread("commit")
+        self.moves = thread("keeper")
+        self.packing = thread("packing")
+        self.tenants: list[Tenant] = []
+        self.batches: dict[int, Batch] = {}
+        self.counts = Counts()
+        self.taken = Taken()
+        self.placed: Callable[[], None] = lambda: None
+        """Called when no move is under way that gives files their names (see `placing`)."""
+        self._placing = 0
+        self._taken_safe = 0
+        """The version of it that is on the medium."""
+        self._taken_written = False
+        """Whether there was ever a file of it."""
+        self._last_number = 0
+        self._dirty: set[int] = set()
+        self._dirty_directories: set[str] = set()
+
+    def adopt(self, found: Found) -> None:
+        """Takes what a start has found: the numbers, and what the process before this one may have left unsynced."""
+        self._last_number = max(self._last_number, found.last_number)
+        self.taken = found.taken
+        self._taken_written = not self._is_gone("taken")
+        self.mark_dirty(*(item.batch for item in found.batches), *found.directories)
+
+    async def close(self) -> None:
+        """Ends the disk threads, after what they have to do."""
+        await self.packing.close()
+        await self.commits.close()
+        await self.moves.close()
+
+    def number(self) -> int:
+        """A number that no batch of this node ever had: microseconds since 1970, always rising."""
+        self._last_number = max(self._last_number + 1, int(time.time() * 1_000_000))
+        return self._last_number
+
+    def new_id(self, serial: int) -> str:
+        """An id for a task that gets a file of its own."""
+        return task_id(self.node_id, self.number(), serial)
+
+    def id_of(self, source: Source, ref: Ref) -> str:
+        """The id of a task."""
+        return source.id_of(ref, self.node_id)
+
+    @contextlib.contextmanager
+    def placing(self) -> Iterator[None]:
+        """While a move is under way that gives files their names: until they are known, such names are no news (see `inbox`)."""
+        self._placing += 1
+        try:
+            yield
+        finally:
+            self._placing -= 1
+            if not self._placing:
+                self.placed()
+
+    @property
+    def is_placing(self) -> bool:
+        """Whether such a move is under way."""
+        return self._placing > 0
+
+    # -- numbers taken from other nodes --
+
+    async def save_taken(self) -> None:
+        """Returns when the numbers taken from other nodes so far are safe. Raises OSError."""
+        version = self.taken.version
+        if version > self._taken_safe:
+            # Not left to a save that is under way: that one may fail, and only its own caller would hear of it.
+            data = self.taken.encode()
+            await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
+            self._note_taken(version)
+
+    async def save_missing(self) -> bool:
+        """Saves the numbers anew when somebody removed their file; whether somebody did. Raises OSError.
+
+        A file that was never there is written, too, but nobody has removed it.
+        """
+        is_first = not self._taken_written
+        if not len(self.taken) or not await self.moves.run(lambda: self._is_gone("taken")):
+            return False
+        self._taken_safe = -1
+        await self.save_taken()
+        return not is_first
+
+    def _note_taken(self, version: int) -> None:
+        self._taken_safe = max(self._taken_safe, version)
+        self._taken_written = True
+
+    # -- what ended --
+
+    def mark_dirty(self, *places: Batch | str) -> None:
+        """Something in these batches, or directories below the spool, is to be safe within a second."""
+        for place in places:
+            if isinstance(place, Batch):
+                self._dirty.add(place.number)
+            else:
+                self._dirty_directories.add(self.layout.path(place))
+
+    def leave(self, batch: Batch, count: int) -> None:
+        """Tasks of a batch have left it."""
+        batch.live -= count
+        self._dirty.add(batch.number)
+        self.drop_if_finished(batch)
+
+    def drop_if_finished(self, batch: Batch) -> None:
+        """Removes a batch in which nothing lives any more."""
+        if not batch.closed or batch.live or batch.frozen:
+            return
+        version = self.taken.version
+        proofs = self.taken.encode() if batch.arrived and version > self._taken_safe else None
+
+        def remove() -> None:
+            if proofs is not None:
+                self.keeper.replace(self.layout.taken, proofs)
+            self.keeper.remove_batch(batch.number)
+
+        def removed(result: None, error: BaseException | None) -> None:
+            self.reported("remove", batch, 0)(result, error)
+            if error is not None:
+                batch.closed_at = time.monotonic() + DISK_REST_SECONDS
+                self.batches[batch.number] = batch  # housekeeping tries again
+            elif proofs is not None:
+                self._note_taken(version)
+
+        # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
+        self.batches.pop(batch.number, None)
+        for tenant in self.tenants:
+            tenant.dropped(batch)
+        self._dirty_directories.add(self.layout.incoming)
+        self.moves.submit(remove, removed)
+
+    def reported(self, move: str, source: Source, ref: Ref) -> Callable[[Any, BaseException | None], None]:
+        """For the end of a move: says so when it failed."""
+
+        def done(result: Any, error: BaseException | None) -> None:
+            del result
+            if error is not None and not isinstance(error, FileNotFoundError):
+                self.report("move_failed", move=move, id=self.id_of(source, ref), reason=str(error))
+
+        return done
+
+    async def sync_marks(self) -> None:
+        """Makes what ended safe against a power cut; called once a second."""
+        numbers, self._dirty = self._dirty, set()
+        directories, self._dirty_directories = self._dirty_directories, set()
+        synced = [tenant.syncing() for tenant in self.tenants]
+        is_safe = True
+        if (numbers or directories) and self.sync:
+            try:
+                await self.moves.run(lambda: self.keeper.sync_marks(numbers, directories))
+            except OSError as error:
+                self.report("sync_failed", reason=str(error))
+                is_safe = False
+        for tell in synced:
+            tell(is_safe)
+
+    # -- batches that settle --
+
+    async def settle(self) -> None:
+        """Gives the last few tasks of old batches files of their own."""
+        now = time.monotonic()
+        for batch in list(self.batches.values()):
+            if batch.closed and not batch.live:
+                if now > batch.closed_at:
+                    self.drop_if_finished(batch)
+                continue
+            waiting = batch.live - len(batch.flying)
+            old = batch.closed and now - batch.closed_at > SETTLE_AFTER
+            if old and not batch.frozen and 0 < waiting <= SETTLE_AT_MOST:
+                await self._settle(batch)
+
+    async def settle_all(self, goes_on: Callable[[], bool]) -> None:
+        """Gives each waiting task of a closed batch a file of its own, as far as `goes_on` says so and the disk has room.
+
+        Those too that workers gave back, or that failed, just before: they wait when the moves that judge them are over.
+        """
+        await self.moves.run(lambda: None)
+        for batch in sorted(self.batches.values(), key=lambda batch: batch.number):
+            while batch.frozen:
+                await self.moves.run(lambda: None)  # another move of its tasks, which may have left some out
+            if goes_on() and batch.closed and batch.live > len(batch.flying):
+                await self._settle(batch)
+
+    async def _settle(self, batch: Batch) -> None:
+        flying, void, refused = set(batch.flying), set(batch.void), set(batch.refused)
+        due = {offset: when for tenant in self.tenants for offset, when in tenant.due(batch).items()}
+        batch.frozen = True
+        try:
+            with self.placing():
+                if batch.arrived:
+                    await self.save_taken()  # a file does not prove what its record did
+                moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, void, due, refused))
+                batch.moved.update(moved)
+                batch.void.update(moved)
+                batch.live -= len(moved)
+                self._dirty.add(batch.number)
+                for tenant in self.tenants:
+                    tenant.settled(batch, moved, due)
+        except OSError as error:
+            # A batch that somebody removed never settles; its tasks end as gone when their turn comes.
+            is_gone = isinstance(error, FileNotFoundError) and error.filename == self.layout.batch(batch.number)
+            batch.closed_at = math.inf if is_gone else time.monotonic() + DISK_REST_SECONDS
+            self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
+        finally:
+            batch.frozen = False
+        self.drop_if_finished(batch)
+        for tenant in self.tenants:
+            tenant.thawed(batch)
+
+    # -- looking --
+
+    @property
+    def in_batches(self) -> int:
+        """Tasks that wait in batches, for this node and for others."""
+        return sum(batch.live - len(batch.flying) for batch in self.batches.values())
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to look after within the next second."""
+        to_sync = self._dirty or self._dirty_directories
+        return bool(to_sync) or any(batch.live - len(batch.flying) <= SETTLE_AT_MOST for batch in self.batches.values())
+
+    def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
+        """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
+
+        Asked only after the death of a worker, when nothing else can tell.
+        """
+        if isinstance(source, Batch):
+            try:
+                found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
+            except OSError:
+                return set()  # a worker looks again before it runs one
+            return {ref for ref, progress in found.items() if progress.state == FINISHED}
+        return {ref for ref in refs if self._is_gone(str(ref))}
+
+    def _is_gone(self, ref: str) -> bool:
+        try:
+            self.keeper.disk.stat(self.layout.path(ref))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass  # a worker looks again before it runs it
+        return False

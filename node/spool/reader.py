@@ -1,0 +1,201 @@
+"""What lies in a spool directory, read, and the marks of tasks that somebody holds. What moves them is in `keeper`.
+
+Three steps, each with the disk that it needs, so that a type says what a thread may do (ARCHITECTURE.md, "Threads"):
+
+    Reader            any thread: changes nothing
+    Marker(Reader)    the keeper and the packing thread: a byte of a task that its caller holds
+    Keeper(Marker)    the keeper thread alone: whatever gives a task another place, or an end
+
+Everything here blocks.
+"""
+
+import errno
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from spoolnode.node.disk.disk import MarkingDisk, ReadingDisk
+from spoolnode.node.disk.layout import Layout, reason_ref
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol import spoolfile
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.packet import HEADER, Variables, decode_variables
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
+
+LARGEST_OWN = 64 << 20
+"""Bytes of a file of our own that is read whole: a batch has 1 MiB, `taken` and `links` some hundreds for each other node."""
+
+
+class Place(NamedTuple):
+    """Where the bytes of a task lie: a whole spool file, or a record of a batch."""
+
+    path: str
+    base: int = 0
+    length: int = -1
+    """-1: to the end of the file."""
+
+
+class Progress(NamedTuple):
+    """The two bytes in a task's header."""
+
+    state: int
+    attempts: int
+
+
+@dataclass
+class Reader:
+    """Reads one spool directory on one disk."""
+
+    disk: ReadingDisk
+    layout: Layout
+    node_id: str
+
+    def place(self, number: int | None, ref: int | str) -> Place:
+        """Where a task lies: a record of batch `number`, or, with None, a spool file."""
+        if number is None:
+            return Place(self.layout.path(str(ref)))
+        path, offset = self.layout.batch(number), int(ref)
+        descriptor = self.disk.open(path)
+        try:
+            front = self.disk.read(descriptor, batchfile.RECORD_SIZE, offset - batchfile.RECORD_SIZE)
+        finally:
+            self.disk.close(descriptor)
+        return Place(path, offset, batchfile.payload_length(front, len(front)))
+
+    def progress(self, number: int | None, ref: int | str) -> Progress:
+        """State and attempts of a task. Raises FileNotFoundError when it is gone."""
+        path, base = self._where(number, ref)
+        descriptor = self.disk.open(path)
+        try:
+            header = self.disk.read(descriptor, HEADER.size, base)
+        finally:
+            self.disk.close(descriptor)
+        return Progress(header[STATE_AT], header[ATTEMPTS_AT]) if len(header) == HEADER.size else Progress(WAITING, 0)
+
+    def progresses(self, number: int, offsets: Iterable[int]) -> dict[int, Progress]:
+        """State and attempts of many tasks of one batch."""
+        descriptor = self.disk.open(self.layout.batch(number))
+        try:
+            headers = {offset: self.disk.read(descriptor, HEADER.size, offset) for offset in offsets}
+        finally:
+            self.disk.close(descriptor)
+        return {offset: Progress(header[STATE_AT], header[ATTEMPTS_AT]) for offset, header in headers.items()}
+
+    def records(self, number: int) -> list[batchfile.Record]:
+        """The whole records of a batch."""
+        data = self.contents(self.layout.batch(number))
+        return [item for item in batchfile.read_records(data, number) if isinstance(item, batchfile.Record)]
+
+    def contents(self, path: str) -> bytes:
+        """All bytes of a file of our own. Raises OSError (EFBIG) when it has more than any of them ever has."""
+        descriptor = self.disk.open(path)
+        try:
+            size = self.disk.size(descriptor)
+            if size > LARGEST_OWN:
+                raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {LARGEST_OWN} when it is sound", path)
+            return self.disk.read(descriptor, size, 0)
+        finally:
+            self.disk.close(descriptor)
+
+    def reason_beside(self, ref: str) -> Variables:
+        """The reason and the attempts of a dead task, when they lie in a file of their own; else nothing."""
+        try:
+            return decode_variables(self.contents(self.layout.path(reason_ref(ref))))
+        except (OSError, BadPacket):
+            return []
+
+    def block_of(self, ref: str) -> bytes:
+        """The variables of a spool file, encoded. Raises `Short` when they are not all there."""
+        return self.block_at(Place(self.layout.path(ref)))
+
+    def block_at(self, place: Place) -> bytes:
+        """The variables of a task, encoded. Raises `Short` when they are not all there."""
+        descriptor = self.disk.open(place.path)
+        try:
+            return self._block(descriptor, place)
+        finally:
+            self.disk.close(descriptor)
+
+    def has_body(self, place: Place, size: int) -> bool:
+        """Whether a body follows the variables, `size` bytes, of a task."""
+        length = place.length
+        if length < 0:
+            descriptor = self.disk.open(place.path)
+            try:
+                length = self.disk.size(descriptor) - place.base
+            finally:
+                self.disk.close(descriptor)
+        return length > HEADER.size + size
+
+    def _variables(self, place: Place) -> Variables:
+        return decode_variables(self.block_at(place))
+
+    def _block(self, descriptor: int, place: Place) -> bytes:
+        header = self.disk.read(descriptor, HEADER.size, place.base)
+        if len(header) < HEADER.size:
+            raise spoolfile.Short(f"the file has {len(header)} bytes; a spool file has at least {HEADER.size}")
+        size = HEADER.unpack(header)[1]
+        block = self.disk.read(descriptor, size, place.base + HEADER.size)
+        if len(block) < size:
+            raise spoolfile.Short(f"the file ends after {len(block)} of {size} bytes of variables")
+        return block
+
+    def _where(self, number: int | None, ref: int | str) -> tuple[str, int]:
+        return (self.layout.path(str(ref)), 0) if number is None else (self.layout.batch(number), int(ref))
+
+
+@dataclass
+class Marker(Reader):
+    """Sets bytes in the headers of tasks that its caller holds: nobody else touches these meanwhile."""
+
+    disk: MarkingDisk
+
+    def mark_own(self, number: int, offsets: Sequence[int], at: int = STATE_AT, value: int = FINISHED) -> None:
+        """Sets a byte of many tasks of a batch that nobody else touches meanwhile, a worker neither: they are with a link."""
+        descriptor = self.disk.open(self.layout.batch(number))
+        try:
+            start = min(offsets) - batchfile.RECORD_SIZE
+            data = self.disk.read(descriptor, max(offsets) + HEADER.size - start, start)
+            self.set_bytes(descriptor, data, start, offsets, at, value)
+        finally:
+            self.disk.close(descriptor)
+
+    def set_bytes(self, descriptor: int, data: bytes, start: int, offsets: Iterable[int], at: int, value: int) -> None:
+        """Sets byte `at` of these tasks of a batch, which are in `data`, read from `start`, with what lies before them.
+
+        One write for all that lie side by side: a call for each would be a quarter of what sending costs.
+        """
+        changed = bytearray(data)
+        first = last = following = -1
+        for offset in sorted(offsets):
+            place = offset - start
+            if place != following and first >= 0:
+                self.disk.write(descriptor, bytes(changed[first : last + 1]), start + first)
+                first = -1
+            last = place + at
+            first = last if first < 0 else first
+            changed[last] = value
+            following = batchfile.payload_after(data, place)
+        if first >= 0:
+            self.disk.write(descriptor, bytes(changed[first : last + 1]), start + first)
+
+    def set_attempts(self, number: int | None, ref: int | str, attempts: int) -> None:
+        """Writes how often a task was tried. The time of a spool file stays: it says since when it waits, or until when."""
+        path, base = self._where(number, ref)
+        mtime = self.disk.stat(path).mtime if number is None else 0.0
+        self._poke([(path, base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
+        if number is None:
+            self.disk.set_mtime(path, mtime)
+
+    def _poke(self, bytes_to_write: list[tuple[str, int, int]]) -> None:
+        path, descriptor = "", -1
+        try:
+            for target, offset, value in bytes_to_write:
+                if target != path:
+                    if descriptor >= 0:
+                        self.disk.close(descriptor)
+                    path, descriptor = target, self.disk.open(target)
+                self.disk.write(descriptor, bytes([value]), offset)
+        finally:
+            if descriptor >= 0:
+                self.disk.close(descriptor)

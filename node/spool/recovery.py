@@ -1,0 +1,527 @@
+"""What a node finds in its directory when it starts: reads it all, repairs nothing silently, forgets nothing.
+
+Runs before the loop. A million tasks in batches take a few seconds; a line of progress is logged for each further second.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from spoolnode.node.config import BadConfig
+from spoolnode.node.disk import layout as places
+from spoolnode.node.disk.disk import Disk, discard
+from spoolnode.node.spool import intake
+from spoolnode.node.spool.clock import correct_times
+from spoolnode.node.spool.keeper import Keeper, destination_of_variables, rank_of_variables
+from spoolnode.node.spool.numbers import Taken
+from spoolnode.node.spool.reader import Reader
+from spoolnode.node.spool.tasks import Batch
+from spoolnode.protocol import batch as batchfile
+from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.forward import undress
+from spoolnode.protocol.names import LAST, REASON, SPOOL_PREFIX, is_destination
+from spoolnode.protocol.packet import HEADER, decode_variables
+from spoolnode.protocol.spoolfile import VOID, WAITING
+
+_KNOWN_VERSIONS = tuple(batchfile.MAGIC + version.to_bytes(2, "little") for version in batchfile.VERSIONS)
+
+
+class FoundOutbound(NamedTuple):
+    """A task in a batch that waits for another node."""
+
+    to: str
+    offset: int
+    rank: int
+    number: int
+    sent: bool
+    """It may have been sent."""
+
+
+@dataclass(slots=True)
+class FoundBatch:
+    """A batch with tasks that wait."""
+
+    batch: Batch
+    ready: dict[int, "array[int]"] = field(default_factory=dict)
+    """By rank, oldest first."""
+    later: list[tuple[float, int, int]] = field(default_factory=list)
+    """Due time, offset, rank."""
+    tried: list[tuple[int, int, int]] = field(default_factory=list)
+    """Offset, rank, attempts of the tasks that were tried before."""
+    outbound: list[FoundOutbound] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FoundFile:
+    """A spool file."""
+
+    ref: str
+    mtime: float
+    rank: int
+
+    @property
+    def order(self) -> tuple[float, int, str]:
+        """Oldest first; of one time, the names tell: 80 is before 1000."""
+        return self.mtime, len(self.ref), self.ref
+
+    size: int
+    changed: float = 0.0
+    """When anything of it was changed last."""
+
+
+class FoundOutboxFile(NamedTuple):
+    """A file in outbox/."""
+
+    ref: str
+    sent: bool
+    mtime: float
+    """When it was accepted."""
+
+
+@dataclass(slots=True)
+class Found:
+    """Everything that waits."""
+
+    batches: list[FoundBatch] = field(default_factory=list)
+    files: list[FoundFile] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+    """Where files of tasks lie, or lay: below the spool."""
+    outbox: list[FoundOutboxFile] = field(default_factory=list)
+    arrived: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Large tasks in arriving/: where they go, when they are due."""
+    taken: Taken = field(default_factory=Taken)
+    """Numbers taken from other nodes: the file of them, and what the tasks themselves prove."""
+    last_number: int = 0
+    """The highest number of a batch, also of one that cannot be read."""
+
+
+@dataclass(slots=True)
+class Proofs:
+    """What the records of batches say of link numbers."""
+
+    taken: Taken
+    seen: set[tuple[str, str, int]] = field(default_factory=set)
+
+
+def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
+    """Reads the spool. `report(action, **details)` hears what is worth a line in the log.
+
+    Raises:
+        BadConfig: a directory of the spool is a symbolic link.
+        OSError: the spool directory itself, or what must not be forgotten, cannot be read.
+    """
+    prepare(keeper, report)
+    try:
+        keeper.disk.entries(keeper.layout.corrupt)
+    except PermissionError as error:  # nothing that runs needs it
+        report("not_scanned", directory="corrupt", reason=error.strerror)
+    for entry in keeper.disk.entries(keeper.layout.tmp):
+        if not entry.is_directory:
+            discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
+    found = Found()
+    found.files += spool_files(keeper, report, found.directories)
+    found.outbox += _outbox_files(keeper, report)
+    found.directories += [f"outbox/{entry.name}" for entry in keeper.disk.entries(keeper.layout.outbox) if entry.is_directory]
+    found.directories += ["incoming", "arriving", "dead"]
+    corrected = correct_times(keeper, found.files, now)
+    for file in found.files:
+        file.mtime = corrected.get(file.ref, file.mtime)
+    found.taken = _read_taken(keeper, now, report)
+    _drop_second_names(keeper, found, report)
+    refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
+    refs += [f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead) if places.is_spool_file(entry.name)]
+    settled = _settled(keeper.node_id, refs)
+    if settled:
+        # Before the records that these files came from can go.
+        _make_safe(keeper, sorted({keeper.layout.directory_of(ref) for ref in refs}), report)
+    _find_arrived(keeper, found, now, report)
+    _read_batches(keeper, found, settled, now, report)
+    # The directories may be new, and batches may have been removed: what now runs and ends relies on both.
+    _make_safe(keeper, [keeper.layout.incoming, keeper.layout.root, os.path.dirname(keeper.layout.root)], report)
+    return found
+
+
+def prepare(keeper: Keeper, report: Callable[..., None]) -> None:
+    """Every directory that a node needs. What else lies in such a place is moved aside, whatever it is."""
+    layout = keeper.layout
+    try:
+        keeper.disk.make_directory(layout.root)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        # The spool directory itself may be reached through a link: its lock is on what that leads to.
+    for path in (layout.corrupt, *layout.directories[1:]):
+        try:
+            make_own_directory(keeper.disk, path)
+        except NotADirectoryError:
+            name = os.path.basename(path)
+            kept = f"{name}.{time.time_ns()}" if path == layout.corrupt else f"corrupt/{name}.{time.time_ns()}"
+            keeper.disk.rename(path, layout.path(kept))
+            report("quarantined", file=name, corrupt=kept, reason="it is no directory")
+            keeper.disk.make_directory(path)
+    for name in ("control.sock", "spool.sock"):
+        with contextlib.suppress(FileNotFoundError):
+            entry = keeper.disk.stat(layout.path(name))
+            if entry.is_directory or entry.is_file:
+                move_aside(keeper, name, "it is no socket", report)
+
+
+def make_own_directory(disk: Disk, path: str) -> None:
+    """Raises BadConfig when a link is there, NotADirectoryError for all else that is none."""
+    try:
+        disk.make_directory(path)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise BadConfig(
+            f"{path} is a symbolic link; it must be a directory (bind-mount one to have it elsewhere), "
+            "because whoever may change the link would decide what this node removes"
+        ) from None
+
+
+def move_aside(keeper: Keeper, ref: str, reason: str, report: Callable[..., None]) -> None:
+    """To corrupt/, if the disk lets it go."""
+    try:
+        report("quarantined", file=ref, corrupt=keeper.quarantine(ref), reason=reason)
+    except OSError as error:
+        report("move_failed", file=ref, reason=f"{reason}; it cannot be moved to corrupt/: {error}")
+
+
+def _read_batches(keeper: Keeper, found: Found, settled: dict[int, set[int]], now: float, report: Callable[..., None]) -> None:
+    proofs = Proofs(found.taken)
+    last_word = time.monotonic()
+    entries = sorted(keeper.disk.entries(keeper.layout.incoming), key=lambda entry: (len(entry.name), entry.name))
+    for index, entry in enumerate(entries):
+        number = places.batch_number(entry.name)
+        if number is None or not entry.is_file:
+            continue
+        found.last_number = max(found.last_number, number)
+        try:
+            batch = _read_batch(keeper, number, settled.get(number, set()), now, report, proofs)
+        except OSError as error:
+            report("move_failed", file=f"incoming/{entry.name}", reason=str(error), kept="until the next start")
+            continue
+        if batch is not None:
+            found.batches.append(batch)
+        if time.monotonic() - last_word > 1:
+            last_word = time.monotonic()
+            report("recovering", batches=index + 1, of=len(entries))
+    found.batches.sort(key=lambda item: item.batch.accepted)
+
+
+def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., None]) -> None:
+    if not keeper.sync:
+        return
+    for path in directories:
+        try:
+            keeper.disk.sync_directory(path)
+        except OSError as error:  # the one above the spool may be closed to us
+            report("sync_failed", directory=path, reason=str(error))
+
+
+def spool_files(
+    reader: Reader, report: Callable[..., None] | None = None, directories: list[str] | None = None
+) -> Iterator[FoundFile]:
+    """Every spool file at the top and in the numeric directories (which may nest, as in uWSGI).
+
+    A numeric directory that cannot be read is passed over, and reported. Those that were read are added to `directories`.
+    """
+    pending = [("", LAST)]
+    while pending:
+        directory, rank = pending.pop()
+        try:
+            entries = reader.disk.entries(reader.layout.path(directory))
+        except OSError as error:  # closed to us, failing, or nested too deep for a path
+            if not directory:
+                raise
+            if report is not None:
+                report("not_scanned", directory=shown(directory), reason=error.strerror)
+            continue
+        if directories is not None:
+            directories.append(directory.rstrip("/"))
+        for entry in entries:
+            ref = f"{directory}{entry.name}"
+            if entry.is_file and places.is_spool_file(entry.name):
+                yield FoundFile(ref, entry.mtime, rank, entry.size, entry.changed)
+            elif entry.is_directory and places.is_priority(entry.name):
+                pending.append((f"{ref}/", places.rank_of(f"{ref}/")))
+
+
+def shown(name: str) -> str:
+    """A name that somebody made up, fit for a line of a log."""
+    return ascii(name)[1:-1][:200]
+
+
+def _outbox_files(reader: Reader, report: Callable[..., None]) -> Iterator[FoundOutboxFile]:
+    for directory in reader.disk.entries(reader.layout.outbox):
+        name = f"outbox/{directory.name}"
+        if not directory.is_directory or not is_destination(directory.name):
+            report("not_scanned", directory=shown(name), reason="it is no directory that is called like a destination")
+            continue
+        try:
+            entries = reader.disk.entries(reader.layout.path(name))
+        except OSError as error:
+            report("not_scanned", directory=name, reason=error.strerror)
+            continue
+        for entry in entries:
+            if entry.is_file and places.is_spool_file(entry.name):
+                ref = f"{name}/{entry.name}"
+                try:
+                    yield FoundOutboxFile(ref, reader.progress(None, ref).attempts > 0, entry.mtime)
+                except OSError as error:
+                    report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
+
+
+def _drop_second_names(keeper: Keeper, found: Found, report: Callable[..., None]) -> None:
+    """A power cut in the middle of a move between two directories may leave a file in both; one of them is the task.
+
+    One that is dead and waits, too, is dead: it was given up, and the removal of the other file was not yet safe (or somebody
+    asked for it again, and may ask once more). But what somebody copied out of dead/ by hand is to run.
+    """
+    dead = {places.ref_id(f"dead/{entry.name}"): f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead)}
+    seen: set[str] = set()
+    found.files = [file for file in found.files if not _is_second(keeper, file.ref, dead, seen, report)]
+    seen = {places.ref_id(file.ref) for file in found.files}
+    found.outbox = [file for file in found.outbox if not _is_second(keeper, file.ref, dead, seen, report)]
+
+
+def _is_second(keeper: Keeper, ref: str, dead: dict[str, str], seen: set[str], report: Callable[..., None]) -> bool:
+    """Whether a file is the second one of a task; it is removed then."""
+    identity = places.ref_id(ref)
+    is_dead = identity in dead and _has_reason(keeper, dead[identity]) and not _has_reason(keeper, ref)
+    if not is_dead and identity not in seen:
+        if places.is_outbound(ref):
+            seen.add(identity)
+        return False
+    try:
+        keeper.disk.unlink(keeper.layout.path(ref))
+        if keeper.sync:
+            keeper.disk.sync_directory(keeper.layout.directory_of(ref))
+    except OSError as error:
+        report("move_failed", move="drop a second name", file=shown(ref), reason=str(error))
+    return True
+
+
+def _has_reason(keeper: Keeper, ref: str) -> bool:
+    """Whether a file says why it is dead: one that was copied from there by hand does so too."""
+    try:
+        return REASON in dict(decode_variables(keeper.block_of(ref))) or (
+            ref.startswith("dead/") and bool(keeper.reason_beside(ref))
+        )
+    except (OSError, BadPacket):
+        return False
+
+
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV, errno.EFBIG)
+"""What opening or reading something says that is no regular file, or much larger than any of ours."""
+
+
+def read_small(keeper: Keeper, path: str, report: Callable[..., None]) -> bytes | None:
+    """What one of our own small files holds; None when there is none. What is none of ours is moved aside.
+
+    Raises OSError when it cannot be read now: what it holds must not be forgotten.
+    """
+    try:
+        return keeper.contents(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        move_aside(keeper, os.path.basename(path), f"it is no file of ours: {error.strerror}", report)
+        return None
+
+
+def _read_taken(keeper: Keeper, now: float, report: Callable[..., None]) -> Taken:
+    """The numbers taken. Without them a task whose answer was under way may be taken twice; so the loss is told."""
+    data = read_small(keeper, keeper.layout.taken, report)
+    if data is None:
+        return Taken()
+    try:
+        return Taken.decode(data, now)
+    except BadPacket as error:
+        move_aside(keeper, "taken", f"{error}; a task that was on its way here may be taken twice", report)
+        return Taken()
+
+
+def _find_arrived(keeper: Keeper, found: Found, now: float, report: Callable[..., None]) -> None:
+    """Large tasks from peers: their numbers are taken, and made safe before they lose the place that proves it."""
+    known = {places.ref_id(file.ref) for file in found.files}
+    for entry in keeper.disk.entries(keeper.layout.arriving):
+        ref = f"arriving/{entry.name}"
+        if not entry.is_file or not places.is_spool_file(entry.name):
+            report("not_scanned", file=shown(ref), reason="it is no spool file")
+            continue
+        try:
+            block = keeper.block_of(ref)
+            came = _came(block)
+            rank = rank_of_variables(decode_variables(block))
+        except BadPacket as error:
+            move_aside(keeper, ref, str(error), report)
+            continue
+        except OSError as error:
+            report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
+            continue
+        if came is not None:
+            found.taken.take(came[:2], came[2])
+        if places.ref_id(ref) in known:
+            _drop_arrived(keeper, ref, found.taken, report)  # it was there under both names
+        else:
+            final = places.waiting_ref(places.ref_id(ref), rank)
+            found.arrived[ref] = final, entry.mtime if entry.mtime > now else 0.0
+
+
+def _drop_arrived(keeper: Keeper, ref: str, taken: Taken, report: Callable[..., None]) -> None:
+    try:
+        keeper.replace(keeper.layout.taken, taken.encode())
+        keeper.disk.unlink(keeper.layout.path(ref))
+    except OSError as error:
+        report("move_failed", move="drop a second name", file=shown(ref), reason=str(error))
+
+
+def _came(block: bytes) -> tuple[str, str, int, int] | None:
+    """Where a task came from; None when it says so in a way that no link would, or not at all."""
+    try:
+        return undress(block)
+    except Refused:
+        return None
+
+
+def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
+    """The records that already have a file of their own, here or in dead/: the crash came before they were marked."""
+    settled: dict[int, set[int]] = {}
+    prefix = f"{SPOOL_PREFIX}{node_id}_"
+    for ref in refs:
+        name = SPOOL_PREFIX + places.ref_id(ref)
+        number, _, offset = name[len(prefix) :].partition("_")
+        if name.startswith(prefix) and number.isdecimal() and offset.isdecimal():
+            settled.setdefault(int(number), set()).add(int(offset))
+    return settled
+
+
+def _read_batch(
+    keeper: Keeper, number: int, settled: set[int], now: float, report: Callable[..., None], proofs: Proofs
+) -> FoundBatch | None:
+    data = _batch_data(keeper, number, report)
+    if data is None:
+        return None
+    if len(data) < intake.BATCH_SIZE:
+        reason = f"it was cut short: it has {len(data)} of {intake.BATCH_SIZE} bytes"
+        report("quarantined", file=f"incoming/{number}.batch", reason=reason, kept="a copy; the whole tasks in it go on")
+        keeper.keep_damage(number, len(data), data)
+    found = FoundBatch(Batch(number, closed=True, closed_at=float("-inf")))
+    moved: set[int] = set()
+    again: set[int] = set()
+    for item in batchfile.read_records(data, number):
+        if isinstance(item, batchfile.Damage) or _is_odd(data, item):
+            start, end = item if isinstance(item, batchfile.Damage) else (item.offset, item.offset + item.length)
+            report("quarantined", file=f"incoming/{number}.batch", start=start, end=end, reason="damaged records")
+            keeper.keep_damage(number, start, data[start:end])
+            continue
+        found.batch.arrived |= item.kind == batchfile.ARRIVED
+        if item.kind == batchfile.ARRIVED and item.state != VOID and _is_repeat(data, item, proofs):
+            again.add(item.offset)
+        elif item.state == WAITING and item.offset in settled:
+            moved.add(item.offset)
+        elif item.state == WAITING:
+            _sort_in(found, item, now, data)
+    if not found.batch.live:
+        if found.batch.arrived:
+            keeper.replace(keeper.layout.taken, proofs.taken.encode())
+        keeper.remove_batch(number)
+        return None
+    if moved or again:
+        _mark_moved(keeper, found.batch, moved, again, report)
+    return found
+
+
+def _batch_data(keeper: Keeper, number: int, report: Callable[..., None]) -> bytes | None:
+    """The bytes of a batch; None when it is none that we can read."""
+    try:
+        data = keeper.contents(keeper.layout.batch(number))
+    except OSError as error:
+        if error.errno != errno.EFBIG:
+            raise
+        move_aside(keeper, f"incoming/{number}.batch", f"it is no batch: {error.strerror}", report)
+        return None
+    try:
+        written = batchfile.read_header(data)
+        if written != number:
+            raise BadPacket(f"the batch says it is number {written}")
+    except BadPacket as error:
+        if data.startswith(batchfile.MAGIC) and not data.startswith(_KNOWN_VERSIONS):
+            report("not_scanned", file=f"incoming/{number}.batch", reason=str(error), kept="for the version that wrote it")
+        elif data.strip(b"\0") or len(data) < intake.BATCH_SIZE:
+            report("quarantined", file=f"incoming/{number}.batch", reason=str(error))
+            keeper.quarantine(f"incoming/{number}.batch")
+        else:
+            keeper.remove_batch(number)  # an earlier version made it ahead of its tasks
+        return None
+    return data
+
+
+def _is_odd(data: bytes, record: batchfile.Record) -> bool:
+    """Whether a whole record holds no task: no node of ours wrote it."""
+    if record.kind == batchfile.HERE:
+        return False  # a worker will say what it is
+    try:
+        said = decode_variables(_block_at(data, record))
+    except BadPacket:
+        return True
+    return record.kind == batchfile.OUTBOUND and not is_destination(destination_of_variables(said))
+
+
+def _is_repeat(data: bytes, record: batchfile.Record, proofs: Proofs) -> bool:
+    """Whether a waiting record repeats another one.
+
+    It was refused by a failing disk, sent again, and stored elsewhere; and the mark that disowns it was lost.
+    """
+    came = _came(_block_at(data, record))
+    if came is None:
+        return False
+    number = (*came[:2], came[2])
+    is_repeat = number in proofs.seen and record.state == WAITING
+    proofs.seen.add(number)
+    proofs.taken.take(came[:2], came[2])
+    return is_repeat
+
+
+def _block_at(data: bytes, record: batchfile.Record) -> bytes:
+    start = record.offset + HEADER.size
+    return data[start : start + HEADER.unpack_from(data, record.offset)[1]]
+
+
+def _mark_moved(keeper: Keeper, batch: Batch, moved: set[int], again: set[int], report: Callable[..., None]) -> None:
+    """Records that have files are no tasks any more; safely so before one of these files can be done and gone."""
+    batch.void |= moved | again
+    batch.refused |= again
+    try:
+        keeper.mark(batch.number, moved)
+        keeper.mark(batch.number, again, VOID)
+        if keeper.sync:
+            keeper.sync_marks([batch.number], [])
+    except OSError as error:
+        report("move_failed", move="mark", batch=batch.number, reason=str(error))
+
+
+def _sort_in(found: FoundBatch, record: batchfile.Record, now: float, data: bytes) -> None:
+    found.batch.live += 1
+    found.batch.accepted = found.batch.accepted or record.accepted
+    if record.kind == batchfile.OUTBOUND:
+        to = destination_of_variables(decode_variables(_block_at(data, record)))
+        found.outbound.append(FoundOutbound(to, record.offset, record.rank, record.number, record.attempts > 0))
+        found.batch.outbound.append(record.offset)
+        found.batch.numbers.append(record.number)
+    elif record.attempts:
+        found.tried.append((record.offset, record.rank, record.attempts))
+    elif record.due > now:
+        found.later.append((record.due, record.offset, record.rank))
+    else:
+        if record.rank not in found.ready:
+            found.ready[record.rank] = array("I")
+        found.ready[record.rank].append(record.offset)

@@ -1,0 +1,75 @@
+"""Which tasks will be tried again: how often they asked for it, and why they did not end well. Pure.
+
+There may be a million of them, so each costs a place in a dict and no more; reasons are kept for the last few hundred.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from spoolnode.node.spool.queue import Ref
+
+REASONS = 250
+"""Tasks whose reasons are kept."""
+REASON_SIZE = 4096
+"""Characters of a reason that are kept."""
+MOST_ROUNDS = 64
+"""More are not counted: the pause has long reached its bound."""
+
+
+class Retrying:
+    """Its length is how many tasks did not end well yet; those that only asked to be called again are not among them."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[Any, dict[Ref, int]] = {}
+        """By source and ref: how often in a row a task asked to be called again; 0 when it failed."""
+        self._failed = 0
+        self._reasons: OrderedDict[str, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._failed
+
+    def fail(self, source: Any, ref: Ref, identity: str, reason: str) -> None:
+        """A task did not end well."""
+        self._set(source, ref, 0)
+        self._reasons[identity] = reason[:REASON_SIZE]
+        self._reasons.move_to_end(identity)
+        if len(self._reasons) > REASONS:
+            self._reasons.popitem(last=False)
+
+    def ask(self, source: Any, ref: Ref, identity: str) -> int:
+        """A task asked to be called again; how often it did so in a row."""
+        self._reasons.pop(identity, None)
+        rounds = min(self._rounds.get(source, {}).get(ref, 0) + 1, MOST_ROUNDS)
+        self._set(source, ref, rounds)
+        return rounds
+
+    def forget(self, source: Any, refs: Iterable[Ref]) -> None:
+        """Tasks ended, or left."""
+        held = self._rounds.get(source)
+        if held is None:
+            return
+        for ref in refs:
+            self._failed -= held.pop(ref, -1) == 0
+        if not held:
+            del self._rounds[source]
+
+    def move(self, source: Any, ref: Ref, target: Any, new_ref: Ref) -> None:
+        """A task has another place."""
+        rounds = self._rounds.get(source, {}).get(ref)
+        if rounds is not None:
+            self.forget(source, [ref])
+            self._set(target, new_ref, rounds)
+
+    def drop(self, source: Any) -> None:
+        """Nothing of this source is left."""
+        self.forget(source, list(self._rounds.get(source, ())))
+
+    def reason(self, identity: str) -> str:
+        """Why a task that waits did not end well the last time; empty when it did, or when that is not kept any more."""
+        return self._reasons.get(identity, "")
+
+    def _set(self, source: Any, ref: Ref, rounds: int) -> None:
+        held = self._rounds.setdefault(source, {})
+        self._failed += (rounds == 0) - (held.get(ref) == 0)
+        held[ref] = rounds

@@ -1,0 +1,632 @@
+"""The spool: which tasks are here, in what order they run, and what becomes of them. The one owner of that knowledge.
+
+Lives on the event loop and never blocks it: disk work goes to threads (see `journal`).
+
+What a task in memory is: see `tasks`.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, MutableSequence
+from functools import partial
+from typing import Any, Protocol
+
+from spoolnode.node.background import spawn
+from spoolnode.node.disk.layout import is_outbound, rank_of, ref_id
+from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.spool.clock import correct_times
+from spoolnode.node.spool.intake import BATCH_SECONDS, Group, Intake
+from spoolnode.node.spool.journal import DISK_REST_SECONDS, Journal
+from spoolnode.node.spool.queue import Entry, Later, ReadyQueue, Ref
+from spoolnode.node.spool.reader import Progress
+from spoolnode.node.spool.recovery import Found, FoundBatch, spool_files
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.retrying import Retrying
+from spoolnode.node.spool.tasks import Batch, Files, Source
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.names import LAST, file_name
+
+UNSURE_SECONDS = 2.0
+"""A file found by a scan (not by an event) may still be written to; it is left alone until it is as old as this."""
+SHORT_SECONDS = 60.0
+"""How long a file may end before its variables do until it counts as damaged."""
+WAKE_AT_ONCE = 1000
+"""Tasks that are made ready in one turn of the loop: about two milliseconds."""
+LOCKED_SECONDS = 1.0
+"""Pause before a file is tried again that somebody else holds locked."""
+
+
+class Outgoing(Protocol):
+    """Who has the tasks for other nodes."""
+
+    @property
+    def in_batches(self) -> int:
+        """Those of them that lie in batches."""
+
+    def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
+        """A task for the destination `to` is safe."""
+
+
+class Spool:
+    """One spool directory and all that waits in it."""
+
+    def __init__(self, journal: Journal, outgoing: Outgoing, policy: RetryPolicy, rng: random.Random) -> None:
+        self.journal = journal
+        journal.tenants.append(self)
+        self.layout, self.keeper, self.moves = journal.layout, journal.keeper, journal.moves
+        self.report, self.trace, self.counts, self.id_of = journal.report, journal.trace, journal.counts, journal.id_of
+        self.intake = Intake(
+            journal.disk, journal.layout, journal.commits, journal.node_id, journal.number, self._committed, sync=journal.sync
+        )
+        self.files = Files()
+        self.repeats = 0
+        """Tasks that came over a link a second time."""
+        self.queue = ReadyQueue(self.accepted_at)
+        self.later = Later()
+        self.changed: Callable[[], None] = lambda: None
+        """Called when tasks became ready."""
+        self.retrying = Retrying()
+        self.landing: Callable[[], None] = lambda: None
+        """Called before a file that was with a worker and stays is with it no more."""
+        self._outgoing = outgoing
+        self._policy = policy
+        self._rng = rng
+        self._arrived: dict[str, tuple[str, float]] = {}
+        """Large tasks in arriving/, by their refs: where they go, when they are due."""
+        self._publishing = False
+
+    # -- life --
+
+    def adopt(self, found: Found, now: float) -> None:
+        """Puts what a start has found into the queues, oldest first. `now`: the wall clock, in seconds."""
+        self._arrived = found.arrived
+        files = sorted(found.files, key=lambda file: file.order)
+        position = 0
+        for batch in found.batches:
+            while position < len(files) and files[position].mtime <= batch.batch.accepted:
+                self.notice(files[position].ref, files[position].mtime, now, sure=False)
+                position += 1
+            self._adopt_batch(batch, now)
+        for file in files[position:]:
+            self.notice(file.ref, file.mtime, now, sure=False)
+
+    def _adopt_batch(self, found: FoundBatch, now: float) -> None:
+        batch = found.batch
+        self.journal.batches[batch.number] = batch
+        for rank, offsets in found.ready.items():
+            self.queue.add(batch, offsets, rank)
+        for due, offset, rank in found.later:
+            self.later.add(due, batch, offset, rank)
+        for offset, rank, attempts in found.tried:
+            if self._policy.gives_up(attempts):
+                self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
+            else:
+                self.retrying.fail(batch, offset, self.id_of(batch, offset), "the node ended before it was tried again")
+                self.later.add(now + self._policy.pause(attempts, self._rng), batch, offset, rank, pauses=True)
+
+    # -- in --
+
+    def _committed(self, group: Group) -> None:
+        batch = group.batch
+        if batch.live:
+            self.journal.batches[batch.number] = batch
+        self._queue(group)
+        self.counts.accepted += len(group.offsets)
+        if self.trace:
+            for offset in group.offsets:
+                self.trace("accepted", id=self.id_of(batch, offset))
+        if group.closes:
+            # Only now: a batch counts as finished when it is closed and nothing in it lives, and what a closing group
+            # brings lives from here on.
+            batch.closed = True
+            batch.closed_at = time.monotonic()
+            self.journal.drop_if_finished(batch)
+        if group.offsets:
+            self.changed()
+
+    def _queue(self, group: Group) -> None:
+        if not group.special and not group.outbound:
+            self.queue.add(group.batch, group.offsets)
+            return
+        now = time.time()
+        for offset in group.offsets:
+            due, rank = group.special.get(offset, (0.0, LAST))
+            if offset in group.outbound:
+                to, number = group.outbound[offset]
+                group.batch.outbound.append(offset)
+                group.batch.numbers.append(number)
+                self._outgoing.accept(to, group.batch, offset, rank)
+            elif due > now:
+                self.later.add(due, group.batch, offset, rank)
+            else:
+                self.queue.add(group.batch, [offset], rank)
+
+    def notice(self, ref: str, mtime: float, now: float, *, sure: bool) -> None:
+        """A spool file is there: a new one, or one whose time changed.
+
+        Args:
+            sure: its writer has closed it, so it is whole.
+        """
+        if ref in self.files.flying:
+            return
+        due = mtime if mtime > now else 0.0
+        if not due and not sure and now - mtime < UNSURE_SECONDS:
+            due = mtime + UNSURE_SECONDS
+        known = self.files.known.get(ref)
+        if known is not None and (known == due or (not known and not due)):
+            return
+        if known is None:
+            self.counts.found += 1
+        self._schedule_file(ref, due)
+
+    def forget(self, ref: str) -> None:
+        """A spool file is gone; somebody removed or moved it."""
+        if ref not in self.files.flying:
+            self._unknow(ref)
+            self.retrying.forget(self.files, [ref])
+
+    def _unknow(self, ref: str) -> float | None:
+        """Forgets a file; when it was due."""
+        due = self.files.known.pop(ref, None)
+        if due:
+            self.later.remove(self.files, ref)
+        return due
+
+    def _schedule_file(self, ref: str, due: float) -> None:
+        known = self._unknow(ref)
+        self.files.note(ref, due)
+        if due:
+            self._wait_until(due, self.files, ref, rank_of(ref))
+        elif known is None or known:
+            self.queue.add(self.files, [ref], rank_of(ref))
+            self.changed()
+
+    async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0, queued: bool = True) -> None:
+        """Runs `job`, which gives a file the name `ref`, in the keeper thread, and queues the file (an outbox's is not)."""
+        with self.journal.placing():
+            await self.moves.run(job)
+            if queued:
+                self._schedule_file(ref, due)
+
+    def publish(self, ref: str, final: str, due: float) -> None:
+        """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
+        self._arrived[ref] = final, due
+        spawn(self.publish_arrived())
+
+    async def publish_arrived(self) -> None:
+        """Publishes what is left in arriving/; what the disk does not take now is tried again a second later."""
+        if self._publishing:
+            return  # whoever is at it sees the new ones too
+        self._publishing = True
+        try:
+            while self._arrived:
+                ref, (final, due) = next(iter(self._arrived.items()))
+                await self._publish_one(ref, final, due)
+                del self._arrived[ref]
+        except OSError as error:
+            self._arrived[ref] = self._arrived.pop(ref)  # behind the others: they may be luckier
+            self.report("move_failed", move="publish", file=ref, reason=str(error))
+        finally:
+            self._publishing = False
+
+    async def _publish_one(self, ref: str, final: str, due: float) -> None:
+        try:
+            await self.journal.save_taken()
+            await self.place_file(final, partial(self.keeper.publish, ref), due=due)
+        except BadPacket as error:
+            self.quarantine(ref, str(error))
+        except FileNotFoundError:
+            # It moved the time before, and the disk did not confirm it.
+            self._schedule_file(final, due)
+            self.journal.mark_dirty("arriving", os.path.dirname(final))
+
+    # -- to the workers and back --
+
+    def take(self, count: int) -> tuple[Source, MutableSequence[Any], int] | None:
+        """Up to `count` tasks of one source that are to run now, as (source, refs, rank); None when there are none."""
+        while (taken := self.queue.take(count)) is not None:
+            source, refs, rank = taken
+            if isinstance(source, Files):
+                # A file whose time was changed may have several places in the queue, perhaps side by side.
+                refs = [ref for ref in dict.fromkeys(refs) if source.known.get(ref) == 0.0 and ref not in source.flying]
+            elif source.moved:
+                refs = self._follow(source, refs, rank)
+            if refs:
+                source.flying.update(refs)
+                return source, refs, rank
+        return None
+
+    def take_later(self, count: int) -> list[Entry]:
+        """Up to `count` tasks of one source and one rank that are due later, with their times; see `give_back_later`."""
+        entries = self.later.take(count)
+        for _, _, source, ref, _, _ in entries:
+            source.flying.add(ref)
+        return entries
+
+    def give_back_later(self, entries: Iterable[Entry]) -> None:
+        """Tasks that were taken before their time go on waiting for it."""
+        for due, _, source, ref, rank, pauses in entries:
+            self._land(source, [ref])
+            if source.still_here([ref]):
+                self._wait_until(due, source, ref, rank, pauses=pauses)
+
+    def _follow(self, batch: Batch, offsets: Iterable[int], rank: int) -> list[int]:
+        """Tasks of a batch that was settled while they waited: the moved ones take their turn as files, the others stay."""
+        self.queue.give_back(self.files, [batch.moved[offset] for offset in offsets if offset in batch.moved], rank)
+        return [offset for offset in offsets if offset not in batch.moved]
+
+    def done(self, source: Source, refs: list[Ref]) -> None:
+        """Tasks have ended well; the worker has marked or removed them."""
+        self.counts.done += len(refs)
+        if self.trace:
+            for ref in refs:
+                self.trace("done", id=self.id_of(source, ref))
+        self.end(source, refs)
+
+    def gone(self, source: Source, ref: Ref) -> None:
+        """A task was not there any more when its turn came."""
+        self.end(source, [ref])
+
+    def give_back(self, source: Source, refs: list[Ref], rank: int) -> None:
+        """Tasks were with a worker and did not start: they are the next to run."""
+        self._land(source, refs)
+        self.queue.give_back(source, source.still_here(refs), rank)
+        self.changed()
+
+    def postpone(self, source: Source, ref: Ref, rank: int, due: float) -> None:
+        """A task could not start yet; this is no attempt."""
+        self._land(source, [ref])
+        self._put_later(source, ref, rank, due)
+
+    def interrupted(self, source: Source, ref: Ref, rank: int) -> None:
+        """We stopped a task ourselves: it is the next to run, and the attempt does not count."""
+
+        def uncount() -> None:
+            progress = self._progress(source, ref)
+            if progress.attempts:
+                self.keeper.set_attempts(source.number, ref, progress.attempts - 1)
+
+        def uncounted(result: None, error: BaseException | None) -> None:
+            # Not earlier: the next attempt, counted at its start, would be taken for this one.
+            self.journal.reported("uncount", source, ref)(result, error)
+            self.report("put_back", id=self.id_of(source, ref))
+            self.give_back(source, [ref], rank)
+
+        self.moves.submit(uncount, uncounted)
+
+    def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
+        """A task has to run again, or is given up."""
+
+        asked = outcome.kind in (Kind.AGAIN, Kind.RETRY)
+        rounds = self.retrying.ask(source, ref, self.id_of(source, ref)) if outcome.kind is Kind.RETRY else 0
+
+        def judge() -> tuple[float, int]:
+            attempts = self._progress(source, ref).attempts
+            if asked:
+                self.keeper.set_attempts(source.number, ref, 0)
+                pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
+                return self._delayed(source, ref, pause), 0
+            if self._policy.gives_up(attempts):
+                self.keeper.bury(source.number, ref, outcome.reason, attempts)
+                return 0.0, attempts
+            return self._delayed(source, ref, self._policy.pause(attempts, self._rng)), attempts
+
+        def judged(result: tuple[float, int] | None, error: BaseException | None) -> None:
+            if result is None:
+                self._unjudged(source, ref, rank, error)
+                return
+            due, attempts = result
+            self._say(source, ref, outcome, due, attempts)
+            if due:
+                if not asked:
+                    self.retrying.fail(source, ref, self.id_of(source, ref), outcome.reason)
+                self._land(source, [ref])
+                self._put_later(source, ref, rank, due)
+            else:
+                self.counts.died += 1
+                self.end(source, [ref])
+
+        self.counts.failed += not asked
+        self.moves.submit(judge, judged)
+
+    def _delayed(self, source: Source, ref: Ref, pause: float) -> float:
+        due = time.time() + pause
+        if isinstance(source, Files):
+            self.keeper.disk.set_mtime(self.layout.path(str(ref)), due)
+            return self.keeper.disk.stat(self.layout.path(str(ref))).mtime
+        return due
+
+    def _unjudged(self, source: Source, ref: Ref, rank: int, error: BaseException | None) -> None:
+        if isinstance(error, FileNotFoundError):
+            self.gone(source, ref)
+            return
+        # The disk failed us: the task stays where it is, and is tried again.
+        self.report("move_failed", id=self.id_of(source, ref), reason=str(error))
+        self.postpone(source, ref, rank, time.time() + min(DISK_REST_SECONDS, self._policy.longest))
+
+    def _give_up(self, batch: Batch, offset: int, rank: int, reason: str, attempts: int) -> None:
+        """Buries a task found at the start that has used up its attempts."""
+
+        def buried(result: None, error: BaseException | None) -> None:
+            del result
+            if error is not None:
+                self._unjudged(batch, offset, rank, error)
+                return
+            self._say(batch, offset, Outcome(Kind.FAILED, reason), 0.0, attempts)
+            self.counts.died += 1
+            self.end(batch, [offset])
+
+        batch.flying.add(offset)
+        self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
+
+    def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
+        """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file.
+
+        A file that we may read, and only not mark, becomes ours.
+        """
+
+        def taken(result: None, error: BaseException | None) -> None:
+            del result
+            if error is None:
+                self.postpone(source, ref, rank, time.time())
+                return
+            self.report("unreadable", id=self.id_of(source, ref), reason=reason, again_in=DISK_REST_SECONDS)
+            self.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
+
+        if isinstance(source, Files):
+            self.moves.submit(lambda: self.keeper.take_over(str(ref)), taken)
+        else:
+            taken(None, OSError(reason))
+
+    def corrupt(self, source: Source, ref: Ref, reason: str) -> None:
+        """A task can never be read: its file, or what is left of its batch, is kept in corrupt/; all others go on."""
+        if not isinstance(source, Batch):
+            self.quarantine(str(ref), reason)
+            return
+        batch = source
+
+        def kept(result: None, error: BaseException | None) -> None:
+            self.journal.reported("keep", batch, ref)(result, error)
+            self.report("quarantined", id=self.id_of(batch, ref), reason=reason)
+            self.end(batch, [ref])
+
+        self.moves.submit(lambda: self.keeper.keep_cut(batch.number), kept)
+
+    def quarantine(self, ref: str, reason: str) -> None:
+        """A file cannot be read: it goes to corrupt/."""
+
+        def moved(name: str | None, error: BaseException | None) -> None:
+            if error is None:
+                self.report("quarantined", file=ref, corrupt=name, reason=reason)
+            elif not isinstance(error, FileNotFoundError):
+                self.report("move_failed", file=ref, reason=str(error))
+            self.gone(self.files, ref)
+
+        self.moves.submit(lambda: self.keeper.quarantine(ref), moved)
+
+    def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
+        identity = self.id_of(source, ref)
+        if outcome.kind in (Kind.AGAIN, Kind.RETRY):
+            self.report("again", id=identity, due=due)
+        elif due:
+            # The traceback is told once; `show` has that of the last attempt, and dead/ keeps it.
+            reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]
+            self.report("retry", id=identity, attempts=attempts, due=due, **_ended(outcome), reason=reason)
+        else:
+            self.report("dead", id=identity, attempts=attempts, **_ended(outcome), reason=outcome.reason)
+
+    def _put_later(self, source: Source, ref: Ref, rank: int, due: float) -> None:
+        if isinstance(source, Files):
+            if ref in source.known:
+                self._schedule_file(str(ref), due)
+        else:
+            self._wait_until(due, source, ref, rank, pauses=True)
+
+    def _wait_until(self, due: float, source: Source, ref: Ref, rank: int, *, pauses: bool = False) -> None:
+        self.later.add(due, source, ref, rank, pauses=pauses)
+        if self.later.next_due() == due:
+            self.changed()  # the node has to wake sooner than it meant to
+
+    def end(self, source: Source, refs: list[Ref]) -> None:
+        """Tasks left the disk."""
+        self.retrying.forget(source, refs)
+        source.flying.difference_update(refs)
+        if isinstance(source, Files):
+            for ref in refs:
+                self._unknow(str(ref))
+            self.journal.mark_dirty(*{str(ref).rpartition("/")[0] for ref in refs})
+        else:
+            self.journal.leave(source, len(refs))
+
+    def _land(self, source: Source, refs: list[Ref]) -> None:
+        """Tasks are with no worker any more, and stay."""
+        if source is self.files:
+            self.landing()
+        source.flying.difference_update(refs)
+
+    # -- by the clock --
+
+    def wake_due(self, now: float | None = None) -> None:
+        """Moves what is due to the ready queue, as much as one turn of the loop has time for."""
+        for _, source, ref, rank in self.later.pop_due(time.time() if now is None else now, WAKE_AT_ONCE):
+            if isinstance(source, Files):
+                source.known[str(ref)] = 0.0
+            self.queue.add(source, [ref], rank)
+        if self.queue.size:
+            self.changed()
+
+    async def clock_was_set_back(self, step: float) -> None:
+        """Pauses last as long as they were meant to, and what is ready stays ready; `step` is negative, in seconds."""
+        for index, entry in enumerate(self.later.pausing()):
+            self.later.shift(entry, step)
+            if index % WAKE_AT_ONCE == WAKE_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        found = await self.moves.run(lambda: correct_times(self.keeper, list(spool_files(self.keeper)), time.time()))
+        for ref, mtime in found.items():
+            if ref in self.files.known:
+                self.notice(ref, mtime, time.time(), sure=True)
+        self.changed()
+
+    def close_old_batch(self) -> None:
+        """Closes the open batch once it has been open for its time."""
+        since = self.intake.open_since
+        if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # a clock may be set back
+            self.intake.close_batch()
+
+    async def settle(self) -> None:
+        """Publishes what is left in arriving/, and gives the last few tasks of old batches files of their own."""
+        if self._arrived:
+            await self.publish_arrived()
+        await self.journal.settle()
+
+    async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Gives all that waits in batches files of their own, as far as `goes_on` says so and the disk has room."""
+        await self.commit_all()
+        await self.journal.settle_all(goes_on)
+
+    async def commit_all(self) -> None:
+        """Closes the open batch; returns when all that came before is acknowledged."""
+        self.intake.close_batch()
+        while not self.intake.is_idle:
+            await self.journal.commits.run(lambda: None)
+
+    # -- by hand --
+
+    async def remove(self, source: Source, ref: Ref) -> bool:
+        """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
+        if ref in source.flying or source.frozen:
+            return False
+        try:
+            if isinstance(source, Batch):
+                return await self._remove_record(source, int(ref))
+            return await self._remove_file(str(ref))
+        except FileNotFoundError:
+            return False
+
+    async def _remove_file(self, ref: str) -> bool:
+        self.files.flying.add(ref)  # so it does not start meanwhile
+        try:
+            await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(ref)))
+        except OSError:
+            self._land(self.files, [ref])
+            due = self._unknow(ref)
+            if due is not None:
+                self._schedule_file(ref, due)  # its place in the queue may be gone
+            raise
+        self.end(self.files, [ref])
+        return True
+
+    async def _remove_record(self, batch: Batch, offset: int) -> bool:
+        batch.frozen = True  # nothing of it may start between the look and the mark
+        try:
+            removed: bool = await self.moves.run(lambda: self.keeper.finish_waiting(batch.number, offset))
+            if removed:
+                self.later.remove(batch, offset)
+                self.queue.remove(batch, offset)
+        finally:
+            batch.frozen = False
+            self.changed()
+        if removed:
+            self.end(batch, [offset])
+        else:
+            self.journal.drop_if_finished(batch)  # what ended while it was frozen could not
+        return removed
+
+    def hurry(self, source: Source, ref: Ref) -> bool:
+        """Makes a task that is due later ready now; whether it was one."""
+
+        def hurried(result: None, error: BaseException | None) -> None:
+            # Not earlier: a worker that finds a file's time in the future leaves it alone.
+            self.journal.reported("hurry", source, ref)(result, error)
+            if error is None:
+                self.notice(str(ref), 0.0, time.time(), sure=True)
+
+        if isinstance(source, Files):
+            if not source.known.get(str(ref)) or ref in source.flying:
+                return False
+            self.moves.submit(lambda: self.keeper.disk.set_mtime(self.layout.path(str(ref)), time.time()), hurried)
+            return True
+        rank = self.later.remove(source, ref)
+        if rank is not None:
+            self.queue.add(source, [ref], rank)
+            self.changed()
+        return rank is not None
+
+    # -- looking --
+
+    def find(self, identity: str) -> tuple[Source, Ref] | None:
+        """Where the task of that id is; None when it is not among the waiting and running ones. See also `at`."""
+        name = file_name(identity)
+        if name in self.files.known:
+            return self.files, name
+        prefix = f"{self.journal.node_id}_"
+        number, _, offset = identity[len(prefix) :].partition("_")
+        if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
+            batch = self.journal.batches.get(int(number))
+            if batch is not None and int(offset) not in batch.void:
+                return batch, int(offset)
+        if "%" in identity:  # its file is called oddly, and its id stands for that
+            return next(((self.files, ref) for ref in self.files.known if ref_id(ref) == identity), None)
+        refs = (f"{directory}{name}" for directory in ("", *self.files.directories))
+        return next(((self.files, ref) for ref in refs if ref in self.files.known), None)
+
+    def accepted_at(self, source: Source, ref: Ref) -> float:
+        """When a task was accepted (a batch knows it of its first one), in seconds since 1970; now for what is gone."""
+        if isinstance(source, Batch):
+            return source.accepted
+        try:
+            return os.lstat(self.layout.path(str(ref))).st_mtime
+        except OSError:
+            return time.time()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is anything to look after within the next second."""
+        return bool(self._arrived or self.intake.open_since is not None or self.queue.size) or self.journal.is_busy
+
+    @property
+    def total(self) -> int:
+        """Tasks on disk for this node that are not finished: waiting, due later, running."""
+        in_batches = sum(batch.live for batch in self.journal.batches.values()) - self._outgoing.in_batches
+        return in_batches + len(self._arrived) + len(self.files.known)
+
+    # -- what the journal asks and tells --
+
+    def due(self, batch: Batch) -> dict[int, float]:
+        """When those of its tasks are due that wait for a time."""
+        return {int(ref): when for ref, when in self.later.of(batch).items()}
+
+    def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:
+        """Tasks of a batch have files of their own: those that were ready keep their place, which leads to the file."""
+        for offset, ref in moved.items():
+            if is_outbound(ref):
+                continue
+            still_later = self.later.remove(batch, offset) is not None
+            self.retrying.move(batch, offset, self.files, ref)
+            self._unknow(ref)
+            self.files.note(ref, due.get(offset, 0.0))
+            if offset in due:
+                self._wait_until(due[offset], self.files, ref, rank_of(ref))
+                if not still_later:
+                    self.hurry(self.files, ref)  # it became ready while it was moved
+
+    def thawed(self, batch: Batch) -> None:  # noqa: ARG002  # any of them
+        """What could not start for a moment can start again."""
+        self.changed()
+
+    def dropped(self, batch: Batch) -> None:
+        """All tasks of a batch have ended."""
+        self.retrying.drop(batch)
+
+    def syncing(self) -> Callable[[bool], None]:
+        """There is nothing to do here when what ended is safe."""
+        return lambda _is_safe: None
+
+    def _progress(self, source: Source, ref: Ref) -> Progress:
+        return self.keeper.progress(source.number, ref)
+
+
+def _ended(outcome: Outcome) -> dict[str, str]:
+    return {"function": outcome.function, "outcome": outcome.kind.value}

@@ -1,0 +1,75 @@
+"""Who gets how many of the waiting tasks. Pure: numbers in, numbers out.
+
+A worker's *window* is how many tasks it may hold: what it does in `WINDOW_SECONDS` at the pace it showed, so that quick
+tasks travel by the hundred and slow ones one by one. It at most doubles with each report, because one quick task says
+little about the next. A worker whose present task takes longer than it should gets nothing more until that one ends.
+"""
+
+from dataclasses import dataclass
+
+from spoolnode.node.work.wire import MAX_CHUNK
+
+WINDOW_SECONDS = 0.02
+"""How much work a worker may hold. More hides a longer way to the node; less loses less time when a task is slow."""
+MAX_WINDOW = 2 * MAX_CHUNK
+"""Two chunks: one that runs, one that is ready when it ends."""
+STALLED_SECONDS = 0.05
+"""A task that runs longer than this stalls what its worker holds behind it."""
+
+
+@dataclass(slots=True)
+class Pace:
+    """How quickly one worker works."""
+
+    window: int = 1
+
+    def observe(self, tasks: int, seconds: float) -> None:
+        """A report: so many tasks took so long together."""
+        if tasks and seconds > 0:
+            self.window = max(1, int(min(WINDOW_SECONDS * tasks / seconds, self.window * 2, MAX_WINDOW)))
+
+
+@dataclass(slots=True)
+class View:
+    """What is to be known of one worker."""
+
+    held: int
+    """Tasks that it has and that have not ended."""
+    window: int
+    asynchronous: int
+    """Those of them that run in its event loop; they take no room in the window."""
+    concurrency: int
+    """As many may run in its event loop."""
+    stalled: bool
+
+
+def room(view: View) -> int:
+    """How many tasks to send this worker now, at most."""
+    if view.stalled:
+        return 0
+    free = view.window - (view.held - view.asynchronous)
+    # While one chunk runs the next one is sent whole, not in crumbs.
+    if free * 2 < view.window:
+        return 0
+    return min(free, MAX_CHUNK, view.concurrency - view.asynchronous if view.asynchronous else MAX_CHUNK)
+
+
+def plan(views: list[View], waiting: int) -> list[tuple[int, int]]:
+    """Which workers get how many tasks, as (index, count): even shares, the emptiest first."""
+    open_to_work = sorted((index for index in range(len(views)) if room(views[index]) > 0), key=lambda index: views[index].held)
+    shares = []
+    for done, index in enumerate(open_to_work):
+        if waiting <= 0:
+            break
+        fair = -(-waiting // (len(open_to_work) - done))
+        count = min(room(views[index]), fair)
+        shares.append((index, count))
+        waiting -= count
+    return shares
+
+
+def to_relieve(views: list[View], waiting: int) -> list[int]:
+    """Workers that should give back what they have not started: one is stalled, another has nothing to do."""
+    if waiting or not any(view.held == 0 for view in views):
+        return []
+    return [index for index, view in enumerate(views) if view.stalled and view.held - view.asynchronous > 1]

@@ -1,0 +1,371 @@
+"""A worker's view of tasks on disk: reads one, marks its start, records its end."""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import time
+from _thread import start_new_thread  # not `threading`: an application may replace that by something else (gevent)
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from os import close  # as it is before `surroundings` watches it
+from queue import SimpleQueue
+
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.outcome import Call, Kind
+from spoolnode.node.spool.clock import STEP_SECONDS, was_set_back
+from spoolnode.node.work.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
+from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.batch import payload_length
+from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK
+from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
+
+HELD: dict[str, "FileTask"] = {}
+"""The spool files that this process runs now, by path: whoever wants to look at one must not open it again."""
+
+HEADER_SIZE = HEADER.size
+_OVER = (FINISHED, VOID)
+_CUT = "its batch was cut short"
+KEPT_BATCHES = 8
+"""Batches that stay mapped after their last task."""
+
+
+class NotNow(Exception):
+    """This task cannot run now; the verdict is one of `wire`'s."""
+
+    def __init__(self, verdict: str, detail: str | float = "") -> None:
+        super().__init__(verdict)
+        self.verdict = verdict
+        self.detail = detail
+
+
+class Task(Call):
+    """One task in the hands of a worker."""
+
+    __slots__ = ()
+
+    def begin(self) -> None:
+        """It starts: one attempt more."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """It ended well and needs no more work."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """It did not end well, and stays where it is."""
+        raise NotImplementedError
+
+    @property
+    def timeout(self) -> float:
+        """The task's own limit in seconds; 0.0 without one. A limit that makes no sense is none."""
+        value = dict(self.variables).get(names.TIMEOUT)
+        try:
+            return 0.0 if value is None else names.read_timeout(value)
+        except Refused:
+            return 0.0
+
+
+class BatchTask(Task):
+    """A record of a batch, through a shared mapping of the file: each mark is one store into memory that outlives us."""
+
+    __slots__ = ("_memory", "_offset")
+
+    def __init__(self, block: bytes, body: bytes, file_name: str, memory: mmap.mmap, offset: int) -> None:
+        self.block = block
+        self.body = body
+        self.file_name = file_name
+        self._memory = memory
+        self._offset = offset
+
+    def begin(self) -> None:
+        at = self._offset + ATTEMPTS_AT
+        attempts = self._memory[at]
+        if attempts < MAX_ATTEMPTS:
+            self._memory[at] = attempts + 1
+
+    def finish(self) -> None:
+        self._memory[self._offset + STATE_AT] = FINISHED
+
+    def leave(self) -> None:
+        pass
+
+
+class BatchReader:
+    """The batches from which a worker runs tasks."""
+
+    def __init__(self, root: str, node_id: str) -> None:
+        self._layout = Layout(root)
+        self._node_id = node_id
+        self._memories: OrderedDict[int, mmap.mmap] = OrderedDict()
+
+    def reader(self, number: int) -> Callable[[int], BatchTask]:
+        """A function that reads the task at an offset of that batch. Raises NotNow from it."""
+        prefix = names.file_name(f"{self._node_id}_{number}_")
+        memory, problem = None, NotNow(GONE)
+        try:
+            memory = self._map(number)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            problem = _unreadable(error)
+        except ValueError:
+            problem = NotNow(CORRUPT, _CUT)  # nothing is left of it
+        size = len(memory) if memory is not None else 0
+
+        def read(offset: int) -> BatchTask:
+            if memory is None:
+                raise problem
+            if offset + HEADER_SIZE > size:
+                raise NotNow(CORRUPT, _CUT)
+            if memory[offset] in _OVER:
+                raise NotNow(GONE)
+            length = payload_length(memory, offset)  # type: ignore[arg-type] # an mmap is sliced as bytes are
+            if offset + length > size:
+                raise NotNow(CORRUPT, _CUT)
+            block_at = offset + HEADER_SIZE
+            body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
+            return BatchTask(memory[block_at:body_at], memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)
+
+        return read
+
+    def _map(self, number: int) -> mmap.mmap:
+        memory = self._memories.pop(number, None)
+        # Somebody may have removed the file, or cut it: a look behind its new end would end this process.
+        if os.stat(self._layout.batch(number)).st_size != len(memory or b""):
+            memory = None
+        if memory is None:
+            descriptor = _open(self._layout.batch(number), os.O_RDWR)
+            try:
+                memory = mmap.mmap(descriptor, 0)
+                memory.madvise(mmap.MADV_DONTFORK)  # a child of a task marks nothing, and keeps no batch from being removed
+            finally:
+                os.close(descriptor)
+        self._memories[number] = memory
+        if len(self._memories) > KEPT_BATCHES:
+            self._memories.popitem(last=False)  # unmapped when its last task lets go of it
+        return memory
+
+
+class FileTask(Task):
+    """A spool file, held under uWSGI's lock (a POSIX record lock over the whole file) as long as it runs.
+
+    Closing *any* descriptor of the file in this process would drop the lock (fcntl(2)); so nobody here opens it again:
+    those who want to look at a running task find it in `HELD`.
+    """
+
+    __slots__ = ("_descriptor", "_is_only_name", "path")
+
+    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, *, is_only_name: bool) -> None:
+        self.block = block
+        self.body = body
+        self.file_name = path[path.rindex("/") + 1 :]
+        self.path = path
+        self._descriptor = descriptor
+        self._is_only_name = is_only_name
+        HELD[path] = self
+
+    def begin(self) -> None:
+        pass  # its attempt was counted before its body was read
+
+    def finish(self) -> None:
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # the task, or a person, removed it: that is what we want
+        except OSError:
+            # It cannot be removed; the mark says to whoever finds it that it needs no more work.
+            os.pwrite(self._descriptor, bytes([FINISHED]), STATE_AT)
+        else:
+            if self._is_only_name:  # the lock on a removed file is nobody's; on one with another name it is that task's
+                del HELD[self.path]
+                close_aside(self._descriptor)
+                return
+        self.leave()
+
+    def leave(self) -> None:
+        del HELD[self.path]
+        close(self._descriptor)
+
+
+CLOSERS = 4
+"""Threads that close removed files."""
+CLOSE_LATER = 64
+"""Removed files that may wait to be closed."""
+CLOSE_TOGETHER = 16
+"""Removed files for which a thread is woken at the latest."""
+SLOW_CLOSE = 100e-6
+"""Seconds that closing must take for another thread to be worth its price."""
+_removed: deque[int] = deque()
+_wake: SimpleQueue[None] = SimpleQueue()
+_closers: list[int] = []
+
+
+class _Usual:
+    """How long closing a removed file takes, lately."""
+
+    seconds = 0.0
+
+    def close(self, descriptor: int) -> None:
+        """Closes it, and learns."""
+        began = time.monotonic()
+        try:  # noqa: SIM105  # a context takes longer than all else here
+            close(descriptor)
+        except OSError:
+            pass  # it is gone, and what it held with it
+        # One that took very long says more about who else wanted the processor than about the disk.
+        self.seconds += (min(time.monotonic() - began, 2 * SLOW_CLOSE) - self.seconds) / 16
+
+
+_usual = _Usual()
+
+
+def close_aside(descriptor: int) -> None:
+    """Closes a removed file, in another thread if that is slow here: its blocks are freed then, and a disk may take its time."""
+    if _usual.seconds < SLOW_CLOSE or len(_removed) >= CLOSE_LATER:
+        _usual.close(descriptor)
+        return
+    while len(_closers) < CLOSERS:
+        _closers.append(start_new_thread(_close_removed, ()))
+    _removed.append(descriptor)
+    if len(_removed) % CLOSE_TOGETHER == 0:
+        _wake.put(None)
+
+
+def close_removed() -> None:
+    """Has those closed that were put aside: whoever removed them has nothing more to remove for now."""
+    if _removed:
+        _wake.put(None)
+
+
+def _close_removed() -> None:
+    while True:
+        _wake.get()
+        with contextlib.suppress(IndexError):
+            while True:
+                _usual.close(_removed.popleft())
+
+
+def close_held() -> None:
+    """In a forked child: closes the files that the worker runs or has run. Its locks on them stay: they are no child's."""
+    for task in HELD.values():
+        os.close(task._descriptor)
+    HELD.clear()
+    while _removed:
+        os.close(_removed.popleft())
+
+
+class SpoolFileReader:
+    """The spool files that a worker runs."""
+
+    def __init__(self, root: str) -> None:
+        self._prefix = Layout(root).path("")
+
+    def read(self, ref: str) -> FileTask:
+        """Locks and reads a spool file. Raises NotNow."""
+        path = self._prefix + ref
+        began = time.time()
+        try:
+            descriptor = _open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            raise NotNow(GONE) from None
+        except OSError as error:
+            raise _unreadable(error) from error
+        try:
+            return self._read(path, descriptor, began)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unreadable(error) from error
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _read(self, path: str, descriptor: int, began: float) -> FileTask:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise NotNow(LOCKED) from None
+            raise
+        found = self._check(path, descriptor, began)
+        front = os.pread(descriptor, min(found.st_size, HEADER_SIZE + MAX_BLOCK), 0)
+        try:
+            state, attempts, block, body = spoolfile.split(front)
+        except spoolfile.Short:
+            raise NotNow(SHORT, began - found.st_mtime) from None
+        except BadPacket as error:
+            raise NotNow(CORRUPT, str(error)) from error
+        if state == FINISHED:
+            # It ended well, and the removal was cut short.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise NotNow(GONE)
+        # Before the body is read, which may be more than this machine has: the kernel then kills us, and the attempt counts.
+        if attempts < MAX_ATTEMPTS:
+            os.pwrite(descriptor, bytes([attempts + 1]), ATTEMPTS_AT)
+        if len(front) < found.st_size:
+            try:
+                body = _read_from(descriptor, HEADER_SIZE + len(block), found.st_size)
+            except MemoryError as error:
+                raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
+        return FileTask(block, body, path, descriptor, is_only_name=found.st_nlink == 1)
+
+    def _check(self, path: str, descriptor: int, began: float) -> os.stat_result:
+        """What the locked file is, provided that the name by which it was opened still leads to it and that it is due."""
+        found = os.fstat(descriptor)
+        # Whoever removes or moves a file changes its ctime, so most need no second look at the name.
+        if found.st_nlink != 1 or found.st_ctime > began - STEP_SECONDS:
+            _check_name(path, found)
+        if not stat.S_ISREG(found.st_mode):
+            raise NotNow(CORRUPT, "it is no regular file")
+        if found.st_mtime > began and not was_set_back(found.st_mtime, found.st_ctime, began):
+            raise NotNow(EARLY, found.st_mtime)
+        return found
+
+
+def _check_name(path: str, found: os.stat_result) -> None:
+    """Raises NotNow unless the name still leads to the file that was opened."""
+    try:
+        named = os.lstat(path)
+    except FileNotFoundError:
+        raise NotNow(GONE) from None
+    if (named.st_ino, named.st_dev) != (found.st_ino, found.st_dev):
+        raise NotNow(LOCKED)
+
+
+def _open(path: str, flags: int) -> int:
+    """Opens a file, never as descriptor 0, 1 or 2. A task may have closed these, and another will print into them."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    if descriptor > 2:
+        return descriptor
+    os.close(descriptor)
+    _occupy_standard()
+    return os.open(path, flags | os.O_CLOEXEC)
+
+
+def _occupy_standard() -> None:
+    """Puts /dev/null where a standard descriptor is closed: a mapping keeps a descriptor of its own too, the lowest free one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+
+
+def _unreadable(error: OSError) -> NotNow:
+    """What an error says about the file: nothing, when the machine is short of something."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR):
+        return NotNow(LOCKED)
+    if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
+        return NotNow(CORRUPT, f"it is no regular file: {error.strerror}")
+    return NotNow(UNREADABLE, error.strerror or str(error))
+
+
+def _read_from(descriptor: int, offset: int, size: int) -> bytes:
+    """The bytes of a file from an offset to its end."""
+    pieces = []
+    while offset < size and (piece := os.pread(descriptor, size - offset, offset)):
+        pieces.append(piece)
+        offset += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
