@@ -18,9 +18,9 @@ from spoolnode.node import log
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control.http import Control
-from spoolnode.node.control.rates import Rates
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, is_priority
+from spoolnode.node.housekeeping import HOUSEKEEPING_SECONDS, Housekeeping
 from spoolnode.node.ingress.conversation import Services
 from spoolnode.node.ingress.door import Door
 from spoolnode.node.ingress.listener import Listener
@@ -29,7 +29,6 @@ from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outbox.outbox import boot_id
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
-from spoolnode.node.spool.clock import Watch
 from spoolnode.node.spool.hold import Hold, lock_spool
 from spoolnode.node.spool.inbox import Inbox
 from spoolnode.node.spool.journal import Journal
@@ -45,14 +44,11 @@ from spoolnode.protocol.keys import NodeKey
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.version import VERSION
 
-HOUSEKEEPING_SECONDS = 1.0
 """How often marks are synced, old batches closed and settled, and the free space looked at."""
 SETTLE_AT_STOP = 1000
 """Tasks in batches that get files of their own at each clean stop: about half a second."""
 PING_SECONDS = 0.05
 """How old the status in the answer to a ping may be."""
-QUIET_SECONDS = 5.0
-"""How often, when nothing happens: an idle node sleeps."""
 
 
 Join = Callable[["Node"], Neighbours]
@@ -84,12 +80,7 @@ class Node:
         self.report = report
         self.started = time.time()
         self._began = time.monotonic()
-        self._clock = Watch(self._began, self.started)
-        self._rates = Rates()
         self._loop = asyncio.get_running_loop()
-        self._wake: asyncio.TimerHandle | None = None
-        self._housekeeper: asyncio.Task[None] | None = None
-        self._active = asyncio.Event()
         self._stop = asyncio.Event()
         self._signals = 0
         self._ignored: set[signal.Signals] = set()
@@ -149,7 +140,6 @@ class Node:
         )  # fmt: skip
         self.storage = Storage(self.journal, policy, random.Random())  # jitter
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
-        self.spool.changed = self._tasks_changed
         self.inbox = Inbox(self.spool, self.report)
         self.inbox.watch()
         self.storage.load(boot_id(time.time()))
@@ -163,7 +153,11 @@ class Node:
         self.crew = Crew(config, self.spool, self._facts(), self.report, self._warden)
         self.reloads = Reloads(self.crew.load, AppBroken, self.crew.room, partial(self.report, app=config.app))
         self.control = Control(self)
-        self._note_free(self._measure())
+        self.housekeeping = Housekeeping(
+            self.storage, self.crew, self.door, self.report,
+            hold=config.hold, min_free=config.min_free, look_around=self._look_around,
+        )  # fmt: skip
+        self.housekeeping.note_free(self.housekeeping.measure())
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open(layout.socket)
         addresses = [*config.listen, *self.listener.addresses]
@@ -185,7 +179,6 @@ class Node:
         self._watch_source()
         if os.getpid() == 1:
             spawn(self._reap())
-        self._housekeeper = self._loop.create_task(self._keep_house())
         self._is_up = True
         self.report(
             "ready", listen=self.listener.addresses, name=config.name, id=self.id, spool=layout.root, pid=os.getpid(),
@@ -193,8 +186,7 @@ class Node:
             waiting=self._ready_tasks, later=len(self.spool.later), sync=config.sync,
             **({"http": self.control.http_address} if config.http else {}),
         )  # fmt: skip
-        self.crew.dispatch()
-        self._wake_at_due()
+        self.housekeeping.start()
 
     async def _end_strays(self) -> None:
         """Ends what tasks of runs that were killed have started; from now on this is a run that may be killed."""
@@ -317,12 +309,7 @@ class Node:
         self.report("drained", left=left, kept="on disk, for the next start" if left else "nothing")
 
     async def _close_rest(self) -> None:
-        if self._housekeeper is not None:
-            self._housekeeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._housekeeper
-        if self._wake is not None:
-            self._wake.cancel()
+        await self.housekeeping.stop()
         self.crew.stop_now()
         await self.neighbours.stop()
         await self.control.stop()
@@ -336,51 +323,8 @@ class Node:
 
     # -- by the clock --
 
-    def _tasks_changed(self) -> None:
-        self._active.set()
-        if hasattr(self, "crew"):
-            self.crew.dispatch()
-            self._wake_at_due()
-
-    def _wake_at_due(self) -> None:
-        """Wakes exactly when the next task is due (looking again at least every 30 s, because clocks are set)."""
-        due = self.spool.later.next_due()
-        if self._wake is not None:
-            self._wake.cancel()
-        self._wake = None if due is None else self._loop.call_later(min(max(due - time.time(), 0.0), 30.0), self._on_due)
-
-    def _on_due(self) -> None:
-        self.spool.wake_due()
-        self._wake_at_due()
-
-    async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            try:
-                await self._tidy()
-            except Exception as error:  # noqa: BLE001  # a round that fails must not be the last one; it is reported in full
-                self.report("housekeeping_failed", reason="".join(traceback.format_exception(error)))
-            if not self.storage.is_busy and not self.crew.held:
-                self._active.clear()
-                with contextlib.suppress(TimeoutError):
-                    # Not `wait_for`: in Python 3.11 that forgets a cancellation which meets the end of what it waits for.
-                    async with asyncio.timeout(QUIET_SECONDS):
-                        await self._active.wait()
-
-    async def _tidy(self) -> None:
-        """One round."""
-        self._rates.sample(time.monotonic(), self._counters())
-        if (step := self._clock.step(time.monotonic(), time.time())) < 0:
-            self.report("clock_set_back", seconds=round(-step, 3))
-            await self.spool.clock_was_set_back(step)
-        self._wake_at_due()
-        self.spool.close_old_batch()
-        await self.spool.settle()
-        await self.journal.sync_marks()
-        self._note_free(await self.journal.moves.run(self._measure))
+    async def _look_around(self) -> None:
         await self._look_at_places()
-        if self.config.hold:
-            spawn(self.outbox.give_up_expired(self.config.hold))  # what has waited too long for another node
         self.neighbours.tick()
         await self.control.recount()  # what pings tell
 
@@ -389,25 +333,6 @@ class Node:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             strays.reap(self.crew.pids())
-
-    def _counters(self) -> dict[str, float]:
-        counts = self.journal.counts
-        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.crew.busy}
-
-    def _measure(self) -> int | None:
-        """Bytes free; None when the directory is gone, or its disk fails: others say so. Blocks."""
-        try:
-            return self.journal.reader.disk.free(self.layout.root)
-        except OSError:
-            return None
-
-    def _note_free(self, free: int | None) -> None:
-        if free is None:
-            return
-        was_low, is_low = self.door.free < self.config.min_free, free < self.config.min_free
-        self.door.free = free
-        if is_low != was_low:
-            self.report("disk_low" if is_low else "disk_ok", free=free, min_free=self.config.min_free)
 
     async def _look_at_places(self) -> None:
         """Somebody may have removed our files, or moved the directory away: says so, and makes anew what can be made anew."""
@@ -460,7 +385,7 @@ class Node:
         spool, counts = self.spool, self.journal.counts
         later = len(spool.later)
         held, aside = self.crew.held, self.control.aside
-        rates = self._rates.per_second(time.monotonic(), self._counters())
+        rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
         return {
             "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.monotonic() - self._began, 3),
@@ -495,7 +420,7 @@ class Node:
 
     def _pace(self) -> float:
         """Tasks a second that the workers do when they have work, as seen over the last minute; 0.0 when nothing was seen."""
-        rates = self._rates.per_second(time.monotonic(), self._counters())
+        rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
         ended, busy = rates["done"] + rates["failed"], rates["busy"]
         return round(len(self.crew.workers) * ended / busy, 3) if busy > 0 else 0.0
 

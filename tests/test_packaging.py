@@ -220,7 +220,7 @@ BELOW = {
     "node": {"", *ROOMS},
 }
 """Of each room of node/: which others it may know."""
-TOP = {"node"}
+TOP = {"node", "housekeeping"}
 """The modules of node/ that lie above its rooms."""
 
 

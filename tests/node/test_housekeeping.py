@@ -1,33 +1,50 @@
 """The node's rounds: they end when the node does, whatever happens in the same moment."""
 
 import asyncio
+import random
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from spoolnode.node import node as module
-from spoolnode.node.node import Node
+from spoolnode.node import housekeeping as module
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout
+from spoolnode.node.housekeeping import Housekeeping
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.retry import RetryPolicy
+
+
+async def nothing() -> None: ...
 
 
 @pytest.mark.parametrize("turns", range(4))
-def test_rounds_end_also_when_the_node_gets_work_in_the_moment_of_its_stop(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+def test_rounds_end_also_when_the_node_gets_work_in_the_moment_of_its_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, turns: int
+) -> None:
     """A drain that put tasks back woke the rounds and cancelled them: then they went on, and the node never ended."""
     monkeypatch.setattr(module, "HOUSEKEEPING_SECONDS", 0)
 
     async def main() -> None:
-        async def tidy() -> None: ...
+        rests = asyncio.Event()
+        journal = Journal(RealDisk(), Layout(str(tmp_path)), "0123456789ab", sync=False, report=lambda *_, **__: None)
+        storage = Storage(journal, RetryPolicy(), random.Random(1))
+        idle = SimpleNamespace(held=0, busy=0.0, dispatch=lambda: None)
 
-        idle = SimpleNamespace(is_busy=False, held=0)
-        node = SimpleNamespace(_tidy=tidy, spool=idle, crew=idle, _active=asyncio.Event(), report=print)
-        rounds = asyncio.create_task(Node._keep_house(cast(Any, node)))
+        async def look_around() -> None:
+            rests.set()
+
+        rounds = Housekeeping(storage, idle, SimpleNamespace(free=0), print, hold=0, min_free=0, look_around=look_around)
+        rounds.start()
+        await rests.wait()
         for _ in range(10):
             await asyncio.sleep(0)  # now it waits for work
-        node._active.set()
+        storage.spool.changed()
         for _ in range(turns):
             await asyncio.sleep(0)
-        rounds.cancel()
-        done, _ = await asyncio.wait({rounds}, timeout=1)
-        assert done
+        async with asyncio.timeout(10):
+            await rounds.stop()
+        await journal.close()
 
     asyncio.run(main())

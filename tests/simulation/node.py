@@ -1,7 +1,6 @@
 """A simulated node: the real spool, door and conversations; workers, sockets and the rest of `node.Node` are simulated."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass
@@ -10,11 +9,10 @@ from random import Random
 from typing import Any
 
 from spoolnode.cluster.dial import LIMIT, Dialed, DialError, Kind
-from spoolnode.node.background import spawn
-from spoolnode.node.control.rates import Rates
 from spoolnode.node.disk.disk import discard
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.conversation import Conversation, Services
 from spoolnode.node.ingress.door import Door
 from spoolnode.node.ingress.listener import Stream
@@ -41,7 +39,6 @@ from .machine import Machine, Process
 from .network import Network
 
 POLICY = RetryPolicy(max_attempts=4, base=0.5, longest=8.0)
-HOUSEKEEPING_SECONDS, QUIET_SECONDS = 1.0, 5.0
 SWEEP_SECONDS = 0.5
 REQUEST_SECONDS = 10.0
 """--request-timeout"""
@@ -203,7 +200,7 @@ class SimNode:
         """A line in the node's log."""
         self.trace(self.name, action, **details)
         if action == "sync_failed":
-            self._sync_failures += 1
+            self.journal.failures += 1
         if action == "dead" and self.buried is not None:
             befall, self.buried = self.buried, None
             befall()
@@ -213,25 +210,17 @@ class SimNode:
     def start(self, process: Process) -> None:
         """In the new process; what `Node._start` does."""
         machine = self.machine
-        self._sync_failures = 0
-        self._unsafe: list[Copy] = []
         self.instance = f"{machine.random.getrandbits(64):016x}"
         self.is_stopping = self._drains = False
         self._ping_at = float("-inf")
         self._ping_status: dict[str, Any] = {}
-        self._rates = Rates()
         self.config = Config(self.name, [self.address], self.tags, self.share, self.hold)
-        self._wake: asyncio.TimerHandle | None = None
-        self._active = asyncio.Event()
         self.trace(self.name, "starts")
         guard = GuardedDisk(machine.disk, Layout(ROOT))
         rng = Random(machine.random.getrandbits(32))
-        self.journal = Journal(
-            guard, Layout(ROOT), self.id, sync=True, report=self.report, thread=lambda name: SimThread(name, machine.pace)
-        )
+        self.journal = SimJournal(self, guard)
         self.storage = Storage(self.journal, POLICY, rng)
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
-        self.spool.changed = self._changed
         try:
             self.storage.load(f"boot {machine.boots}")
         except OSError as error:
@@ -246,7 +235,10 @@ class SimNode:
         self.spool.intake.flushed = self._flush
         self.listener = SimListener(self.services, [self.address])
         self.crew = SimCrew(self)
-        self._look_at_disk()
+        self.housekeeping = Housekeeping(
+            self.storage, self.crew, self.door, self.report, hold=self.hold, min_free=MIN_FREE, look_around=self._look_around
+        )
+        self.housekeeping.note_free(self.housekeeping.measure())
         self._listening = [self.address, *([f"{self.alias}:{PORT}"] if self.alias else [])]
         for address in self._listening:
             self.network.listen(process, address, self.listener.accept)
@@ -261,8 +253,10 @@ class SimNode:
         await self.neighbours.start()
         self.is_up = True
         self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.outbox.total)
-        self._changed()
-        self._housekeeper = self.loop.create_task(self._keep_house())
+        self.housekeeping.start()
+
+    async def _look_around(self) -> None:
+        self.neighbours.tick()
 
     def _flush(self) -> None:
         """Answers are ready."""
@@ -290,18 +284,11 @@ class SimNode:
         if self._drains:
             handed = await self.neighbours.drain(GRACE)
             self.trace(self.name, "drained", handed=handed, left=self.spool.total, outbox=self.outbox.total)
-        self._housekeeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._housekeeper
-        if self._wake is not None:
-            self._wake.cancel()
+        await self.housekeeping.stop()
         self.crew.stop_now()
         await self.neighbours.stop()
         await self.executor.close()
-        failures, ended = self._sync_failures, self._unsafe
         await self.storage.close()
-        if failures == self._sync_failures:
-            self.history.safe(ended)
         self.services.flush()
         for stream in list(self.listener.streams):
             stream.close()
@@ -331,12 +318,8 @@ class SimNode:
             "accepting": not self.door.closed and self.door.free >= MIN_FREE, **self.neighbours.status(),
         }  # fmt: skip
 
-    def _counters(self) -> dict[str, float]:
-        counts = self.journal.counts
-        return {"done": counts.done, "failed": counts.failed, "busy": self.crew.seconds}
-
     def _pace(self) -> float:
-        rates = self._rates.per_second(self.loop.time(), self._counters())
+        rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
         return round(self.workers * (rates["done"] + rates["failed"]) / rates["busy"], 3) if rates["busy"] > 0 else 0.0
 
     def _died(self, how: str) -> None:
@@ -354,56 +337,30 @@ class SimNode:
             return False
         return not (self.spool.total or self.outbox.total)
 
-    # -- by the clock, as `Node` does it --
-
-    def _changed(self) -> None:
-        self._active.set()
-        if self.is_up:
-            self.crew.dispatch()
-            self._wake_at_due()
-
-    def _wake_at_due(self) -> None:
-        due = self.spool.later.next_due()
-        if self._wake is not None:
-            self._wake.cancel()
-        self._wake = None if due is None else self.loop.call_later(min(max(due - time.time(), 0.0), 30.0), self._on_due)
-
-    def _on_due(self) -> None:
-        self.spool.wake_due()
-        self._wake_at_due()
-
-    async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            self._rates.sample(self.loop.time(), self._counters())
-            self._wake_at_due()
-            self.spool.close_old_batch()
-            await self.spool.settle()
-            await self._sync_marks()
-            self._look_at_disk()
-            if self.hold:
-                spawn(self.outbox.give_up_expired(self.hold))
-            self.neighbours.tick()
-            if not self.storage.is_busy and not self.crew.held:
-                self._active.clear()
-                timer = self.loop.call_later(QUIET_SECONDS, self._active.set)
-                await self._active.wait()
-                timer.cancel()
-
-    async def _sync_marks(self) -> None:
-        ended, self._unsafe = self._unsafe, []
-        failures = self._sync_failures
-        await self.journal.sync_marks()
-        if failures == self._sync_failures:
-            self.history.safe(ended)
-
-    def _look_at_disk(self) -> None:
-        self.door.free = self.machine.disk.free(ROOT)
-
     def done(self, source: Source, ref: Any, copy: Copy) -> None:
         """A worker reports the good end of a task."""
-        self._unsafe.append(copy)
+        self.journal.unsafe.append(copy)
         self.spool.done(source, [ref])
+
+
+class SimJournal(Journal):
+    """Tells the history which ends are safe against a power cut."""
+
+    def __init__(self, node: SimNode, disk: GuardedDisk) -> None:
+        super().__init__(
+            disk, Layout(ROOT), node.id, sync=True, report=node.report, thread=lambda name: SimThread(name, node.machine.pace)
+        )
+        self.history = node.history
+        self.unsafe: list[Copy] = []
+        self.failures = 0
+
+    async def sync_marks(self) -> None:
+        """As it is, and told."""
+        ended, self.unsafe = self.unsafe, []
+        failures = self.failures
+        await super().sync_marks()
+        if failures == self.failures:
+            self.history.safe(ended)
 
 
 class SimCrew:
@@ -412,7 +369,7 @@ class SimCrew:
     def __init__(self, node: SimNode) -> None:
         self.node = node
         self.held = 0
-        self.seconds = 0.0
+        self.busy = 0.0
         """How long tasks ran."""
         self.active: dict[SimWorker, None] = {}
         self.is_stopping = False
@@ -421,7 +378,7 @@ class SimCrew:
 
     def dispatch(self) -> None:
         """Gives the idle workers what is ready."""
-        if not self._planned and self._idle and self.node.spool.queue.size:
+        if self.node.is_up and not self._planned and self._idle and self.node.spool.queue.size:
             self._planned = True
             self.node.loop.call_soon(self._dispatch)
 
@@ -518,7 +475,7 @@ class SimWorker:
         roll = self.random.random()
         seconds = 0.03 * roll if roll < 0.9 else 5 * self.random.random() ** 2
         seconds += self.node.burden * self.random.random()
-        self.crew.seconds += seconds
+        self.crew.busy += seconds
         self.node.loop.call_later(seconds, self._end, ref, copy)
 
     def _end(self, ref: Any, copy: Copy) -> None:

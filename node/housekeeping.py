@@ -1,0 +1,152 @@
+"""What a node does by the clock: once a second it settles, syncs and looks around; exactly when a task is due it wakes."""
+
+import asyncio
+import contextlib
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from spoolnode.node.background import spawn
+from spoolnode.node.control.rates import Rates
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.spool.clock import Watch
+
+HOUSEKEEPING_SECONDS = 1.0
+QUIET_SECONDS = 5.0
+"""How often, when nothing happens: an idle node sleeps."""
+
+
+class Workers(Protocol):
+    """Who runs the tasks."""
+
+    @property
+    def held(self) -> int:
+        """Tasks that are with them."""
+
+    @property
+    def busy(self) -> float:
+        """Seconds that they have worked, all together."""
+
+    def dispatch(self) -> None:
+        """Gives them what is ready."""
+
+
+class Gate(Protocol):
+    """Who lets requests in, or not."""
+
+    free: int
+    """Bytes that the disk has left."""
+
+
+class Housekeeping:
+    """The rounds of one node, and its alarm clock."""
+
+    def __init__(
+        self, storage: Storage, workers: Workers, gate: Gate, report: Callable[..., None], *, hold: float, min_free: int,
+        look_around: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            hold: seconds that a task may wait for another node; 0: for ever.
+            min_free: bytes of the disk below which it is told that it is low.
+            look_around: what else is done in each round.
+        """
+        self.rates = Rates()
+        self._storage = storage
+        self._workers = workers
+        self._gate = gate
+        self._report = report
+        self._hold = hold
+        self._min_free = min_free
+        self._look_around = look_around
+        self._loop = asyncio.get_running_loop()
+        self._clock = Watch(time.monotonic(), time.time())
+        self._active = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._rounds: asyncio.Task[None] | None = None
+        storage.spool.changed = self._changed
+
+    def start(self) -> None:
+        """Begins; what is ready goes to the workers now."""
+        self._rounds = self._loop.create_task(self._run())
+        self._workers.dispatch()
+        self._set_alarm()
+
+    async def stop(self) -> None:
+        """Ends, between two steps of a round. What becomes ready still goes to the workers."""
+        if self._rounds is not None:
+            self._rounds.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._rounds
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _changed(self) -> None:
+        """Tasks became ready, or the next one is due sooner."""
+        self._active.set()
+        self._workers.dispatch()
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Wakes exactly when the next task is due (looking again at least every 30 s, because clocks are set)."""
+        due = self._storage.spool.later.next_due()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None if due is None else self._loop.call_later(min(max(due - time.time(), 0.0), 30.0), self._wake)
+
+    def _wake(self) -> None:
+        self._storage.spool.wake_due()
+        self._set_alarm()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_SECONDS)
+            try:
+                await self._tidy()
+            except Exception as error:  # noqa: BLE001  # a round that fails must not be the last one; it is reported in full
+                self._report("housekeeping_failed", reason="".join(traceback.format_exception(error)))
+            if not self._storage.is_busy and not self._workers.held:
+                self._active.clear()
+                with contextlib.suppress(TimeoutError):
+                    # Not `wait_for`: in Python 3.11 that forgets a cancellation which meets the end of what it waits for.
+                    async with asyncio.timeout(QUIET_SECONDS):
+                        await self._active.wait()
+
+    async def _tidy(self) -> None:
+        """One round."""
+        storage = self._storage
+        self.rates.sample(time.monotonic(), self.counters())
+        if (step := self._clock.step(time.monotonic(), time.time())) < 0:
+            self._report("clock_set_back", seconds=round(-step, 3))
+            await storage.spool.clock_was_set_back(step)
+        self._set_alarm()
+        storage.spool.close_old_batch()
+        await storage.spool.settle()
+        await storage.journal.sync_marks()
+        self.note_free(await storage.journal.moves.run(self.measure))
+        if self._hold:
+            spawn(storage.outbox.give_up_expired(self._hold))  # what has waited too long for another node
+        await self._look_around()
+
+    def counters(self) -> dict[str, float]:
+        """What has risen since the start, of which the rates are told."""
+        counts = self._storage.journal.counts
+        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self._workers.busy}
+
+    def measure(self) -> int | None:
+        """Bytes free; None when the directory is gone, or its disk fails: others say so. Blocks."""
+        journal = self._storage.journal
+        try:
+            return journal.reader.disk.free(journal.layout.root)
+        except OSError:
+            return None
+
+    def note_free(self, free: int | None) -> None:
+        """Requests are let in, or not, by so many bytes."""
+        if free is None:
+            return
+        was_low, is_low = self._gate.free < self._min_free, free < self._min_free
+        self._gate.free = free
+        if is_low != was_low:
+            self._report("disk_low" if is_low else "disk_ok", free=free, min_free=self._min_free)
