@@ -57,6 +57,12 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", patien
     return value
 
 
+def whole_lines(path: Path) -> list[str]:
+    """What others have written to a file so far: a line whose end is not there yet is still being written."""
+    text = path.read_text() if path.exists() else ""
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 class RunningNode:
     """One node with its spool in `directory / "spool"`; it can be ended and started again on the same spool."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from support import RunningNode, eventually
+from support import RunningNode, eventually, whole_lines
 from talk import connect, read_answers
 
 from spoolnode import send_to_spooler
@@ -66,7 +66,7 @@ class Party(RunningNode):
     def ran(self) -> list[str]:
         """The numbers of the tasks that ran here, in order."""
         path = self.directory / "ran"
-        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+        return [line.split()[0] for line in whole_lines(path)]
 
     def wait_until_ran(self, *numbers: str) -> None:
         """Returns when these, and no others, have run here, once each."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from support import PATIENCE, eventually
+from support import PATIENCE, eventually, whole_lines
 
 NGINX = "/usr/sbin/nginx"
 UWSGI = Path(sys.executable).with_name("uwsgi")
@@ -58,7 +58,7 @@ class Lines:
         self._path = directory / "lines.txt"
 
     def __call__(self) -> list[str]:
-        return self._path.read_text().splitlines() if self._path.exists() else []
+        return whole_lines(self._path)
 
     def wait(self, count: int = 1, begin: str = "") -> list[str]:
         """The lines that begin so, once there are that many."""

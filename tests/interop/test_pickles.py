@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from real_programs import exchange, packet
-from support import RunningNode, eventually
+from support import RunningNode, eventually, whole_lines
 
 from spoolnode import Refused, send_to_spooler
 from spoolnode.compat.values import environment
@@ -54,8 +54,7 @@ class Evil:
 
 
 def notes(node: RunningNode) -> list[str]:
-    path = node.directory / "notes"
-    return path.read_text().splitlines() if path.exists() else []
+    return whole_lines(node.directory / "notes")
 
 
 def test_no_form_of_a_pickle_comes_in_by_tcp(node: RunningNode) -> None:

@@ -87,9 +87,9 @@ class Summary:
 
 
 def read_lines(text: str) -> list[Line]:
-    """The lines of the file."""
+    """The lines of the file; one whose end is not there yet is still being written."""
     lines = []
-    for at, line in enumerate(text.splitlines()):
+    for at, line in enumerate(text[: text.rfind("\n") + 1].splitlines()):
         what, task, worker, lane = line.split()
         lines.append(Line(at, what, int(task), worker, lane))
     return lines

@@ -24,8 +24,8 @@ def test_a_calm_history_has_no_problem() -> None:
 
 def test_a_lost_task_is_found_unless_it_is_still_kept() -> None:
     lost = CALM.replace("2 1.10.a", "1 1.10.a").splitlines()[:3]
-    assert problems_of("\n".join(lost)) == ["task 2 was acknowledged and is lost"]
-    assert problems_of("\n".join(lost), kept={2}) == []
+    assert problems_of("\n".join([*lost, ""])) == ["task 2 was acknowledged and is lost"]
+    assert problems_of("\n".join([*lost, ""]), kept={2}) == []
 
 
 def test_a_refused_task_that_ran_is_found() -> None:

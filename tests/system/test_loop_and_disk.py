@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import RunningNode, eventually
+from support import RunningNode, eventually, whole_lines
 from talk import connect, exchange, read_answers, request
 from watch import NOTES, status, tasks, wait_for_note
 
@@ -75,7 +75,7 @@ class WatchedNode(RunningNode):
     @property
     def seen(self) -> list[dict[str, Any]]:
         """What the watch has noted."""
-        return [json.loads(line) for line in (self.directory / "seen").read_text().splitlines()]
+        return [json.loads(line) for line in whole_lines(self.directory / "seen")]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from support import RunningNode, eventually
+from support import RunningNode, eventually, whole_lines
 
 from spoolnode.control_client import ask
 from spoolnode.protocol.spoolfile import SpoolFile, parse
@@ -46,8 +46,7 @@ class Gate:
 
 def notes(node: RunningNode) -> list[str]:
     """The notes of the application so far."""
-    path = node.directory / "notes"
-    return path.read_text().splitlines() if path.exists() else []
+    return whole_lines(node.directory / "notes")
 
 
 def count(node: RunningNode, note: str) -> int:
