@@ -4,15 +4,25 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo test test-docker simulate bench lint dev clean
+.PHONY: demo quick test test-pythons test-docker simulate bench lint dev clean
 
 demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
+
+quick: .venv/dev            ## for each change: lint, types and the quick tests of the checkout, in a minute or two
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/pytest -q -m 'not slow' -n 4 --dist worksteal tests/protocol tests/node tests/test_*.py $(ARGS)
 
 test: .venv/tox             ## lint, types and tests, as CI runs them
 	@echo 'Tests: lint, types, then all tests but those of docker-compose.yml. About a quarter of an hour on two cores.'
 	tests/install.sh tests
 	.venv/bin/tox run $(ARGS)
+
+PYTHONS ?= py312,py313
+test-pythons: .venv/tox     ## the quick tests with other Pythons, those that are installed
+	.venv/bin/tox run --skip-missing-interpreters=true -e $(PYTHONS) $(ARGS)
 
 test-docker: .venv/tox      ## the tests of docker-compose.yml on a Docker engine of their own; needs root
 	@echo 'Tests of docker-compose.yml: a Docker engine of their own, in a network namespace. About two minutes.'
