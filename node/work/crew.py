@@ -8,13 +8,13 @@ from typing import Any
 
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.outcome import Kind, Outcome, read_timer
+from spoolnode.node.schedule import Schedule
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.spool import LOCKED_SECONDS, SHORT_SECONDS, Spool
 from spoolnode.node.work import wire
 from spoolnode.node.work.dispatch import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.work.process import InFlight, WorkerProcess, worker_command
 from spoolnode.node.work.reserve import Reserve
-from spoolnode.node.work.schedule import Schedule
 from spoolnode.node.work.slots import TIMER
 from spoolnode.node.work.strays import mark_of
 from spoolnode.node.work.warden import Warden

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolnode.node.outcome import Timer
+from spoolnode.node.schedule import Schedule, following, matches
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.work.dispatch import MAX_WINDOW, Pace, View, plan, room, to_relieve
-from spoolnode.node.work.schedule import Schedule, following, matches
 from spoolnode.node.work.slots import Running, Slots
 from spoolnode.node.work.wire import MAX_CHUNK
 
