@@ -44,13 +44,14 @@ class Housekeeping:
 
     def __init__(
         self, storage: Storage, workers: Workers, gate: Gate, report: Callable[..., None], *, hold: float, min_free: int,
-        look_around: Callable[[], Awaitable[None]],
+        look_around: Callable[[], Awaitable[None]], clock: Watch | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
             hold: seconds that a task may wait for another node; 0: for ever.
             min_free: bytes of the disk below which it is told that it is low.
             look_around: what else is done in each round.
+            clock: begun before the spool was read, which may take minutes in which the clock is set.
         """
         self.rates = Rates()
         self._storage = storage
@@ -61,7 +62,7 @@ class Housekeeping:
         self._min_free = min_free
         self._look_around = look_around
         self._loop = asyncio.get_running_loop()
-        self._clock = Watch(time.monotonic(), time.time())
+        self._clock = clock or Watch(time.monotonic(), time.time())
         self._active = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._rounds: asyncio.Task[None] | None = None

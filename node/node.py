@@ -29,6 +29,7 @@ from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outbox.outbox import boot_id
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
+from spoolnode.node.spool.clock import Watch
 from spoolnode.node.spool.hold import Hold, lock_spool
 from spoolnode.node.spool.inbox import Inbox
 from spoolnode.node.spool.journal import Journal
@@ -80,6 +81,7 @@ class Node:
         self.report = report
         self.started = time.time()
         self._began = time.monotonic()
+        self._clock = Watch(self._began, self.started)
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._signals = 0
@@ -131,8 +133,7 @@ class Node:
         prepare(Keeper(RealDisk(), layout, ""), self.report)
         self.id, secret = read_identity(layout, self.report)
         self.key = NodeKey(bytes.fromhex(secret)) if secret else None
-        own = {layout.node_id: self.id, layout.node_key: secret}
-        self._own = {path: f"{content}\n".encode() for path, content in own.items() if content}
+        self._own = own_files(layout, self.id, secret)
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
         self.journal = Journal(
             RealDisk(), layout, self.id, sync=config.sync == "always",
@@ -155,7 +156,7 @@ class Node:
         self.control = Control(self)
         self.housekeeping = Housekeeping(
             self.storage, self.crew, self.door, self.report,
-            hold=config.hold, min_free=config.min_free, look_around=self._look_around,
+            hold=config.hold, min_free=config.min_free, look_around=self._look_around, clock=self._clock,
         )  # fmt: skip
         self.housekeeping.note_free(self.housekeeping.measure())
         # The listener is open before the workers start: an application may enqueue while it is imported.
@@ -193,9 +194,10 @@ class Node:
         earlier = await self.journal.moves.run(partial(strays.read_instances, self.layout.instance))
         await self._remember_instances([*earlier, self.instance])
         for instance in earlier:
+            await asyncio.to_thread(strays.end_cgroup, strays.cgroup_of(instance))
             killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
             if killed or left:
-                reason = "tasks of a node that was killed had started them; what also cleared its environment is not found"
+                reason = "tasks of a node that was killed had started them"
                 self.report("strays_ended", processes=killed, left=left, reason=reason)
         if earlier:
             await self._remember_instances([self.instance])
@@ -493,6 +495,12 @@ def read_identity(layout: Layout, report: log.Report) -> tuple[str, str]:
         identity = secrets.token_hex(6)
         keeper.replace(layout.node_id, f"{identity}\n".encode())
     return identity, secret
+
+
+def own_files(layout: Layout, identity: str, secret: str) -> dict[str, bytes]:
+    """What `read_identity` has read, for those who write it again, in this order: an id without its key would get another one."""
+    own = {layout.node_key: secret, layout.node_id: identity}
+    return {path: f"{content}\n".encode() for path, content in own.items() if content}
 
 
 def _read_own(path: str, digits: int) -> str:

@@ -171,6 +171,7 @@ class Stream(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        self._is_paused = False
         self.since = time.monotonic()
         with contextlib.suppress(OSError, NotImplementedError):
             self._transport.write_eof()

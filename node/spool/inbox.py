@@ -7,8 +7,10 @@ what inotify does not see (network file systems, an overflowing queue).
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import struct
+import termios
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -168,8 +170,11 @@ class Inbox:
 
     def _catch_up(self) -> None:
         """Reads all that has happened, while what workers do to their files is still told from what others do."""
-        while self._inotify is not None and self._read():
-            pass
+        if self._inotify is not None:
+            # What is there now, and not what comes meanwhile: others may change files faster than we read of it.
+            (left,) = struct.unpack("i", fcntl.ioctl(self._inotify.fd, termios.FIONREAD, bytes(4)))
+            while left > 0 and (size := self._read()):
+                left -= size
         if self._news:
             self._loop.call_soon(self._look)
 
@@ -210,8 +215,10 @@ class Inbox:
             try:
                 # A stat of a name that the kernel has just told us of: it is in memory.
                 found = os.lstat(self._spool.journal.layout.path(ref))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 self._spool.forget(ref)
+            except OSError:
+                continue  # closed to us, or failing: the scan says so, and the move that has just ended must not hear of it
             else:
                 self._spool.notice(ref, found.st_mtime, now, sure=sure)
         if self._news:
@@ -254,7 +261,7 @@ class Inbox:
         now = time.time()
         for index, file in enumerate(sorted(news, key=lambda file: file.order)):  # a directory lists its files in no order
             if file.ref not in self._spool.files.known:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):  # it is gone, or closed to us
                     # The listing is older than what ended since; only what is there now counts.
                     mtime = os.lstat(self._spool.journal.layout.path(file.ref)).st_mtime
                     self._spool.notice(file.ref, mtime, now, sure=False)

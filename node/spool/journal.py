@@ -7,6 +7,7 @@ power cut within a second. Those who have queues register as a `Tenant` and are 
 Which thread may touch what, and why that is safe, stands in ARCHITECTURE.md, "Threads".
 """
 
+import asyncio
 import contextlib
 import math
 import time
@@ -228,6 +229,10 @@ class Journal:
             except OSError as error:
                 self.report("sync_failed", reason=str(error))
                 is_safe = False
+            except asyncio.CancelledError:  # a stop: how it ends is heard by nobody
+                for tell in synced:
+                    tell(False)
+                raise
         for tell in synced:
             tell(is_safe)
 

@@ -1,7 +1,7 @@
 """What tasks have started and nobody waits for any more: found by a mark in their environment, and killed.
 
 A process group does not hold what called `setsid`, and a parent is forgotten when it dies; the mark stays, unless a program was
-started with an environment of its own (then its process group may still hold it).
+started with an environment of its own (then its process group may still hold it). Where we may make a cgroup, that holds all.
 
 This file is also the whole program of the warden (see `warden`), and so imports nothing of ours and little else.
 """
@@ -15,6 +15,8 @@ import time
 
 MARK = "_SPOOLNODE_MARK"
 """The variable in the environment of each worker, and so of all that its tasks start; no user's misspelt setting."""
+CGROUP = "spoolnode-"
+"""How the names of our cgroups begin."""
 PATIENCE = 3.0
 """Seconds within which what was killed must be gone."""
 _PAUSE = 0.01
@@ -43,17 +45,70 @@ def reap(but: set[int]) -> None:
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
+def cgroup_of(instance: str) -> str:
+    """Where the cgroup of one run of a node is, or would be, below our own one (cgroups(7), version 2); empty: there are none."""
+    try:
+        with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
+            mounted = next((words[1] for words in map(str.split, mounts) if words[2] == "cgroup2"), "")
+        with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as cgroups:
+            ours = next((line[3:].rstrip("\n") for line in cgroups if line.startswith("0::")), "")
+    except OSError:
+        return ""
+    return os.path.join(mounted, ours.lstrip("/"), f"{CGROUP}{instance}") if mounted and ours else ""
+
+
+def join_cgroup(path: str, pid: int) -> None:
+    """A process, and all that it will start, belong to that cgroup from now on, where we may make one.
+
+    That takes root or a delegated subtree. Those that ended nodes have left, and in which nothing runs any more, are removed.
+    """
+    with contextlib.suppress(OSError):  # we may not, or it has ended: the mark is still there
+        if not os.path.isdir(path):
+            below = os.path.dirname(path)
+            for other in os.listdir(below):
+                if other.startswith(CGROUP):
+                    remove_cgroup(os.path.join(below, other))
+            os.mkdir(path)
+        _write(f"{path}/cgroup.procs", str(pid))
+
+
+def end_cgroup(path: str) -> None:
+    """Kills all that is in it, and removes it."""
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(OSError):  # it is not there, or the kernel is older than 5.14: the mark is still there
+        _write(f"{path}/cgroup.kill", "1")
+    while not remove_cgroup(path) and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+
+
+def remove_cgroup(path: str) -> bool:
+    """Whether it is gone: it stays as long as something runs in it."""
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
 GOODBYE = "goodbye"
 _DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 """What may reach all processes of a node at once; the warden ends when the node has ended."""
 
 
-def live_as_warden(pipe: int, instance: str) -> None:
+def live_as_warden(pipe: int, instance: str, cgroup: str) -> None:
     """The life of the warden's process.
 
     Args:
         pipe: says `+PID` and `-PID` of the node's workers, and `GOODBYE` when the node ends as it should; it ends with the node.
         instance: is in the marks of that node's workers.
+        cgroup: where that of its workers is, if there is one; empty: this machine has none.
     """
     for number in _DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
@@ -66,6 +121,8 @@ def live_as_warden(pipe: int, instance: str) -> None:
     for worker in workers:
         with contextlib.suppress(OSError):  # it left nothing behind
             os.killpg(worker, signal.SIGKILL)
+    if cgroup:
+        end_cgroup(cgroup)
     end(mark_of(instance))
 
 
@@ -116,4 +173,4 @@ def _began(pid: int) -> float:
 
 
 if __name__ == "__main__":
-    live_as_warden(int(sys.argv[1]), sys.argv[2])
+    live_as_warden(int(sys.argv[1]), sys.argv[2], sys.argv[3])

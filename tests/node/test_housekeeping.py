@@ -1,10 +1,14 @@
 """The node's rounds: they end when the node does, whatever happens in the same moment."""
 
 import asyncio
+import errno
 import random
+import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import msgpack
 import pytest
 
 from spoolnode.node import housekeeping as module
@@ -13,6 +17,8 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.recovery import prepare
 from spoolnode.node.spool.retry import RetryPolicy
 
 
@@ -46,5 +52,37 @@ def test_rounds_end_also_when_the_node_gets_work_in_the_moment_of_its_stop(
         async with asyncio.timeout(10):
             await rounds.stop()
         await journal.close()
+
+    asyncio.run(main())
+
+
+def test_a_stop_that_does_not_hear_how_a_sync_ended_takes_it_for_a_failed_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(module, "HOUSEKEEPING_SECONDS", 0)
+
+    async def main() -> None:
+        layout = Layout(str(tmp_path))
+        prepare(Keeper(RealDisk(), layout, ""), lambda *_, **__: None)
+        journal = Journal(RealDisk(), layout, "0123456789ab", sync=True, report=lambda *_, **__: None)
+        storage = Storage(journal, RetryPolicy(), random.Random(1))
+        storage.load()
+        begun, go_on = threading.Event(), threading.Event()
+
+        def failing(*_: Any) -> None:
+            begun.set()
+            go_on.wait(60)
+            raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(journal.keeper, "sync_marks", failing)
+        idle = SimpleNamespace(held=0, busy=0.0, dispatch=lambda: None)
+        rounds = Housekeeping(storage, idle, SimpleNamespace(free=0), print, hold=0, min_free=0, look_around=nothing)
+        rounds.start()
+        while not begun.is_set():
+            await asyncio.sleep(0.005)
+        await rounds.stop()
+        go_on.set()
+        await storage.close()
+        assert not msgpack.unpackb((tmp_path / "links").read_bytes())["clean"]
 
     asyncio.run(main())

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from spoolnode.node.disk.disk import Entry, RealDisk
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
@@ -102,5 +104,45 @@ def test_the_end_of_the_watch_while_new_directories_are_listed_leaves_nothing_be
         busy.set()
         await until(lambda: not inbox._is_listing)
         assert inbox._scan_timer is None or inbox._scan_timer.cancelled()
+
+    run(tmp_path / "spool", story)
+
+
+@pytest.mark.parametrize("odd", ["a file", "gone"])
+def test_what_becomes_of_other_files_is_no_failure_of_a_move(tmp_path: Path, odd: str) -> None:
+    async def story(spool: Spool, inbox: Inbox, disk: Counting) -> None:
+        root = Path(spool.journal.layout.root)
+        (root / "5").mkdir()
+        await until(lambda: "5/" in inbox._directories.values())
+
+        def move() -> None:
+            (root / "uwsgi_spoolfile_on_moved").write_bytes(FILE)
+            (root / "5" / "uwsgi_spoolfile_on_x").write_bytes(FILE)
+
+        with spool.journal.placing():
+            move()
+            await until(lambda: "5/uwsgi_spoolfile_on_x" in inbox._news)
+            (root / "5").rename(root / "old")
+            if odd == "a file":
+                (root / "5").touch()
+        await until(lambda: "uwsgi_spoolfile_on_moved" in spool.files.known)
+
+    run(tmp_path / "spool", story)
+
+
+def test_only_what_has_happened_is_read_before_a_file_lands(tmp_path: Path) -> None:
+    async def story(spool: Spool, inbox: Inbox, disk: Counting) -> None:
+        reads = 0
+
+        def more() -> int:
+            nonlocal reads
+            reads += 1
+            assert reads < 100, "somebody changes files faster than we read of it"
+            return 16
+
+        (Path(spool.journal.layout.root) / "uwsgi_spoolfile_on_x").write_bytes(FILE)
+        inbox._read = more  # type: ignore[method-assign] # for a moment
+        spool.landing()
+        del inbox._read
 
     run(tmp_path / "spool", story)

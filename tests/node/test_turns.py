@@ -8,7 +8,8 @@ import random
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from linked import NODE, Station, task
@@ -17,6 +18,7 @@ from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress import conversation as conversations
 from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.ingress.listener import Stream
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import intake
 from spoolnode.node.spool.inbox import LOOKED_AT_ONCE, Inbox
@@ -374,5 +376,53 @@ def test_lines_that_a_task_prints_by_the_thousand_are_told_a_few_at_a_time_and_a
         assert max(await each_turn(lambda: len(printed), many)) <= PRINTED_AT_ONCE
         assert printed == [str(n) for n in range(many)]
         await gone.wait()
+
+    run(story())
+
+
+class Transport(asyncio.Transport):
+    """Remembers whether it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = True
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+    def write(self, data: Any) -> None: ...
+
+    def write_eof(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_a_connection_that_ends_in_its_first_bytes_goes_on_being_read_so_that_its_answers_arrive() -> None:
+    async def story() -> None:
+        malformed = bytes([99, 0, 0, 1])
+        services = Services(cast(Any, None), dict, lambda *_, **__: None, lambda *_, **__: None)
+        room = SimpleNamespace(enter=lambda _stream: 0, progressed=lambda _stream: 0)
+        listener = cast(Any, SimpleNamespace(streams=set(), strangers=0, room=room, connections=1))
+
+        def converse(stream: Any) -> Conversation:
+            return Conversation(services, stream, "peer", local=True, allowed=True, max_block=8192)
+
+        stream = Stream(listener, converse, packet(PING, b"", EXTENDED) * 40 + malformed, stranger=False)
+        transport = Transport()
+        stream.connection_made(transport)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert transport.reads
 
     run(story())

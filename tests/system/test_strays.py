@@ -11,7 +11,12 @@ from support import RunningNode, eventually
 from watch import NOTES, Gate, is_alive, notes, resident, status, wait_for_note, wait_until_idle, workers
 
 import spoolnode
+from spoolnode.node.work import strays
 
+CGROUP = strays.cgroup_of("of this test")
+IN_CGROUPS = pytest.mark.skipif(
+    not CGROUP or not os.access(os.path.dirname(CGROUP), os.W_OK), reason="a cgroup of our own takes root or a delegated subtree"
+)
 Gates = Callable[[str], Gate]
 
 APP = (
@@ -23,6 +28,7 @@ HOW = {
     "plain": {},
     "own session": {"start_new_session": True},
     "own environment": {"env": {"PATH": os.environ["PATH"]}},
+    "both": {"start_new_session": True, "env": {"PATH": os.environ["PATH"]}},
 }
 
 def spooler(env):
@@ -59,7 +65,7 @@ def started(node: RunningNode) -> Iterator[Callable[..., int]]:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("how", ["plain", "own session", "own environment"])
+@pytest.mark.parametrize("how", ["plain", "own session", "own environment", pytest.param("both", marks=IN_CGROUPS)])
 def test_nothing_that_a_task_started_survives_kill_9_of_the_node(
     node: RunningNode, started: Callable[..., int], how: str
 ) -> None:
@@ -67,6 +73,26 @@ def test_nothing_that_a_task_started_survives_kill_9_of_the_node(
     child = started(how)
     node.kill9()
     eventually(lambda: not is_alive(child), "the child is gone, and no node runs")
+
+
+@IN_CGROUPS
+def test_no_cgroup_is_left_of_a_node_that_has_ended(node: RunningNode, started: Callable[..., int]) -> None:
+    def cgroups() -> set[str]:
+        return {name for name in os.listdir(os.path.dirname(CGROUP)) if name.startswith(strays.CGROUP)}
+
+    before = cgroups()
+    node.start(app=APP)
+    child = started("both", then="ends")
+    assert len(cgroups() - before) == 1
+    wait_until_idle(node)
+    node.stop()
+    assert is_alive(child), "after an orderly end it may stay"
+    os.kill(child, signal.SIGKILL)
+    eventually(lambda: not is_alive(child), "it has ended")
+    node.start("--app", "app.py")
+    assert len(cgroups() - before) == 1, "the one of the run before was removed"
+    node.stop()
+    assert cgroups() <= before
 
 
 def test_the_next_start_ends_what_is_left_before_it_runs_anything(node: RunningNode, started: Callable[..., int]) -> None:
