@@ -194,8 +194,9 @@ class Node:
         earlier = await self.journal.moves.run(partial(strays.read_instances, self.layout.instance))
         await self._remember_instances([*earlier, self.instance])
         for instance in earlier:
-            await asyncio.to_thread(strays.end_cgroup, strays.cgroup_of(instance))
+            in_group = await asyncio.to_thread(strays.end_cgroup, strays.cgroup_of(instance))
             killed, left = await asyncio.to_thread(strays.end, strays.mark_of(instance))
+            killed += in_group
             if killed or left:
                 reason = "tasks of a node that was killed had started them"
                 self.report("strays_ended", processes=killed, left=left, reason=reason)

@@ -72,13 +72,18 @@ def join_cgroup(path: str, pid: int) -> None:
         _write(f"{path}/cgroup.procs", str(pid))
 
 
-def end_cgroup(path: str) -> None:
-    """Kills all that is in it, and removes it."""
+def end_cgroup(path: str) -> int:
+    """Kills all that is in it, and removes it; how many processes there were."""
     deadline = time.monotonic() + PATIENCE
-    with contextlib.suppress(OSError):  # it is not there, or the kernel is older than 5.14: the mark is still there
+    try:
+        with open(f"{path}/cgroup.procs", encoding="ascii") as file:
+            count = len(file.read().split())
         _write(f"{path}/cgroup.kill", "1")
+    except OSError:  # it is not there, or the kernel is older than 5.14: the mark is still there
+        return 0
     while not remove_cgroup(path) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
+    return count
 
 
 def remove_cgroup(path: str) -> bool:

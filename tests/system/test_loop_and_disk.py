@@ -34,7 +34,6 @@ ALLOWED = {
     "node.control.http.Control.listen_again": "the same for the control socket",
     "node.work.process.WorkerProcess._execute": "a worker is started: the call returns when the kernel has loaded the"
     " interpreter, which is in memory, because this process runs it too",
-    "node.work.warden.Warden.watch": "a worker is put into its cgroup, which is no disk",
     # At the start: the loop has not turned since, or it makes sockets.
     "cluster.cluster.Cluster._read_known": "at the start, before the loop's first turn",
     "node.control.http.Control.start": "at the start: the control socket is made",

@@ -87,7 +87,7 @@ def test_no_cgroup_is_left_of_a_node_that_has_ended(node: RunningNode, started: 
     wait_until_idle(node)
     node.stop()
     assert is_alive(child), "after an orderly end it may stay"
-    os.kill(child, signal.SIGKILL)
+    os.killpg(child, signal.SIGKILL)
     eventually(lambda: not is_alive(child), "it has ended")
     node.start("--app", "app.py")
     assert len(cgroups() - before) == 1, "the one of the run before was removed"
