@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -137,6 +138,8 @@ def test_what_a_task_that_ended_has_left_behind_may_stay(node: RunningNode, star
     node.start("--max-attempts", "1", app=APP)
     daemon = started("own session", then="ends")
     wait_until_idle(node)
+    now = time.monotonic()
+    eventually(lambda: time.monotonic() > now + 0.1, "the kernel counts in hundredths when processes start")
     other = started("own session")
     os.kill(workers(node)[0], signal.SIGKILL)
     node.wait_for_log("dead")
