@@ -7,6 +7,7 @@ from the outbox, sends them, and lets each leave the disk when the other side ha
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,6 +102,10 @@ class Carrier:
         self._peer = ANYONE
         self._address = ""
         self._since_floor = 0
+        self._written = self._answered = 0
+        """Tasks on this connection, and how many of them were answered."""
+        self._floors: deque[int] = deque()
+        """How many tasks were written before each hello that tells a floor: its answer comes between theirs."""
         self._introduction = around.introduce()
         self._task = self._loop.create_task(self._run())
 
@@ -247,15 +252,16 @@ class Carrier:
         self._around.vouch(status, channel.certified)
         self._around.met(status, self._loop.time() - began, self._address)
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
-        if identity == self._around.node_id:
-            raise Ourselves("it is this node")
         if not names.is_node_id(identity) or (":" not in self.to and not self._around.answers_to(self.to, identity)):
             raise NotIt(f"{self._address} is the node {name!r} ({identity}), not {self.to!r}")
+        if identity == self._around.node_id:
+            raise Ourselves("it is this node")
         if introduction.must_prove:
             read_pong(await channel.ask(self._hello(), ANSWER_SECONDS))
         await self._around.outbox.meet(self.to, identity)
         self._peer = identity
-        self._since_floor = 0
+        self._since_floor = self._written = self._answered = 0
+        self._floors.clear()
         self.link.greeted(self._loop.time())
         self._around.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
         return True
@@ -346,17 +352,20 @@ class Carrier:
         now = self._loop.time()
         if self._since_floor >= FLOOR_EVERY:
             self._since_floor = 0
+            self._floors.append(self._written)
             channel.write(self._hello())
         going, parcels[:small] = parcels[:small], []
         for parcel in going:
             self.link.sent(_sent(load, parcel), now)
         self._since_floor += len(going)
+        self._written += len(going)
         if going:
             channel.write(b"".join([parcel.head for parcel in going]))
             await channel.drained(ANSWER_SECONDS)
         elif parcels:
             parcel = parcels.pop(0)
             self.link.sent(_sent(load, parcel), now)
+            self._written += 1
             await self._send_large(channel, parcel)
 
     async def _send_large(self, channel: Channel, parcel: Parcel) -> None:
@@ -393,9 +402,13 @@ class Carrier:
         later: list[Sent] = []
         try:
             for modifier1, modifier2, block in answers:
-                if modifier1 == PING:
-                    continue  # to a floor
+                if self._floors and self._floors[0] == self._answered:
+                    self._floors.popleft()
+                    if modifier1 != PING:
+                        raise BadPacket(f"a floor was not taken: {refusal_in(modifier2, block)}")
+                    continue
                 refusal = refusal_in(modifier2, block)
+                self._answered += 1
                 sent, fate = self.link.answered(refusal, now)
                 if fate is Fate.TAKEN:
                     taken.setdefault((id(sent.source), sent.rank), []).append(sent)
@@ -423,8 +436,13 @@ class Carrier:
     async def _carry_plain(self) -> None:
         """One task a connection, as uWSGI takes them. Whether it has a task is sure only when it says so."""
         while not self.link.closing:
+            self._wake.clear()
             load = await self._around.outbox.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
             if load is None:
+                if self.has_work:  # in doubt with another node, or frozen: to connect again at once would change nothing
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(IDLE_SECONDS):
+                            await self._wake.wait()
                 self.link.rest()
                 return
             parcels = load.parcels

@@ -170,6 +170,9 @@ class Cluster:
         is_it = self._trust is not None or (greeting.is_proved and self._known.key(hello.id))
         if is_it and known is not None and known.state is State.REJECTED:
             self.table.ask_again(known, self._loop.time())  # it has just shown its certificate, or its key
+        if self._trust is None and greeting.is_proved:
+            self._known.called(hello.id, keys.fingerprint(hello.public))
+            self._keep_changes()
         self._prober.wake()
         return greeting._replace(is_proved=is_proved or self.table.is_reached(hello.id, hello.instance, peer))
 
@@ -559,10 +562,10 @@ class Cluster:
         spool = self._node.spool
         handed, deadline = 0, self._loop.time() + seconds
         aside: list[Aside] = []
-        await self._ask_all(deadline)
+        since = await self._ask_all(deadline)
         try:
             while self._loop.time() < deadline:
-                shares = sharing.spread(min(CHUNK, spool.queue.size + len(spool.later)), self._loads())
+                shares = sharing.spread(min(CHUNK, spool.queue.size + len(spool.later)), self._loads(since))
                 went = await self._spread(shares, aside) if shares else None
                 if went is None:
                     break
@@ -573,16 +576,21 @@ class Cluster:
             await self._news(deadline)
         return handed
 
-    async def _ask_all(self, deadline: float) -> None:
-        """Asks all peers that are alive how they are: a drain has one chance, and their last answers may be too old for it."""
+    async def _ask_all(self, deadline: float) -> float:
+        """Asks all peers that are alive how they are: a drain has one chance, and their last answers may be too old for it.
+
+        Returns:
+            Since when an answer counts; when none has come, all do.
+        """
         began = self._loop.time()
         asked = [peer for peer in self.table if peer.state in ALIVE]
         for peer in asked:
             self.table.ask_again(peer, began)
         self._prober.wake()
-        deadline = min(deadline, began + ASK_SECONDS)
+        deadline = min(deadline, began + min(ASK_SECONDS, (deadline - began) / 4))
         while self._loop.time() < deadline and any(peer.status_at < began and peer.state in ALIVE for peer in asked):
             await self._news(deadline)
+        return began if any(peer.status_at >= began for peer in asked) else float("-inf")
 
     async def _news(self, deadline: float) -> None:
         """Waits for something to happen at a peer or on a link, for a second at most."""
@@ -612,9 +620,11 @@ class Cluster:
                 return True
         return False
 
-    def _loads(self) -> dict[str, Load]:
+    def _loads(self, since: float = float("-inf")) -> dict[str, Load]:
+        """What the peers that can run tasks have to do; those that have said so `since`."""
         sizes = self._node.outbox.sizes()
-        up = [peer for peer in self.table if peer.state is State.UP and peer.status is not None and peer.status.works]
+        fresh = [peer for peer in self.table if peer.status_at >= since]
+        up = [peer for peer in fresh if peer.state is State.UP and peer.status is not None and peer.status.works]
         return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
 
     def _tags(self, peer: str) -> frozenset[str]:
@@ -669,6 +679,9 @@ class Cluster:
         if self._trust is None and self._known.key(identity) not in ("", status.get("key", "")):
             remedy = f"if its spool directory was made anew, say so with spoolnode accept {name} {identity}"
             raise Impostor(f"it has not proved the key to which the id {identity} belongs; {remedy}")
+        own = self._node.key
+        if self._trust is None and identity == self._identity.id and own and status.get("key") != keys.fingerprint(own.public):
+            raise Impostor(f"it says the id of this node, {identity}, and has not its key")
         if not certified or not status:
             return
         if name != certified:

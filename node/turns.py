@@ -15,8 +15,8 @@ TURN_SECONDS = 0.005
 class Turns:
     """The turns of one loop."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or time.monotonic  # not as the default of the argument: a simulation has a clock of its own
         self._end = 0.0
         """When this turn has lasted its time."""
         self._has_begun = False

@@ -284,7 +284,7 @@ class Conversation:
         turns, taken = self.services.turns, 0
         while not self._over and not self._blocked:
             if self._is_full:
-                return bool(self._unsent) and not self._slow_reader
+                return bool(self._answers and self._answers[0].data) and not self._slow_reader  # else sending changes nothing
             if (taken >= TAKEN_AT_ONCE or turns.is_over) and not self._reader.is_empty:
                 self._put_off = True
                 turns.put_off(self._go_on)

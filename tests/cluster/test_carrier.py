@@ -433,12 +433,38 @@ def test_at_an_address_whoever_is_there_is_it(tmp_path: Path) -> None:
 
 def test_a_destination_that_is_this_node_is_claimed_and_nothing_is_sent(tmp_path: Path) -> None:
     async def story(sender: Sender, other: Other) -> None:
-        other.status = {"id": NODE, "name": "alpha"}
+        other.status = {"id": NODE, "name": "beta"}  # a name that this node has, or had
         await sender.enqueue(1, 2)
         await until(lambda: sender.ours, "it is claimed")
         await until(lambda: not sender.waiting, "nothing waits for others")
         assert other.got == []
         assert sender.spool.total == 2
+
+    run(tmp_path, story)
+
+
+def test_who_says_our_own_id_at_the_address_of_another_node_makes_us_claim_nothing(tmp_path: Path) -> None:
+    async def story(sender: Sender, other: Other) -> None:
+        other.status = {"id": NODE, "name": "alpha"}
+        await sender.enqueue(1)
+        await until(lambda: sender.said("link_failed"), "it is said")
+        assert not sender.ours
+        assert sender.waiting == 1
+
+    run(tmp_path, story)
+
+
+def test_a_floor_that_is_refused_ends_the_link_and_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carriers, "FLOOR_EVERY", 5)
+
+    async def story(sender: Sender, other: Other) -> None:
+        await sender.enqueue(*range(5))
+        await until(lambda: not sender.waiting, "they have left")
+        other.refusal = Refused(Reason.FORBIDDEN, "your id belongs to another key")
+        await sender.enqueue(*range(5, 10))
+        await until(lambda: other.connections > 1, "the link has ended")
+        assert sender.waiting
+        assert not sender.said("dead")
 
     run(tmp_path, story)
 

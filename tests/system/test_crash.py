@@ -3,6 +3,7 @@
 PYTEST_CRASH_SEED repeats the dice of a run (not its timing); PYTEST_CRASH_KILLS sets how many kills each mode takes.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -109,7 +110,8 @@ class Storm:
         self._rng.shuffle(workers)
         for pid in workers[:count]:
             self.killed.workers.add(pid)
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself since we looked
+                os.kill(pid, signal.SIGKILL)
 
     def _workers(self) -> list[int]:
         """The workers that have loaded the application: what becomes of one that dies before is tested elsewhere."""

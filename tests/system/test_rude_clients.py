@@ -18,10 +18,11 @@ from support import RunningNode, eventually
 from talk import PATIENCE, Address, connect, exchange, quiet_port, raw_request, read_all, read_answers, request
 from watch import resident, status, tasks
 
+from spoolnode import send_to_spooler
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.ingress.listener import Listener
 from spoolnode.protocol.answer import PONG, REFUSED, STORED
-from spoolnode.protocol.packet import MAX_BLOCK, PING, SPOOL_REQUEST, encode_variables, packet
+from spoolnode.protocol.packet import EXTENDED, MAX_BLOCK, PING, SPOOL_REQUEST, encode_variables, packet
 
 MIB = 1 << 20
 GOOD = request({"a": "b"})
@@ -558,3 +559,15 @@ def test_metrics_on_a_public_address_need_a_list_or_a_word_too(address: str) -> 
     Config(http=address, allow=["192.0.2.0/24"]).validated()
     Config(http=address, insecure=True).validated()
     Config(http="127.0.0.1:9090").validated()
+
+
+def test_many_pings_behind_a_task_hold_up_nobody(node: RunningNode) -> None:
+    """Their answers wait for that of the task, and are more than a connection may owe: the loop turned for ever."""
+    node.start()
+    task = packet(SPOOL_REQUEST, encode_variables([(b"a", b"b")]), EXTENDED)
+    for _ in range(5):
+        with connect(("127.0.0.1", node.port)) as rude:
+            rude.sendall(task + packet(PING, b"", EXTENDED) * 400)
+            answers = read_answers(rude, 401)
+            assert len(answers) == 401
+        assert send_to_spooler({"n": "1"}, via=node.via)
