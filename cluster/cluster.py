@@ -170,9 +170,6 @@ class Cluster:
         is_it = self._trust is not None or (greeting.is_proved and self._known.key(hello.id))
         if is_it and known is not None and known.state is State.REJECTED:
             self.table.ask_again(known, self._loop.time())  # it has just shown its certificate, or its key
-        if self._trust is None and greeting.is_proved:
-            self._known.called(hello.id, keys.fingerprint(hello.public))
-            self._keep_changes()
         self._prober.wake()
         return greeting._replace(is_proved=is_proved or self.table.is_reached(hello.id, hello.instance, peer))
 

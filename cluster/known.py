@@ -48,7 +48,6 @@ class Known:
         self._certificates: dict[str, str] = {}
         """The name in the certificate with which each id was first proved."""
         self._keys: dict[str, str] = {}
-        self._callers: dict[str, str] = {}
         """The fingerprint of the key with which each id was first proved, those last that were proved last."""
         self._rivals: dict[str, dict[str, str]] = {}
         """Who else claims a name: ids, and where they are."""
@@ -110,8 +109,8 @@ class Known:
         self._rivals.pop(name, None)
         if certified:
             self._certificates[identity] = name
-        elif [table for table in (self._keys, self._callers) if table.pop(identity, "")]:
-            self.version += 1  # the next one that it proves is its own
+        elif self._keys.pop(identity, ""):  # the next one that it proves is its own
+            self.version += 1
 
     def _may_follow(
         self, holder: str | None, identity: str, name: str, address: str, alive: set[str], certified: bool
@@ -165,18 +164,7 @@ class Known:
 
     def key(self, identity: str) -> str:
         """The fingerprint of the key to which an id belongs; empty when none is known."""
-        return self._keys.get(identity) or self._callers.get(identity, "")
-
-    def called(self, identity: str, key: str) -> None:
-        """A node has called us, and proved this key: it may be one that we do not reach.
-
-        Kept apart from the keys of those that answer where we reach them: made-up callers push out none of these.
-        """
-        before = self._callers.pop(identity, "")
-        self._callers[identity] = before or key
-        if not before:
-            self.version += 1
-            _forget_oldest(self._callers)
+        return self._keys.get(identity, "")
 
     def _pin(self, identity: str, key: str) -> None:
         before = self._keys.pop(identity, "")
@@ -200,7 +188,7 @@ class Known:
         holders = {identity: [holder.name, holder.address] for identity, holder in self._holders.items()}
         content = {
             "version": 1, "names": self._names, "holders": holders, "certificates": self._certificates, "rivals": self._rivals,
-            "keys": self._keys, "callers": self._callers,
+            "keys": self._keys,
         }  # fmt: skip
         packed: bytes = msgpack.packb(content)
         return packed
@@ -217,7 +205,6 @@ class Known:
             known._holders = {str(key): Holder(str(name), str(at)) for key, (name, at) in content["holders"].items()}
             known._certificates = {str(key): str(name) for key, name in content["certificates"].items()}
             known._keys = {str(key): str(fingerprint) for key, fingerprint in content.get("keys", {}).items()}
-            known._callers = {str(key): str(fingerprint) for key, fingerprint in content.get("callers", {}).items()}
             known._rivals = {
                 str(name): {str(key): str(at) for key, at in found.items()} for name, found in content["rivals"].items()
             }
