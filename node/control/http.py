@@ -22,7 +22,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,7 @@ from spoolnode.node.disk.disk import is_full
 from spoolnode.node.disk.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.ingress.listener import cannot_listen
 from spoolnode.node.spool import inspect
+from spoolnode.node.spool.reader import Reader
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undelivered
 from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
@@ -211,7 +212,11 @@ class Control:
         limit = request.query.get("limit", "100")
         if not limit.isdecimal():
             raise web.HTTPBadRequest(text=f"limit is {limit!r}; it must be a number, 0 for all")
-        listings = {"waiting": inspect.waiting_tasks, "dead": inspect.dead_tasks, "outbox": inspect.outbox_tasks}
+        listings: dict[str, Callable[[Reader, float], Iterator[inspect.Info]]] = {
+            "waiting": inspect.waiting_tasks,
+            "dead": partial(inspect.dead_tasks, first=int(limit)),
+            "outbox": inspect.outbox_tasks,
+        }
         if state not in listings:
             raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(listings)}")
         reader = self._node.journal.reader
