@@ -62,9 +62,8 @@ def started(node: RunningNode) -> Iterator[Callable[..., int]]:
 
     yield start
     for pid in children(node):
-        for each in [*map(int, processes_below(pid)), pid]:
-            if is_alive(each):
-                os.kill(each, signal.SIGKILL)
+        for each in [*map(int, processes_below(pid)), pid] if is_alive(pid) else []:
+            os.kill(each, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("how", ["plain", "own session", "own environment", pytest.param("both", marks=IN_CGROUPS)])
