@@ -78,22 +78,23 @@ def test_nothing_that_a_task_started_survives_kill_9_of_the_node(
 
 @IN_CGROUPS
 def test_no_cgroup_is_left_of_a_node_that_has_ended(node: RunningNode, started: Callable[..., int]) -> None:
-    def cgroups() -> set[str]:
-        return {name for name in os.listdir(os.path.dirname(CGROUP)) if name.startswith(strays.CGROUP)}
+    def start() -> Path:
+        node.start(app=APP)
+        cgroup = Path(strays.cgroup_of(status(node)["instance"]))
+        assert cgroup.is_dir()
+        return cgroup
 
-    before = cgroups()
-    node.start(app=APP)
+    first = start()
     child = started("both", then="ends")
-    assert len(cgroups() - before) == 1
     wait_until_idle(node)
     node.stop()
     assert is_alive(child), "after an orderly end it may stay"
     os.killpg(child, signal.SIGKILL)
-    eventually(lambda: not is_alive(child), "it has ended")
-    node.start("--app", "app.py")
-    assert len(cgroups() - before) == 1, "the one of the run before was removed"
+    eventually(lambda: not is_alive(child) and not populated(first), "all in it has ended")
+    second = start()
+    assert not first.exists(), "the next node that starts removes it"
     node.stop()
-    assert cgroups() <= before
+    assert not second.exists()
 
 
 def test_the_next_start_ends_what_is_left_before_it_runs_anything(node: RunningNode, started: Callable[..., int]) -> None:
@@ -109,6 +110,14 @@ def test_the_next_start_ends_what_is_left_before_it_runs_anything(node: RunningN
     assert (line["processes"], line["left"]) == (2, []), "the shell and its sleep"
     assert not is_alive(child)
     eventually(lambda: len(children(node)) == 2, "the task runs again")
+
+
+def populated(cgroup: Path) -> bool:
+    """Whether anything runs in it."""
+    try:
+        return bool((cgroup / "cgroup.procs").read_text())
+    except FileNotFoundError:
+        return False  # another node that starts has removed it
 
 
 def processes_below(pid: int) -> list[str]:
