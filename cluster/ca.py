@@ -135,7 +135,7 @@ def revoke(directory: Path, name: str = "", file: Path | None = None, days: int 
     """Takes certificates back: writes the list `ca.crl` in the authority's directory, with those that are in it already.
 
     Args:
-        name: of a node; every certificate that was issued for it so far. Empty: none, the list is only written anew.
+        name: of a node; every certificate that was issued for it so far. Empty: none, the list is only written again.
         file: one more, from its file.
         days: how long the list is valid; 0: as long as the authority.
 

@@ -43,7 +43,7 @@ FLOOR_EVERY = 8192
 BODY_PIECE = 1 << 18
 """Bytes of a large body sent at a time."""
 UNKNOWN_SECONDS = 5.0
-"""How often a destination that nobody knows is looked for, besides when a peer appears: a peer may have got another name."""
+"""How often an unknown destination is looked for, besides when a peer appears: a peer may have got another name."""
 UWSGI = "uwsgi"
 """In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
 
@@ -153,7 +153,7 @@ class Carrier:
             self._fail(reason)
 
     async def _due(self) -> Target:
-        """Waits until there is work, somebody to send it to, and the backoff is over, and it is this link's turn."""
+        """Waits until there is work and a peer to send it to, the backoff is over, and it is this link's turn."""
         has_turn = False
         while True:
             now = self._loop.time()
@@ -177,7 +177,7 @@ class Carrier:
                 await self._wake.wait()
 
     async def _try_all(self, target: Target) -> None:
-        """One attempt: the addresses of the destination in turn, until somebody is there."""
+        """One attempt: the addresses of the destination in turn, until one answers."""
         self.link.begin(self._loop.time())
         problem, kind = "", None
         for address in target.addresses:

@@ -52,7 +52,7 @@ ASK_SECONDS = 10.0
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
 LOST_SECONDS = 5.0
-"""How often those that nobody was known to be are looked for, besides when a peer changes: a peer may have got another name."""
+"""How often unknown destinations are looked for, besides when a peer changes: a peer may have got another name."""
 LOOKED_FOR_AT_ONCE = 1000
 """Of those, so many are looked for in one turn of the loop: about a millisecond."""
 MOST_UNKNOWN = 1024

@@ -32,7 +32,7 @@ class Workers(Protocol):
         """Gives them what is ready."""
 
 
-class Gate(Protocol):
+class Entrance(Protocol):
     """Who lets requests in, or not."""
 
     free: int
@@ -43,7 +43,7 @@ class Housekeeping:
     """The rounds of one node, and its alarm clock."""
 
     def __init__(
-        self, storage: Storage, workers: Workers, gate: Gate, report: Callable[..., None], *, hold: float, min_free: int,
+        self, storage: Storage, workers: Workers, entrance: Entrance, report: Callable[..., None], *, hold: float, min_free: int,
         look_around: Callable[[], Awaitable[None]], clock: Watch | None = None,
     ) -> None:  # fmt: skip
         """
@@ -56,7 +56,7 @@ class Housekeeping:
         self.rates = Rates()
         self._storage = storage
         self._workers = workers
-        self._gate = gate
+        self._entrance = entrance
         self._report = report
         self._hold = hold
         self._min_free = min_free
@@ -147,7 +147,7 @@ class Housekeeping:
         """Requests are let in, or not, by so many bytes."""
         if free is None:
             return
-        was_low, is_low = self._gate.free < self._min_free, free < self._min_free
-        self._gate.free = free
+        was_low, is_low = self._entrance.free < self._min_free, free < self._min_free
+        self._entrance.free = free
         if is_low != was_low:
             self._report("disk_low" if is_low else "disk_ok", free=free, min_free=self._min_free)

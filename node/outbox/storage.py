@@ -43,7 +43,7 @@ class Storage:
         await self.journal.close()
 
     async def save_missing(self) -> list[str]:
-        """Saves anew what this node must remember and somebody removed; the names of those files. Raises OSError."""
+        """Saves again what this node must remember and what was removed; the names of those files. Raises OSError."""
         layout = self.journal.layout
         missing = [layout.taken] if await self.journal.save_missing() else []
         if not await self.journal.moves.run(lambda: os.path.lexists(layout.links)):

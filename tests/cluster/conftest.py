@@ -11,6 +11,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from nodes import Cluster
+    from parties import Make
 
 settings.register_profile("cluster", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("cluster")
@@ -28,3 +29,19 @@ def cluster(tmp_path: Path) -> Iterator["Cluster"]:
         made = Cluster(tmp_path, hosts)
         yield made
         made.clean_up()
+
+
+@pytest.fixture
+def party(tmp_path: Path) -> Iterator["Make"]:
+    """Makes nodes, not started yet; killed at the end of the test."""
+    from parties import Party
+
+    made: list[Party] = []
+
+    def make(name: str) -> Party:
+        made.append(Party(tmp_path / f"{name}.{len(made)}", name))
+        return made[-1]
+
+    yield make
+    for node in made:
+        node.clean_up()

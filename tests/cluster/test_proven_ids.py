@@ -2,7 +2,7 @@
 neither the numbers of its tasks nor the tasks that wait for it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,20 +18,6 @@ pytestmark = pytest.mark.slow
 MALLORYS = NodeKey(b"mallory's own secret of 32 bytes")
 AHEAD = 200
 """Numbers that somebody uses up in another node's name: more than that one sends in a test."""
-
-
-@pytest.fixture
-def party(tmp_path: Path) -> Iterator[Make]:
-    """Makes nodes, not started yet; killed at the end of the test."""
-    made: list[Party] = []
-
-    def make(name: str) -> Party:
-        made.append(Party(tmp_path / f"{name}.{len(made)}", name))
-        return made[-1]
-
-    yield make
-    for node in made:
-        node.clean_up()
 
 
 def enqueue(node: Party, to: str, *numbers: str) -> None:

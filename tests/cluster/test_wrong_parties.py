@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +42,6 @@ pytestmark = pytest.mark.slow
 def authorities(tmp_path: Path) -> Authorities:
     """Makes certificates."""
     return Authorities(tmp_path)
-
-
-@pytest.fixture
-def party(tmp_path: Path) -> Iterator[Make]:
-    """Makes nodes, not started yet; killed at the end of the test."""
-    made: list[Party] = []
-
-    def make(name: str) -> Party:
-        made.append(Party(tmp_path / f"{name}.{len(made)}", name))
-        return made[-1]
-
-    yield make
-    for node in made:
-        node.clean_up()
 
 
 @pytest.fixture

@@ -318,16 +318,22 @@ async def each_turn(count: Callable[[], int], wanted: int) -> list[int]:
     return done
 
 
+def watched(path: Path) -> tuple[Storage, Inbox]:
+    """A spool directory, with an inbox that has started."""
+    prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
+    journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
+    storage = Storage(journal, RetryPolicy(3), random.Random(1))
+    storage.load()
+    inbox = Inbox(storage.spool, lambda *_, **__: None)
+    inbox.start()
+    return storage, inbox
+
+
 def test_files_that_come_by_the_thousand_are_noticed_a_few_at_a_time(tmp_path: Path) -> None:
     async def story() -> None:
         path = tmp_path / "spool"
-        prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
-        journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
-        storage = Storage(journal, RetryPolicy(3), random.Random(1))
+        storage, inbox = watched(path)
         spool = storage.spool
-        storage.load()
-        inbox = Inbox(spool, lambda *_, **__: None)
-        inbox.start()
         for n in range(3000):
             (path / f"uwsgi_spoolfile_on_there_{n}").write_bytes(request(n))
         shares = await each_turn(lambda: spool.counts.found, 3000)
@@ -341,14 +347,9 @@ def test_files_that_come_by_the_thousand_are_noticed_a_few_at_a_time(tmp_path: P
 def test_what_is_known_of_many_files_at_once_is_told_a_few_at_a_time(tmp_path: Path) -> None:
     async def story() -> None:
         path = tmp_path / "spool"
-        prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
-        journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
-        storage = Storage(journal, RetryPolicy(3), random.Random(1))
+        storage, inbox = watched(path)
         spool = storage.spool
-        storage.load()
-        inbox = Inbox(spool, lambda *_, **__: None)
-        inbox.start()
-        with journal.placing():  # a move is under way, and events gather
+        with storage.journal.placing():  # a move is under way, and events gather
             for n in range(3000):
                 (path / f"uwsgi_spoolfile_on_there_{n}").write_bytes(request(n))
             for _ in range(200):
