@@ -28,7 +28,7 @@ from spoolnode.node.ingress.trust import Certified
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outbox.outbox import boot_id
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.reload import Answer, Reloads, watch_files, watch_source
+from spoolnode.node.reload import Answer, Reloads, stamps, watch_files, watch_source
 from spoolnode.node.spool.clock import Watch
 from spoolnode.node.spool.hold import Hold, lock_spool
 from spoolnode.node.spool.inbox import Inbox
@@ -169,6 +169,7 @@ class Node:
             await self.control.start()
             self.listener.open_own()
             await self._end_strays()
+            await self._watch_source()
             if config.app and not self._stop.is_set():
                 await self.reloads.first()
         except (AppBroken, BadConfig, OSError):
@@ -177,7 +178,6 @@ class Node:
             raise
         self.inbox.start()
         await self.neighbours.start()
-        self._watch_source()
         if os.getpid() == 1:
             spawn(self._reap())
         self._is_up = True
@@ -371,11 +371,12 @@ class Node:
             if name not in ours and not is_priority(name):
                 self.report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
 
-    def _watch_source(self) -> None:
+    async def _watch_source(self) -> None:
+        """From before the first load on: what changes while the application loads must not be missed."""
         if self.config.reload:
             spawn(watch_source(self.home, self.ask_to_reload))
         if self.config.touch_reload:
-            spawn(watch_files(self.config.touch_reload, self._touched))
+            spawn(watch_files(await stamps(self.config.touch_reload), self._touched))
 
     def _touched(self, path: str) -> None:
         self.report("touched", file=path)

@@ -14,6 +14,8 @@ LOOK_SECONDS = 1.0
 
 Answer = asyncio.Future[str]
 """Why the application does not load; empty when it was loaded."""
+Stamp = tuple[int, ...] | None
+"""What changes when a file changes; None when it is not there."""
 
 
 class Reloads:
@@ -153,20 +155,26 @@ async def watch_source(directory: str, changed: Callable[[], object]) -> None:
         changed()
 
 
-async def watch_files(paths: Iterable[str], changed: Callable[[str], object]) -> None:
-    """`--touch-reload`: calls `changed` with the path whenever one of these files was touched, written, replaced or made."""
-    before = {path: await asyncio.to_thread(_stamp, path) for path in paths}
+async def watch_files(before: dict[str, Stamp], changed: Callable[[str], object]) -> None:
+    """`--touch-reload`: calls `changed` with the path whenever one of these files was touched, written, replaced or made.
+
+    Args:
+        before: how these files were when the application was about to be loaded, by path.
+    """
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         for path, stamp in before.items():
-            now = await asyncio.to_thread(_stamp, path)
-            before[path] = now
+            now = before[path] = await asyncio.to_thread(_stamp, path)
             if now not in (stamp, None):
                 changed(path)
 
 
-def _stamp(path: str) -> tuple[Any, ...] | None:
-    """What changes when a file changes; None when it is not there."""
+async def stamps(paths: Iterable[str]) -> dict[str, Stamp]:
+    """How these files are now, for `watch_files`."""
+    return {path: await asyncio.to_thread(_stamp, path) for path in paths}
+
+
+def _stamp(path: str) -> Stamp:
     try:
         found = os.stat(path)
     except OSError:

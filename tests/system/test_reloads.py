@@ -213,6 +213,14 @@ def test_a_file_that_is_touched_written_replaced_or_made_loads_the_application_a
     assert [line["file"] for line in node.lines("touched")] == [str(first)] * 3 + [str(second)] * 2
 
 
+@pytest.mark.slow  # the files are looked at once a second
+def test_a_file_that_is_touched_while_the_application_loads_loads_it_anew(node: RunningNode) -> None:
+    deployed = node.directory / "deployed"
+    noting = f"import pathlib\ndeployed = pathlib.Path({str(deployed)!r})\nif not deployed.exists():\n    deployed.touch()\n"
+    node.start("--touch-reload", str(deployed), app=APP + noting)
+    node.wait_for_log("reloaded")
+
+
 def test_signals_of_log_rotation_end_nothing_and_are_said_once(node: RunningNode, gate: Gates) -> None:
     node.start(app=APP)
     (worker,) = workers(node)
