@@ -44,7 +44,7 @@ class Sink(Protocol):
         """It said goodbye; or somebody said so in its name."""
 
 
-class Source(Protocol):
+class Discovery(Protocol):
     """One way to find peers."""
 
     uri: str

@@ -9,7 +9,7 @@ from spoolnode.protocol.answer import AnswerReader, is_stored, read_answer, read
 from spoolnode.protocol.errors import BadPacket, Refused, SpoolnodeError
 from spoolnode.protocol.packet import PING
 
-Answer = tuple[int, int, bytes]
+RawAnswer = tuple[int, int, bytes]
 """modifier1, modifier2 and block."""
 
 
@@ -25,7 +25,7 @@ class Channel(asyncio.Protocol):
     """One connection."""
 
     def __init__(self) -> None:
-        self.heard: Callable[[list[Answer]], None] | None = None
+        self.heard: Callable[[list[RawAnswer]], None] | None = None
         """Called with what came; None: `ask` waits for it."""
         self.ended: Callable[[], None] = lambda: None
         """Called when the connection is gone."""
@@ -36,7 +36,7 @@ class Channel(asyncio.Protocol):
         """The node's name in the other side's certificate; empty without TLS."""
         self._transport: Any = None
         self._reader = AnswerReader()
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[RawAnswer] = deque()
         self._news = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -94,7 +94,7 @@ class Channel(asyncio.Protocol):
         if self.reason:
             raise ChannelLost(self.reason)
 
-    async def ask(self, packet: bytes, limit: float) -> Answer:
+    async def ask(self, packet: bytes, limit: float) -> RawAnswer:
         """Sends a packet and returns its answer. Raises `ChannelLost`."""
         if self._answers:
             self.abort("it answers what was not asked")
@@ -133,7 +133,7 @@ class Channel(asyncio.Protocol):
         self.ended()
 
 
-def read_pong(answer: Answer) -> dict[str, Any] | None:
+def read_pong(answer: RawAnswer) -> dict[str, Any] | None:
     """The status in the answer to a hello; None when a real uWSGI server answered, which has none.
 
     Raises:

@@ -14,26 +14,26 @@ from typing import Any
 
 from spoolnode.cluster import dial as dialing
 from spoolnode.cluster import sharing
-from spoolnode.cluster.candidate import Candidate, Identity, Source
-from spoolnode.cluster.carrier import Carrier, Dial, NotIt, Surroundings
+from spoolnode.cluster.candidate import Candidate, Discovery, Identity
 from spoolnode.cluster.channel import Channel, Impostor
-from spoolnode.cluster.dial import Kind
+from spoolnode.cluster.dial import DialFailure
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.giving import is_this_machine, may_give
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.known import Known
-from spoolnode.cluster.link import State as LinkState
+from spoolnode.cluster.link import LinkState
 from spoolnode.cluster.lookup import is_literal, is_loopback
-from spoolnode.cluster.peers import ALIVE, Peer, PeerTable, State
+from spoolnode.cluster.peers import ALIVE, Peer, PeerState, PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
+from spoolnode.cluster.sender import Dial, NotIt, Sender, SenderHost
 from spoolnode.cluster.status import Load, Status
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.node import Node
-from spoolnode.node.outbox.moving import Aside
-from spoolnode.node.outbox.parcel import Asked
+from spoolnode.node.outbox.envelope import AskedPlace
+from spoolnode.node.outbox.moving import Kept
 from spoolnode.node.spool.recovery import read_small
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
@@ -92,14 +92,14 @@ class Cluster:
         self._dial = dial or self._dial_tcp
         self._prober = Prober(self.table, self._dial, self._introduce, self._answered, self._vouch)
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
-        self._sources: list[Source] = make_sources(node.config.discover, announced, listening, self._report, rng)
+        self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self._report, rng)
         self._running: list[asyncio.Task[None]] = []
-        self._carriers: dict[str, Carrier] = {}
+        self._senders: dict[str, Sender] = {}
         self._lost: dict[str, None] = {}  # a set that keeps its order
-        """Destinations for which something waits, and that nobody is known to be: made-up names cost no carrier."""
+        """Destinations for which something waits, and that nobody is known to be: made-up names cost no sender."""
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
-        self._around = Surroundings(
+        self._around = SenderHost(
             node.journal, node.outbox, self._introduce, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch,
             self._met, self._missed, self._exchanged, self._is_us, self.table.answers_to,
         )  # fmt: skip
@@ -168,7 +168,7 @@ class Cluster:
         known = self.table.get(hello.id)
         is_proved = self._trust is not None or greeting.is_proved
         is_it = self._trust is not None or (greeting.is_proved and self._known.key(hello.id))
-        if is_it and known is not None and known.state is State.REJECTED:
+        if is_it and known is not None and known.state is PeerState.REJECTED:
             self.table.ask_again(known, self._loop.time())  # it has just shown its certificate, or its key
         self._prober.wake()
         return greeting._replace(is_proved=is_proved or self.table.is_reached(hello.id, hello.instance, peer))
@@ -199,18 +199,18 @@ class Cluster:
         self._prober.stop()
         for task in self._running:
             task.cancel()
-        for carrier in list(self._carriers.values()):
-            await carrier.stop()
-        self._carriers.clear()
+        for sender in list(self._senders.values()):
+            await sender.stop()
+        self._senders.clear()
 
     def flush(self, destination: str) -> bool:
         """Tries a destination now; whether something waits and somebody is known to be it."""
         self._lost.pop(destination, None)
         self._woken(destination)
-        carrier = self._carriers.get(destination)
-        if carrier is None or not carrier.has_work:
+        sender = self._senders.get(destination)
+        if sender is None or not sender.has_work:
             return False
-        carrier.nudge()
+        sender.nudge()
         return True
 
     def tick(self) -> None:
@@ -221,11 +221,11 @@ class Cluster:
             self._trust.close_ended(time.time(), self._report)
         self._warn_of_expiry()
         outbox = self._node.outbox
-        for to, carrier in list(self._carriers.items()):
-            if carrier.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
-                del self._carriers[to]
-                spawn(carrier.stop())
-        for to in [name for name, found in outbox.destinations.items() if not found.size and name not in self._carriers]:
+        for to, sender in list(self._senders.items()):
+            if sender.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
+                del self._senders[to]
+                spawn(sender.stop())
+        for to in [name for name, found in outbox.destinations.items() if not found.size and name not in self._senders]:
             outbox.prune(to)
         if self._loop.time() - self._searched_at >= LOST_SECONDS:
             self._search()
@@ -235,7 +235,7 @@ class Cluster:
     def status(self) -> dict[str, Any]:
         """For the status of the node."""
         states = [peer.state for peer in self.table]
-        return {"peers": {state.value: states.count(state) for state in State if state in states}}
+        return {"peers": {state.value: states.count(state) for state in PeerState if state in states}}
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer, with what waits for it here."""
@@ -250,13 +250,13 @@ class Cluster:
     def link(self, destination: str) -> dict[str, Any]:
         """How the link stands to a destination."""
         to = destination
-        target, carrier = self.table.resolve(to), self._carriers.get(to)
+        target, sender = self.table.resolve(to), self._senders.get(to)
         known = target is not None and bool(target.addresses)
         state, failures, retry_in, reason = LinkState.IDLE, 0, None, ""
-        if carrier is not None:
-            state, failures = carrier.link.state, carrier.link.failures
-        if carrier is not None and state is LinkState.WAITING:
-            retry_in, reason = round(max(carrier.link.retry_at - self._loop.time(), 0.0), 1), carrier.link.reason
+        if sender is not None:
+            state, failures = sender.link.state, sender.link.failures
+        if sender is not None and state is LinkState.WAITING:
+            retry_in, reason = round(max(sender.link.retry_at - self._loop.time(), 0.0), 1), sender.link.reason
         if not known:
             reason = self._why_not(to)
         name = self._name_of(to)
@@ -278,9 +278,9 @@ class Cluster:
         self.table.accept(name, node_id, self._loop.time())
         self._report("accepted_name", name=name, id=node_id)
         self._prober.wake()
-        for to in self._carriers:
+        for to in self._senders:
             if to in (name, node_id):
-                self._carriers[to].nudge()
+                self._senders[to].nudge()
         self._search()
         spawn(self._keep_known())
 
@@ -288,7 +288,7 @@ class Cluster:
         """Raises nothing: a node starts, whatever lies in its directory."""
         path = self._node.journal.layout.known
         try:
-            data = read_small(self._node.journal.keeper, path, self._report)
+            data = read_small(self._node.journal.store, path, self._report)
             return Known.decode(data) if data is not None else Known()
         except (OSError, ValueError) as error:
             self._report("known_damaged", reason=f"{path} cannot be read, whose name is whose is found out anew: {error}")
@@ -299,11 +299,11 @@ class Cluster:
             spawn(self._keep_known())
 
     async def _keep_known(self) -> None:
-        keeper, path = self._node.journal.keeper, self._node.journal.layout.known
+        store, path = self._node.journal.store, self._node.journal.layout.known
         version, data = self._known.version, self._known.encode()
         self._keeping = True
         try:
-            await self._node.journal.moves.run(lambda: keeper.replace(path, data))
+            await self._node.journal.moves.run(lambda: store.replace(path, data))
             self._kept, self._keep_failed = version, False
         except OSError as error:  # tried again with each tick, and said once
             if not self._keep_failed:
@@ -322,10 +322,10 @@ class Cluster:
             trust.close_ended(time.time(), self._report)
             now = self._loop.time()
             for peer in self.table:
-                if peer.state is State.REJECTED:
+                if peer.state is PeerState.REJECTED:
                     self.table.ask_again(peer, now)
-            for carrier in self._carriers.values():
-                carrier.nudge()
+            for sender in self._senders.values():
+                sender.nudge()
             self._prober.wake()
 
     # -- what sources say --
@@ -350,7 +350,7 @@ class Cluster:
         now = self._loop.time()
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         self._moved_on.set()
-        if peer is not None and peer.id and peer.status is not None and peer.state is State.UP:
+        if peer is not None and peer.id and peer.status is not None and peer.state is PeerState.UP:
             queued = self._node.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
@@ -370,11 +370,11 @@ class Cluster:
 
     def _met(self, status: dict[str, Any], rtt: float, address: str) -> None:
         peer = self._answered(address, status, rtt, address)
-        if peer is not None and peer.state is State.REJECTED:
+        if peer is not None and peer.state is PeerState.REJECTED:
             raise NotIt(peer.reason)  # of another cluster, or another version: it may answer, and gets nothing
 
-    def _missed(self, address: str, kind: Kind | None, reason: str) -> None:
-        failure = FAILURES[kind] if kind is not None else FAILURES[Kind.UNREACHABLE]
+    def _missed(self, address: str, kind: DialFailure | None, reason: str) -> None:
+        failure = FAILURES[kind] if kind is not None else FAILURES[DialFailure.UNREACHABLE]
         self.table.failed(address, failure, self._loop.time(), reason)
         self._prober.wake()
 
@@ -382,27 +382,27 @@ class Cluster:
         self.table.exchanged(peer, self._loop.time())
         self._moved_on.set()
 
-    def _changed(self, peer: Peer, old: State, new: State) -> None:
-        said_goodbye = new is State.DOWN and old is State.LEAVING
-        action = "peer_left" if said_goodbye else "peer_up" if new is State.UP else f"peer_{new.value}"
+    def _changed(self, peer: Peer, old: PeerState, new: PeerState) -> None:
+        said_goodbye = new is PeerState.DOWN and old is PeerState.LEAVING
+        action = "peer_left" if said_goodbye else "peer_up" if new is PeerState.UP else f"peer_{new.value}"
         details = {"id": peer.id, "name": peer.name, "address": next(iter(peer.addresses), ""), "reason": peer.reason}
         self._report(action, **{key: value for key, value in details.items() if value}, was=old.value)
-        if new is not State.UP:
+        if new is not PeerState.UP:
             self.placement.unavailable(peer.id)
         self._loop.call_soon(self._follow, peer)
 
     def _follow(self, peer: Peer) -> None:
         """The links to a peer hear that it has changed."""
-        for to, carrier in self._carriers.items():
+        for to, sender in self._senders.items():
             if to in peer.addresses or to == peer.name or self.table.answers_to(to, peer.id):
-                if peer.state is State.UP:
-                    carrier.nudge()
-                elif peer.state is State.DOWN:
-                    carrier.give_up(f"the peer is down: {peer.reason}")
+                if peer.state is PeerState.UP:
+                    sender.nudge()
+                elif peer.state is PeerState.DOWN:
+                    sender.give_up(f"the peer is down: {peer.reason}")
                 else:
-                    carrier.wake()
+                    sender.wake()
         self._search()
-        if peer.state is State.UP:
+        if peer.state is PeerState.UP:
             self._look_again()
         elif self._is_lost(peer.id):
             self._again.add(peer.id)
@@ -426,19 +426,19 @@ class Cluster:
     def _woken(self, to: str) -> None:
         if self._stopped or to.startswith(TAG):
             return  # nobody with that tag is known; `_follow` looks again when somebody comes
-        if to not in self._carriers and not self._find(to):
+        if to not in self._senders and not self._find(to):
             return
-        self._carriers[to].wake()
+        self._senders[to].wake()
 
     def _find(self, to: str) -> bool:
-        """Whether somebody is known to be a destination; then it has a carrier from now on."""
+        """Whether somebody is known to be a destination; then it has a sender from now on."""
         if to in self._lost:
             return False
         target = self.table.resolve(to)
         if target is None or not target.addresses:
             self._lost[to] = None
             return False
-        self._carriers[to] = Carrier(to, self._around)
+        self._senders[to] = Sender(to, self._around)
         return True
 
     def _search(self) -> None:
@@ -494,18 +494,18 @@ class Cluster:
         peer = self.table.get(to)
         if peer is None:
             return names.is_node_id(to) and self._loop.time() - self._started > UNKNOWN_SECONDS
-        return peer.state in (State.DOWN, State.REJECTED)
+        return peer.state in (PeerState.DOWN, PeerState.REJECTED)
 
     async def _choose_again(self, to: str) -> None:
         chosen: set[str] = set()
 
-        def choose(asked: Asked) -> str | None:
+        def choose(asked: AskedPlace) -> str | None:
             place = another(asked)
             if place is not None:
                 chosen.add(place)
             return place
 
-        def another(asked: Asked) -> str | None:
+        def another(asked: AskedPlace) -> str | None:
             if not asked.destination:  # it was shared, or handed over by a drain
                 return HERE if self._node.config.app and not self._leaving else None
             if asked.destination != ANY and not asked.destination.startswith(TAG):
@@ -524,7 +524,7 @@ class Cluster:
 
     async def _share(self, seconds: float) -> None:
         own = Load.of(self._own_status())
-        aside: list[Aside] = []
+        aside: list[Kept] = []
         try:
             for peer, count in sharing.offers(own, self._loads(), seconds, self._node.spool.queue.size).items():
                 moved = 0
@@ -538,17 +538,17 @@ class Cluster:
         finally:
             self._node.moving.put_back(aside)
 
-    async def _give(self, peer: str, count: int, aside: "list[Aside]") -> int | None:
+    async def _give(self, peer: str, count: int, aside: "list[Kept]") -> int | None:
         tags = self._tags(peer)
 
-        def choose(asked: Asked) -> str | None:
+        def choose(asked: AskedPlace) -> str | None:
             return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
 
         moved = await self._node.moving.give_away(count, choose, aside)
         self.placement.placed(peer, moved or 0)
         return moved
 
-    def _may_move(self, asked: Asked, tags: frozenset[str]) -> bool:
+    def _may_move(self, asked: AskedPlace, tags: frozenset[str]) -> bool:
         """Whether a task that waits here may go to a node with these tags: not if it was addressed to this one."""
         if asked.destination.startswith(TAG):
             return asked.destination.removeprefix(TAG) in tags
@@ -558,7 +558,7 @@ class Cluster:
         """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
         spool = self._node.spool
         handed, deadline = 0, self._loop.time() + seconds
-        aside: list[Aside] = []
+        aside: list[Kept] = []
         since = await self._ask_all(deadline)
         try:
             while self._loop.time() < deadline:
@@ -596,11 +596,11 @@ class Cluster:
             async with asyncio.timeout(min(1.0, max(deadline - self._loop.time(), 0.01))):
                 await self._moved_on.wait()
 
-    async def _spread(self, shares: dict[str, int], aside: "list[Aside]") -> int | None:
+    async def _spread(self, shares: dict[str, int], aside: "list[Kept]") -> int | None:
         places = [peer for peer, count in shares.items() for _ in range(count)]
         tags = {peer: self._tags(peer) for peer in shares}
 
-        def choose(asked: Asked) -> str | None:
+        def choose(asked: AskedPlace) -> str | None:
             fitting = next((place for place in places if self._may_move(asked, tags[place])), None)
             if fitting is not None and asked.hops < names.MAX_HOPS:
                 places.remove(fitting)
@@ -613,7 +613,7 @@ class Cluster:
         """Whether anything waits for a peer that is up."""
         for to in self._node.outbox.sizes():
             target = self.table.resolve(to)
-            if target is not None and target.state is State.UP:
+            if target is not None and target.state is PeerState.UP:
                 return True
         return False
 
@@ -621,7 +621,7 @@ class Cluster:
         """What the peers that can run tasks have to do; those that have said so `since`."""
         sizes = self._node.outbox.sizes()
         fresh = [peer for peer in self.table if peer.status_at >= since]
-        up = [peer for peer in fresh if peer.state is State.UP and peer.status is not None and peer.status.works]
+        up = [peer for peer in fresh if peer.state is PeerState.UP and peer.status is not None and peer.status.works]
         return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
 
     def _tags(self, peer: str) -> frozenset[str]:

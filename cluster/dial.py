@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from spoolnode.cluster.lookup import look_up
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import BadConfig, parse_address
-from spoolnode.node.ingress.trust import SHUTDOWN_SECONDS, Untrusted, reason_of
+from spoolnode.node.ingress.tls import SHUTDOWN_SECONDS, Untrusted, reason_of
 from spoolnode.protocol.errors import SpoolnodeError
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -34,7 +34,7 @@ NO_TLS = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "WRONG_VERSION_NUMBER", "RECORD_LAYER
 """How OpenSSL calls what a node without a certificate answers; or something else that is no TLS."""
 
 
-class Kind(Enum):
+class DialFailure(Enum):
     """Why there is no connection."""
 
     REFUSED = "refused"
@@ -48,7 +48,7 @@ class Kind(Enum):
 class DialError(SpoolnodeError):
     """The other side could not be reached, or not be trusted. Nothing was said to it."""
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: DialFailure, text: str) -> None:
         super().__init__(kind, text)
         self.kind = kind
         self.text = text
@@ -89,13 +89,13 @@ async def dial(
                 return Dialed(transport, protocol, "")
             return await _shake_hands(sock, address, protocol_factory, trust, expected_name, limit)
     except TimeoutError:
-        raise DialError(Kind.UNREACHABLE, f"{address} did not answer within {limit:g} s") from None
+        raise DialError(DialFailure.UNREACHABLE, f"{address} did not answer within {limit:g} s") from None
 
 
 def refusal_of(error: BaseException | None, address: str) -> DialError | None:
     """What the end of a connection (`connection_lost`) means when the other side did not take our certificate; else None."""
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-        return DialError(Kind.UNTRUSTED, f"{address}: {reason_of(error)}")
+        return DialError(DialFailure.UNTRUSTED, f"{address}: {reason_of(error)}")
     return None
 
 
@@ -137,12 +137,12 @@ async def _shake_hands(
         )  # fmt: skip
     except ssl.SSLError as error:
         if error.reason in NO_TLS:
-            raise DialError(Kind.UNTRUSTED, f"{address} does not speak TLS: that node has no certificate") from error
-        raise DialError(Kind.UNTRUSTED, f"{address}: {reason_of(error)}") from error
+            raise DialError(DialFailure.UNTRUSTED, f"{address} does not speak TLS: that node has no certificate") from error
+        raise DialError(DialFailure.UNTRUSTED, f"{address}: {reason_of(error)}") from error
     except OSError as error:
-        raise DialError(Kind.UNREACHABLE, f"{address}: {reason_of(error)}") from error
+        raise DialError(DialFailure.UNREACHABLE, f"{address}: {reason_of(error)}") from error
     if stranger.known is None:
-        raise DialError(Kind.UNTRUSTED, stranger.reason)
+        raise DialError(DialFailure.UNTRUSTED, stranger.reason)
     return stranger.known
 
 
@@ -166,24 +166,24 @@ async def _connect(address: str, limit: float) -> socket.socket:
             sock.close()
             raise
     if all(error.errno == errno.ECONNREFUSED for error in errors):
-        raise DialError(Kind.REFUSED, f"nobody listens on {address}")
+        raise DialError(DialFailure.REFUSED, f"nobody listens on {address}")
     worst = next(error for error in errors if error.errno != errno.ECONNREFUSED)
     reason = "it did not answer" if worst.errno is None else worst.strerror or str(worst)
-    raise DialError(Kind.UNREACHABLE, f"{address} cannot be reached: {reason}") from worst
+    raise DialError(DialFailure.UNREACHABLE, f"{address} cannot be reached: {reason}") from worst
 
 
 async def _resolve(address: str) -> list[Any]:
     try:
         parsed = parse_address(address)
     except BadConfig as error:
-        raise DialError(Kind.UNREACHABLE, str(error)) from error
+        raise DialError(DialFailure.UNREACHABLE, str(error)) from error
     if isinstance(parsed, str):
-        raise DialError(Kind.UNREACHABLE, f"{address} is no host:port")
+        raise DialError(DialFailure.UNREACHABLE, f"{address} is no host:port")
     host, port = parsed
     try:
         return [place for found in await look_up(host) for place in _numeric(found, port)]
     except OSError as error:
-        raise DialError(Kind.UNREACHABLE, f"the host of {address} has no address: {error.strerror or error}") from error
+        raise DialError(DialFailure.UNREACHABLE, f"the host of {address} has no address: {error.strerror or error}") from error
 
 
 def _numeric(address: str, port: int) -> list[Any]:

@@ -1,10 +1,10 @@
 """The beginning of one connection to another node, on the side that calls: both prove their keys. Pure.
 
 introduction = Introduction(hello, key, nonce)
-send(introduction.packet("beta", floor))     # asks who is there, and what to prove
+send(introduction.packet("beta", low_watermark))     # asks who is there, and what to prove
 status = introduction.hear(status)           # its `key` is the fingerprint that was proved; empty: it has none
 if introduction.must_prove:
-    send(introduction.packet("beta", floor))
+    send(introduction.packet("beta", low_watermark))
 """
 
 from typing import Any
@@ -35,9 +35,9 @@ class Introduction:
         """Whether the other side wants to hear our proof before it takes tasks."""
         return bool(self._hello.proof)
 
-    def packet(self, to: str = "", floor: int = 0) -> bytes:
+    def packet(self, to: str = "", low_watermark: int = 0) -> bytes:
         """The hello for a destination (empty: a ping), with the proof as soon as there is one."""
-        return hellos.encode(self._hello._replace(to=to, floor=floor))
+        return hellos.encode(self._hello._replace(to=to, low_watermark=low_watermark))
 
     def hear(self, status: dict[str, Any]) -> dict[str, Any]:
         """The status that the other side answers with, where `key` is what it has proved.

@@ -29,7 +29,7 @@ UNTRUSTED_SECONDS = 60.0
 """After a failure of trust: it is a person who has to do something about it."""
 
 
-class State(Enum):
+class LinkState(Enum):
     """Where a link stands."""
 
     IDLE = "idle"
@@ -55,7 +55,7 @@ class Fate(Enum):
 class WrongState(SpoolnodeError):
     """We erred: this cannot happen in this state."""
 
-    def __init__(self, state: State, what: str) -> None:
+    def __init__(self, state: LinkState, what: str) -> None:
         super().__init__(f"a link that is {state.value} cannot be {what}")
 
 
@@ -86,7 +86,7 @@ class Link:
     """The state of one link. Times are monotonic, in seconds."""
 
     def __init__(self, rng: random.Random) -> None:
-        self.state = State.IDLE
+        self.state = LinkState.IDLE
         self.flight: deque[Sent] = deque()
         """Sent and not answered, oldest first."""
         self.flight_bytes = 0
@@ -103,33 +103,33 @@ class Link:
 
     def may_begin(self, now: float) -> bool:
         """Whether a connection may be tried now."""
-        return self.state is State.IDLE or (self.state is State.WAITING and now >= self.retry_at)
+        return self.state is LinkState.IDLE or (self.state is LinkState.WAITING and now >= self.retry_at)
 
     def begin(self, now: float) -> None:
         """A connection is tried."""
         if not self.may_begin(now):
             raise WrongState(self.state, "begun")
-        self.state, self.closing = State.CONNECTING, False
+        self.state, self.closing = LinkState.CONNECTING, False
 
     def connected(self, now: float) -> None:
         """There is a connection; the hello is sent."""
-        self._expect(State.CONNECTING, "connected")
-        self.state, self._heard_at = State.GREETING, now
+        self._expect(LinkState.CONNECTING, "connected")
+        self.state, self._heard_at = LinkState.GREETING, now
 
     def greeted(self, now: float) -> None:
         """The other side is who it should be."""
-        self._expect(State.GREETING, "greeted")
-        self.state, self._heard_at, self.closing = State.OPEN, now, False
+        self._expect(LinkState.GREETING, "greeted")
+        self.state, self._heard_at, self.closing = LinkState.OPEN, now, False
 
     def room(self) -> int:
         """How many more tasks may be sent."""
-        if self.state is not State.OPEN or self.closing or self.flight_bytes >= WINDOW_BYTES:
+        if self.state is not LinkState.OPEN or self.closing or self.flight_bytes >= WINDOW_BYTES:
             return 0
         return WINDOW - len(self.flight)
 
     def sent(self, sent: Sent, now: float) -> None:
         """A task is on its way."""
-        self._expect(State.OPEN, "sent on")
+        self._expect(LinkState.OPEN, "sent on")
         if not self.flight:
             self._heard_at = now
         self.flight.append(sent)
@@ -137,7 +137,7 @@ class Link:
 
     def answered(self, refusal: Refused | None, now: float) -> tuple[Sent, Fate]:
         """The oldest task under way is answered; what becomes of it. Raises `WrongState` when nothing is under way."""
-        self._expect(State.OPEN, "answered")
+        self._expect(LinkState.OPEN, "answered")
         if not self.flight:
             raise WrongState(self.state, "answered: nothing is under way")
         self._heard_at = now
@@ -156,41 +156,41 @@ class Link:
 
     def is_stuck(self, now: float) -> bool:
         """Whether the other side has been silent for too long."""
-        waits = self.state is State.GREETING or (self.state is State.OPEN and bool(self.flight))
+        waits = self.state is LinkState.GREETING or (self.state is LinkState.OPEN and bool(self.flight))
         return waits and now - self._heard_at > ANSWER_SECONDS
 
     def rest(self) -> None:
         """Nothing is to be sent any more, and the connection was closed."""
-        self._expect(State.OPEN, "rested")
+        self._expect(LinkState.OPEN, "rested")
         if self.flight:
             raise WrongState(self.state, "rested: tasks are under way")
-        self.state = State.IDLE
+        self.state = LinkState.IDLE
 
     def failed(self, now: float, reason: str, *, untrusted: bool = False) -> list[Sent]:
         """It came to nothing, or ended; what is in doubt now, oldest first."""
-        if self.state in (State.IDLE, State.WAITING):
+        if self.state in (LinkState.IDLE, LinkState.WAITING):
             raise WrongState(self.state, "failed")
         doubtful, self.flight, self.flight_bytes = list(self.flight), deque(), 0
         self.failures += 1
         self.reason = reason
         bound = min(LONGEST, SHORTEST * 2.0 ** min(self.failures - 1, 10))
         self.retry_at = now + (UNTRUSTED_SECONDS if untrusted else bound * self._rng.random())
-        self.state = State.WAITING
+        self.state = LinkState.WAITING
         return doubtful
 
     def pause(self, now: float) -> None:
         """The other side is busy or full, everything is answered, the connection was closed: not again before a while."""
-        self._expect(State.OPEN, "paused")
+        self._expect(LinkState.OPEN, "paused")
         if self.flight:
             raise WrongState(self.state, "paused: tasks are under way")
         self.failed(now, self.reason)
 
     def nudge(self, now: float) -> None:
         """A sign of life of the other side, or somebody asks: no more waiting."""
-        if self.state is State.WAITING:
+        if self.state is LinkState.WAITING:
             self.retry_at = now
             self.failures = min(self.failures, 1)
 
-    def _expect(self, state: State, what: str) -> None:
+    def _expect(self, state: LinkState, what: str) -> None:
         if self.state is not state:
             raise WrongState(self.state, what)

@@ -45,7 +45,7 @@ ANYBODY = "mdns"
 """The source that everybody on the network segment can write to."""
 
 
-class State(Enum):
+class PeerState(Enum):
     """How a peer is."""
 
     UNKNOWN = "unknown"
@@ -72,8 +72,8 @@ class Failure(Enum):
     """TLS or identity."""
 
 
-ALIVE = frozenset({State.UP, State.SUSPECT, State.LEAVING})
-_BEST_FIRST = [State.UP, State.LEAVING, State.SUSPECT, State.UNKNOWN, State.DOWN, State.REJECTED]
+ALIVE = frozenset({PeerState.UP, PeerState.SUSPECT, PeerState.LEAVING})
+_BEST_FIRST = [PeerState.UP, PeerState.LEAVING, PeerState.SUSPECT, PeerState.UNKNOWN, PeerState.DOWN, PeerState.REJECTED]
 _RANK = {state: rank for rank, state in enumerate(_BEST_FIRST)}
 
 
@@ -85,7 +85,7 @@ class Target(NamedTuple):
     name: str
     addresses: tuple[str, ...]
     """The best first; none when it is not known where it is."""
-    state: State
+    state: PeerState
 
 
 @dataclass(eq=False)
@@ -95,7 +95,7 @@ class Peer:
     id: str
     """Empty as long as only its address is known, and for ever when it is a real uWSGI."""
     name: str = ""
-    state: State = State.UNKNOWN
+    state: PeerState = PeerState.UNKNOWN
     since: float = 0.0
     addresses: tuple[str, ...] = ()
     """Where to reach it, the best first."""
@@ -140,7 +140,7 @@ class Peer:
         return sorted({source for source, _ in self.candidates})
 
 
-Changed = Callable[[Peer, State, State], None]
+Changed = Callable[[Peer, PeerState, PeerState], None]
 
 
 class PeerTable:
@@ -211,7 +211,7 @@ class PeerTable:
         before = self._by_key.get(key)
         if before and before.candidates[key] == candidate:
             # Said again, it is no news of a peer that is up. It is of one that is down: so its return is noticed.
-            if before.state is not State.UP:
+            if before.state is not PeerState.UP:
                 self._ping_soon(before, now)
             return
         ours = self.ours.issuperset(candidate.addresses)
@@ -239,9 +239,9 @@ class PeerTable:
     def leaving(self, source: str, key: str, now: float) -> None:
         """A goodbye, perhaps a forged one: one ping tells. The source says by itself when it names it no more."""
         peer = self._by_key.get((source, key))
-        if peer is None or peer.state in (State.DOWN, State.REJECTED):
+        if peer is None or peer.state in (PeerState.DOWN, PeerState.REJECTED):
             return
-        self._set(peer, State.LEAVING, now)
+        self._set(peer, PeerState.LEAVING, now)
         self._ping_soon(peer, now)
 
     # -- what pings and links see --
@@ -285,7 +285,7 @@ class PeerTable:
         peer = self._identify(peer, status.id, address, now)
         if peer is None or self._foreign(peer, status, now):
             return peer
-        news = peer.state is not State.UP or peer.name != status.name
+        news = peer.state is not PeerState.UP or peer.name != status.name
         if not self._has_name(peer, status, address, now):
             return peer
         self._greet(peer, status, rtt, address, now)
@@ -311,10 +311,10 @@ class PeerTable:
             self._down(peer, now, pinged)
         elif pinged:
             self._strike(peer, now)
-        elif peer.state in (State.UNKNOWN, State.UP):
+        elif peer.state in (PeerState.UNKNOWN, PeerState.UP):
             # Several links to one peer break together: that is one strike. The others are for pings to count.
             self._strike(peer, now)
-        elif peer.state in (State.SUSPECT, State.LEAVING):
+        elif peer.state in (PeerState.SUSPECT, PeerState.LEAVING):
             self._ping_soon(peer, now)
         if pinged:
             peer.again = False
@@ -329,9 +329,9 @@ class PeerTable:
             if peer is None:
                 return
         peer.exchanged_at = now
-        if peer.state not in (State.UP, State.LEAVING):
+        if peer.state not in (PeerState.UP, PeerState.LEAVING):
             self._revive(peer)
-            self._set(peer, State.UP, now)
+            self._set(peer, PeerState.UP, now)
             # What it said before may be old, and where it was down nobody counted on it.
             self._ping_soon(peer, now)
 
@@ -362,7 +362,7 @@ class PeerTable:
             peer.name = name or peer.name
         peer.misses = 0
         self._shut_out(peer, now)
-        if not (instance and peer.state is State.UP and peer.status is not None and peer.status.instance == instance):
+        if not (instance and peer.state is PeerState.UP and peer.status is not None and peer.status.instance == instance):
             self._ping_soon(peer, now)
 
     # -- whom to ping --
@@ -409,7 +409,7 @@ class PeerTable:
         if ":" in destination:
             peer = self._find(destination)
             if peer is None:
-                return Target("", "", (destination,), State.UNKNOWN)
+                return Target("", "", (destination,), PeerState.UNKNOWN)
             return Target(peer.id, peer.name, (destination,), peer.state)
         peer = self.meant(destination)
         return Target(peer.id, peer.name, peer.addresses, peer.state) if peer else None
@@ -469,7 +469,7 @@ class PeerTable:
         if holder is not None:
             return self._by_id.get(holder)
         named = sorted((peer for peer in self._peers if peer.name == name), key=lambda peer: (_RANK[peer.state], peer.id))
-        claims = [peer for peer in named if peer.state in ALIVE or peer.state is State.UNKNOWN]
+        claims = [peer for peer in named if peer.state in ALIVE or peer.state is PeerState.UNKNOWN]
         return named[0] if named and len(claims) < 2 else None  # of two neither
 
     def rows(self, now: float) -> list[dict[str, Any]]:
@@ -590,7 +590,7 @@ class PeerTable:
         name, alive = status.name, set[str]()
         if self.known.holder(name) != peer.id:
             others = (other for other in self._peers if other is not peer and other.name == name and other.id)
-            alive = {one.id for one in others if one.state in ALIVE or (one.state is State.UNKNOWN and one.addresses)}
+            alive = {one.id for one in others if one.state in ALIVE or (one.state is PeerState.UNKNOWN and one.addresses)}
         if self.known.prove(peer.id, name, address, alive=alive, certified=self._certified, key=status.key):
             self._once.over("name_twice", name, peer.id)
             return True
@@ -614,7 +614,7 @@ class PeerTable:
         As long as it answers: whether it still does is asked at once. Then the other one has moved, or is a copy.
         """
         known = self._by_id.get(status.id)
-        if known is None or known.status is None or known.state is not State.UP or not address:
+        if known is None or known.status is None or known.state is not PeerState.UP or not address:
             return False
         if known.status.instance == status.instance or known.answers_at in ("", address):
             if known.double and known.answers_at == address and known.status.instance == status.instance:
@@ -634,7 +634,7 @@ class PeerTable:
 
     def _is_held(self, peer: Peer) -> bool:
         """Whether it answers where it proved who it is. Without a certificate, nobody's word leads away from there."""
-        alive = peer.state in (State.UP, State.LEAVING) and peer.status is not None
+        alive = peer.state in (PeerState.UP, PeerState.LEAVING) and peer.status is not None
         return alive and bool(peer.answers_at) and not self._certified
 
     def _is_claim(self, who: Peer | str, peer: Peer, status: Status, address: str, now: float) -> bool:
@@ -670,7 +670,7 @@ class PeerTable:
         """One of whom we know nothing but addresses to which no task may be given is told of, and left alone."""
         if peer.outside and not peer.addresses:
             peer.reason = warnings.outside(self._once, peer.id, peer.name, peer.outside[0])
-            self._set(peer, State.REJECTED, now)
+            self._set(peer, PeerState.REJECTED, now)
 
     # -- how they are --
 
@@ -682,7 +682,7 @@ class PeerTable:
         if address and address != peer.answers_at:
             peer.answers_at = address
             self._refresh(peer)
-        self._set(peer, State.LEAVING if status.draining else State.UP, now)
+        self._set(peer, PeerState.LEAVING if status.draining else PeerState.UP, now)
         peer.silence = SILENCE_SECONDS * (0.8 + 0.4 * self._rng.random())
         again, peer.again, peer.at_once = peer.again, False, False
         peer.next_ping = None
@@ -698,20 +698,20 @@ class PeerTable:
 
     def _strike(self, peer: Peer, now: float) -> None:
         """It did not answer."""
-        if peer.state not in (State.UNKNOWN, State.UP, State.SUSPECT) or peer.strikes + 1 >= STRIKES:
+        if peer.state not in (PeerState.UNKNOWN, PeerState.UP, PeerState.SUSPECT) or peer.strikes + 1 >= STRIKES:
             self._down(peer, now, pinged=True)
             return
         peer.strikes += 1
-        self._set(peer, State.SUSPECT, now)
+        self._set(peer, PeerState.SUSPECT, now)
         self._ping_soon(peer, now)
 
     def _down(self, peer: Peer, now: float, pinged: bool) -> None:
         """Nobody is there. Only pings make the pauses longer; links have their own."""
-        if peer.state is State.DOWN and not pinged:
+        if peer.state is PeerState.DOWN and not pinged:
             return
         peer.strikes, peer.at_once = 0, False
         peer.misses += 1
-        self._set(peer, State.DOWN, now)
+        self._set(peer, PeerState.DOWN, now)
         bound = min(LONGEST_BACKOFF, 2.0 ** min(peer.misses - 1, 10))
         peer.next_ping = None
         self._schedule(peer, now + bound * self._rng.random())
@@ -720,11 +720,11 @@ class PeerTable:
         peer.rejections += 1
         peer.strikes, peer.at_once, peer.again = 0, False, False
         peer.not_before = now + pause
-        self._set(peer, State.REJECTED, now)
+        self._set(peer, PeerState.REJECTED, now)
         peer.next_ping = None
         self._schedule(peer, peer.not_before)
 
-    def _set(self, peer: Peer, state: State, now: float) -> None:
+    def _set(self, peer: Peer, state: PeerState, now: float) -> None:
         if peer.state is not state:
             old, peer.state, peer.since = peer.state, state, now
             if peer.said_at and not self._is_held(peer):
@@ -755,7 +755,7 @@ class PeerTable:
 
     def _put_off(self, peer: Peer) -> float:
         """The earliest time for the next ping, now that its timer has run down: something may have been exchanged meanwhile."""
-        if peer.at_once or peer.state is not State.UP:
+        if peer.at_once or peer.state is not PeerState.UP:
             return float("-inf")
         return min(peer.exchanged_at + peer.silence, peer.status_at + STALE_SECONDS)
 
@@ -772,12 +772,12 @@ class PeerTable:
     def _add(self, node_id: str, now: float, source: str = "") -> Peer | None:
         """A new peer, if there is room. A full table gives up those that never answered and whom only strangers name."""
         if len(self._peers) >= MOST_PEERS:
-            useless = [peer for peer in self._peers if peer.state is not State.UP and not peer.status and _only_hinted(peer)]
+            useless = [peer for peer in self._peers if peer.state is not PeerState.UP and not peer.status and _only_hinted(peer)]
             if not useless:
                 reason = f"there are {MOST_PEERS} peers already; {node_id or 'one more'} is not taken into the table"
                 self._once.say("too_many_peers", source=source, reason=reason)
                 return None
-            self._remove(min(useless, key=lambda peer: (peer.state is State.UNKNOWN, peer.since)))
+            self._remove(min(useless, key=lambda peer: (peer.state is PeerState.UNKNOWN, peer.since)))
         peer = Peer(node_id, since=now, exchanged_at=now, status_at=now)
         self._peers[peer] = None
         if node_id:
@@ -808,7 +808,7 @@ class PeerTable:
         """
         named = [address for candidate in peer.candidates.values() for address in candidate.addresses]
         answers = [peer.answers_at] if peer.answers_at else []
-        trusted = peer.state in (State.UP, State.LEAVING) or peer.answers_at in named
+        trusted = peer.state in (PeerState.UP, PeerState.LEAVING) or peer.answers_at in named
         ordered = [*answers, *named, *peer.known_at] if trusted else [*named, *answers, *peer.known_at]
         ordered = [address for address in ordered if address not in self.ours]
         addresses = [address for address in ordered if address in peer.named_at or self._may_give(address)]
@@ -822,7 +822,7 @@ class PeerTable:
         for peer in list(self._peers):
             if peer.candidates or peer.pings or now - peer.since < FORGET_SECONDS:
                 continue
-            if peer.state in (State.DOWN, State.REJECTED) or not peer.addresses:
+            if peer.state in (PeerState.DOWN, PeerState.REJECTED) or not peer.addresses:
                 self._remove(peer)
 
 

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.cluster.carrier import Dial
 from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong
-from spoolnode.cluster.dial import DialError, Kind, refusal_of
+from spoolnode.cluster.dial import DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.lookup import is_numeric
 from spoolnode.cluster.peers import Failure, Peer, PeerTable
+from spoolnode.cluster.sender import Dial
 from spoolnode.node.background import spawn
 from spoolnode.protocol.errors import BadPacket, Refused
 
@@ -20,7 +20,11 @@ AT_ONCE = 64
 NAMES_AT_ONCE = 16
 """...and to host names, which take longer when no name server answers."""
 
-FAILURES = {Kind.REFUSED: Failure.REFUSED, Kind.UNREACHABLE: Failure.TIMEOUT, Kind.UNTRUSTED: Failure.UNTRUSTED}
+FAILURES = {
+    DialFailure.REFUSED: Failure.REFUSED,
+    DialFailure.UNREACHABLE: Failure.TIMEOUT,
+    DialFailure.UNTRUSTED: Failure.UNTRUSTED,
+}
 
 Answered = Callable[[Peer, dict[str, Any], float, str], object]
 """Who answered (as the table knows it so far), what, after how many seconds, at which address."""

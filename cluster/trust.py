@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Self
 from spoolnode.cluster.revoked import Revoked
 from spoolnode.cluster.revoked import read as read_revoked
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.ingress.trust import UNKNOWN_ISSUER, Untrusted, handshake_error, reason_of
+from spoolnode.node.ingress.tls import UNKNOWN_ISSUER, Untrusted, handshake_error, reason_of
 from spoolnode.protocol.names import is_node_name
 
 HOST = "node.spoolnode.internal"

@@ -13,7 +13,7 @@ class Greeting(NamedTuple):
     sender: str = ""
     """In whose name the numbers of its link are kept (see `numbers`); empty as long as it has not proved its key."""
     is_proved: bool = False
-    """Whether it is proved to be that sender, so that what it says of its link's floor is believed."""
+    """Whether it is proved to be that sender, so that what it says of its link's low watermark is believed."""
     said: tuple[tuple[str, str], ...] = ()
     """What the answer tells besides the status."""
 

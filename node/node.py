@@ -21,23 +21,23 @@ from spoolnode.node.control.http import Control
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, is_priority
 from spoolnode.node.housekeeping import HOUSEKEEPING_SECONDS, Housekeeping
+from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.conversation import Services
-from spoolnode.node.ingress.door import Door
 from spoolnode.node.ingress.listener import Listener
-from spoolnode.node.ingress.trust import Certified
+from spoolnode.node.ingress.tls import Certified
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outbox.outbox import boot_id
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.reload import Answer, Reloads, stamps, watch_files, watch_source
+from spoolnode.node.reload import LoadAnswer, Reloads, stamps, watch_files, watch_source
 from spoolnode.node.spool.clock import Watch
 from spoolnode.node.spool.hold import Hold, lock_spool
 from spoolnode.node.spool.inbox import Inbox
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.keeper import Keeper
 from spoolnode.node.spool.recovery import prepare
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.store import Store
 from spoolnode.node.work import strays
-from spoolnode.node.work.crew import AppBroken, Crew
+from spoolnode.node.work.pool import AppBroken, WorkerPool
 from spoolnode.node.work.warden import Warden
 from spoolnode.protocol.headers import variable_of
 from spoolnode.protocol.hello import PROTOCOL, Hello
@@ -130,7 +130,7 @@ class Node:
 
     async def _start(self) -> None:
         config, layout = self.config, self.layout
-        prepare(Keeper(RealDisk(), layout, ""), self.report)
+        prepare(Store(RealDisk(), layout, ""), self.report)
         self.id, secret = read_identity(layout, self.report)
         self.key = NodeKey(bytes.fromhex(secret)) if secret else None
         self._own = own_files(layout, self.id, secret)
@@ -145,17 +145,17 @@ class Node:
         self.inbox.watch()
         self.storage.load(boot_id(time.time()))
         self._warn_of_unscanned()
-        self.door = Door(self.storage, self._route, max_body=config.max_body, min_free=config.min_free)
+        self.admission = Admission(self.storage, self._route, max_body=config.max_body, min_free=config.min_free)
         self._rarely = rarely = log.rarely(self.report)
-        self.services = Services(self.door, self._pinged, self.report, rarely, self._greet, self.door.hear_floor)
+        self.services = Services(self.admission, self._pinged, self.report, rarely, self._greet, self.admission.hear_watermark)
         self.services.keep_headers = frozenset(variable_of(header) for header in config.keep_header)
-        self.spool.intake.flushed = self.services.flush
+        self.spool.group_commit.flushed = self.services.flush
         self.listener = Listener(config, self.services, self._trust)
-        self.crew = Crew(config, self.spool, self._facts(), self.report, self._warden)
-        self.reloads = Reloads(self.crew.load, AppBroken, self.crew.room, partial(self.report, app=config.app))
+        self.pool = WorkerPool(config, self.spool, self._facts(), self.report, self._warden)
+        self.reloads = Reloads(self.pool.load, AppBroken, self.pool.room, partial(self.report, app=config.app))
         self.control = Control(self)
         self.housekeeping = Housekeeping(
-            self.storage, self.crew, self.door, self.report,
+            self.storage, self.pool, self.admission, self.report,
             hold=config.hold, min_free=config.min_free, look_around=self._look_around, clock=self._clock,
         )  # fmt: skip
         self.housekeeping.note_free(self.housekeeping.measure())
@@ -266,23 +266,23 @@ class Node:
             self._draining.cancel()
         self._stop.set()
         if self._signals > 1 or not self._is_up:
-            self.report("stopping_now", running=len(self.crew.running()))
-            self.crew.stop_now()
+            self.report("stopping_now", running=len(self.pool.running()))
+            self.pool.stop_now()
 
-    def ask_to_reload(self) -> Answer | None:
+    def ask_to_reload(self) -> LoadAnswer | None:
         """Replaces the workers, and reads the certificates again; None when there is no application, or no more of it."""
         self.neighbours.reload()
         return self.reloads.ask() if self.config.app and not self._stop.is_set() else None
 
     async def _shut_down(self) -> None:
         self.report(
-            "stopping", running=len(self.crew.running()), grace=self.config.grace, hint="a second SIGTERM ends it at once"
+            "stopping", running=len(self.pool.running()), grace=self.config.grace, hint="a second SIGTERM ends it at once"
         )
-        self.door.closed = "this node is draining" if self._drains else "this node is stopping"
+        self.admission.closed = "this node is draining" if self._drains else "this node is stopping"
         self.listener.close()
         self.inbox.stop()
         await self.reloads.stop()
-        await asyncio.gather(self.neighbours.leave(), self.crew.stop())
+        await asyncio.gather(self.neighbours.leave(), self.pool.stop())
         if self._drains and self._signals < 2:
             await self._drain()
         await self._leave_files()
@@ -313,10 +313,10 @@ class Node:
 
     async def _close_rest(self) -> None:
         await self.housekeeping.stop()
-        self.crew.stop_now()
+        self.pool.stop_now()
         await self.neighbours.stop()
         await self.control.stop()
-        await self._loop.run_in_executor(None, self.door.close)
+        await self._loop.run_in_executor(None, self.admission.close)
         await self.storage.close()
         self.services.flush()
         self.listener.close_streams()
@@ -335,7 +335,7 @@ class Node:
         """As the first process of a container we get what others have left behind, and must wait for its end."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            strays.reap(self.crew.pids())
+            strays.reap(self.pool.pids())
 
     async def _look_at_places(self) -> None:
         """Somebody may have removed our files, or moved the directory away: says so, and makes anew what can be made anew."""
@@ -357,11 +357,11 @@ class Node:
         if was_lost and not self._is_lost:
             self.report("spool_back", spool=self.layout.root)
         if not self._stop.is_set():
-            self.door.closed = "the spool directory of this node was removed or moved away" if self._is_lost else ""
+            self.admission.closed = "the spool directory of this node was removed or moved away" if self._is_lost else ""
 
     def _mend(self, sockets: list[str]) -> tuple[list[str], set[str]]:
         """What was made anew in the directory, and which of these sockets have lost their names. Blocks."""
-        made = self._hold.mend(self.journal.keeper, self._own)
+        made = self._hold.mend(self.journal.store, self._own)
         return made, {path for path in sockets if not os.path.lexists(path)}
 
     def _warn_of_unscanned(self) -> None:
@@ -388,22 +388,22 @@ class Node:
         """The node in numbers."""
         spool, counts = self.spool, self.journal.counts
         later = len(spool.later)
-        held, aside = self.crew.held, self.control.aside
+        held, aside = self.pool.held, self.control.aside
         rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
         return {
             "name": self.config.name, "id": self.id, "spool": self.layout.root, "listen": self.listener.addresses,
             "tags": self.config.tag, "pid": os.getpid(), "uptime": round(time.monotonic() - self._began, 3),
             "state": self._state, "sync": self.config.sync, "app": self.config.app,
-            "workers": len([worker for worker in self.crew.workers if worker.ready]),
-            "worker_pids": [worker.pid for worker in self.crew.workers], "old_workers": self.crew.leaving,
-            "total": spool.total, "waiting": self._ready_tasks, "running": len(self.crew.running()),
+            "workers": len([worker for worker in self.pool.workers if worker.ready]),
+            "worker_pids": [worker.pid for worker in self.pool.workers], "old_workers": self.pool.leaving,
+            "total": spool.total, "waiting": self._ready_tasks, "running": len(self.pool.running()),
             "held": held, "later": later, "retrying": len(spool.retrying),
             "dead": aside.dead, "outbox": self.outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
             "rates": {name: rate for name, rate in rates.items() if name != "busy"},
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in self.services.refusals.items()},
-            "worker_deaths": self.crew.deaths, "task_seconds": round(self.crew.seconds, 6),
-            "connections": self.listener.connections, "free": self.door.free, "min_free": self.config.min_free,
+            "worker_deaths": self.pool.deaths, "task_seconds": round(self.pool.seconds, 6),
+            "connections": self.listener.connections, "free": self.admission.free, "min_free": self.config.min_free,
             "outbox_total": self.outbox.total, "handshake_failures": self.services.handshake_failures,
             "forwarded": self.outbox.forwarded, "repeats": spool.repeats, **self._for_peers(), **self.neighbours.status(),
             "log_dropped": self.report.dropped if isinstance(self.report, log.Log) else 0,
@@ -412,24 +412,24 @@ class Node:
     @property
     def _ready_tasks(self) -> int:
         """Tasks that wait for a worker, and not for their time."""
-        return max(self.spool.total - len(self.spool.later) - self.crew.held, 0)
+        return max(self.spool.total - len(self.spool.later) - self.pool.held, 0)
 
     def _for_peers(self) -> dict[str, Any]:
         """The part of the status that other nodes decide by."""
         return {
             "cluster": self.config.cluster, "protocol": PROTOCOL, "version": VERSION, "instance": self.instance,
             "pace": self._pace(), "time": time.time(),
-            "draining": self._stop.is_set(), "accepting": not self.door.closed and not self._is_low(),
+            "draining": self._stop.is_set(), "accepting": not self.admission.closed and not self._is_low(),
         }  # fmt: skip
 
     def _pace(self) -> float:
         """Tasks a second that the workers do when they have work, as seen over the last minute; 0.0 when nothing was seen."""
         rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
         ended, busy = rates["done"] + rates["failed"], rates["busy"]
-        return round(len(self.crew.workers) * ended / busy, 3) if busy > 0 else 0.0
+        return round(len(self.pool.workers) * ended / busy, 3) if busy > 0 else 0.0
 
     def _is_low(self) -> bool:
-        return self.door.free < self.config.min_free
+        return self.admission.free < self.config.min_free
 
     @property
     def _state(self) -> str:
@@ -441,11 +441,11 @@ class Node:
         """Why this node should get no work now; empty when it is well."""
         if self._stop.is_set():
             return "stopping"
-        if self.door.closed:
-            return self.door.closed
-        if self.door.free < self.config.min_free:
+        if self.admission.closed:
+            return self.admission.closed
+        if self.admission.free < self.config.min_free:
             return "the disk is full"
-        if self.config.app and not any(worker.ready for worker in self.crew.workers):
+        if self.config.app and not any(worker.ready for worker in self.pool.workers):
             return "no worker is up"
         return ""
 
@@ -485,17 +485,17 @@ def read_identity(layout: Layout, report: log.Report) -> tuple[str, str]:
     """
     identity = _read_own(layout.node_id, 12)
     secret = _read_own(layout.node_key, 64) if identity else ""
-    keeper = Keeper(RealDisk(), layout, "")
+    store = Store(RealDisk(), layout, "")
     if not secret:
         secret = secrets.token_hex(32)
         try:
-            keeper.replace(layout.node_key, f"{secret}\n".encode())
+            store.replace(layout.node_key, f"{secret}\n".encode())
         except OSError as error:
             secret = ""
             report("sync_failed", file="node.key", reason=str(error))
     if not identity:
         identity = secrets.token_hex(6)
-        keeper.replace(layout.node_id, f"{identity}\n".encode())
+        store.replace(layout.node_id, f"{identity}\n".encode())
     return identity, secret
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from spoolnode.protocol.packet import Variables, decode_variables, encode_variables
 
 
-class Kind(Enum):
+class Ending(Enum):
     """What becomes of a task after its run."""
 
     DONE = "done"
@@ -27,7 +27,7 @@ class Kind(Enum):
 class Outcome:
     """How one run ended."""
 
-    kind: Kind
+    kind: Ending
     reason: str = ""
     """Why it has to run again, for people."""
     delay: float = 0.0
@@ -36,7 +36,7 @@ class Outcome:
     """The name of the function that the task was for, if the worker said it."""
 
 
-DONE = Outcome(Kind.DONE)
+DONE = Outcome(Ending.DONE)
 
 
 class Call:
@@ -84,7 +84,7 @@ def read_timer(said: Sequence[Any]) -> Timer:
     return Timer(name, seconds, tuple(cron), times)
 
 
-class Asked(NamedTuple):
+class AskedCall(NamedTuple):
     """A call that the application asked for itself, to be made between two tasks."""
 
     name: str
@@ -92,10 +92,10 @@ class Asked(NamedTuple):
 
 
 @dataclass(slots=True)
-class Inbox:
+class Mailbox:
     """How a loaded application reaches the main thread of its worker. Until the worker runs nobody listens."""
 
-    put: Callable[[Asked], None] | None = None
+    put: Callable[[AskedCall], None] | None = None
     """Has a call made as soon as the main thread has nothing else to do; for any thread."""
     call_next: Callable[[], None] | None = None
     """For a task in the main thread: waits for the next call of a timer, or that was asked for, and makes it."""
@@ -108,6 +108,6 @@ class App(NamedTuple):
     timers: list[Timer]
     call_timer: Callable[[Timer], object]
     """Calls one of `timers`; an awaitable that it returns is to be awaited. Raises KeyError for another one."""
-    inbox: Inbox
+    inbox: Mailbox
     warning: str = ""
     """What whoever runs it should be told of it; a sentence, or nothing."""

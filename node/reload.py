@@ -12,7 +12,7 @@ PATIENCE = 5.0
 LOOK_SECONDS = 1.0
 """How often the files of `--touch-reload` are looked at."""
 
-Answer = asyncio.Future[str]
+LoadAnswer = asyncio.Future[str]
 """Why the application does not load; empty when it was loaded."""
 Stamp = tuple[int, ...] | None
 """What changes when a file changes; None when it is not there."""
@@ -40,7 +40,7 @@ class Reloads:
         self._room = room
         self._report = report
         self._loop = asyncio.get_running_loop()
-        self._asked: list[Answer] = []
+        self._asked: list[LoadAnswer] = []
         self._newer = asyncio.Event()
         self._took = 0.0
         self._loading: asyncio.Task[None] | None = None
@@ -59,9 +59,9 @@ class Reloads:
             self._is_first = False
         self._go_on()
 
-    def ask(self) -> Answer:
+    def ask(self) -> LoadAnswer:
         """Asks for the application as it is now; the answer comes when it, or what is newer, was loaded or does not load."""
-        answer: Answer = self._loop.create_future()
+        answer: LoadAnswer = self._loop.create_future()
         self._asked.append(answer)
         self._newer.set()
         self._go_on()

@@ -2,14 +2,14 @@
 
     file   = header, records, zeros up to the allocated size
     header = magic "SPOOLBAT" | u16 version | u16 0 | u32 salt | u64 number | u32 crc of the bytes before | u32 0
-    record = u32 kind | u32 0 | u64 link number |
+    record = u32 kind | u32 0 | u64 sequence number |
              u32 length of the payload | u32 crc | f64 accepted | f64 due | u64 rank | payload | zeros up to 8 bytes
     payload = a spool file (see `spoolfile`): header, variables, body
 
-All little-endian. Times are seconds since 1970. The crc is taken over kind, link number, length, times, rank and payload
+All little-endian. Times are seconds since 1970. The crc is taken over kind, sequence number, length, times, rank and payload
 as they were written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number
 and its salt: a record of another file never passes for one of this, and nobody can send a body that passes for a record
-after damage. Version 1 had no kind and no link number (its records begin at the length); it is still read.
+after damage. Version 1 had no kind and no sequence number (its records begin at the length); it is still read.
 
 To change this format: raise VERSION first, keep the reader of the old version beside the new one, and let the new node
 read both. A node refuses a version that it does not know and leaves the file where it is.
@@ -106,8 +106,8 @@ def payload_length(data: bytes | memoryview, offset: int) -> int:
     return int.from_bytes(data[offset - _RECORD.size : offset - _RECORD.size + 4], "little")
 
 
-def link_number(data: bytes | memoryview, offset: int) -> int:
-    """The link number of the record whose payload begins at `offset`, in a batch of version 2."""
+def sequence_number(data: bytes | memoryview, offset: int) -> int:
+    """The sequence number of the record whose payload begins at `offset`, in a batch of version 2."""
     return int.from_bytes(data[offset - _RECORD.size - 8 : offset - _RECORD.size], "little")
 
 

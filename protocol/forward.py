@@ -24,7 +24,7 @@ def _variable(name: bytes, value: bytes) -> bytes:
 
 
 def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
-    """A block as it travels: with the task's id and link number, and without what an earlier link had added.
+    """A block as it travels: with the task's id and sequence number, and without what an earlier link had added.
 
     Raises:
         BadTask: it becomes too large.
@@ -64,7 +64,7 @@ def sender_of(node_id: str, key: str) -> str:
 
 
 def undress(block: bytes) -> tuple[str, str, int, int] | None:
-    """Sender, destination, link number and hops of a task that came over a link; None when it did not."""
+    """Sender, destination, sequence number and hops of a task that came over a link; None when it did not."""
     if names.ORIGIN not in block:
         return None
     said = dict(decode_variables(block))

@@ -3,12 +3,12 @@
     hello = ping (modifier1 100, modifier2 1) with variables:
             spool_hello = protocol version, spool_origin = node id, spool_name = node name, spool_cluster = cluster name,
             spool_instance = a random word for this process, spool_addresses = where it listens, separated by commas,
-            spool_to = the destination that the link serves (empty: only a ping), spool_floor = a link number,
+            spool_to = the destination that the link serves (empty: only a ping), spool_floor = a sequence number,
             spool_public, spool_nonce, spool_proof = what proves who speaks (see `keys`); empty where it proves nothing
 
 The answer is a pong with the status (see `answer.status_pong`), or a refusal. A hello without a proof is answered with what the
 next one has to prove: `public`, `nonce` and `proof` in the status. On an open link a hello may be said again at any time, to tell
-a new floor. A ping with an empty block is anybody's, and makes no link.
+a new low watermark. A ping with an empty block is anybody's, and makes no link.
 """
 
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Hello(NamedTuple):
     """Tells this process from another one with the same id, and a node from itself."""
     addresses: tuple[str, ...] = ()
     """Where it listens; the host 0.0.0.0 or [::] is whatever host the connection comes from."""
-    floor: int = 0
+    low_watermark: int = 0
     """No task of this link below this number will ever be sent (again)."""
     protocol: int = PROTOCOL
     public: str = ""
@@ -58,7 +58,7 @@ def encode(hello: Hello) -> bytes:
         (names.TO, hello.to.encode()),
         (_INSTANCE, hello.instance.encode()),
         (_ADDRESSES, ",".join(hello.addresses).encode()),
-        (_FLOOR, str(hello.floor).encode()),
+        (_FLOOR, str(hello.low_watermark).encode()),
         *((key, value.encode()) for key, value in zip(_KEYS, (hello.public, hello.nonce, hello.proof), strict=True) if value),
     ]
     return packet(PING, encode_variables(variables), modifier2=EXTENDED)
@@ -74,17 +74,17 @@ def read(block: bytes) -> Hello:
         said = {key: value.decode("ascii", "replace") for key, value in decode_variables(block)}
     except BadPacket as error:
         raise Refused(Reason.MALFORMED, str(error)) from error
-    protocol, floor = said.get(_VERSION, ""), said.get(_FLOOR, "0")
+    protocol, low_watermark = said.get(_VERSION, ""), said.get(_FLOOR, "0")
     if not protocol.isdecimal() or len(protocol) > 5:
         raise _malformed("spool_hello", protocol, "the version of the protocol")
     if int(protocol) != PROTOCOL:
         raise Refused(Reason.CONFLICT, f"you speak version {protocol} of the protocol between nodes, this node speaks {PROTOCOL}")
-    if not floor.isdecimal() or len(floor) > 20 or int(floor) > names.MAX_NUMBER:
-        raise _malformed("spool_floor", floor, "a link number")
+    if not low_watermark.isdecimal() or len(low_watermark) > 20 or int(low_watermark) > names.MAX_NUMBER:
+        raise _malformed("spool_floor", low_watermark, "a sequence number")
     addresses = tuple(text for text in said.get(_ADDRESSES, "").split(",")[:MOST_ADDRESSES] if names.is_address(text))
     hello = Hello(
         said.get(names.ORIGIN, ""), said.get(_NAME, ""), said.get(_CLUSTER, ""), said.get(names.TO, ""),
-        said.get(_INSTANCE, "")[:40], addresses, int(floor), int(protocol),
+        said.get(_INSTANCE, "")[:40], addresses, int(low_watermark), int(protocol),
         said.get(_PUBLIC, ""), said.get(_NONCE, ""), said.get(_PROOF, ""),
     )  # fmt: skip
     if not names.is_node_id(hello.id):

@@ -42,7 +42,7 @@ TO = b"spool_to"
 NUMBER = b"spool_seq"
 """The number that the sender's link gave a task."""
 PICKLED = b"spool_pickled"
-"""Set by the door on a task with pickled arguments: it came through this machine's own socket, so they may be unpickled."""
+"""Set by the admission on a task with pickled arguments: it came through this machine's own socket, so they may be unpickled."""
 HOPS = b"spool_hops"
 """How often a task was handed on."""
 FOR_SPOOLER = frozenset({"at", "priority", "spooler", "body", "spooler_task_name"})
@@ -55,7 +55,7 @@ FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}
 OF_LINKS = frozenset({ORIGIN, SENDER, TO, NUMBER})
 """What a link adds, and what goes when a task is handed on."""
 MAX_NUMBER = (1 << 64) - (1 << 32) - 1
-"""The largest link number. The last run of 2**32 numbers is given to nobody: what is computed from one (the end of an
+"""The largest sequence number. The last run of 2**32 numbers is given to nobody: what is computed from one (the end of an
 interval, the next run) still fits into 64 bits."""
 MAX_HOPS = 8
 """A task that was handed on so often stays where it is."""
@@ -167,7 +167,7 @@ def is_address(text: str) -> bool:
 
 
 def read_number(value: bytes) -> int:
-    """A link number, from 1 to `MAX_NUMBER`."""
+    """A sequence number, from 1 to `MAX_NUMBER`."""
     if not _NUMBER.fullmatch(value) or int(value) > MAX_NUMBER:
         raise _malformed("spool_seq", value, f"a number from 1 to {MAX_NUMBER}")
     return int(value)

@@ -16,7 +16,7 @@ from spoolnode.protocol.packet import MAX_BLOCK, Variables, decode_variables, en
 from spoolnode.protocol.pickles import ARGUMENTS
 from spoolnode.protocol.unfit import TYPES, fault, largest
 
-Task = Mapping[str, Any]
+TaskArguments = Mapping[str, Any]
 """What callers hand over and callables receive."""
 
 _ANNOUNCE_A_BODY = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     body: bytes
 
 
-def encode_task(task: Task, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encoded:
+def encode_task(task: TaskArguments, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encoded:
     """The variables and body that carry `task`; `extra` are variables of spoolnode's own.
 
     `at` may be a number or a datetime, `priority` an int or str, `body` bytes or str.
@@ -89,7 +89,7 @@ def _block(variables: Variables, typed: dict[str, Any]) -> bytes:
         ) from None
 
 
-def _is_legacy_argument(name: str, value: object, task: Task) -> bool:
+def _is_legacy_argument(name: str, value: object, task: TaskArguments) -> bool:
     """Whether this is a part of a call of a function of `uwsgidecorators`, which travels as those make it."""
     return isinstance(value, bytes) and name in _PICKLED and "ud_spool_func" in task
 

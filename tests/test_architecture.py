@@ -7,11 +7,11 @@ from collections import defaultdict
 import pytest
 from documents import ROOT, blocks, page, section, table
 
-from spoolnode.cluster.peers import State
+from spoolnode.cluster.peers import PeerState
 from spoolnode.node.disk.disk import Disk, MarkingDisk, ReadingDisk
 from spoolnode.node.disk.fakes import RIGHTS
-from spoolnode.node.spool.keeper import Keeper
 from spoolnode.node.spool.reader import Marker, Reader
+from spoolnode.node.spool.store import Store
 
 ARCHITECTURE = "ARCHITECTURE.md"
 
@@ -83,7 +83,7 @@ def test_every_arrow_of_a_chart_says_which_code_makes_it(title: str) -> None:
 
 def test_the_states_of_a_peer_are_those_of_the_table_of_peers() -> None:
     states, _ = chart("The states of a peer")
-    assert states == {state.value for state in State}
+    assert states == {state.value for state in PeerState}
 
 
 def test_every_chart_can_be_drawn() -> None:
@@ -97,7 +97,7 @@ def test_the_table_of_threads_has_every_thread_that_may_change_something() -> No
     assert not {name for name in RIGHTS if name not in first.replace("main thread", "MainThread")}
 
 
-@pytest.mark.parametrize(("less", "more"), [(ReadingDisk, MarkingDisk), (MarkingDisk, Disk), (Reader, Marker), (Marker, Keeper)])
+@pytest.mark.parametrize(("less", "more"), [(ReadingDisk, MarkingDisk), (MarkingDisk, Disk), (Reader, Marker), (Marker, Store)])
 def test_each_step_from_reading_to_moving_adds_something(less: type, more: type) -> None:
     assert less in more.__mro__
     assert [name for name in vars(more) if not name.startswith("_") and not hasattr(less, name)]

@@ -12,7 +12,7 @@ import random
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
-from spoolnode.cluster.candidate import Identity, Source
+from spoolnode.cluster.candidate import Discovery, Identity
 from spoolnode.cluster.discovery.addresses import split
 from spoolnode.cluster.discovery.dns import addresses_of
 from spoolnode.cluster.discovery.file import File
@@ -44,7 +44,7 @@ class _Setting(NamedTuple):
 
 def make_sources(
     uris: list[str], identity: Identity, listen: list[str], report: Report, rng: random.Random | None = None
-) -> list[Source]:
+) -> list[Discovery]:
     """The sources of these URIs.
 
     Args:
@@ -74,7 +74,7 @@ def _parse(text: str) -> _Uri:
     return _Uri(text, scheme, rest, options)
 
 
-def _make(uri: _Uri, setting: _Setting) -> Source:
+def _make(uri: _Uri, setting: _Setting) -> Discovery:
     """The source of one URI; what is wrong with it is said with its text."""
     makers = {"mdns": _mdns, "static": _static, "dns": _dns, "dns+srv": _srv, "file": _file}
     if uri.scheme not in makers or (uri.scheme != "mdns" and "://" not in uri.text):
@@ -88,7 +88,7 @@ def _make(uri: _Uri, setting: _Setting) -> Source:
         raise BadConfig(f"--discover {uri.text}: {error}") from None
 
 
-def _mdns(uri: _Uri, setting: _Setting) -> Source:
+def _mdns(uri: _Uri, setting: _Setting) -> Discovery:
     _only(uri, "interface")
     if uri.rest:
         raise BadConfig("mdns has no host; write mdns, or mdns://?interface=ADDRESS")
@@ -100,7 +100,7 @@ def _mdns(uri: _Uri, setting: _Setting) -> Source:
     return Mdns(uri.text, setting.identity, tcp, setting.report, rng=setting.rng, wanted=wanted)
 
 
-def _static(uri: _Uri, setting: _Setting) -> Source:
+def _static(uri: _Uri, setting: _Setting) -> Discovery:
     _only(uri)
     targets = list(dict.fromkeys(uri.rest.split(",")))
     for target in targets:
@@ -108,19 +108,19 @@ def _static(uri: _Uri, setting: _Setting) -> Source:
     return Static(uri.text, targets, setting.report, rng=setting.rng)
 
 
-def _dns(uri: _Uri, setting: _Setting) -> Source:
+def _dns(uri: _Uri, setting: _Setting) -> Discovery:
     host, port = split(uri.rest)
     return Polled(uri.text, addresses_of(host, port), setting.report, rng=setting.rng, refresh=_refresh(uri))
 
 
-def _srv(uri: _Uri, setting: _Setting) -> Source:
+def _srv(uri: _Uri, setting: _Setting) -> Discovery:
     if not uri.rest or set(uri.rest) & set("/:, "):
         raise BadConfig("it must be the name of SRV records, like dns+srv://_uwsgi-spool._tcp.example.org")
     ask = targets_of(uri.rest, with_dnspython())
     return Polled(uri.text, ask, setting.report, rng=setting.rng, refresh=_refresh(uri))
 
 
-def _file(uri: _Uri, setting: _Setting) -> Source:
+def _file(uri: _Uri, setting: _Setting) -> Discovery:
     _only(uri)
     if not uri.rest.startswith("/"):
         raise BadConfig("it must be an absolute path after three slashes, like file:///etc/spoolnode/peers.json")

@@ -15,7 +15,7 @@ from zeroconf.asyncio import AsyncServiceInfo
 
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.discovery.addresses import join
-from spoolnode.cluster.discovery.interfaces import MAX_ANNOUNCED, Place, nearest_first
+from spoolnode.cluster.discovery.interfaces import MAX_ANNOUNCED, LocalAddress, nearest_first
 from spoolnode.protocol import names
 from spoolnode.protocol.hello import PROTOCOL
 
@@ -69,7 +69,7 @@ def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> A
     )
 
 
-def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[Place]) -> tuple[Candidate, str] | None:
+def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[LocalAddress]) -> tuple[Candidate, str] | None:
     """The candidate that these records are about, and its `run`; None when it is none for us.
 
     One with our own id is us, or a copy of us.
@@ -102,6 +102,6 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def all_loopback(places: Iterable[Place]) -> bool:
+def all_loopback(places: Iterable[LocalAddress]) -> bool:
     """Whether only processes of this machine hear us: they share the port, and an answer to one address reaches only one."""
     return all(place.is_loopback for place in places)

@@ -17,7 +17,7 @@ INNER = re.compile(r"(docker|podman|virbr|lxdbr|lxcbr|cni|flannel|cali|weave|kub
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # recognised here, not listened on
 
 
-class Place(NamedTuple):
+class LocalAddress(NamedTuple):
     """One address of one network interface."""
 
     interface: str
@@ -37,17 +37,17 @@ class Place(NamedTuple):
         return ip_address(self.address).is_loopback
 
 
-def present() -> list[Place]:
+def present() -> list[LocalAddress]:
     """All addresses that this machine has now, those first at which other machines are most likely to reach it."""
     places = []
     for adapter in ifaddr.get_adapters():
         for found in adapter.ips:
             address = found.ip if isinstance(found.ip, str) else found.ip[0]
-            places.append(Place(adapter.name, adapter.index or 0, address.partition("%")[0], found.network_prefix))
+            places.append(LocalAddress(adapter.name, adapter.index or 0, address.partition("%")[0], found.network_prefix))
     return best_first(places, _ways_out())
 
 
-def best_first(places: Iterable[Place], ways_out: Collection[str]) -> list[Place]:
+def best_first(places: Iterable[LocalAddress], ways_out: Collection[str]) -> list[LocalAddress]:
     """The same in order: on the interfaces over which this machine reaches the world (its default routes), on others, and last on
     those to its own containers and guests."""
     return sorted(places, key=lambda place: (place.interface not in ways_out, bool(INNER.match(place.interface)), place))
@@ -64,7 +64,7 @@ def _ways_out() -> set[str]:
     return found - {"lo"}
 
 
-def speak_from(places: Iterable[Place], hosts: Iterable[str], wanted: Iterable[str]) -> list[Place]:
+def speak_from(places: Iterable[LocalAddress], hosts: Iterable[str], wanted: Iterable[str]) -> list[LocalAddress]:
     """The addresses from which mDNS speaks: IPv4 ones, and of interfaces that have none an IPv6 one each.
 
     Args:
@@ -88,17 +88,19 @@ def speak_from(places: Iterable[Place], hosts: Iterable[str], wanted: Iterable[s
     return (others or [place for place in usable if place.is_loopback])[:MAX_SPOKEN]
 
 
-def _without_v4(places: list[Place]) -> list[Place]:
+def _without_v4(places: list[LocalAddress]) -> list[LocalAddress]:
     """An IPv6 address of each interface that has no IPv4 address; one that others can use."""
     with_v4 = {place.interface for place in places if place.is_v4}
-    found: dict[str, Place] = {}
+    found: dict[str, LocalAddress] = {}
     for place in places:
         if place.interface not in with_v4 and not place.is_loopback and not ip_address(place.address).is_link_local:
             found.setdefault(place.interface, place)
     return list(found.values())
 
 
-def announced(addresses: Iterable[tuple[str, int]], places: Iterable[Place], speaking: list[Place]) -> tuple[int, list[str]]:
+def announced(
+    addresses: Iterable[tuple[str, int]], places: Iterable[LocalAddress], speaking: list[LocalAddress]
+) -> tuple[int, list[str]]:
     """The port and the IP addresses to announce; no addresses when nobody can reach this node.
 
     Args:
@@ -115,7 +117,7 @@ def announced(addresses: Iterable[tuple[str, int]], places: Iterable[Place], spe
     return port, list(dict.fromkeys(host for host, its_port in expanded if its_port == port))[:MAX_ANNOUNCED]
 
 
-def _expand(host: str, places: Iterable[Place], speaking: list[Place]) -> list[str]:
+def _expand(host: str, places: Iterable[LocalAddress], speaking: list[LocalAddress]) -> list[str]:
     if host not in WILDCARDS:
         return [host]
     if ":" not in host:
@@ -125,7 +127,7 @@ def _expand(host: str, places: Iterable[Place], speaking: list[Place]) -> list[s
     return [address for address in v6 if not ip_address(address).is_link_local]
 
 
-def nearest_first(addresses: Iterable[str], speaking: Iterable[Place]) -> list[str]:
+def nearest_first(addresses: Iterable[str], speaking: Iterable[LocalAddress]) -> list[str]:
     """The same IP addresses, those in a network that we are in before the others.
 
     One that this machine has too goes last: half of all machines are 172.17.0.1 to their own containers.

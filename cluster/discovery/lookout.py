@@ -14,7 +14,7 @@ from zeroconf.asyncio import AsyncServiceInfo
 from spoolnode.cluster.candidate import Candidate, Identity, Sink
 from spoolnode.cluster.discovery import announcement
 from spoolnode.cluster.discovery.announcement import SERVICE
-from spoolnode.cluster.discovery.interfaces import Place
+from spoolnode.cluster.discovery.interfaces import LocalAddress
 from spoolnode.node.log import Report
 
 MAX_CANDIDATES = 256
@@ -55,7 +55,7 @@ class Lookout:
         self._wake = asyncio.Event()
         self._turns = asyncio.Semaphore(ASKING_AT_ONCE)
 
-    def listen(self, zeroconf: Zeroconf, speaking: list[Place], patience: float) -> None:
+    def listen(self, zeroconf: Zeroconf, speaking: list[LocalAddress], patience: float) -> None:
         """From now on names are heard here; who is not within `patience` seconds is gone."""
         self.rest()
         self._zeroconf = zeroconf

@@ -22,7 +22,7 @@ from spoolnode.cluster.discovery import announcement, interfaces
 from spoolnode.cluster.discovery.addresses import join
 from spoolnode.cluster.discovery.announcement import TooLong
 from spoolnode.cluster.discovery.health import Health, why
-from spoolnode.cluster.discovery.interfaces import Place
+from spoolnode.cluster.discovery.interfaces import LocalAddress
 from spoolnode.cluster.discovery.lookout import MAX_CANDIDATES, Lookout
 from spoolnode.cluster.discovery.station import Make, Station
 from spoolnode.cluster.lookup import PATIENCE, look_up
@@ -47,16 +47,16 @@ class Tuning(NamedTuple):
     missing: float = 180.0
     """How long somebody who said goodbye, or is not heard on new sockets, is expected back: several announcements."""
     limit: int = MAX_CANDIDATES
-    present: Callable[[], list[Place]] = interfaces.present
+    present: Callable[[], list[LocalAddress]] = interfaces.present
     make: Make = AsyncZeroconf
 
 
 class _View(NamedTuple):
     """What this machine's interfaces look like."""
 
-    speaking: list[Place]
+    speaking: list[LocalAddress]
     """Where mDNS speaks."""
-    about: list[Place]
+    about: list[LocalAddress]
     """All addresses of those interfaces that matter: when they change, everything is started anew."""
 
 

@@ -8,7 +8,7 @@ from zeroconf import DNSQuestionType, IPVersion, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
 from spoolnode.cluster.discovery.announcement import SERVICE
-from spoolnode.cluster.discovery.interfaces import Place
+from spoolnode.cluster.discovery.interfaces import LocalAddress
 from spoolnode.node.background import spawn
 
 START_SECONDS = 5.0
@@ -38,7 +38,7 @@ class Station:
         self._defended = float("-inf")
 
     @classmethod
-    async def open(cls, speaking: list[Place], make: Make) -> "Station":
+    async def open(cls, speaking: list[LocalAddress], make: Make) -> "Station":
         """Opens the sockets.
 
         Raises:
@@ -110,12 +110,12 @@ class Station:
             await self._browser.async_cancel()
 
 
-def _named(speaking: list[Place]) -> list[str | int]:
+def _named(speaking: list[LocalAddress]) -> list[str | int]:
     """The places as zeroconf wants them: an IPv6 one by the number of its interface."""
     return [place.address if place.is_v4 else place.number for place in speaking]
 
 
-def _family(speaking: list[Place]) -> IPVersion:
+def _family(speaking: list[LocalAddress]) -> IPVersion:
     """What kind of socket serves them all."""
     families = {place.is_v4 for place in speaking}
     return IPVersion.All if len(families) > 1 else IPVersion.V4Only if families == {True} else IPVersion.V6Only

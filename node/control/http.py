@@ -58,7 +58,7 @@ COUNT_REST = 20
 """At least so many times as long as a count took is the pause after it."""
 
 
-class Aside(NamedTuple):
+class SetAside(NamedTuple):
     """How many files lie in the directories from which nothing runs."""
 
     dead: int = 0
@@ -75,7 +75,7 @@ class Control:
         """What listens on `--http`."""
         self._counting = asyncio.Lock()
         self._recount_at = float("-inf")
-        self.aside = Aside()
+        self.aside = SetAside()
         """As of the last `recount`."""
 
     async def start(self) -> None:
@@ -221,7 +221,7 @@ class Control:
             raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(listings)}")
         reader = self._node.journal.reader
         found = await self._aside(lambda: inspect.soonest(reader, listings[state](reader, time.time()), int(limit)))
-        running = {row["id"]: row for row in self._node.crew.running()}
+        running = {row["id"]: row for row in self._node.pool.running()}
         if len(found) <= ROWS_AT_ONCE:
             return _json([_row(info, running) for info in found])
         return await self._stream(request, found, running)
@@ -254,7 +254,7 @@ class Control:
             raise web.HTTPNotFound(text=f"the task {identity} cannot be read: {error}") from error
         if shown is None:
             raise _not_found(identity)
-        running = {row["id"]: row for row in self._node.crew.running()}
+        running = {row["id"]: row for row in self._node.pool.running()}
         identity = shown["id"]
         if identity in running:
             shown |= {"state": "running", **running[identity]}
@@ -273,11 +273,11 @@ class Control:
         node = self._node
         while (found := await self._find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
             await asyncio.sleep(0.01)  # it is being moved to a file of its own
-        if found is not None and found[1] in found[0].flying:
+        if found is not None and found[1] in found[0].in_flight:
             raise web.HTTPConflict(text=f"the task {identity} is {self._holder(*found)}; only waiting tasks can be removed")
         if found is None or not await node.storage.remove(*found):
             path = await self._dead_or_outbox(identity)
-            await node.journal.moves.run(lambda: node.journal.keeper.remove(path))
+            await node.journal.moves.run(lambda: node.journal.store.remove(path))
             self._recount_at = float("-inf")
         self._node.report("removed", id=identity)
         return _json({"id": identity, "removed": True})
@@ -293,7 +293,7 @@ class Control:
 
     def _holder(self, source: "Source", ref: Any) -> str:
         """Where a task is that is in flight."""
-        return "being sent to another node right now" if source.link_number(ref) else "with a worker"
+        return "being sent to another node right now" if source.sequence_number(ref) else "with a worker"
 
     async def _retry(self, request: web.Request) -> web.Response:
         identity = _identity(request)
@@ -327,7 +327,7 @@ class Control:
             to = self._place_again(await node.journal.moves.run(lambda: undelivered(node.journal.reader.block_of(where))))
             target = outbox_ref(to, ref_id(where), node.outbox.number(to)) if to else ""
             try:
-                ref = await node.journal.moves.run(lambda: node.journal.keeper.revive(where, target))
+                ref = await node.journal.moves.run(lambda: node.journal.store.revive(where, target))
             except BaseException:
                 if target:
                     node.outbox.refused(to, number_of(target))
@@ -395,7 +395,7 @@ class Control:
         del request
         node = self._node
         if node.problem() == "stopping":
-            raise web.HTTPConflict(text=f"{node.door.closed or 'this node is stopping'} already")
+            raise web.HTTPConflict(text=f"{node.admission.closed or 'this node is stopping'} already")
         before = {"waiting": node.spool.total, "outbox": node.outbox.total}
         node.ask_to_drain()
         return _json({"draining": True, **before})
@@ -466,13 +466,13 @@ class Control:
             now = time.monotonic()
             self._recount_at = now + max(COUNT_SECONDS, COUNT_REST * (now - began))
 
-    def _count(self) -> Aside:
+    def _count(self) -> SetAside:
         reader = self._node.journal.reader
         try:
             corrupt = len(reader.disk.entries(reader.layout.corrupt))
         except PermissionError:  # the start says so; nothing that runs needs it
             corrupt = 0
-        return Aside(dead=inspect.count_files(reader, "dead"), corrupt=corrupt)
+        return SetAside(dead=inspect.count_files(reader, "dead"), corrupt=corrupt)
 
 
 def _newest(server: web.Server) -> Callable[[], asyncio.Protocol]:

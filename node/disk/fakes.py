@@ -384,7 +384,7 @@ _MAKES_PLACES = frozenset({"make_directory", "sync_directory"})
 
 RIGHTS = {
     "commit": Right(_MARKS | _MOVES, ("incoming/", "tmp/")),
-    "keeper": Right(_MARKS | _MOVES),
+    "store": Right(_MARKS | _MOVES),
     "packing": Right(_MARKS, ("incoming/", "outbox/")),
     "upload": Right(_MARKS | _MOVES - {"rename"}, ("tmp/",)),
     # The very end of a stop: the threads of uploads are gone, and a connection with half a body ends.

@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def taken(self) -> str:
-        """The link numbers taken from other nodes (see `numbers`)."""
+        """The sequence numbers taken from other nodes (see `numbers`)."""
         return self.path("taken")
 
     @property
@@ -187,7 +187,7 @@ def destination_of(ref: str) -> str:
 
 
 def number_of(ref: str) -> int:
-    """The link number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
+    """The sequence number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
     return _numbered(ref)[1]
 
 

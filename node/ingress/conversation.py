@@ -1,4 +1,4 @@
-"""What is said on one connection: requests in, answers out, in order. No socket: bytes in, a `Link` to write to.
+"""What is said on one connection: requests in, answers out, in order. No socket: bytes in, a `Connection` to write to.
 
 In the plain dialect there is one request; whatever follows is ignored, as uWSGI does. In the extended dialect (modifier2
 1) requests are pipelined, and an answer waits until all before it are said. A refused request spoils nothing for the next
@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
-from spoolnode.node.ingress.door import Door
+from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.neighbours import Greeting
-from spoolnode.node.spool.numbers import Key
+from spoolnode.node.spool.sequence import Key
 from spoolnode.node.turns import Turns
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
@@ -56,7 +56,7 @@ UNDELIMITED = Refused(
 )
 
 
-class Link(Protocol):
+class Connection(Protocol):
     """What a conversation needs of its connection."""
 
     def write(self, data: bytes) -> None: ...
@@ -71,7 +71,7 @@ class Link(Protocol):
 class Services:
     """What conversations need of their node."""
 
-    door: Door
+    admission: Admission
     status: Callable[[], dict[str, Any]]
     report: Callable[..., None]
     report_rarely: Callable[..., None]
@@ -80,7 +80,7 @@ class Services:
     )
     """Hears who introduces itself, from where, with which name in its certificate, on a connection with which nonce.
     Raises `Refused` when it is not welcome."""
-    floor: Callable[[Key, int], None] = lambda _link, _floor: None
+    low_watermark: Callable[[Key, int], None] = lambda _link, _watermark: None
     """Hears below which number a link will send nothing more."""
     unknown: Callable[[str], str] = lambda _destination: ""
     """What to tell who sends to a destination that nobody is known to be; empty when somebody is."""
@@ -118,7 +118,7 @@ class Services:
             conversation.flush()
 
 
-class Answer:
+class AnswerPlace:
     """The place of one answer in the order of its connection; a `Waiter`."""
 
     __slots__ = ("_conversation", "_web", "data", "note", "size", "unsent")
@@ -166,7 +166,7 @@ class Conversation:
     """One connection, from its first byte to its last."""
 
     def __init__(
-        self, services: Services, link: Link, peer: str, *, local: bool, allowed: bool, max_block: int, certified: str = ""
+        self, services: Services, link: Connection, peer: str, *, local: bool, allowed: bool, max_block: int, certified: str = ""
     ) -> None:
         self.services = services
         self.peer = peer
@@ -177,7 +177,7 @@ class Conversation:
         self._local = local
         self._allowed = allowed
         self._reader = RequestReader(max_block)
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[AnswerPlace] = deque()
         self._unanswered = 0
         """Bytes of the requests of these."""
         self._over = False
@@ -196,7 +196,7 @@ class Conversation:
         self._pumping = False
         self._unsent = 0
         """Bytes of pongs that are made and not sent."""
-        self._task: tuple[bytes, Terms, Answer] | None = None
+        self._task: tuple[bytes, Terms, AnswerPlace] | None = None
         """The request whose body is coming."""
         self._pieces: list[bytes] = []
         self._gathered = 0
@@ -327,7 +327,7 @@ class Conversation:
 
     def _on_ping(self, block: bytes) -> None:
         said = self._on_hello(read_hello(block)) if block and self.extended else ()
-        place = Answer(self, web=False)
+        place = AnswerPlace(self, web=False)
         if said:
             place.data = answer.status_pong({**self.services.status(), **dict(said)})
         else:
@@ -338,7 +338,7 @@ class Conversation:
         self.services.talking.add(self)
 
     def _on_hello(self, hello: Hello) -> tuple[tuple[str, str], ...]:
-        """A node says who it is, or says it again with a new floor; what to tell it. Raises `Refused`."""
+        """A node says who it is, or says it again with a new low watermark; what to tell it. Raises `Refused`."""
         before = self._hello or hello
         if (hello[:4], hello.public) != (before[:4], before.public):
             raise Refused(Reason.FORBIDDEN, f"this connection is that of node {before.id} ({before.name})")
@@ -348,7 +348,7 @@ class Conversation:
         if hello.to and greeting.sender:
             self._link_key = greeting.sender, hello.to
             if greeting.is_proved:
-                self.services.floor(self._link_key, hello.floor)
+                self.services.low_watermark(self._link_key, hello.low_watermark)
         return greeting.said
 
     def _on_task(self, block: bytes) -> None:
@@ -372,20 +372,20 @@ class Conversation:
             place.refused(refusal)
             self._pass_over(terms.body)
 
-    def _begin(self, block: bytes, terms: Terms, place: Answer) -> None:
+    def _begin(self, block: bytes, terms: Terms, place: AnswerPlace) -> None:
         """Takes a task whose body, if it has one, is still to come. Raises `Refused`."""
         services = self.services
         if terms.destination and self._link_key is None:
             place.note = services.unknown(terms.destination)
         if not terms.body and not terms.own_file:
-            services.door.admit(block, b"", terms, place, self._link_key)
+            services.admission.admit(block, b"", terms, place, self._link_key)
             return
-        services.door.check(terms)
+        services.admission.check(terms)
         is_crowded = services.gathered > MAX_GATHERED and terms.body > LEAST_PIECE
-        if services.door.wants_upload(terms) or is_crowded:
+        if services.admission.wants_upload(terms) or is_crowded:
             if terms.body and services.uploads >= services.max_uploads:
                 raise Refused(Reason.BUSY, f"this node is taking {services.uploads} large bodies already; ask again")
-            self._upload = services.door.upload(block, terms, place, self._link_key)
+            self._upload = services.admission.upload(block, terms, place, self._link_key)
             services.uploads += self._upload is not None
             self._skipping = self._upload is None
             block = b""  # the upload has it
@@ -411,9 +411,9 @@ class Conversation:
         self._skipping = True
         self._reader.expect_body(length)
 
-    def _place(self, web: bool, size: int = 0) -> Answer:
+    def _place(self, web: bool, size: int = 0) -> AnswerPlace:
         # In the extended dialect variables like HTTP_HOST are those of a task that is passed on, or of its sender.
-        place = Answer(self, web and not self.extended, size)
+        place = AnswerPlace(self, web and not self.extended, size)
         self._answers.append(place)
         self._unanswered += size
         return place
@@ -452,7 +452,7 @@ class Conversation:
         place.size += terms.body
         self._unanswered += terms.body
         try:
-            self.services.door.admit(block, self._take_pieces(), terms, place, self._link_key)
+            self.services.admission.admit(block, self._take_pieces(), terms, place, self._link_key)
         except Refused as refusal:
             place.refused(refusal)
         if not self.extended:

@@ -23,7 +23,7 @@ from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.disk.disk import is_full
 from spoolnode.node.ingress.conversation import Conversation, Services
 from spoolnode.node.ingress.room import OWN_PLACES, Room
-from spoolnode.node.ingress.trust import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
+from spoolnode.node.ingress.tls import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
 from spoolnode.protocol.packet import PLAIN, SPOOL_REQUEST
@@ -43,7 +43,7 @@ STUCK_SECONDS = 300.0
 SWEEP_SECONDS = 0.5
 
 
-class Alone:
+class LoneRequest:
     """A plain request that came whole: waits for its commit on a bare socket."""
 
     __slots__ = ("_descriptor", "_listener")
@@ -78,7 +78,7 @@ class Alone:
 
 
 class Stream(asyncio.Protocol):
-    """A conversation over a stream: any client that is not served by `Alone`."""
+    """A conversation over a stream: any client that is not served by `LoneRequest`."""
 
     def __init__(
         self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool,
@@ -374,7 +374,7 @@ class Listener:
             terms = read_terms(block, local=local)
             if terms.body or terms.web or terms.destination or terms.pickled:
                 return False
-            self.services.door.admit_prompt(block, terms, Alone(descriptor, self))
+            self.services.admission.admit_prompt(block, terms, LoneRequest(descriptor, self))
         except Refused:
             return False  # a conversation says it, in the words that this client understands
         return True

@@ -11,7 +11,7 @@ from spoolnode.node.disk.disk import Disk, discard
 from spoolnode.node.disk.layout import create, number_of, outbox_ref, waiting_ref
 from spoolnode.node.ingress.waiters import Arrival
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.spool.intake import Waiter
+from spoolnode.node.spool.group_commit import Waiter
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.request import Terms
@@ -26,7 +26,7 @@ class Upload:
     ) -> None:  # fmt: skip
         self._storage = storage
         self._executor = executor
-        self._disk: Disk = storage.journal.keeper.disk
+        self._disk: Disk = storage.journal.store.disk
         self._terms = terms
         self._places = places
         self._arrival = arrival
@@ -94,7 +94,7 @@ class Upload:
         try:
             self._executor.submit(self._discard)
         except RuntimeError:
-            self._discard()  # the door is closed for good, and nobody writes any more
+            self._discard()  # the admission is closed for good, and nobody writes any more
 
     def _target(self, to: str) -> str:
         # Copies are tasks of their own, each with an id; the first one has the id that is told.
@@ -130,7 +130,7 @@ class Upload:
             self._write(self._pending)
         if self._due():
             self._disk.set_mtime(self._temporary, self._due())
-        if self._storage.journal.keeper.sync:
+        if self._storage.journal.store.sync:
             self._disk.sync(self._descriptor)
         descriptor, self._descriptor = self._descriptor, -1
         self._disk.close(descriptor)
@@ -142,8 +142,8 @@ class Upload:
         if is_last:
             self._disk.rename(self._temporary, layout.path(ref))
         else:
-            self._storage.journal.keeper.copy_file(self._temporary, ref)
-        if not self._storage.journal.keeper.sync:
+            self._storage.journal.store.copy_file(self._temporary, ref)
+        if not self._storage.journal.store.sync:
             return
         try:
             directory = layout.directory_of(ref)

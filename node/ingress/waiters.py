@@ -1,10 +1,10 @@
-"""Who stands between the intake and whoever waits for an answer: copies of one task, tasks that leave, tasks that arrive."""
+"""Between the group commit and those that wait for an answer: copies of one task, tasks that leave, tasks that arrive."""
 
 from functools import lru_cache
 
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.spool.intake import Waiter
-from spoolnode.node.spool.numbers import Key
+from spoolnode.node.spool.group_commit import Waiter
+from spoolnode.node.spool.sequence import Key
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.forward import RECEIVER_ROOM
@@ -84,7 +84,7 @@ class Arrival:
 
     def taken(self) -> None:
         """It is safe, and proves its number."""
-        self._storage.journal.taken.take(self._link, self._number)
+        self._storage.journal.received.take(self._link, self._number)
 
     def stored(self, task_id: str, copies: int = 1) -> None:
         """It is safe."""
@@ -93,7 +93,7 @@ class Arrival:
 
     def forget(self) -> None:
         """It may come again."""
-        self._storage.journal.taken.refuse(self._link, self._number)
+        self._storage.journal.received.refuse(self._link, self._number)
 
     def refused(self, refusal: Refused) -> None:
         """The disk did not take it."""

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
+from spoolnode.node.outbox.envelope import AskedPlace, asked
 from spoolnode.node.outbox.outbox import Outbox
-from spoolnode.node.outbox.parcel import Asked, asked
-from spoolnode.node.spool.queue import Entry, Ref
+from spoolnode.node.spool.queue import DueTask, Ref
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Batch, Source
 
-Choice = Callable[[Asked], str | None]
+Choice = Callable[[AskedPlace], str | None]
 """Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
-Aside = tuple[Source, list[Any], int, dict[Ref, Entry]]
+Kept = tuple[Source, list[Any], int, dict[Ref, DueTask]]
 """Tasks that were looked at and stay: source, refs, rank, and when those of them are due that are due later."""
 
 
@@ -31,7 +31,7 @@ class Moving:
         self._outbox = outbox
         self._journal = spool.journal
 
-    async def give_away(self, count: int, choose: Choice, aside: list[Aside], *, later: bool = False) -> int | None:
+    async def give_away(self, count: int, choose: Choice, aside: list[Kept], *, later: bool = False) -> int | None:
         """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
 
         Args:
@@ -53,7 +53,7 @@ class Moving:
             self._spool.end(source, list(moved))
         return len(moved)
 
-    def put_back(self, aside: list[Aside]) -> None:
+    def put_back(self, aside: list[Kept]) -> None:
         """What was put aside waits again: in its order, or until its time."""
         for source, refs, rank, due in reversed(aside):
             if due:
@@ -82,7 +82,7 @@ class Moving:
                 self._outbox.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
         return total
 
-    def _take(self, count: int, *, later: bool) -> Aside | None:
+    def _take(self, count: int, *, later: bool) -> Kept | None:
         if (ready := self._spool.take(count)) is not None:
             source, refs, rank = ready
             return source, list(refs), rank, {}
@@ -107,7 +107,7 @@ class Moving:
                 wishes = await self._journal.packing.run(lambda: asked(self._journal.reader, number, refs))
                 targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
                 if isinstance(source, Batch) and source.arrived:
-                    await self._journal.save_taken()
+                    await self._journal.save_received()
                 if targets:
                     moved, times = await self._journal.moves.run(lambda: self._hand_over(number, targets))
             except OSError as error:
@@ -131,8 +131,8 @@ class Moving:
         return targets
 
     def _hand_over(self, number: int | None, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
-        """In the keeper thread: the new refs of those that moved, and the times of their files as far as these can be read."""
-        moved = self._journal.keeper.hand_over(number, targets)
+        """In the store thread: the new refs of those that moved, and the times of their files as far as these can be read."""
+        moved = self._journal.store.hand_over(number, targets)
         times = {}
         for ref in moved.values():
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """The outbox: tasks that wait for other nodes, by destination. What is sent next, what is in doubt, which numbers are owed.
 
 Lives on the event loop; disk work goes to two of the spool's threads: *packing* reads tasks for the links and marks them as
-sent, *keeper* does everything that changes a place. A task lies in a batch of incoming/ like any other until it settles, then
+sent, *store* does everything that changes a place. A task lies in a batch of incoming/ like any other until it settles, then
 in a file of outbox/DESTINATION/. It leaves the disk when the other node has said, after its own fsync, that it has it.
 
 A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number,
@@ -20,11 +20,11 @@ from typing import Any, TypedDict
 import msgpack
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, ref_id
-from spoolnode.node.outbox.parcel import Parcel, Unsendable, pack_file, pack_records
+from spoolnode.node.outbox.envelope import Envelope, Unsendable, pack_file, pack_records
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.numbers import LAST_RUN, RUN_BITS, Intervals, Owed
 from spoolnode.node.spool.queue import ReadyQueue, Ref
 from spoolnode.node.spool.recovery import Found, move_aside, read_small
+from spoolnode.node.spool.sequence import LAST_RUN, RUN_BITS, Intervals, Outstanding
 from spoolnode.node.spool.tasks import Batch, Files, Source
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undeliverable
@@ -51,7 +51,7 @@ class Destination:
     """Never sent, or surely not stored there."""
     doubts: dict[str, ReadyQueue] = field(default_factory=dict)
     """In doubt, by the id of the node that may have them."""
-    owed: Owed = field(default_factory=Owed)
+    outstanding: Outstanding = field(default_factory=Outstanding)
     size: int = 0
     """Tasks on disk."""
     peer: str = ""
@@ -59,12 +59,12 @@ class Destination:
 
 
 @dataclass(slots=True)
-class Load:
+class Shipment:
     """Tasks that a link has taken to send."""
 
     source: Source
     rank: int
-    parcels: list[Parcel]
+    envelopes: list[Envelope]
     doubtful: bool = False
     """They may be with the other node already, whatever it answers now but "stored"."""
 
@@ -137,7 +137,7 @@ class Outbox:
             self._destination(name).peer = peer
         self._old_doubts = known["doubts"]
         try:
-            self._journal.keeper.replace(self._journal.layout.links, self._encoded(clean=False))
+            self._journal.store.replace(self._journal.layout.links, self._encoded(clean=False))
         except OSError as error:
             # A full disk keeps nobody from running. The clock alone makes the next run a new one then.
             self._journal.report("sync_failed", file="links", reason=str(error))
@@ -145,12 +145,12 @@ class Outbox:
 
     def _read(self) -> _Links:
         """What an earlier process has left; what cannot be made out is moved aside, and everything counts as sent then."""
-        data = read_small(self._journal.keeper, self._journal.layout.links, self._journal.report)
+        data = read_small(self._journal.store, self._journal.layout.links, self._journal.report)
         try:
             return _links(msgpack.unpackb(data)) if data is not None else _links({"boot": self._boot, "run": 0})
         except (KeyError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
             reason = f"it is damaged: {error!r}; all that waits in outbox/ counts as sent"
-            move_aside(self._journal.keeper, "links", reason, self._journal.report)
+            move_aside(self._journal.store, "links", reason, self._journal.report)
             return _links({"run": 0})
 
     def _encoded(self, *, clean: bool) -> bytes:
@@ -170,30 +170,30 @@ class Outbox:
             if owner != found.peer and queue.size:
                 numbers = Intervals()
                 for source, ref in queue.items():
-                    numbers.add(source.link_number(ref))
+                    numbers.add(source.sequence_number(ref))
                 others[owner] = numbers.pairs()
         return others
 
     async def save(self) -> None:
         """Writes down what must be remembered. Raises OSError."""
         data = self._encoded(clean=False)
-        await self._journal.moves.run(lambda: self._journal.keeper.replace(self._journal.layout.links, data))
+        await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
 
     async def stop(self) -> None:
         """Notes that everything written is on the medium: marks tell the truth at the next start."""
         with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
             data = self._encoded(clean=not self.marks_unsure)
-            await self._journal.moves.run(lambda: self._journal.keeper.replace(self._journal.layout.links, data))
+            await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
 
     def number(self, to: str) -> int:
         """The next number, for a task that goes to `to`."""
         number, self._next = self._next, self._next + 1
-        self._destination(to).owed.give(number)
+        self._destination(to).outstanding.give(number)
         return number
 
-    def floor(self, to: str) -> int:
+    def low_watermark(self, to: str) -> int:
         """The lowest number of `to` that may still be sent."""
-        return self._destination(to).owed.floor(self._next) if self._is_safe else 0
+        return self._destination(to).outstanding.low_watermark(self._next) if self._is_safe else 0
 
     # -- in --
 
@@ -210,7 +210,7 @@ class Outbox:
                 number = self.number(to)
                 ref = outbox_ref(to, ref_id(ref), number)
                 try:
-                    self._journal.keeper.hand_over(None, {file.ref: ref})
+                    self._journal.store.hand_over(None, {file.ref: ref})
                 except (OSError, BadPacket) as error:
                     self.refused(to, number)
                     self._journal.report(
@@ -223,7 +223,7 @@ class Outbox:
 
     def _adopt_one(self, to: str, source: Source, ref: Ref, rank: int, number: int, sent: bool) -> None:
         found = self._destination(to)
-        found.owed.give(number)
+        found.outstanding.give(number)
         self._grow(found, 1)
         owners = [owner for owner, numbers in self._old_doubts.get(to, {}).items() if number in numbers]
         owner = owners[0] if owners else found.peer if sent else ""
@@ -239,7 +239,7 @@ class Outbox:
 
     def refused(self, to: str, number: int) -> None:
         """A task that got a number was not stored; nobody will ever send it."""
-        self._destination(to).owed.end(number)
+        self._destination(to).outstanding.end(number)
 
     def accept_file(self, ref: str, accepted: float) -> None:
         """A task in a file of outbox/ is safe; `accepted`: since when it waits, in seconds since 1970."""
@@ -269,7 +269,7 @@ class Outbox:
                 found.peer = before
                 raise
 
-    async def take(self, to: str, peer: str, count: int, files: int) -> Load | None:
+    async def take(self, to: str, peer: str, count: int, files: int) -> Shipment | None:
         """Up to `count` tasks (`files`, when each is a file) to send to the node of that id, those in doubt first.
 
         None when there are none now.
@@ -282,7 +282,7 @@ class Outbox:
         if taken is None:
             return None
         source, refs, rank, doubtful = taken
-        source.flying.update(refs)
+        source.in_flight.update(refs)
         try:
             packed = await self._journal.packing.run(lambda: self._pack(source, refs))
         except FileNotFoundError:
@@ -297,7 +297,7 @@ class Outbox:
         else:
             self.marks_unsure = True
         self._sort_out(found, source, refs, packed, peer if doubtful else "")
-        return Load(source, rank, [parcel for parcel in packed if isinstance(parcel, Parcel)], doubtful)
+        return Shipment(source, rank, [envelope for envelope in packed if isinstance(envelope, Envelope)], doubtful)
 
     def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple[Source, list[Any], int, bool] | None:
         queues = [(found.doubts[peer], True)] if peer in found.doubts else []
@@ -310,35 +310,37 @@ class Outbox:
                     refs = [ref for ref in refs if ref not in source.moved and ref not in source.void]
                 else:
                     queue.give_back(source, refs[files:], rank)
-                    refs = [ref for ref in refs[:files] if ref in source.known and ref not in source.flying]
+                    refs = [ref for ref in refs[:files] if ref in source.known and ref not in source.in_flight]
                 if refs:
                     return source, list(refs), rank, doubtful
         return None
 
-    def _pack(self, source: Source, refs: list[Ref]) -> list[Parcel | Unsendable]:
+    def _pack(self, source: Source, refs: list[Ref]) -> list[Envelope | Unsendable]:
         marker = self._journal.marker
         if isinstance(source, Batch):
             return pack_records(marker, source.number, [int(ref) for ref in refs])
         packed = []
         for ref in refs:
             try:
-                parcel = pack_file(marker, str(ref))
+                envelope = pack_file(marker, str(ref))
             except FileNotFoundError:
                 continue  # somebody removed it
-            if parcel is not None:
-                packed.append(parcel)
+            if envelope is not None:
+                packed.append(envelope)
         return packed
 
     def _sort_out(
-        self, found: Destination, source: Source, refs: list[Ref], packed: list[Parcel | Unsendable], owner: str
+        self, found: Destination, source: Source, refs: list[Ref], packed: list[Envelope | Unsendable], owner: str
     ) -> None:
         """What is gone is forgotten, what cannot be sent is given up. `owner`: who may have them."""
         if len(packed) < len(refs):
-            there = {parcel.ref for parcel in packed}
-            self._end(found, source, [(ref, source.link_number(ref)) for ref in refs if ref not in there])
-        for parcel in packed:
-            if isinstance(parcel, Unsendable):
-                self.give_up(found.name, source, parcel.ref, source.link_number(parcel.ref), parcel.reason, doubtful=owner)
+            there = {envelope.ref for envelope in packed}
+            self._end(found, source, [(ref, source.sequence_number(ref)) for ref in refs if ref not in there])
+        for envelope in packed:
+            if isinstance(envelope, Unsendable):
+                self.give_up(
+                    found.name, source, envelope.ref, source.sequence_number(envelope.ref), envelope.reason, doubtful=owner
+                )
 
     def give_back(self, to: str, peer: str, source: Source, refs: list[Any], rank: int, *, doubtful: bool) -> None:
         """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
@@ -350,15 +352,15 @@ class Outbox:
     def handed(self, to: str, peer: str, source: Source, sent: list[tuple[Ref, int]], rank: int) -> None:
         """The other node has these tasks, safely: they leave this disk. `sent`: ref and number of each."""
         found = self._destination(to)
-        keeper = self._journal.keeper
+        store = self._journal.store
 
         def leave() -> None:
             if isinstance(source, Batch):
-                keeper.mark_own(source.number, [int(ref) for ref, _ in sent])
+                store.mark_own(source.number, [int(ref) for ref, _ in sent])
                 return
             for ref, _ in sent:
                 with contextlib.suppress(FileNotFoundError):
-                    keeper.disk.unlink(self._journal.layout.path(str(ref)))
+                    store.disk.unlink(self._journal.layout.path(str(ref)))
 
         def left(result: None, error: BaseException | None) -> None:
             del result
@@ -388,17 +390,17 @@ class Outbox:
     def _give_up_together(
         self, to: str, source: Source, tasks: list[tuple[Ref, int]], reason: str, *, doubtful: str, rank: int = LAST
     ) -> None:
-        keeper, batch = self._journal.keeper, source.number
+        store, batch = self._journal.store, source.number
 
         def bury() -> dict[Ref, Exception]:
             problems: dict[Ref, Exception] = {}
             told = undeliverable(to, reason)
-            for ref, problem in keeper.bury_together(batch, [ref for ref, _ in tasks], told, 0).items():
+            for ref, problem in store.bury_together(batch, [ref for ref, _ in tasks], told, 0).items():
                 try:
                     if not isinstance(problem, BadPacket):
                         raise problem
                     # Not even that can be read: what is left of it is kept.
-                    keeper.quarantine(str(ref)) if batch is None else keeper.keep_cut(batch)
+                    store.quarantine(str(ref)) if batch is None else store.keep_cut(batch)
                 except FileNotFoundError:
                     continue  # somebody removed it
                 except OSError as error:
@@ -435,12 +437,12 @@ class Outbox:
         if taken is None:
             return None
         source, refs, rank, _ = taken
-        source.flying.update(refs)
+        source.in_flight.update(refs)
         return source, refs, rank
 
     def left(self, to: str, source: Source, refs: Iterable[Ref]) -> None:
         """These have gone to another place."""
-        self._end(self._destination(to), source, [(ref, source.link_number(ref)) for ref in refs])
+        self._end(self._destination(to), source, [(ref, source.sequence_number(ref)) for ref in refs])
 
     def keep(self, to: str, source: Source, refs: list[Any], rank: int) -> None:
         """These stay; they are the next to be sent."""
@@ -484,9 +486,9 @@ class Outbox:
                 count -= len(taken)
                 for source, ref in taken:
                     real, place = self._real(source, ref)
-                    if isinstance(real, Batch) or (place in real.known and place not in real.flying):
-                        real.flying.add(place)
-                        yield found.name, owner, real, place, real.link_number(place)
+                    if isinstance(real, Batch) or (place in real.known and place not in real.in_flight):
+                        real.in_flight.add(place)
+                        yield found.name, owner, real, place, real.sequence_number(place)
             if count <= 0:
                 return
 
@@ -503,18 +505,18 @@ class Outbox:
     async def remove(self, source: Source, ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""
         to = self.destination(source, ref)
-        if to is None or ref in source.flying or source.frozen:
+        if to is None or ref in source.in_flight or source.frozen:
             return False
-        source.flying.add(ref)
+        source.in_flight.add(ref)
         found = self._destination(to)
         # Not in a queue meanwhile: a link would take it between the look and the mark.
         queues = [queue for queue in (found.fresh, *found.doubts.values()) if queue.remove(source, ref)]
-        keeper = self._journal.keeper
+        store = self._journal.store
 
         def leave() -> bool:
             if isinstance(source, Batch):
-                return keeper.finish_waiting(source.number, int(ref))
-            keeper.disk.unlink(self._journal.layout.path(str(ref)))
+                return store.finish_waiting(source.number, int(ref))
+            store.disk.unlink(self._journal.layout.path(str(ref)))
             return True
 
         removed = ended = False
@@ -525,7 +527,7 @@ class Outbox:
             ended = True  # somebody else removed it
         finally:
             if ended:
-                self._end(found, source, [(ref, source.link_number(ref))])
+                self._end(found, source, [(ref, source.sequence_number(ref))])
             else:
                 self._land(source, [ref])
                 for queue in queues:
@@ -553,7 +555,7 @@ class Outbox:
             if is_safe:
                 self._is_safe = True
                 for to, number in ended:
-                    self._destination(to).owed.end(number)
+                    self._destination(to).outstanding.end(number)
             else:
                 self.marks_unsure = True  # and the numbers stay owed: after a power cut their tasks may be sent again
 
@@ -615,12 +617,12 @@ class Outbox:
         self._journal.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
 
     def _land(self, source: Source, refs: list[Any]) -> None:
-        source.flying.difference_update(refs)
+        source.in_flight.difference_update(refs)
 
     def prune(self, name: str) -> None:
         """Forgets a destination for which nothing waits and nothing is owed."""
         found = self.destinations.get(name)
-        if found is not None and not found.size and found.owed.floor(0) == 0:
+        if found is not None and not found.size and found.outstanding.low_watermark(0) == 0:
             del self.destinations[name]
 
     def _destination(self, name: str) -> Destination:

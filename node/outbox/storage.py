@@ -28,7 +28,7 @@ class Storage:
     def load(self, boot: str = "") -> None:
         """Reads the directory; before the loop has anything else to do. `boot` tells lives of the machine apart."""
         now = time.time()
-        found = recover(self.journal.keeper, now, self.journal.report)
+        found = recover(self.journal.store, now, self.journal.report)
         self.journal.adopt(found)
         suspicious = self.outbox.start(boot, now)
         self.spool.adopt(found, now)
@@ -37,7 +37,7 @@ class Storage:
     async def close(self) -> None:
         """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
         await self.spool.commit_all()
-        await self.journal.commits.run(self.spool.intake.close)
+        await self.journal.commits.run(self.spool.group_commit.close)
         await self.journal.sync_marks()
         await self.outbox.stop()
         await self.journal.close()
@@ -57,7 +57,7 @@ class Storage:
 
     async def remove(self, source: Source, ref: Any) -> bool:
         """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
-        return await (self.outbox if source.link_number(ref) else self.spool).remove(source, ref)
+        return await (self.outbox if source.sequence_number(ref) else self.spool).remove(source, ref)
 
     @property
     def is_busy(self) -> bool:

@@ -15,8 +15,8 @@ from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.packet import decode_variables
 
 if TYPE_CHECKING:
-    from spoolnode.node.spool.keeper import Keeper
     from spoolnode.node.spool.recovery import FoundFile
+    from spoolnode.node.spool.store import Store
 
 STEP_SECONDS = 1.0
 """A change of the wall clock against the monotonic one that is a step."""
@@ -41,7 +41,7 @@ def was_set_back(mtime: float, changed: float, now: float) -> bool:
     return mtime > now and changed > now + STEP_SECONDS
 
 
-def correct_times(keeper: "Keeper", files: Iterable["FoundFile"], now: float) -> dict[str, float]:
+def correct_times(store: "Store", files: Iterable["FoundFile"], now: float) -> dict[str, float]:
     """Gives waiting files the times that they would have if the clock had always been as it is now; the new ones, by ref.
 
     Blocks. A file that cannot be read or changed stays as it is.
@@ -52,16 +52,16 @@ def correct_times(keeper: "Keeper", files: Iterable["FoundFile"], now: float) ->
     corrected = {}
     for file in left:
         with suppress(OSError, BadPacket):
-            if not _waits_for_its_time(keeper, file):
-                path = keeper.layout.path(file.ref)
-                keeper.disk.set_mtime(path, file.mtime - step)
-                corrected[file.ref] = keeper.disk.stat(path).mtime
+            if not _waits_for_its_time(store, file):
+                path = store.layout.path(file.ref)
+                store.disk.set_mtime(path, file.mtime - step)
+                corrected[file.ref] = store.disk.stat(path).mtime
     return corrected
 
 
-def _waits_for_its_time(keeper: "Keeper", file: "FoundFile") -> bool:
+def _waits_for_its_time(store: "Store", file: "FoundFile") -> bool:
     """Whether the time of a file is the one that its task asked for."""
-    at = dict(decode_variables(keeper.block_of(file.ref))).get(b"at", b"")
+    at = dict(decode_variables(store.block_of(file.ref))).get(b"at", b"")
     with suppress(Refused):
         return abs(names.read_at(at) - file.mtime) < STEP_SECONDS
     return False

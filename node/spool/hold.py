@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from spoolnode.node.config import BadConfig
 from spoolnode.node.disk.layout import Layout, make_places
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.store import Store
 
 
 class Hold:
@@ -35,7 +35,7 @@ class Hold:
             pass  # a file system without locks on directories: the file's has to do
         self._take_file()
 
-    def mend(self, keeper: Keeper, own: dict[str, bytes]) -> list[str]:
+    def mend(self, store: Store, own: dict[str, bytes]) -> list[str]:
         """Makes anew what is missing of directories, lock, and the small files `own`, by path with what they hold; which of them.
 
         Raises:
@@ -44,13 +44,13 @@ class Hold:
         named, held = os.stat(self._layout.root), os.fstat(self._directory)
         if (named.st_ino, named.st_dev) != (held.st_ino, held.st_dev):
             raise OSError(errno.ENOENT, "it was moved away, and another one lies in its place")
-        missing = make_places(keeper.disk, self._layout)
+        missing = make_places(store.disk, self._layout)
         if not self._has_file():
             self._take_file()
             missing.append("lock")
         for path, content in own.items():
             if not os.path.lexists(path):
-                keeper.replace(path, content)
+                store.replace(path, content)
                 missing.append(os.path.basename(path))
         return missing
 

@@ -200,7 +200,7 @@ class Inbox:
                 self._note_directory(ref)
             return
         files = self._spool.files
-        if ref in files.flying or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
+        if ref in files.in_flight or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
             return  # a worker's own doing
         if is_spool_file(name) and mask & _FILE_EVENTS:
             self._news[ref] = self._news.get(ref, False) or bool(mask & _IS_WHOLE)

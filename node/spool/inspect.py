@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from spoolnode.node.disk.disk import Entry
 from spoolnode.node.disk.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
-from spoolnode.node.spool.keeper import destination_of_variables
-from spoolnode.node.spool.reader import Place, Reader
+from spoolnode.node.spool.reader import Location, Reader
 from spoolnode.node.spool.recovery import spool_files
+from spoolnode.node.spool.store import destination_of_variables
 from spoolnode.protocol import names, spoolfile, values
 from spoolnode.protocol.batch import OUTBOUND, Record, read_records
 from spoolnode.protocol.errors import BadPacket
@@ -46,7 +46,7 @@ class Info(NamedTuple):
     """Path below the spool; a record of a batch as path:offset."""
     destination: str | None = None
     """What a task in the outbox waits for..."""
-    link_number: int | None = None
+    sequence_number: int | None = None
     """...and the number that it has on the link there."""
 
 
@@ -101,7 +101,7 @@ def count_files(reader: Reader, directory: str) -> int:
     return sum(1 for _ in _entries(reader, directory))
 
 
-def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
     """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller.
 
     Without `now` it is not told whether it is due.
@@ -116,16 +116,16 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, P
     for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are here, and need no search
         place_info = _file_info(reader, ref, state, now)
         if place_info is not None:
-            return place_info, Place(reader.layout.path(ref))
+            return place_info, Location(reader.layout.path(ref))
     oddly_called = dead_tasks(reader, now) if "%" in identity else iter(())
     for tasks in (_named(reader, identity, now), _outbox_files(reader, now), oddly_called):
         for info in tasks:
             if info.id == identity:
-                return info, Place(reader.layout.path(info.where))
+                return info, Location(reader.layout.path(info.where))
     return None
 
 
-def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Place] | None:
+def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
     """The task that came over a link and that its first node called so; None when it is not here. Looks into every task."""
     wanted = identity.encode()
     files = chain(
@@ -144,11 +144,11 @@ def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info,
     return None
 
 
-def place_of(reader: Reader, info: Info) -> Place:
+def place_of(reader: Reader, info: Info) -> Location:
     """Where a task lies. Raises OSError."""
     if info.where.startswith("incoming/"):
         return reader.place(*record_of(info))
-    return Place(reader.layout.path(info.where))
+    return Location(reader.layout.path(info.where))
 
 
 def record_of(info: Info) -> tuple[int, int]:
@@ -157,7 +157,7 @@ def record_of(info: Info) -> tuple[int, int]:
     return batch_number(batch.rpartition("/")[2]) or 0, int(offset)
 
 
-def contents(reader: Reader, place: Place) -> dict[str, Any]:
+def contents(reader: Reader, place: Location) -> dict[str, Any]:
     """What a task carries, fit for JSON: variables, typed values, the size and the beginning of the body.
 
     Raises:
@@ -178,7 +178,7 @@ def contents(reader: Reader, place: Place) -> dict[str, Any]:
 
 def _jsonable(value: Any, depth: int = 0) -> Any:
     if depth > values.MAX_DEPTH:
-        return "..."  # the door takes none that is deeper; a file from elsewhere may be
+        return "..."  # the admission takes none that is deeper; a file from elsewhere may be
     if isinstance(value, dict):
         return {str(key): _jsonable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
@@ -191,7 +191,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
     return value if is_json else str(value)
 
 
-def read_file(reader: Reader, place: Place) -> spoolfile.SpoolFile:
+def read_file(reader: Reader, place: Location) -> spoolfile.SpoolFile:
     """The task at a place. Raises `BadPacket` when it cannot be read, FileNotFoundError when it is gone."""
     descriptor = reader.disk.open(place.path)
     try:

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from spoolnode.node.disk.disk import Disk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.disk.threads import DiskThread
-from spoolnode.node.spool.keeper import Keeper
-from spoolnode.node.spool.numbers import Taken
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.reader import Marker, Reader
 from spoolnode.node.spool.recovery import Found
+from spoolnode.node.spool.sequence import Received
+from spoolnode.node.spool.store import Store
 from spoolnode.node.spool.tasks import Batch, Counts, Source
 from spoolnode.protocol.names import task_id
 from spoolnode.protocol.spoolfile import FINISHED
@@ -71,25 +71,25 @@ class Journal:
         self.sync = sync
         self.report = report
         self.trace = trace
-        self.keeper = Keeper(disk, layout, node_id, sync)
+        self.store = Store(disk, layout, node_id, sync)
         """For the thread `moves` alone."""
-        self.marker: Marker = self.keeper
+        self.marker: Marker = self.store
         """For the thread `packing` too."""
-        self.reader: Reader = self.keeper
+        self.reader: Reader = self.store
         """For any thread."""
         self.commits = thread("commit")
-        self.moves = thread("keeper")
+        self.moves = thread("store")
         self.packing = thread("packing")
         self.tenants: list[Tenant] = []
         self.batches: dict[int, Batch] = {}
         self.counts = Counts()
-        self.taken = Taken()
+        self.received = Received()
         self.placed: Callable[[], None] = lambda: None
         """Called when no move is under way that gives files their names (see `placing`)."""
         self._placing = 0
-        self._taken_safe = 0
+        self._received_safe = 0
         """The version of it that is on the medium."""
-        self._taken_written = False
+        self._received_written = False
         """Whether there was ever a file of it."""
         self._last_number = 0
         self._dirty: set[int] = set()
@@ -98,8 +98,8 @@ class Journal:
     def adopt(self, found: Found) -> None:
         """Takes what a start has found: the numbers, and what the process before this one may have left unsynced."""
         self._last_number = max(self._last_number, found.last_number)
-        self.taken = found.taken
-        self._taken_written = not self._is_gone("taken")
+        self.received = found.received
+        self._received_written = not self._is_gone("taken")
         self.mark_dirty(*(item.batch for item in found.batches), *found.directories)
 
     async def close(self) -> None:
@@ -139,30 +139,30 @@ class Journal:
 
     # -- numbers taken from other nodes --
 
-    async def save_taken(self) -> None:
+    async def save_received(self) -> None:
         """Returns when the numbers taken from other nodes so far are safe. Raises OSError."""
-        version = self.taken.version
-        if version > self._taken_safe:
+        version = self.received.version
+        if version > self._received_safe:
             # Not left to a save that is under way: that one may fail, and only its own caller would hear of it.
-            data = self.taken.encode()
-            await self.moves.run(lambda: self.keeper.replace(self.layout.taken, data))
-            self._note_taken(version)
+            data = self.received.encode()
+            await self.moves.run(lambda: self.store.replace(self.layout.taken, data))
+            self._note_received(version)
 
     async def save_missing(self) -> bool:
         """Saves the numbers anew when somebody removed their file; whether somebody did. Raises OSError.
 
         A file that was never there is written, too, but nobody has removed it.
         """
-        is_first = not self._taken_written
-        if not len(self.taken) or not await self.moves.run(lambda: self._is_gone("taken")):
+        is_first = not self._received_written
+        if not len(self.received) or not await self.moves.run(lambda: self._is_gone("taken")):
             return False
-        self._taken_safe = -1
-        await self.save_taken()
+        self._received_safe = -1
+        await self.save_received()
         return not is_first
 
-    def _note_taken(self, version: int) -> None:
-        self._taken_safe = max(self._taken_safe, version)
-        self._taken_written = True
+    def _note_received(self, version: int) -> None:
+        self._received_safe = max(self._received_safe, version)
+        self._received_written = True
 
     # -- what ended --
 
@@ -184,13 +184,13 @@ class Journal:
         """Removes a batch in which nothing lives any more."""
         if not batch.closed or batch.live or batch.frozen:
             return
-        version = self.taken.version
-        proofs = self.taken.encode() if batch.arrived and version > self._taken_safe else None
+        version = self.received.version
+        proofs = self.received.encode() if batch.arrived and version > self._received_safe else None
 
         def remove() -> None:
             if proofs is not None:
-                self.keeper.replace(self.layout.taken, proofs)
-            self.keeper.remove_batch(batch.number)
+                self.store.replace(self.layout.taken, proofs)
+            self.store.remove_batch(batch.number)
 
         def removed(result: None, error: BaseException | None) -> None:
             self.reported("remove", batch, 0)(result, error)
@@ -198,7 +198,7 @@ class Journal:
                 batch.closed_at = time.monotonic() + DISK_REST_SECONDS
                 self.batches[batch.number] = batch  # housekeeping tries again
             elif proofs is not None:
-                self._note_taken(version)
+                self._note_received(version)
 
         # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
         self.batches.pop(batch.number, None)
@@ -225,7 +225,7 @@ class Journal:
         is_safe = True
         if (numbers or directories) and self.sync:
             try:
-                await self.moves.run(lambda: self.keeper.sync_marks(numbers, directories))
+                await self.moves.run(lambda: self.store.sync_marks(numbers, directories))
             except OSError as error:
                 self.report("sync_failed", reason=str(error))
                 is_safe = False
@@ -246,7 +246,7 @@ class Journal:
                 if now > batch.closed_at:
                     self.drop_if_finished(batch)
                 continue
-            waiting = batch.live - len(batch.flying)
+            waiting = batch.live - len(batch.in_flight)
             old = batch.closed and now - batch.closed_at > SETTLE_AFTER
             if old and not batch.frozen and 0 < waiting <= SETTLE_AT_MOST:
                 await self._settle(batch)
@@ -260,18 +260,18 @@ class Journal:
         for batch in sorted(self.batches.values(), key=lambda batch: batch.number):
             while batch.frozen:
                 await self.moves.run(lambda: None)  # another move of its tasks, which may have left some out
-            if goes_on() and batch.closed and batch.live > len(batch.flying):
+            if goes_on() and batch.closed and batch.live > len(batch.in_flight):
                 await self._settle(batch)
 
     async def _settle(self, batch: Batch) -> None:
-        flying, void, refused = set(batch.flying), set(batch.void), set(batch.refused)
+        in_flight, void, refused = set(batch.in_flight), set(batch.void), set(batch.refused)
         due = {offset: when for tenant in self.tenants for offset, when in tenant.due(batch).items()}
         batch.frozen = True
         try:
             with self.placing():
                 if batch.arrived:
-                    await self.save_taken()  # a file does not prove what its record did
-                moved = await self.moves.run(lambda: self.keeper.settle(batch.number, flying, void, due, refused))
+                    await self.save_received()  # a file does not prove what its record did
+                moved = await self.moves.run(lambda: self.store.settle(batch.number, in_flight, void, due, refused))
                 batch.moved.update(moved)
                 batch.void.update(moved)
                 batch.live -= len(moved)
@@ -294,13 +294,13 @@ class Journal:
     @property
     def in_batches(self) -> int:
         """Tasks that wait in batches, for this node and for others."""
-        return sum(batch.live - len(batch.flying) for batch in self.batches.values())
+        return sum(batch.live - len(batch.in_flight) for batch in self.batches.values())
 
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to look after within the next second."""
         to_sync = self._dirty or self._dirty_directories
-        return bool(to_sync) or any(batch.live - len(batch.flying) <= SETTLE_AT_MOST for batch in self.batches.values())
+        return bool(to_sync) or any(batch.live - len(batch.in_flight) <= SETTLE_AT_MOST for batch in self.batches.values())
 
     def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
         """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
@@ -309,7 +309,7 @@ class Journal:
         """
         if isinstance(source, Batch):
             try:
-                found = self.keeper.progresses(source.number, [int(ref) for ref in refs])
+                found = self.store.progresses(source.number, [int(ref) for ref in refs])
             except OSError:
                 return set()  # a worker looks again before it runs one
             return {ref for ref, progress in found.items() if progress.state == FINISHED}
@@ -317,7 +317,7 @@ class Journal:
 
     def _is_gone(self, ref: str) -> bool:
         try:
-            self.keeper.disk.stat(self.layout.path(ref))
+            self.store.disk.stat(self.layout.path(ref))
         except FileNotFoundError:
             return True
         except OSError:

@@ -189,7 +189,7 @@ class ReadyQueue:
             self._ranks.remove(rank)
 
 
-Entry = tuple[float, int, Any, Ref, int, bool]
+DueTask = tuple[float, int, Any, Ref, int, bool]
 """A task that is due later: when, a count that keeps the order of equal times, source, ref, rank, whether it pauses."""
 
 
@@ -201,10 +201,10 @@ class Later:
     dead, until it comes up; when more than half of a heap is dead, the living move to a new one, a few with each call.
     """
 
-    _heap: list[Entry] = field(default_factory=list)
-    _old: list[Entry] = field(default_factory=list)
+    _heap: list[DueTask] = field(default_factory=list)
+    _old: list[DueTask] = field(default_factory=list)
     """A heap that is being left."""
-    _held: dict[Any, dict[Ref, Entry]] = field(default_factory=dict)
+    _held: dict[Any, dict[Ref, DueTask]] = field(default_factory=dict)
     """The living entries, by source and ref."""
     _size: int = 0
     _count: int = 0
@@ -240,7 +240,7 @@ class Later:
             due.append((when, source, ref, rank))
         return due
 
-    def take(self, count: int) -> list[Entry]:
+    def take(self, count: int) -> list[DueTask]:
         """Removes up to `count` of one source and one rank, whenever they are due; none when none may.
 
         Sources with a true `frozen` are passed over: their tasks are being moved.
@@ -267,11 +267,11 @@ class Later:
         """When each task of one source is due."""
         return {ref: entry[0] for ref, entry in self._held.get(source, {}).items()}
 
-    def pausing(self) -> list[Entry]:
+    def pausing(self) -> list[DueTask]:
         """All that pause. Takes time in proportion to what waits here: for when the clock was set."""
         return [entry for held in self._held.values() for entry in held.values() if entry[5]]
 
-    def shift(self, entry: Entry, step: float) -> None:
+    def shift(self, entry: DueTask, step: float) -> None:
         """Moves one of `pausing`, if it is still here."""
         due, _, source, ref, rank, pauses = entry
         if not self._is_dead(entry):
@@ -284,10 +284,10 @@ class Later:
             del self._held[source]
         self._size -= 1
 
-    def _is_dead(self, entry: Entry) -> bool:
+    def _is_dead(self, entry: DueTask) -> bool:
         return self._held.get(entry[2], {}).get(entry[3]) is not entry
 
-    def _soonest(self) -> list[Entry]:
+    def _soonest(self) -> list[DueTask]:
         """The heap whose first entry is the soonest of all that live; an empty one when none lives."""
         for heap in (self._heap, self._old):
             while heap and self._is_dead(heap[0]):

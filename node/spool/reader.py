@@ -1,10 +1,10 @@
-"""What lies in a spool directory, read, and the marks of tasks that somebody holds. What moves them is in `keeper`.
+"""What lies in a spool directory, read, and the marks of tasks that somebody holds. What moves them is in `store`.
 
 Three steps, each with the disk that it needs, so that a type says what a thread may do (ARCHITECTURE.md, "Threads"):
 
     Reader            any thread: changes nothing
-    Marker(Reader)    the keeper and the packing thread: a byte of a task that its caller holds
-    Keeper(Marker)    the keeper thread alone: whatever gives a task another place, or an end
+    Marker(Reader)    the store and the packing thread: a byte of a task that its caller holds
+    Store(Marker)    the store thread alone: whatever gives a task another place, or an end
 
 Everything here blocks.
 """
@@ -26,7 +26,7 @@ LARGEST_OWN = 64 << 20
 """Bytes of a file of our own that is read whole: a batch has 1 MiB, `taken` and `links` some hundreds for each other node."""
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where the bytes of a task lie: a whole spool file, or a record of a batch."""
 
     path: str
@@ -50,17 +50,17 @@ class Reader:
     layout: Layout
     node_id: str
 
-    def place(self, number: int | None, ref: int | str) -> Place:
+    def place(self, number: int | None, ref: int | str) -> Location:
         """Where a task lies: a record of batch `number`, or, with None, a spool file."""
         if number is None:
-            return Place(self.layout.path(str(ref)))
+            return Location(self.layout.path(str(ref)))
         path, offset = self.layout.batch(number), int(ref)
         descriptor = self.disk.open(path)
         try:
             front = self.disk.read(descriptor, batchfile.RECORD_SIZE, offset - batchfile.RECORD_SIZE)
         finally:
             self.disk.close(descriptor)
-        return Place(path, offset, batchfile.payload_length(front, len(front)))
+        return Location(path, offset, batchfile.payload_length(front, len(front)))
 
     def progress(self, number: int | None, ref: int | str) -> Progress:
         """State and attempts of a task. Raises FileNotFoundError when it is gone."""
@@ -106,9 +106,9 @@ class Reader:
 
     def block_of(self, ref: str) -> bytes:
         """The variables of a spool file, encoded. Raises `Short` when they are not all there."""
-        return self.block_at(Place(self.layout.path(ref)))
+        return self.block_at(Location(self.layout.path(ref)))
 
-    def block_at(self, place: Place) -> bytes:
+    def block_at(self, place: Location) -> bytes:
         """The variables of a task, encoded. Raises `Short` when they are not all there."""
         descriptor = self.disk.open(place.path)
         try:
@@ -116,7 +116,7 @@ class Reader:
         finally:
             self.disk.close(descriptor)
 
-    def has_body(self, place: Place, size: int) -> bool:
+    def has_body(self, place: Location, size: int) -> bool:
         """Whether a body follows the variables, `size` bytes, of a task."""
         length = place.length
         if length < 0:
@@ -127,10 +127,10 @@ class Reader:
                 self.disk.close(descriptor)
         return length > HEADER.size + size
 
-    def _variables(self, place: Place) -> Variables:
+    def _variables(self, place: Location) -> Variables:
         return decode_variables(self.block_at(place))
 
-    def _block(self, descriptor: int, place: Place) -> bytes:
+    def _block(self, descriptor: int, place: Location) -> bytes:
         header = self.disk.read(descriptor, HEADER.size, place.base)
         if len(header) < HEADER.size:
             raise spoolfile.Short(f"the file has {len(header)} bytes; a spool file has at least {HEADER.size}")

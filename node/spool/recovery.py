@@ -15,11 +15,11 @@ from typing import NamedTuple
 from spoolnode.node.config import BadConfig
 from spoolnode.node.disk import layout as places
 from spoolnode.node.disk.disk import Disk, discard
-from spoolnode.node.spool import intake
+from spoolnode.node.spool import group_commit
 from spoolnode.node.spool.clock import correct_times
-from spoolnode.node.spool.keeper import Keeper, destination_of_variables, rank_of_variables
-from spoolnode.node.spool.numbers import Taken
 from spoolnode.node.spool.reader import Reader
+from spoolnode.node.spool.sequence import Received
+from spoolnode.node.spool.store import Store, destination_of_variables, rank_of_variables
 from spoolnode.node.spool.tasks import Batch
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import BadPacket, Refused
@@ -94,7 +94,7 @@ class Found:
     outbox: list[FoundOutboxFile] = field(default_factory=list)
     arrived: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Large tasks in arriving/: where they go, when they are due."""
-    taken: Taken = field(default_factory=Taken)
+    received: Received = field(default_factory=Received)
     """Numbers taken from other nodes: the file of them, and what the tasks themselves prove."""
     last_number: int = 0
     """The highest number of a batch, also of one that cannot be read."""
@@ -102,73 +102,73 @@ class Found:
 
 @dataclass(slots=True)
 class Proofs:
-    """What the records of batches say of link numbers."""
+    """What the records of batches say of sequence numbers."""
 
-    taken: Taken
+    received: Received
     seen: set[tuple[str, str, int]] = field(default_factory=set)
 
 
-def recover(keeper: Keeper, now: float, report: Callable[..., None]) -> Found:
+def recover(store: Store, now: float, report: Callable[..., None]) -> Found:
     """Reads the spool. `report(action, **details)` hears what is worth a line in the log.
 
     Raises:
         BadConfig: a directory of the spool is a symbolic link.
         OSError: the spool directory itself, or what must not be forgotten, cannot be read.
     """
-    prepare(keeper, report)
+    prepare(store, report)
     try:
-        keeper.disk.entries(keeper.layout.corrupt)
+        store.disk.entries(store.layout.corrupt)
     except PermissionError as error:  # nothing that runs needs it
         report("not_scanned", directory="corrupt", reason=error.strerror)
-    for entry in keeper.disk.entries(keeper.layout.tmp):
+    for entry in store.disk.entries(store.layout.tmp):
         if not entry.is_directory:
-            discard(keeper.disk, f"{keeper.layout.tmp}/{entry.name}")
+            discard(store.disk, f"{store.layout.tmp}/{entry.name}")
     found = Found()
-    found.files += spool_files(keeper, report, found.directories)
-    found.outbox += _outbox_files(keeper, report)
-    found.directories += [f"outbox/{entry.name}" for entry in keeper.disk.entries(keeper.layout.outbox) if entry.is_directory]
+    found.files += spool_files(store, report, found.directories)
+    found.outbox += _outbox_files(store, report)
+    found.directories += [f"outbox/{entry.name}" for entry in store.disk.entries(store.layout.outbox) if entry.is_directory]
     found.directories += ["incoming", "arriving", "dead"]
-    corrected = correct_times(keeper, found.files, now)
+    corrected = correct_times(store, found.files, now)
     for file in found.files:
         file.mtime = corrected.get(file.ref, file.mtime)
-    found.taken = _read_taken(keeper, now, report)
-    _drop_second_names(keeper, found, report)
+    found.received = _read_received(store, now, report)
+    _drop_second_names(store, found, report)
     refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
-    refs += [f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead) if places.is_spool_file(entry.name)]
-    settled = _settled(keeper.node_id, refs)
+    refs += [f"dead/{entry.name}" for entry in store.disk.entries(store.layout.dead) if places.is_spool_file(entry.name)]
+    settled = _settled(store.node_id, refs)
     if settled:
         # Before the records that these files came from can go.
-        _make_safe(keeper, sorted({keeper.layout.directory_of(ref) for ref in refs}), report)
-    _find_arrived(keeper, found, now, report)
-    _read_batches(keeper, found, settled, now, report)
+        _make_safe(store, sorted({store.layout.directory_of(ref) for ref in refs}), report)
+    _find_arrived(store, found, now, report)
+    _read_batches(store, found, settled, now, report)
     # The directories may be new, and batches may have been removed: what now runs and ends relies on both.
-    _make_safe(keeper, [keeper.layout.incoming, keeper.layout.root, os.path.dirname(keeper.layout.root)], report)
+    _make_safe(store, [store.layout.incoming, store.layout.root, os.path.dirname(store.layout.root)], report)
     return found
 
 
-def prepare(keeper: Keeper, report: Callable[..., None]) -> None:
+def prepare(store: Store, report: Callable[..., None]) -> None:
     """Every directory that a node needs. What else lies in such a place is moved aside, whatever it is."""
-    layout = keeper.layout
+    layout = store.layout
     try:
-        keeper.disk.make_directory(layout.root)
+        store.disk.make_directory(layout.root)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
         # The spool directory itself may be reached through a link: its lock is on what that leads to.
     for path in (layout.corrupt, *layout.directories[1:]):
         try:
-            make_own_directory(keeper.disk, path)
+            make_own_directory(store.disk, path)
         except NotADirectoryError:
             name = os.path.basename(path)
             kept = f"{name}.{time.time_ns()}" if path == layout.corrupt else f"corrupt/{name}.{time.time_ns()}"
-            keeper.disk.rename(path, layout.path(kept))
+            store.disk.rename(path, layout.path(kept))
             report("quarantined", file=name, corrupt=kept, reason="it is no directory")
-            keeper.disk.make_directory(path)
+            store.disk.make_directory(path)
     for name in ("control.sock", "spool.sock"):
         with contextlib.suppress(FileNotFoundError):
-            entry = keeper.disk.stat(layout.path(name))
+            entry = store.disk.stat(layout.path(name))
             if entry.is_directory or entry.is_file:
-                move_aside(keeper, name, "it is no socket", report)
+                move_aside(store, name, "it is no socket", report)
 
 
 def make_own_directory(disk: Disk, path: str) -> None:
@@ -184,25 +184,25 @@ def make_own_directory(disk: Disk, path: str) -> None:
         ) from None
 
 
-def move_aside(keeper: Keeper, ref: str, reason: str, report: Callable[..., None]) -> None:
+def move_aside(store: Store, ref: str, reason: str, report: Callable[..., None]) -> None:
     """To corrupt/, if the disk lets it go."""
     try:
-        report("quarantined", file=ref, corrupt=keeper.quarantine(ref), reason=reason)
+        report("quarantined", file=ref, corrupt=store.quarantine(ref), reason=reason)
     except OSError as error:
         report("move_failed", file=ref, reason=f"{reason}; it cannot be moved to corrupt/: {error}")
 
 
-def _read_batches(keeper: Keeper, found: Found, settled: dict[int, set[int]], now: float, report: Callable[..., None]) -> None:
-    proofs = Proofs(found.taken)
+def _read_batches(store: Store, found: Found, settled: dict[int, set[int]], now: float, report: Callable[..., None]) -> None:
+    proofs = Proofs(found.received)
     last_word = time.monotonic()
-    entries = sorted(keeper.disk.entries(keeper.layout.incoming), key=lambda entry: (len(entry.name), entry.name))
+    entries = sorted(store.disk.entries(store.layout.incoming), key=lambda entry: (len(entry.name), entry.name))
     for index, entry in enumerate(entries):
         number = places.batch_number(entry.name)
         if number is None or not entry.is_file:
             continue
         found.last_number = max(found.last_number, number)
         try:
-            batch = _read_batch(keeper, number, settled.get(number, set()), now, report, proofs)
+            batch = _read_batch(store, number, settled.get(number, set()), now, report, proofs)
         except OSError as error:
             report("move_failed", file=f"incoming/{entry.name}", reason=str(error), kept="until the next start")
             continue
@@ -214,12 +214,12 @@ def _read_batches(keeper: Keeper, found: Found, settled: dict[int, set[int]], no
     found.batches.sort(key=lambda item: item.batch.accepted)
 
 
-def _make_safe(keeper: Keeper, directories: list[str], report: Callable[..., None]) -> None:
-    if not keeper.sync:
+def _make_safe(store: Store, directories: list[str], report: Callable[..., None]) -> None:
+    if not store.sync:
         return
     for path in directories:
         try:
-            keeper.disk.sync_directory(path)
+            store.disk.sync_directory(path)
         except OSError as error:  # the one above the spool may be closed to us
             report("sync_failed", directory=path, reason=str(error))
 
@@ -277,41 +277,41 @@ def _outbox_files(reader: Reader, report: Callable[..., None]) -> Iterator[Found
                     report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
 
 
-def _drop_second_names(keeper: Keeper, found: Found, report: Callable[..., None]) -> None:
+def _drop_second_names(store: Store, found: Found, report: Callable[..., None]) -> None:
     """A power cut in the middle of a move between two directories may leave a file in both; one of them is the task.
 
     One that is dead and waits, too, is dead: it was given up, and the removal of the other file was not yet safe (or somebody
     asked for it again, and may ask once more). But what somebody copied out of dead/ by hand is to run.
     """
-    dead = {places.ref_id(f"dead/{entry.name}"): f"dead/{entry.name}" for entry in keeper.disk.entries(keeper.layout.dead)}
+    dead = {places.ref_id(f"dead/{entry.name}"): f"dead/{entry.name}" for entry in store.disk.entries(store.layout.dead)}
     seen: set[str] = set()
-    found.files = [file for file in found.files if not _is_second(keeper, file.ref, dead, seen, report)]
+    found.files = [file for file in found.files if not _is_second(store, file.ref, dead, seen, report)]
     seen = {places.ref_id(file.ref) for file in found.files}
-    found.outbox = [file for file in found.outbox if not _is_second(keeper, file.ref, dead, seen, report)]
+    found.outbox = [file for file in found.outbox if not _is_second(store, file.ref, dead, seen, report)]
 
 
-def _is_second(keeper: Keeper, ref: str, dead: dict[str, str], seen: set[str], report: Callable[..., None]) -> bool:
+def _is_second(store: Store, ref: str, dead: dict[str, str], seen: set[str], report: Callable[..., None]) -> bool:
     """Whether a file is the second one of a task; it is removed then."""
     identity = places.ref_id(ref)
-    is_dead = identity in dead and _has_reason(keeper, dead[identity]) and not _has_reason(keeper, ref)
+    is_dead = identity in dead and _has_reason(store, dead[identity]) and not _has_reason(store, ref)
     if not is_dead and identity not in seen:
         if places.is_outbound(ref):
             seen.add(identity)
         return False
     try:
-        keeper.disk.unlink(keeper.layout.path(ref))
-        if keeper.sync:
-            keeper.disk.sync_directory(keeper.layout.directory_of(ref))
+        store.disk.unlink(store.layout.path(ref))
+        if store.sync:
+            store.disk.sync_directory(store.layout.directory_of(ref))
     except OSError as error:
         report("move_failed", move="drop a second name", file=shown(ref), reason=str(error))
     return True
 
 
-def _has_reason(keeper: Keeper, ref: str) -> bool:
+def _has_reason(store: Store, ref: str) -> bool:
     """Whether a file says why it is dead: one that was copied from there by hand does so too."""
     try:
-        return REASON in dict(decode_variables(keeper.block_of(ref))) or (
-            ref.startswith("dead/") and bool(keeper.reason_beside(ref))
+        return REASON in dict(decode_variables(store.block_of(ref))) or (
+            ref.startswith("dead/") and bool(store.reason_beside(ref))
         )
     except (OSError, BadPacket):
         return False
@@ -321,65 +321,65 @@ _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV, 
 """What opening or reading something says that is no regular file, or much larger than any of ours."""
 
 
-def read_small(keeper: Keeper, path: str, report: Callable[..., None]) -> bytes | None:
+def read_small(store: Store, path: str, report: Callable[..., None]) -> bytes | None:
     """What one of our own small files holds; None when there is none. What is none of ours is moved aside.
 
     Raises OSError when it cannot be read now: what it holds must not be forgotten.
     """
     try:
-        return keeper.contents(path)
+        return store.contents(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
-        move_aside(keeper, os.path.basename(path), f"it is no file of ours: {error.strerror}", report)
+        move_aside(store, os.path.basename(path), f"it is no file of ours: {error.strerror}", report)
         return None
 
 
-def _read_taken(keeper: Keeper, now: float, report: Callable[..., None]) -> Taken:
+def _read_received(store: Store, now: float, report: Callable[..., None]) -> Received:
     """The numbers taken. Without them a task whose answer was under way may be taken twice; so the loss is told."""
-    data = read_small(keeper, keeper.layout.taken, report)
+    data = read_small(store, store.layout.taken, report)
     if data is None:
-        return Taken()
+        return Received()
     try:
-        return Taken.decode(data, now)
+        return Received.decode(data, now)
     except BadPacket as error:
-        move_aside(keeper, "taken", f"{error}; a task that was on its way here may be taken twice", report)
-        return Taken()
+        move_aside(store, "taken", f"{error}; a task that was on its way here may be taken twice", report)
+        return Received()
 
 
-def _find_arrived(keeper: Keeper, found: Found, now: float, report: Callable[..., None]) -> None:
+def _find_arrived(store: Store, found: Found, now: float, report: Callable[..., None]) -> None:
     """Large tasks from peers: their numbers are taken, and made safe before they lose the place that proves it."""
     known = {places.ref_id(file.ref) for file in found.files}
-    for entry in keeper.disk.entries(keeper.layout.arriving):
+    for entry in store.disk.entries(store.layout.arriving):
         ref = f"arriving/{entry.name}"
         if not entry.is_file or not places.is_spool_file(entry.name):
             report("not_scanned", file=shown(ref), reason="it is no spool file")
             continue
         try:
-            block = keeper.block_of(ref)
+            block = store.block_of(ref)
             came = _came(block)
             rank = rank_of_variables(decode_variables(block))
         except BadPacket as error:
-            move_aside(keeper, ref, str(error), report)
+            move_aside(store, ref, str(error), report)
             continue
         except OSError as error:
             report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
             continue
         if came is not None:
-            found.taken.take(came[:2], came[2])
+            found.received.take(came[:2], came[2])
         if places.ref_id(ref) in known:
-            _drop_arrived(keeper, ref, found.taken, report)  # it was there under both names
+            _drop_arrived(store, ref, found.received, report)  # it was there under both names
         else:
             final = places.waiting_ref(places.ref_id(ref), rank)
             found.arrived[ref] = final, entry.mtime if entry.mtime > now else 0.0
 
 
-def _drop_arrived(keeper: Keeper, ref: str, taken: Taken, report: Callable[..., None]) -> None:
+def _drop_arrived(store: Store, ref: str, received: Received, report: Callable[..., None]) -> None:
     try:
-        keeper.replace(keeper.layout.taken, taken.encode())
-        keeper.disk.unlink(keeper.layout.path(ref))
+        store.replace(store.layout.taken, received.encode())
+        store.disk.unlink(store.layout.path(ref))
     except OSError as error:
         report("move_failed", move="drop a second name", file=shown(ref), reason=str(error))
 
@@ -405,15 +405,15 @@ def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
 
 
 def _read_batch(
-    keeper: Keeper, number: int, settled: set[int], now: float, report: Callable[..., None], proofs: Proofs
+    store: Store, number: int, settled: set[int], now: float, report: Callable[..., None], proofs: Proofs
 ) -> FoundBatch | None:
-    data = _batch_data(keeper, number, report)
+    data = _batch_data(store, number, report)
     if data is None:
         return None
-    if len(data) < intake.BATCH_SIZE:
-        reason = f"it was cut short: it has {len(data)} of {intake.BATCH_SIZE} bytes"
+    if len(data) < group_commit.BATCH_SIZE:
+        reason = f"it was cut short: it has {len(data)} of {group_commit.BATCH_SIZE} bytes"
         report("quarantined", file=f"incoming/{number}.batch", reason=reason, kept="a copy; the whole tasks in it go on")
-        keeper.keep_damage(number, len(data), data)
+        store.keep_damage(number, len(data), data)
     found = FoundBatch(Batch(number, closed=True, closed_at=float("-inf")))
     moved: set[int] = set()
     again: set[int] = set()
@@ -421,7 +421,7 @@ def _read_batch(
         if isinstance(item, batchfile.Damage) or _is_odd(data, item):
             start, end = item if isinstance(item, batchfile.Damage) else (item.offset, item.offset + item.length)
             report("quarantined", file=f"incoming/{number}.batch", start=start, end=end, reason="damaged records")
-            keeper.keep_damage(number, start, data[start:end])
+            store.keep_damage(number, start, data[start:end])
             continue
         found.batch.arrived |= item.kind == batchfile.ARRIVED
         if item.kind == batchfile.ARRIVED and item.state != VOID and _is_repeat(data, item, proofs):
@@ -432,22 +432,22 @@ def _read_batch(
             _sort_in(found, item, now, data)
     if not found.batch.live:
         if found.batch.arrived:
-            keeper.replace(keeper.layout.taken, proofs.taken.encode())
-        keeper.remove_batch(number)
+            store.replace(store.layout.taken, proofs.received.encode())
+        store.remove_batch(number)
         return None
     if moved or again:
-        _mark_moved(keeper, found.batch, moved, again, report)
+        _mark_moved(store, found.batch, moved, again, report)
     return found
 
 
-def _batch_data(keeper: Keeper, number: int, report: Callable[..., None]) -> bytes | None:
+def _batch_data(store: Store, number: int, report: Callable[..., None]) -> bytes | None:
     """The bytes of a batch; None when it is none that we can read."""
     try:
-        data = keeper.contents(keeper.layout.batch(number))
+        data = store.contents(store.layout.batch(number))
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
-        move_aside(keeper, f"incoming/{number}.batch", f"it is no batch: {error.strerror}", report)
+        move_aside(store, f"incoming/{number}.batch", f"it is no batch: {error.strerror}", report)
         return None
     try:
         written = batchfile.read_header(data)
@@ -456,11 +456,11 @@ def _batch_data(keeper: Keeper, number: int, report: Callable[..., None]) -> byt
     except BadPacket as error:
         if data.startswith(batchfile.MAGIC) and not data.startswith(_KNOWN_VERSIONS):
             report("not_scanned", file=f"incoming/{number}.batch", reason=str(error), kept="for the version that wrote it")
-        elif data.strip(b"\0") or len(data) < intake.BATCH_SIZE:
+        elif data.strip(b"\0") or len(data) < group_commit.BATCH_SIZE:
             report("quarantined", file=f"incoming/{number}.batch", reason=str(error))
-            keeper.quarantine(f"incoming/{number}.batch")
+            store.quarantine(f"incoming/{number}.batch")
         else:
-            keeper.remove_batch(number)  # an earlier version made it ahead of its tasks
+            store.remove_batch(number)  # an earlier version made it ahead of its tasks
         return None
     return data
 
@@ -487,7 +487,7 @@ def _is_repeat(data: bytes, record: batchfile.Record, proofs: Proofs) -> bool:
     number = (*came[:2], came[2])
     is_repeat = number in proofs.seen and record.state == WAITING
     proofs.seen.add(number)
-    proofs.taken.take(came[:2], came[2])
+    proofs.received.take(came[:2], came[2])
     return is_repeat
 
 
@@ -496,15 +496,15 @@ def _block_at(data: bytes, record: batchfile.Record) -> bytes:
     return data[start : start + HEADER.unpack_from(data, record.offset)[1]]
 
 
-def _mark_moved(keeper: Keeper, batch: Batch, moved: set[int], again: set[int], report: Callable[..., None]) -> None:
+def _mark_moved(store: Store, batch: Batch, moved: set[int], again: set[int], report: Callable[..., None]) -> None:
     """Records that have files are no tasks any more; safely so before one of these files can be done and gone."""
     batch.void |= moved | again
     batch.refused |= again
     try:
-        keeper.mark(batch.number, moved)
-        keeper.mark(batch.number, again, VOID)
-        if keeper.sync:
-            keeper.sync_marks([batch.number], [])
+        store.mark(batch.number, moved)
+        store.mark(batch.number, again, VOID)
+        if store.sync:
+            store.sync_marks([batch.number], [])
     except OSError as error:
         report("move_failed", move="mark", batch=batch.number, reason=str(error))
 

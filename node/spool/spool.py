@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
 from spoolnode.node.disk.layout import is_outbound, rank_of, ref_id
-from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.clock import correct_times
-from spoolnode.node.spool.intake import BATCH_SECONDS, Group, Intake
+from spoolnode.node.spool.group_commit import BATCH_SECONDS, Group, GroupCommit
 from spoolnode.node.spool.journal import DISK_REST_SECONDS, Journal
-from spoolnode.node.spool.queue import Entry, Later, ReadyQueue, Ref
+from spoolnode.node.spool.queue import DueTask, Later, ReadyQueue, Ref
 from spoolnode.node.spool.reader import Progress
 from spoolnode.node.spool.recovery import Found, FoundBatch, spool_files
 from spoolnode.node.spool.retry import RetryPolicy
@@ -55,9 +55,9 @@ class Spool:
     def __init__(self, journal: Journal, outgoing: Outgoing, policy: RetryPolicy, rng: random.Random) -> None:
         self.journal = journal
         journal.tenants.append(self)
-        self.layout, self.keeper, self.moves = journal.layout, journal.keeper, journal.moves
+        self.layout, self.store, self.moves = journal.layout, journal.store, journal.moves
         self.report, self.trace, self.counts, self.id_of = journal.report, journal.trace, journal.counts, journal.id_of
-        self.intake = Intake(
+        self.group_commit = GroupCommit(
             journal.disk, journal.layout, journal.commits, journal.node_id, journal.number, self._committed, sync=journal.sync
         )
         self.files = Files()
@@ -149,7 +149,7 @@ class Spool:
         Args:
             sure: its writer has closed it, so it is whole.
         """
-        if ref in self.files.flying:
+        if ref in self.files.in_flight:
             return
         due = mtime if mtime > now else 0.0
         if not due and not sure and now - mtime < UNSURE_SECONDS:
@@ -163,7 +163,7 @@ class Spool:
 
     def forget(self, ref: str) -> None:
         """A spool file is gone; somebody removed or moved it."""
-        if ref not in self.files.flying:
+        if ref not in self.files.in_flight:
             self._unknow(ref)
             self.retrying.forget(self.files, [ref])
 
@@ -184,7 +184,7 @@ class Spool:
             self.changed()
 
     async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0, queued: bool = True) -> None:
-        """Runs `job`, which gives a file the name `ref`, in the keeper thread, and queues the file (an outbox's is not)."""
+        """Runs `job`, which gives a file the name `ref`, in the store thread, and queues the file (an outbox's is not)."""
         with self.journal.placing():
             await self.moves.run(job)
             if queued:
@@ -213,8 +213,8 @@ class Spool:
 
     async def _publish_one(self, ref: str, final: str, due: float) -> None:
         try:
-            await self.journal.save_taken()
-            await self.place_file(final, partial(self.keeper.publish, ref), due=due)
+            await self.journal.save_received()
+            await self.place_file(final, partial(self.store.publish, ref), due=due)
         except BadPacket as error:
             self.quarantine(ref, str(error))
         except FileNotFoundError:
@@ -230,22 +230,22 @@ class Spool:
             source, refs, rank = taken
             if isinstance(source, Files):
                 # A file whose time was changed may have several places in the queue, perhaps side by side.
-                refs = [ref for ref in dict.fromkeys(refs) if source.known.get(ref) == 0.0 and ref not in source.flying]
+                refs = [ref for ref in dict.fromkeys(refs) if source.known.get(ref) == 0.0 and ref not in source.in_flight]
             elif source.moved:
                 refs = self._follow(source, refs, rank)
             if refs:
-                source.flying.update(refs)
+                source.in_flight.update(refs)
                 return source, refs, rank
         return None
 
-    def take_later(self, count: int) -> list[Entry]:
+    def take_later(self, count: int) -> list[DueTask]:
         """Up to `count` tasks of one source and one rank that are due later, with their times; see `give_back_later`."""
         entries = self.later.take(count)
         for _, _, source, ref, _, _ in entries:
-            source.flying.add(ref)
+            source.in_flight.add(ref)
         return entries
 
-    def give_back_later(self, entries: Iterable[Entry]) -> None:
+    def give_back_later(self, entries: Iterable[DueTask]) -> None:
         """Tasks that were taken before their time go on waiting for it."""
         for due, _, source, ref, rank, pauses in entries:
             self._land(source, [ref])
@@ -286,7 +286,7 @@ class Spool:
         def uncount() -> None:
             progress = self._progress(source, ref)
             if progress.attempts:
-                self.keeper.set_attempts(source.number, ref, progress.attempts - 1)
+                self.store.set_attempts(source.number, ref, progress.attempts - 1)
 
         def uncounted(result: None, error: BaseException | None) -> None:
             # Not earlier: the next attempt, counted at its start, would be taken for this one.
@@ -299,17 +299,17 @@ class Spool:
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
         """A task has to run again, or is given up."""
 
-        asked = outcome.kind in (Kind.AGAIN, Kind.RETRY)
-        rounds = self.retrying.ask(source, ref, self.id_of(source, ref)) if outcome.kind is Kind.RETRY else 0
+        asked = outcome.kind in (Ending.AGAIN, Ending.RETRY)
+        rounds = self.retrying.ask(source, ref, self.id_of(source, ref)) if outcome.kind is Ending.RETRY else 0
 
         def judge() -> tuple[float, int]:
             attempts = self._progress(source, ref).attempts
             if asked:
-                self.keeper.set_attempts(source.number, ref, 0)
+                self.store.set_attempts(source.number, ref, 0)
                 pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
                 return self._delayed(source, ref, pause), 0
             if self._policy.gives_up(attempts):
-                self.keeper.bury(source.number, ref, outcome.reason, attempts)
+                self.store.bury(source.number, ref, outcome.reason, attempts)
                 return 0.0, attempts
             return self._delayed(source, ref, self._policy.pause(attempts, self._rng)), attempts
 
@@ -334,8 +334,8 @@ class Spool:
     def _delayed(self, source: Source, ref: Ref, pause: float) -> float:
         due = time.time() + pause
         if isinstance(source, Files):
-            self.keeper.disk.set_mtime(self.layout.path(str(ref)), due)
-            return self.keeper.disk.stat(self.layout.path(str(ref))).mtime
+            self.store.disk.set_mtime(self.layout.path(str(ref)), due)
+            return self.store.disk.stat(self.layout.path(str(ref))).mtime
         return due
 
     def _unjudged(self, source: Source, ref: Ref, rank: int, error: BaseException | None) -> None:
@@ -354,12 +354,12 @@ class Spool:
             if error is not None:
                 self._unjudged(batch, offset, rank, error)
                 return
-            self._say(batch, offset, Outcome(Kind.FAILED, reason), 0.0, attempts)
+            self._say(batch, offset, Outcome(Ending.FAILED, reason), 0.0, attempts)
             self.counts.died += 1
             self.end(batch, [offset])
 
-        batch.flying.add(offset)
-        self.moves.submit(lambda: self.keeper.bury(batch.number, offset, reason, attempts), buried)
+        batch.in_flight.add(offset)
+        self.moves.submit(lambda: self.store.bury(batch.number, offset, reason, attempts), buried)
 
     def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
         """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file.
@@ -376,7 +376,7 @@ class Spool:
             self.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
 
         if isinstance(source, Files):
-            self.moves.submit(lambda: self.keeper.take_over(str(ref)), taken)
+            self.moves.submit(lambda: self.store.take_over(str(ref)), taken)
         else:
             taken(None, OSError(reason))
 
@@ -392,7 +392,7 @@ class Spool:
             self.report("quarantined", id=self.id_of(batch, ref), reason=reason)
             self.end(batch, [ref])
 
-        self.moves.submit(lambda: self.keeper.keep_cut(batch.number), kept)
+        self.moves.submit(lambda: self.store.keep_cut(batch.number), kept)
 
     def quarantine(self, ref: str, reason: str) -> None:
         """A file cannot be read: it goes to corrupt/."""
@@ -404,11 +404,11 @@ class Spool:
                 self.report("move_failed", file=ref, reason=str(error))
             self.gone(self.files, ref)
 
-        self.moves.submit(lambda: self.keeper.quarantine(ref), moved)
+        self.moves.submit(lambda: self.store.quarantine(ref), moved)
 
     def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
         identity = self.id_of(source, ref)
-        if outcome.kind in (Kind.AGAIN, Kind.RETRY):
+        if outcome.kind in (Ending.AGAIN, Ending.RETRY):
             self.report("again", id=identity, due=due)
         elif due:
             # The traceback is told once; `show` has that of the last attempt, and dead/ keeps it.
@@ -432,7 +432,7 @@ class Spool:
     def end(self, source: Source, refs: list[Ref]) -> None:
         """Tasks left the disk."""
         self.retrying.forget(source, refs)
-        source.flying.difference_update(refs)
+        source.in_flight.difference_update(refs)
         if isinstance(source, Files):
             for ref in refs:
                 self._unknow(str(ref))
@@ -444,7 +444,7 @@ class Spool:
         """Tasks are with no worker any more, and stay."""
         if source is self.files:
             self.landing()
-        source.flying.difference_update(refs)
+        source.in_flight.difference_update(refs)
 
     # -- by the clock --
 
@@ -463,7 +463,7 @@ class Spool:
             self.later.shift(entry, step)
             if index % WAKE_AT_ONCE == WAKE_AT_ONCE - 1:
                 await asyncio.sleep(0)
-        found = await self.moves.run(lambda: correct_times(self.keeper, list(spool_files(self.keeper)), time.time()))
+        found = await self.moves.run(lambda: correct_times(self.store, list(spool_files(self.store)), time.time()))
         for ref, mtime in found.items():
             if ref in self.files.known:
                 self.notice(ref, mtime, time.time(), sure=True)
@@ -471,9 +471,9 @@ class Spool:
 
     def close_old_batch(self) -> None:
         """Closes the open batch once it has been open for its time."""
-        since = self.intake.open_since
+        since = self.group_commit.open_since
         if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # a clock may be set back
-            self.intake.close_batch()
+            self.group_commit.close_batch()
 
     async def settle(self) -> None:
         """Publishes what is left in arriving/, and gives the last few tasks of old batches files of their own."""
@@ -488,15 +488,15 @@ class Spool:
 
     async def commit_all(self) -> None:
         """Closes the open batch; returns when all that came before is acknowledged."""
-        self.intake.close_batch()
-        while not self.intake.is_idle:
+        self.group_commit.close_batch()
+        while not self.group_commit.is_idle:
             await self.journal.commits.run(lambda: None)
 
     # -- by hand --
 
     async def remove(self, source: Source, ref: Ref) -> bool:
         """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
-        if ref in source.flying or source.frozen:
+        if ref in source.in_flight or source.frozen:
             return False
         try:
             if isinstance(source, Batch):
@@ -506,9 +506,9 @@ class Spool:
             return False
 
     async def _remove_file(self, ref: str) -> bool:
-        self.files.flying.add(ref)  # so it does not start meanwhile
+        self.files.in_flight.add(ref)  # so it does not start meanwhile
         try:
-            await self.moves.run(lambda: self.keeper.disk.unlink(self.layout.path(ref)))
+            await self.moves.run(lambda: self.store.disk.unlink(self.layout.path(ref)))
         except OSError:
             self._land(self.files, [ref])
             due = self._unknow(ref)
@@ -521,7 +521,7 @@ class Spool:
     async def _remove_record(self, batch: Batch, offset: int) -> bool:
         batch.frozen = True  # nothing of it may start between the look and the mark
         try:
-            removed: bool = await self.moves.run(lambda: self.keeper.finish_waiting(batch.number, offset))
+            removed: bool = await self.moves.run(lambda: self.store.finish_waiting(batch.number, offset))
             if removed:
                 self.later.remove(batch, offset)
                 self.queue.remove(batch, offset)
@@ -544,9 +544,9 @@ class Spool:
                 self.notice(str(ref), 0.0, time.time(), sure=True)
 
         if isinstance(source, Files):
-            if not source.known.get(str(ref)) or ref in source.flying:
+            if not source.known.get(str(ref)) or ref in source.in_flight:
                 return False
-            self.moves.submit(lambda: self.keeper.disk.set_mtime(self.layout.path(str(ref)), time.time()), hurried)
+            self.moves.submit(lambda: self.store.disk.set_mtime(self.layout.path(str(ref)), time.time()), hurried)
             return True
         rank = self.later.remove(source, ref)
         if rank is not None:
@@ -584,7 +584,7 @@ class Spool:
     @property
     def is_busy(self) -> bool:
         """Whether there is anything to look after within the next second."""
-        return bool(self._arrived or self.intake.open_since is not None or self.queue.size) or self.journal.is_busy
+        return bool(self._arrived or self.group_commit.open_since is not None or self.queue.size) or self.journal.is_busy
 
     @property
     def total(self) -> int:
@@ -625,7 +625,7 @@ class Spool:
         return lambda _is_safe: None
 
     def _progress(self, source: Source, ref: Ref) -> Progress:
-        return self.keeper.progress(source.number, ref)
+        return self.store.progress(source.number, ref)
 
 
 def _ended(outcome: Outcome) -> dict[str, str]:

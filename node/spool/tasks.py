@@ -46,7 +46,7 @@ class Batch:
     """Monotonic time of that."""
     frozen: bool = False
     """Its tasks are being moved; none may start."""
-    flying: set[int] = field(default_factory=set)
+    in_flight: set[int] = field(default_factory=set)
     """Tasks of it that are with workers, or whose fate is being decided."""
     moved: dict[int, str] = field(default_factory=dict)
     """Where its tasks went when it was settled."""
@@ -68,7 +68,7 @@ class Batch:
         """The id of a task, on the node of that id."""
         return task_id(node_id, self.number, int(ref))
 
-    def link_number(self, ref: Ref) -> int:
+    def sequence_number(self, ref: Ref) -> int:
         """The number of a task that is for another node; 0 when it is for this one."""
         offset = int(ref)
         at = bisect_left(self.outbound, offset)
@@ -87,7 +87,7 @@ class Files:
     """They lie in no batch."""
     known: dict[str, float] = field(default_factory=dict)
     """When each is due (in the outbox: when it was accepted); a file is in here from when it is noticed until it is gone."""
-    flying: set[str] = field(default_factory=set)
+    in_flight: set[str] = field(default_factory=set)
     """Those that are with a worker."""
     frozen: bool = False
     directories: set[str] = field(default_factory=set)
@@ -103,7 +103,7 @@ class Files:
         """The id of a task."""
         return ref_id(str(ref))
 
-    def link_number(self, ref: Ref) -> int:
+    def sequence_number(self, ref: Ref) -> int:
         """The number of a task that is for another node; 0 when it is for this one."""
         return number_of(str(ref)) if is_outbound(str(ref)) else 0
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-from spoolnode.node.work.wire import MAX_TEXT
+from spoolnode.node.work.messages import MAX_TEXT
 
 current_task: ContextVar[str] = ContextVar("current_task", default="")
 """The file name of the task that runs in this context."""

@@ -17,8 +17,8 @@ import msgpack
 
 from spoolnode.node.background import spawn
 from spoolnode.node.outcome import Timer
-from spoolnode.node.work import strays, wire
-from spoolnode.node.work.dispatch import Pace
+from spoolnode.node.work import messages, strays
+from spoolnode.node.work.balance import Pace
 from spoolnode.node.work.slots import Running, Slots
 
 PRINTED_AT_ONCE = 100
@@ -165,7 +165,7 @@ class WorkerProcess:
     def _readable(self) -> None:
         for _ in range(16):
             try:
-                message = wire.receive(self._sock)
+                message = messages.receive(self._sock)
             except BlockingIOError:
                 return
             except (OSError, ValueError, msgpack.UnpackException):
@@ -185,7 +185,7 @@ class WorkerProcess:
         self._loop.remove_reader(pipe)
         lines = (self._partial[stream] + data).split(b"\n")
         self._partial[stream] = lines.pop() if data else b""
-        if len(self._partial[stream]) > wire.MAX_TEXT:
+        if len(self._partial[stream]) > messages.MAX_TEXT:
             lines.append(self._partial[stream])
             self._partial[stream] = b""
         is_under_way = bool(self._lines[stream])
@@ -234,7 +234,7 @@ class WorkerProcess:
     def _drain(self) -> None:
         """Hears the last words."""
         try:
-            while (message := wire.receive(self._sock)) is not None:
+            while (message := messages.receive(self._sock)) is not None:
                 self.on_message(self, message)
         except (OSError, ValueError, msgpack.UnpackException):
             pass  # nothing more was said, or nothing that makes sense

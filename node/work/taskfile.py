@@ -14,9 +14,9 @@ from os import close  # as it is before `surroundings` watches it
 from queue import SimpleQueue
 
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.outcome import Call, Kind
+from spoolnode.node.outcome import Call, Ending
 from spoolnode.node.spool.clock import STEP_SECONDS, was_set_back
-from spoolnode.node.work.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
+from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import BadPacket, Refused
@@ -310,7 +310,7 @@ class SpoolFileReader:
             try:
                 body = _read_from(descriptor, HEADER_SIZE + len(block), found.st_size)
             except MemoryError as error:
-                raise NotNow(Kind.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
+                raise NotNow(Ending.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
         return FileTask(block, body, path, descriptor, is_only_name=found.st_nlink == 1)
 
     def _check(self, path: str, descriptor: int, began: float) -> os.stat_result:

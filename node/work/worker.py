@@ -27,8 +27,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from spoolnode.node.config import BadConfig
-from spoolnode.node.outcome import DONE, App, Asked, Kind, Outcome, Timer, read_timer
-from spoolnode.node.work import output, wire
+from spoolnode.node.outcome import DONE, App, AskedCall, Ending, Outcome, Timer, read_timer
+from spoolnode.node.work import messages, output
 from spoolnode.node.work.forked import end_if_forked, expects_children, keep_children_out, reap
 from spoolnode.node.work.output import capture_output, current_task
 from spoolnode.node.work.slots import ASYNC_GRACE, TIMER, Slots
@@ -75,7 +75,7 @@ class Worker:
         self._timeout = timeout
         self._batches = BatchReader(root, node_id)
         self._files = SpoolFileReader(root)
-        self._work: SimpleQueue[Chunk | Timer | Asked | None] = SimpleQueue()
+        self._work: SimpleQueue[Chunk | Timer | AskedCall | None] = SimpleQueue()
         self._aside: deque[Chunk | None] = deque()
         """What came while a task waited for the call of a timer."""
         app.inbox.put, app.inbox.call_next = self._work.put, self._call_next
@@ -100,7 +100,7 @@ class Worker:
             reap()
         self._async.join()
 
-    def _next(self) -> Chunk | Timer | Asked | None:
+    def _next(self) -> Chunk | Timer | AskedCall | None:
         """What to do next; waits for it."""
         if self._aside:
             return self._aside.popleft()
@@ -113,12 +113,12 @@ class Worker:
 
     def send(self, message: list[Any]) -> None:
         """Says something to the node; a packet is sent whole, so threads need no lock."""
-        wire.send(self._sock, message)
+        messages.send(self._sock, message)
 
     # -- the node's wishes, in the listening thread --
 
     def _listen(self) -> None:
-        while (message := wire.receive(self._sock)) is not None:
+        while (message := messages.receive(self._sock)) is not None:
             kind = message[0]
             if kind == "run":
                 self._enqueue(message)
@@ -133,7 +133,7 @@ class Worker:
 
     def _enqueue(self, message: list[Any]) -> None:
         _, number, batch, refs = message
-        chunk = Chunk(number, batch, refs if batch is None else wire.unpack_offsets(refs))
+        chunk = Chunk(number, batch, refs if batch is None else messages.unpack_offsets(refs))
         self._chunks.append(chunk)
         self._work.put(chunk)
         if self._stopping:
@@ -148,7 +148,7 @@ class Worker:
                 except IndexError:
                     break
             if positions:
-                self.send(["returned", chunk.number, wire.pack_positions(reversed(positions))])
+                self.send(["returned", chunk.number, messages.pack_positions(reversed(positions))])
 
     # -- running, in the main thread --
 
@@ -222,12 +222,12 @@ class Worker:
 
     def _report(self, chunk: Chunk, now: float) -> None:
         if self._ended or self._others:
-            self.send(["ended", chunk.number, wire.pack_positions(self._ended), self._others, now - self._since])
+            self.send(["ended", chunk.number, messages.pack_positions(self._ended), self._others, now - self._since])
             self._ended, self._others = [], []
             close_removed()
         self._since = now
 
-    def _call(self, what: Timer | Asked) -> None:
+    def _call(self, what: Timer | AskedCall) -> None:
         """Calls a timer, or what the application asked for."""
         started = time.monotonic()
         self._restore()
@@ -243,7 +243,7 @@ class Worker:
             self._aside.append(item)
         self._tell_of_call(item, self._try(item))
 
-    def _try(self, what: Timer | Asked) -> str | None:
+    def _try(self, what: Timer | AskedCall) -> str | None:
         """Makes a call; why it failed."""
         try:
             result = self._app.call_timer(what) if isinstance(what, Timer) else what.function()
@@ -255,7 +255,7 @@ class Worker:
         end_if_forked()
         return None
 
-    def _tell_of_call(self, what: Timer | Asked, error: str | None) -> None:
+    def _tell_of_call(self, what: Timer | AskedCall, error: str | None) -> None:
         self.send(["timer", list(what) if isinstance(what, Timer) else what.name, error])
 
 
@@ -325,7 +325,7 @@ class AsyncTasks:
                 outcome = await awaitable
         except TimeoutError as error:
             late = limit and time.monotonic() - started >= limit
-            outcome = Outcome(Kind.FAILED, f"timed out after {limit:g} s") if late else failure(error)
+            outcome = Outcome(Ending.FAILED, f"timed out after {limit:g} s") if late else failure(error)
         except BaseException as error:  # noqa: BLE001  # see Worker._run_task
             end_if_forked(error)
             outcome = failure(error)
@@ -333,7 +333,7 @@ class AsyncTasks:
         output.flush_task()
         ended: list[int] = []
         others: list[list[Any]] = []
-        if outcome.kind is Kind.DONE:
+        if outcome.kind is Ending.DONE:
             task.finish()
             close_removed()
             ended.append(position)
@@ -341,7 +341,7 @@ class AsyncTasks:
             task.leave()
             others.append(describe(task, position, outcome))
         self._worker._slots.end(slot)
-        self._worker.send(["ended", chunk, wire.pack_positions(ended), others, 0.0])
+        self._worker.send(["ended", chunk, messages.pack_positions(ended), others, 0.0])
         self._free.put(slot)
         self._tell(time.monotonic() - started)
 
@@ -365,7 +365,7 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 def failure(error: BaseException) -> Outcome:
     """The outcome of an exception: what it says first, then its traceback without that. Raises nothing, whatever it is."""
-    return Outcome(Kind.FAILED, _shown(error, _reason))
+    return Outcome(Ending.FAILED, _shown(error, _reason))
 
 
 def _shown(error: BaseException, show: Callable[[BaseException], str]) -> str:
@@ -387,8 +387,8 @@ def _reason(error: BaseException) -> str:
     if lines[-len(last) :] == last:
         del lines[-len(last) :]
     # Both may be cut: the summary at its end, the traceback at its beginning.
-    summary = "".join(last).strip()[: wire.MAX_TEXT // 2]
-    trace = "".join(lines).rstrip()[-(wire.MAX_TEXT // 2 - 1) :]
+    summary = "".join(last).strip()[: messages.MAX_TEXT // 2]
+    trace = "".join(lines).rstrip()[-(messages.MAX_TEXT // 2 - 1) :]
     return f"{summary}\n{trace}" if trace else summary
 
 
@@ -406,7 +406,7 @@ def _frames_of_application(error: BaseException) -> TracebackType | None:
 
 def describe(task: Task, position: int, outcome: Outcome) -> list[Any]:
     """An outcome as it is sent to the node."""
-    return [position, outcome.kind.value, outcome.reason[-wire.MAX_TEXT :], outcome.delay, _function_of(task)]
+    return [position, outcome.kind.value, outcome.reason[-messages.MAX_TEXT :], outcome.delay, _function_of(task)]
 
 
 def _function_of(task: Task) -> str:
@@ -426,7 +426,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
             of its own, which is a sentence.
     """
     sock = socket.socket(fileno=int(sys.argv.pop()))
-    settings = wire.receive(sock)
+    settings = messages.receive(sock)
     if settings is None:
         return
     facts: dict[str, Any] = settings[0]
@@ -436,7 +436,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         signal.signal(number, _leave_it_to_the_node)
     _die_with_the_node(facts["node_pid"])
     slots = Slots(facts["slots"], facts["concurrency"] + 1)
-    capture_output(lambda task, stream, text: wire.send(sock, ["print", task, stream, text]))
+    capture_output(lambda task, stream, text: messages.send(sock, ["print", task, stream, text]))
     keep_children_out(lambda: _let_go(sock, slots))
     watch()
     try:
@@ -447,7 +447,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         trace = _frames_of_application(error)
         is_sentence = isinstance(error, BadConfig) and trace is None
         text = _shown(error, str if is_sentence else _whole)
-        wire.send(sock, ["broken", text[-wire.MAX_TEXT :], is_sentence])
+        messages.send(sock, ["broken", text[-messages.MAX_TEXT :], is_sentence])
         return
     worker = Worker(
         sock, slots, facts["root"], facts["node_id"], app, facts["timeout"], facts["concurrency"]

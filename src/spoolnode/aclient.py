@@ -139,7 +139,7 @@ class _Peer:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._door = asyncio.Lock()
+        self._admission = asyncio.Lock()
         self._shared: _Link | None = None
         self._is_plain = False
 
@@ -184,7 +184,7 @@ class _Peer:
         """The shared connection, opened by the first who needs it; None when a real uWSGI server is there."""
         if self._shared is not None and self._shared.is_usable and not self._shared.is_doubtful:
             return self._shared
-        async with self._door:
+        async with self._admission:
             if self._is_plain and not message.body:
                 return None
             if self._shared is None or not self._shared.is_usable or not await _outlived_refusals(self._shared):

@@ -1,7 +1,7 @@
 """Sending a task: the two functions that most programs need, and the values that a callable may return."""
 
 from spoolnode import client, wire
-from spoolnode.protocol.values import Task
+from spoolnode.protocol.values import TaskArguments
 from spoolnode.wire import resolve, task_message
 
 
@@ -17,7 +17,9 @@ SPOOL_IGNORE = SpoolResult(0)
 """A callable returns it when the task is not its own; it is offered again later, and counts as a failed attempt."""
 
 
-def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None) -> str:
+def send_to_spooler(
+    task: TaskArguments, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None
+) -> str:
     """Stores a task in a node's spool. When it returns, the task is on that node's disk.
 
     Args:
@@ -43,7 +45,7 @@ def send_to_spooler(task: Task, node: str | None = None, *, via: str | None = No
 
 
 async def asend_to_spooler(
-    task: Task, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None
+    task: TaskArguments, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None
 ) -> str:
     """As `send_to_spooler`, without blocking the loop. Cancelled, the task may have been stored."""
     from spoolnode import aclient  # asyncio, only for who runs it

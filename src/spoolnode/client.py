@@ -41,7 +41,7 @@ class _Peer:
 
     def __init__(self, address: Address) -> None:
         self._address = address
-        self._door = threading.Lock()
+        self._admission = threading.Lock()
         self._shared: Pipeline | None = None
         self._is_plain = False
 
@@ -91,16 +91,16 @@ class _Peer:
         """The shared connection, opened by the first who needs it; None when a real uWSGI server is there."""
         if self._is_plain and not message.body:
             return None
-        if not self._door.acquire(timeout=deadline.left):
+        if not self._admission.acquire(timeout=deadline.left):
             raise self._too_late()
         try:
-            if self._is_plain and not message.body:  # found out by who held the door before
+            if self._is_plain and not message.body:  # found out by who sent it before
                 return None
             if self._shared is None or not self._shared.is_usable or not _outlived_refusals(self._shared, deadline):
                 self._shared = self._open(deadline)
             return self._shared
         finally:
-            self._door.release()
+            self._admission.release()
 
     def _open(self, deadline: Deadline) -> Pipeline | None:
         """A connection to a spoolnode; None when a real uWSGI server is there."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from spoolnode.compat import uwsgidecorators, values
 from spoolnode.compat.context import WorkerContext
-from spoolnode.node.outcome import DONE, Call, Kind, Outcome
+from spoolnode.node.outcome import DONE, Call, Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.values import decode_block
 from spoolnode.registry import REGISTRY
@@ -43,7 +43,7 @@ class Dispatcher:
         function = named.get(names.FUNCTION)
         if function is not None:
             ours = REGISTRY.functions.get(function.decode("utf-8", "replace"))
-            return ours.run(call, self._context) if ours else Outcome(Kind.FAILED, _nobody(function))
+            return ours.run(call, self._context) if ours else Outcome(Ending.FAILED, _nobody(function))
         legacy = named.get(_LEGACY_FUNCTION)
         name = (legacy or b"").decode("utf-8", "replace")
         if name in REGISTRY.legacy and _set_in("uwsgi") in (uwsgidecorators.manage_spool_request, None):
@@ -56,7 +56,7 @@ class Dispatcher:
         elif (in_str := str_spooler() or self._named) is not None:
             result = in_str(decode_block(call.block, call.body, call.file_name))
         else:
-            return Outcome(Kind.FAILED, _nobody(legacy))
+            return Outcome(Ending.FAILED, _nobody(legacy))
         return DONE if result is None else conclude(result, self._rule)
 
     @property

@@ -5,7 +5,7 @@ from types import AsyncGeneratorType, GeneratorType
 
 from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, SpoolResult
 from spoolnode.compat.context import DEFAULT_FREQUENCY
-from spoolnode.node.outcome import DONE, Kind, Outcome
+from spoolnode.node.outcome import DONE, Ending, Outcome
 
 Rule = Callable[[object], Outcome]
 
@@ -19,11 +19,11 @@ def outcome_of(result: object, frequency: float = DEFAULT_FREQUENCY) -> Outcome:
     if not isinstance(result, int) or result == SPOOL_OK:
         return DONE
     if result == SPOOL_RETRY:
-        return Outcome(Kind.RETRY, f"the callable asked to be called again: it returned {result}", frequency)
+        return Outcome(Ending.RETRY, f"the callable asked to be called again: it returned {result}", frequency)
     if result == SPOOL_IGNORE:
-        return Outcome(Kind.IGNORED, f"the callable said that this task is not its own: it returned {result}")
+        return Outcome(Ending.IGNORED, f"the callable said that this task is not its own: it returned {result}")
     shown = f"{result}" if abs(result) < 10**9 else "a large number"  # of many digits Python shows none
-    return Outcome(Kind.FAILED, f"the callable returned {shown}, which says nothing about the task (-2 is done, -1 is again)")
+    return Outcome(Ending.FAILED, f"the callable returned {shown}, which says nothing about the task (-2 is done, -1 is again)")
 
 
 def outcome_of_function(result: object, frequency: float) -> Outcome:
@@ -35,13 +35,13 @@ def outcome_of_function(result: object, frequency: float) -> Outcome:
 
 def again(frequency: float) -> Outcome:
     """It ended well and runs again after the spooler's frequency, in seconds."""
-    return Outcome(Kind.AGAIN, delay=frequency)
+    return Outcome(Ending.AGAIN, delay=frequency)
 
 
 def conclude(result: object, rule: Rule) -> Outcome | Awaitable[Outcome]:
     """The outcome of a call; of an awaitable when the function was asynchronous."""
     if isinstance(result, GeneratorType | AsyncGeneratorType):
-        return Outcome(Kind.FAILED, "the callable contains a `yield`: it returned a generator, and nothing of it has run")
+        return Outcome(Ending.FAILED, "the callable contains a `yield`: it returned a generator, and nothing of it has run")
     if result is not None and isinstance(result, Awaitable):
         return _conclude_later(result, rule)
     return rule(result)

@@ -17,7 +17,7 @@ from typing import Any
 from spoolnode import api
 from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY
 from spoolnode.protocol.errors import BadTask
-from spoolnode.protocol.values import Task
+from spoolnode.protocol.values import TaskArguments
 
 __all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "send_to_spooler", "spool", "spooler"]
 
@@ -25,7 +25,7 @@ spooler: Callable[[dict[str, Any]], object] | None = None
 """Set it to the callable that runs this application's tasks."""
 
 
-def send_to_spooler(task: Task | None = None, /, **variables: Any) -> str:
+def send_to_spooler(task: TaskArguments | None = None, /, **variables: Any) -> str:
     """Stores a task, a dict or keywords, and returns its id. Raises what `spoolnode.send_to_spooler` raises."""
     if task is not None and variables:
         raise BadTask("a task is a dict or keywords, not both; nothing was sent")

@@ -15,7 +15,7 @@ from spoolnode.protocol import names
 from spoolnode.protocol.answer import read_answer, read_copies, read_note
 from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, packet
-from spoolnode.protocol.values import Encoded, Task, encode_task
+from spoolnode.protocol.values import Encoded, TaskArguments, encode_task
 
 DEFAULT_ADDRESS = "127.0.0.1:3031"
 SEND_TIMEOUT = 5.0
@@ -136,7 +136,7 @@ def message(encoded: Encoded) -> Message:
     return Message(packet(SPOOL_REQUEST, encoded.block, modifier2=EXTENDED), encoded.body)
 
 
-def task_message(task: Task, node: str | None, extra: Iterable[Variable] = ()) -> Message:
+def task_message(task: TaskArguments, node: str | None, extra: Iterable[Variable] = ()) -> Message:
     """The request that carries a task to a destination. Raises `BadTask` when one of them cannot be."""
     return message(encode_task(task, [*destination(node), *extra]))
 

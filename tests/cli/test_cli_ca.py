@@ -68,8 +68,8 @@ def test_show_says_that_a_certificate_is_revoked_when_the_list_lies_beside_it(tm
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "spoolnode.cluster.ca", raising=False)
-    monkeypatch.delattr("spoolnode.cluster.ca", raising=False)
+    monkeypatch.delitem(sys.modules, "spoolnode.cluster.authority", raising=False)
+    monkeypatch.delattr("spoolnode.cluster.authority", raising=False)
     monkeypatch.setitem(sys.modules, "cryptography", None)
     done = CliRunner().invoke(main, ["ca", "init", "nowhere"])
     assert done.exit_code == 1

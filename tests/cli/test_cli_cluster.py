@@ -197,10 +197,10 @@ def test_task_for_another_node_is_shown_as_such_wherever_it_lies(make: Node, set
         alone.stop()
     (row,) = rows(alone, "ls", "--outbox")
     assert (row["id"], row["state"], row["destination"]) == (identity, "outbox", "beta")
-    assert row["link_number"] > 0
+    assert row["sequence_number"] > 0
     assert [found["id"] for found in rows(alone, "ls")] == [here]
     task = shown(alone, identity)
-    assert (task["state"], task["destination"], task["link_number"]) == ("outbox", "beta", row["link_number"])
+    assert (task["state"], task["destination"], task["sequence_number"]) == ("outbox", "beta", row["sequence_number"])
     assert task["variables"] == {"name": "Ada"}
     lines = alone.command("ls", "--outbox").stdout.splitlines()
     assert lines[0].split() == ["ID", "FOR", "SENT", "FUNCTION", "AGE", "SIZE"]
@@ -331,7 +331,7 @@ def test_dead_task_that_was_not_delivered_waits_for_its_node_again(make: Node, a
     assert done.stdout == ("1 task is ready\n" if everything else f"{identity} is ready, for beta\n")
     if not running:
         (row,) = rows(alpha, "ls", "--outbox")
-        assert (row["id"], row["destination"], row["link_number"]) == (identity, "beta", None)
+        assert (row["id"], row["destination"], row["sequence_number"]) == (identity, "beta", None)
         alpha.start("--discover", f"static://{beta.via}", app=app)
     beta.wait_for_log("print", text="ran Ada")
     eventually(lambda: alpha.status()["forwarded"] == 1, "it has left")

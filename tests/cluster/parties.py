@@ -24,7 +24,7 @@ from spoolnode.protocol.keys import NONCE_SIZE, NodeKey
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
 if TYPE_CHECKING:
-    from spoolnode.cluster.ca import Issued
+    from spoolnode.cluster.authority import Issued
 
 APP = """
 import os
@@ -39,7 +39,7 @@ uwsgi.spooler = spooler
 """
 MALLORY = "666666666666"
 NUMBER = (1 << 40) + 1
-"""A link number."""
+"""A sequence number."""
 
 
 class Party(RunningNode):
@@ -104,7 +104,7 @@ class Authorities:
 
     def issue(self, name: str, days: int = 30, of: str = "ca") -> "Issued":
         """Another certificate."""
-        from spoolnode.cluster import ca
+        from spoolnode.cluster import authority as ca
 
         if not (self.directory / of).exists():
             ca.init(self.directory / of)
@@ -122,7 +122,7 @@ class Authorities:
 
 def hello(**changes: Any) -> bytes:
     """The hello of a node called mallory."""
-    said = {"id": MALLORY, "name": "mallory", "cluster": "default", "to": "beta", "instance": "x", "floor": 1}
+    said = {"id": MALLORY, "name": "mallory", "cluster": "default", "to": "beta", "instance": "x", "low_watermark": 1}
     return encode(Hello(**{**said, **changes}))
 
 
@@ -132,12 +132,12 @@ def say_as(node: RunningNode, key: NodeKey, said: bytes, *packets: bytes) -> lis
     asked = read(said[4:])
     heard: list[str] = []
     with connection(node, None) as sock:
-        sock.sendall(introduction.packet(asked.to, asked.floor))
+        sock.sendall(introduction.packet(asked.to, asked.low_watermark))
         answers = read_answers(sock, 1)
         heard.append(understood(*answers[0]))
         if heard == ["pong"]:
             introduction.hear(read_status(answers[0][2]))
-            for each in (introduction.packet(asked.to, asked.floor), *packets):
+            for each in (introduction.packet(asked.to, asked.low_watermark), *packets):
                 sock.sendall(each)
                 heard += [understood(*answer) for answer in read_answers(sock, 1)]
     return heard

@@ -93,7 +93,7 @@ def test_drained_node_hands_over_what_waits_and_keeps_what_was_addressed_to_it(c
     addressed = cluster.send(beta, 20, beta.name) + cluster.send(alpha, 20, beta.name, beta.id)
     eventually(lambda: beta.status()["total"] == 351, "all is at beta")
     _ask_to_stop(beta)
-    eventually(lambda: not _listens(beta), "beta starts no more tasks: it does that when it has closed its door")
+    eventually(lambda: not _listens(beta), "beta starts no more tasks: it does that when it has closed its admission")
     assert cluster.history.ended().keys().isdisjoint({*free, *addressed})
     gate.touch()
     assert beta.wait() == 0

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from spoolnode.cluster.candidate import Candidate
-from spoolnode.cluster.carrier import ATTEMPTS_AT_ONCE
 from spoolnode.cluster.cluster import Cluster
-from spoolnode.cluster.dial import DialError, Kind
+from spoolnode.cluster.dial import DialError, DialFailure
+from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE
 from spoolnode.node.config import Config
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
@@ -40,7 +40,7 @@ class Home:
         self.journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=self.report)
         self.storage = Storage(self.journal, RetryPolicy(3), random.Random(1))
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
-        prepare(self.journal.keeper, self.report)
+        prepare(self.journal.store, self.report)
         self.storage.load()
         self.called: list[str] = []
         self.hangs = False
@@ -57,7 +57,7 @@ class Home:
         self.called.append(address)
         if self.hangs:
             await asyncio.Event().wait()
-        raise DialError(Kind.REFUSED, f"nobody listens on {address}")
+        raise DialError(DialFailure.REFUSED, f"nobody listens on {address}")
 
     def store(self, to: str) -> None:
         """A task for another node is safe."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolnode.cluster import link as links
-from spoolnode.cluster.link import Fate, Link, Sent, State, WrongState, fate_of
+from spoolnode.cluster.link import Fate, Link, LinkState, Sent, WrongState, fate_of
 from spoolnode.protocol.errors import Reason, Refused
 
 NOW = 1000.0
@@ -58,14 +58,14 @@ def opened() -> Link:
     return link
 
 
-def flying() -> Link:
+def in_flight() -> Link:
     link = opened()
     link.sent(sent(), NOW)
     return link
 
 
 SITUATIONS: dict[str, Callable[[], Link]] = {
-    "idle": idle, "waiting": waiting, "connecting": connecting, "greeting": greeting, "open": opened, "flying": flying,
+    "idle": idle, "waiting": waiting, "connecting": connecting, "greeting": greeting, "open": opened, "in_flight": in_flight,
 }  # fmt: skip
 
 INPUTS: dict[str, Callable[[Link], object]] = {
@@ -98,12 +98,12 @@ TRANSITIONS = {
         "sent": "open", "rest": "idle", "pause": "waiting", "failed": "waiting", "untrusted": "waiting", "nudge": "open",
         "progress": "open",
     },
-    "flying": {
+    "in_flight": {
         "sent": "open", "stored": "open", "refused": "open", "failed": "waiting", "untrusted": "waiting", "nudge": "open",
         "progress": "open",
     },
 }  # fmt: skip
-"""What leads where; all else is an error of the caller. `flying` is open with a task under way."""
+"""What leads where; all else is an error of the caller. `in_flight` is open with a task under way."""
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
@@ -118,16 +118,16 @@ def test_each_input_in_each_state_is_a_listed_transition_or_the_callers_error(si
         assert link.state is before
     else:
         INPUTS[said](link)
-        assert link.state is State(expected)
+        assert link.state is LinkState(expected)
 
 
 def test_an_error_of_the_caller_loses_no_task() -> None:
     for said in ("begin", "connected", "greeted", "rest", "pause"):
-        link = flying()
+        link = in_flight()
         with pytest.raises(WrongState):
             INPUTS[said](link)
         assert list(link.flight) == [sent()]
-        assert link.state is State.OPEN
+        assert link.state is LinkState.OPEN
 
 
 @given(st.lists(st.sampled_from(sorted(INPUTS)), max_size=40))
@@ -151,7 +151,7 @@ def test_whatever_happens_in_whatever_order_every_task_under_way_is_accounted_fo
             continue
         assert list(link.flight) == out
         assert link.flight_bytes == sum(item.size for item in out)
-        assert not link.flight or link.state is State.OPEN
+        assert not link.flight or link.state is LinkState.OPEN
 
 
 # -- what an answer means --
@@ -185,7 +185,7 @@ def test_after_later_nothing_more_is_sent_and_the_link_pauses_when_all_is_answer
     assert not link.room()
     link.answered(None, NOW)
     link.pause(NOW)
-    assert link.state is State.WAITING
+    assert link.state is LinkState.WAITING
     assert link.reason == BUSY.text
     assert link.failures == 1
     assert not link.may_begin(NOW) or link.retry_at <= NOW
@@ -204,7 +204,7 @@ def test_a_link_that_was_asked_to_slow_down_sends_again_when_it_is_greeted_anew(
 
 
 def test_what_will_never_be_taken_does_not_slow_the_link_down() -> None:
-    link = flying()
+    link = in_flight()
     link.answered(FORBIDDEN, NOW)
     assert not link.closing
     assert link.room() == links.WINDOW
@@ -212,7 +212,7 @@ def test_what_will_never_be_taken_does_not_slow_the_link_down() -> None:
 
 def test_what_will_never_be_taken_makes_no_longer_backoff_for_what_waits_behind_it() -> None:
     # A node ends the connection after such a task: a hundred of them are a hundred connections.
-    link = flying()
+    link = in_flight()
     link.failures = 6
     link.answered(FORBIDDEN, NOW)
     link.failed(NOW, "the other side closed the connection")
@@ -322,9 +322,9 @@ def test_what_was_sent_and_not_answered_is_in_doubt_oldest_first() -> None:
 
 def test_a_link_with_tasks_under_way_neither_rests_nor_pauses() -> None:
     with pytest.raises(WrongState, match="tasks are under way"):
-        flying().rest()
+        in_flight().rest()
     with pytest.raises(WrongState, match="tasks are under way"):
-        flying().pause(NOW)
+        in_flight().pause(NOW)
 
 
 def test_an_answer_to_nothing_is_an_error() -> None:
@@ -341,12 +341,12 @@ def test_a_link_is_stuck_when_something_is_owed_and_nothing_came_for_too_long() 
     assert not idle().is_stuck(late)
     assert not connecting().is_stuck(late), "that is for who connects to limit"
     assert greeting().is_stuck(late)
-    assert flying().is_stuck(late)
-    assert not flying().is_stuck(NOW + links.ANSWER_SECONDS)
+    assert in_flight().is_stuck(late)
+    assert not in_flight().is_stuck(NOW + links.ANSWER_SECONDS)
 
 
 def test_answers_and_progress_keep_a_link_from_being_stuck() -> None:
-    link = flying()
+    link = in_flight()
     link.sent(sent(2), NOW)
     link.answered(None, NOW + 9)
     assert not link.is_stuck(NOW + 18)

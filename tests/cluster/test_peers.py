@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from spoolnode.cluster import peers
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.known import MOST, Known
-from spoolnode.cluster.peers import Failure, Peer, PeerTable, State
+from spoolnode.cluster.peers import Failure, Peer, PeerState, PeerTable
 from spoolnode.protocol.hello import PROTOCOL
 
-UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED = State
+UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED = PeerState
 ME = Identity("aaaaaaaaaaaa", "alpha", "main", ("10.0.0.1:3031",), tls=False)
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
 AT = "10.0.0.2:3031"
@@ -39,11 +39,11 @@ class Table(PeerTable):
     """A table that writes down what it tells."""
 
     def __init__(self, seed: int = 0, **options: Any) -> None:
-        self.changes: list[tuple[str, State, State]] = []
+        self.changes: list[tuple[str, PeerState, PeerState]] = []
         self.warnings: list[tuple[str, dict[str, Any]]] = []
         super().__init__(ME, random.Random(seed), changed=self._note, warn=self._warned, instance="ours", **options)
 
-    def _note(self, peer: Peer, old: State, new: State) -> None:
+    def _note(self, peer: Peer, old: PeerState, new: PeerState) -> None:
         self.changes.append((peer.id, old, new))
 
     def _warned(self, action: str, **details: Any) -> None:
@@ -69,12 +69,12 @@ class Table(PeerTable):
 NOW = 1000.0
 
 
-def peer_in(state: State) -> Table:
+def peer_in(state: PeerState) -> Table:
     """A table with one peer in that state at `NOW`, the last ping of which ended some time ago."""
     table = Table()
     table.found(mdns(), NOW - 200)
     peer = table.only()
-    before: dict[State, list[Failure | dict[str, Any]]] = {
+    before: dict[PeerState, list[Failure | dict[str, Any]]] = {
         UNKNOWN: [],
         UP: [status()],
         SUSPECT: [status(), Failure.TIMEOUT],
@@ -127,7 +127,7 @@ INPUTS: dict[str, Callable[[Table, Peer], None]] = {
 }
 
 #                                   UNKNOWN   UP        SUSPECT   DOWN      LEAVING   REJECTED
-TRANSITIONS: dict[str, list[State]] = {
+TRANSITIONS: dict[str, list[PeerState]] = {
     "ping answered": [UP, UP, UP, UP, UP, UP],
     "ping answered: draining": [LEAVING, LEAVING, LEAVING, LEAVING, LEAVING, LEAVING],
     "ping answered: other cluster": [REJECTED, REJECTED, REJECTED, REJECTED, REJECTED, REJECTED],
@@ -152,13 +152,13 @@ def void(result: object) -> None:
     del result
 
 
-@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("state", list(PeerState))
 @pytest.mark.parametrize("what", INPUTS)
-def test_each_input_in_each_state_leads_where_the_table_says(what: str, state: State) -> None:
+def test_each_input_in_each_state_leads_where_the_table_says(what: str, state: PeerState) -> None:
     table = peer_in(state)
     peer = table.only()
     INPUTS[what](table, peer)
-    expected = TRANSITIONS[what][list(State).index(state)]
+    expected = TRANSITIONS[what][list(PeerState).index(state)]
     assert peer.state is expected
     assert table.changes == ([(BETA, state, expected)] if expected is not state else [])
     assert (peer.since == NOW) == (expected is not state)
@@ -169,7 +169,7 @@ def test_each_input_in_each_state_leads_where_the_table_says(what: str, state: S
 
 @pytest.mark.parametrize("state", [UNKNOWN, UP, SUSPECT, DOWN, LEAVING])
 @pytest.mark.parametrize("what", ["heard", "found elsewhere"])
-def test_news_of_a_peer_are_followed_up_at_once(what: str, state: State) -> None:
+def test_news_of_a_peer_are_followed_up_at_once(what: str, state: PeerState) -> None:
     table = peer_in(state)
     table.next_due()
     INPUTS[what](table, table.only())

@@ -26,7 +26,7 @@ def enqueue(node: Party, to: str, *numbers: str) -> None:
 
 
 def next_number(node: Party) -> int:
-    """A link number of a node, as any peer hears it; its next ones follow."""
+    """A sequence number of a node, as any peer hears it; its next ones follow."""
     other = FakeNode(status_of("f" * 12, "other"))
     enqueue(node, other.address, "told")
     told = eventually(lambda: other.tasks, "a task comes")[0]
@@ -83,7 +83,7 @@ def test_who_says_the_id_of_a_known_node_is_refused_also_after_a_restart_and_all
 ) -> None:
     alpha, beta = pair(party)
     numbers = used_up(next_number(alpha))
-    said = hello(id=alpha.id, name="alpha", floor=1 << 40)
+    said = hello(id=alpha.id, name="alpha", low_watermark=1 << 40)
     for restart in (False, True):
         if restart:
             again(alpha, beta)

@@ -116,8 +116,8 @@ def test_forged_origin_the_id_of_another_certified_node(beta: Party, authorities
     alpha = authorities.context(authorities.issue("alpha"))
     mallory = authorities.context(authorities.issue("mallory"))
     assert say(beta, alpha, hello(id="aaaaaaaaaaaa", name="alpha")) == ["pong"]
-    # With a floor that would make everything that alpha sends an old packet.
-    (answer,) = say(beta, mallory, hello(id="aaaaaaaaaaaa", floor=1 << 62), task("1"))
+    # With a low watermark that would make everything that alpha sends an old packet.
+    (answer,) = say(beta, mallory, hello(id="aaaaaaaaaaaa", low_watermark=1 << 62), task("1"))
     assert "the id aaaaaaaaaaaa belongs to the node 'alpha'" in answer
     refused(beta, "belongs to the node 'alpha'")
     before = len(beta.ran)
@@ -193,9 +193,9 @@ def test_a_peer_that_is_only_pinging_is_a_client_like_any_other(beta: Party, aut
     refused(beta, "`spool_seq` is reserved")
 
 
-def test_a_floor_that_no_number_reaches_is_refused_and_poisons_no_file(beta: Party, authorities: Authorities) -> None:
+def test_a_watermark_that_no_number_reaches_is_refused_and_poisons_no_file(beta: Party, authorities: Authorities) -> None:
     context = authorities.context(authorities.issue("mallory"))
-    (answer,) = say(beta, context, hello(floor=(1 << 64) + 5))
+    (answer,) = say(beta, context, hello(low_watermark=(1 << 64) + 5))
     assert "spool_floor" in answer
     refused(beta, "spool_floor", why="malformed")
 
@@ -231,27 +231,27 @@ def _again(node: Party, authorities: Authorities) -> list[str]:
     return ["--tls-cert", str(made.certificate), "--tls-key", str(made.key), "--tls-ca", str(made.authority)]
 
 
-def test_replay_below_the_floor_is_a_conflict(beta: Party, authorities: Authorities) -> None:
+def test_replay_below_the_watermark_is_a_conflict(beta: Party, authorities: Authorities) -> None:
     context = authorities.context(authorities.issue("mallory"))
     assert len(say(beta, context, hello(), task("1"))) == 2
     beta.wait_until_ran("1")
-    assert say(beta, context, hello(floor=NUMBER + 5)) == ["pong"]
-    for _ in range(2):  # a floor that was said before does not come back
-        heard = say(beta, context, hello(floor=1), task("1"))
+    assert say(beta, context, hello(low_watermark=NUMBER + 5)) == ["pong"]
+    for _ in range(2):  # a low watermark that was said before does not come back
+        heard = say(beta, context, hello(low_watermark=1), task("1"))
         assert heard[1].startswith(f"CONFLICT: the number {NUMBER} is below"), heard
     beta.wait_for_log("refused", why="conflict")
     beta.is_well()
     assert beta.ran.count("1") == 1
 
 
-def test_a_floor_said_in_the_name_of_another_node_keeps_out_nothing_of_that_node(party: Make) -> None:
+def test_a_watermark_said_in_the_name_of_another_node_keeps_out_nothing_of_that_node(party: Make) -> None:
     beta = party("beta").join()
     alpha = party("alpha").join("--discover", f"static://{beta.via}")
     beta.wait_for_log("peer_up", id=alpha.id)
     enqueue(alpha, "1", "beta")
     beta.wait_until_ran("1")
-    forged = hello(id=alpha.id, name="alpha", floor=int(time.time()) << 32)
-    (answer,) = say(beta, None, forged, hello(id=alpha.id, name="alpha", floor=NUMBER))
+    forged = hello(id=alpha.id, name="alpha", low_watermark=int(time.time()) << 32)
+    (answer,) = say(beta, None, forged, hello(id=alpha.id, name="alpha", low_watermark=NUMBER))
     assert answer.startswith(f"FORBIDDEN: the id {alpha.id} belongs to a node with another key")
     enqueue(alpha, "2", "beta")
     beta.wait_until_ran("1", "2")
@@ -468,7 +468,7 @@ def test_renewed_certificate_is_in_force_after_sighup_and_links_go_on(party: Mak
 def test_a_node_whose_certificate_is_taken_back_gets_and_gives_nothing_from_sighup_on(
     party: Make, authorities: Authorities
 ) -> None:
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     made = {name: authorities.issue(name) for name in ("alpha", "beta")}
     lists = ca.revoke(made["alpha"].authority.parent).revoked

@@ -17,7 +17,7 @@ from smallnode import SmallNode, StartNode, context
 import spoolnode
 from spoolnode import BadDecoration, BadTask, cron, spool, spoolforever, spoolraw, timer
 from spoolnode.dispatch import Dispatcher
-from spoolnode.node.outcome import Call, Kind, Outcome, Timer
+from spoolnode.node.outcome import Call, Ending, Outcome, Timer
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.values import pack
@@ -59,7 +59,7 @@ def test_calling_it_calls_it_here_and_now() -> None:
 def test_spooled_call_is_made_with_the_same_arguments(node: SmallNode) -> None:
     assert spool(note).spool(1, None, [1, 2], {"a": b"\xff"}, to=["x"], flag=True) == "small_1_1"
     assert calls == []
-    assert run(node).kind is Kind.DONE
+    assert run(node).kind is Ending.DONE
     assert calls == [((1, None, [1, 2], {"a": b"\xff"}), {"to": ["x"], "flag": True})]
 
 
@@ -108,7 +108,7 @@ def test_asynchronous_spooling_and_function(node: SmallNode) -> None:
         assert not isinstance(awaitable, Outcome)
         return await awaitable
 
-    assert asyncio.run(work()).kind is Kind.DONE
+    assert asyncio.run(work()).kind is Ending.DONE
     assert calls == [5]
 
 
@@ -131,20 +131,20 @@ def test_bad_options_are_an_error_at_the_decorator(options: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("returned", "kind"),
     [
-        (None, Kind.DONE),
-        (-2, Kind.DONE),
-        ("text", Kind.DONE),
-        (-2.0, Kind.DONE),
-        (-1, Kind.RETRY),
-        (1, Kind.FAILED),
-        (True, Kind.FAILED),
-        (10**30, Kind.FAILED),
-        pytest.param(10**5000, Kind.FAILED, id="more digits than Python shows"),
-        (0, Kind.IGNORED),
-        (False, Kind.IGNORED),
+        (None, Ending.DONE),
+        (-2, Ending.DONE),
+        ("text", Ending.DONE),
+        (-2.0, Ending.DONE),
+        (-1, Ending.RETRY),
+        (1, Ending.FAILED),
+        (True, Ending.FAILED),
+        (10**30, Ending.FAILED),
+        pytest.param(10**5000, Ending.FAILED, id="more digits than Python shows"),
+        (0, Ending.IGNORED),
+        (False, Ending.IGNORED),
     ],
 )
-def test_each_int_that_a_raw_function_returns_counts(node: SmallNode, returned: Any, kind: Kind) -> None:
+def test_each_int_that_a_raw_function_returns_counts(node: SmallNode, returned: Any, kind: Ending) -> None:
     spoolraw(name="raw")(lambda: returned).spool()
     assert run(node).kind is kind
 
@@ -152,16 +152,16 @@ def test_each_int_that_a_raw_function_returns_counts(node: SmallNode, returned: 
 @pytest.mark.parametrize(
     ("returned", "kind"),
     [
-        (spoolnode.SPOOL_OK, Kind.DONE),
-        (spoolnode.SPOOL_RETRY, Kind.RETRY),
-        (-1, Kind.RETRY),
-        (spoolnode.SPOOL_IGNORE, Kind.IGNORED),
-        *[(result, Kind.DONE) for result in (None, 0, False, True, 1, 42, -3, "text", -1.0)],
+        (spoolnode.SPOOL_OK, Ending.DONE),
+        (spoolnode.SPOOL_RETRY, Ending.RETRY),
+        (-1, Ending.RETRY),
+        (spoolnode.SPOOL_IGNORE, Ending.IGNORED),
+        *[(result, Ending.DONE) for result in (None, 0, False, True, 1, 42, -3, "text", -1.0)],
     ],
 )
 @pytest.mark.parametrize("kind_of_function", ["plain", "async"])
 def test_a_function_may_count_as_it_likes_and_still_ask_to_be_called_again(
-    node: SmallNode, returned: Any, kind: Kind, kind_of_function: str
+    node: SmallNode, returned: Any, kind: Ending, kind_of_function: str
 ) -> None:
     async def later() -> Any:
         return returned
@@ -180,7 +180,7 @@ def test_a_generator_that_is_returned_is_a_failure_because_nothing_of_it_has_run
     for make in (lambda: (1 for _ in calls), items):
         spool(name="f")(lambda make=make: make()).spool()
         outcome = run(node)
-        assert outcome.kind is Kind.FAILED
+        assert outcome.kind is Ending.FAILED
         assert "yield" in outcome.reason
         REGISTRY.clear()
 
@@ -191,7 +191,7 @@ async def items() -> Any:
 
 def test_spoolforever_runs_again_after_the_frequency(node: SmallNode) -> None:
     spoolforever(note).spool()
-    assert run(node) == Outcome(Kind.AGAIN, delay=30.0)
+    assert run(node) == Outcome(Ending.AGAIN, delay=30.0)
 
 
 def test_exception_of_the_function_reaches_the_worker(node: SmallNode) -> None:
@@ -216,7 +216,7 @@ def test_task_that_names_no_function_of_ours_says_what_there_is() -> None:
     spool(name="known")(note)
     outcome = Dispatcher(context(), None)(Call.of([(names.FUNCTION, b"missing")], b"", "x"))
     assert isinstance(outcome, Outcome)
-    assert outcome.kind is Kind.FAILED
+    assert outcome.kind is Ending.FAILED
     assert "'missing'" in outcome.reason
     assert "known" in outcome.reason
 
@@ -297,7 +297,7 @@ def test_a_static_method_can_be_spooled(node: SmallNode, name: str) -> None:
     function = getattr(Tasks, name)
     REGISTRY.add(function.name, function)
     assert getattr(Tasks(), name).spool(5)
-    assert run(node).kind is Kind.DONE
+    assert run(node).kind is Ending.DONE
 
 
 def test_a_function_typed_into_an_interpreter_is_refused_when_it_is_spooled(tmp_path: Path) -> None:

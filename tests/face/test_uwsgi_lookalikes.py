@@ -19,7 +19,7 @@ from spoolnode.compat import uwsgi_module, uwsgidecorators
 from spoolnode.compat.absent import FUNCTIONS, NEVER_CALLED
 from spoolnode.compat.context import WorkerContext
 from spoolnode.dispatch import Dispatcher
-from spoolnode.node.outcome import Call, Kind, Outcome
+from spoolnode.node.outcome import Call, Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.values import encode_task, pack
@@ -255,14 +255,14 @@ def test_str_flavour_has_what_was_sent(worker: WorkerContext) -> None:
 def test_bytes_flavour_comes_before_the_str_flavour(real: Any, worker: WorkerContext) -> None:
     real.spooler = lambda env: -2
     uwsgi.spooler = lambda env: -1
-    assert dispatch(worker, [(b"a", b"b")]).kind is Kind.DONE
+    assert dispatch(worker, [(b"a", b"b")]).kind is Ending.DONE
 
 
 @pytest.mark.parametrize(
     ("returned", "kind"),
-    [(None, Kind.DONE), (-2, Kind.DONE), ("x", Kind.DONE), (-1, Kind.RETRY), (True, Kind.FAILED), (0, Kind.IGNORED)],
+    [(None, Ending.DONE), (-2, Ending.DONE), ("x", Ending.DONE), (-1, Ending.RETRY), (True, Ending.FAILED), (0, Ending.IGNORED)],
 )
-def test_what_a_callable_returns_decides(real: Any, worker: WorkerContext, returned: Any, kind: Kind) -> None:
+def test_what_a_callable_returns_decides(real: Any, worker: WorkerContext, returned: Any, kind: Ending) -> None:
     real.spooler = lambda env: returned
     assert dispatch(worker, [(b"a", b"b")]).kind is kind
 
@@ -277,12 +277,12 @@ def test_asynchronous_callable_gives_an_awaitable(real: Any, worker: WorkerConte
         return await awaitable
 
     real.spooler = spooler
-    assert asyncio.run(work()).kind is Kind.RETRY
+    assert asyncio.run(work()).kind is Ending.RETRY
 
 
 def test_task_without_a_callable_fails_with_the_reason(worker: WorkerContext) -> None:
     outcome = dispatch(worker, [(b"a", b"b")])
-    assert outcome.kind is Kind.FAILED
+    assert outcome.kind is Ending.FAILED
     assert "no callable for this task" in outcome.reason
 
 
@@ -308,7 +308,7 @@ def test_calling_a_decorated_function_stores_the_call(real: Any, node: SmallNode
     mail = uwsgidecorators.spool(note)
     assert mail({"a": "1"}, b="2") == b"/var/spool/x/uwsgi_spoolfile_on_small_1_1"
     assert dict(node.tasks[0][0]) == {b"a": b"1", b"b": b"2", b"ud_spool_func": b"note", b"ud_spool_ret": b"-2"}
-    assert run(node, worker).kind is Kind.DONE
+    assert run(node, worker).kind is Ending.DONE
     ((env,), _) = seen[0]
     assert (env["a"], env["b"], env["spooler_task_name"]) == ("1", "2", "uwsgi_spoolfile_on_x")
 
@@ -335,7 +335,7 @@ def test_arguments_are_passed_as_they_are(real: Any, node: SmallNode, worker: Wo
     mail(1, (2, {3}), key=None, at=5, priority="1", body="x")
     sent = dict(node.tasks[0][0])
     assert (sent[b"at"], sent[b"priority"], node.tasks[0][1]) == (b"5", b"1", b"x")
-    assert run(node, worker).kind is Kind.DONE
+    assert run(node, worker).kind is Ending.DONE
     assert seen == [((1, (2, {3})), {"key": None})]
 
 
@@ -359,18 +359,18 @@ def test_pickle_is_opened_only_for_a_function_that_takes_arguments(real: Any, wo
 def test_spoolforever_runs_again_after_the_frequency(real: Any, node: SmallNode, worker: WorkerContext) -> None:
     real.set_spooler_frequency(7)
     uwsgidecorators.spoolforever(note)({"a": "b"})
-    assert run(node, worker) == Outcome(Kind.AGAIN, delay=7.0)
+    assert run(node, worker) == Outcome(Ending.AGAIN, delay=7.0)
 
 
-@pytest.mark.parametrize(("returned", "kind"), [(-2, Kind.DONE), (-1, Kind.RETRY), (0, Kind.IGNORED), (None, Kind.DONE)])
-def test_spoolraw_lets_the_result_decide(real: Any, node: SmallNode, worker: WorkerContext, returned: Any, kind: Kind) -> None:
+@pytest.mark.parametrize(("returned", "kind"), [(-2, Ending.DONE), (-1, Ending.RETRY), (0, Ending.IGNORED), (None, Ending.DONE)])
+def test_spoolraw_lets_the_result_decide(real: Any, node: SmallNode, worker: WorkerContext, returned: Any, kind: Ending) -> None:
     uwsgidecorators.spoolraw(lambda env: returned)({"a": "b"})
     assert run(node, worker).kind is kind
 
 
 def test_task_from_elsewhere_without_a_stored_result_is_done_when_it_ended_well(real: Any, worker: WorkerContext) -> None:
     uwsgidecorators.spool(note)
-    assert dispatch(worker, [(b"ud_spool_func", b"note")]).kind is Kind.DONE
+    assert dispatch(worker, [(b"ud_spool_func", b"note")]).kind is Ending.DONE
 
 
 def test_two_functions_of_one_name_are_warned_of(real: Any) -> None:

@@ -18,7 +18,7 @@ from spoolnode.compat import uwsgi_module, uwsgidecorators
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.options import uwsgi_options
 from spoolnode.node.config import Config
-from spoolnode.node.outcome import Asked
+from spoolnode.node.outcome import AskedCall
 from spoolnode.registry import REGISTRY
 
 heard: list[Any] = []
@@ -47,9 +47,9 @@ def real(worker: WorkerContext, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module
 
 
-def listen(worker: WorkerContext) -> "SimpleQueue[Asked]":
+def listen(worker: WorkerContext) -> "SimpleQueue[AskedCall]":
     """The worker runs, and calls what it is asked to only when a task waits for it, or the test does."""
-    calls: SimpleQueue[Asked] = SimpleQueue()
+    calls: SimpleQueue[AskedCall] = SimpleQueue()
     worker.is_loading = False
     worker.inbox.put, worker.inbox.call_next = calls.put, lambda: calls.get_nowait().function()  # type: ignore[func-returns-value]  # None is fine
     return calls

@@ -11,8 +11,8 @@ import pytest
 
 import spoolnode
 from spoolnode.node.config import Config
-from spoolnode.node.outcome import Kind
-from spoolnode.node.work import wire
+from spoolnode.node.outcome import Ending
+from spoolnode.node.work import messages
 from spoolnode.node.work.slots import Slots
 from spoolnode.node.work.worker import failure
 from spoolnode.protocol.values import pack
@@ -38,9 +38,9 @@ def first_words(directory: Path, app: str) -> list[Any]:
                 pass_fds=(theirs.fileno(), slots.descriptor),
             )
         try:
-            wire.send(ours, [facts])
+            messages.send(ours, [facts])
             ours.settimeout(30)
-            words = wire.receive(ours)
+            words = messages.receive(ours)
         finally:
             worker.kill()
             worker.wait()
@@ -102,7 +102,7 @@ def fail() -> None:
 
 def test_reason_is_what_the_exception_says_once_and_then_where() -> None:
     outcome = failure(caught(fail))
-    assert outcome.kind is Kind.FAILED
+    assert outcome.kind is Ending.FAILED
     first, second, *rest = outcome.reason.splitlines()
     assert (first, second) == ("ValueError: the reason", "Traceback (most recent call last):")
     assert outcome.reason.count("ValueError: the reason") == 1
@@ -126,6 +126,6 @@ def test_reason_that_is_too_long_keeps_what_the_exception_says() -> None:
         raise ValueError("start " + "x" * 100_000)
 
     reason = failure(caught(long)).reason
-    assert len(reason) <= wire.MAX_TEXT
+    assert len(reason) <= messages.MAX_TEXT
     assert reason.startswith("ValueError: start xxx")
     assert "in long" in reason

@@ -16,7 +16,7 @@ from spoolnode import Refused, send_to_spooler
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.spool import inspect
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.store import Store
 from spoolnode.protocol.answer import read_answer
 from spoolnode.protocol.spoolfile import SpoolFile, parse
 
@@ -37,9 +37,9 @@ class Server(NamedTuple):
         """The tasks; ours may still lie in a batch, in the same format."""
         if self.real:
             return [parse(path.read_bytes()) for path in self.files()]
-        keeper = Keeper(RealDisk(), Layout(str(self.spool)), (self.spool / "node.id").read_text().strip(), False)
-        tasks = [inspect.find_place(keeper, info.id) for info in inspect.waiting_tasks(keeper, 0.0)]
-        return [inspect.read_file(keeper, task[1]) for task in tasks if task is not None]
+        store = Store(RealDisk(), Layout(str(self.spool)), (self.spool / "node.id").read_text().strip(), False)
+        tasks = [inspect.find_place(store, info.id) for info in inspect.waiting_tasks(store, 0.0)]
+        return [inspect.read_file(store, task[1]) for task in tasks if task is not None]
 
     def files(self) -> list[Path]:
         """The spool files."""

@@ -10,7 +10,7 @@ from hypothesis import settings
 from spoolnode.node.disk.disk import Disk, RealDisk
 from spoolnode.node.disk.fakes import FakeDisk
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.store import Store
 
 settings.register_profile("node", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("node")
@@ -33,12 +33,12 @@ def root(disk: Disk, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def keeper(disk: Disk, root: str) -> Keeper:
-    """A keeper with its directories, on each disk in turn."""
+def store(disk: Disk, root: str) -> Store:
+    """A store with its directories, on each disk in turn."""
     layout = Layout(root)
     for path in layout.directories:
         disk.make_directory(path)
-    return Keeper(disk, layout, NODE)
+    return Store(disk, layout, NODE)
 
 
 @pytest.fixture

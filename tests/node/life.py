@@ -21,7 +21,7 @@ from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk, PowerCut, SteppedTh
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.recovery import spool_files
 from spoolnode.node.spool.retry import RetryPolicy
@@ -215,9 +215,9 @@ class Life:
         """One request."""
         fate, block, terms = self._request(self.random.choice((b"", b"", b"small", b"x" * 3000)))
         if fate.body or self.random.random() < 0.5:
-            self.spool.intake.add(block, fate.body, terms, fate)
+            self.spool.group_commit.add(block, fate.body, terms, fate)
         else:
-            self.spool.intake.add_prompt(block, terms, PromptWaiter(fate))
+            self.spool.group_commit.add_prompt(block, terms, PromptWaiter(fate))
         return fate
 
     def upload(self) -> None:
@@ -232,7 +232,7 @@ class Life:
                 await upload.finish(fate)
             except Refused as refusal:
                 fate.refused(refusal)
-            self.spool.intake.flushed()
+            self.spool.group_commit.flushed()
 
         self._begin(run())
 
@@ -306,10 +306,10 @@ class Life:
         held.fate.ended = "done"
 
     def _failed(self, held: Held) -> None:
-        self.spool.failed(held.source, held.ref, held.rank, Outcome(Kind.FAILED, "it failed"))
+        self.spool.failed(held.source, held.ref, held.rank, Outcome(Ending.FAILED, "it failed"))
 
     def _again(self, held: Held) -> None:
-        self.spool.failed(held.source, held.ref, held.rank, Outcome(Kind.AGAIN, delay=0.001))
+        self.spool.failed(held.source, held.ref, held.rank, Outcome(Ending.AGAIN, delay=0.001))
 
     def _returned(self, held: Held) -> None:
         self.spool.give_back(held.source, [held.ref], held.rank)
@@ -328,7 +328,7 @@ class Life:
 
     def close_batch(self) -> None:
         """The open batch is full, or old."""
-        self.spool.intake.close_batch()
+        self.spool.group_commit.close_batch()
 
     def settle(self) -> None:
         """Time passes until batches are settled."""
@@ -392,7 +392,7 @@ class Life:
 
         async def run() -> None:
             try:
-                found = await self.journal.moves.run(lambda: list(spool_files(self.journal.keeper)))
+                found = await self.journal.moves.run(lambda: list(spool_files(self.journal.store)))
             except OSError:
                 return
             for file in found:

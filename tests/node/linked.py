@@ -1,4 +1,4 @@
-"""A spool with a door, on a bad disk, at one end of a link: what a peer sends is answered, stored, run and forgotten by the
+"""A spool with an admission, on a bad disk, at one end of a link: what a peer sends is answered, stored, run and forgotten by the
 real code; the disk threads go on only when told.
 """
 
@@ -12,13 +12,13 @@ from life import Inline, new_machine
 
 from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk, SteppedThread
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.ingress.door import Door
+from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.keeper import Keeper
-from spoolnode.node.spool.numbers import Key
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.sequence import Key
+from spoolnode.node.spool.store import Store
 from spoolnode.node.spool.tasks import Batch
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
@@ -76,9 +76,9 @@ class Station:
         self.storage = Storage(self.journal, policy, random.Random(1))
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
         self.threads = [self._stepped(thread) for thread in (self.journal.commits, self.journal.moves, self.journal.packing)]
-        self.door = Door(self.storage, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
-        self.door._executor.shutdown()
-        self.door._executor = Inline()  # type: ignore[assignment] # any executor will do
+        self.admission = Admission(self.storage, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
+        self.admission._executor.shutdown()
+        self.admission._executor = Inline()  # type: ignore[assignment] # any executor will do
         self.life = life
         """How often the machine has started."""
         self.storage.load(f"boot {life}")
@@ -93,23 +93,23 @@ class Station:
         return thread
 
     @property
-    def by_hand(self) -> Keeper:
+    def by_hand(self) -> Store:
         """What somebody else does to the directory: no thread of the node."""
-        return Keeper(self.disk, self.journal.layout, NODE)
+        return Store(self.disk, self.journal.layout, NODE)
 
     # -- what comes --
 
     def admit(self, block: bytes, body: bytes = b"", link: Key | None = LINK) -> Heard:
-        """A request whose body is at hand. Raises `Refused` as the door does."""
+        """A request whose body is at hand. Raises `Refused` as the admission does."""
         heard = Heard()
-        self.door.admit(block, body, read_terms(block, local=False, peer=link is not None), heard, link)
+        self.admission.admit(block, body, read_terms(block, local=False, peer=link is not None), heard, link)
         return heard
 
     def begin_upload(self, block: bytes, link: Key | None = LINK) -> tuple[Upload | None, Heard]:
         """A request with a large body, of which nothing has come."""
         heard = Heard()
         terms = read_terms(block, local=False, peer=link is not None)._replace(body=len(LARGE))
-        return self.door.upload(block, terms, heard, link), heard
+        return self.admission.upload(block, terms, heard, link), heard
 
     async def upload(self, block: bytes, link: Key | None = LINK) -> Heard:
         """A request with a large body, whole."""
@@ -155,7 +155,7 @@ class Station:
 
     async def settled(self) -> None:
         """What waits has files of its own."""
-        self.spool.intake.close_batch()
+        self.spool.group_commit.close_batch()
         await self.rest()
         for batch in self.journal.batches.values():
             batch.closed_at = float("-inf")

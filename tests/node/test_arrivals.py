@@ -11,10 +11,10 @@ import pytest
 from linked import LARGE, LINK, NODE, PEER, Heard, Station, task
 
 from spoolnode.node.disk.fakes import PowerCut
-from spoolnode.node.ingress import door
-from spoolnode.node.ingress.door import FLOOR_AHEAD
+from spoolnode.node.ingress import admission
+from spoolnode.node.ingress.admission import WATERMARK_AHEAD
 from spoolnode.node.ingress.waiters import KNOWN
-from spoolnode.node.spool.numbers import RUN_BITS, Taken, Verdict
+from spoolnode.node.spool.sequence import RUN_BITS, Received, Verdict
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
@@ -66,12 +66,12 @@ def test_a_repeat_that_overtakes_the_disk_is_refused_for_a_moment_and_not_stored
     run(story())
 
 
-def test_a_number_below_the_floor_is_a_conflict_and_nothing_is_stored() -> None:
+def test_a_number_below_the_watermark_is_a_conflict_and_nothing_is_stored() -> None:
     async def story() -> None:
         station = Station()
         station.admit(task(1, FIRST + 9))
         await station.rest()
-        station.door.hear_floor(LINK, FIRST + 10)
+        station.admission.hear_watermark(LINK, FIRST + 10)
         found = refusal(station, task(3, FIRST + 8))
         assert found.reason is Reason.CONFLICT
         station.admit(task(2, FIRST + 10))
@@ -81,13 +81,13 @@ def test_a_number_below_the_floor_is_a_conflict_and_nothing_is_stored() -> None:
     run(story())
 
 
-def test_a_floor_keeps_out_nothing_above_what_was_taken_whoever_said_it() -> None:
+def test_a_watermark_keeps_out_nothing_above_what_was_taken_whoever_said_it() -> None:
     async def story() -> None:
         station = Station()
-        station.door.hear_floor(LINK, FIRST + 10)
+        station.admission.hear_watermark(LINK, FIRST + 10)
         station.admit(task(1, FIRST + 2))
         await station.rest()
-        station.door.hear_floor(LINK, FIRST + 10)
+        station.admission.hear_watermark(LINK, FIRST + 10)
         assert refusal(station, task(2, FIRST + 1)).reason is Reason.CONFLICT
         station.admit(task(3, FIRST + 3))
         await station.rest()
@@ -99,22 +99,22 @@ def test_a_floor_keeps_out_nothing_above_what_was_taken_whoever_said_it() -> Non
 def test_whoever_only_says_hello_is_not_remembered() -> None:
     async def story() -> None:
         station = Station()
-        before = station.journal.taken.encode()
+        before = station.journal.received.encode()
         for n in range(10):
-            station.door.hear_floor((f"{n:012x}", "beta"), FIRST)
-        assert len(station.journal.taken) == 0
-        assert station.journal.taken.encode() == before
+            station.admission.hear_watermark((f"{n:012x}", "beta"), FIRST)
+        assert len(station.journal.received) == 0
+        assert station.journal.received.encode() == before
 
     run(story())
 
 
-@pytest.mark.parametrize("ahead", [2 * FLOOR_AHEAD, 10**9, 2 * 10**9])
-def test_a_floor_far_ahead_of_the_clock_is_not_believed(ahead: int) -> None:
+@pytest.mark.parametrize("ahead", [2 * WATERMARK_AHEAD, 10**9, 2 * 10**9])
+def test_a_watermark_far_ahead_of_the_clock_is_not_believed(ahead: int) -> None:
     async def story() -> None:
         station = Station()
         station.admit(task(1, FIRST))
         for link in (LINK, ("bbbbbbbbbbbb", "beta")):
-            station.door.hear_floor(link, int(time.time()) + ahead << RUN_BITS)
+            station.admission.hear_watermark(link, int(time.time()) + ahead << RUN_BITS)
         station.admit(task(2, FIRST + 1))
         station.admit(task(3, FIRST + 1), link=("bbbbbbbbbbbb", "beta"))
         await station.rest()
@@ -129,8 +129,8 @@ def test_the_largest_number_is_stored_and_the_numbers_after_a_restart_are_read_a
         station.admit(task(1, names.MAX_NUMBER))
         await station.rest()
         assert station.run_all() == [1]
-        again = Taken.decode(station.journal.taken.encode(), time.time())
-        assert again.judge(LINK, names.MAX_NUMBER) is Verdict.TAKEN
+        again = Received.decode(station.journal.received.encode(), time.time())
+        assert again.judge(LINK, names.MAX_NUMBER) is Verdict.RECEIVED
 
     run(story())
 
@@ -138,7 +138,7 @@ def test_the_largest_number_is_stored_and_the_numbers_after_a_restart_are_read_a
 def test_no_more_links_are_remembered_than_there_is_room_for_and_those_that_are_over_make_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(door, "MOST_LINKS", 2)
+    monkeypatch.setattr(admission, "MOST_LINKS", 2)
 
     async def story() -> None:
         station = Station()
@@ -148,7 +148,7 @@ def test_no_more_links_are_remembered_than_there_is_room_for_and_those_that_are_
         with pytest.raises(Refused) as caught:
             station.admit(task(3, FIRST), link=("cccccccccccc", "beta"))
         assert caught.value.reason is Reason.BUSY
-        station.door.hear_floor(LINK, FIRST + 1)
+        station.admission.hear_watermark(LINK, FIRST + 1)
         station.admit(task(3, FIRST), link=("cccccccccccc", "beta"))
         await station.rest()
         assert sorted(station.run_all()) == [1, 2, 3]
@@ -214,7 +214,7 @@ def test_variables_that_leave_no_room_for_the_sender_are_refused_and_the_number_
         small = len(task(1, FIRST, filler=""))
         found = refusal(station, task(1, FIRST, filler="x" * (MAX_BLOCK - small)))
         assert found.reason is Reason.TOO_LARGE
-        assert station.journal.taken.judge(LINK, FIRST) is Verdict.NEW
+        assert station.journal.received.judge(LINK, FIRST) is Verdict.NEW
         with pytest.raises(Refused, match="variables"):
             station.begin_upload(task(1, FIRST, filler="x" * (MAX_BLOCK - small)))
         station.admit(task(1, FIRST, filler="x" * (MAX_BLOCK - small - 300)), link=(PEER, "x" * 249 + ":65535"))
@@ -238,7 +238,7 @@ def test_a_task_that_the_disk_refused_may_come_again(code: int) -> None:
             station.disk.heal()
             assert heard.answers == 1
             if heard.refusals:
-                assert station.journal.taken.judge(LINK, FIRST + call) is Verdict.NEW
+                assert station.journal.received.judge(LINK, FIRST + call) is Verdict.NEW
                 again = station.admit(task(call, FIRST + call))
                 await station.rest()
                 assert again.stored_as
@@ -278,7 +278,7 @@ def test_a_large_task_has_its_number_saved_before_it_may_run() -> None:
         assert heard.stored_as
         data = station.disk.peek(station.journal.layout.taken)
         assert data is not None
-        assert Taken.decode(data, time.time()).judge(LINK, FIRST) is Verdict.TAKEN
+        assert Received.decode(data, time.time()).judge(LINK, FIRST) is Verdict.RECEIVED
         assert station.run_all() == [1]
         assert (await station.upload(task(1, FIRST))).stored_as == [KNOWN]
         for later in (station.killed(), station.after_power_cut()):
@@ -338,7 +338,7 @@ def test_a_batch_that_proves_numbers_goes_only_when_they_are_saved() -> None:
         for number in range(3):
             station.admit(task(number, FIRST + number))
         await station.rest()
-        station.spool.intake.close_batch()
+        station.spool.group_commit.close_batch()
         await station.rest()
         assert station.run_all() == [0, 1, 2]
         await station.tidy()
@@ -346,9 +346,9 @@ def test_a_batch_that_proves_numbers_goes_only_when_they_are_saved() -> None:
         assert not [name for name in station.files("incoming") if int(name.split(".")[0]) in station.journal.batches]
         data = station.disk.peek(station.journal.layout.taken)
         assert data is not None
-        assert [Taken.decode(data, time.time()).judge(LINK, FIRST + number) for number in range(4)] == [Verdict.TAKEN] * 3 + [
-            Verdict.NEW
-        ]
+        assert [Received.decode(data, time.time()).judge(LINK, FIRST + number) for number in range(4)] == [
+            Verdict.RECEIVED
+        ] * 3 + [Verdict.NEW]
         for later in (station.killed(), station.after_power_cut()):
             for number in range(3):
                 assert later.admit(task(number, FIRST + number)).stored_as == [KNOWN]
@@ -377,18 +377,18 @@ def test_when_the_numbers_cannot_be_saved_the_batch_that_proves_them_stays() -> 
         station = Station()
         station.admit(task(1, FIRST))
         await station.rest()
-        station.spool.intake.close_batch()
+        station.spool.group_commit.close_batch()
         await station.rest()
-        real = station.journal.keeper.replace
+        real = station.journal.store.replace
 
         def full(path: str, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        station.journal.keeper.replace = full  # type: ignore[method-assign] # the disk is full for this file only
+        station.journal.store.replace = full  # type: ignore[method-assign] # the disk is full for this file only
         assert station.run_all() == [1]
         await station.rest()
         assert station.killed().admit(task(1, FIRST)).stored_as == [KNOWN]
-        station.journal.keeper.replace = real  # type: ignore[method-assign] # and has room again
+        station.journal.store.replace = real  # type: ignore[method-assign] # and has room again
         for batch in station.journal.batches.values():
             batch.closed_at = -math.inf  # time has passed
         await station.during(station.spool.settle())
@@ -479,7 +479,7 @@ def test_a_client_cannot_send_pickled_arguments_to_another_node_not_even_from_he
         station = Station()
         block = task(1, spool_node="beta", ud_spool_func="f", args="x")
         with pytest.raises(Refused, match="pickled") as caught:
-            station.door.admit(block, b"", _local_terms(block), Heard())
+            station.admission.admit(block, b"", _local_terms(block), Heard())
         assert caught.value.reason is Reason.FORBIDDEN
         assert station.outbox.total == 0
 

@@ -13,10 +13,10 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.clock import Watch, correct_times, was_set_back
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.keeper import Keeper
 from spoolnode.node.spool.queue import Later
 from spoolnode.node.spool.recovery import FoundFile
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.store import Store
 from spoolnode.node.work.taskfile import NotNow, SpoolFileReader
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.packet import encode_variables
@@ -41,33 +41,33 @@ def test_only_a_file_that_was_written_in_the_future_was_left_there_by_the_clock(
 
 
 @pytest.fixture
-def keeper(tmp_path: Path) -> Keeper:
+def store(tmp_path: Path) -> Store:
     for directory in Layout(str(tmp_path)).directories:
         os.makedirs(directory, exist_ok=True)
-    return Keeper(RealDisk(), Layout(str(tmp_path)), "0123456789ab")
+    return Store(RealDisk(), Layout(str(tmp_path)), "0123456789ab")
 
 
-def waiting(keeper: Keeper, name: str, mtime: float, *, at: float = 0.0, changed: float) -> FoundFile:
+def waiting(store: Store, name: str, mtime: float, *, at: float = 0.0, changed: float) -> FoundFile:
     """A spool file, as it is found when the clock says otherwise than when it was written."""
     variables = [(b"a", b"b"), *([(b"at", str(at).encode())] if at else [])]
     ref = f"uwsgi_spoolfile_on_{name}"
-    keeper.put(ref, [spoolfile.head(encode_variables(variables), 0)], mtime)
+    store.put(ref, [spoolfile.head(encode_variables(variables), 0)], mtime)
     return FoundFile(ref, mtime, 0, 10, changed)
 
 
-def test_files_get_the_times_that_they_would_have_under_the_clock_as_it_is(keeper: Keeper) -> None:
+def test_files_get_the_times_that_they_would_have_under_the_clock_as_it_is(store: Store) -> None:
     now = time.time()
     ahead = now + HOUR
     files = [
-        waiting(keeper, "ready", ahead - 20, changed=ahead - 20),
-        waiting(keeper, "newer", ahead - 10, changed=ahead - 10),
-        waiting(keeper, "pauses", ahead + 50, changed=ahead),
-        waiting(keeper, "at", ahead + 500, at=ahead + 500, changed=ahead),
-        waiting(keeper, "pauses after its at", ahead + 60, at=ahead - 100, changed=ahead),
-        waiting(keeper, "touched", now + HOUR, changed=now - 5),
-        waiting(keeper, "old", now - 50, changed=now - 50),
+        waiting(store, "ready", ahead - 20, changed=ahead - 20),
+        waiting(store, "newer", ahead - 10, changed=ahead - 10),
+        waiting(store, "pauses", ahead + 50, changed=ahead),
+        waiting(store, "at", ahead + 500, at=ahead + 500, changed=ahead),
+        waiting(store, "pauses after its at", ahead + 60, at=ahead - 100, changed=ahead),
+        waiting(store, "touched", now + HOUR, changed=now - 5),
+        waiting(store, "old", now - 50, changed=now - 50),
     ]
-    corrected = {ref.rpartition("_")[2]: mtime - now for ref, mtime in correct_times(keeper, files, now).items()}
+    corrected = {ref.rpartition("_")[2]: mtime - now for ref, mtime in correct_times(store, files, now).items()}
     assert corrected == pytest.approx({"ready": -20, "newer": -10, "pauses": 50, "pauses after its at": 60}, abs=0.01)
 
 
@@ -84,10 +84,10 @@ def test_what_pauses_is_moved_and_what_waits_for_its_time_stays() -> None:
     assert [ref for _, _, ref, _ in later.pop_due(1400.0, 10)] == [1]
 
 
-def test_a_worker_runs_what_only_the_clock_has_left_in_the_future(keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_runs_what_only_the_clock_has_left_in_the_future(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
-    ready, touched = waiting(keeper, "ready", now, changed=now), waiting(keeper, "touched", now + HOUR, changed=now)
-    reader = SpoolFileReader(keeper.layout.root)
+    ready, touched = waiting(store, "ready", now, changed=now), waiting(store, "touched", now + HOUR, changed=now)
+    reader = SpoolFileReader(store.layout.root)
     with pytest.raises(NotNow):
         reader.read(touched.ref)
     monkeypatch.setattr(time, "time", lambda: now - HOUR)
@@ -95,16 +95,16 @@ def test_a_worker_runs_what_only_the_clock_has_left_in_the_future(keeper: Keeper
 
 
 def test_a_spool_that_was_written_before_the_clock_was_set_back_waits_for_nothing(
-    keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = time.time()
-    waiting(keeper, "ready", now, changed=now)
-    waiting(keeper, "pauses", now + 50, changed=now)
-    waiting(keeper, "at", now + 500, at=now + 500, changed=now)
+    waiting(store, "ready", now, changed=now)
+    waiting(store, "pauses", now + 50, changed=now)
+    waiting(store, "at", now + 500, at=now + 500, changed=now)
     monkeypatch.setattr(time, "time", lambda: now - HOUR)
 
     async def load() -> dict[str, float]:
-        journal = Journal(RealDisk(), keeper.layout, "0123456789ab", sync=False, report=lambda _action, **_details: None)
+        journal = Journal(RealDisk(), store.layout, "0123456789ab", sync=False, report=lambda _action, **_details: None)
         storage = Storage(journal, RetryPolicy(), random.Random(1))
         storage.load()
         known = {ref.rpartition("_")[2]: due and due - time.time() for ref, due in storage.spool.files.known.items()}

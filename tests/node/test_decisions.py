@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from spoolnode.node.outcome import Timer
 from spoolnode.node.schedule import Schedule, following, matches
 from spoolnode.node.spool.retry import RetryPolicy
-from spoolnode.node.work.dispatch import MAX_WINDOW, Pace, View, plan, room, to_relieve
+from spoolnode.node.work.balance import MAX_WINDOW, Pace, View, plan, room, to_relieve
+from spoolnode.node.work.messages import MAX_CHUNK
 from spoolnode.node.work.slots import Running, Slots
-from spoolnode.node.work.wire import MAX_CHUNK
 
 # -- retry --
 
@@ -41,16 +41,16 @@ def views(draw: st.DrawFn) -> View:
 
 
 @given(st.lists(views(), max_size=8), st.integers(0, 5000))
-def test_a_plan_never_gives_out_more_than_waits_nor_more_than_there_is_room_for(crew: list[View], waiting: int) -> None:
-    shares = plan(crew, waiting)
+def test_a_plan_never_gives_out_more_than_waits_nor_more_than_there_is_room_for(pool: list[View], waiting: int) -> None:
+    shares = plan(pool, waiting)
     assert sum(count for _, count in shares) <= waiting
     assert len({index for index, _ in shares}) == len(shares)
     for index, count in shares:
-        view = crew[index]
+        view = pool[index]
         assert 1 <= count <= min(room(view), MAX_CHUNK)
         assert not view.stalled
         assert view.held - view.asynchronous + count <= view.window
-    if waiting and any(room(view) for view in crew):
+    if waiting and any(room(view) for view in pool):
         assert shares
 
 
@@ -62,8 +62,8 @@ def test_idle_workers_get_even_shares(workers: int, waiting: int) -> None:
 
 
 def test_the_emptiest_is_served_first() -> None:
-    crew = [View(10, 100, 0, 1, stalled=False), View(0, 100, 0, 1, stalled=False)]
-    assert plan(crew, 1) == [(1, 1)]
+    pool = [View(10, 100, 0, 1, stalled=False), View(0, 100, 0, 1, stalled=False)]
+    assert plan(pool, 1) == [(1, 1)]
 
 
 def test_a_worker_with_every_async_place_taken_gets_nothing() -> None:
@@ -72,13 +72,13 @@ def test_a_worker_with_every_async_place_taken_gets_nothing() -> None:
 
 
 @given(st.lists(views(), max_size=8), st.integers(0, 3))
-def test_only_a_stalled_worker_that_holds_more_is_relieved_and_only_for_an_idle_one(crew: list[View], waiting: int) -> None:
-    relieved = to_relieve(crew, waiting)
-    if waiting or not any(view.held == 0 for view in crew):
+def test_only_a_stalled_worker_that_holds_more_is_relieved_and_only_for_an_idle_one(pool: list[View], waiting: int) -> None:
+    relieved = to_relieve(pool, waiting)
+    if waiting or not any(view.held == 0 for view in pool):
         assert relieved == []
     for index in relieved:
-        assert crew[index].stalled
-        assert crew[index].held - crew[index].asynchronous > 1
+        assert pool[index].stalled
+        assert pool[index].held - pool[index].asynchronous > 1
 
 
 @given(st.lists(st.tuples(st.integers(0, 600), st.floats(0, 10)), max_size=40))

@@ -17,9 +17,9 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.keeper import Keeper
 from spoolnode.node.spool.recovery import prepare
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.store import Store
 
 
 async def nothing() -> None: ...
@@ -63,7 +63,7 @@ def test_a_stop_that_does_not_hear_how_a_sync_ended_takes_it_for_a_failed_one(
 
     async def main() -> None:
         layout = Layout(str(tmp_path))
-        prepare(Keeper(RealDisk(), layout, ""), lambda *_, **__: None)
+        prepare(Store(RealDisk(), layout, ""), lambda *_, **__: None)
         journal = Journal(RealDisk(), layout, "0123456789ab", sync=True, report=lambda *_, **__: None)
         storage = Storage(journal, RetryPolicy(), random.Random(1))
         storage.load()
@@ -74,7 +74,7 @@ def test_a_stop_that_does_not_hear_how_a_sync_ended_takes_it_for_a_failed_one(
             go_on.wait(60)
             raise OSError(errno.EIO, "Input/output error")
 
-        monkeypatch.setattr(journal.keeper, "sync_marks", failing)
+        monkeypatch.setattr(journal.store, "sync_marks", failing)
         idle = SimpleNamespace(held=0, busy=0.0, dispatch=lambda: None)
         rounds = Housekeeping(storage, idle, SimpleNamespace(free=0), print, hold=0, min_free=0, look_around=nothing)
         rounds.start()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from spoolnode.node.spool import inspect
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.store import Store
 from spoolnode.protocol import batch, names, spoolfile, values
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import encode_variables
@@ -20,27 +20,27 @@ FIRST = batch.HEADER_SIZE + batch.RECORD_SIZE
 
 
 @pytest.fixture
-def spool(keeper: Keeper, write: Write) -> Keeper:
+def spool(store: Store, write: Write) -> Store:
     """A task in every place and of every kind."""
     records = [
         batch.encode_record(NUMBER, BLOCK, b"", 1e9, 0.0, names.LAST),
         batch.encode_record(NUMBER, BLOCK, b"", 1e9 + 1, NOW + 5, 3),
         batch.encode_record(NUMBER, BLOCK, b"", 1e9 + 2, 0.0, names.LAST),
     ]
-    write(keeper.layout.batch(NUMBER), batch.encode_header(NUMBER) + b"".join(records) + bytes(100))
-    keeper.mark(NUMBER, [FIRST + 2 * len(records[0])])
+    write(store.layout.batch(NUMBER), batch.encode_header(NUMBER) + b"".join(records) + bytes(100))
+    store.mark(NUMBER, [FIRST + 2 * len(records[0])])
     for directory in ("7", "outbox/beta", "junk"):
-        keeper.disk.make_directory(keeper.layout.path(directory))
+        store.disk.make_directory(store.layout.path(directory))
     for ref, mtime in (
         ("uwsgi_spoolfile_on_now", NOW - 9), ("7/uwsgi_spoolfile_on_ranked", NOW - 8), ("uwsgi_spoolfile_on_later", NOW + 9),
         ("dead/uwsgi_spoolfile_on_dead", NOW), ("outbox/beta/uwsgi_spoolfile_on_sent", NOW), ("notes", NOW), ("junk/x", NOW),
     ):  # fmt: skip
-        write(keeper.layout.path(ref), spoolfile.head(BLOCK, attempts=2))
-        keeper.disk.set_mtime(keeper.layout.path(ref), mtime)
-    return keeper
+        write(store.layout.path(ref), spoolfile.head(BLOCK, attempts=2))
+        store.disk.set_mtime(store.layout.path(ref), mtime)
+    return store
 
 
-def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Keeper) -> None:
+def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Store) -> None:
     found = inspect.soonest(spool, inspect.waiting_tasks(spool, NOW), 0)
     assert [(info.id, info.state, info.priority, info.due) for info in found] == [
         ("ranked", "waiting", 7, None),
@@ -53,7 +53,7 @@ def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Keeper) -> 
     assert {info.attempts for info in found} == {0, 2}
 
 
-def test_the_dead_and_those_for_others_are_shown_apart(spool: Keeper) -> None:
+def test_the_dead_and_those_for_others_are_shown_apart(spool: Store) -> None:
     assert [(info.id, info.state, info.where) for info in inspect.dead_tasks(spool, NOW)] == [
         ("dead", "dead", "dead/uwsgi_spoolfile_on_dead")
     ]
@@ -65,7 +65,7 @@ def test_the_dead_and_those_for_others_are_shown_apart(spool: Keeper) -> None:
 
 
 @pytest.mark.parametrize("identity", ["now", "ranked", "later", "dead", "sent", f"{NODE}_{NUMBER}_{FIRST}"])
-def test_a_task_is_found_by_its_id_wherever_it_is(spool: Keeper, identity: str) -> None:
+def test_a_task_is_found_by_its_id_wherever_it_is(spool: Store, identity: str) -> None:
     found = inspect.find_place(spool, identity)
     assert found is not None
     assert found[0].id == identity
@@ -73,26 +73,26 @@ def test_a_task_is_found_by_its_id_wherever_it_is(spool: Keeper, identity: str) 
 
 
 @pytest.mark.parametrize("identity", ["x", "notes", f"{NODE}_{NUMBER}_{FIRST + 1}", f"{NODE}_{NUMBER}_0", f"{NODE}_9_9"])
-def test_what_is_nowhere_is_not_found(spool: Keeper, identity: str) -> None:
+def test_what_is_nowhere_is_not_found(spool: Store, identity: str) -> None:
     assert inspect.find_place(spool, identity) is None
 
 
-def test_whatever_a_task_carries_is_shown_as_json(keeper: Keeper, write: Write) -> None:
+def test_whatever_a_task_carries_is_shown_as_json(store: Store, write: Write) -> None:
     typed = {"n": 1, "raw": b"\xff", "list": [b"\xfe", {"x": None}], "odd": {1: 2.5}}
     block = encode_variables(
         [(b"\xff", b"\xfe"), (names.VALUES, values.pack(typed)), (names.REASON, b"boom\xff"), (names.ATTEMPTS, b"3")]
     )
-    write(keeper.layout.path("dead/uwsgi_spoolfile_on_x"), spoolfile.head(block) + b"\xff" * 300)
-    found = inspect.find_place(keeper, "x")
+    write(store.layout.path("dead/uwsgi_spoolfile_on_x"), spoolfile.head(block) + b"\xff" * 300)
+    found = inspect.find_place(store, "x")
     assert found is not None
-    shown = json.loads(json.dumps(inspect.contents(keeper, found[1])))
+    shown = json.loads(json.dumps(inspect.contents(store, found[1])))
     assert shown["variables"]["n"] == 1
     assert shown["variables"]["list"] == ["\\xfe", {"x": None}]
     assert shown["variables"]["\\xff" if "\\xff" in shown["variables"] else "\udcff"]
     assert (shown["body_size"], shown["spool_reason"], shown["spool_attempts"]) == (300, "boom\\xff", "3")
 
 
-def test_what_cannot_be_read_is_said_to_be_so_and_does_not_hide_the_others(spool: Keeper, write: Write) -> None:
+def test_what_cannot_be_read_is_said_to_be_so_and_does_not_hide_the_others(spool: Store, write: Write) -> None:
     write(spool.layout.path("uwsgi_spoolfile_on_short"), b"\x11\xff")
     found = inspect.find_place(spool, "short")
     assert found is not None
@@ -105,7 +105,7 @@ def test_what_cannot_be_read_is_said_to_be_so_and_does_not_hide_the_others(spool
 
 
 @pytest.fixture
-def linked(keeper: Keeper, write: Write) -> Keeper:
+def linked(store: Store, write: Write) -> Store:
     """A batch with a task for here, one for beta that is due later, one of `any` for a chosen node, and one from elsewhere."""
     arrived = [(b"a", b"b"), (names.ID, b"fedcba987654_1_2"), (names.ORIGIN, b"fedcba987654"), (names.TO, b"alpha")]
     records = [
@@ -118,17 +118,17 @@ def linked(keeper: Keeper, write: Write) -> Keeper:
         ),
         batch.encode_record(NUMBER, encode_variables(arrived), b"", 1e9, 0.0, names.LAST, batch.ARRIVED, 9),
     ]  # fmt: skip
-    write(keeper.layout.batch(NUMBER), batch.encode_header(NUMBER) + b"".join(records) + bytes(100))
-    keeper.disk.make_directory(keeper.layout.path("outbox/gamma"))
-    write(keeper.layout.path("outbox/gamma/uwsgi_spoolfile_on_x@10"), spoolfile.head(BLOCK))
-    return keeper
+    write(store.layout.batch(NUMBER), batch.encode_header(NUMBER) + b"".join(records) + bytes(100))
+    store.disk.make_directory(store.layout.path("outbox/gamma"))
+    write(store.layout.path("outbox/gamma/uwsgi_spoolfile_on_x@10"), spoolfile.head(BLOCK))
+    return store
 
 
-def test_a_task_for_another_node_never_counts_as_waiting_for_this_one(linked: Keeper) -> None:
+def test_a_task_for_another_node_never_counts_as_waiting_for_this_one(linked: Store) -> None:
     assert [(info.state, info.destination) for info in inspect.waiting_tasks(linked, NOW)] == [("waiting", None)] * 2
     assert len(list(inspect.batch_tasks(linked, NOW))) == 2
     found = {info.destination: info for info in inspect.outbox_tasks(linked, NOW)}
-    assert {to: (info.state, info.link_number) for to, info in found.items()} == {
+    assert {to: (info.state, info.sequence_number) for to, info in found.items()} == {
         "beta": ("outbox", 7), "fedcba987654": ("outbox", 8), "gamma": ("outbox", 10),
     }  # fmt: skip
     for info in found.values():
@@ -139,7 +139,7 @@ def test_a_task_for_another_node_never_counts_as_waiting_for_this_one(linked: Ke
 
 
 @pytest.mark.parametrize("place", ["batch", "file", "dead", "outbox"])
-def test_a_task_from_elsewhere_is_found_by_its_first_id(linked: Keeper, place: str) -> None:
+def test_a_task_from_elsewhere_is_found_by_its_first_id(linked: Store, place: str) -> None:
     origin = "fedcba987654_1_2"
     info, where = inspect.find_arrived(linked, origin) or pytest.fail("it is there")
     if place != "batch":

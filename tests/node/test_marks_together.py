@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spoolnode.node.disk.fakes import FakeDisk
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.store import Store
 from spoolnode.protocol import batch, spoolfile
 from spoolnode.protocol.answer import is_stored, refused, stored, stored_copies
 from spoolnode.protocol.errors import Reason, Refused
@@ -29,21 +29,21 @@ class Counting(FakeDisk):
         self.written.append(range(offset, offset + len(data)))
 
 
-def new_keeper() -> tuple[Keeper, Counting]:
+def new_store() -> tuple[Store, Counting]:
     disk, layout = Counting(), Layout("/spool")
     disk.make_directory(layout.incoming)
-    return Keeper(disk, layout, "0123456789ab"), disk
+    return Store(disk, layout, "0123456789ab"), disk
 
 
-def make_batch(keeper: Keeper, count: int) -> tuple[list[int], bytes]:
+def make_batch(store: Store, count: int) -> tuple[list[int], bytes]:
     data, offsets = batch.encode_header(NUMBER), []
     for index in range(count):
         offsets.append(len(data) + batch.RECORD_SIZE)
         block = encode_variables([(b"a", b"x" * SIZES[index % len(SIZES)])])
         data += batch.encode_record(batch.seed_of(NUMBER, 0), block, b"", 1.0, 0.0, 1, batch.OUTBOUND, index + 1)
-    descriptor = keeper.disk.create(keeper.layout.batch(NUMBER))
-    keeper.disk.write(descriptor, data, 0)
-    keeper.disk.close(descriptor)
+    descriptor = store.disk.create(store.layout.batch(NUMBER))
+    store.disk.write(descriptor, data, 0)
+    store.disk.close(descriptor)
     return offsets, data
 
 
@@ -51,25 +51,25 @@ def make_batch(keeper: Keeper, count: int) -> tuple[list[int], bytes]:
 def test_exactly_the_tasks_asked_for_are_marked_and_nothing_between_them_is_written(
     chosen: list[bool], shuffled: random.Random
 ) -> None:
-    keeper, disk = new_keeper()
-    offsets, before = make_batch(keeper, len(chosen))
+    store, disk = new_store()
+    offsets, before = make_batch(store, len(chosen))
     marked = [offset for offset, is_chosen in zip(offsets, chosen, strict=True) if is_chosen]
     disk.written.clear()
     shuffled.shuffle(marked)
-    keeper.mark_own(NUMBER, marked)
+    store.mark_own(NUMBER, marked)
     expected = bytearray(before)
     for offset in marked:
         expected[offset + spoolfile.STATE_AT] = spoolfile.FINISHED
-    assert keeper.contents(keeper.layout.batch(NUMBER)) == bytes(expected)
+    assert store.contents(store.layout.batch(NUMBER)) == bytes(expected)
     others = [offset + spoolfile.STATE_AT for offset in offsets if offset not in marked]
     assert not any(place in written for place in others for written in disk.written)
 
 
 def test_tasks_that_lie_side_by_side_are_marked_with_one_write() -> None:
-    keeper, disk = new_keeper()
-    offsets, _ = make_batch(keeper, 30)
+    store, disk = new_store()
+    offsets, _ = make_batch(store, 30)
     disk.written.clear()
-    keeper.mark_own(NUMBER, offsets[3:20])
+    store.mark_own(NUMBER, offsets[3:20])
     assert len(disk.written) == 1
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spoolnode.node.config import BadConfig, Config, default_name, is_public, parse_address
 from spoolnode.node.disk.layout import Layout, batch_number, is_priority, is_spool_file, rank_of, ref_id
-from spoolnode.node.work import wire
+from spoolnode.node.work import messages
 from spoolnode.protocol.names import LAST, is_node_name
 
 # -- layout --
@@ -55,37 +55,37 @@ def test_every_place_is_below_the_root_and_its_own() -> None:
 # -- wire --
 
 
-@given(st.lists(st.integers(0, (1 << 32) - 1), max_size=wire.MAX_CHUNK))
+@given(st.lists(st.integers(0, (1 << 32) - 1), max_size=messages.MAX_CHUNK))
 def test_offsets_arrive_as_they_were_sent(offsets: list[int]) -> None:
-    assert list(wire.unpack_offsets(wire.pack_offsets(offsets))) == offsets
-    assert wire.pack_offsets(array("I", offsets)) == wire.pack_offsets(offsets)
+    assert list(messages.unpack_offsets(messages.pack_offsets(offsets))) == offsets
+    assert messages.pack_offsets(array("I", offsets)) == messages.pack_offsets(offsets)
 
 
-@given(st.lists(st.integers(0, wire.MAX_CHUNK - 1), max_size=wire.MAX_CHUNK))
+@given(st.lists(st.integers(0, messages.MAX_CHUNK - 1), max_size=messages.MAX_CHUNK))
 def test_positions_arrive_as_they_were_sent(positions: list[int]) -> None:
-    assert list(wire.unpack_positions(wire.pack_positions(positions))) == positions
+    assert list(messages.unpack_positions(messages.pack_positions(positions))) == positions
 
 
 def test_the_largest_chunk_of_the_longest_names_is_one_packet_and_the_end_is_none() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        message = ["run", 1, None, ["9" * 10 + "/" + "x" * 244] * wire.MAX_CHUNK]
+        message = ["run", 1, None, ["9" * 10 + "/" + "x" * 244] * messages.MAX_CHUNK]
         with ours:
-            wire.send(ours, message)
-            assert wire.receive(theirs) == message
-            wire.send(ours, ["print", "t", "stdout", "\udcff" * 100])
-            assert wire.receive(theirs) == ["print", "t", "stdout", "\udcff" * 100]
-        assert wire.receive(theirs) is None
+            messages.send(ours, message)
+            assert messages.receive(theirs) == message
+            messages.send(ours, ["print", "t", "stdout", "\udcff" * 100])
+            assert messages.receive(theirs) == ["print", "t", "stdout", "\udcff" * 100]
+        assert messages.receive(theirs) is None
 
 
 @given(st.lists(st.text(st.characters(min_codepoint=1), min_size=1, max_size=60).map(lambda text: text * 60), max_size=200))
 def test_paths_however_long_travel_in_packets_and_none_is_lost(refs: list[str]) -> None:
-    groups = list(wire.split_files(refs)) if refs else []
+    groups = list(messages.split_files(refs)) if refs else []
     assert [ref for group in groups for ref in group] == refs
     for group in groups:
         assert group
         message = ["run", 1 << 31, None, group]
-        assert len(msgpack.packb(message, unicode_errors="surrogatepass")) <= wire.MAX_PACKET
+        assert len(msgpack.packb(message, unicode_errors="surrogatepass")) <= messages.MAX_PACKET
 
 
 # -- config --

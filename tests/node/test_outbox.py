@@ -10,8 +10,8 @@ import pytest
 from linked import LARGE, Station, task
 
 from spoolnode.node.outbox import outbox as outboxes
-from spoolnode.node.outbox.moving import Aside
-from spoolnode.node.outbox.outbox import ANYONE, BURIED_TOGETHER, EXPIRED_AT_ONCE, Load
+from spoolnode.node.outbox.moving import Kept
+from spoolnode.node.outbox.outbox import ANYONE, BURIED_TOGETHER, EXPIRED_AT_ONCE, Shipment
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
@@ -28,38 +28,38 @@ async def accepted(station: Station, *numbers: int, to: str = "beta", **more: st
     await station.rest()
 
 
-async def taken(station: Station, count: int = 100, peer: str = BETA, to: str = "beta") -> Load | None:
+async def taken(station: Station, count: int = 100, peer: str = BETA, to: str = "beta") -> Shipment | None:
     """What a link to that node would send."""
     await station.during(station.outbox.meet(to, peer))
-    load: Load | None = await station.during(station.outbox.take(to, peer, count, count))
+    load: Shipment | None = await station.during(station.outbox.take(to, peer, count, count))
     return load
 
 
-def variables(load: Load | None) -> list[dict[bytes, bytes]]:
+def variables(load: Shipment | None) -> list[dict[bytes, bytes]]:
     """Those of its tasks."""
-    parcels = load.parcels if load is not None else []
-    return [dict(decode_variables(parcel.head[4 : 4 + HEADER.unpack_from(parcel.head)[1]])) for parcel in parcels]
+    envelopes = load.envelopes if load is not None else []
+    return [dict(decode_variables(envelope.head[4 : 4 + HEADER.unpack_from(envelope.head)[1]])) for envelope in envelopes]
 
 
-def tasks(load: Load | None) -> list[int]:
+def tasks(load: Shipment | None) -> list[int]:
     """Their numbers `n`."""
     return [int(said[b"n"]) for said in variables(load)]
 
 
-def numbers(load: Load | None) -> list[int]:
-    """Their link numbers."""
-    return [parcel.number for parcel in load.parcels] if load is not None else []
+def numbers(load: Shipment | None) -> list[int]:
+    """Their sequence numbers."""
+    return [envelope.number for envelope in load.envelopes] if load is not None else []
 
 
-def back(station: Station, load: Load, *, doubtful: bool, peer: str = BETA) -> None:
+def back(station: Station, load: Shipment, *, doubtful: bool, peer: str = BETA) -> None:
     """A link could not get rid of them."""
-    refs = [parcel.ref for parcel in load.parcels]
+    refs = [envelope.ref for envelope in load.envelopes]
     station.outbox.give_back("beta", peer, load.source, refs, load.rank, doubtful=doubtful)
 
 
-async def handed(station: Station, load: Load, peer: str = BETA) -> None:
+async def handed(station: Station, load: Shipment, peer: str = BETA) -> None:
     """The other node has them."""
-    pairs = [(parcel.ref, parcel.number) for parcel in load.parcels]
+    pairs = [(envelope.ref, envelope.number) for envelope in load.envelopes]
     station.outbox.handed("beta", peer, load.source, pairs, load.rank)
     await station.rest()
 
@@ -127,14 +127,14 @@ def test_no_more_than_asked_for_is_taken_and_the_rest_follows() -> None:
 def test_a_task_that_the_disk_refused_owes_no_number() -> None:
     async def story() -> None:
         station = Station()
-        first = station.outbox.floor("beta")
+        first = station.outbox.low_watermark("beta")
         station.disk.fail_at(2, errno.EIO)
         heard = station.admit(task(1, spool_node="beta"), link=None)
         await station.rest()
         assert heard.refusals
         assert station.outbox.sizes() == {}
-        assert station.outbox._destination("beta").owed.floor(1 << 63) == 1 << 63
-        assert first <= station.outbox.floor("beta")
+        assert station.outbox._destination("beta").outstanding.low_watermark(1 << 63) == 1 << 63
+        assert first <= station.outbox.low_watermark("beta")
 
     run(story())
 
@@ -234,7 +234,7 @@ def test_numbers_rise_over_restarts_and_none_is_given_twice() -> None:
         station, seen = Station(), []
         for start in range(4):
             await accepted(station, start)
-            seen.append(station.outbox._destination("beta").owed._open.pairs()[-1][1] - 1)
+            seen.append(station.outbox._destination("beta").outstanding._open.pairs()[-1][1] - 1)
             station = station.killed() if start % 2 else station.after_power_cut(start)
         assert seen == sorted(set(seen))
         assert station.outbox.sizes() == {"beta": 4}
@@ -242,36 +242,36 @@ def test_numbers_rise_over_restarts_and_none_is_given_twice() -> None:
     run(story())
 
 
-def test_the_floor_rises_only_when_what_left_the_disk_has_left_it_for_good() -> None:
+def test_the_watermark_rises_only_when_what_left_the_disk_has_left_it_for_good() -> None:
     async def story() -> None:
         station = Station()
         await accepted(station, 1, 2)
         load = await taken(station, 1)
         assert load is not None
         outbox = station.outbox
-        before = outbox._destination("beta").owed.floor(0)
+        before = outbox._destination("beta").outstanding.low_watermark(0)
         await handed(station, load)
-        assert outbox._destination("beta").owed.floor(0) == before == numbers(load)[0]
+        assert outbox._destination("beta").outstanding.low_watermark(0) == before == numbers(load)[0]
         assert outbox.has_ended
         await station.tidy()
-        assert outbox._destination("beta").owed.floor(0) == before + 1
+        assert outbox._destination("beta").outstanding.low_watermark(0) == before + 1
 
     run(story())
 
 
-def test_the_floor_does_not_rise_when_the_disk_does_not_confirm() -> None:
+def test_the_watermark_does_not_rise_when_the_disk_does_not_confirm() -> None:
     async def story() -> None:
         station = Station()
         await accepted(station, 1)
         load = await taken(station)
         assert load is not None
         await handed(station, load)
-        before = station.outbox._destination("beta").owed.floor(0)
+        before = station.outbox._destination("beta").outstanding.low_watermark(0)
         for call in range(1, 5):
             station.disk.fail_at(call, errno.EIO)
         await station.tidy()
         station.disk.heal()
-        assert station.outbox._destination("beta").owed.floor(0) == before
+        assert station.outbox._destination("beta").outstanding.low_watermark(0) == before
 
     run(story())
 
@@ -288,8 +288,8 @@ def test_what_cannot_be_delivered_goes_to_dead_with_the_reason(*, settle: bool) 
             await station.settled()
         load = await taken(station)
         assert load is not None
-        parcel = load.parcels[0]
-        station.outbox.give_up("beta", load.source, parcel.ref, parcel.number, "never")
+        envelope = load.envelopes[0]
+        station.outbox.give_up("beta", load.source, envelope.ref, envelope.number, "never")
         await station.rest()
         (name,) = station.files("dead")
         assert b"not delivered to beta: never" in (station.disk.peek(station.journal.layout.path(f"dead/{name}")) or b"")
@@ -313,11 +313,11 @@ def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, sett
         load = await taken(station, 1)
         assert load is not None
         outbox, source = station.outbox, load.source
-        assert not await station.during(outbox.remove(source, load.parcels[0].ref))
+        assert not await station.during(outbox.remove(source, load.envelopes[0].ref))
         other = await taken(station, 1)
         assert other is not None
         back(station, other, doubtful=False)
-        assert await station.during(station.storage.remove(other.source, other.parcels[0].ref))
+        assert await station.during(station.storage.remove(other.source, other.envelopes[0].ref))
         assert outbox.sizes() == {"beta": 1}
         back(station, load, doubtful=False)
         assert await all_of(station) == [1]
@@ -336,7 +336,7 @@ def test_what_is_due_later_and_not_handed_over_keeps_its_time(*, settle: bool) -
         await station.rest()
         if settle:
             await station.settled()
-        aside: list[Aside] = []
+        aside: list[Kept] = []
         assert await station.during(moving.give_away(2, lambda _asked: GAMMA, aside)) is None, "none is ready"
         assert await station.during(moving.give_away(2, lambda _asked: GAMMA, aside, later=True)) == 2
         assert await station.during(moving.give_away(9, lambda _asked: None, aside, later=True)) == 0
@@ -558,9 +558,9 @@ def test_a_large_body_is_read_from_its_place() -> None:
         await station.upload(task(1, spool_node="beta"), link=None)
         load = await taken(station)
         assert load is not None
-        (parcel,) = load.parcels
-        data = station.disk.peek(station.journal.layout.path(str(parcel.ref)))
+        (envelope,) = load.envelopes
+        data = station.disk.peek(station.journal.layout.path(str(envelope.ref)))
         assert data is not None
-        assert data[parcel.body_at : parcel.body_end] == LARGE
+        assert data[envelope.body_at : envelope.body_end] == LARGE
 
     run(story())

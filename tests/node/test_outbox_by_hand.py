@@ -20,7 +20,7 @@ async def waiting_task(life: Life, settled: bool) -> tuple[Any, Any]:
     life.boot()
     fate = Fate(0, life.disk, b"")
     number = life.outbox.number("beta")
-    life.spool.intake.add(BLOCK, b"", PLAIN_TERMS, fate, outbound=Outbound("beta", number))
+    life.spool.group_commit.add(BLOCK, b"", PLAIN_TERMS, fate, outbound=Outbound("beta", number))
     await life.rest()
     if settled:
         life.close_batch()
@@ -57,14 +57,14 @@ def test_a_task_that_the_disk_did_not_let_go_waits_as_before(monkeypatch: pytest
         def fail(number: int, offset: int) -> bool:
             raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(life.journal.keeper, "finish_waiting", fail)
+        monkeypatch.setattr(life.journal.store, "finish_waiting", fail)
         removal = asyncio.create_task(life.storage.remove(*found))
         await life.rest()
         with pytest.raises(OSError, match="broken"):
             await removal
         assert life.outbox.sizes() == {"beta": 1}
         assert life.outbox.destination(*found) == "beta"
-        assert not found[0].flying
+        assert not found[0].in_flight
 
     asyncio.run(story())
 

@@ -10,8 +10,8 @@ from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.node import own_files, read_identity
 from spoolnode.node.spool.hold import lock_spool
-from spoolnode.node.spool.keeper import Keeper
 from spoolnode.node.spool.recovery import prepare
+from spoolnode.node.spool.store import Store
 
 
 class Killed(BaseException):
@@ -21,7 +21,7 @@ class Killed(BaseException):
 def nothing(*_: Any, **__: Any) -> None: ...
 
 
-class Doomed(Keeper):
+class Doomed(Store):
     """Writes so many files, and is killed before the next one."""
 
     lives = 0
@@ -37,7 +37,7 @@ class Doomed(Keeper):
 def test_a_kill_while_they_are_written_again_gives_no_id_another_key(tmp_path: Path, lives: int) -> None:
     layout = Layout(str(tmp_path))
     with lock_spool(layout) as hold:
-        prepare(Keeper(RealDisk(), layout, ""), nothing)
+        prepare(Store(RealDisk(), layout, ""), nothing)
         before = read_identity(layout, nothing)
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from linked import Station, task
 
-from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.protocol.names import SPOOL_PREFIX
 
 FIRST = 7 << 32
@@ -24,7 +24,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 async def closed(station: Station) -> None:
     """The open batch takes no more."""
     await station.rest()
-    station.spool.intake.close_batch()
+    station.spool.group_commit.close_batch()
     await station.rest()
 
 
@@ -84,7 +84,7 @@ def test_what_was_given_up_just_before_a_power_cut_is_dead_and_does_not_wait_as_
         assert taken is not None
         source, (ref,), rank = taken
         station.by_hand.set_attempts(None if settled else source.number, ref, 3)  # type: ignore[union-attr] # a batch
-        station.spool.failed(source, ref, rank, Outcome(Kind.FAILED, "it failed"))
+        station.spool.failed(source, ref, rank, Outcome(Ending.FAILED, "it failed"))
         await station.rest()
         assert len(station.files("dead")) == 1
         for seed in SEEDS:
@@ -132,13 +132,13 @@ def test_a_copy_out_of_dead_made_by_hand_runs_and_the_dead_one_stays() -> None:
 def test_two_files_of_one_name_are_both_kept_when_both_are_given_up() -> None:
     async def story() -> None:
         station = Station()
-        keeper = station.by_hand
+        store = station.by_hand
         for directory in ("", "5/"):
-            keeper.disk.make_directory(keeper.layout.path("5"))
-            keeper.put(f"{directory}{SPOOL_PREFIX}x", [b"\x11\x00\x00\x00" + directory.encode()], None)
-            keeper.bury(None, f"{directory}{SPOOL_PREFIX}x", "it failed", 3)
+            store.disk.make_directory(store.layout.path("5"))
+            store.put(f"{directory}{SPOOL_PREFIX}x", [b"\x11\x00\x00\x00" + directory.encode()], None)
+            store.bury(None, f"{directory}{SPOOL_PREFIX}x", "it failed", 3)
         assert len(station.files("dead")) == 2
-        assert len({keeper.revive(f"dead/{name}") for name in station.files("dead")}) == 2
+        assert len({store.revive(f"dead/{name}") for name in station.files("dead")}) == 2
         assert sum(name.startswith(SPOOL_PREFIX) for name in station.files("")) == 2
 
     run(story())
@@ -147,12 +147,12 @@ def test_two_files_of_one_name_are_both_kept_when_both_are_given_up() -> None:
 def test_a_large_task_from_a_peer_is_counted_from_its_acknowledgement_on() -> None:
     async def story() -> None:
         station = Station()
-        real = station.journal.keeper.replace
+        real = station.journal.store.replace
 
         def full(path: str, data: bytes) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
-        station.journal.keeper.replace = full  # type: ignore[method-assign] # its number cannot be saved, so it does not run yet
+        station.journal.store.replace = full  # type: ignore[method-assign] # its number cannot be saved, so it does not run yet
         assert (await station.upload(task(1, FIRST))).stored_as
         assert station.spool.total == 1
         assert station.storage.is_busy
@@ -160,7 +160,7 @@ def test_a_large_task_from_a_peer_is_counted_from_its_acknowledgement_on() -> No
             assert again.spool.total == 1
             await again.during(again.spool.settle())
             assert again.run_all() == [1]
-        station.journal.keeper.replace = real  # type: ignore[method-assign] # there is room again
+        station.journal.store.replace = real  # type: ignore[method-assign] # there is room again
         await station.during(station.spool.settle())
         assert station.spool.total == 1
         assert station.run_all() == [1]
@@ -198,7 +198,7 @@ def test_what_ended_after_a_kill_in_the_middle_of_a_move_stays_ended(kept: str) 
 def test_a_task_that_cannot_be_published_keeps_no_other_one_waiting() -> None:
     async def story() -> None:
         station = Station()
-        publish, stuck = station.journal.keeper.publish, [""]
+        publish, stuck = station.journal.store.publish, [""]
 
         def failing(ref: str) -> str:
             stuck[0] = stuck[0] or ref
@@ -206,7 +206,7 @@ def test_a_task_that_cannot_be_published_keeps_no_other_one_waiting() -> None:
                 raise OSError(errno.EIO, "Input/output error", ref)
             return publish(ref)
 
-        station.journal.keeper.publish = failing  # type: ignore[method-assign] # for the first one
+        station.journal.store.publish = failing  # type: ignore[method-assign] # for the first one
         for n in (1, 2):
             assert (await station.upload(task(n, FIRST + n))).stored_as
         for _ in range(2):

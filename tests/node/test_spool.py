@@ -17,7 +17,7 @@ from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.outcome import Kind, Outcome
+from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.tasks import Batch, Source
@@ -25,7 +25,7 @@ from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.request import PLAIN_TERMS, Terms
 
 BLOCK = encode_variables([(b"a", b"b")])
-FAILED = Outcome(Kind.FAILED, "it failed")
+FAILED = Outcome(Ending.FAILED, "it failed")
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:
@@ -44,7 +44,7 @@ async def accepted(life: Life, count: int = 1, terms: Terms = PLAIN_TERMS) -> li
     for _ in range(count):
         fate = Fate(len(life.fates), life.disk, b"")
         life.fates[fate.n] = fate
-        life.spool.intake.add(encode_variables([(b"n", str(fate.n).encode())]), b"", terms, fate)
+        life.spool.group_commit.add(encode_variables([(b"n", str(fate.n).encode())]), b"", terms, fate)
         fates.append(fate)
     await life.rest()
     assert all(fate.acknowledged for fate in fates)
@@ -66,7 +66,7 @@ def all_taken(life: Life) -> list[tuple[Source, int | str, int]]:
     return found
 
 
-# -- the intake --
+# -- the group commit --
 
 
 def test_a_batch_is_not_given_up_while_its_last_group_is_on_its_way() -> None:
@@ -186,11 +186,11 @@ def test_a_clock_that_is_set_back_does_not_keep_a_batch_open() -> None:
     async def story() -> None:
         life = started()
         await accepted(life)
-        group = life.spool.intake._open
+        group = life.spool.group_commit._open
         assert group is not None
         group.batch.accepted = time.time() + 3600
         life.spool.close_old_batch()
-        assert life.spool.intake.open_since is None
+        assert life.spool.group_commit.open_since is None
 
     run(story())
 
@@ -225,7 +225,7 @@ def test_what_a_worker_gave_back_just_before_all_is_settled_gets_a_file_too(is_i
         if is_interrupted:
             life.spool.interrupted(source, ref, rank)
         else:
-            life.spool.failed(source, ref, rank, Outcome(Kind.FAILED, "no"))
+            life.spool.failed(source, ref, rank, Outcome(Ending.FAILED, "no"))
         life._begin(life.spool.settle_all())
         await life.rest()
         assert life.journal.in_batches == 0
@@ -394,7 +394,7 @@ def test_an_interrupted_task_runs_next_and_its_attempt_does_not_count() -> None:
         assert isinstance(source, Batch)
         life._poke(source, ref, 3, 1)
         life.spool.interrupted(source, ref, rank)
-        assert ref in source.flying, "it must not start before its attempt is taken back"
+        assert ref in source.in_flight, "it must not start before its attempt is taken back"
         await life.rest()
         ((again, same, _), _) = all_taken(life)
         found = life._read(again, same)
@@ -481,13 +481,13 @@ def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_sta
         spool, journal = storage.spool, storage.journal
         heard = [Heard() for _ in range(300)]
         for index, waiter in enumerate(heard):
-            spool.intake.add(BLOCK, b"x" * (index * 40), PLAIN_TERMS, waiter)
+            spool.group_commit.add(BLOCK, b"x" * (index * 40), PLAIN_TERMS, waiter)
         large = Heard()
         upload = Upload(storage, Inline(), 1, BLOCK, Terms(rank=7), [""])  # type: ignore[arg-type] # any executor will do
         await upload.write(b"y" * 300_000)
         await upload.finish(large)
         identities = {await waiter.answer for waiter in [*heard, large]}
-        spool.intake.close_batch()
+        spool.group_commit.close_batch()
         await journal.commits.run(lambda: None)
         for batch in journal.batches.values():
             batch.closed_at = -math.inf

@@ -7,7 +7,7 @@ import pytest
 from life import Life, power_back
 
 from spoolnode.node.disk.fakes import PowerCut
-from spoolnode.node.spool import intake
+from spoolnode.node.spool import group_commit
 
 STEPS = 130
 SEEDS = [1, 2, 3]
@@ -18,7 +18,7 @@ CUTS = 2
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that batches fill, close, settle and go within a short life."""
-    monkeypatch.setattr(intake, "BATCH_SIZE", 16 << 10)
+    monkeypatch.setattr(group_commit, "BATCH_SIZE", 16 << 10)
 
 
 async def lived(life: Life, steps: int = STEPS) -> Life:

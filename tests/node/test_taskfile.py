@@ -16,8 +16,8 @@ import pytest
 from support import eventually
 
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.node.work.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader, close_removed
-from spoolnode.node.work.wire import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT

@@ -50,7 +50,7 @@ def can(guard: GuardedDisk, move: str, path: str) -> bool:
 @pytest.mark.parametrize(
     ("thread", "allowed"),
     [
-        ("keeper", {(move, place) for move in MOVES for place in PLACES}),
+        ("store", {(move, place) for move in MOVES for place in PLACES}),
         ("commit", {(move, place) for move in MOVES for place in ("incoming/", "tmp/")}),
         ("packing", {(move, place) for move in ("write", "set_mtime") for place in ("incoming/", "outbox/beta/")}),
         ("upload_3", {(move, "tmp/") for move in MOVES if move != "rename"}),
@@ -92,8 +92,8 @@ def test_who_finds_a_directory_of_the_spool_removed_makes_it_anew_and_no_other_o
 
 def test_a_real_thread_is_known_by_its_name(guard: GuardedDisk, tmp_path: Path) -> None:
     async def main() -> None:
-        threads = {name: DiskThread(name) for name in ("keeper", "packing")}
-        await threads["keeper"].run(lambda: guard.unlink(f"{tmp_path}/dead/file"))
+        threads = {name: DiskThread(name) for name in ("store", "packing")}
+        await threads["store"].run(lambda: guard.unlink(f"{tmp_path}/dead/file"))
         with pytest.raises(WrongThread, match="the thread packing must not unlink"):
             await threads["packing"].run(lambda: guard.unlink(f"{tmp_path}/incoming/file"))
         for thread in threads.values():
@@ -103,7 +103,7 @@ def test_a_real_thread_is_known_by_its_name(guard: GuardedDisk, tmp_path: Path) 
     assert len(guard.violations) == 1
 
 
-def test_a_move_that_is_made_beside_the_keeper_thread_fails(tmp_path: Path) -> None:
+def test_a_move_that_is_made_beside_the_store_thread_fails(tmp_path: Path) -> None:
     layout = Layout(str(tmp_path))
     disk = GuardedDisk(RealDisk(), layout)
 
@@ -114,8 +114,8 @@ def test_a_move_that_is_made_beside_the_keeper_thread_fails(tmp_path: Path) -> N
         disk.in_force = True
         (tmp_path / "uwsgi_spoolfile_on_x").write_bytes(b"\x11\0\0\0")
         with pytest.raises(WrongThread):
-            await asyncio.to_thread(journal.keeper.bury, None, "uwsgi_spoolfile_on_x", "it failed", 1)
-        await journal.moves.run(lambda: journal.keeper.bury(None, "uwsgi_spoolfile_on_x", "it failed", 1))
+            await asyncio.to_thread(journal.store.bury, None, "uwsgi_spoolfile_on_x", "it failed", 1)
+        await journal.moves.run(lambda: journal.store.bury(None, "uwsgi_spoolfile_on_x", "it failed", 1))
         await storage.close()
 
     asyncio.run(main())

@@ -20,13 +20,13 @@ from spoolnode.node.ingress import conversation as conversations
 from spoolnode.node.ingress.conversation import Conversation, Services
 from spoolnode.node.ingress.listener import Stream
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.spool import intake
+from spoolnode.node.spool import group_commit
+from spoolnode.node.spool.group_commit import TOLD_AT_ONCE
 from spoolnode.node.spool.inbox import LOOKED_AT_ONCE, Inbox
-from spoolnode.node.spool.intake import TOLD_AT_ONCE
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.keeper import Keeper
 from spoolnode.node.spool.recovery import prepare
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.store import Store
 from spoolnode.node.turns import TURN_SECONDS, Turns
 from spoolnode.node.work.process import PRINTED_AT_ONCE, WorkerProcess
 from spoolnode.protocol.answer import AnswerReader, is_stored
@@ -91,17 +91,17 @@ class Counting(Services):
     """What conversations need, and how many tasks they have taken."""
 
     def __init__(self, station: Station, clock: Callable[[], float] = lambda: 0.0) -> None:
-        super().__init__(station.door, dict, lambda *_, **__: None, lambda *_, **__: None, turns=Turns(clock))
-        station.spool.intake.flushed = self.flush
+        super().__init__(station.admission, dict, lambda *_, **__: None, lambda *_, **__: None, turns=Turns(clock))
+        station.spool.group_commit.flushed = self.flush
         self.order: list[int] = []
-        """The numbers of the tasks, as they came to the intake."""
-        add = station.spool.intake.add
+        """The numbers of the tasks, as they came to the group commit."""
+        add = station.spool.group_commit.add
 
         def counted(block: bytes, *rest: Any) -> None:
             self.order.append(int(dict(decode_variables(block))[b"n"]))
             add(block, *rest)
 
-        station.spool.intake.add = counted  # type: ignore[method-assign] # the real one, and a look at what goes there
+        station.spool.group_commit.add = counted  # type: ignore[method-assign] # the real one, and a look at what goes there
 
     async def shares(self, wanted: int) -> list[int]:
         """How many were taken at once and in each turn since, until `wanted` are."""
@@ -255,7 +255,7 @@ def test_what_a_slow_disk_has_gathered_is_told_in_shares_and_the_next_commit_doe
         commits.work()
         commits.answer()  # what comes back meanwhile takes its turn
         while station.journal.counts.accepted < 4 * TOLD_AT_ONCE + 1:
-            assert not station.spool.intake.is_idle
+            assert not station.spool.group_commit.is_idle
             await asyncio.sleep(0)
             shares.append(station.journal.counts.accepted - accepted - sum(shares))
         assert len(shares) > 3
@@ -269,7 +269,7 @@ def test_what_a_slow_disk_has_gathered_is_told_in_shares_and_the_next_commit_doe
 def test_of_tasks_that_share_a_commit_each_gets_its_own_time_priority_and_destination_whenever_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(intake, "TOLD_AT_ONCE", 2)
+    monkeypatch.setattr(group_commit, "TOLD_AT_ONCE", 2)
 
     async def story() -> None:
         station = Station()
@@ -285,7 +285,7 @@ def test_of_tasks_that_share_a_commit_each_gets_its_own_time_priority_and_destin
 
 
 def test_a_failed_commit_refuses_all_that_shared_it_in_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "TOLD_AT_ONCE", 2)
+    monkeypatch.setattr(group_commit, "TOLD_AT_ONCE", 2)
 
     async def story() -> None:
         station = Station()
@@ -320,7 +320,7 @@ async def each_turn(count: Callable[[], int], wanted: int) -> list[int]:
 
 def watched(path: Path) -> tuple[Storage, Inbox]:
     """A spool directory, with an inbox that has started."""
-    prepare(Keeper(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
+    prepare(Store(RealDisk(), Layout(str(path)), NODE), lambda *_, **__: None)
     journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
     storage = Storage(journal, RetryPolicy(3), random.Random(1))
     storage.load()

@@ -108,7 +108,7 @@ def a_hello_is_refused_or_of_harmless_parts(data: bytes, _: random.Random) -> No
     assert names.is_node_name(found.cluster)
     assert not found.to or names.is_destination(found.to)
     assert all(names.is_address(address) for address in found.addresses)
-    assert 0 <= found.floor <= names.MAX_NUMBER
+    assert 0 <= found.low_watermark <= names.MAX_NUMBER
     found = found._replace(instance="")  # compared, never shown: any bytes will do
     assert hello.read(hello.encode(found)[4:]) == found
 

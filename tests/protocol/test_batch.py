@@ -443,7 +443,7 @@ def test_kinds_and_link_numbers_are_found_as_they_were_written() -> None:
     data = numbered_file()
     found = whole(data)
     assert [(record.kind, record.number) for record in found] == NUMBERED
-    assert [batch.link_number(data, record.offset) for record in found] == [link for _, link in NUMBERED]
+    assert [batch.sequence_number(data, record.offset) for record in found] == [link for _, link in NUMBERED]
     assert [batch.payload_length(data, record.offset) for record in found] == [record.length for record in found]
 
 

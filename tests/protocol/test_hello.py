@@ -125,14 +125,14 @@ def test_a_version_is_looked_at_before_anything_that_it_might_have_changed() -> 
 
 
 @pytest.mark.parametrize("floor", [b"-1", b"x", b"1e3", b"0x1", b"1" * 21, b" 1", b"\xff", b""])
-def test_a_floor_that_is_no_number_is_malformed(floor: bytes) -> None:
+def test_a_watermark_that_is_no_number_is_malformed(floor: bytes) -> None:
     found = refusal(said(floor=floor))
     assert found.reason is Reason.MALFORMED
     assert "`spool_floor`" in found.text
 
 
 @pytest.mark.parametrize("floor", [names.MAX_NUMBER + 1, 10**20 - 1])
-def test_a_floor_beyond_every_number_is_malformed(floor: int) -> None:
+def test_a_watermark_beyond_every_number_is_malformed(floor: int) -> None:
     # It would go into a file of numbers with 64 bits.
     assert refusal(said(floor=str(floor).encode())).reason is Reason.MALFORMED
 
@@ -190,7 +190,7 @@ def test_any_block_is_refused_or_a_hello_of_harmless_parts(content: bytes) -> No
     assert names.is_node_name(found.cluster)
     assert not found.to or names.is_destination(found.to)
     assert all(names.is_address(address) for address in found.addresses)
-    assert 0 <= found.floor <= names.MAX_NUMBER
+    assert 0 <= found.low_watermark <= names.MAX_NUMBER
 
 
 def test_the_longest_hello_fits_into_the_smallest_buffer_of_a_real_uwsgi() -> None:

@@ -240,7 +240,7 @@ class End(asyncio.Transport):
         # Sending.
         self._buffer = bytearray()
         """Written, and not on its way."""
-        self._flying = 0
+        self._in_flight = 0
         """Bytes on their way, or not acknowledged."""
         self._last = 0.0
         """When the last of them arrives."""
@@ -356,8 +356,8 @@ class End(asyncio.Transport):
     def _push(self) -> None:
         """Puts on its way what there is room for."""
         buffer = self._buffer
-        while buffer and self._flying < WINDOW:
-            count = min(len(buffer), WINDOW - self._flying)
+        while buffer and self._in_flight < WINDOW:
+            count = min(len(buffer), WINDOW - self._in_flight)
             if count > 1 and self._random.random() < 0.2:
                 count = self._random.randrange(1, count)  # cut anywhere
             self.put(bytes(buffer[:count]), count)
@@ -375,7 +375,7 @@ class End(asyncio.Transport):
 
     def put(self, what: bytes | str, size: int) -> None:
         """Puts something on its way."""
-        self._flying += size
+        self._in_flight += size
         sent, now = self._sent, self._loop.now
         while sent and sent[0]._when <= now:
             sent.popleft()
@@ -423,7 +423,7 @@ class End(asyncio.Transport):
 
     def _acknowledged(self, size: int) -> None:
         """The other side has read so many bytes."""
-        self._flying -= size
+        self._in_flight -= size
         self._stalled = None
         if self._lost or self.process.dead:
             return
@@ -493,7 +493,7 @@ class End(asyncio.Transport):
         elif sender._asked_to_pause or sender._buffer:
             self._loop.call_soon(sender._acknowledged, size, context=sender.process.context)
         else:
-            sender._flying -= size
+            sender._in_flight -= size
             sender._stalled = None
 
     def _acknowledge_late(self) -> None:

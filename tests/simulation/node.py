@@ -1,4 +1,4 @@
-"""A simulated node: the real spool, door and conversations; workers, sockets and the rest of `node.Node` are simulated."""
+"""A simulated node: the real spool, admission and conversations; workers, sockets and the rest of `node.Node` are simulated."""
 
 import asyncio
 import time
@@ -8,19 +8,18 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from spoolnode.cluster.dial import LIMIT, Dialed, DialError, Kind
+from spoolnode.cluster.dial import LIMIT, Dialed, DialError, DialFailure
 from spoolnode.node.disk.disk import discard
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.housekeeping import Housekeeping
+from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.conversation import Conversation, Services
-from spoolnode.node.ingress.door import Door
 from spoolnode.node.ingress.listener import Stream
 from spoolnode.node.ingress.room import Room
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.outcome import Kind as Ending
-from spoolnode.node.outcome import Outcome
+from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.tasks import Batch, Source
@@ -191,9 +190,9 @@ class SimNode:
             async with asyncio.timeout(limit):
                 transport, protocol = await self.network.connect(address, factory)
         except ConnectionRefusedError:
-            raise DialError(Kind.REFUSED, f"nobody listens on {address}") from None
+            raise DialError(DialFailure.REFUSED, f"nobody listens on {address}") from None
         except OSError as error:  # a TimeoutError is one
-            raise DialError(Kind.UNREACHABLE, f"{address} cannot be reached: {error!r}") from error
+            raise DialError(DialFailure.UNREACHABLE, f"{address} cannot be reached: {error!r}") from error
         return Dialed(transport, protocol, "")
 
     def report(self, action: str, **details: Any) -> None:
@@ -229,14 +228,16 @@ class SimNode:
             machine.kill()
             return
         guard.in_force = True
-        self.door = Door(self.storage, self._route, max_body=1 << 20, min_free=MIN_FREE)
-        self.executor = self.door._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
-        self.services = Services(self.door, self._pinged, self.report, self.report, self._greet, self.door.hear_floor)
-        self.spool.intake.flushed = self._flush
+        self.admission = Admission(self.storage, self._route, max_body=1 << 20, min_free=MIN_FREE)
+        self.executor = self.admission._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
+        self.services = Services(
+            self.admission, self._pinged, self.report, self.report, self._greet, self.admission.hear_watermark
+        )
+        self.spool.group_commit.flushed = self._flush
         self.listener = SimListener(self.services, [self.address])
-        self.crew = SimCrew(self)
+        self.pool = SimPool(self)
         self.housekeeping = Housekeeping(
-            self.storage, self.crew, self.door, self.report, hold=self.hold, min_free=MIN_FREE, look_around=self._look_around
+            self.storage, self.pool, self.admission, self.report, hold=self.hold, min_free=MIN_FREE, look_around=self._look_around
         )
         self.housekeeping.note_free(self.housekeeping.measure())
         self._listening = [self.address, *([f"{self.alias}:{PORT}"] if self.alias else [])]
@@ -276,16 +277,16 @@ class SimNode:
     async def _shut_down(self) -> None:
         """As `Node._shut_down`."""
         self.trace(self.name, "stopping", drains=self._drains, waiting=self.spool.total, outbox=self.outbox.total)
-        self.door.closed = "this node is draining" if self._drains else "this node is stopping"
+        self.admission.closed = "this node is draining" if self._drains else "this node is stopping"
         await self.neighbours.leave()
         for address in self._listening:
             self.network.close(address)
-        await self.crew.stop()
+        await self.pool.stop()
         if self._drains:
             handed = await self.neighbours.drain(GRACE)
             self.trace(self.name, "drained", handed=handed, left=self.spool.total, outbox=self.outbox.total)
         await self.housekeeping.stop()
-        self.crew.stop_now()
+        self.pool.stop_now()
         await self.neighbours.stop()
         await self.executor.close()
         await self.storage.close()
@@ -310,12 +311,12 @@ class SimNode:
 
     def status(self) -> dict[str, Any]:
         """What a ping is answered with, as far as other nodes look at it."""
-        held = self.crew.held
+        held = self.pool.held
         return {
             "name": self.name, "id": self.id, "waiting": max(self.spool.total - len(self.spool.later) - held, 0), "running": held,
             "workers": self.workers, "tags": self.tags, "cluster": CLUSTER, "protocol": PROTOCOL, "version": VERSION,
             "instance": self.instance, "pace": self._pace(), "time": time.time(), "draining": self.is_stopping,
-            "accepting": not self.door.closed and self.door.free >= MIN_FREE, **self.neighbours.status(),
+            "accepting": not self.admission.closed and self.admission.free >= MIN_FREE, **self.neighbours.status(),
         }  # fmt: skip
 
     def _pace(self) -> float:
@@ -363,7 +364,7 @@ class SimJournal(Journal):
             self.history.safe(ended)
 
 
-class SimCrew:
+class SimPool:
     """The workers of a node: each takes a few tasks, runs one after another, and reports each end a moment later."""
 
     def __init__(self, node: SimNode) -> None:
@@ -424,12 +425,12 @@ class SimCrew:
 class SimWorker:
     """One worker with the tasks that it was given."""
 
-    def __init__(self, crew: SimCrew, source: Source, refs: MutableSequence[Any], rank: int) -> None:
-        self.crew = crew
-        self.node = crew.node
-        self.spool, self.journal = crew.node.spool, crew.node.journal
-        self.disk = crew.node.machine.disk
-        self.random = crew.node.random
+    def __init__(self, pool: SimPool, source: Source, refs: MutableSequence[Any], rank: int) -> None:
+        self.pool = pool
+        self.node = pool.node
+        self.spool, self.journal = pool.node.spool, pool.node.journal
+        self.disk = pool.node.machine.disk
+        self.random = pool.node.random
         self.source = source
         self.rank = rank
         self.todo = list(refs)
@@ -445,7 +446,7 @@ class SimWorker:
         """The node is stopping: what has not begun does not begin."""
         if self.todo:
             rest, self.todo = self.todo[::-1], []
-            self.crew.released(len(rest))
+            self.pool.released(len(rest))
             self.spool.give_back(self.source, rest, self.rank)
 
     def interrupt(self) -> None:
@@ -454,7 +455,7 @@ class SimWorker:
         if self._running is not None:
             (ref, copy), self._running = self._running, None
             self.node.history.ended(copy, False)
-            self.crew.released(1)
+            self.pool.released(1)
             self.spool.interrupted(self.source, ref, self.rank)
 
     def _next(self) -> None:
@@ -464,7 +465,7 @@ class SimWorker:
             if found is not None:
                 self._start(ref, found)
                 return
-        self.crew.idle(self)
+        self.pool.idle(self)
 
     def _start(self, ref: Any, payload: bytes) -> None:
         attempts = payload[ATTEMPTS_AT]
@@ -475,7 +476,7 @@ class SimWorker:
         roll = self.random.random()
         seconds = 0.03 * roll if roll < 0.9 else 5 * self.random.random() ** 2
         seconds += self.node.burden * self.random.random()
-        self.crew.busy += seconds
+        self.pool.busy += seconds
         self.node.loop.call_later(seconds, self._end, ref, copy)
 
     def _end(self, ref: Any, copy: Copy) -> None:
@@ -496,7 +497,7 @@ class SimWorker:
         self._later(self._next)
 
     def _report_done(self, ref: Any, copy: Copy) -> None:
-        self.crew.released(1)
+        self.pool.released(1)
         self.node.done(self.source, ref, copy)
 
     def _end_badly(self, ref: Any, copy: Copy, outcome: Outcome) -> None:
@@ -504,7 +505,7 @@ class SimWorker:
         self._later(self._report_failed, ref, outcome)
 
     def _report_failed(self, ref: Any, outcome: Outcome) -> None:
-        self.crew.released(1)
+        self.pool.released(1)
         self.spool.failed(self.source, ref, self.rank, outcome)
 
     def _die(self, ref: Any, copy: Copy) -> None:
@@ -514,13 +515,13 @@ class SimWorker:
             self._finish(ref, copy)
         else:
             self.node.history.ended(copy, False)
-        self.crew.released(1)
+        self.pool.released(1)
         if ref in self.journal.is_finished(self.source, [ref]):
             self.node.done(self.source, ref, copy)
         else:
             self.spool.failed(self.source, ref, self.rank, Outcome(Ending.FAILED, "the worker died"))
         self.give_back_rest()
-        self.node.loop.call_later(0.1, self.crew.idle, self)
+        self.node.loop.call_later(0.1, self.pool.idle, self)
 
     def _finish(self, ref: Any, copy: Copy) -> None:
         if isinstance(self.source, Batch):
@@ -541,11 +542,11 @@ class SimWorker:
         if data is None or data[0] != WAITING:
             if data is not None and not base:
                 discard(self.disk, path)
-            self.crew.released(1)
+            self.pool.released(1)
             self.spool.gone(self.source, ref)
             return None
         if not base and (mtime := self.disk.stat(path).mtime) > time.time():
-            self.crew.released(1)
+            self.pool.released(1)
             self.spool.postpone(self.source, ref, self.rank, mtime)
             return None
         return data

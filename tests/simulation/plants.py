@@ -6,40 +6,40 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from spoolnode.node.outbox import parcel, storage
+from spoolnode.node.outbox import envelope, storage
 from spoolnode.node.outbox.moving import Moving
 from spoolnode.node.spool import recovery
-from spoolnode.node.spool.intake import Intake
+from spoolnode.node.spool.group_commit import GroupCommit
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.keeper import Keeper
-from spoolnode.node.spool.numbers import Owed, Taken
+from spoolnode.node.spool.sequence import Outstanding, Received
 from spoolnode.node.spool.spool import Spool
+from spoolnode.node.spool.store import Store
 
 
 def no_fsync() -> Any:
     """Tasks are acknowledged before they are safe."""
-    real = Intake._write
+    real = GroupCommit._write
 
-    def write(self: Intake, group: Any) -> None:
+    def write(self: GroupCommit, group: Any) -> None:
         self._sync = False
         real(self, group)
         self._sync = True
 
-    return mock.patch.object(Intake, "_write", write)
+    return mock.patch.object(GroupCommit, "_write", write)
 
 
 def no_mark() -> Any:
     """A settled task stays in its batch too."""
-    return mock.patch.object(Keeper, "mark")
+    return mock.patch.object(Store, "mark")
 
 
-def forget_taken() -> Any:
+def forget_received() -> Any:
     """A node that starts again knows no number that it has taken from others."""
     real = storage.recover
 
     def recover(*args: Any) -> Any:
         found = real(*args)
-        found.taken = Taken()
+        found.received = Received()
         return found
 
     return mock.patch.object(storage, "recover", recover)
@@ -47,13 +47,13 @@ def forget_taken() -> Any:
 
 def resend_as_new() -> Any:
     """What is in doubt is sent again under another number."""
-    real = parcel.dress
+    real = envelope.dress
 
     def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
         return real(block, identity, number + random.randrange(1 << 20), body)
 
     random = Random(1)
-    return mock.patch.object(parcel, "dress", dress)
+    return mock.patch.object(envelope, "dress", dress)
 
 
 def re_place_doubts() -> Any:
@@ -70,32 +70,32 @@ def re_place_doubts() -> Any:
     return mock.patch.object(Moving, "re_place", re_place)
 
 
-def early_floor() -> Any:
+def early_watermark() -> Any:
     """Receivers are told to forget numbers whose tasks may still come."""
-    return mock.patch.object(Owed, "floor", lambda self, following: following)
+    return mock.patch.object(Outstanding, "low_watermark", lambda self, following: following)
 
 
 def unsafe_move() -> Any:
     """A task that moves to the outbox is seen by a link before the move is safe."""
-    real = Keeper.hand_over
+    real = Store.hand_over
 
-    def hand_over(self: Keeper, *args: Any) -> Any:
+    def hand_over(self: Store, *args: Any) -> Any:
         self.sync = False
         try:
             return real(self, *args)
         finally:
             self.sync = True
 
-    return mock.patch.object(Keeper, "hand_over", hand_over)
+    return mock.patch.object(Store, "hand_over", hand_over)
 
 
 def lose_proofs() -> Any:
     """The numbers taken are not saved before the records go that prove them."""
 
-    async def save_taken(self: Journal) -> None:
+    async def save_received(self: Journal) -> None:
         """Nothing."""
 
-    return mock.patch.object(Journal, "save_taken", save_taken)
+    return mock.patch.object(Journal, "save_received", save_received)
 
 
 def clean_too_soon() -> Any:
@@ -135,10 +135,10 @@ def uncounted_arrivals() -> Any:
 PLANTS: dict[str, Callable[[], Any]] = {
     "no_fsync": no_fsync,
     "no_mark": no_mark,
-    "forget_taken": forget_taken,
+    "forget_received": forget_received,
     "resend_as_new": resend_as_new,
     "re_place_doubts": re_place_doubts,
-    "early_floor": early_floor,
+    "early_watermark": early_watermark,
     "unsafe_move": unsafe_move,
     "lose_proofs": lose_proofs,
     "clean_too_soon": clean_too_soon,

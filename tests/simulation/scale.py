@@ -22,7 +22,7 @@ from typing import Any
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.channel import Channel
 from spoolnode.cluster.dial import LIMIT as DIAL_LIMIT
-from spoolnode.cluster.peers import Failure, Peer, PeerTable, State
+from spoolnode.cluster.peers import Failure, Peer, PeerState, PeerTable
 from spoolnode.cluster.placement import ANY, Placement
 from spoolnode.cluster.prober import AT_ONCE
 from spoolnode.cluster.prober import LIMIT as ANSWER_LIMIT
@@ -71,8 +71,8 @@ class Observer:
         self.waiting: deque[Peer] = deque()
         self.wakes_at = float("inf")
 
-    def _changed(self, peer: Peer, old: State, new: State) -> None:
-        if new is not State.UP:
+    def _changed(self, peer: Peer, old: PeerState, new: PeerState) -> None:
+        if new is not PeerState.UP:
             self.placement.unavailable(peer.id)
 
     def found(self, member: Member, now: float) -> None:
@@ -87,7 +87,7 @@ class Observer:
     def answered(self, peer: Peer, member: Member, now: float) -> None:
         """A ping was answered."""
         found = self.table.answered(peer, member.status, ROUND_TRIP, now, address=member.address)
-        if found is not None and found.status is not None and found.state is State.UP:
+        if found is not None and found.status is not None and found.state is PeerState.UP:
             self.placement.reported(found.id, found.status, now)
 
 
@@ -214,7 +214,7 @@ class Crowd:
         """All that were sent so far."""
         return sum(one.pings for one in self.observers)
 
-    def until(self, part: float, them: list[Member], state: State, limit: float = 120.0) -> float:
+    def until(self, part: float, them: list[Member], state: PeerState, limit: float = 120.0) -> float:
         """Runs until that part of all views of them is that; how many seconds that took, or `limit`."""
         began = self.now
         ids = [member.identity.id for member in them]
@@ -249,7 +249,7 @@ def measure(count: int, observers: int = 50, seconds: float = 60.0) -> Result:
     them_count = max(int(count * CRASHED), 1)
     crowd = Crowd(count, min(observers, count - them_count))
     crowd.introduce()
-    result.known = crowd.until(1.0, crowd.members[-1:], State.UP)
+    result.known = crowd.until(1.0, crowd.members[-1:], PeerState.UP)
     crowd.run(20)
     sent, began = crowd.pings(), time.process_time()
     crowd.run(seconds)
@@ -258,13 +258,13 @@ def measure(count: int, observers: int = 50, seconds: float = 60.0) -> Result:
     _measure_choice(crowd, result)
     them = crowd.members[-them_count:]
     crowd.crash(them, REFUSES)
-    result.noticed_refused = crowd.until(1.0, them, State.DOWN)
+    result.noticed_refused = crowd.until(1.0, them, PeerState.DOWN)
     crowd.come_back(them)
-    result.returned = crowd.until(1.0, them, State.UP)
+    result.returned = crowd.until(1.0, them, PeerState.UP)
     crowd.run(20)
     crowd.crash(them, SILENT)
-    result.half_silent = crowd.until(0.5, them, State.DOWN)
-    result.noticed_silent = result.half_silent + crowd.until(1.0, them, State.DOWN)
+    result.half_silent = crowd.until(0.5, them, PeerState.DOWN)
+    result.noticed_silent = result.half_silent + crowd.until(1.0, them, PeerState.DOWN)
     return result
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from unittest import mock
 
 from spoolnode.node import background
-from spoolnode.node.ingress import conversation, door
-from spoolnode.node.outbox import parcel
-from spoolnode.node.spool import intake
+from spoolnode.node.ingress import admission, conversation
+from spoolnode.node.outbox import envelope
+from spoolnode.node.spool import group_commit
 
 from .client import Client
 from .discovery import Segment
@@ -152,7 +152,7 @@ def living(world: World) -> Iterator[World]:
     """While this lasts, the clocks are the world's, and files and limits small, so that a run is short."""
     with ExitStack() as stack:
         for module, name, value in (
-            (intake, "BATCH_SIZE", 16 << 10), (door, "INLINE_BODY", 2 << 10), (parcel, "INLINE_BODY", 2 << 10),
+            (group_commit, "BATCH_SIZE", 16 << 10), (admission, "INLINE_BODY", 2 << 10), (envelope, "INLINE_BODY", 2 << 10),
             (conversation, "UPLOAD_PIECE", 4 << 10),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(module, name, value))

@@ -99,7 +99,7 @@ def main() -> None:
 
     def load_and_guard(self: node.Storage, boot: str = "") -> None:
         guard = GuardedDisk(RealDisk(), self.journal.layout)
-        self.journal.keeper.disk = self.spool.intake._disk = guard
+        self.journal.store.disk = self.spool.group_commit._disk = guard
         load(self, boot)
         guard.in_force = True
         guards.append(guard)

@@ -138,9 +138,9 @@ def _day(when: datetime) -> str:
 
 def _ca() -> ModuleType:
     try:
-        from spoolnode.cluster import ca
+        from spoolnode.cluster import authority
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "cryptography":
             raise
         raise Failure("`spoolnode ca` needs the package cryptography: pip install cryptography") from error
-    return ca
+    return authority

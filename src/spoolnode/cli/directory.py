@@ -16,7 +16,7 @@ from spoolnode.control_client import NotRunning, ask
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, outbox_ref, reason_ref, ref_id
 from spoolnode.node.spool import inspect
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undelivered
@@ -24,7 +24,7 @@ from spoolnode.protocol.forward import undelivered
 BULK_SECONDS = 24 * 3600.0
 """How long one request about all dead tasks may take."""
 
-READERS: dict[str, Callable[[Keeper, float], Iterator[inspect.Info]]] = {
+READERS: dict[str, Callable[[Store, float], Iterator[inspect.Info]]] = {
     "waiting": inspect.waiting_tasks,
     "dead": inspect.dead_tasks,
     "outbox": inspect.outbox_tasks,
@@ -122,18 +122,18 @@ class Stopped:
 
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
-        self._keeper = Keeper(RealDisk(), self._layout, _node_id(self._layout))
+        self._store = Store(RealDisk(), self._layout, _node_id(self._layout))
 
     def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
-        found = watched(READERS[state](self._keeper, time.time()), f"reading {self._layout.root}")
-        return [info._asdict() for info in inspect.soonest(self._keeper, found, limit)]
+        found = watched(READERS[state](self._store, time.time()), f"reading {self._layout.root}")
+        return [info._asdict() for info in inspect.soonest(self._store, found, limit)]
 
     def task(self, identity: str) -> dict[str, Any]:
         now = time.time()
-        found = inspect.find_place(self._keeper, identity, now) or inspect.find_arrived(self._keeper, identity, now)
+        found = inspect.find_place(self._store, identity, now) or inspect.find_arrived(self._store, identity, now)
         info, place = found or self._find(identity)
         try:
-            return {**info._asdict(), **inspect.contents(self._keeper, place)}
+            return {**info._asdict(), **inspect.contents(self._store, place)}
         except OSError as error:
             raise Failure(f"the task {identity} cannot be read: {error.strerror}") from error
         except BadPacket as error:
@@ -144,12 +144,12 @@ class Stopped:
             info, place = self._find(identity)
             if place.length >= 0:
                 number, offset = inspect.record_of(info)
-                self._keeper.finish_waiting(number, offset)
-                self._keeper.sync_marks([number], [])
+                self._store.finish_waiting(number, offset)
+                self._store.sync_marks([number], [])
             else:
                 with _unless_taken(place.path, identity):
-                    self._keeper.remove(info.where)
-                self._keeper.disk.sync_directory(os.path.dirname(place.path))
+                    self._store.remove(info.where)
+                self._store.disk.sync_directory(os.path.dirname(place.path))
 
     def retry(self, identity: str) -> str:
         with self._lock():
@@ -162,20 +162,20 @@ class Stopped:
                 raise Failure(f"the task {identity} lies in a batch file; it can be made ready when its node runs")
             if info.state != inspect.LATER:
                 raise Failure(f"the task {identity} is ready already; it runs when a node with an application runs here")
-            self._keeper.disk.set_mtime(place.path, time.time())
+            self._store.disk.set_mtime(place.path, time.time())
             return ""
 
     def _revive(self, where: str) -> str:
         """Puts a dead task back; the node that it waits for. Its link gives it a number when a node starts here."""
-        to, asked = undelivered(self._keeper.block_of(where)) or ("", "")
+        to, asked = undelivered(self._store.block_of(where)) or ("", "")
         # `any` is also the node of this directory; without what was asked for, it was a task for here.
         to = "" if asked in ("", "any") else asked if asked.startswith("tag:") else to
-        self._keeper.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
+        self._store.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
         return to
 
     def retry_dead(self) -> int:
         with self._lock():
-            dead = list(inspect.dead_tasks(self._keeper, time.time()))
+            dead = list(inspect.dead_tasks(self._store, time.time()))
             for info in watched(dead, "retrying", len(dead)):
                 self._revive(info.where)
             return len(dead)
@@ -197,29 +197,29 @@ class Stopped:
         from spoolnode.node.spool.retry import RetryPolicy
 
         policy = RetryPolicy(max_attempts=0)  # whether one is given up is for the node to say, which knows its settings
-        journal = Journal(RealDisk(), self._layout, self._keeper.node_id, sync=True, report=lambda _action, **_details: None)
+        journal = Journal(RealDisk(), self._layout, self._store.node_id, sync=True, report=lambda _action, **_details: None)
         storage = Storage(journal, policy, random.Random())  # jitter
         storage.load(boot_id(time.time()))
         await storage.spool.settle_all()
         await storage.close()
 
     def count_dead(self) -> int:
-        return inspect.count_files(self._keeper, "dead")
+        return inspect.count_files(self._store, "dead")
 
     def left(self) -> dict[str, Any]:
         """How many tasks are left on disk: for this node, and for others."""
-        outbox = Counter(info.destination for info in inspect.outbox_tasks(self._keeper, 0.0))
-        return {"waiting": sum(1 for _ in inspect.waiting_tasks(self._keeper, 0.0)), "outbox": dict(outbox)}
+        outbox = Counter(info.destination for info in inspect.outbox_tasks(self._store, 0.0))
+        return {"waiting": sum(1 for _ in inspect.waiting_tasks(self._store, 0.0)), "outbox": dict(outbox)}
 
     def count_addressed(self) -> int:
         """How many of those that wait for this node were sent to it, and not to any node."""
         asked = (
-            read_block(self._layout.root, info.where).get(names.NODE, b"") for info in inspect.waiting_tasks(self._keeper, 0.0)
+            read_block(self._layout.root, info.where).get(names.NODE, b"") for info in inspect.waiting_tasks(self._store, 0.0)
         )
         return sum(1 for destination in asked if destination not in (b"", b"any") and not destination.startswith(b"tag:"))
 
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
-        found = inspect.find_place(self._keeper, identity, time.time())
+        found = inspect.find_place(self._store, identity, time.time())
         if found is None:
             raise Failure(f"there is no task {identity} here: it has ended, was removed, or never was")
         return found

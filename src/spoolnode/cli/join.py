@@ -115,7 +115,7 @@ def _run(config: "Config", report: "Log") -> int:
     from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
     from spoolnode.node.node import run_node
-    from spoolnode.node.work.crew import AppBroken
+    from spoolnode.node.work.pool import AppBroken
 
     try:
         trust = Trust.of(config)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from spoolnode.node.outcome import Inbox
+from spoolnode.node.outcome import Mailbox
 from spoolnode.protocol.packet import Variables
 
 DEFAULT_FREQUENCY = 30.0
@@ -35,7 +35,7 @@ class WorkerContext:
     """Seconds until a task runs again that asked for it (at most, for SPOOL_RETRY); `set_spooler_frequency` changes it."""
     configured_frequency: float = field(init=False)
     """The same as the node's settings say."""
-    inbox: Inbox = field(default_factory=Inbox)
+    inbox: Mailbox = field(default_factory=Mailbox)
     """Takes the calls that the application asks for itself (`uwsgi.signal`)."""
     is_loading: bool = False
     """Whether the application is being loaded: imported, and then its `@postfork` functions are called."""

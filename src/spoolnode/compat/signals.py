@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from spoolnode.compat.context import WorkerContext
 from spoolnode.errors import BadDecoration, Unavailable
-from spoolnode.node.outcome import Asked, Timer
+from spoolnode.node.outcome import AskedCall, Timer
 from spoolnode.registry import REGISTRY, full_name
 
 ANY = (-1, -1, -1, -1, -1)
@@ -64,7 +64,7 @@ class Signals:
                 f"uwsgi.signal({number}): nobody hears it; only a worker does, and only when the application is loaded\n"
             )
         else:
-            self._context.inbox.put(Asked(self._label(number), lambda: self._deliver(number)))
+            self._context.inbox.put(AskedCall(self._label(number), lambda: self._deliver(number)))
 
     def wait(self, number: int | None = None) -> bytes:
         """`uwsgi.signal_wait`: calls handlers until one was called, or that of `number`; `received` says which.

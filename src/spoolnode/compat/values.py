@@ -40,7 +40,7 @@ def environment(variables: Variables, body: bytes, task_name: str) -> Environmen
 
 
 def _check_pickles(env: Environment, ours: dict[bytes, bytes], typed: Mapping[str, Any], *, has_body: bool) -> None:
-    """The door has refused such a task already; here is where it would do harm.
+    """The admission has refused such a task already; here is where it would do harm.
 
     Without typed values and from no other node, it was put into the directory by hand, or by a uWSGI.
     """

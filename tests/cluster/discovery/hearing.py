@@ -11,7 +11,7 @@ from typing import Any
 from support import PATIENCE
 from zeroconf import DNSOutgoing, DNSPointer
 
-from spoolnode.cluster.candidate import Candidate, Identity, Source
+from spoolnode.cluster.candidate import Candidate, Discovery, Identity
 from spoolnode.cluster.discovery.announcement import SERVICE, service_name
 from spoolnode.cluster.discovery.mdns import Mdns, Tuning
 
@@ -63,7 +63,7 @@ def check(test: Coroutine[Any, Any, None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(*sources: Source, heard: Heard) -> AsyncIterator[None]:
+async def running(*sources: Discovery, heard: Heard) -> AsyncIterator[None]:
     """The sources at work."""
     tasks = [asyncio.create_task(source.run(heard)) for source in sources]
     try:

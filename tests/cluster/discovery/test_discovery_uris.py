@@ -8,7 +8,7 @@ import pytest
 from spoolnode.cluster.candidate import Identity
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.discovery.file import File
-from spoolnode.cluster.discovery.interfaces import Place, announced, best_first, nearest_first, present, speak_from
+from spoolnode.cluster.discovery.interfaces import LocalAddress, announced, best_first, nearest_first, present, speak_from
 from spoolnode.cluster.discovery.mdns import Mdns
 from spoolnode.cluster.discovery.polled import Polled
 from spoolnode.cluster.discovery.static import Static
@@ -104,12 +104,12 @@ def test_srv_with_dnspython_makes_its_source() -> None:
 
 # -- where mDNS speaks, and what it announces --
 
-LO = Place("lo", 1, "127.0.0.1", 8)
-LO6 = Place("lo", 1, "::1", 128)
-ETH0 = Place("eth0", 2, "10.0.0.5", 24)
-ETH0_6 = Place("eth0", 2, "2001:db8::5", 64)
-ETH0_LOCAL = Place("eth0", 2, "fe80::5", 64)
-BRIDGE = Place("docker0", 3, "172.17.0.1", 16)
+LO = LocalAddress("lo", 1, "127.0.0.1", 8)
+LO6 = LocalAddress("lo", 1, "::1", 128)
+ETH0 = LocalAddress("eth0", 2, "10.0.0.5", 24)
+ETH0_6 = LocalAddress("eth0", 2, "2001:db8::5", 64)
+ETH0_LOCAL = LocalAddress("eth0", 2, "fe80::5", 64)
+BRIDGE = LocalAddress("docker0", 3, "172.17.0.1", 16)
 ALL = [LO, LO6, ETH0, ETH0_6, ETH0_LOCAL, BRIDGE]
 
 
@@ -131,13 +131,13 @@ ALL = [LO, LO6, ETH0, ETH0_6, ETH0_LOCAL, BRIDGE]
         (["127.0.0.1"], ["eth7"], []),
     ],
 )
-def test_mdns_speaks_where_the_node_listens(hosts: list[str], wanted: list[str], expected: list[Place]) -> None:
+def test_mdns_speaks_where_the_node_listens(hosts: list[str], wanted: list[str], expected: list[LocalAddress]) -> None:
     assert speak_from(ALL, hosts, wanted) == expected
 
 
-ETH1_6 = Place("eth1", 4, "fd00::5", 64)
-ETH1_6B = Place("eth1", 4, "fd01::5", 64)
-ETH1_LOCAL = Place("eth1", 4, "fe80::6", 64)
+ETH1_6 = LocalAddress("eth1", 4, "fd00::5", 64)
+ETH1_6B = LocalAddress("eth1", 4, "fd01::5", 64)
+ETH1_LOCAL = LocalAddress("eth1", 4, "fe80::6", 64)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ ETH1_LOCAL = Place("eth1", 4, "fe80::6", 64)
     ],
 )
 def test_mdns_speaks_ipv6_on_an_interface_that_has_nothing_else(
-    hosts: list[str], wanted: list[str], expected: list[Place]
+    hosts: list[str], wanted: list[str], expected: list[LocalAddress]
 ) -> None:
     assert speak_from([LO, LO6, ETH0, ETH0_6, ETH1_6, ETH1_6B, ETH1_LOCAL], hosts, wanted) == expected
 
@@ -162,8 +162,8 @@ def test_a_node_on_an_ipv6_only_machine_is_announced_with_all_its_addresses() ->
 
 
 def test_the_way_out_is_spoken_on_and_announced_before_ten_bridges_of_containers() -> None:
-    bridges = [Place(f"br-{number:x}", 10 + number, f"172.{18 + number}.0.1", 16) for number in range(24)]
-    lan = Place("eno1", 3, "192.168.1.5", 24)
+    bridges = [LocalAddress(f"br-{number:x}", 10 + number, f"172.{18 + number}.0.1", 16) for number in range(24)]
+    lan = LocalAddress("eno1", 3, "192.168.1.5", 24)
     places = best_first([*bridges, BRIDGE, LO, lan, ETH0], {"eth0"})
     speaking = speak_from(places, ["0.0.0.0"], [])
     assert speaking[:2] == [ETH0, lan]
@@ -196,7 +196,7 @@ def test_mdns_speaks_on_loopback_when_there_is_no_network() -> None:
     ],
 )
 def test_what_is_announced_is_where_peers_can_connect(
-    listen: list[tuple[str, int]], speaking: list[Place], expected: tuple[int, list[str]]
+    listen: list[tuple[str, int]], speaking: list[LocalAddress], expected: tuple[int, list[str]]
 ) -> None:
     assert announced(listen, ALL, speaking) == expected
 

@@ -64,7 +64,7 @@ def test_questions_on_loopback_ask_for_answers_to_everybody(cluster: str) -> Non
             await node.started()
             assert node.source._lookout.question is DNSQuestionType.QM
             assert node.source._station is not None
-            eth0 = interfaces.Place("eth0", 2, "10.0.0.5", 24)
+            eth0 = interfaces.LocalAddress("eth0", 2, "10.0.0.5", 24)
             node.source._lookout.listen(node.source._station.zeroconf, [eth0], patience=1)
             assert node.source._lookout.question is None
 
@@ -251,7 +251,7 @@ def test_records_that_nobody_can_use_are_ignored(cluster: str) -> None:
         return Identity(node_id, "node", cluster, (), tls=False)._replace(**changes)
 
     own, ids = identity("0123456789ab"), [secrets.token_hex(6) for _ in range(8)]
-    speaking = [interfaces.Place("lo", 1, "127.0.0.1", 8)]
+    speaking = [interfaces.LocalAddress("lo", 1, "127.0.0.1", 8)]
 
     def read(info: AsyncServiceInfo) -> object:
         return announcement.read(info, own, "mdns", speaking)
@@ -263,7 +263,7 @@ def test_records_that_nobody_can_use_are_ignored(cluster: str) -> None:
     assert read(announcement.describe(identity(ids[3], cluster="other"), "1", 4001, ["127.0.0.1"])) is None
     another = AsyncServiceInfo(SERVICE, announcement.service_name(ids[4]), port=4001, properties=good.decoded_properties)
     assert read(another) is None
-    outside = [interfaces.Place("eth0", 2, "10.0.0.1", 24)]
+    outside = [interfaces.LocalAddress("eth0", 2, "10.0.0.1", 24)]
     assert announcement.read(good, own, "mdns", outside) is None, "a loopback address from another machine means ourselves"
     named_badly = read(announcement.describe(identity(ids[5], name="a b\n"), "1", 4001, ["127.0.0.1"]))
     assert isinstance(named_badly, tuple)
@@ -274,8 +274,8 @@ def test_new_interfaces_are_used_and_nobody_hears_a_goodbye(cluster: str) -> Non
     async def test() -> None:
         number = 1
 
-        def present() -> list[interfaces.Place]:
-            return [interfaces.Place("lo", number, "127.0.0.1", 8)]
+        def present() -> list[interfaces.LocalAddress]:
+            return [interfaces.LocalAddress("lo", number, "127.0.0.1", 8)]
 
         tuning = SHORT._replace(present=present, missing=PATIENCE)
         node, other = Member(cluster, 4001, tuning=tuning), Member(cluster, 4002)

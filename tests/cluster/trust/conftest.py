@@ -9,7 +9,7 @@ import pytest
 from spoolnode.cluster.trust import Trust
 
 if TYPE_CHECKING:
-    from spoolnode.cluster.ca import Issued
+    from spoolnode.cluster.authority import Issued
 
 Issue = Callable[..., "Issued"]
 
@@ -17,7 +17,7 @@ Issue = Callable[..., "Issued"]
 @pytest.fixture
 def issue(tmp_path: Path) -> Issue:
     """Makes a node's certificate: `issue("alpha", days=-1, of="other")`. Each authority is made when it is first needed."""
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     def make(name: str, days: int = 30, of: str = "ca") -> "Issued":
         directory = tmp_path / of

@@ -14,7 +14,7 @@ from tlsnode import LINK, OpenNode, Talk, run, until
 from spoolnode.cluster.dial import DialError, dial
 from spoolnode.cluster.trust import WARN_SECONDS, Trust, name_in, uri_of
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.ingress.trust import Untrusted
+from spoolnode.node.ingress.tls import Untrusted
 
 Issue = Callable[..., Any]
 
@@ -47,7 +47,7 @@ def test_a_certificate_must_not_have_ended(issue: Issue) -> None:
 
 
 def test_an_authority_must_not_have_ended(tmp_path: Path, issue: Issue) -> None:
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     ca.init(tmp_path / "ended", days=-1)
     with pytest.raises(BadConfig, match="ended on"):  # no certificate outlives its authority
@@ -104,7 +104,7 @@ def test_the_key_of_an_authority_opens_no_web_site(tmp_path: Path, issue: Issue,
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
 
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     made = issue("alpha")
     authority, signing = ca._load(tmp_path / "ca")
@@ -201,7 +201,7 @@ def test_an_authority_is_replaced_without_a_moment_in_which_nodes_do_not_know_ea
 
 
 def test_keys_are_for_their_owner_and_nothing_is_overwritten(tmp_path: Path, issue: Issue) -> None:
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     old = os.umask(0)
     try:
@@ -222,7 +222,7 @@ def test_keys_are_for_their_owner_and_nothing_is_overwritten(tmp_path: Path, iss
 
 
 def test_no_certificate_outlives_its_authority(tmp_path: Path) -> None:
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     authority = ca.init(tmp_path / "ca", days=10)
     assert ca.issue(tmp_path / "ca", "alpha", days=365).until == authority.until

@@ -9,8 +9,8 @@ import pytest
 from cryptography import x509
 from tlsnode import LINK, OpenNode, Talk, run, until
 
-from spoolnode.cluster import ca
-from spoolnode.cluster.ca import CaError, Issued
+from spoolnode.cluster import authority as ca
+from spoolnode.cluster.authority import CaError, Issued
 from spoolnode.cluster.dial import DialError, dial
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import BadConfig

@@ -11,9 +11,9 @@ import pytest
 from tlsnode import LINK, ONE, OpenNode, Talk, careless, over, plain, run, until
 
 from spoolnode.cluster import dial as dialing
-from spoolnode.cluster.dial import DialError, Kind, dial, refusal_of
+from spoolnode.cluster.dial import DialError, DialFailure, dial, refusal_of
 from spoolnode.cluster.trust import Trust
-from spoolnode.node.ingress import trust as handshaking
+from spoolnode.node.ingress import tls as handshaking
 from spoolnode.protocol.answer import REFUSED, STORED, AnswerReader
 
 TrustOf = Callable[..., Trust]
@@ -41,7 +41,7 @@ def test_two_nodes_of_one_authority_know_each_other_by_name(tmp_path: Path, trus
             assert not node.listener.strangers
             dialed.transport.close()
             await dialed.protocol.ended
-        assert len(node.door.taken) == 1
+        assert len(node.admission.taken) == 1
         assert node.services.handshake_failures == 0
 
     run(main)
@@ -56,7 +56,7 @@ def test_much_goes_over_a_link_in_order(tmp_path: Path, trust_of: TrustOf) -> No
             await until(lambda: answers(dialed.protocol.said) == 20_000, "all answers")
             dialed.transport.close()
             await dialed.protocol.ended
-        assert len(node.door.taken) == 20_000
+        assert len(node.admission.taken) == 20_000
 
     run(main)
 
@@ -74,7 +74,7 @@ def test_one_port_takes_plain_requests_too_from_where_they_are_allowed(tmp_path:
                 await asyncio.sleep(0)
             await slow.ended
             assert slow.said == STORED
-        assert len(node.door.taken) == 2
+        assert len(node.admission.taken) == 2
 
     run(main)
 
@@ -89,7 +89,7 @@ def test_plain_requests_from_elsewhere_are_refused(tmp_path: Path, trust_of: Tru
             await until(lambda: answers(link.said) == 1, "it is refused with a reason")
             assert b"--allow" in link.said
             link.transport.abort()
-        assert not node.door.taken
+        assert not node.admission.taken
 
     run(main)
 
@@ -121,9 +121,9 @@ def test_whoever_has_no_certificate_of_ours_is_refused_and_hears_why(
             if who in ("nobody", "other", "expired"):
                 refusal = refusal_of(error, node.address)
                 assert refusal is not None
-                assert refusal.kind == Kind.UNTRUSTED
+                assert refusal.kind == DialFailure.UNTRUSTED
                 assert "does not accept this node's certificate" in str(refusal)
-        assert not node.door.taken
+        assert not node.admission.taken
 
     run(main)
 
@@ -143,7 +143,7 @@ def nameless(tmp_path: Path) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    from spoolnode.cluster import ca
+    from spoolnode.cluster import authority as ca
 
     authority, signing = ca._load(tmp_path / "ca")
     key = ec.generate_private_key(ec.SECP256R1())
@@ -162,9 +162,9 @@ def test_a_peer_with_another_name_hears_nothing(tmp_path: Path, trust_of: TrustO
         async with OpenNode(tmp_path, trust_of("gamma")) as node:
             with pytest.raises(DialError, match="is of the node 'gamma', not of 'beta'") as caught:
                 await dial(node.address, lambda: made.append(1) or Talk(LINK), trust_of("alpha"), "beta")  # type: ignore[func-returns-value] # it counts
-            assert caught.value.kind == Kind.UNTRUSTED
+            assert caught.value.kind == DialFailure.UNTRUSTED
         assert not made
-        assert not node.door.taken
+        assert not node.admission.taken
 
     run(main)
 
@@ -186,8 +186,8 @@ def test_an_impostor_with_another_authority_hears_nothing(tmp_path: Path, trust_
         async with OpenNode(tmp_path, trust_of("beta", of="other")) as node:
             with pytest.raises(DialError, match="its certificate is not accepted") as caught:
                 await dial(node.address, lambda: Talk(LINK), trust_of("alpha"), "beta")
-            assert caught.value.kind == Kind.UNTRUSTED
-        assert not node.door.taken
+            assert caught.value.kind == DialFailure.UNTRUSTED
+        assert not node.admission.taken
 
     run(main)
 
@@ -197,9 +197,9 @@ def test_a_node_without_a_certificate_is_not_talked_to_in_clear(tmp_path: Path, 
         async with OpenNode(tmp_path, None) as node:
             with pytest.raises(DialError, match="does not speak TLS") as caught:
                 await dial(node.address, lambda: Talk(LINK), trust_of("alpha"), "beta")
-            assert caught.value.kind == Kind.UNTRUSTED
+            assert caught.value.kind == DialFailure.UNTRUSTED
             assert node.failures() == ["it speaks TLS, but this node has no --tls-cert"]
-        assert not node.door.taken
+        assert not node.admission.taken
 
     run(main)
 
@@ -289,7 +289,7 @@ def test_rubbish_that_begins_like_tls_is_refused(tmp_path: Path, trust_of: Trust
                 talk.transport.write_eof()
                 await talk.ended
             await until(lambda: node.services.handshake_failures == 3, "three refused")
-        assert not node.door.taken
+        assert not node.admission.taken
 
     run(main)
 
@@ -300,7 +300,7 @@ def test_more_connections_than_allowed_are_turned_away_unheard(tmp_path: Path, t
             first = await dial(node.address, lambda: Talk(LINK), trust_of("alpha"), "beta")
             with pytest.raises(DialError) as caught:
                 await dial(node.address, lambda: Talk(LINK), trust_of("alpha"), "beta")
-            assert caught.value.kind == Kind.UNREACHABLE
+            assert caught.value.kind == DialFailure.UNREACHABLE
             first.transport.abort()
 
     run(main)
@@ -312,11 +312,11 @@ def test_nobody_listening_and_nobody_answering_are_told_apart() -> None:
             port = free.getsockname()[1]
         with pytest.raises(DialError, match="nobody listens") as caught:
             await dial(f"127.0.0.1:{port}", Talk, None)
-        assert caught.value.kind == Kind.REFUSED
+        assert caught.value.kind == DialFailure.REFUSED
         for address in ("no.such.host.invalid:1", "not-an-address", "/a/path"):
             with pytest.raises(DialError) as caught:
                 await dial(address, Talk, None)
-            assert caught.value.kind == Kind.UNREACHABLE
+            assert caught.value.kind == DialFailure.UNREACHABLE
 
     run(main)
 
@@ -326,7 +326,7 @@ def test_a_peer_that_hangs_is_given_up_in_time(trust_of: TrustOf) -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             with pytest.raises(DialError, match=r"within 0\.2 s|in time") as caught:
                 await dial(f"127.0.0.1:{silent.getsockname()[1]}", Talk, trust_of("alpha"), "beta", 0.2)
-            assert caught.value.kind == Kind.UNREACHABLE
+            assert caught.value.kind == DialFailure.UNREACHABLE
 
     run(main)
 

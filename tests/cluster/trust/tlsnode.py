@@ -1,5 +1,5 @@
-"""Two sides of a connection in one event loop (uvloop, as nodes have it): a real listener with real conversations, whose door
-stores nothing, and a client that says requests.
+"""Two sides of a connection in one event loop (uvloop, as nodes have it): a real listener with real conversations, whose
+admission stores nothing, and a client that says requests.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
         return runner.run(limited())
 
 
-class Door:
+class Admission:
     """Takes everything, keeps it in memory."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class OpenNode:
     """
 
     def __init__(self, directory: Path, trust: Trust | None, *, stranger: bool = False, **settings: Any) -> None:
-        self.door = Door()
+        self.admission = Admission()
         self.reports: list[tuple[str, dict[str, Any]]] = []
         self._config = Config(listen=["127.0.0.1:0"], **settings)
         self._trust = trust
@@ -75,7 +75,7 @@ class OpenNode:
         self._socket = str(directory / "own.sock")
 
     async def __aenter__(self) -> "OpenNode":
-        self.services = Services(self.door, lambda: {"name": "it"}, self._report, self._report)  # type: ignore[arg-type] # a fake
+        self.services = Services(self.admission, lambda: {"name": "it"}, self._report, self._report)  # type: ignore[arg-type] # a fake
         stranger = self._stranger
 
         class OneOfTwo(Listener):

@@ -89,7 +89,7 @@ class Group:
         return first
 
 
-class Intake:
+class GroupCommit:
     """The only way into a batch."""
 
     def __init__(
@@ -363,7 +363,7 @@ class Intake:
         return Blank(path, descriptor)
 
     def close(self) -> None:
-        """Ends the intake, when it is idle; in the disk thread."""
+        """Ends the group commit, when it is idle; in the disk thread."""
         blank, self._blank = self._blank, None
         if blank is not None:
             self._disk.close(blank.descriptor)

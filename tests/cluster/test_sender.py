@@ -1,4 +1,4 @@
-"""The real carrier, with a real spool on a real disk, against a scripted other side on loopback: what is sent, in which order,
+"""The real sender, with a real spool on a real disk, against a scripted other side on loopback: what is sent, in which order,
 what each answer does to the task, and what stays when the connection breaks.
 """
 
@@ -11,18 +11,17 @@ from typing import Any
 import pytest
 from support import PATIENCE
 
-from spoolnode.cluster import carrier as carriers
-from spoolnode.cluster.carrier import Carrier, NotIt, Surroundings
+from spoolnode.cluster import sender as senders
 from spoolnode.cluster.channel import Channel
-from spoolnode.cluster.dial import Dialed, Kind, dial
+from spoolnode.cluster.dial import Dialed, DialFailure, dial
 from spoolnode.cluster.introduction import Introduction
-from spoolnode.cluster.link import State
-from spoolnode.cluster.peers import State as PeerState
-from spoolnode.cluster.peers import Target
+from spoolnode.cluster.link import LinkState
+from spoolnode.cluster.peers import PeerState, Target
+from spoolnode.cluster.sender import NotIt, Sender, SenderHost
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.ingress.door import Door
+from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
@@ -131,14 +130,14 @@ class Other:
         return bool(modifier2)  # in the plain dialect one answer is all
 
 
-class Sender:
-    """A spool with tasks for others, and a carrier of them."""
+class SendingNode:
+    """A spool with tasks for others, and a sender of them."""
 
     def __init__(self, directory: Path, other: Other, to: str = "beta") -> None:
         self.other = other
         self.to = to
         self.reports: list[tuple[str, dict[str, Any]]] = []
-        self.missed: list[tuple[str, Kind | None, str]] = []
+        self.missed: list[tuple[str, DialFailure | None, str]] = []
         self.met: list[dict[str, Any]] = []
         self.ours: list[str] = []
         self.known = True
@@ -150,16 +149,16 @@ class Sender:
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
         self.storage.load("boot")
         self.disk.in_force = True
-        self.door = Door(self.storage, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
-        self.carrier = Carrier(to, self._around())
-        self.carrier.link._rng = _Zero()  # no backoff: what happens is of interest, not when
-        self.outbox.woken = lambda _to: self.carrier.wake()
+        self.admission = Admission(self.storage, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
+        self.sender = Sender(to, self._around())
+        self.sender.link._rng = _Zero()  # no backoff: what happens is of interest, not when
+        self.outbox.woken = lambda _to: self.sender.wake()
 
     def _report(self, action: str, **details: Any) -> None:
         self.reports.append((action, details))
 
-    def _around(self) -> Surroundings:
-        return Surroundings(
+    def _around(self) -> SenderHost:
+        return SenderHost(
             journal=self.journal,
             outbox=self.outbox,
             introduce=lambda: Introduction(Hello(NODE, "alpha", "default"), None, ""),
@@ -195,13 +194,13 @@ class Sender:
             block, waiter = encode_variables(variables), Waiter()
             terms = read_terms(block, local=False)._replace(body=len(body))
             waiters.append(waiter)
-            if self.door.wants_upload(terms):
-                upload = self.door.upload(block, terms, waiter)
+            if self.admission.wants_upload(terms):
+                upload = self.admission.upload(block, terms, waiter)
                 assert upload is not None
                 await upload.write(body)
                 await upload.finish(waiter)
             else:
-                self.door.admit(block, body, terms, waiter)
+                self.admission.admit(block, body, terms, waiter)
         for waiter in waiters:
             await waiter.done.wait()
 
@@ -216,8 +215,8 @@ class Sender:
 
     async def close(self) -> None:
         """Ends it."""
-        await self.carrier.stop()
-        await asyncio.to_thread(self.door.close)
+        await self.sender.stop()
+        await asyncio.to_thread(self.admission.close)
         await self.storage.close()
         assert not self.disk.violations
 
@@ -236,12 +235,12 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     assert condition(), what
 
 
-def run(tmp_path: Path, story: Callable[[Sender, Other], Awaitable[None]], to: str = "beta") -> None:
+def run(tmp_path: Path, story: Callable[[SendingNode, Other], Awaitable[None]], to: str = "beta") -> None:
     """Runs a story with both sides."""
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE * 2), Other() as other:
-            sender = Sender(tmp_path, other, to)
+            sender = SendingNode(tmp_path, other, to)
             try:
                 await story(sender, other)
             finally:
@@ -251,7 +250,7 @@ def run(tmp_path: Path, story: Callable[[Sender, Other], Awaitable[None]], to: s
 
 
 def test_tasks_go_in_their_order_with_their_numbers_and_leave_the_disk(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         await sender.enqueue(*range(50))
         await until(lambda: not sender.waiting, "all has left")
         assert other.order == [str(n) for n in range(50)]
@@ -265,19 +264,19 @@ def test_tasks_go_in_their_order_with_their_numbers_and_leave_the_disk(tmp_path:
     run(tmp_path, story)
 
 
-def test_a_hello_says_the_destination_and_a_floor_below_which_nothing_follows(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+def test_a_hello_says_the_destination_and_a_watermark_below_which_nothing_follows(tmp_path: Path) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         await sender.enqueue(1)
         await until(lambda: not sender.waiting, "it has left")
         assert [(hello.id, hello.to) for hello in other.hellos] == [(NODE, "beta")]
-        assert other.hellos[0].floor <= int(other.got[0][1][b"spool_seq"])
+        assert other.hellos[0].low_watermark <= int(other.got[0][1][b"spool_seq"])
 
     run(tmp_path, story)
 
 
 @pytest.mark.parametrize("size", [0, 5, 100_000, len(LARGE)])
 def test_bodies_of_any_size_arrive_whole(tmp_path: Path, size: int) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         await sender.enqueue(1, body=LARGE[:size])
         await sender.enqueue(2)
         await until(lambda: not sender.waiting, "both have left")
@@ -287,7 +286,7 @@ def test_bodies_of_any_size_arrive_whole(tmp_path: Path, size: int) -> None:
 
 
 def test_what_was_not_answered_is_sent_again_with_the_same_number_and_first(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.script = [answer.stored("a"), None]
         await sender.enqueue(*range(5))
         await until(lambda: not sender.waiting, "all has left")
@@ -303,7 +302,7 @@ def test_what_was_not_answered_is_sent_again_with_the_same_number_and_first(tmp_
 
 
 def test_what_may_have_arrived_goes_to_no_other_node_under_the_same_name(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.script = [None]
         other.gate.clear()
         await sender.enqueue(1)
@@ -327,7 +326,7 @@ def test_what_may_have_arrived_goes_to_no_other_node_under_the_same_name(tmp_pat
 
 
 def test_busy_keeps_the_task_and_pauses_the_link_and_says_why(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.script = [answer.refused(BUSY)]
         await sender.enqueue(1)
         await until(lambda: not sender.waiting, "it has left at the second try")
@@ -340,24 +339,24 @@ def test_busy_keeps_the_task_and_pauses_the_link_and_says_why(tmp_path: Path) ->
 
 def test_a_repeat_that_is_refused_for_now_stays_in_doubt_and_is_given_to_nobody_else(tmp_path: Path) -> None:
     # A node that drains refuses everything, also what it took a moment ago: it must not run elsewhere.
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.script = [None, answer.refused(BUSY)]
         other.refusal = None
         await sender.enqueue(1)
         await until(lambda: len(other.got) >= 2, "it was sent twice")
         sender.known = False
-        await until(lambda: sender.carrier.link.state is not State.OPEN or len(other.got) > 2, "the link pauses")
+        await until(lambda: sender.sender.link.state is not LinkState.OPEN or len(other.got) > 2, "the link pauses")
         moved = await sender.moving.re_place("beta", 10, lambda _asked: "")
         assert moved == 0
         sender.known = True
-        sender.carrier.nudge()
+        sender.sender.nudge()
         await until(lambda: not sender.waiting, "it has left")
 
     run(tmp_path, story)
 
 
 def test_what_is_never_taken_goes_to_dead_with_the_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.script = [answer.stored("a"), answer.refused(NEVER)]
         await sender.enqueue(1, 2, 3)
         await until(lambda: not sender.waiting, "nothing waits")
@@ -372,7 +371,7 @@ def test_what_is_never_taken_goes_to_dead_with_the_reason_and_the_rest_goes_on(t
 
 @pytest.mark.parametrize("rubbish", [b"HTTP/1.1 200 OK\r\n\r\n", answer.stored("a") * 2, b"\xff\x02\x00\x01xx", b"\xff\0\0\x07"])
 def test_an_answer_that_is_none_ends_the_link_and_loses_nothing(tmp_path: Path, rubbish: bytes) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.script = [rubbish]
         await sender.enqueue(1)
         await until(lambda: not sender.waiting, "it has left all the same")
@@ -385,17 +384,17 @@ def test_an_answer_that_is_none_ends_the_link_and_loses_nothing(tmp_path: Path, 
 
 
 def test_a_refused_hello_sends_nothing_and_waits_a_minute(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.refusal = Refused(Reason.FORBIDDEN, "you showed no certificate")
         await sender.enqueue(1)
         await until(lambda: sender.missed, "it is noted")
-        assert sender.missed == [(other.address, Kind.UNTRUSTED, "you showed no certificate")]
-        await until(lambda: sender.carrier.link.state is State.WAITING, "it waits")
-        assert sender.carrier.link.retry_at - asyncio.get_running_loop().time() > 50
+        assert sender.missed == [(other.address, DialFailure.UNTRUSTED, "you showed no certificate")]
+        await until(lambda: sender.sender.link.state is LinkState.WAITING, "it waits")
+        assert sender.sender.link.retry_at - asyncio.get_running_loop().time() > 50
         assert other.got == []
         assert sender.waiting == 1
         other.refusal = None
-        sender.carrier.nudge()
+        sender.sender.nudge()
         await until(lambda: not sender.waiting, "somebody asks")
 
     run(tmp_path, story)
@@ -405,7 +404,7 @@ def test_a_refused_hello_sends_nothing_and_waits_a_minute(tmp_path: Path) -> Non
     "status", [{"id": "cccccccccccc", "name": "gamma"}, {"id": "", "name": "beta"}, {}, {"id": 7, "name": []}]
 )
 def test_somebody_else_at_the_address_of_a_name_gets_nothing_and_the_reason_is_said(tmp_path: Path, status: Any) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status = status
         await sender.enqueue(1)
         await until(lambda: sender.said("link_failed"), "it is said")
@@ -421,7 +420,7 @@ def test_at_an_address_whoever_is_there_is_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with asyncio.timeout(PATIENCE * 2), Other() as other:
             other.status = {"id": "cccccccccccc", "name": "gamma"}
-            sender = Sender(tmp_path, other, other.address)
+            sender = SendingNode(tmp_path, other, other.address)
             try:
                 await sender.enqueue(1)
                 await until(lambda: not sender.waiting, "it has left")
@@ -432,7 +431,7 @@ def test_at_an_address_whoever_is_there_is_it(tmp_path: Path) -> None:
 
 
 def test_a_destination_that_is_this_node_is_claimed_and_nothing_is_sent(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status = {"id": NODE, "name": "beta"}  # a name that this node has, or had
         await sender.enqueue(1, 2)
         await until(lambda: sender.ours, "it is claimed")
@@ -444,7 +443,7 @@ def test_a_destination_that_is_this_node_is_claimed_and_nothing_is_sent(tmp_path
 
 
 def test_who_says_our_own_id_at_the_address_of_another_node_makes_us_claim_nothing(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status = {"id": NODE, "name": "alpha"}
         await sender.enqueue(1)
         await until(lambda: sender.said("link_failed"), "it is said")
@@ -454,10 +453,10 @@ def test_who_says_our_own_id_at_the_address_of_another_node_makes_us_claim_nothi
     run(tmp_path, story)
 
 
-def test_a_floor_that_is_refused_ends_the_link_and_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carriers, "FLOOR_EVERY", 5)
+def test_a_watermark_that_is_refused_ends_the_link_and_no_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(senders, "WATERMARK_EVERY", 5)
 
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         await sender.enqueue(*range(5))
         await until(lambda: not sender.waiting, "they have left")
         other.refusal = Refused(Reason.FORBIDDEN, "your id belongs to another key")
@@ -470,11 +469,11 @@ def test_a_floor_that_is_refused_ends_the_link_and_no_task(tmp_path: Path, monke
 
 
 def test_a_peer_that_is_not_wanted_gets_nothing(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         def met(*_: object) -> None:
             raise NotIt("it belongs to another cluster")
 
-        sender.carrier._around.met = met
+        sender.sender._around.met = met
         await sender.enqueue(1)
         await until(lambda: sender.said("link_failed"), "it is said")
         assert other.got == []
@@ -489,13 +488,13 @@ def test_nobody_listening_is_tried_again_and_nothing_is_lost(tmp_path: Path) -> 
         async with asyncio.timeout(PATIENCE * 2):
             async with other:
                 pass
-            sender = Sender(tmp_path, other)
+            sender = SendingNode(tmp_path, other)
             try:
                 await sender.enqueue(1)
                 await until(lambda: sender.missed, "nobody is there")
-                assert sender.missed[0][1] is Kind.REFUSED
+                assert sender.missed[0][1] is DialFailure.REFUSED
                 async with other:
-                    sender.carrier.nudge()
+                    sender.sender.nudge()
                     await until(lambda: not sender.waiting, "it has left")
             finally:
                 await sender.close()
@@ -504,18 +503,18 @@ def test_nobody_listening_is_tried_again_and_nothing_is_lost(tmp_path: Path) -> 
 
 
 def test_stopping_in_the_middle_keeps_what_is_under_way_for_the_next_start(tmp_path: Path) -> None:
-    async def first(sender: Sender, other: Other) -> None:
+    async def first(sender: SendingNode, other: Other) -> None:
         other.gate.clear()
         await sender.enqueue(1, 2)
         await until(lambda: other.got, "it is sent")
         numbers.extend(variables[b"spool_seq"] for _, variables, _ in other.got)
 
-    async def second(sender: Sender, other: Other) -> None:
-        sender.carrier.wake()
+    async def second(sender: SendingNode, other: Other) -> None:
+        sender.sender.wake()
         await until(lambda: not sender.waiting, "it has left")
         assert other.order == ["1", "2"]
         assert other.got[0][1][b"spool_seq"] == numbers[0]
-        assert other.hellos[0].floor <= int(numbers[0])
+        assert other.hellos[0].low_watermark <= int(numbers[0])
 
     numbers: list[bytes] = []
     run(tmp_path, first)
@@ -523,10 +522,10 @@ def test_stopping_in_the_middle_keeps_what_is_under_way_for_the_next_start(tmp_p
 
 
 def test_a_silent_other_side_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carriers, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(senders, "ANSWER_SECONDS", 0.2)
     monkeypatch.setattr("spoolnode.cluster.link.ANSWER_SECONDS", 0.2)
 
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.gate.clear()
         await sender.enqueue(1)
         await until(lambda: sender.said("link_failed"), "it is given up")
@@ -537,29 +536,29 @@ def test_a_silent_other_side_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
     run(tmp_path, story)
 
 
-def test_a_floor_is_told_again_on_a_link_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carriers, "FLOOR_EVERY", 5)
+def test_a_watermark_is_told_again_on_a_link_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(senders, "WATERMARK_EVERY", 5)
 
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         for n in range(20):
             await sender.enqueue(n)
             await until(lambda: not sender.waiting, "it has left")
             await sender.journal.sync_marks()
         assert other.connections == 1
-        floors = [hello.floor for hello in other.hellos]
-        assert len(floors) >= 3
-        assert floors == sorted(floors)
-        assert floors[-1] > floors[0]
+        watermarks = [hello.low_watermark for hello in other.hellos]
+        assert len(watermarks) >= 3
+        assert watermarks == sorted(watermarks)
+        assert watermarks[-1] > watermarks[0]
 
     run(tmp_path, story)
 
 
 def test_an_idle_connection_is_kept_for_a_while_and_then_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(carriers, "IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(senders, "IDLE_SECONDS", 0.1)
 
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         await sender.enqueue(1)
-        await until(lambda: sender.carrier.link.state is State.IDLE and other.got, "it rests")
+        await until(lambda: sender.sender.link.state is LinkState.IDLE and other.got, "it rests")
         await sender.enqueue(2)
         await until(lambda: not sender.waiting, "it has left")
         assert other.connections == 2
@@ -572,7 +571,7 @@ def test_an_idle_connection_is_kept_for_a_while_and_then_closed(tmp_path: Path, 
 
 
 def test_a_uwsgi_server_gets_one_plain_request_a_connection(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status = None
         await sender.enqueue(*range(20))
         await until(lambda: not sender.waiting, "all has left")
@@ -585,7 +584,7 @@ def test_a_uwsgi_server_gets_one_plain_request_a_connection(tmp_path: Path) -> N
 
 
 def test_a_uwsgi_server_that_refuses_pauses_the_link(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status, other.script = None, [answer.REFUSED]
         await sender.enqueue(1, 2)
         await until(lambda: not sender.waiting, "all has left")
@@ -596,7 +595,7 @@ def test_a_uwsgi_server_that_refuses_pauses_the_link(tmp_path: Path) -> None:
 
 
 def test_a_uwsgi_server_that_breaks_off_may_get_a_task_twice_and_never_loses_one(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status, other.script = None, [answer.STORED, None]
         await sender.enqueue(1, 2, 3)
         await until(lambda: not sender.waiting, "all has left")
@@ -606,7 +605,7 @@ def test_a_uwsgi_server_that_breaks_off_may_get_a_task_twice_and_never_loses_one
 
 
 def test_a_task_with_a_body_is_given_up_before_a_uwsgi_server_could_drop_it(tmp_path: Path) -> None:
-    async def story(sender: Sender, other: Other) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
         other.status = None
         await sender.enqueue(1, body=b"small")
         await sender.enqueue(2, body=LARGE)

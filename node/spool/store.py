@@ -1,6 +1,6 @@
 """What happens to tasks on disk, one function a move: settle, bury, revive, quarantine, mark.
 
-Everything here blocks and runs in the keeper thread (or at the start, before there is any). Every move is: a whole new file under
+Everything here blocks and runs in the store thread (or at the start, before there is any). Every move is: a whole new file under
 tmp/, sync, rename, sync of the directory; only then is the old place marked or removed. So a task may for a moment be in
 two places after a crash, never in none; recovery knows the pairs by their names.
 """
@@ -15,7 +15,7 @@ from functools import partial
 
 from spoolnode.node.disk.disk import Disk, discard
 from spoolnode.node.disk.layout import create, is_outbound, number_of, outbox_ref, reason_ref, ref_id, waiting_ref
-from spoolnode.node.spool.reader import Marker, Place
+from spoolnode.node.spool.reader import Location, Marker
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
@@ -33,7 +33,7 @@ SHORT_REASON = 560
 
 
 @dataclass
-class Keeper(Marker):
+class Store(Marker):
     """The moves, over one disk and one spool directory."""
 
     disk: Disk
@@ -56,7 +56,7 @@ class Keeper(Marker):
         """Makes marks in batches, and removals from directories, safe against a power cut.
 
         One that fails does not keep the others from it; the first error is raised at the end. What failed is not tried
-        again (see `intake`): after a power cut such a task may run once more.
+        again (see `group_commit`): after a power cut such a task may run once more.
         """
         problems: list[OSError] = []
         # The batches first: a file that came from one may be gone for good only when its record is marked for good.
@@ -82,9 +82,9 @@ class Keeper(Marker):
     # -- moving --
 
     def settle(
-        self, number: int, flying: set[int], void: set[int], due: dict[int, float], refused: Iterable[int] = ()
+        self, number: int, in_flight: set[int], void: set[int], due: dict[int, float], refused: Iterable[int] = ()
     ) -> dict[int, str]:
-        """Gives each waiting task of a batch a spool file of its own, except those `flying` with a worker.
+        """Gives each waiting task of a batch a spool file of its own, except those in flight with a worker.
 
         Args:
             void: records that are no tasks, though they may look like some.
@@ -98,12 +98,12 @@ class Keeper(Marker):
         moved: dict[int, str] = {}
         problem = None
         for record in self.records(number):
-            if record.state != WAITING or record.offset in flying or record.offset in void:
+            if record.state != WAITING or record.offset in in_flight or record.offset in void:
                 continue
             try:
                 # What is not due later is ready, whatever the record says (`retry`), also when the clock was set back.
                 ready = min(record.accepted, time.time())
-                place = Place(self.layout.batch(number), record.offset, record.length)
+                place = Location(self.layout.batch(number), record.offset, record.length)
                 ref = self._settled_ref(number, record, place)
                 self._copy(place, ref, attempts=record.attempts, mtime=due.get(record.offset, ready))
             except OSError as error:
@@ -203,7 +203,7 @@ class Keeper(Marker):
 
     def revive(self, source: str, target: str = "", *, attempts: int = 0) -> str:
         """Moves a task from dead/ back among the waiting ones, or to the ref `target` in outbox/; the ref of its new file."""
-        place = Place(self.layout.path(source))
+        place = Location(self.layout.path(source))
         variables = self._variables(place)
         if target:
             self.disk.make_directory(self.layout.directory_of(target))
@@ -236,7 +236,7 @@ class Keeper(Marker):
             record = records.get(int(offset))
             if record is None:
                 continue
-            place = Place(self.layout.batch(number), record.offset, record.length)
+            place = Location(self.layout.batch(number), record.offset, record.length)
             try:
                 self._copy(place, target, attempts=0, mtime=self._mtime_at(place, target, record.accepted))
             except OSError as error:
@@ -266,7 +266,7 @@ class Keeper(Marker):
                 # Before it is there: a file whose time is past may run at once. An attempt at sending is none at running.
                 # What somebody has put into outbox/ has no number yet, and waits from now on.
                 accepted = self.disk.stat(self.layout.path(ref)).mtime if number_of(ref) or "outbox/" not in ref else time.time()
-                self.disk.set_mtime(self.layout.path(ref), self._mtime_at(Place(self.layout.path(ref)), target, accepted))
+                self.disk.set_mtime(self.layout.path(ref), self._mtime_at(Location(self.layout.path(ref)), target, accepted))
                 self.set_attempts(None, ref, 0)
                 self.disk.rename(self.layout.path(ref), self.layout.path(target))
             except FileNotFoundError:
@@ -290,7 +290,7 @@ class Keeper(Marker):
             raise problem
         return moved
 
-    def _mtime_at(self, place: Place, target: str, accepted: float) -> float:
+    def _mtime_at(self, place: Location, target: str, accepted: float) -> float:
         """The time of a task's file in its new place: when it was accepted, or when it is due here, if that is later."""
         accepted = min(accepted, time.time())
         if is_outbound(target):
@@ -322,7 +322,7 @@ class Keeper(Marker):
 
     def copy_file(self, path: str, ref: str) -> None:
         """A second copy of a whole spool file, as a new task."""
-        self._copy(Place(path), ref, attempts=0, mtime=self.disk.stat(path).mtime)
+        self._copy(Location(path), ref, attempts=0, mtime=self.disk.stat(path).mtime)
 
     def publish(self, ref: str) -> str:
         """Puts a whole file of arriving/ among the waiting ones; its new ref. Its time stays."""
@@ -392,7 +392,7 @@ class Keeper(Marker):
         identity = names.shortened(ref_id(ref), names.LONGEST_ID - 21)
         return f"{directory}{slash}{names.file_name(identity)}.{time.time_ns()}"
 
-    def _settled_ref(self, number: int, record: batchfile.Record, place: Place) -> str:
+    def _settled_ref(self, number: int, record: batchfile.Record, place: Location) -> str:
         identity = names.task_id(self.node_id, number, record.offset)
         if record.kind != batchfile.OUTBOUND:
             return self._new_ref(identity, record.rank)
@@ -401,7 +401,7 @@ class Keeper(Marker):
         return outbox_ref(to, identity, record.number)
 
     def _copy(
-        self, place: Place, ref: str, *, attempts: int, mtime: float, extra: list[tuple[bytes, bytes]] | None = None
+        self, place: Location, ref: str, *, attempts: int, mtime: float, extra: list[tuple[bytes, bytes]] | None = None
     ) -> None:
         """Writes the task at `place` to a new file; what we added when it died is left out, `extra` is added."""
         source = self.disk.open(place.path)

@@ -1,4 +1,4 @@
-"""The crew: the workers of a node, kept at their number, fed from the spool, judged by how their tasks end."""
+"""The pool: the workers of a node, kept at their number, fed from the spool, judged by how their tasks end."""
 
 import asyncio
 import itertools
@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.outcome import Kind, Outcome, read_timer
+from spoolnode.node.outcome import Ending, Outcome, read_timer
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.spool import LOCKED_SECONDS, SHORT_SECONDS, Spool
-from spoolnode.node.work import wire
-from spoolnode.node.work.dispatch import STALLED_SECONDS, View, plan, to_relieve
+from spoolnode.node.work import messages
+from spoolnode.node.work.balance import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.work.process import InFlight, WorkerProcess, worker_command
 from spoolnode.node.work.reserve import Reserve
 from spoolnode.node.work.slots import TIMER
@@ -45,7 +45,7 @@ class AppUnusable(AppBroken, BadConfig):
     """You erred: --app names nothing that could run. The text is one sentence."""
 
 
-class Crew:
+class WorkerPool:
     """All workers of a node."""
 
     def __init__(self, config: Config, spool: Spool, facts: dict[str, Any], report: Callable[..., None], warden: Warden) -> None:
@@ -234,11 +234,11 @@ class Crew:
             return False
         source, refs, rank = taken
         if source.number is None:
-            for files in wire.split_files(refs):
+            for files in messages.split_files(refs):
                 self._hand_over(worker, InFlight(source, files, rank, set(range(len(files)))), None, files)
         else:
             chunk = InFlight(source, refs, rank, set(range(len(refs))))
-            self._hand_over(worker, chunk, source.number, wire.pack_offsets(refs))
+            self._hand_over(worker, chunk, source.number, messages.pack_offsets(refs))
         return True
 
     def _hand_over(self, worker: WorkerProcess, chunk: InFlight, number: int | None, refs: Any) -> None:
@@ -298,7 +298,7 @@ class Crew:
         return False
 
     def _ended(self, worker: WorkerProcess, number: int, packed: bytes, others: list[list[Any]], seconds: float) -> None:
-        positions = wire.unpack_positions(packed)
+        positions = messages.unpack_positions(packed)
         if not self._trusts(worker, number, [*positions, *(position for position, *_ in others)]):
             return
         chunk = worker.chunks[number]
@@ -308,7 +308,7 @@ class Crew:
         for position, verdict, detail, delay, function in others:
             (ref,) = self._close(worker, chunk, [position])
             self._judge(chunk, ref, verdict, detail, delay, function)
-            worker.done += verdict not in wire.NOT_RUN
+            worker.done += verdict not in messages.NOT_RUN
         self.seconds += seconds
         self.busy += seconds
         worker.pace.observe(len(positions) + len(others), seconds)
@@ -334,23 +334,23 @@ class Crew:
 
     def _judge(self, chunk: InFlight, ref: Ref, verdict: str, detail: Any, delay: float, function: str) -> None:
         spool, source = self._spool, chunk.source
-        if verdict == wire.GONE:
+        if verdict == messages.GONE:
             spool.gone(source, ref)
-        elif verdict == wire.EARLY:
+        elif verdict == messages.EARLY:
             spool.postpone(source, ref, chunk.rank, detail)
-        elif verdict == wire.LOCKED or (verdict == wire.SHORT and detail < SHORT_SECONDS):
+        elif verdict == messages.LOCKED or (verdict == messages.SHORT and detail < SHORT_SECONDS):
             spool.postpone(source, ref, chunk.rank, time.time() + LOCKED_SECONDS)
-        elif verdict == wire.SHORT:
+        elif verdict == messages.SHORT:
             spool.quarantine(str(ref), f"it ended before its variables did for {int(detail)} s")
-        elif verdict == wire.UNREADABLE:
+        elif verdict == messages.UNREADABLE:
             spool.unreadable(source, ref, chunk.rank, detail)
-        elif verdict == wire.CORRUPT:
+        elif verdict == messages.CORRUPT:
             spool.corrupt(source, ref, detail)
         else:
-            spool.failed(source, ref, chunk.rank, Outcome(Kind(verdict), detail, delay, function))
+            spool.failed(source, ref, chunk.rank, Outcome(Ending(verdict), detail, delay, function))
 
     def _returned(self, worker: WorkerProcess, number: int, packed: bytes) -> None:
-        positions = wire.unpack_positions(packed)
+        positions = messages.unpack_positions(packed)
         if not self._trusts(worker, number, list(positions)):
             return
         chunk = worker.chunks[number]
@@ -432,11 +432,11 @@ class Crew:
                 unstarted.append(ref)
             elif (number, position) in worker.overdue:
                 reason = f"it ran longer than {running[number, position]:g} s (timeout); its worker was killed"
-                spool.failed(source, ref, chunk.rank, Outcome(Kind.FAILED, reason))
+                spool.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, reason))
             elif worker.interrupted or worker.overdue:
                 spool.interrupted(source, ref, chunk.rank)
             else:
-                spool.failed(source, ref, chunk.rank, Outcome(Kind.FAILED, f"its worker {worker.death}"))
+                spool.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, f"its worker {worker.death}"))
         spool.give_back(source, unstarted, chunk.rank)
 
     # -- by the clock --

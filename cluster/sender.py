@@ -15,14 +15,13 @@ from itertools import groupby
 from traceback import format_exception
 from typing import Any
 
-from spoolnode.cluster.channel import Answer, Channel, ChannelLost, Impostor, read_pong, refusal_in
-from spoolnode.cluster.dial import Dialed, DialError, Kind, refusal_of
+from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, RawAnswer, read_pong, refusal_in
+from spoolnode.cluster.dial import Dialed, DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
-from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, Sent, State, WrongState
-from spoolnode.cluster.peers import State as PeerState
-from spoolnode.cluster.peers import Target
-from spoolnode.node.outbox.outbox import ANYONE, Load, Outbox
-from spoolnode.node.outbox.parcel import Parcel
+from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, LinkState, Sent, WrongState
+from spoolnode.cluster.peers import PeerState, Target
+from spoolnode.node.outbox.envelope import Envelope
+from spoolnode.node.outbox.outbox import ANYONE, Outbox, Shipment
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
@@ -38,8 +37,8 @@ ATTEMPTS_AT_ONCE = 16
 """Links that begin to connect in one turn of the loop: that takes each of them about a tenth of a millisecond."""
 IDLE_SECONDS = 30.0
 """How long a connection without work stays open: opening one costs more than keeping it, and a node restarts now and then."""
-FLOOR_EVERY = 8192
-"""Tasks after which the other side is told the floor again, so that it can forget."""
+WATERMARK_EVERY = 8192
+"""Tasks after which the other side is told the low watermark again, so that it can forget."""
 BODY_PIECE = 1 << 18
 """Bytes of a large body sent at a time."""
 UNKNOWN_SECONDS = 5.0
@@ -59,8 +58,8 @@ class Ourselves(ChannelLost):
 
 
 @dataclass
-class Surroundings:
-    """What carriers need of their cluster."""
+class SenderHost:
+    """What senders need of their cluster."""
 
     journal: Journal
     outbox: Outbox
@@ -76,7 +75,7 @@ class Surroundings:
     """Raises `Impostor` when a status is not that of the node which a certificate names, or which has had that id so far."""
     met: Callable[[dict[str, Any], float, str], None]
     """A hello was answered: what was said, in how many seconds, at which address. Raises `NotIt` when it must get nothing."""
-    missed: Callable[[str, Kind | None, str], None]
+    missed: Callable[[str, DialFailure | None, str], None]
     """An address did not answer, or broke off."""
     exchanged: Callable[[str], None]
     """A task was taken by the node of that id."""
@@ -89,10 +88,10 @@ class Surroundings:
     """Through which each attempt goes: thousands of destinations may be tried at the same time."""
 
 
-class Carrier:
-    """The carrier of one destination."""
+class Sender:
+    """The sender of one destination."""
 
-    def __init__(self, to: str, around: Surroundings) -> None:
+    def __init__(self, to: str, around: SenderHost) -> None:
         self.to = to
         self.link = Link(around.rng)
         self._around = around
@@ -101,11 +100,11 @@ class Carrier:
         self._channel: Channel | None = None
         self._peer = ANYONE
         self._address = ""
-        self._since_floor = 0
+        self._since_watermark = 0
         self._written = self._answered = 0
         """Tasks on this connection, and how many of them were answered."""
-        self._floors: deque[int] = deque()
-        """How many tasks were written before each hello that tells a floor: its answer comes between theirs."""
+        self._watermarks: deque[int] = deque()
+        """How many tasks were written before each hello that tells a low watermark: its answer comes between theirs."""
         self._introduction = around.introduce()
         self._task = self._loop.create_task(self._run())
 
@@ -149,7 +148,7 @@ class Carrier:
             self._end_attempt("this node is stopping")
 
     def _end_attempt(self, reason: str) -> None:
-        if self.link.state not in (State.IDLE, State.WAITING):
+        if self.link.state not in (LinkState.IDLE, LinkState.WAITING):
             self._fail(reason)
 
     async def _due(self) -> Target:
@@ -167,7 +166,7 @@ class Carrier:
                     has_turn = True
                     continue  # much may have changed meanwhile
                 left = self.link.retry_at - now
-                pause = left if self.link.state is State.WAITING and left > 0 else UNKNOWN_SECONDS
+                pause = left if self.link.state is LinkState.WAITING and left > 0 else UNKNOWN_SECONDS
             await self._sleep(pause)
 
     async def _sleep(self, pause: float | None) -> None:
@@ -191,7 +190,7 @@ class Carrier:
             dialed.protocol.certified = dialed.name
             await self._use(dialed.protocol)
             return
-        self._fail(problem, untrusted=kind is Kind.UNTRUSTED)
+        self._fail(problem, untrusted=kind is DialFailure.UNTRUSTED)
 
     async def _use(self, channel: Channel) -> None:
         self._channel = channel
@@ -204,7 +203,7 @@ class Carrier:
                 channel.close("it is a uWSGI server")
                 await self._carry_plain()
         except Refused as refusal:
-            self._around.missed(self._address, Kind.UNTRUSTED, refusal.text)
+            self._around.missed(self._address, DialFailure.UNTRUSTED, refusal.text)
             self._fail(f"refused: {refusal.text}", untrusted=True)
         except Ourselves:
             self._fail("it is this node")
@@ -216,7 +215,7 @@ class Carrier:
         finally:
             channel.ended = lambda: None
             channel.heard = None
-            if self.link.state in (State.GREETING, State.OPEN):
+            if self.link.state in (LinkState.GREETING, LinkState.OPEN):
                 self._fail("this node is stopping", quiet=True)
             channel.abort("done")
             self._channel, self._peer = None, ANYONE
@@ -228,8 +227,10 @@ class Carrier:
         refused = refusal_of(channel.error, self._address)
         kind = refused.kind if refused is not None else None
         if not isinstance(error, NotIt):  # whoever is there instead is well, and the table knows who it is
-            self._around.missed(self._address, Kind.UNTRUSTED if isinstance(error, Impostor) else kind, str(refused or error))
-        self._fail(str(refused or error), untrusted=kind is Kind.UNTRUSTED, quiet=self._is_leaving())
+            self._around.missed(
+                self._address, DialFailure.UNTRUSTED if isinstance(error, Impostor) else kind, str(refused or error)
+            )
+        self._fail(str(refused or error), untrusted=kind is DialFailure.UNTRUSTED, quiet=self._is_leaving())
 
     def _is_leaving(self) -> bool:
         """Whether the other side has said goodbye: then the end of the link is no news."""
@@ -260,14 +261,14 @@ class Carrier:
             read_pong(await channel.ask(self._hello(), ANSWER_SECONDS))
         await self._around.outbox.meet(self.to, identity)
         self._peer = identity
-        self._since_floor = self._written = self._answered = 0
-        self._floors.clear()
+        self._since_watermark = self._written = self._answered = 0
+        self._watermarks.clear()
         self.link.greeted(self._loop.time())
         self._around.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
         return True
 
     def _hello(self) -> bytes:
-        return self._introduction.packet(self.to, self._around.outbox.floor(self.to))
+        return self._introduction.packet(self.to, self._around.outbox.low_watermark(self.to))
 
     def _fail(self, reason: str, *, untrusted: bool = False, quiet: bool = False) -> None:
         """The link ends; what is in doubt goes back."""
@@ -313,7 +314,7 @@ class Carrier:
             self._wake.clear()
             if not await self._send_some(channel):
                 await self._idle(channel)
-                if self.link.state is State.IDLE:
+                if self.link.state is LinkState.IDLE:
                     return
 
     async def _idle(self, channel: Channel) -> None:
@@ -334,52 +335,52 @@ class Carrier:
         load = await self._around.outbox.take(self.to, self._peer, room, FILES_AT_ONCE)
         if load is None:
             return False
-        parcels = load.parcels
+        envelopes = load.envelopes
         try:
-            while parcels:
-                await self._send_parcels(channel, load, parcels)
+            while envelopes:
+                await self._send_envelopes(channel, load, envelopes)
         finally:
-            if parcels:
-                rest = [parcel.ref for parcel in parcels]
+            if envelopes:
+                rest = [envelope.ref for envelope in envelopes]
                 self._around.outbox.give_back(self.to, self._peer, load.source, rest, load.rank, doubtful=load.doubtful)
         return True
 
-    async def _send_parcels(self, channel: Channel, load: Load, parcels: list[Parcel]) -> None:
+    async def _send_envelopes(self, channel: Channel, load: Shipment, envelopes: list[Envelope]) -> None:
         """Sends the small ones in one piece up to the first large one, or that one. What was begun is taken off the list."""
-        if channel.reason or self.link.state is not State.OPEN:
+        if channel.reason or self.link.state is not LinkState.OPEN:
             raise ChannelLost(channel.reason)
-        small = next((index for index, parcel in enumerate(parcels) if parcel.body_end), len(parcels))
+        small = next((index for index, envelope in enumerate(envelopes) if envelope.body_end), len(envelopes))
         now = self._loop.time()
-        if self._since_floor >= FLOOR_EVERY:
-            self._since_floor = 0
-            self._floors.append(self._written)
+        if self._since_watermark >= WATERMARK_EVERY:
+            self._since_watermark = 0
+            self._watermarks.append(self._written)
             channel.write(self._hello())
-        going, parcels[:small] = parcels[:small], []
-        for parcel in going:
-            self.link.sent(_sent(load, parcel), now)
-        self._since_floor += len(going)
+        going, envelopes[:small] = envelopes[:small], []
+        for envelope in going:
+            self.link.sent(_sent(load, envelope), now)
+        self._since_watermark += len(going)
         self._written += len(going)
         if going:
-            channel.write(b"".join([parcel.head for parcel in going]))
+            channel.write(b"".join([envelope.head for envelope in going]))
             await channel.drained(ANSWER_SECONDS)
-        elif parcels:
-            parcel = parcels.pop(0)
-            self.link.sent(_sent(load, parcel), now)
+        elif envelopes:
+            envelope = envelopes.pop(0)
+            self.link.sent(_sent(load, envelope), now)
             self._written += 1
-            await self._send_large(channel, parcel)
+            await self._send_large(channel, envelope)
 
-    async def _send_large(self, channel: Channel, parcel: Parcel) -> None:
+    async def _send_large(self, channel: Channel, envelope: Envelope) -> None:
         """Streams a body from the disk."""
         journal = self._around.journal
-        disk, path = journal.reader.disk, journal.layout.path(str(parcel.ref))
+        disk, path = journal.reader.disk, journal.layout.path(str(envelope.ref))
         descriptor = await journal.packing.run(lambda: disk.open(path))
         try:
-            channel.write(parcel.head)
-            at = parcel.body_at
-            while at < parcel.body_end:
-                piece = await journal.packing.run(partial(disk.read, descriptor, min(BODY_PIECE, parcel.body_end - at), at))
+            channel.write(envelope.head)
+            at = envelope.body_at
+            while at < envelope.body_end:
+                piece = await journal.packing.run(partial(disk.read, descriptor, min(BODY_PIECE, envelope.body_end - at), at))
                 if not piece:
-                    raise ChannelLost(f"the file {parcel.ref} became shorter while it was sent")
+                    raise ChannelLost(f"the file {envelope.ref} became shorter while it was sent")
                 channel.write(piece)
                 await channel.drained(ANSWER_SECONDS)
                 self.link.progress(self._loop.time())
@@ -387,7 +388,7 @@ class Carrier:
         finally:
             await journal.packing.run(lambda: disk.close(descriptor))
 
-    def _on_answers(self, answers: list[Answer]) -> None:
+    def _on_answers(self, answers: list[RawAnswer]) -> None:
         """What the other side said: tasks leave, come back, or are given up."""
         try:
             self._sort(answers)
@@ -396,16 +397,16 @@ class Carrier:
                 self._channel.abort(f"it answered what was not asked: {error}")
         self._wake.set()
 
-    def _sort(self, answers: list[Answer]) -> None:
+    def _sort(self, answers: list[RawAnswer]) -> None:
         now = self._loop.time()
         taken: dict[tuple[int, int], list[Sent]] = {}
         later: list[Sent] = []
         try:
             for modifier1, modifier2, block in answers:
-                if self._floors and self._floors[0] == self._answered:
-                    self._floors.popleft()
+                if self._watermarks and self._watermarks[0] == self._answered:
+                    self._watermarks.popleft()
                     if modifier1 != PING:
-                        raise BadPacket(f"a floor was not taken: {refusal_in(modifier2, block)}")
+                        raise BadPacket(f"a low watermark was not taken: {refusal_in(modifier2, block)}")
                     continue
                 refusal = refusal_in(modifier2, block)
                 self._answered += 1
@@ -445,21 +446,21 @@ class Carrier:
                             await self._wake.wait()
                 self.link.rest()
                 return
-            parcels = load.parcels
+            envelopes = load.envelopes
             try:
-                while parcels and not self.link.closing:
-                    await self._send_plain(load, parcels.pop(0))
+                while envelopes and not self.link.closing:
+                    await self._send_plain(load, envelopes.pop(0))
             finally:
-                rest = [parcel.ref for parcel in parcels]
+                rest = [envelope.ref for envelope in envelopes]
                 self._around.outbox.give_back(self.to, UWSGI, load.source, rest, load.rank, doubtful=load.doubtful)
         self._pause()
 
-    async def _send_plain(self, load: Load, parcel: Parcel) -> None:
-        sent = _sent(load, parcel)
+    async def _send_plain(self, load: Shipment, envelope: Envelope) -> None:
+        sent = _sent(load, envelope)
         try:
-            question = plain_packet(parcel)
+            question = plain_packet(envelope)
         except Refused as refusal:
-            self._around.outbox.give_up(self.to, load.source, parcel.ref, parcel.number, refusal.text)
+            self._around.outbox.give_up(self.to, load.source, envelope.ref, envelope.number, refusal.text)
             return
         try:
             channel = (await self._around.dial(self._address, Channel, "")).protocol
@@ -479,8 +480,8 @@ class Carrier:
             self._return([sent], doubtful=False)
 
 
-def _sent(load: Load, parcel: Parcel) -> Sent:
-    return Sent(load.source, load.rank, parcel.ref, parcel.number, parcel.size, load.doubtful)
+def _sent(load: Shipment, envelope: Envelope) -> Sent:
+    return Sent(load.source, load.rank, envelope.ref, envelope.number, envelope.size, load.doubtful)
 
 
 NOT_NOW = Refused(Reason.BUSY, "the uWSGI server refused it without a reason: is its spooler on, is the task too large for it?")
@@ -488,12 +489,12 @@ NOT_NOW = Refused(Reason.BUSY, "the uWSGI server refused it without a reason: is
 _KEPT = names.FROM_CLIENTS - {names.NODE, names.BODY_LENGTH, names.VALUES}
 
 
-def plain_packet(parcel: Parcel) -> bytes:
+def plain_packet(envelope: Envelope) -> bytes:
     """The request for a real uWSGI server: without what only nodes understand. Raises `Refused` when it would lose a part."""
-    size = HEADER.unpack_from(parcel.head)[1]
-    if parcel.body_end or len(parcel.head) > HEADER.size + size:
+    size = HEADER.unpack_from(envelope.head)[1]
+    if envelope.body_end or len(envelope.head) > HEADER.size + size:
         raise Refused(Reason.FORBIDDEN, "it has a body, which a uWSGI server would drop")
-    variables = decode_variables(parcel.head[HEADER.size :])
+    variables = decode_variables(envelope.head[HEADER.size :])
     if any(key == names.VALUES for key, _ in variables):
         raise Refused(Reason.FORBIDDEN, "it has values of other types than text, which a uWSGI server cannot read")
     kept = [(key, value) for key, value in variables if not key.startswith(names.OURS) or key in _KEPT]

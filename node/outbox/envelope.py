@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from spoolnode.node.disk.layout import number_of, ref_id
-from spoolnode.node.spool.intake import INLINE_BODY
-from spoolnode.node.spool.reader import Marker, Place, Reader
+from spoolnode.node.spool.group_commit import INLINE_BODY
+from spoolnode.node.spool.reader import Location, Marker, Reader
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, pickles
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
@@ -23,7 +23,7 @@ SENT = b"\x01"
 """The attempts of a task that may have reached the other node. Written before it is sent, so a kill -9 does not hide it."""
 
 
-class Parcel(NamedTuple):
+class Envelope(NamedTuple):
     """One task, ready to be sent."""
 
     ref: int | str
@@ -47,9 +47,9 @@ class Unsendable(NamedTuple):
     reason: str
 
 
-def pack_records(marker: Marker, number: int, offsets: Sequence[int]) -> list[Parcel | Unsendable]:
+def pack_records(marker: Marker, number: int, offsets: Sequence[int]) -> list[Envelope | Unsendable]:
     """The waiting ones among these records of a batch. Raises OSError, FileNotFoundError when the batch is gone."""
-    found: list[Parcel | Unsendable] = []
+    found: list[Envelope | Unsendable] = []
     start = min(offsets) - batchfile.RECORD_SIZE
     descriptor = marker.disk.open(marker.layout.batch(number))
     try:
@@ -71,13 +71,13 @@ def pack_records(marker: Marker, number: int, offsets: Sequence[int]) -> list[Pa
                 found.append(Unsendable(offset, "its batch was cut short"))
                 continue
             identity = names.task_id(marker.node_id, number, offset)
-            found.append(_parcel(offset, batchfile.link_number(data, at), identity, data[at : at + length]))
+            found.append(_envelope(offset, batchfile.sequence_number(data, at), identity, data[at : at + length]))
     finally:
         marker.disk.close(descriptor)
     return found
 
 
-def pack_file(marker: Marker, ref: str) -> Parcel | Unsendable | None:
+def pack_file(marker: Marker, ref: str) -> Envelope | Unsendable | None:
     """A task in a file of its own; None when it has ended. Raises OSError, FileNotFoundError when it is gone."""
     number, identity = number_of(ref), ref_id(ref)
     descriptor = marker.disk.open(marker.layout.path(ref))
@@ -96,10 +96,10 @@ def pack_file(marker: Marker, ref: str) -> Parcel | Unsendable | None:
         data += marker.disk.read(descriptor, size - len(data), len(data))
     finally:
         marker.disk.close(descriptor)
-    return _parcel(ref, number, identity, data)
+    return _envelope(ref, number, identity, data)
 
 
-class Asked(NamedTuple):
+class AskedPlace(NamedTuple):
     """What a task says of where it may be."""
 
     destination: str
@@ -108,9 +108,9 @@ class Asked(NamedTuple):
     """How often it was handed on."""
 
 
-def asked(reader: Reader, number: int | None, refs: Sequence[int | str]) -> dict[int | str, Asked]:
+def asked(reader: Reader, number: int | None, refs: Sequence[int | str]) -> dict[int | str, AskedPlace]:
     """What these tasks ask for; those that are gone, malformed, or may not leave are not in the answer. Raises OSError."""
-    found: dict[int | str, Asked] = {}
+    found: dict[int | str, AskedPlace] = {}
     for ref in refs:
         try:
             place = reader.place(number, ref)
@@ -119,32 +119,32 @@ def asked(reader: Reader, number: int | None, refs: Sequence[int | str]) -> dict
             if names.PICKLED in said or _is_pickled(reader, place, said, len(block)):
                 continue  # no other node would take what is pickled
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
-            found[ref] = Asked(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
+            found[ref] = AskedPlace(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
         except (FileNotFoundError, BadPacket, Refused):
             continue
     return found
 
 
-def _is_pickled(reader: Reader, place: Place, said: dict[bytes, bytes], size: int) -> bool:
-    """Whether a library would unpickle some of it. The door marks such a task; one that a uWSGI put there has no mark."""
+def _is_pickled(reader: Reader, place: Location, said: dict[bytes, bytes], size: int) -> bool:
+    """Whether a library would unpickle some of it. The admission marks such a task; one that a uWSGI put there has no mark."""
     if pickles.are_pickled(said, body=False):
         return True
     return pickles.are_pickled(said, body=True) and reader.has_body(place, size)
 
 
-def _parcel(ref: int | str, number: int, identity: str, payload: bytes) -> Parcel | Unsendable:
+def _envelope(ref: int | str, number: int, identity: str, payload: bytes) -> Envelope | Unsendable:
     body_at = HEADER.size + (payload[1] | payload[2] << 8)
     body = payload[body_at:]
     try:
         block = dress(payload[HEADER.size : body_at], identity, number, len(body))
     except (BadTask, BadPacket, Refused) as error:
         return Unsendable(ref, str(error))
-    return Parcel(ref, number, packet(SPOOL_REQUEST, block, EXTENDED) + body)
+    return Envelope(ref, number, packet(SPOOL_REQUEST, block, EXTENDED) + body)
 
 
-def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: int) -> Parcel | Unsendable:
+def _large(ref: str, number: int, identity: str, block: bytes, start: int, end: int) -> Envelope | Unsendable:
     try:
         dressed = dress(block, identity, number, end - start)
     except (BadTask, BadPacket, Refused) as error:
         return Unsendable(ref, str(error))
-    return Parcel(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)
+    return Envelope(ref, number, packet(SPOOL_REQUEST, dressed, EXTENDED), start, end)

@@ -47,7 +47,7 @@ class Issued(NamedTuple):
     until: datetime
 
 
-class Taken(NamedTuple):
+class Revocation(NamedTuple):
     """What was taken back."""
 
     revoked: Path
@@ -131,7 +131,7 @@ def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = 
     return Issued(*paths, directory / "ca.crt", certificate.not_valid_after_utc)
 
 
-def revoke(directory: Path, name: str = "", file: Path | None = None, days: int = 0) -> Taken:
+def revoke(directory: Path, name: str = "", file: Path | None = None, days: int = 0) -> Revocation:
     """Takes certificates back: writes the list `ca.crl` in the authority's directory, with those that are in it already.
 
     Args:
@@ -164,7 +164,7 @@ def revoke(directory: Path, name: str = "", file: Path | None = None, days: int 
         entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(when)
         builder = builder.add_revoked_certificate(entry.build())
     _replace(path, builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    return Taken(path, len(serials - before.keys()), until)
+    return Revocation(path, len(serials - before.keys()), until)
 
 
 def _revoked_in(path: Path, authority: x509.Certificate) -> dict[int, datetime]:

@@ -125,8 +125,8 @@ class Handshakes:
         self._services = services
         self._patience = patience
         self._gone = gone
-        self._waiting: dict[Greeting, asyncio.Task[None]] = {}
-        self._shaking: dict[Greeting, asyncio.Task[None]] = {}
+        self._waiting: dict[Handshake, asyncio.Task[None]] = {}
+        self._shaking: dict[Handshake, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
 
     def begin(self, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named) -> None:
@@ -137,12 +137,12 @@ class Handshakes:
             named: makes the protocol of a connection, from the name in its certificate.
         """
         self._keep_below(self._waiting, WAITING)
-        greeting = Greeting(self, sock, who, plain, named)
+        greeting = Handshake(self, sock, who, plain, named)
         task = spawn(greeting.run(self._patience))
         self._waiting[greeting] = task
         task.add_done_callback(lambda task: self._ended(task, greeting))
 
-    def shakes(self, greeting: "Greeting") -> None:
+    def shakes(self, greeting: "Handshake") -> None:
         """Its hello has come: now it costs something."""
         self._keep_below(self._shaking, AT_ONCE)
         self._shaking[greeting] = self._waiting.pop(greeting)
@@ -154,12 +154,12 @@ class Handshakes:
         self._drop(self._waiting, next(iter(self._waiting)))
         return True
 
-    def _keep_below(self, group: "dict[Greeting, asyncio.Task[None]]", limit: int) -> None:
+    def _keep_below(self, group: "dict[Handshake, asyncio.Task[None]]", limit: int) -> None:
         if len(group) >= limit:
             ((most, _),) = Counter(greeting.who for greeting in group).most_common(1)
             self._drop(group, next(greeting for greeting in group if greeting.who == most))
 
-    def _drop(self, group: "dict[Greeting, asyncio.Task[None]]", greeting: "Greeting") -> None:
+    def _drop(self, group: "dict[Handshake, asyncio.Task[None]]", greeting: "Handshake") -> None:
         self.failed(greeting.who, f"it was the oldest of {len(group)} that were not done")
         group.pop(greeting).cancel()
 
@@ -173,7 +173,7 @@ class Handshakes:
         self._services.handshake_failures += 1
         self._services.report_rarely("handshake_failed", peer=who, reason=reason)
 
-    def _ended(self, task: "asyncio.Task[None]", greeting: "Greeting") -> None:
+    def _ended(self, task: "asyncio.Task[None]", greeting: "Handshake") -> None:
         self._waiting.pop(greeting, None)
         self._shaking.pop(greeting, None)
         if greeting.sock is not None:
@@ -184,7 +184,7 @@ class Handshakes:
                 self.failed(greeting.who, reason_of(error))
 
 
-class Greeting(asyncio.Protocol):
+class Handshake(asyncio.Protocol):
     """One of them. As a protocol it is there from the handshake until the name has been looked at: no byte comes to it."""
 
     def __init__(

@@ -1,11 +1,11 @@
-"""Link numbers: which a receiver has taken, and which a sender still owes. Pure data structures over sets of intervals.
+"""Sequence numbers: which a receiver has taken, and which a sender still owes. Pure data structures over sets of intervals.
 
 A task that is routed to another node gets the next number of its node when it is accepted. The receiver remembers, for
 each sender and each destination as that sender calls it, which numbers it has taken; a repeat is answered "stored" and
 stored no second time. Numbers rise, so a set is a few intervals, not an entry a task; and the sender says from time to time
-below which number (the *floor*) nothing of it is open any more, so what lies there needs no memory at all.
+below which number (the *low_watermark*) nothing of it is open any more, so what lies there needs no memory at all.
 
-What is below the floor and comes all the same is neither new nor surely taken (a replayed packet; two nodes with one id):
+What is below the low watermark and comes all the same is neither new nor surely taken (a replayed packet; two nodes with one id):
 it is refused, so that nothing runs twice and nothing is taken for stored that is not.
 """
 
@@ -22,13 +22,13 @@ from spoolnode.protocol.names import MAX_NUMBER
 RUN_BITS = 32
 """A node's numbers are (run << RUN_BITS) + n: each start of the node begins a new run, so none is given twice."""
 MOST_GAPS = 1 << 16
-"""Gaps that are remembered in the numbers of one link. Beyond, the lowest are closed: what lies in them is below the floor from
-then on, and goes to its sender's dead/ if it ever comes, from where it can be retried."""
+"""Gaps that are remembered in the numbers of one link. Beyond, the lowest are closed: what lies in them is then below the low
+watermark, and goes to its sender's dead/ if it ever comes, from where it can be retried."""
 LAST_RUN = (MAX_NUMBER >> RUN_BITS) - 1
 """The highest run: the clock says so in the year 2106, or a clock that is wrong."""
-FLOOR_AHEAD = 3600
-"""Seconds that a floor may lie ahead of this node's clock (a number says in which second its run began). One further ahead is
-a forgery or a clock that ran ahead, and is not believed: that costs memory, and to believe it would end the link."""
+WATERMARK_AHEAD = 3600
+"""Seconds that a low watermark may lie ahead of this node's clock (a number says in which second its run began). One further
+ahead is a forgery or a clock that ran ahead, and is not believed: that costs memory, and to believe it would end the link."""
 
 
 class Intervals:
@@ -108,23 +108,23 @@ class Intervals:
             self._starts.insert(at + 1, number + 1)
             self._ends.insert(at + 1, end)
 
-    def drop_below(self, floor: int) -> None:
-        """Removes all members below `floor`."""
-        at = bisect_right(self._ends, floor)
+    def drop_below(self, low_watermark: int) -> None:
+        """Removes all members below `low_watermark`."""
+        at = bisect_right(self._ends, low_watermark)
         del self._starts[:at], self._ends[:at]
-        if self._starts and self._starts[0] < floor:
-            self._starts[0] = floor
+        if self._starts and self._starts[0] < low_watermark:
+            self._starts[0] = low_watermark
 
 
 class Verdict(Enum):
     """What a number is to its receiver."""
 
     NEW = "new"
-    TAKEN = "taken"
+    RECEIVED = "received"
     PENDING = "pending"
     """It came before, and is being stored right now."""
     STALE = "stale"
-    """It is below the floor."""
+    """It is below the low watermark."""
 
 
 Key = tuple[str, str]
@@ -133,12 +133,12 @@ Key = tuple[str, str]
 
 @dataclass(slots=True)
 class _Numbers:
-    floor: int = 0
-    taken: Intervals = field(default_factory=Intervals)
+    low_watermark: int = 0
+    received: Intervals = field(default_factory=Intervals)
     pending: set[int] = field(default_factory=set)
 
 
-class Taken:
+class Received:
     """The numbers that this node has taken from others."""
 
     def __init__(self) -> None:
@@ -154,8 +154,8 @@ class Taken:
         return len(self._of)
 
     def forget_idle(self) -> None:
-        """Forgets the links of which nothing but a floor is known: all that they sent is over."""
-        self._of = {key: known for key, known in self._of.items() if known.taken or known.pending}
+        """Forgets the links of which nothing but a low watermark is known: all that they sent is over."""
+        self._of = {key: known for key, known in self._of.items() if known.received or known.pending}
         self.version += 1
 
     def judge(self, key: Key, number: int) -> Verdict:
@@ -163,10 +163,10 @@ class Taken:
         known = self._of.get(key)
         if known is None:
             return Verdict.NEW
-        if number < known.floor:
+        if number < known.low_watermark:
             return Verdict.STALE
-        if number in known.taken:
-            return Verdict.TAKEN
+        if number in known.received:
+            return Verdict.RECEIVED
         return Verdict.PENDING if number in known.pending else Verdict.NEW
 
     def begin(self, key: Key, number: int) -> None:
@@ -181,52 +181,56 @@ class Taken:
         """It is stored, safely."""
         known = self._numbers(key)
         known.pending.discard(number)
-        if known.floor <= number <= MAX_NUMBER:
-            known.taken.add(number)
+        if known.low_watermark <= number <= MAX_NUMBER:
+            known.received.add(number)
             self.version += 1
-            if len(known.taken) > MOST_GAPS:
-                self.raise_floor(key, known.taken.start_of(MOST_GAPS // 8))  # some at once: each closing is work
+            if len(known.received) > MOST_GAPS:
+                self.raise_watermark(key, known.received.start_of(MOST_GAPS // 8))  # some at once: each closing is work
 
-    def raise_floor(self, key: Key, floor: int) -> None:
-        """The sender says that nothing below `floor` is open any more. A lower floor than before changes nothing.
+    def raise_watermark(self, key: Key, low_watermark: int) -> None:
+        """The sender says that nothing below `low_watermark` is open any more. One lower than before changes nothing.
 
-        It rises no higher than past the highest number that was taken: above there is nothing to forget, and whoever says a floor
-        in another node's name must not keep out what that one has not sent yet.
+        It rises no higher than past the highest number that was received: above there is nothing to forget, and a watermark
+        that is said in another node's name must not keep out what that node has not sent yet.
         """
         known = self._numbers(key)
-        floor = min(floor, known.taken.end) if known.taken else known.floor
-        if floor > known.floor:
-            known.floor = floor
-            known.taken.drop_below(floor)
+        low_watermark = min(low_watermark, known.received.end) if known.received else known.low_watermark
+        if low_watermark > known.low_watermark:
+            known.low_watermark = low_watermark
+            known.received.drop_below(low_watermark)
             self.version += 1
 
     def encode(self) -> bytes:
         """What must survive, for `decode`."""
-        rows = [(*key, known.floor, known.taken.pairs()) for key, known in self._of.items() if known.floor or known.taken]
+        rows = [
+            (*key, known.low_watermark, known.received.pairs())
+            for key, known in self._of.items()
+            if known.low_watermark or known.received
+        ]
         packed: bytes = msgpack.packb({"version": 1, "taken": rows})
         return packed
 
     @classmethod
-    def decode(cls, data: bytes, now: float) -> "Taken":
-        """What `encode` made. A floor that would not be believed at the time `now` is left out.
+    def decode(cls, data: bytes, now: float) -> "Received":
+        """What `encode` made. A low watermark that would not be believed at the time `now` is left out.
 
         Raises:
             BadPacket: it is something else.
         """
-        taken = cls()
+        received = cls()
         try:
             content: dict[str, Any] = msgpack.unpackb(data)
             if content["version"] != 1:
                 raise BadPacket(f"the file of taken numbers has version {content['version']}; this spoolnode reads 1")
-            for origin, to, floor, pairs in content["taken"]:
+            for origin, to, low_watermark, pairs in content["taken"]:
                 numbers = Intervals(_checked([(int(start), int(end)) for start, end in pairs]))
-                is_wrong = int(floor) >> RUN_BITS > now + FLOOR_AHEAD
-                taken._of[str(origin), str(to)] = _Numbers(0 if is_wrong else int(floor), numbers)
+                is_wrong = int(low_watermark) >> RUN_BITS > now + WATERMARK_AHEAD
+                received._of[str(origin), str(to)] = _Numbers(0 if is_wrong else int(low_watermark), numbers)
                 if len(numbers) > MOST_GAPS:  # an earlier version had no such bound
-                    taken.raise_floor((str(origin), str(to)), numbers.start_of(len(numbers) - MOST_GAPS))
+                    received.raise_watermark((str(origin), str(to)), numbers.start_of(len(numbers) - MOST_GAPS))
         except (KeyError, TypeError, ValueError, msgpack.UnpackException) as error:
             raise BadPacket(f"the file of taken numbers is damaged: {error!r}") from error
-        return taken
+        return received
 
     def _numbers(self, key: Key) -> _Numbers:
         if key not in self._of:
@@ -244,8 +248,8 @@ def _checked(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return pairs
 
 
-class Owed:
-    """The numbers of one destination that are not durably ended: what its floor is made of."""
+class Outstanding:
+    """The numbers of one destination that are not durably ended: what its low watermark is made of."""
 
     def __init__(self) -> None:
         self._open = Intervals()
@@ -258,6 +262,6 @@ class Owed:
         """Its task has left the disk, safely: it will never be sent again."""
         self._open.remove(number)
 
-    def floor(self, following: int) -> int:
-        """The floor to tell; `following` is the number that the next task will get."""
+    def low_watermark(self, following: int) -> int:
+        """The low watermark to tell; `following` is the number that the next task will get."""
         return self._open.first if self._open else following

@@ -1,10 +1,10 @@
-"""Parcels: a task on this disk as it travels, whatever its place, its size, and where it came from."""
+"""Envelopes: a task on this disk as it travels, whatever its place, its size, and where it came from."""
 
 import pytest
 from linked import LARGE, PEER
 
-from spoolnode.node.outbox.parcel import Asked, Parcel, Unsendable, asked, pack_file
-from spoolnode.node.spool.keeper import Keeper
+from spoolnode.node.outbox.envelope import AskedPlace, Envelope, Unsendable, asked, pack_file
+from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask
 from spoolnode.protocol.forward import LINK_ROOM, RECEIVER_ROOM, dress, undress
@@ -110,65 +110,65 @@ def test_undress_reads_what_a_link_has_added() -> None:
 # -- from a file --
 
 
-def put(keeper: Keeper, data: bytes, ref: str = REF) -> None:
-    keeper.disk.make_directory(keeper.layout.path("outbox/beta"))
-    descriptor = keeper.disk.create(keeper.layout.path(ref))
-    keeper.disk.write(descriptor, data, 0)
-    keeper.disk.close(descriptor)
+def put(store: Store, data: bytes, ref: str = REF) -> None:
+    store.disk.make_directory(store.layout.path("outbox/beta"))
+    descriptor = store.disk.create(store.layout.path(ref))
+    store.disk.write(descriptor, data, 0)
+    store.disk.close(descriptor)
 
 
-def test_a_small_file_is_one_packet_and_is_marked_as_sent_before_it_is(keeper: Keeper) -> None:
-    put(keeper, head(block(n="1")) + b"body")
-    parcel = pack_file(keeper, REF)
-    assert isinstance(parcel, Parcel)
-    assert (parcel.ref, parcel.number, parcel.body_at, parcel.body_end) == (REF, 77, 0, 0)
-    assert parcel.head[0] == 17
-    assert parcel.head[3] == 1
-    assert parcel.head.endswith(b"body")
-    assert parcel.size == len(parcel.head)
-    assert dict(decode_variables(parcel.head[4:-4]))[b"spool_body"] == b"4"
-    assert keeper.contents(keeper.layout.path(REF))[ATTEMPTS_AT] == 1
-    assert pack_file(keeper, REF) == parcel
+def test_a_small_file_is_one_packet_and_is_marked_as_sent_before_it_is(store: Store) -> None:
+    put(store, head(block(n="1")) + b"body")
+    envelope = pack_file(store, REF)
+    assert isinstance(envelope, Envelope)
+    assert (envelope.ref, envelope.number, envelope.body_at, envelope.body_end) == (REF, 77, 0, 0)
+    assert envelope.head[0] == 17
+    assert envelope.head[3] == 1
+    assert envelope.head.endswith(b"body")
+    assert envelope.size == len(envelope.head)
+    assert dict(decode_variables(envelope.head[4:-4]))[b"spool_body"] == b"4"
+    assert store.contents(store.layout.path(REF))[ATTEMPTS_AT] == 1
+    assert pack_file(store, REF) == envelope
 
 
-def test_a_large_file_is_a_head_and_a_place(keeper: Keeper) -> None:
-    put(keeper, head(block(n="1")) + LARGE)
-    parcel = pack_file(keeper, REF)
-    assert isinstance(parcel, Parcel)
-    assert parcel.body_at == HEADER.size + len(block(n="1"))
-    assert parcel.body_end - parcel.body_at == len(LARGE)
-    assert parcel.size == len(parcel.head) + len(LARGE)
-    assert dict(decode_variables(parcel.head[4:]))[b"spool_body"] == str(len(LARGE)).encode()
+def test_a_large_file_is_a_head_and_a_place(store: Store) -> None:
+    put(store, head(block(n="1")) + LARGE)
+    envelope = pack_file(store, REF)
+    assert isinstance(envelope, Envelope)
+    assert envelope.body_at == HEADER.size + len(block(n="1"))
+    assert envelope.body_end - envelope.body_at == len(LARGE)
+    assert envelope.size == len(envelope.head) + len(LARGE)
+    assert dict(decode_variables(envelope.head[4:]))[b"spool_body"] == str(len(LARGE)).encode()
 
 
-def test_a_file_that_has_ended_is_nothing_and_one_that_is_none_is_unsendable(keeper: Keeper) -> None:
-    put(keeper, bytes([FINISHED]) + head(block(n="1"))[1:])
-    assert pack_file(keeper, REF) is None
+def test_a_file_that_has_ended_is_nothing_and_one_that_is_none_is_unsendable(store: Store) -> None:
+    put(store, bytes([FINISHED]) + head(block(n="1"))[1:])
+    assert pack_file(store, REF) is None
     for index, data in enumerate((b"", b"\x11", b"\x11\xff\x00\x00short")):
         ref = f"{REF}{index}"
-        put(keeper, data, ref)
-        found = pack_file(keeper, ref)
+        put(store, data, ref)
+        found = pack_file(store, ref)
         assert isinstance(found, Unsendable)
         assert "file" in found.reason
     with pytest.raises(FileNotFoundError):
-        pack_file(keeper, REF.replace("64", "65"))
+        pack_file(store, REF.replace("64", "65"))
 
 
-def test_a_file_with_malformed_variables_is_unsendable_with_the_reason(keeper: Keeper) -> None:
-    put(keeper, head(b"spooler\xff\xff") + b"")
-    assert isinstance(pack_file(keeper, REF), Unsendable)
+def test_a_file_with_malformed_variables_is_unsendable_with_the_reason(store: Store) -> None:
+    put(store, head(b"spooler\xff\xff") + b"")
+    assert isinstance(pack_file(store, REF), Unsendable)
 
 
 # -- what tasks ask for --
 
 
-def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreadable(keeper: Keeper) -> None:
+def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreadable(store: Store) -> None:
     refs = ["a", "b", "c", "d", "gone"]
     for ref, content in zip(
         refs, (block(n="1"), block(n="1", spool_node="any"), over_a_link(spool_hops="2"), b"spool_\xff"), strict=False
     ):
-        put(keeper, head(content), ref)
-    assert asked(keeper, None, refs) == {"a": Asked("", 0), "b": Asked("any", 0), "c": Asked("any", 3)}
+        put(store, head(content), ref)
+    assert asked(store, None, refs) == {"a": AskedPlace("", 0), "b": AskedPlace("any", 0), "c": AskedPlace("any", 3)}
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreada
     ],
 )
 def test_a_task_of_a_uwsgi_that_no_other_node_would_take_stays(
-    keeper: Keeper, variables: bytes, body: bytes, may_leave: bool
+    store: Store, variables: bytes, body: bytes, may_leave: bool
 ) -> None:
-    put(keeper, head(variables) + body, "a")
-    assert asked(keeper, None, ["a"]) == ({"a": Asked("", 0)} if may_leave else {})
+    put(store, head(variables) + body, "a")
+    assert asked(store, None, ["a"]) == ({"a": AskedPlace("", 0)} if may_leave else {})

@@ -1,4 +1,4 @@
-"""The one door through which every request becomes a task, or is refused with a reason."""
+"""Admission: the one place where every request becomes a task, or is refused with a reason."""
 
 import itertools
 import os
@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.ingress.waiters import KNOWN, Arrival, Copies, Leaving
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.spool.intake import INLINE_BODY, PromptWaiter, Waiter
-from spoolnode.node.spool.numbers import FLOOR_AHEAD, RUN_BITS, Key, Verdict
+from spoolnode.node.spool.group_commit import INLINE_BODY, PromptWaiter, Waiter
+from spoolnode.node.spool.sequence import RUN_BITS, WATERMARK_AHEAD, Key, Verdict
 from spoolnode.node.spool.tasks import Outbound
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
@@ -28,8 +28,8 @@ UPLOAD_THREADS = 4
 """Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
 
 
-class Door:
-    """Checks what every request must pass, and hands it to the intake, to a file of its own, or to an outbox."""
+class Admission:
+    """Checks what every request must pass, and hands it to the group commit, to a file of its own, or to an outbox."""
 
     def __init__(self, storage: Storage, route: Route, *, max_body: int, min_free: int) -> None:
         self._storage = storage
@@ -43,7 +43,7 @@ class Door:
         self.free = 1 << 62
         """Bytes free, as last looked at."""
         self.closed = ""
-        """Why nothing is taken in; empty while the door is open."""
+        """Why nothing is taken in; empty while it is open."""
 
     def check(self, terms: Terms) -> None:
         """Raises `Refused` when a request with these terms is not taken, whatever its variables and body."""
@@ -76,11 +76,11 @@ class Door:
         if link is not None:
             arrival = self._arrival(block, terms, waiter, link)
             if arrival is not None:
-                self._storage.spool.intake.add(arrival.block, body, terms, arrival)
+                self._storage.spool.group_commit.add(arrival.block, body, terms, arrival)
             return
         places = self._places(block, terms)
         if places == [""]:
-            self._storage.spool.intake.add(block, body, terms, waiter)
+            self._storage.spool.group_commit.add(block, body, terms, waiter)
             return
         copies = Copies(waiter, len(places))
         for to in places:
@@ -104,42 +104,42 @@ class Door:
 
     def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies") -> None:
         if not to:
-            self._storage.spool.intake.add(block, body, terms, copies)
+            self._storage.spool.group_commit.add(block, body, terms, copies)
             return
         number = self._storage.outbox.number(to)
         chosen = block if to == terms.destination else block + encode_variables([(names.TO, to.encode())])
         waiter = Leaving(self._storage, to, number, copies)
-        self._storage.spool.intake.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
+        self._storage.spool.group_commit.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
 
-    def hear_floor(self, link: Key, floor: int) -> None:
-        """The sender of a link says that nothing below `floor` is open any more.
+    def hear_watermark(self, link: Key, low_watermark: int) -> None:
+        """The sender of a link says that nothing below `low_watermark` is open any more.
 
         Of a link that has sent nothing yet there is nothing to forget: whoever only says hello costs no memory.
         """
-        if link in self._storage.journal.taken and floor >> RUN_BITS <= time.time() + FLOOR_AHEAD:
-            self._storage.journal.taken.raise_floor(link, floor)
+        if link in self._storage.journal.received and low_watermark >> RUN_BITS <= time.time() + WATERMARK_AHEAD:
+            self._storage.journal.received.raise_watermark(link, low_watermark)
 
     def _meet(self, link: Key) -> None:
         """A link sends its first task. Raises `Refused` when there is no room to remember its numbers."""
-        taken = self._storage.journal.taken
-        if len(taken) >= MOST_LINKS:
-            taken.forget_idle()
-        if len(taken) >= MOST_LINKS:
+        received = self._storage.journal.received
+        if len(received) >= MOST_LINKS:
+            received.forget_idle()
+        if len(received) >= MOST_LINKS:
             raise Refused(
                 Reason.BUSY,
-                f"this node remembers the numbers of {len(taken)} links already, and takes no tasks from another sender. Who "
+                f"this node remembers the numbers of {len(received)} links already, and takes no tasks from another sender. Who "
                 "runs it can stop it and remove `taken` in its spool: then a task whose answer was lost may run twice",
             )
-        taken.raise_floor(link, 0)
+        received.raise_watermark(link, 0)
 
     def _arrival(self, block: bytes, terms: Terms, waiter: Waiter, link: Key) -> "Arrival | None":
         """A task that came over a link, to be stored; None when it is stored already, and `waiter` has been told so."""
         if not terms.number:
             raise Refused(Reason.MALFORMED, "a task came over a link without its number (`spool_seq`)")
-        if link not in self._storage.journal.taken:
+        if link not in self._storage.journal.received:
             self._meet(link)
-        verdict = self._storage.journal.taken.judge(link, terms.number)
-        if verdict is Verdict.TAKEN:
+        verdict = self._storage.journal.received.judge(link, terms.number)
+        if verdict is Verdict.RECEIVED:
             waiter.stored(KNOWN)
             self._storage.spool.repeats += 1
             return None
@@ -151,13 +151,13 @@ class Door:
                 f"the number {terms.number} is below what its sender said to be over: an old packet, or two nodes with one id",
             )
         arrival = Arrival(self._storage, link, terms.number, block, waiter)
-        self._storage.journal.taken.begin(link, terms.number)
+        self._storage.journal.received.begin(link, terms.number)
         return arrival
 
     def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
         """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
         self.check(terms)
-        self._storage.spool.intake.add_prompt(block, terms, waiter)
+        self._storage.spool.group_commit.add_prompt(block, terms, waiter)
 
     def wants_upload(self, terms: Terms) -> bool:
         """Whether it gets a file of its own: it asks for that, or its body is too large to be held in memory."""

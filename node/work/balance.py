@@ -7,7 +7,7 @@ little about the next. A worker whose present task takes longer than it should g
 
 from dataclasses import dataclass
 
-from spoolnode.node.work.wire import MAX_CHUNK
+from spoolnode.node.work.messages import MAX_CHUNK
 
 WINDOW_SECONDS = 0.02
 """How much work a worker may hold. More hides a longer way to the node; less loses less time when a task is slow."""
