@@ -5,12 +5,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.protocol.answer import AnswerReader, is_stored, read_answer, read_status
+from spoolnode.protocol.answer import Answer, AnswerReader, is_stored, read_answer, read_status
 from spoolnode.protocol.errors import BadPacket, Refused, SpoolnodeError
 from spoolnode.protocol.packet import PING
-
-RawAnswer = tuple[int, int, bytes]
-"""modifier1, modifier2 and block."""
 
 
 class ChannelLost(SpoolnodeError):
@@ -25,7 +22,7 @@ class Channel(asyncio.Protocol):
     """One connection."""
 
     def __init__(self) -> None:
-        self.heard: Callable[[list[RawAnswer]], None] | None = None
+        self.heard: Callable[[list[Answer]], None] | None = None
         """Called with what came; None: `ask` waits for it."""
         self.ended: Callable[[], None] = lambda: None
         """Called when the connection is gone."""
@@ -36,7 +33,7 @@ class Channel(asyncio.Protocol):
         """The node's name in the other side's certificate; empty without TLS."""
         self._transport: Any = None
         self._reader = AnswerReader()
-        self._answers: deque[RawAnswer] = deque()
+        self._answers: deque[Answer] = deque()
         self._news = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -50,10 +47,9 @@ class Channel(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._reader.receive(data)
-        answers = []
+        answers: list[Answer] = []
         try:
-            while (answer := self._reader.next_answer()) is not None:
+            for answer in self._reader.answers(data):
                 answers.append(answer)
         except BadPacket as error:
             self.close(str(error))
@@ -94,7 +90,7 @@ class Channel(asyncio.Protocol):
         if self.reason:
             raise ChannelLost(self.reason)
 
-    async def ask(self, packet: bytes, limit: float) -> RawAnswer:
+    async def ask(self, packet: bytes, limit: float) -> Answer:
         """Sends a packet and returns its answer. Raises `ChannelLost`."""
         if self._answers:
             self.abort("it answers what was not asked")
@@ -133,7 +129,7 @@ class Channel(asyncio.Protocol):
         self.ended()
 
 
-def read_pong(answer: RawAnswer) -> dict[str, Any] | None:
+def read_pong(answer: Answer) -> dict[str, Any] | None:
     """The status in the answer to a hello; None when a real uWSGI server answered, which has none.
 
     Raises:

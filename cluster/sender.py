@@ -15,7 +15,7 @@ from itertools import groupby
 from traceback import format_exception
 from typing import Any
 
-from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, RawAnswer, read_pong, refusal_in
+from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong, refusal_in
 from spoolnode.cluster.dial import Dialed, DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, LinkState, Sent, WrongState
@@ -25,7 +25,7 @@ from spoolnode.node.outbox.outbox import ANYONE, Outbox, Shipment
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
-from spoolnode.protocol.answer import STORED
+from spoolnode.protocol.answer import STORED, Answer
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import HEADER, PING, PLAIN, SPOOL_REQUEST, decode_variables, encode_variables, packet
 
@@ -388,7 +388,7 @@ class Sender:
         finally:
             await journal.packing.run(lambda: disk.close(descriptor))
 
-    def _on_answers(self, answers: list[RawAnswer]) -> None:
+    def _on_answers(self, answers: list[Answer]) -> None:
         """What the other side said: tasks leave, come back, or are given up."""
         try:
             self._sort(answers)
@@ -397,7 +397,7 @@ class Sender:
                 self._channel.abort(f"it answered what was not asked: {error}")
         self._wake.set()
 
-    def _sort(self, answers: list[RawAnswer]) -> None:
+    def _sort(self, answers: list[Answer]) -> None:
         now = self._loop.time()
         taken: dict[tuple[int, int], list[Sent]] = {}
         later: list[Sent] = []

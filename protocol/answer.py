@@ -1,6 +1,7 @@
 """What a node answers, and how a client reads it: four bytes, a packet of variables, or HTTP for web servers."""
 
 import json
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +11,9 @@ from spoolnode.protocol import names, values
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, HEADER, PING, decode_variables, encode_variables, packet
 from spoolnode.protocol.printable import printable_lines
+
+Answer = tuple[int, int, bytes]
+"""modifier1, modifier2 and block of an answer, as they came."""
 
 STORED = packet(ANSWER, modifier2=1)
 """The plain answer to a stored task, exactly uWSGI's `ff 00 00 01`."""
@@ -138,23 +142,22 @@ class AnswerReader:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def receive(self, data: bytes) -> None:
-        """Takes bytes from the connection."""
-        self._buffer += data
-
-    def next_answer(self) -> tuple[int, int, bytes] | None:
-        """The next answer as modifier1, modifier2, block; None when more bytes are needed.
+    def answers(self, data: bytes) -> Iterator[Answer]:
+        """The answers that these bytes of the connection complete. Those that are not asked for come with the next bytes.
 
         Raises:
-            BadPacket: what came is no answer of a uwsgi server.
+            BadPacket: after the last good one: what follows is no answer of a uwsgi server.
         """
-        if self._buffer and self._buffer[0] not in (ANSWER, PING):
-            raise BadPacket(f"the answer begins with byte {self._buffer[0]}; a uwsgi server answers {ANSWER} or {PING}")
-        if len(self._buffer) < 4:
-            return None
-        modifier1, size, modifier2 = HEADER.unpack_from(self._buffer)
-        if len(self._buffer) < 4 + size:
-            return None
-        block = bytes(self._buffer[4 : 4 + size])
-        del self._buffer[: 4 + size]
-        return modifier1, modifier2, block
+        buffer = self._buffer
+        buffer += data
+        while buffer:
+            if buffer[0] not in (ANSWER, PING):
+                raise BadPacket(f"the answer begins with byte {buffer[0]}; a uwsgi server answers {ANSWER} or {PING}")
+            if len(buffer) < 4:
+                return
+            modifier1, size, modifier2 = HEADER.unpack_from(buffer)
+            if len(buffer) < 4 + size:
+                return
+            block = bytes(buffer[4 : 4 + size])
+            del buffer[: 4 + size]
+            yield modifier1, modifier2, block

@@ -17,7 +17,7 @@ from typing import cast
 
 from spoolnode import loading
 from spoolnode.errors import TimedOut, Unanswered, Unreachable
-from spoolnode.protocol.answer import AnswerReader
+from spoolnode.protocol.answer import Answer, AnswerReader
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.wire import (
     LARGE,
@@ -25,7 +25,6 @@ from spoolnode.wire import (
     NOT_STORED,
     QUESTION,
     Address,
-    Answer,
     Message,
     Target,
     body_would_be_dropped,
@@ -57,9 +56,8 @@ class _Link(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._reader.receive(data)
         try:
-            while (answer := self._reader.next_answer()) is not None:
+            for answer in self._reader.answers(data):
                 if not self._line:
                     raise BadPacket("an answer that nobody waits for")
                 self.is_doubtful = is_refusal(answer)

@@ -16,12 +16,12 @@ from typing import Any
 from spoolnode import loading
 from spoolnode.errors import Unanswered, Unreachable
 from spoolnode.pipeline import Cut, Deadline, Doubtful, Gone, Pipeline
+from spoolnode.protocol.answer import Answer
 from spoolnode.wire import (
     LARGE,
     NOT_STORED,
     QUESTION,
     Address,
-    Answer,
     Message,
     Target,
     body_would_be_dropped,

@@ -23,9 +23,9 @@ from collections import deque
 from time import monotonic
 
 from spoolnode.errors import TimedOut, Unanswered, Unreachable
-from spoolnode.protocol.answer import AnswerReader
+from spoolnode.protocol.answer import Answer, AnswerReader
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.wire import MAY_BE_STORED, NOT_STORED, QUESTION, Address, Answer, Message, is_refusal
+from spoolnode.wire import MAY_BE_STORED, NOT_STORED, QUESTION, Address, Message, is_refusal
 
 _PEEK = 0.5
 """Seconds after which a sender that waits for room looks whether it has to read."""
@@ -247,10 +247,9 @@ class Pipeline:
             data, failure = b"", f"the connection broke ({error.strerror or error})"
         if not data:
             failure = failure or "the connection was closed"
-        self._reader.receive(data)
-        answers = []
+        answers: list[Answer] = []
         try:
-            while (answer := self._reader.next_answer()) is not None:
+            for answer in self._reader.answers(data):
                 answers.append(answer)
         except BadPacket as error:
             failure = f"sent what is no answer ({error})"

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from spoolnode.errors import Unanswered
 from spoolnode.protocol import names
-from spoolnode.protocol.answer import read_answer, read_copies, read_note
+from spoolnode.protocol.answer import Answer, read_answer, read_copies, read_note
 from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused
 from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, packet
 from spoolnode.protocol.values import Encoded, TaskArguments, encode_task
@@ -32,10 +32,6 @@ MAY_BE_STORED = "the task may or may not have been stored"
 NOT_STORED = "nothing was stored"
 
 Variable = tuple[bytes, bytes]
-Answer = tuple[int, int, bytes]
-"""modifier1, modifier2 and block of an answer."""
-
-
 Target = tuple[str, int] | str
 """As a socket takes it: host and port, or a unix socket's path."""
 

@@ -77,9 +77,7 @@ class Wire:
     @property
     def answers(self) -> list[tuple[int, int, bytes]]:
         """What it was told."""
-        reader = AnswerReader()
-        reader.receive(self.said)
-        return [*iter(reader.next_answer, None)]
+        return [*AnswerReader().answers(self.said)]
 
     @property
     def stored(self) -> int:

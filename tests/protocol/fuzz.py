@@ -227,8 +227,7 @@ def _answers(come: list[bytes]) -> list[object]:
     found: list[object] = []
     try:
         for piece in come:
-            connection.receive(piece)
-            while (item := connection.next_answer()) is not None:
+            for item in connection.answers(piece):
                 found.append(item)
     except BadPacket as error:
         found.append(str(error))

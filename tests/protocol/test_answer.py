@@ -237,27 +237,26 @@ PACKETS = [
 STREAM = b"".join(packet(modifier1, content, modifier2) for modifier1, modifier2, content in PACKETS)
 
 
-def drain(reader: answer.AnswerReader) -> list[tuple[int, int, bytes]]:
-    return list(iter(reader.next_answer, None))
-
-
 @pytest.mark.parametrize("size", [1, 3, 7, 4096, 1 << 30])
 def test_answers_are_the_same_in_every_fragmentation(size: int) -> None:
     reader = answer.AnswerReader()
     stream = STREAM if size > 7 else STREAM[:-65539]
-    found = []
+    found: list[answer.Answer] = []
     for piece in pieces(stream, size):
-        reader.receive(piece)
-        found += drain(reader)
+        found += reader.answers(piece)
     assert found == PACKETS[: len(found)]
     assert len(found) == (6 if size > 7 else 5)
 
 
 @pytest.mark.parametrize("tail", [b"\xff", b"\x64", b"\xff\x02\x00\x01x"])
 def test_an_answer_with_the_beginning_of_another_for_a_tail_is_one_answer(tail: bytes) -> None:
+    assert list(answer.AnswerReader().answers(answer.STORED + tail)) == [(255, 1, b"")]
+
+
+def test_answers_that_were_not_asked_for_come_with_the_next_bytes() -> None:
     reader = answer.AnswerReader()
-    reader.receive(answer.STORED + tail)
-    assert drain(reader) == [(255, 1, b"")]
+    assert next(reader.answers(answer.STORED + answer.REFUSED)) == (255, 1, b"")
+    assert list(reader.answers(answer.PONG)) == [(255, 0, b""), (100, 1, b"")]
 
 
 FIRST = packet(255, b"abc", 1)
@@ -271,12 +270,11 @@ def test_in_each_state_the_rest_of_an_answer_completes_it_and_what_follows_is_re
     come: bytes, tail: bytes, expected: list[object]
 ) -> None:
     reader = answer.AnswerReader()
-    reader.receive(come)
-    assert reader.next_answer() is None
-    reader.receive(FIRST[len(come) :] + tail)
-    found: list[object] = [reader.next_answer()]
+    assert not list(reader.answers(come))
+    found: list[object] = []
     try:
-        found += drain(reader)
+        for item in reader.answers(FIRST[len(come) :] + tail):
+            found.append(item)
     except BadPacket:
         found.append(BadPacket)
     assert found == [(255, 1, b"abc"), *expected]
@@ -285,11 +283,9 @@ def test_in_each_state_the_rest_of_an_answer_completes_it_and_what_follows_is_re
 @pytest.mark.parametrize("first", sorted(set(range(256)) - {100, 255}))
 def test_what_no_uwsgi_server_answers_is_a_bad_packet_at_its_first_byte_and_ever_after(first: int) -> None:
     reader = answer.AnswerReader()
-    reader.receive(bytes([first]))
-    for _ in range(2):
+    for data in (bytes([first]), answer.STORED):
         with pytest.raises(BadPacket, match=f"begins with byte {first};"):
-            reader.next_answer()
-        reader.receive(answer.STORED)
+            list(reader.answers(data))
 
 
 @given(
@@ -307,8 +303,7 @@ def test_garbage_after_answers_is_answers_or_a_bad_packet_whatever_the_fragmenta
         found: list[object] = []
         try:
             for piece in pieces(stream, size):
-                reader.receive(piece)
-                while (item := reader.next_answer()) is not None:
+                for item in reader.answers(piece):
                     found.append(item)
         except BadPacket:
             found.append(BadPacket)

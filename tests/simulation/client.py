@@ -117,10 +117,8 @@ class _Talk(asyncio.Protocol):
             self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        self._reader.receive(data)
-        while (answer := self._reader.next_answer()) is not None:
-            task = self._waiting.popleft()
-            self._hear(task, answer)
+        for answer in self._reader.answers(data):
+            self._hear(self._waiting.popleft(), answer)
         self._wait()
 
     def _hear(self, task: Task, answer: tuple[int, int, bytes]) -> None:

@@ -122,16 +122,11 @@ class Crowd:
         answered = 0
         try:
             sock.sendall(data)
-            while answered < len(numbers):
-                if (answer := reader.next_answer()) is not None:
-                    modifier1, modifier2, block = answer
+            while answered < len(numbers) and (data := sock.recv(65536)):
+                for modifier1, modifier2, block in reader.answers(data):
                     self._note(numbers[answered], (modifier1, modifier2) == (ANSWER, 1) and bool(block), modifier2 == 0)
                     answered += 1
-                elif piece := sock.recv(65536):
-                    reader.receive(piece)
-                else:
-                    return False
-            return True
+            return answered == len(numbers)
         finally:
             self.ledger.unknown.update(numbers[answered:])
 

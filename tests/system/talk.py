@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spoolnode.protocol.answer import AnswerReader
+from spoolnode.protocol.answer import Answer, AnswerReader
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 from spoolnode.protocol.values import encode_task
 
@@ -66,18 +66,12 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def read_answers(sock: socket.socket, count: int) -> list[tuple[int, int, bytes]]:
+def read_answers(sock: socket.socket, count: int) -> list[Answer]:
     """The next `count` answers of the extended dialect; fewer when the node closes first."""
     reader = AnswerReader()
-    answers: list[tuple[int, int, bytes]] = []
-    while len(answers) < count:
-        answer = reader.next_answer()
-        if answer is not None:
-            answers.append(answer)
-        elif data := sock.recv(65536):
-            reader.receive(data)
-        else:
-            break
+    answers: list[Answer] = []
+    while len(answers) < count and (data := sock.recv(65536)):
+        answers += reader.answers(data)
     return answers
 
 

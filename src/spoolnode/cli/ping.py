@@ -11,6 +11,7 @@ from spoolnode.cli import Failure
 from spoolnode.cli.options import json_option, time_limit
 
 if TYPE_CHECKING:
+    from spoolnode.protocol.answer import Answer
     from spoolnode.wire import Address, Target
 
 
@@ -67,31 +68,32 @@ def exchange(where: "Address", modifier2: int, limit: float) -> Reply:
 
     name = str(where)
     reader = AnswerReader()
+    answers: list[Answer] = []
     started = time.monotonic()
     try:
         with _connect(where.targets, limit) as connected:
             connected.sendall(packet(PING, modifier2=modifier2))
-            while (answer := reader.next_answer()) is None:
+            while not answers:
                 connected.settimeout(max(started + limit - time.monotonic(), 0.001))
                 data = connected.recv(65536)
                 if not data:
                     raise Failure(
                         f"{name}: closed the connection without an answer; it does not speak uwsgi, or does not let us in"
                     )
-                reader.receive(data)
+                answers += reader.answers(data)
     except TimeoutError as error:
         raise Failure(f"{name}: no answer in {limit:g} s") from error
     except OSError as error:
         raise Failure(f"{name}: cannot connect: {error.strerror or error}{where.hint}") from error
     except BadPacket as error:
         raise Failure(f"{name}: does not speak uwsgi: {error}") from error
-    modifier1, _, block = answer
+    modifier1, _, block = answers[0]
     if modifier1 != PING:
-        raise Failure(f"{name}: {_refusal(answer)}")
+        raise Failure(f"{name}: {_refusal(answers[0])}")
     return Reply(time.monotonic() - started, block)
 
 
-def _refusal(answer: tuple[int, int, bytes]) -> str:
+def _refusal(answer: "Answer") -> str:
     from spoolnode.protocol.answer import read_answer
     from spoolnode.protocol.errors import BadPacket, Refused
 

@@ -21,12 +21,7 @@ TrustOf = Callable[..., Trust]
 
 def answers(data: bytes) -> int:
     """How many answers of the extended dialect these are."""
-    reader = AnswerReader()
-    reader.receive(data)
-    count = 0
-    while reader.next_answer() is not None:
-        count += 1
-    return count
+    return len(list(AnswerReader().answers(data)))
 
 
 def test_two_nodes_of_one_authority_know_each_other_by_name(tmp_path: Path, trust_of: TrustOf) -> None:
