@@ -9,17 +9,12 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from sources import LAYERS, imports, layer_of, modules, python_files, without_types
 
 import spoolnode
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {
-    "protocol": ROOT / "protocol",
-    "node": ROOT / "node",
-    "cluster": ROOT / "cluster",
-    "face": ROOT / "src" / "spoolnode",
-}
-RANK = {layer: rank for rank, layer in enumerate(FOLDERS)}  # a layer imports itself and what stands before it
+RANK = {layer: rank for rank, layer in enumerate(LAYERS)}
 
 # What would hand protocol/ a socket, a file, a clock, a thread, a process or chance.
 IMPURE = {
@@ -28,25 +23,7 @@ IMPURE = {
 }
 
 
-def python_files() -> dict[str, Path]:
-    """Every Python file of the package: its path inside `spoolnode/` -> the file in the checkout."""
-    files = {}
-    for layer, folder in FOLDERS.items():
-        for directory, subdirectories, names in os.walk(folder):  # does not follow the links in src/spoolnode
-            subdirectories[:] = [name for name in subdirectories if name != "__pycache__"]
-            for name in names:
-                path = Path(directory, name)
-                if path.suffix == ".py":
-                    inside = path.relative_to(folder)
-                    files[str(inside if layer == "face" else layer / inside)] = path
-    return files
-
-
-def module_name(path: str) -> str:
-    return ".".join(["spoolnode", *Path(path).with_suffix("").parts]).removesuffix(".__init__")
-
-
-MODULES = {module_name(path): file for path, file in sorted(python_files().items())}
+MODULES = {module.name: module for module in modules(ROOT)}
 
 
 # --- what is built ---
@@ -82,7 +59,7 @@ def sdist_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_every_module_of_the_checkout_and_no_other(wheel: Path) -> None:
     in_wheel = {name for name in wheel_files(wheel) if name.endswith(".py")}
-    assert in_wheel == {f"spoolnode/{path}" for path in python_files()}
+    assert in_wheel == {f"spoolnode/{path}" for path in python_files(ROOT)}
     assert {f"spoolnode/{layer}/__init__.py" for layer in ("protocol", "node", "cluster")} <= in_wheel
 
 
@@ -99,7 +76,7 @@ def test_wheel_through_the_sdist_is_the_direct_wheel(wheel: Path, sdist_tree: Pa
 
 def test_sdist_holds_each_file_once_where_the_checkout_has_it(sdist_tree: Path) -> None:
     in_sdist = {str(path.relative_to(sdist_tree)) for path in sdist_tree.rglob("*.py")}
-    expected = {str(path.relative_to(ROOT)) for path in python_files().values()}
+    expected = {str(path.relative_to(ROOT)) for path in python_files(ROOT).values()}
     assert {name for name in in_sdist if not name.startswith(("tests/", "docker/"))} == expected
     assert "tests/test_packaging.py" in in_sdist
 
@@ -117,7 +94,7 @@ def test_wheel_says_its_version_its_command_and_its_licence(wheel: Path) -> None
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist has no links: only a checkout needs them")
 @pytest.mark.parametrize("layer", ["cluster", "node", "protocol"])
 def test_checkout_links_the_folders_into_the_package(layer: str) -> None:
-    assert os.readlink(FOLDERS["face"] / layer) == f"../../{layer}"
+    assert os.readlink(ROOT / "src" / "spoolnode" / layer) == f"../../{layer}"
 
 
 @pytest.mark.skipif(os.environ.get("TOX_ENV_NAME") != "tests", reason="only tox promises to test the installed wheel")
@@ -128,42 +105,15 @@ def test_tox_tests_the_installed_wheel() -> None:
 # --- who imports whom ---
 
 
-def imports(module: str, source: str, *, is_package: bool = False) -> set[str]:
-    """Full names of what `module` imports, wherever in it; `from a import b` counts as a.b."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            package = node.module
-            if node.level:
-                parents = module.split(".")
-                parents = parents[: len(parents) - node.level + is_package]
-                package = ".".join(filter(None, [*parents, node.module]))
-            found |= {f"{package}.{alias.name}" for alias in node.names}
-    return found
+def imports_of(name: str) -> set[str]:
+    module = MODULES[name]
+    return module.imports(ast.parse(module.source()))
 
 
-def layer_of(name: str) -> str | None:
-    """The layer a full name belongs to; None for what is not ours."""
-    top, _, rest = name.partition(".")
-    if top != "spoolnode":
-        return None
-    inside = rest.partition(".")[0]
-    return inside if inside in FOLDERS else "face"
-
-
-def imports_of(module: str) -> set[str]:
-    file = MODULES[module]
-    return imports(module, file.read_text(encoding="utf-8"), is_package=file.name == "__init__.py")
-
-
-def real_imports_of(module: str) -> set[str]:
+def real_imports_of(name: str) -> set[str]:
     """What it needs at run time: without what stands under `if TYPE_CHECKING`."""
-    source = MODULES[module].read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    tree.body = [item for item in tree.body if not (isinstance(item, ast.If) and "TYPE_CHECKING" in ast.unparse(item.test))]
-    return imports(module, ast.unparse(tree), is_package=MODULES[module].name == "__init__.py")
+    module = MODULES[name]
+    return module.imports(without_types(ast.parse(module.source())))
 
 
 @pytest.mark.parametrize(
@@ -179,11 +129,12 @@ def real_imports_of(module: str) -> set[str]:
     ],
 )
 def test_every_form_of_import_is_seen(source: str, found: str) -> None:
-    assert imports("spoolnode.node.listener", source) == {found}
+    assert imports("spoolnode.node.listener", ast.parse(source)) == {found}
 
 
 def test_relative_import_of_a_package_starts_at_the_package() -> None:
-    assert imports("spoolnode.node", "from .spool import Spool", is_package=True) == {"spoolnode.node.spool.Spool"}
+    tree = ast.parse("from .spool import Spool")
+    assert imports("spoolnode.node", tree, is_package=True) == {"spoolnode.node.spool.Spool"}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +184,7 @@ def room_of(name: str) -> str | None:
 
 
 def test_node_has_the_rooms_that_are_told() -> None:
-    assert sorted(ROOMS) == sorted(path.parent.name for path in FOLDERS["node"].glob("*/__init__.py"))
+    assert sorted(ROOMS) == sorted(path.parent.name for path in (ROOT / "node").glob("*/__init__.py"))
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) is not None])
