@@ -9,7 +9,7 @@
 All little-endian. Times are seconds since 1970. The crc is taken over kind, sequence number, length, times, rank and payload
 as they were written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number
 and its salt: a record of another file never passes for one of this, and nobody can send a body that passes for a record
-after damage. Version 1 had no kind and no sequence number (its records begin at the length); it is still read.
+after damage.
 
 To change this format: raise VERSION first, keep the reader of the old version beside the new one, and let the new node
 read both. A node refuses a version that it does not know and leaves the file where it is.
@@ -25,16 +25,17 @@ from spoolnode.protocol.packet import HEADER
 from spoolnode.protocol.spoolfile import FINISHED, VOID, WAITING
 
 VERSION = 2
-VERSIONS = (1, 2)
-"""What this code reads."""
 MAGIC = b"SPOOLBAT"
+BEGINNING = MAGIC + VERSION.to_bytes(2, "little")
+"""The first bytes of every batch that this code reads."""
 _HEAD = struct.Struct("<8sHHIQ")
 HEADER_SIZE = _HEAD.size + 8
 _LINK = struct.Struct("<IIQ")
-_RECORD = struct.Struct("<IIddQ")
-_WHOLE = struct.Struct("<IIQIIddQ")
-RECORD_SIZE = _WHOLE.size
+_RECORD = struct.Struct("<IIQIIddQ")
+RECORD_SIZE = _RECORD.size
 """Bytes before the payload of a record."""
+_NUMBER_BEFORE, _LENGTH_BEFORE = RECORD_SIZE - 8, RECORD_SIZE - 16
+"""So many bytes before its payload a record has its sequence number, and its length."""
 ALIGN = 8
 _COVERED = struct.Struct("<IddQ")
 HERE, OUTBOUND, ARRIVED = 0, 1, 2
@@ -83,8 +84,8 @@ def read_header(data: bytes) -> int:
     crc = int.from_bytes(data[_HEAD.size : _HEAD.size + 4], "little")
     if magic != MAGIC or crc != zlib.crc32(data[: _HEAD.size]):
         raise BadPacket("the header of the batch is damaged")
-    if version not in VERSIONS:
-        raise BadPacket(f"the batch has version {version}; this spoolnode reads {VERSIONS[0]} to {VERSIONS[-1]}")
+    if version != VERSION:
+        raise BadPacket(f"the batch has version {version}; this spoolnode reads version {VERSION}")
     return int(number)
 
 
@@ -98,21 +99,21 @@ def encode_record(
     if kind:
         crc = zlib.crc32(_LINK.pack(kind, 0, number), crc)
     crc = zlib.crc32(payload, crc)
-    return _WHOLE.pack(kind, 0, number, length, crc, accepted, due, rank) + payload + _PADDING[length % ALIGN]
+    return _RECORD.pack(kind, 0, number, length, crc, accepted, due, rank) + payload + _PADDING[length % ALIGN]
 
 
 def payload_length(data: bytes | memoryview, offset: int) -> int:
-    """The length of the payload that begins at `offset`, in a batch of any version."""
-    return int.from_bytes(data[offset - _RECORD.size : offset - _RECORD.size + 4], "little")
+    """The length of the payload that begins at `offset`."""
+    return int.from_bytes(data[offset - _LENGTH_BEFORE : offset - _LENGTH_BEFORE + 4], "little")
 
 
 def sequence_number(data: bytes | memoryview, offset: int) -> int:
-    """The sequence number of the record whose payload begins at `offset`, in a batch of version 2."""
-    return int.from_bytes(data[offset - _RECORD.size - 8 : offset - _RECORD.size], "little")
+    """The sequence number of the record whose payload begins at `offset`."""
+    return int.from_bytes(data[offset - _NUMBER_BEFORE : offset - _NUMBER_BEFORE + 8], "little")
 
 
 def payload_after(data: bytes | memoryview, offset: int) -> int:
-    """Where the payload of the next record begins, in a batch of version 2; the one at `offset` is whole."""
+    """Where the payload of the next record begins; the one at `offset` is whole."""
     length = payload_length(data, offset)
     return offset + length + (-length) % ALIGN + RECORD_SIZE
 
@@ -124,14 +125,13 @@ def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
     """
     if len(data) < HEADER_SIZE:
         return
-    _, version, _, salt, _ = _HEAD.unpack_from(data)
-    front = 0 if version == 1 else _LINK.size
+    _, _, _, salt, _ = _HEAD.unpack_from(data)
     seed = seed_of(number, salt)
     position = HEADER_SIZE
     while position < len(data):
-        record = _record_at(data, position, seed, front)
+        record = _record_at(data, position, seed)
         if record is None:
-            following = _next_whole(data, position + ALIGN, seed, front)
+            following = _next_whole(data, position + ALIGN, seed)
             if following is None:
                 return
             yield Damage(position, following)
@@ -141,12 +141,11 @@ def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
             position = record.offset + record.length + (-record.length) % ALIGN
 
 
-def _record_at(data: bytes, position: int, seed: int, front: int) -> Record | None:
-    offset = position + front + _RECORD.size
+def _record_at(data: bytes, position: int, seed: int) -> Record | None:
+    offset = position + RECORD_SIZE
     if offset + HEADER.size > len(data):
         return None
-    kind, zero, link = _LINK.unpack_from(data, position) if front else (HERE, 0, 0)
-    length, crc, accepted, due, rank = _RECORD.unpack_from(data, position + front)
+    kind, zero, link, length, crc, accepted, due, rank = _RECORD.unpack_from(data, position)
     if length < HEADER.size or offset + length > len(data):
         return None
     if zero or kind > ARRIVED or (link and not kind):
@@ -165,11 +164,11 @@ def _record_at(data: bytes, position: int, seed: int, front: int) -> Record | No
     return Record(offset, length, accepted, due, rank, state, attempts, kind, link)
 
 
-def _next_whole(data: bytes, position: int, seed: int, front: int) -> int | None:
+def _next_whole(data: bytes, position: int, seed: int) -> int | None:
     """Where the next whole record begins, if any does."""
     last = len(data.rstrip(b"\0"))
     while position < last:
-        if _record_at(data, position, seed, front) is not None:
+        if _record_at(data, position, seed) is not None:
             return position
         position += ALIGN
     return None

@@ -13,7 +13,7 @@ HELD = {
     "public classes of one name": 2,
     "public functions of one name": 19,
     "module files of one name": 8,
-    'docstrings that begin with "What"': 199,
+    'docstrings that begin with "What"': 198,
     'sentences: "is/are no X"': 129,
     "sentences: nobody, somebody, everybody": 198,
     "sentences: who, whoever as a subject": 72,

@@ -28,8 +28,6 @@ from spoolnode.protocol.names import LAST, REASON, SPOOL_PREFIX, is_destination
 from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import VOID, WAITING
 
-_KNOWN_VERSIONS = tuple(batchfile.MAGIC + version.to_bytes(2, "little") for version in batchfile.VERSIONS)
-
 
 class FoundOutbound(NamedTuple):
     """A task in a batch that waits for another node."""
@@ -454,7 +452,7 @@ def _batch_data(store: Store, number: int, report: Callable[..., None]) -> bytes
         if written != number:
             raise BadPacket(f"the batch says it is number {written}")
     except BadPacket as error:
-        if data.startswith(batchfile.MAGIC) and not data.startswith(_KNOWN_VERSIONS):
+        if data.startswith(batchfile.MAGIC) and not data.startswith(batchfile.BEGINNING):
             report("not_scanned", file=f"incoming/{number}.batch", reason=str(error), kept="for the version that wrote it")
         elif data.strip(b"\0") or len(data) < group_commit.BATCH_SIZE:
             report("quarantined", file=f"incoming/{number}.batch", reason=str(error))

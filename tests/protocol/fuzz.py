@@ -143,16 +143,11 @@ def records_and_damages_come_in_order_and_never_raise(data: bytes, _: random.Ran
             assert position == item.start < item.end <= len(data)
             position = item.end
         else:
-            assert item.offset == position + _front(data) + batch.RECORD_SIZE
+            assert item.offset == position + batch.RECORD_SIZE
             assert item.kind in (batch.HERE, batch.OUTBOUND, batch.ARRIVED)
             assert item.kind or not item.number
             assert item.offset + item.length <= len(data)
             position = (item.offset + item.length + 7) // 8 * 8
-
-
-def _front(data: bytes) -> int:
-    """What a record of version 1 has less."""
-    return -16 if data[8:10] == b"\x01\0" else 0
 
 
 def an_answer_is_an_id_refused_or_a_bad_packet(data: bytes, chance: random.Random) -> None:

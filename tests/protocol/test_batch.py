@@ -81,17 +81,6 @@ def test_a_record_is_laid_out_as_documented() -> None:
     assert encode_record(NUMBER, HELLO_BLOCK, b"12", 1.5, 2.5, 3) == expected
 
 
-def test_version_1_is_read_from_its_bytes_for_ever() -> None:
-    data = bytes.fromhex(
-        "53504f4f4c42415401000000000000000700000000000000"  # SPOOLBAT, version 1, number 7
-        "cf72ef1f00000000"
-        "120000007722499b00000040fc54d94100000000000000000000000000000080"  # 18 bytes, crc, 1.7e9, 0.0, 1 << 63
-        "110e0000050068656c6c6f0500776f726c64000000000000"  # {hello: world}
-    )
-    assert read_header(data) == 7
-    assert list(read_records(data, 7)) == [Record(64, 18, 1.7e9, 0.0, 1 << 63, 17, 0)]
-
-
 @pytest.mark.parametrize("length", range(20))
 def test_every_record_and_so_every_payload_begins_at_a_multiple_of_8(length: int) -> None:
     assert len(encode_record(NUMBER, HELLO_BLOCK, b"x" * length, 0.0, 0.0, 0)) % 8 == 0
@@ -195,10 +184,10 @@ def test_a_header_with_any_bit_flipped_is_a_bad_packet(bit: int) -> None:
             read_header(flipped(header, at, 1 << bit))
 
 
-@pytest.mark.parametrize("version", [0, 3, 255, 65535])
+@pytest.mark.parametrize("version", [0, 1, 3, 255, 65535])
 def test_another_version_is_a_bad_packet_that_tells_both_versions(version: int) -> None:
     front = b"SPOOLBAT" + struct.pack("<HHIQ", version, 0, 0, NUMBER)
-    with pytest.raises(BadPacket, match=f"version {version}; this spoolnode reads 1"):
+    with pytest.raises(BadPacket, match=f"version {version}; this spoolnode reads version 2"):
         read_header(front + struct.pack("<II", zlib.crc32(front), 0))
 
 
@@ -210,7 +199,7 @@ def test_another_file_is_a_bad_packet(data: bytes) -> None:
         read_header(data)
 
 
-@given(garbage | garbage.map(lambda data: b"SPOOLBAT\x01\0" + data))
+@given(garbage | garbage.map(lambda data: b"SPOOLBAT\x02\0" + data))
 def test_garbage_for_a_header_is_a_bad_packet(data: bytes) -> None:
     with pytest.raises(BadPacket):
         read_header(data)
@@ -404,11 +393,12 @@ def test_a_payload_found_is_never_a_short_spool_file() -> None:
     record = bytearray(encode_record(NUMBER, *forged))
     record[batch.RECORD_SIZE + 1] = 1  # announces a byte of variables that is not there
     covered = struct.pack("<IddQ", 4, 0.0, 0.0, 0)
-    record[4:8] = struct.pack("<I", zlib.crc32(record[batch.RECORD_SIZE : batch.RECORD_SIZE + 4], zlib.crc32(covered, NUMBER)))
+    as_written = record[batch.RECORD_SIZE : batch.RECORD_SIZE + 4]
+    record[20:24] = struct.pack("<I", zlib.crc32(as_written, zlib.crc32(covered, NUMBER)))
     assert whole(encode_header(NUMBER) + bytes(record)) == []
 
 
-# --- links (version 2) ---
+# --- links ---
 
 NUMBERED = [(batch.HERE, 0), (batch.OUTBOUND, 1), (batch.OUTBOUND, (7 << 32) + 1), (batch.ARRIVED, 2**64 - 1)]
 
@@ -482,34 +472,3 @@ def test_what_is_void_or_finished_keeps_its_kind_and_its_number(value: int) -> N
 
 def test_void_finished_and_waiting_are_three_different_marks() -> None:
     assert len({spoolfile.VOID, spoolfile.FINISHED, spoolfile.WAITING}) == 3
-
-
-def version_1(tasks: list[Task]) -> bytes:
-    """A batch as the release before wrote it."""
-    front = b"SPOOLBAT" + struct.pack("<HHIQ", 1, 0, 0, NUMBER)
-    data = front + struct.pack("<II", zlib.crc32(front), 0)
-    for task in tasks:
-        payload = packet(17, task.block) + task.body
-        covered = struct.pack("<IddQ", len(payload), task.accepted, task.due, task.rank)
-        head = struct.pack("<IIddQ", len(payload), zlib.crc32(payload, zlib.crc32(covered, NUMBER)), *task[2:])
-        data += head + payload + bytes(-len(payload) % 8)
-    return data + bytes(64)
-
-
-def test_every_task_of_a_batch_of_version_1_is_found_and_is_for_here() -> None:
-    data = version_1(TASKS)
-    found = whole(data)
-    assert [(record.accepted, record.due, record.rank, record.kind, record.number) for record in found] == [
-        (task.accepted, task.due, task.rank, batch.HERE, 0) for task in TASKS
-    ]
-    assert [spoolfile.parse(data[record.offset : record.offset + record.length]).body for record in found] == [
-        task.body for task in TASKS
-    ]
-    assert [batch.payload_length(data, record.offset) for record in found] == [record.length for record in found]
-
-
-def test_damage_in_a_batch_of_version_1_costs_one_record_too() -> None:
-    data = version_1(TASKS)
-    first = whole(data)[0]
-    assert whole(flipped(data, first.offset + 6)) == whole(data)[1:]
-    assert damages(flipped(data, first.offset + 6)) == [Damage(32, whole(data)[1].offset - 32)]
