@@ -4,7 +4,7 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not on everybody's path.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo quick test test-pythons test-docker simulate bench lint dev clean
+.PHONY: demo quick test test-pythons test-docker simulate bench release lint dev clean
 
 demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
@@ -38,6 +38,9 @@ simulate: .venv/dev         ## SEED=7: the story of one seed of the simulation, 
 
 bench: dev .venv/bench      ## make bench ARGS=--help
 	.venv/bin/python bench/run.py $(ARGS)
+
+release: .venv/dev          ## VERSION=0.3.0: sets the version, builds, checks, commits and tags; publishes nothing
+	@.venv/bin/python tests/release.py '$(VERSION)'
 
 dev: .venv/dev              ## everything to work on the code: .venv/bin/pytest, mypy, ruff, spoolnode
 
