@@ -5,23 +5,19 @@ from typing import Any
 
 import msgpack
 
-TYPES = "str, bytes, int, float, bool, None, list or dict"
+from spoolnode.protocol import extension
+
+TYPES = "str, bytes, int, float, bool, None, list, dict, tuple, set, datetime, date, timedelta, Decimal or UUID"
 """What can travel."""
 _DEEPEST = 200
 """Levels that a value is looked through; what lies deeper is said to be nested too deep (msgpack itself carries about 500)."""
 _TOO_DEEP = "nested too deep, or holds itself"
 
 _INSTEAD = {
-    "UUID": "str(value)",
-    "Decimal": "str(value), or float(value)",
     "Fraction": "str(value), or float(value)",
     "complex": "[value.real, value.imag]",
-    "datetime": "value.isoformat(), or value.timestamp()",
-    "date": "value.isoformat()",
     "time": "value.isoformat()",
-    "timedelta": "value.total_seconds()",
-    "set": "list(value)",
-    "frozenset": "list(value)",
+    "frozenset": "set(value)",
     "range": "list(value)",
     "deque": "list(value)",
     "generator": "list(value)",
@@ -44,29 +40,31 @@ def fault_in(value: Any, path: str, depth: int = 0) -> str:
     if _travels(value):
         return ""
     if depth == _DEEPEST:
-        return f"`{path.partition('[')[0]}` is {_TOO_DEEP}"
+        return _too_deep(path)
     for key in value if isinstance(value, dict) else ():
-        if isinstance(key, tuple):
-            return f"`{path}` has the key {_short(key)}, a tuple, which would arrive as a list: send a str"
         if not _travels(key):
             return f"`{path}` has a key, {_short(key)}, that is {_why_not(key)}"
     for inner_path, inner in _inner(value, path):
         found = fault_in(inner, inner_path, depth + 1)
         if found:
             return found
-    return f"`{path}` is {_why_not(value)}"
+    return _too_deep(path) if (why := _why_not(value)) == _TOO_DEEP else f"`{path}` is {why}"
+
+
+def _too_deep(path: str) -> str:
+    return f"`{path.partition('[')[0]}` is {_TOO_DEEP}"
 
 
 def largest(values: Mapping[str, Any]) -> tuple[str, int]:
     """The name and the size in bytes, as msgpack, of the largest of values that can travel."""
-    sizes = ((name, len(msgpack.packb(value))) for name, value in values.items())
+    sizes = ((name, len(extension.packb(value))) for name, value in values.items())
     return max(sizes, key=lambda item: item[1])
 
 
 def _travels(value: Any) -> bool:
     try:
-        msgpack.unpackb(msgpack.packb([value]), strict_map_key=False)
-    except (TypeError, ValueError, OverflowError, BufferError, msgpack.UnpackException):
+        extension.unpackb(extension.packb([value]))
+    except (TypeError, ValueError, OverflowError, BufferError, RecursionError, msgpack.UnpackException):
         return False
     return True
 
@@ -77,6 +75,8 @@ def _inner(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from ((f"{path}[{_short(key)}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
         yield from ((f"{path}[{number}]", item) for number, item in enumerate(value))
+    elif isinstance(value, set):
+        yield from ((f"{path} (its member {_short(item)})", item) for item in value)
 
 
 def _why_not(value: Any) -> str:
@@ -87,7 +87,7 @@ def _why_not(value: Any) -> str:
         return "a text that is no UTF-8: send it as bytes, os.fsencode(value)"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"a {name} that cannot be read in one piece: send bytes(value)"
-    if isinstance(value, list | tuple | dict):  # and each thing in it travels
+    if isinstance(value, list | tuple | dict | set):  # and each thing in it travels
         return _TOO_DEEP
     return f"of type {name}, which cannot travel: send {_INSTEAD.get(name, TYPES)}"
 

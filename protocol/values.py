@@ -1,16 +1,16 @@
 """A task as Python sees it <-> variables and body.
 
-Plain strings travel as plain variables, so anything can read them. int, float, bool, None, bytes, list and dict travel
-together as msgpack in one variable, `spool_values`. `body` carries large data of any size.
+Plain strings travel as plain variables, so anything can read them. Values of other types travel together as msgpack in one
+variable, `spool_values`; `extension` has the types that msgpack itself does not have. `body` carries large data of any size.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgpack
 
-from spoolnode.protocol import names
+from spoolnode.protocol import extension, names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import MAX_BLOCK, Variables, decode_variables, encode_variables
 from spoolnode.protocol.pickles import ARGUMENTS
@@ -26,7 +26,8 @@ _ANNOUNCE_A_BODY = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", "HTTP_TRA
 MAX_DEPTH = 64
 """Of lists and maps in one another: what is shown, written as JSON and walked through must not run out of stack."""
 _PICKLED = frozenset(name.decode() for name in ARGUMENTS)
-_TYPES = (str, bytes, int, float, type(None))  # bool is an int
+_TYPES = (str, bytes, int, float, type(None), date, timedelta)  # bool is an int, datetime a date
+_TYPES_BY_NAME = ("decimal.Decimal", "uuid.UUID")  # not imported for this: a task may have none
 
 
 class Encoded(NamedTuple):
@@ -148,9 +149,9 @@ def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, 
 def pack(values: Mapping[str, Any]) -> bytes:
     """Values as msgpack. Raises `BadTask` for what msgpack cannot carry."""
     try:
-        packed = bytes(msgpack.packb(values))
-        check_typed(unpack(packed))  # what packs is not always read again: a key that is a tuple comes back as a list
-    except (TypeError, ValueError, OverflowError, BufferError, BadPacket) as error:
+        packed = extension.packb(dict(values))
+        check_typed(unpack(packed))  # what packs is not always read again: lists may be nested too deep for that
+    except (TypeError, ValueError, OverflowError, BufferError, RecursionError, BadPacket) as error:
         said = fault(values) or f"a value cannot travel as msgpack: {error}; send {TYPES}"
         raise BadTask(f"{said}; nothing was sent") from error
     return packed
@@ -163,7 +164,7 @@ def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
         BadPacket: it is none.
     """
     try:
-        values = msgpack.unpackb(data, strict_map_key=False)
+        values = extension.unpackb(data)
     except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a key that Python cannot hash
         raise BadPacket(f"{what} cannot be read as msgpack: {error!r}") from error
     if not isinstance(values, dict):
@@ -185,17 +186,21 @@ def check_typed(values: Mapping[str, Any]) -> None:
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
         for value in level:
-            if isinstance(value, list):
+            if isinstance(value, list | tuple | set):
                 inner += value
             elif isinstance(value, dict):
                 inner += value
                 inner += value.values()
-            elif not isinstance(value, _TYPES):
+            elif not isinstance(value, _TYPES) and _name_of(type(value)) not in _TYPES_BY_NAME:
                 raise BadPacket(f"`spool_values` holds a {type(value).__name__}, a type of msgpack that no task may have")
         if not inner:
             return
         level = inner
     raise BadPacket(f"`spool_values` holds lists and maps in one another deeper than {MAX_DEPTH}")
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _text(text: str, name: str = "") -> bytes:

@@ -181,7 +181,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
         return "..."  # the admission takes none that is deeper; a file from elsewhere may be
     if isinstance(value, dict):
         return {str(key): _jsonable(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple | set):
         return [_jsonable(item, depth + 1) for item in value]
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")

@@ -23,7 +23,8 @@ def send_to_spooler(
     """Stores a task in a node's spool. When it returns, the task is on that node's disk.
 
     Args:
-        task: names and values. str, bytes, int, float, bool, None, list and dict arrive as they were sent. `at`
+        task: names and values. str, bytes, int, float, bool, None, list, dict, tuple, set, datetime, date, timedelta,
+            Decimal and UUID arrive as they were sent. `at`
             (seconds since 1970, or a datetime) and `priority` (lower runs sooner) mean what they do to uWSGI, `body` is
             bytes of any size; an empty `body` does not travel: the callable then finds no `body`.
         node: where it shall run: a node's name, `host:port`, `tag:X`, `any` or `all`; without it, the node asked.

@@ -10,7 +10,8 @@
 
 On the wire the variable `spool_func` names the function, `module:qualname`, and `spool_values` holds
 `{"args": [...], "kwargs": {...}}` as msgpack. Arguments that are too large for a variable travel as the task's body.
-Lists stay lists and tuples arrive as lists; any other type is refused when it is spooled, not when it should run.
+Arguments arrive as they were sent, tuples as tuples; `protocol/extension.py` has the types. Any other type is refused
+when it is spooled, not when it should run.
 """
 
 from collections.abc import Awaitable, Callable
@@ -387,7 +388,7 @@ def check_cron(fields: tuple[int, ...]) -> None:
 
 
 def _message(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
-    values = pack({"args": args, "kwargs": kwargs})
+    values = pack({"args": list(args), "kwargs": kwargs})
     task: dict[str, Any] = {
         key: value for key, value in (("at", options.at), ("priority", options.priority)) if value is not None
     }
