@@ -1,5 +1,5 @@
 """Bytes <-> meaning: uwsgi packets, answers, spool files, batch records, values and names.
 
-Nothing here knows a socket, a file, a clock or a thread: bytes go in, events and bytes come out. Everything else in
-spoolnode may import this package; this package imports nothing but msgpack.
+Nothing here touches a socket, a file, a clock or a thread: bytes go in, events and bytes come out. Every other part of
+spoolnode may import this package. It imports only msgpack.
 """

@@ -1,4 +1,4 @@
-"""What a node answers, and how a client reads it: four bytes, a packet of variables, or HTTP for web servers."""
+"""The answers of a node, and how a client reads them: four bytes, a packet of variables, or HTTP for web servers."""
 
 import json
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ RETRY_AFTER = 5
 """Seconds that a web client is asked to wait when the node is busy or full."""
 
 _MAX_TEXT = 4096
-"""As much of a refusal's text as an answer carries, in bytes."""
+"""The longest text of a refusal in an answer, in bytes."""
 
 _ID_ITEM = encode_variables([(names.ID, b"")])[:-2]
 _ID_SIZE = len(_ID_ITEM) + 2
-"""Bytes of the block of an answer that are not the id."""
+"""Bytes in the block of an answer besides the id."""
 _ID_HEAD = b"\x01" + _ID_ITEM
 
 
@@ -48,7 +48,7 @@ def stored_noted(task_id: str, note: str) -> bytes:
 
 
 def stored_copies(task_id: str, copies: int) -> bytes:
-    """The extended answer to a task that was stored so many times (`node=all`); the id is that of the first."""
+    """The extended answer to a task that was stored `copies` times (`node=all`); the id is that of the first copy."""
     block = encode_variables([(names.ID, task_id.encode()), (names.COPIES, str(copies).encode())])
     return packet(ANSWER, block, modifier2=1)
 
@@ -65,13 +65,13 @@ def read_answer(modifier2: int, block: bytes) -> str:
 
     Raises:
         Refused: the node declined, with its reason.
-        BadPacket: this is no answer.
+        BadPacket: this is not an answer.
     """
     variables = dict(decode_variables(block))
     if modifier2 == 1 and names.ID in variables:
         task_id = variables[names.ID].decode("ascii", "replace")
         if not names.is_task_id(task_id):
-            raise BadPacket(f"the id in an answer is {task_id[:60]!r}; no node names a task so")
+            raise BadPacket(f"the answer has the id {task_id[:60]!r}, which cannot be the id of a task")
         return task_id
     if modifier2 == 0 and names.ERROR in variables:
         name = variables.get(names.REASON, b"").decode("ascii", "replace")
@@ -81,7 +81,7 @@ def read_answer(modifier2: int, block: bytes) -> str:
 
 
 def is_stored(modifier2: int, block: bytes) -> bool:
-    """Whether an answer says "stored", and nothing more. What does not look so quickly is for `read_answer` to tell."""
+    """Whether an answer says "stored" and nothing more. A quick check: `read_answer` decides about every other answer."""
     return (
         modifier2 == 1
         and block.startswith(_ID_ITEM)
@@ -90,13 +90,13 @@ def is_stored(modifier2: int, block: bytes) -> bool:
 
 
 def read_copies(block: bytes) -> int:
-    """How many times the task of a good answer was stored."""
+    """How many copies of the task were stored, from a good answer."""
     text = dict(decode_variables(block)).get(names.COPIES, b"1")
     return int(text) if text.isdigit() and len(text) < 6 else 1
 
 
 def read_note(block: bytes) -> str:
-    """The sentence about a stored task in a good answer; mostly empty."""
+    """The sentence about a stored task in a good answer; usually empty."""
     return dict(decode_variables(block)).get(names.NOTE, b"").decode("utf-8", "replace")
 
 
@@ -106,7 +106,7 @@ def status_pong(status: dict[str, Any]) -> bytes:
 
 
 def read_status(block: bytes) -> dict[str, Any]:
-    """The status in an extended pong. Raises `BadPacket` when it is none."""
+    """The status in an extended pong. Raises `BadPacket` if the block does not hold one."""
     return values.unpack(block, "the status in a pong")
 
 
@@ -143,10 +143,10 @@ class AnswerReader:
         self._buffer = bytearray()
 
     def answers(self, data: bytes) -> Iterator[Answer]:
-        """The answers that these bytes of the connection complete. Those that are not asked for come with the next bytes.
+        """Yields the answers that these bytes complete. Answers that are not taken come again with the next bytes.
 
         Raises:
-            BadPacket: after the last good one: what follows is no answer of a uwsgi server.
+            BadPacket: after the last good answer, if the bytes that follow are not an answer of a uwsgi server.
         """
         buffer = self._buffer
         buffer += data

@@ -6,10 +6,10 @@
              u32 length of the payload | u32 crc | f64 accepted | f64 due | u64 rank | payload | zeros up to 8 bytes
     payload = a spool file (see `spoolfile`): header, variables, body
 
-All little-endian. Times are seconds since 1970. The crc is taken over kind, sequence number, length, times, rank and payload
-as they were written, that is with the payload's two progress bytes at `WAITING` and 0, seeded with the batch's number
-and its salt: a record of another file never passes for one of this, and nobody can send a body that passes for a record
-after damage.
+All little-endian. Times are seconds since 1970. The crc covers kind, sequence number, length, times, rank and payload as they
+were first written, with the payload's two progress bytes at `WAITING` and 0. It is seeded with the batch's number and salt: a
+record of another file never passes for one of this file, and a client cannot send a body that passes for a record after
+damage.
 
 To change this format: raise VERSION first, keep the reader of the old version beside the new one, and let the new node
 read both. A node refuses a version that it does not know and leaves the file where it is.
@@ -39,8 +39,8 @@ _NUMBER_BEFORE, _LENGTH_BEFORE = RECORD_SIZE - 8, RECORD_SIZE - 16
 ALIGN = 8
 _COVERED = struct.Struct("<IddQ")
 HERE, OUTBOUND, ARRIVED = 0, 1, 2
-"""Kinds of records: a task for this node; one that waits for a peer; one that came from a peer. The latter two have the
-number that the link gave them."""
+"""Kinds of records: a task for this node; one that waits for a peer; one that came from a peer. The last two have the
+sequence number that the link gave them."""
 _PADDING = [b"\0" * ((-size) % ALIGN) for size in range(ALIGN)]
 
 
@@ -59,14 +59,14 @@ class Record(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes `start` to `end` of a batch are no records, and whole records follow them."""
+    """Bytes `start` to `end` of a batch hold no record, but whole records follow them."""
 
     start: int
     end: int
 
 
 def seed_of(number: int, salt: int) -> int:
-    """Where the crc of a batch's records begins."""
+    """The seed of the crc of a batch's records."""
     return (number ^ salt) & 0xFFFFFFFF
 
 
@@ -77,7 +77,7 @@ def encode_header(number: int, salt: int = 0) -> bytes:
 
 
 def read_header(data: bytes) -> int:
-    """The number of the batch. Raises `BadPacket` when this is no batch, or one of another version."""
+    """The number of the batch. Raises `BadPacket` if this is not a batch, or one of an unknown version."""
     if len(data) < HEADER_SIZE:
         raise BadPacket(f"the batch has {len(data)} bytes; its header alone takes {HEADER_SIZE}")
     magic, version, _, _, number = _HEAD.unpack_from(data)
@@ -121,7 +121,7 @@ def payload_after(data: bytes | memoryview, offset: int) -> int:
 def read_records(data: bytes, number: int) -> Iterator[Record | Damage]:
     """Every whole record of a batch whose header is whole, and the damage between them.
 
-    A damaged end is a torn write that was never acknowledged: it is passed over, as is what was never written.
+    A damaged end is a torn write that was never acknowledged: it is skipped, as are bytes that were never written.
     """
     if len(data) < HEADER_SIZE:
         return

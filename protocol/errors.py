@@ -1,6 +1,6 @@
-"""What can go wrong, in two families: you erred (`BadTask`), the other side erred or declined (`BadPacket`, `Refused`).
+"""Errors, in two families: you erred (`BadTask`), the other side erred or declined (`BadPacket`, `Refused`).
 
-Each carries one clear sentence with what was wrong, the value or size, and what would be right.
+Each carries one sentence: what was wrong, the value or size, and what would be right.
 """
 
 from enum import Enum
@@ -15,7 +15,7 @@ class BadTask(SpoolnodeError, ValueError):
 
 
 class BadPacket(SpoolnodeError):
-    """The other side erred: these bytes are not what the format says. Nothing of them may be believed."""
+    """The other side erred: these bytes do not follow the format. Trust none of them."""
 
 
 class Reason(Enum):
@@ -34,7 +34,7 @@ class Refused(SpoolnodeError):
     """A node declined a request; nothing was stored. `reason` is for programs, the text for people."""
 
     def __init__(self, reason: Reason, text: str) -> None:
-        super().__init__(reason, text)  # both, or a copy or a pickle of it (concurrent.futures) cannot be made
+        super().__init__(reason, text)  # both: a copy or a pickle (concurrent.futures) is made from `args`
         self.reason = reason
         self.text = text
 

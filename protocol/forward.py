@@ -1,7 +1,7 @@
-"""A task on its way from node to node: what a link adds to its variables and takes off again, and how it says that it could
-not be delivered.
+"""A task on its way from node to node: the variables that a link adds and removes, and how a task says that it
+could not be delivered.
 
-The receiver keeps what the link added, so that a task tells who had it before.
+The receiver keeps the added variables, so a task tells which node had it before.
 """
 
 from spoolnode.protocol import names
@@ -9,22 +9,22 @@ from spoolnode.protocol.errors import BadTask
 from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variables
 
 RECEIVER_ROOM = 350
-"""Bytes of a block that the receiver needs to note who sent a task (28 and 48), and to what (at most 267)."""
+"""Bytes of a block that are left for the receiver, which notes a task's sender (28 and 48) and destination (at most 267)."""
 LINK_ROOM = 700
-"""Bytes of a block that a link needs in all: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
+"""Bytes of a block that are left for a link: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
 _SPOOLER = b"spooler"
 UNDELIVERED = b"not delivered to "
-"""How the reason of a task begins that died on its way to another node."""
+"""The beginning of the reason of a task that could not be delivered."""
 _NUMBER, _ID, _BODY_LENGTH = (encode_variables([(name, b"")])[:-2] for name in (names.NUMBER, names.ID, names.BODY_LENGTH))
 
 
 def _variable(name: bytes, value: bytes) -> bytes:
-    """A variable whose encoded name is at hand: `encode_variables` takes twice as long, and this is for every task."""
+    """A variable whose name is already encoded. `encode_variables` takes twice as long, and this runs for every task."""
     return name + len(value).to_bytes(2, "little") + value
 
 
 def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
-    """A block as it travels: with the task's id and sequence number, and without what an earlier link had added.
+    """A block as it travels: with the task's id and sequence number, and without the variables of an earlier link.
 
     Raises:
         BadTask: it becomes too large.
@@ -37,14 +37,14 @@ def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
     if names.ID not in block or names.ID not in dict(decode_variables(block)):
         extra += _variable(_ID, identity.encode())
     if tells_length:
-        extra += _variable(_BODY_LENGTH, str(body).encode())  # a file from elsewhere says it only by its own length
+        extra += _variable(_BODY_LENGTH, str(body).encode())  # a file from elsewhere tells it only by its size
     if len(block) + len(extra) > MAX_BLOCK - RECEIVER_ROOM:
         raise BadTask(f"the variables take {len(block)} bytes; a task for another node may have {MAX_BLOCK - LINK_ROOM}")
     return block + extra
 
 
 def _cleaned(block: bytes) -> bytes:
-    """A block without what is true only here: the directory that a uWSGI client named, and what an earlier link had added."""
+    """A block without what holds only here: the directory that a uWSGI client named, and the variables of an earlier link."""
     variables = [(key, value) for key, value in decode_variables(block) if key != _SPOOLER]
     said = dict(variables)
     if names.ORIGIN in said:
@@ -56,15 +56,15 @@ def _cleaned(block: bytes) -> bytes:
 
 
 def sender_of(node_id: str, key: str) -> str:
-    """In whose name numbers are kept: anybody can say a node's id, so they belong to the key that was proved with it.
+    """The owner of sequence numbers. Any node can claim an id, so numbers belong to the key that was proved with it.
 
-    Whoever says the id with another key, or with none, uses up numbers of nobody else.
+    A node that claims the id with another key, or without one, uses up only its own numbers.
     """
     return f"{node_id}/{key}" if key else node_id
 
 
 def undress(block: bytes) -> tuple[str, str, int, int] | None:
-    """Sender, destination, sequence number and hops of a task that came over a link; None when it did not."""
+    """Sender, destination, sequence number and hops of a task that came over a link; None if it did not."""
     if names.ORIGIN not in block:
         return None
     said = dict(decode_variables(block))
@@ -75,14 +75,14 @@ def undress(block: bytes) -> tuple[str, str, int, int] | None:
 
 
 def undeliverable(to: str, reason: str) -> str:
-    """Why a task that could not be delivered is dead."""
+    """The reason that is kept with a task that could not be delivered."""
     return f"{UNDELIVERED.decode()}{to}: {reason}"
 
 
 def undelivered(block: bytes) -> tuple[str, str] | None:
-    """For what the task of a dead file was when it could not be delivered, and what its sender had asked for.
+    """The destination that a dead task could not be delivered to, and the one that its sender had asked for.
 
-    None: it was for this node, and has run.
+    None if the task was for this node, and has run.
     """
     said = dict(decode_variables(block)) if UNDELIVERED in block else {}
     reason = said.get(names.REASON, b"")

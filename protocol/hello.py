@@ -1,14 +1,14 @@
-"""How a node introduces itself: the block of the extended ping with which every connection between nodes begins.
+"""How a node introduces itself: the block of the extended ping that begins every connection between nodes.
 
     hello = ping (modifier1 100, modifier2 1) with variables:
             spool_hello = protocol version, spool_origin = node id, spool_name = node name, spool_cluster = cluster name,
             spool_instance = a random word for this process, spool_addresses = where it listens, separated by commas,
             spool_to = the destination that the link serves (empty: only a ping), spool_floor = a sequence number,
-            spool_public, spool_nonce, spool_proof = what proves who speaks (see `keys`); empty where it proves nothing
+            spool_public, spool_nonce, spool_proof = the proof of who speaks (see `keys`); left out where empty
 
-The answer is a pong with the status (see `answer.status_pong`), or a refusal. A hello without a proof is answered with what the
-next one has to prove: `public`, `nonce` and `proof` in the status. On an open link a hello may be said again at any time, to tell
-a new low watermark. A ping with an empty block is anybody's, and makes no link.
+The answer is a pong with the status (see `answer.status_pong`), or a refusal. To a hello without a proof, the status
+says what the next one must prove: `public`, `nonce` and `proof`. On an open link a node may send a hello at any time, to tell a
+new low watermark. A ping with an empty block may come from any client, and makes no link.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import EXTENDED, PING, decode_variables, encode_variables, packet
 
 PROTOCOL = 1
-"""The version of what nodes say to each other. Raised when an older node would misunderstand."""
+"""The version of the protocol between nodes. Raised when an older node would misunderstand."""
 
 _VERSION, _CLUSTER, _FLOOR = b"spool_hello", b"spool_cluster", b"spool_floor"
 _NAME, _INSTANCE, _ADDRESSES = b"spool_name", b"spool_instance", b"spool_addresses"
@@ -27,7 +27,7 @@ MOST_ADDRESSES = 8
 
 
 class Hello(NamedTuple):
-    """Who speaks, and about which link."""
+    """The node that speaks, and the link that it speaks about."""
 
     id: str
     name: str
@@ -35,17 +35,17 @@ class Hello(NamedTuple):
     to: str = ""
     """The destination that this link serves, as its sender calls it; empty for a ping."""
     instance: str = ""
-    """Tells this process from another one with the same id, and a node from itself."""
+    """Tells this process from another one with the same id. By it a node also recognises itself."""
     addresses: tuple[str, ...] = ()
-    """Where it listens; the host 0.0.0.0 or [::] is whatever host the connection comes from."""
+    """Where it listens; 0.0.0.0 or [::] stands for the host that the connection comes from."""
     low_watermark: int = 0
-    """No task of this link below this number will ever be sent (again)."""
+    """The link will never send a task below this number (again)."""
     protocol: int = PROTOCOL
     public: str = ""
-    """The public half of its key; empty when it has none."""
+    """The public half of its key; empty if it has no key."""
     nonce: str = ""
     proof: str = ""
-    """That it has the key; empty in the first hello of a connection, which asks what to prove."""
+    """The proof that it has the key; empty in the first hello of a connection, which asks what to prove."""
 
 
 def encode(hello: Hello) -> bytes:
@@ -68,7 +68,7 @@ def read(block: bytes) -> Hello:
     """The hello in the block of an extended ping.
 
     Raises:
-        Refused: it is none, or one of its parts is not what it must be.
+        Refused: this is not a hello, or one of its parts is invalid.
     """
     try:
         said = {key: value.decode("ascii", "replace") for key, value in decode_variables(block)}
@@ -91,7 +91,7 @@ def read(block: bytes) -> Hello:
         raise _malformed("spool_origin", hello.id, "12 hexadecimal digits")
     for what, name in (("spool_name", hello.name), ("spool_cluster", hello.cluster)):
         if not names.is_node_name(name):
-            raise _malformed(what, name, "1 to 63 of letters, digits, '.', '_' and '-'")
+            raise _malformed(what, name, "1 to 63 letters, digits, '.', '_' or '-'")
     if hello.to and not names.is_destination(hello.to):
         raise _malformed("spool_to", hello.to, "a node's name or id, host:port or tag:X")
     if hello.public or hello.nonce or hello.proof:

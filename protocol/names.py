@@ -1,4 +1,4 @@
-"""Names: which variables are reserved, what untrusted names may look like, how a task is called.
+"""Names: the reserved variables, the form of names from outside, the ids of tasks.
 
 Every name that comes from outside and may touch a path or a table is validated here and nowhere else.
 """
@@ -12,39 +12,39 @@ from urllib.parse import quote
 from spoolnode.protocol.errors import BadTask, Reason, Refused
 
 SPOOL_PREFIX = "uwsgi_spoolfile_on_"
-"""How the name of every spool file begins; uWSGI runs any regular file of that name."""
+"""The beginning of the name of every spool file; uWSGI runs any regular file with such a name."""
 
 LAST = 1 << 63
 """The rank of a task without a priority: after every priority."""
 
 OURS = b"spool_"
-"""Every variable that begins so belongs to spoolnode."""
+"""Variables with this prefix belong to spoolnode."""
 NODE = b"spool_node"
 VALUES = b"spool_values"
 FUNCTION = b"spool_func"
 TIMEOUT = b"spool_timeout"
 BODY_LENGTH = b"spool_body"
 FILE = b"spool_file"
-"""Asks that the task is a spool file of its own from the beginning: who sent it may unlink that to call it off."""
+"""Asks for a spool file of the task's own from the beginning, which its sender may unlink to cancel the task."""
 ID = b"spool_id"
 ERROR = b"spool_error"
 REASON = b"spool_reason"
 ATTEMPTS = b"spool_attempts"
 COPIES = b"spool_copies"
 NOTE = b"spool_note"
-"""In an answer: what the sender should know of a task that is stored all the same."""
+"""In an answer: what the sender should know about a task that is stored nevertheless."""
 ORIGIN = b"spool_origin"
-"""The id of the node that a task came from. Never believed: the receiver sets it to whom it shook hands with."""
+"""The id of the node that a task came from. Never believed: the receiver sets it to the id from the handshake."""
 SENDER = b"spool_sender"
-"""The fingerprint of the key that the node has proved from which a task came: its numbers are that key's. Set by the receiver."""
+"""The fingerprint of the key that the sending node has proved, which owns its sequence numbers. Set by the receiver."""
 TO = b"spool_to"
-"""The destination that was chosen for a task; with a task that arrived: the destination that its sender sent it to."""
+"""The destination that was chosen for a task. In a task that arrived: the destination that its sender sent it to."""
 NUMBER = b"spool_seq"
-"""The number that the sender's link gave a task."""
+"""The sequence number that the sender's link gave a task."""
 PICKLED = b"spool_pickled"
-"""Set by the admission on a task with pickled arguments: it came through this machine's own socket, so they may be unpickled."""
+"""Set by the admission on a task with pickled arguments that came through this machine's own socket: they may be unpickled."""
 HOPS = b"spool_hops"
-"""How often a task was handed on."""
+"""How many times a task was handed on."""
 FOR_SPOOLER = frozenset({"at", "priority", "spooler", "body", "spooler_task_name"})
 """Besides ours, the names that uWSGI's spooler keeps for itself."""
 FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH, FILE})
@@ -53,14 +53,14 @@ FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH, FILE})
 FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}
 """The `spool_` variables that may come over a link."""
 OF_LINKS = frozenset({ORIGIN, SENDER, TO, NUMBER})
-"""What a link adds, and what goes when a task is handed on."""
+"""The variables that a link adds, and that go when a task is handed on."""
 MAX_NUMBER = (1 << 64) - (1 << 32) - 1
-"""The largest sequence number. The last run of 2**32 numbers is given to nobody: what is computed from one (the end of an
-interval, the next run) still fits into 64 bits."""
+"""The largest sequence number. The last run of 2**32 numbers is never used, so that what is computed from a number (the end
+of an interval, the next run) still fits into 64 bits."""
 MAX_HOPS = 8
-"""A task that was handed on so often stays where it is."""
+"""A task that was handed on this many times stays where it is."""
 MOST_HOPS = 999
-"""As far as they are counted."""
+"""Hops are counted up to this number."""
 
 _PRIORITY = re.compile(rb"[0-9]{1,10}", re.ASCII)
 _AT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?", re.ASCII)
@@ -69,21 +69,21 @@ _LENGTH = re.compile(rb"[0-9]{1,15}", re.ASCII)
 _NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 _IPV4 = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+", re.ASCII)
 _TAG = re.compile(r"tag:[A-Za-z0-9._-]{1,63}", re.ASCII)
-# 249 and `:65535` are the 255 bytes that a file name may have.
+# 249 characters and `:65535` are the 255 bytes that a file name may have.
 _ADDRESS = re.compile(r"([A-Za-z0-9._-]{1,249}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}", re.ASCII)
 _CHOICES = frozenset({"any", "all"})
 _NODE_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 _NUMBER = re.compile(rb"[1-9][0-9]{0,19}", re.ASCII)
 _HOPS = re.compile(rb"[0-9]{1,3}", re.ASCII)
 LONGEST_ID = 236
-"""Characters of a task's id: with `SPOOL_PREFIX` it makes a file name of 255 bytes."""
+"""Most characters of a task's id: with `SPOOL_PREFIX` it makes a file name of 255 bytes."""
 _TASK_ID = re.compile(rf"[A-Za-z0-9._:@%-]{{1,{LONGEST_ID}}}", re.ASCII)
 _PLAIN = "._:@%-"
 
 
 RIGHT_PRIORITY = "a whole number from 0 to 9999999999"
 RIGHT_AT = "seconds since 1970, below 10000000000"
-"""What they must be, in every sentence that says so."""
+"""What `priority` and `at` must be, for every error about them."""
 
 
 def read_priority(value: bytes) -> int:
@@ -96,7 +96,7 @@ def read_priority(value: bytes) -> int:
 
 
 def read_at(value: bytes) -> float:
-    """A time not before which to run, in seconds since 1970; 0.0 for an empty value (at once)."""
+    """The time before which a task does not run, in seconds since 1970; 0.0 for an empty value (at once)."""
     if not value:
         return 0.0
     if not _AT.fullmatch(value):
@@ -137,23 +137,21 @@ def is_destination(text: str) -> bool:
 
 
 def right_destination(text: str) -> str:
-    """What would be a destination, for the error about a text that is none."""
+    """The forms of a destination, for the error about a text that is not one."""
     right = "a node's name, host:port, [v6]:port, tag:X, any or all"
     return f"{right}: write {text}:3031" if _IPV4.fullmatch(text) else right
 
 
 def is_node_name(text: str) -> bool:
-    """Whether a node may be called so: 1 to 63 of letters, digits, `.`, `_`, `-`, not beginning with a dot.
+    """Whether a node may have this name: 1 to 63 letters, digits, `.`, `_` or `-`, not beginning with a dot.
 
-    `any` and `all` are no names: as a destination they mean every node. Nor is an IPv4 address: its port was forgotten.
+    `any` and `all` are not names: as a destination they mean every node. Neither is an IPv4 address: its port was forgotten.
     """
     return bool(_NODE_NAME.fullmatch(text)) and not text.startswith(".") and text not in _CHOICES and not _IPV4.fullmatch(text)
 
 
-RIGHT_NODE_NAME = (
-    "1 to 63 of letters, digits, '.', '_' and '-', no '.' at the beginning, and neither 'any', 'all' nor an IPv4 address"
-)
-"""What `is_node_name` asks for, for errors."""
+RIGHT_NODE_NAME = "1 to 63 letters, digits, '.', '_' or '-', not beginning with '.', and not 'any', 'all' or an IPv4 address"
+"""The rule of `is_node_name`, for errors."""
 
 
 def is_node_id(text: str) -> bool:
@@ -174,7 +172,7 @@ def read_number(value: bytes) -> int:
 
 
 def read_hops(value: bytes) -> int:
-    """How often a task was handed on; 0 for an empty value."""
+    """How many times a task was handed on; 0 for an empty value."""
     if not value:
         return 0
     if not _HOPS.fullmatch(value):
@@ -188,7 +186,7 @@ def is_task_id(text: str) -> bool:
 
 
 def check_from_peer(variables: Mapping[bytes, bytes]) -> None:
-    """Raises `Refused` when the id or the destination that a peer says of a task is none."""
+    """Raises `Refused` if the id or the destination in a peer's task is invalid."""
     identity, to = variables.get(ID, b"-"), variables.get(TO, b"")
     if not is_task_id(identity.decode("ascii", "replace")):
         raise _malformed("spool_id", identity, "the id of a task")
@@ -197,7 +195,7 @@ def check_from_peer(variables: Mapping[bytes, bytes]) -> None:
 
 
 def check_variable_name(name: str) -> None:
-    """Raises `BadTask` when a caller may not use this name in a task."""
+    """Raises `BadTask` if a caller may not use this name in a task."""
     if not name:
         raise BadTask("a task has a variable with an empty name; a name needs at least one character")
     if name.startswith("spool_"):
@@ -215,22 +213,22 @@ def task_id(node_id: str, number: int, offset: int) -> str:
 
 
 def file_name(identity: str) -> str:
-    """The name of the spool file of a task."""
+    """The name of a task's spool file."""
     return SPOOL_PREFIX + identity
 
 
 def id_of_file(name: str) -> str:
-    """The id of the task in the spool file of that name (the name without directory).
+    """The id of the task in the spool file of this name (without the directory).
 
-    Somebody may have called a file anything: what an id may not have is written as `%` and two digits, and what makes it too
-    long is cut.
+    A file may have any name: a character that an id may not have becomes `%` and two digits, and an id that is too long is
+    cut.
     """
     text = name.removeprefix(SPOOL_PREFIX)
     return text if is_task_id(text) else shortened(quote(text.encode("utf-8", "surrogateescape"), safe=_PLAIN) or "%")
 
 
 def shortened(identity: str, most: int = LONGEST_ID) -> str:
-    """An id of at most so many characters: of one that is longer, the beginning and a checksum."""
+    """An id of at most `most` characters: a longer one becomes its beginning and a checksum."""
     if len(identity) <= most:
         return identity
     return f"{identity[: most - 9]}%{zlib.crc32(identity.encode()):08x}"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from spoolnode.protocol.errors import BadPacket, BadTask
 
 WEB_REQUEST = 0
-"""modifier1 of a request to a web application: what a web server sends that was not told otherwise."""
+"""modifier1 of a request to a web application: a web server sends it unless told otherwise."""
 SPOOL_REQUEST = 17
 """modifier1 of a request to spool, and of a waiting task on disk."""
 PING = 100
@@ -54,7 +54,7 @@ def encode_variables(variables: Iterable[tuple[bytes, bytes]]) -> bytes:
     if len(block) > MAX_BLOCK:
         largest, value = max(zip(parts[1::4], parts[3::4], strict=True), key=lambda item: len(item[1]))
         raise BadTask(
-            f"the variables take {len(block)} bytes, of which {largest[:60].decode('utf-8', 'replace')!r} takes {len(value)}; "
+            f"the variables take {len(block)} bytes ({largest[:60].decode('utf-8', 'replace')!r} alone takes {len(value)}); "
             f"the uwsgi protocol carries at most {MAX_BLOCK}: put the large value into `body`"
         )
     return block
@@ -63,13 +63,13 @@ def encode_variables(variables: Iterable[tuple[bytes, bytes]]) -> bytes:
 def _too_large(key: bytes, size: int) -> BadTask:
     name = key[:40].decode("utf-8", "replace")
     return BadTask(
-        f"the variable {name!r} has a name of {len(key)} and a value of {size} bytes, "
+        f"the variable {name!r} has a name of {len(key)} bytes and a value of {size} bytes; "
         f"the uwsgi protocol carries at most {MAX_BLOCK} in all: put the large value into `body`"
     )
 
 
 def check_variables(block: bytes) -> None:
-    """Raises what `decode_variables` would, in a third of the time."""
+    """Raises what `decode_variables` raises, in a third of the time."""
     position, end = 0, len(block)
     try:
         while position < end:

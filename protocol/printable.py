@@ -1,13 +1,13 @@
-"""Text from anywhere, made safe for a terminal. Everything that is printed for people goes through here.
+"""Text from anywhere, made safe for a terminal. All output for people goes through here.
 
-What can steer a terminal (escapes, controls, changes of direction) is shown as Python writes it: nothing is hidden.
+Characters that can control a terminal (escapes, changes of direction) are shown as Python writes them: nothing is hidden.
 """
 
 import json
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with each character that is not printable as its escape; those in `keep` stay."""
+    """The text with an escape for each character that is not printable, except for those in `keep`."""
     if text.isprintable():
         return text
     return "".join(sign if sign.isprintable() or sign in keep else _escape(sign) for sign in text)
@@ -19,7 +19,7 @@ def printable_lines(text: str) -> str:
 
 
 def printable_json(document: str) -> str:
-    """A JSON document with such characters as JSON's own escapes: it says the same."""
+    """A JSON document with JSON's own escapes for such characters; its meaning stays the same."""
     if document.isprintable():
         return document
     return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in document)

@@ -1,9 +1,9 @@
-"""Bytes of a connection -> requests and bodies, whatever the fragmentation. No socket: feed it, ask it.
+"""Bytes of a connection -> requests and bodies, whatever the fragmentation. It has no socket: feed it and ask it.
 
     reader.receive(data)
     while (event := reader.next_event()) is not None: ...
 
-After a `Request` whose body follows, the owner calls `expect_body(length)` before it asks on.
+After a `Request` whose body follows, the owner calls `expect_body(length)` before it asks for more.
 """
 
 from typing import NamedTuple
@@ -14,14 +14,14 @@ from spoolnode.protocol.request import looks_like_web
 
 _TAKEN = (SPOOL_REQUEST, PING)
 _READ_FIRST = (*_TAKEN, WEB_REQUEST)
-"""Packets that are read whole when they are the first on a connection: the last kind is not taken, but its variables tell in
-which language to say so."""
+"""Packets that are read whole if they come first on a connection. A web request is refused, but its variables tell in which
+language."""
 _METHODS = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ")
 _FIRST_OF_METHODS = frozenset(method[:1] for method in _METHODS)
 
 
 class Request(NamedTuple):
-    """A whole packet: its modifiers and its block of variables, not looked into."""
+    """A whole packet: its modifiers and its block of variables, not decoded."""
 
     modifier1: int
     modifier2: int
@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
 
 class Body(NamedTuple):
-    """The next piece of the body that was expected; `last` with its end."""
+    """The next piece of the expected body; `last` if it is the end."""
 
     data: bytes
     last: bool
@@ -60,7 +60,7 @@ class RequestReader:
 
     @property
     def dialect(self) -> int | None:
-        """modifier2 of the packet that is coming; None when that is none of ours, or its header is not there."""
+        """modifier2 of the packet that is coming; None if a node does not take it, or its header is not there yet."""
         packet = self._buffer[self._position : self._position + HEADER.size]
         if self._body_left or len(packet) < HEADER.size or packet[0] not in (SPOOL_REQUEST, PING):
             return None
@@ -68,12 +68,12 @@ class RequestReader:
 
     @property
     def expects_http(self) -> bool:
-        """Whether what was refused came from a web server, or is no packet but a request as a browser sends it."""
+        """Whether the refused request came from a web server, or is HTTP itself, as a browser sends it."""
         return self._is_web or (not self._body_left and self._buffer.startswith(_METHODS, self._position))
 
     @property
     def body_left(self) -> int:
-        """Bytes of the expected body that have not come."""
+        """Bytes of the expected body that are still to come."""
         return self._body_left
 
     def receive(self, data: bytes) -> None:
@@ -91,7 +91,7 @@ class RequestReader:
         """The next event, or None when more bytes are needed.
 
         Raises:
-            Refused: the packet is none that a node takes. The connection is of no use any more.
+            Refused: a node does not take this packet. The connection is of no further use.
         """
         if self._body_left:
             return self._next_body()
@@ -128,21 +128,19 @@ class RequestReader:
 def _web_request() -> Refused:
     return Refused(
         Reason.MALFORMED,
-        f"a request for a web application came (modifier1 {WEB_REQUEST}); to store a task add `uwsgi_modifier1 {SPOOL_REQUEST};` "
+        f"this is a web request (modifier1 {WEB_REQUEST}); to store a task add `uwsgi_modifier1 {SPOOL_REQUEST};` "
         "beside `uwsgi_pass` in nginx",
     )
 
 
 def _unknown_modifier(modifier1: int) -> Refused:
     if bytes([modifier1]) in _FIRST_OF_METHODS:
-        return Refused(
-            Reason.MALFORMED, "this port speaks uwsgi and no HTTP; in nginx `uwsgi_pass` leads here, and not `proxy_pass`"
-        )
+        return Refused(Reason.MALFORMED, "this port speaks uwsgi, not HTTP; in nginx use `uwsgi_pass` instead of `proxy_pass`")
     return Refused(
         Reason.MALFORMED,
-        f"a packet with modifier1 {modifier1} came; a node takes only {SPOOL_REQUEST} (spool) and {PING} (ping)",
+        f"the packet has modifier1 {modifier1}; a node takes only {SPOOL_REQUEST} (spool) and {PING} (ping)",
     )
 
 
 def _too_large(size: int, limit: int) -> Refused:
-    return Refused(Reason.TOO_LARGE, f"the variables take {size} bytes, this node takes at most {limit} (--buffer-size)")
+    return Refused(Reason.TOO_LARGE, f"the variables take {size} bytes; this node takes at most {limit} (--buffer-size)")

@@ -1,4 +1,4 @@
-"""What a spool request asks for: one pass over its variables, everything untrusted validated before it is believed."""
+"""The terms of a spool request, from one pass over its variables. Nothing is believed before it is validated."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from spoolnode.protocol.values import check_typed, unpack
 
 
 class Terms(NamedTuple):
-    """What the variables of one request say to the spooler; the variables themselves stay as they were sent."""
+    """What the variables of a request mean for the spooler. The variables themselves stay as they were sent."""
 
     rank: int = names.LAST
     """Lower runs sooner; `names.LAST` without a priority."""
@@ -24,13 +24,13 @@ class Terms(NamedTuple):
     spooler: bytes = b""
     """uWSGI's `spooler` variable: the directory it must be spooled to."""
     number: int = 0
-    """The number that the sender's link gave it; 0 when it did not come over a link."""
+    """The sequence number that the sender's link gave it; 0 if it did not come over a link."""
     hops: int = 0
-    """How often it was handed on."""
+    """How many times it was handed on."""
     pickled: bool = False
-    """It carries what a library would unpickle, which no other node would take."""
+    """A library would unpickle a part of it, so no other node would take it."""
     own_file: bool = False
-    """It shall be a spool file of its own from the beginning."""
+    """It gets a spool file of its own from the beginning."""
 
 
 PLAIN_TERMS = Terms()
@@ -49,10 +49,10 @@ def read_terms(block: bytes, *, local: bool, peer: bool = False) -> Terms:
     Args:
         block: the variables, as they came.
         local: the request came through this machine's own unix socket, so it may carry pickled arguments.
-        peer: it came over a link, so it may carry what peers may say.
+        peer: it came over a link, so it may carry the variables of peers.
 
     Raises:
-        Refused: the block is malformed or empty, a reserved variable is not what it must be, or it may not do this.
+        Refused: the block is malformed or empty, a reserved variable is invalid or not allowed.
     """
     special: dict[bytes, bytes] | None = None
     position, end = 0, len(block)
@@ -85,7 +85,7 @@ def read_terms(block: bytes, *, local: bool, peer: bool = False) -> Terms:
 
 
 def length_of_body(block: bytes) -> int | None:
-    """How many bytes follow a request with these variables, whatever else they say; None when that cannot be known."""
+    """How many bytes follow a request with these variables, whatever else they say; None if that cannot be known."""
     try:
         return _body_length(dict(decode_variables(block)))
     except (BadPacket, Refused):
@@ -93,7 +93,7 @@ def length_of_body(block: bytes) -> int | None:
 
 
 def looks_like_web(block: bytes) -> bool:
-    """Whether a block that may be malformed seems to come from a web server, so that even its refusal is HTTP."""
+    """Whether a block, even a malformed one, seems to come from a web server. Then even its refusal is HTTP."""
     return any(mark in block for mark in (b"REQUEST_METHOD", b"SERVER_PROTOCOL", b"HTTP_"))
 
 
@@ -130,7 +130,7 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
 
 
 def _linked_terms(special: dict[bytes, bytes]) -> Terms:
-    """The same for a task with nothing but what a link adds to each: most of those that links carry."""
+    """The same for a task with only the variables that a link adds to each, as most tasks on links are."""
     names.check_from_peer(special)
     destination = special.get(names.NODE)
     number = special.get(names.NUMBER)
@@ -146,14 +146,14 @@ def _reserved(key: bytes) -> Refused:
 
 
 def _is_pickled(special: dict[bytes, bytes], body: int) -> bool:
-    """Whether a library would unpickle a part of it; a real uWSGI may share our directory, so it does not matter for whom it is.
+    """Whether a library would unpickle a part of it, whatever its destination: a real uWSGI may share our directory.
 
-    Raises `Refused` for typed values that no callable could be given.
+    Raises `Refused` for typed values that no callable could get.
     """
     present = set(special)
     if names.VALUES in special:
         typed = _checked_values(special[names.VALUES])
-        if names.FUNCTION not in special:  # those of our own @spool are arguments and no variables
+        if names.FUNCTION not in special:  # those of our own @spool are arguments, not variables
             present |= pickles.typed_names(typed)
     return pickles.are_pickled(present, body=body > 0)
 
@@ -173,7 +173,7 @@ def _pickles_stay_here(web: bool) -> Refused:
         "machine's own unix socket or directory"
     )
     if web:
-        text += "; if these are no pickles, call them differently: `uwsgi_param query $args;` in nginx"
+        text += "; if these are not pickles, rename them: `uwsgi_param query $args;` in nginx"
     return Refused(Reason.FORBIDDEN, text)
 
 

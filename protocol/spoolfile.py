@@ -15,17 +15,17 @@ WAITING = SPOOL_REQUEST
 FINISHED = 0xFD
 """The value of modifier1 once a task needs no more work."""
 VOID = 0xFC
-"""The value of modifier1 in the record of a request that was refused after all: it never was a task."""
+"""The value of modifier1 in the record of a request that was refused after all: it was never a task."""
 STATE_AT = 0
 """Where modifier1 lies in the header."""
 ATTEMPTS_AT = 3
 """Where modifier2 lies in the header."""
 MAX_ATTEMPTS = 0xFF
-"""As far as one byte can count."""
+"""The most that one byte can count."""
 
 
 class Short(BadPacket):
-    """The file ends before its variables do: still being written, or cut."""
+    """The file ends before its variables do: it is still being written, or was cut."""
 
 
 class SpoolFile(NamedTuple):

@@ -1,4 +1,4 @@
-"""Which value of a task cannot travel, where it lies, and what to send instead. Only errors come here."""
+"""Finds the value of a task that cannot travel, and says what to send instead. Only for the text of errors."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,10 +8,10 @@ import msgpack
 from spoolnode.protocol import extension
 
 TYPES = "str, bytes, int, float, bool, None, list, dict, tuple, set, datetime, date, timedelta, Decimal or UUID"
-"""What can travel."""
+"""The types that can travel."""
 _DEEPEST = 200
-"""Levels that a value is looked through; what lies deeper is said to be nested too deep (msgpack itself carries about 500)."""
-_TOO_DEEP = "nested too deep, or holds itself"
+"""Levels of a value that are searched. A deeper one is reported as nested too deep (msgpack itself carries about 500)."""
+_TOO_DEEP = "nested too deep, or contains itself"
 
 _INSTEAD = {
     "Fraction": "str(value), or float(value)",
@@ -23,11 +23,11 @@ _INSTEAD = {
     "generator": "list(value)",
     "PosixPath": "str(value)",
 }
-"""For types that people often have in their hands."""
+"""What to send in place of some common types."""
 
 
 def fault(values: Mapping[str, Any]) -> str:
-    """A sentence about the first of these values that cannot travel as msgpack; empty when each of them alone can."""
+    """A sentence about the first of these values that cannot travel as msgpack; empty if each of them alone can."""
     for name, value in values.items():
         found = fault_in(value, name)
         if found:
@@ -36,7 +36,7 @@ def fault(values: Mapping[str, Any]) -> str:
 
 
 def fault_in(value: Any, path: str, depth: int = 0) -> str:
-    """The same about one value; `path` says where it lies, as Python would."""
+    """The same about one value; `path` says where it is, as Python would write it."""
     if _travels(value):
         return ""
     if depth == _DEEPEST:
@@ -70,7 +70,7 @@ def _travels(value: Any) -> bool:
 
 
 def _inner(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """What a value holds, each with its path."""
+    """The items of a value, each with its path."""
     if isinstance(value, dict):
         yield from ((f"{path}[{_short(key)}]", item) for key, item in value.items())
     elif isinstance(value, list | tuple):
@@ -84,10 +84,10 @@ def _why_not(value: Any) -> str:
     if isinstance(value, int):
         return f"a number of {value.bit_length()} bits, outside -2**63 to 2**64-1: send str(value)"
     if isinstance(value, str):
-        return "a text that is no UTF-8: send it as bytes, os.fsencode(value)"
+        return "a text that is not UTF-8: send it as bytes, os.fsencode(value)"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"a {name} that cannot be read in one piece: send bytes(value)"
-    if isinstance(value, list | tuple | dict | set):  # and each thing in it travels
+    if isinstance(value, list | tuple | dict | set):  # and each item of it travels
         return _TOO_DEEP
     return f"of type {name}, which cannot travel: send {_INSTEAD.get(name, TYPES)}"
 

@@ -17,14 +17,14 @@ from spoolnode.protocol.pickles import ARGUMENTS
 from spoolnode.protocol.unfit import TYPES, fault, largest
 
 TaskArguments = Mapping[str, Any]
-"""What callers hand over and callables receive."""
+"""A task as callers pass it and callables receive it."""
 
 _ANNOUNCE_A_BODY = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"})
-"""From these a node concludes that a body follows; a task that came through a web server and is sent on has them."""
+"""From these a node concludes that a body follows. A task that came through a web server and is sent on has them."""
 
 
 MAX_DEPTH = 64
-"""Of lists and maps in one another: what is shown, written as JSON and walked through must not run out of stack."""
+"""Levels of nested lists and maps: code that shows a task or writes it as JSON must not run out of stack."""
 _PICKLED = frozenset(name.decode() for name in ARGUMENTS)
 _TYPES = (str, bytes, int, float, type(None), date, timedelta)  # bool is an int, datetime a date
 _TYPES_BY_NAME = ("decimal.Decimal", "uuid.UUID")  # not imported for this: a task may have none
@@ -38,12 +38,12 @@ class Encoded(NamedTuple):
 
 
 def encode_task(task: TaskArguments, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encoded:
-    """The variables and body that carry `task`; `extra` are variables of spoolnode's own.
+    """The variables and body that carry `task`; `extra` are spoolnode's own variables.
 
     `at` may be a number or a datetime, `priority` an int or str, `body` bytes or str.
 
     Raises:
-        BadTask: the task cannot travel: it is empty, no mapping, too large, or holds what msgpack cannot carry.
+        BadTask: the task cannot travel: it is empty, not a mapping, too large, or holds a value that msgpack cannot carry.
     """
     if not isinstance(task, Mapping):
         raise BadTask(f"a task is a dict of names and values; this is a {type(task).__name__}")
@@ -63,7 +63,7 @@ def encode_task(task: TaskArguments, extra: Iterable[tuple[bytes, bytes]] = ()) 
         elif _is_legacy_argument(name, value, task):
             variables.append((name.encode(), value))
         elif names.is_for_spooler(name):
-            raise BadTask(f"`{name}` is a {type(value).__name__}; it is a name of the spooler's, so it must be a str")
+            raise BadTask(f"`{name}` is a {type(value).__name__}; the spooler uses this name, so it must be a str")
         else:
             typed[name] = value
     if typed:
@@ -77,7 +77,7 @@ def encode_task(task: TaskArguments, extra: Iterable[tuple[bytes, bytes]] = ()) 
 
 
 def _block(variables: Variables, typed: dict[str, Any]) -> bytes:
-    """The block of a task's variables. Raises `BadTask`, which names the largest of the caller's own, when it is too large."""
+    """The block of a task's variables. If it is too large, raises `BadTask` with the name of the caller's largest variable."""
     try:
         return encode_variables(variables)
     except BadTask:
@@ -85,13 +85,13 @@ def _block(variables: Variables, typed: dict[str, Any]) -> bytes:
         name, size = max([*own, *([largest(typed)] if typed else [])], key=lambda item: item[1], default=("", 0))
         total = sum(len(key) + len(value) + 4 for key, value in variables)
         raise BadTask(
-            f"the task takes {total} bytes, of which the value of {name[:60]!r} takes {size}; the uwsgi protocol carries at most "
+            f"the task takes {total} bytes (the value of {name[:60]!r} alone takes {size}); the uwsgi protocol carries at most "
             f"{MAX_BLOCK} in all: put large data into `body`, which has its own limit (--max-body)"
         ) from None
 
 
 def _is_legacy_argument(name: str, value: object, task: TaskArguments) -> bool:
-    """Whether this is a part of a call of a function of `uwsgidecorators`, which travels as those make it."""
+    """Whether this is an argument of a call that `uwsgidecorators` made, which travels as it is."""
     return isinstance(value, bytes) and name in _PICKLED and "ud_spool_func" in task
 
 
@@ -124,7 +124,7 @@ def decode_block(block: bytes, body: bytes, task_name: str) -> dict[str, Any]:
 def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, Any]:
     """The task that a callable receives: str keys, the sent values, `spooler_task_name`, and `body` when there is one.
 
-    A variable that came twice counts as it came last, as in uWSGI.
+    If a variable came twice, the last one counts, as in uWSGI.
 
     Raises:
         BadPacket: `spool_values` is not a msgpack map of names.
@@ -147,7 +147,7 @@ def decode_task(variables: Variables, body: bytes, task_name: str) -> dict[str, 
 
 
 def pack(values: Mapping[str, Any]) -> bytes:
-    """Values as msgpack. Raises `BadTask` for what msgpack cannot carry."""
+    """Values as msgpack. Raises `BadTask` for values that msgpack cannot carry."""
     try:
         packed = extension.packb(dict(values))
         check_typed(unpack(packed))  # what packs is not always read again: lists may be nested too deep for that
@@ -161,7 +161,7 @@ def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
     """The values in a msgpack map, by their names.
 
     Raises:
-        BadPacket: it is none.
+        BadPacket: this is not such a map.
     """
     try:
         values = extension.unpackb(data)
@@ -176,11 +176,11 @@ def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
 
 
 def check_typed(values: Mapping[str, Any]) -> None:
-    """Raises `BadPacket` unless these can be the typed values of a task: names and types that everything behind us can take."""
+    """Raises `BadPacket` unless these can be the typed values of a task: all later code can take their names and types."""
     for name in values:
         if names.is_for_spooler(name):
             raise BadPacket(
-                f"`spool_values` holds {name[:60]!r}, which is a name of the spooler's; it travels as a plain variable"
+                f"`spool_values` holds {name[:60]!r}, a name that the spooler uses; send it as a plain variable"
             )
     level: list[Any] = list(values.values())
     for _ in range(MAX_DEPTH):
@@ -192,11 +192,11 @@ def check_typed(values: Mapping[str, Any]) -> None:
                 inner += value
                 inner += value.values()
             elif not isinstance(value, _TYPES) and _name_of(type(value)) not in _TYPES_BY_NAME:
-                raise BadPacket(f"`spool_values` holds a {type(value).__name__}, a type of msgpack that no task may have")
+                raise BadPacket(f"`spool_values` holds a {type(value).__name__}, a type of msgpack that a task may not have")
         if not inner:
             return
         level = inner
-    raise BadPacket(f"`spool_values` holds lists and maps in one another deeper than {MAX_DEPTH}")
+    raise BadPacket(f"`spool_values` holds lists and maps nested deeper than {MAX_DEPTH} levels")
 
 
 def _name_of(kind: type) -> str:
@@ -221,7 +221,7 @@ def _body(value: object) -> bytes:
 
 
 def _reserved(name: str, value: object) -> bytes:
-    """`at` or `priority` as it travels, validated here so that the mistake is reported to who made it."""
+    """`at` or `priority` as it travels, validated here so that the caller hears of the mistake."""
     try:
         if name == "at" and isinstance(value, datetime):
             value = value.timestamp()

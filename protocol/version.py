@@ -1,3 +1,3 @@
-"""The version of spoolnode: what `spoolnode --version` says, and what a node tells its peers."""
+"""The version of spoolnode, as `spoolnode --version` prints it and a node tells its peers."""
 
 VERSION = "0.2.0"

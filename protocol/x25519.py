@@ -1,8 +1,9 @@
-"""X25519, the Diffie-Hellman function of RFC 7748: two who know each other's public value share a secret that nobody else knows.
+"""X25519, the Diffie-Hellman function of RFC 7748: two nodes that know each other's public value share a secret.
 
-In Python, because the standard library has none and `cryptography` is a compiled package that a node without certificates does
-without. About a millisecond, once for each pair of nodes; not in constant time, which matters to whoever measures microseconds
-on this very machine. `tests/protocol/test_keys.py` compares it with the RFC's own vectors and with `cryptography`.
+It is in Python because the standard library has no X25519, and a node without certificates does not need the compiled package
+`cryptography`. It takes about a millisecond, once for each pair of nodes. It is not constant-time, which helps only an attacker
+who measures microseconds on this very machine. `tests/protocol/test_keys.py` compares it with the RFC's own vectors and with
+`cryptography`.
 """
 
 SIZE = 32
@@ -32,5 +33,5 @@ def x25519(secret: bytes, point: bytes) -> bytes:
 
 
 def public_of(secret: bytes) -> bytes:
-    """What others may know of a secret."""
+    """The public value of a secret."""
     return x25519(secret, (9).to_bytes(SIZE, "little"))

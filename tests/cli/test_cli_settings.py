@@ -174,9 +174,9 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
         (
             ["--name", "any"],
             {},
-            "--name is 'any'; it must be 1 to 63 of letters, digits, '.', '_' and '-', no '.' at",
+            "--name is 'any'; it must be 1 to 63 letters, digits, '.', '_' or '-', not beginning",
         ),
-        (["--cluster", "a b"], {}, "--cluster is 'a b'; it must be 1 to 63 of letters"),
+        (["--cluster", "a b"], {}, "--cluster is 'a b'; it must be 1 to 63 letters"),
         (["--advertise", "foo"], {}, "--advertise is 'foo'; it must be host:port or [v6]:port, as peers can reach it"),
         (["--chdir", "/nowhere"], {}, "--chdir is '/nowhere': there is no directory /nowhere"),
         (["--workers", "0"], {}, "--workers is 0; it must be from 1 to 256"),

@@ -161,7 +161,7 @@ def test_a_mistake_in_the_block_is_answered_with_what_to_change(nginx: Nginx, no
     node.start()
     blocks = {
         "no modifier": (WITH_PARAMS.replace("uwsgi_modifier1 17;", ""), 400, "add `uwsgi_modifier1 17;`"),
-        "proxy_pass": ("location /params {\n proxy_pass http://ADDRESS;\n}\n", 400, "`uwsgi_pass` leads here"),
+        "proxy_pass": ("location /params {\n proxy_pass http://ADDRESS;\n}\n", 400, "use `uwsgi_pass` instead"),
         "args": (WITH_PARAMS.replace("}", "    uwsgi_param args $args;\n}"), 403, "`uwsgi_param query $args;`"),
     }
     location, status, reason = blocks[mistake]

@@ -196,6 +196,6 @@ def test_what_is_too_large_is_a_bad_task_and_never_cut(too_large: Variables) -> 
 
 
 def test_what_is_too_large_is_reported_with_its_sizes_and_a_short_name() -> None:
-    with pytest.raises(BadTask, match="name of 300 and a value of 70000 bytes") as caught:
+    with pytest.raises(BadTask, match="name of 300 bytes and a value of 70000 bytes") as caught:
         encode_variables([(b"\xff" * 300, b"v" * 70_000)])
     assert len(str(caught.value)) < 300

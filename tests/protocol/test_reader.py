@@ -216,7 +216,7 @@ def test_only_spool_requests_and_pings_are_taken(modifier1: int) -> None:
 def test_a_refusal_names_the_modifier_and_what_is_taken() -> None:
     reader = RequestReader()
     reader.receive(packet(18))
-    with pytest.raises(Refused, match=r"modifier1 18 came; a node takes only 17 \(spool\) and 100 \(ping\)"):
+    with pytest.raises(Refused, match=r"modifier1 18; a node takes only 17 \(spool\) and 100 \(ping\)"):
         reader.next_event()
 
 
@@ -233,7 +233,7 @@ def test_a_block_of_the_limit_is_taken_and_one_byte_more_is_too_large(limit: int
 def test_what_is_too_large_is_refused_before_its_block_has_come_with_the_sizes() -> None:
     reader = RequestReader(4096)
     reader.receive(b"\x11\x01\x10\x00")
-    with pytest.raises(Refused, match="4097 bytes, this node takes at most 4096") as caught:
+    with pytest.raises(Refused, match="4097 bytes; this node takes at most 4096") as caught:
         reader.next_event()
     assert caught.value.reason is Reason.TOO_LARGE
 

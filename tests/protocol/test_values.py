@@ -306,7 +306,7 @@ def nested_tuples(depth: int) -> tuple[object, ...]:
 
 
 TYPES = "send str, bytes, int, float, bool, None, list, dict, tuple, set, datetime, date, timedelta, Decimal or UUID"
-DEEP = "`value` is nested too deep, or holds itself"
+DEEP = "`value` is nested too deep, or contains itself"
 CANNOT: dict[str, tuple[object, str]] = {
     "an object": (object(), f"`value` is of type object, which cannot travel: {TYPES}"),
     "a frozenset": (frozenset([1]), "`value` is of type frozenset, which cannot travel: send set(value)"),
@@ -323,7 +323,7 @@ CANNOT: dict[str, tuple[object, str]] = {
     "a list so deep that it packs but does not unpack": (nested(1023), DEEP),
     "a frozenset for a key": ({frozenset(): 3}, "`value` has a key, frozenset, that is of type frozenset"),
     "a large int for a key": ({2**70: 3}, f"`value` has a key, {2**70}, that is a number of 71 bits"),
-    "text with a lone surrogate, in a list": (["\ud800"], "`value[0]` is a text that is no UTF-8: send it as bytes"),
+    "text with a lone surrogate, in a list": (["\ud800"], "`value[0]` is a text that is not UTF-8: send it as bytes"),
     "a memoryview with gaps": (memoryview(b"abcd")[::2], "`value` is a memoryview that cannot be read in one piece"),
     "an object in a list in a dict": ({"a": [1, object()]}, "`value['a'][1]` is of type object, which cannot travel"),
 }
@@ -367,7 +367,7 @@ def test_text_that_utf8_does_not_have_is_a_bad_task(task: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("value", ["x" * 70_000, b"x" * 70_000, ["x"] * 70_000], ids=type)
 def test_what_is_too_large_is_a_bad_task_that_points_to_the_body(value: object) -> None:
-    with pytest.raises(BadTask, match=r"the value of 'large' takes \d+; the uwsgi protocol carries at most 65535 .*`body`"):
+    with pytest.raises(BadTask, match=r"the value of 'large' alone takes \d+\); the uwsgi protocol carries at most 65535 .*`body`"):
         encode_task({"a": "x", "b": [1, 2], "large": value})
 
 
