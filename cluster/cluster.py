@@ -115,7 +115,7 @@ class Cluster:
         """Destinations that the log has called unknown."""
         self._full: set[str] = set()
         """Ids of the peers that are up and take nothing."""
-        node.outbox.woken = self._woken
+        node.outbox.when_woken(self._woken)
 
     # -- what the node asks --
 

@@ -35,8 +35,12 @@ class Workers(Protocol):
 class Entrance(Protocol):
     """Who lets requests in, or not."""
 
-    free: int
-    """Bytes that the disk has left."""
+    @property
+    def is_low(self) -> bool:
+        """Whether the disk has too little left."""
+
+    def note_free(self, free: int) -> None:
+        """The disk has so many bytes left."""
 
 
 class Housekeeping:
@@ -49,7 +53,7 @@ class Housekeeping:
         """
         Args:
             hold: seconds that a task may wait for another node; 0: for ever.
-            min_free: bytes of the disk below which it is told that it is low.
+            min_free: bytes of the disk below which nothing is let in, for the log.
             look_around: what else is done in each round.
             clock: begun before the spool was read, which may take minutes in which the clock is set.
         """
@@ -66,7 +70,7 @@ class Housekeeping:
         self._active = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._rounds: asyncio.Task[None] | None = None
-        storage.spool.changed = self._changed
+        storage.spool.when_changed(self._changed)
 
     def start(self) -> None:
         """Begins; what is ready goes to the workers now."""
@@ -147,7 +151,7 @@ class Housekeeping:
         """Requests are let in, or not, by so many bytes."""
         if free is None:
             return
-        was_low, is_low = self._entrance.free < self._min_free, free < self._min_free
-        self._entrance.free = free
-        if is_low != was_low:
+        was_low = self._entrance.is_low
+        self._entrance.note_free(free)
+        if (is_low := self._entrance.is_low) != was_low:
             self._report("disk_low" if is_low else "disk_ok", free=free, min_free=self._min_free)

@@ -147,9 +147,11 @@ class Node:
         self._warn_of_unscanned()
         self.admission = Admission(self.storage, self._route, max_body=config.max_body, min_free=config.min_free)
         self._rarely = rarely = log.rarely(self.report)
-        self.services = Services(self.admission, self._pinged, self.report, rarely, self._greet, self.admission.hear_watermark)
-        self.services.keep_headers = frozenset(variable_of(header) for header in config.keep_header)
-        self.spool.group_commit.flushed = self.services.flush
+        self.services = Services(
+            self.admission, self._pinged, self.report, rarely, self._greet, self.admission.hear_watermark, self._unknown,
+            keep_headers=frozenset(variable_of(header) for header in config.keep_header),
+        )  # fmt: skip
+        self.spool.group_commit.when_told(self.services.flush)
         self.listener = Listener(config, self.services, self._trust)
         self.pool = WorkerPool(config, self.spool, self._facts(), self.report, self._warden)
         self.reloads = Reloads(self.pool.load, AppBroken, self.pool.room, partial(self.report, app=config.app))
@@ -163,7 +165,6 @@ class Node:
         self.listener.open(layout.socket)
         addresses = [*config.listen, *self.listener.addresses]
         self.neighbours = self._join(self) if self._join else Alone(config.name, self.id, addresses, config.tag)
-        self.services.unknown = self.neighbours.unknown
         await self._claim_outbox()
         try:
             await self.control.start()
@@ -226,6 +227,9 @@ class Node:
     def _route(self, terms: Terms) -> list[str]:
         return self.neighbours.route(terms)
 
+    def _unknown(self, destination: str) -> str:
+        return self.neighbours.unknown(destination)
+
     def _greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
         return self.neighbours.greet(hello, peer, certified, nonce)
 
@@ -278,7 +282,7 @@ class Node:
         self.report(
             "stopping", running=len(self.pool.running()), grace=self.config.grace, hint="a second SIGTERM ends it at once"
         )
-        self.admission.closed = "this node is draining" if self._drains else "this node is stopping"
+        self.admission.stop("this node is draining" if self._drains else "this node is stopping")
         self.listener.close()
         self.inbox.stop()
         await self.reloads.stop()
@@ -356,8 +360,7 @@ class Node:
             self._rarely("move_failed", move="make anew", reason=str(error))
         if was_lost and not self._is_lost:
             self.report("spool_back", spool=self.layout.root)
-        if not self._stop.is_set():
-            self.admission.closed = "the spool directory of this node was removed or moved away" if self._is_lost else ""
+        self.admission.pause("the spool directory of this node was removed or moved away" if self._is_lost else "")
 
     def _mend(self, sockets: list[str]) -> tuple[list[str], set[str]]:
         """What was made anew in the directory, and which of these sockets have lost their names. Blocks."""
@@ -419,7 +422,7 @@ class Node:
         return {
             "cluster": self.config.cluster, "protocol": PROTOCOL, "version": VERSION, "instance": self.instance,
             "pace": self._pace(), "time": time.time(),
-            "draining": self._stop.is_set(), "accepting": not self.admission.closed and not self._is_low(),
+            "draining": self._stop.is_set(), "accepting": not self.admission.closed and not self.admission.is_low,
         }  # fmt: skip
 
     def _pace(self) -> float:
@@ -427,9 +430,6 @@ class Node:
         rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
         ended, busy = rates["done"] + rates["failed"], rates["busy"]
         return round(len(self.pool.workers) * ended / busy, 3) if busy > 0 else 0.0
-
-    def _is_low(self) -> bool:
-        return self.admission.free < self.config.min_free
 
     @property
     def _state(self) -> str:
@@ -443,7 +443,7 @@ class Node:
             return "stopping"
         if self.admission.closed:
             return self.admission.closed
-        if self.admission.free < self.config.min_free:
+        if self.admission.is_low:
             return "the disk is full"
         if self.config.app and not any(worker.ready for worker in self.pool.workers):
             return "no worker is up"

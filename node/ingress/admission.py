@@ -41,9 +41,29 @@ class Admission:
         self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
         self._uploads = itertools.count(1)
         self.free = 1 << 62
-        """Bytes free, as last looked at."""
+        """Bytes free, as last told."""
         self.closed = ""
         """Why nothing is taken in; empty while it is open."""
+        self._is_over = False
+        """It does not open again."""
+
+    def pause(self, reason: str) -> None:
+        """Takes nothing in while there is a reason; empty: goes on, unless the node stops."""
+        if not self._is_over:
+            self.closed = reason
+
+    def stop(self, reason: str) -> None:
+        """Takes nothing in any more."""
+        self._is_over, self.closed = True, reason
+
+    def note_free(self, free: int) -> None:
+        """The disk has so many bytes left."""
+        self.free = free
+
+    @property
+    def is_low(self) -> bool:
+        """Whether the disk has too little left for any task."""
+        return self.free < self._min_free
 
     def check(self, terms: Terms) -> None:
         """Raises `Refused` when a request with these terms is not taken, whatever its variables and body."""
@@ -141,7 +161,7 @@ class Admission:
         verdict = self._storage.journal.received.judge(link, terms.number)
         if verdict is Verdict.RECEIVED:
             waiter.stored(KNOWN)
-            self._storage.spool.repeats += 1
+            self._storage.spool.count_repeat()
             return None
         if verdict is Verdict.PENDING:
             raise Refused(Reason.BUSY, f"the task of number {terms.number} is being stored right now; ask again")

@@ -104,6 +104,10 @@ class Services:
         """One more request refused."""
         self.refusals[refusal.reason] = self.refusals.get(refusal.reason, 0) + 1
 
+    def count_handshake_failure(self) -> None:
+        """One more TLS connection that did not become anybody's."""
+        self.handshake_failures += 1
+
     def pong(self) -> bytes:
         """The extended answer to a ping, made once for each status."""
         status = self.status()

@@ -404,7 +404,7 @@ class Listener:
             sock.send(NO_TLS)
         sock.close()
         self.connections -= 1
-        self.services.handshake_failures += 1
+        self.services.count_handshake_failure()
         self.services.report_rarely("handshake_failed", peer=who, reason="it speaks TLS, but this node has no --tls-cert")
 
     def _gone(self) -> None:

@@ -170,7 +170,7 @@ class Handshakes:
 
     def failed(self, who: str, reason: str) -> None:
         """One more that is nobody's."""
-        self._services.handshake_failures += 1
+        self._services.count_handshake_failure()
         self._services.report_rarely("handshake_failed", peer=who, reason=reason)
 
     def _ended(self, task: "asyncio.Task[None]", greeting: "Handshake") -> None:

@@ -102,7 +102,6 @@ class Outbox:
         self.files = Files()
         self.destinations: dict[str, Destination] = {}
         self.woken: Callable[[str], None] = lambda _name: None
-        """Called with a destination for which something came."""
         self.total = 0
         """Tasks that wait for other nodes."""
         self.forwarded = 0
@@ -118,6 +117,10 @@ class Outbox:
         self._expiring = False
         self._is_safe = False
         """What earlier processes ended is on the medium; before, a power cut could bring back what we know nothing of."""
+
+    def when_woken(self, call: Callable[[str], None]) -> None:
+        """`call` is to be called with a destination for which something came."""
+        self.woken = call
 
     # -- numbers --
 

@@ -116,8 +116,11 @@ class GroupCommit:
         """The disk thread has a blank file for the next batch, or is making one."""
         self._blank: Blank | None = None
         """That file; of the disk thread alone."""
-        self.flushed: Callable[[], None] = lambda: None
-        """Called after the waiters of a commit have been told: the time to send what was gathered."""
+        self.told: Callable[[], None] = lambda: None
+
+    def when_told(self, call: Callable[[], None]) -> None:
+        """`call` is to be called after the waiters of a commit have been told: the time to send what was gathered."""
+        self.told = call
 
     def add_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
         """Takes one task without a body, for a waiter that is in a hurry."""
@@ -226,7 +229,7 @@ class GroupCommit:
             if self._untold:
                 self._tells_on = True
                 self._loop.call_soon(self._tell_on)
-            self.flushed()
+            self.told()
 
     def _tell_on(self) -> None:
         self._tells_on = False

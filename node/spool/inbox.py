@@ -66,7 +66,8 @@ class Inbox:
         self._is_listing = False
         self._scan_timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
-        spool.journal.placed, spool.landing = self._look, self._catch_up
+        spool.journal.when_placed(self._look)
+        spool.when_landing(self._catch_up)
 
     def watch(self) -> None:
         """Begins to watch: before recovery reads what is there, so that nothing comes between."""

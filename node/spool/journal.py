@@ -85,7 +85,6 @@ class Journal:
         self.counts = Counts()
         self.received = Received()
         self.placed: Callable[[], None] = lambda: None
-        """Called when no move is under way that gives files their names (see `placing`)."""
         self._placing = 0
         self._received_safe = 0
         """The version of it that is on the medium."""
@@ -94,6 +93,10 @@ class Journal:
         self._last_number = 0
         self._dirty: set[int] = set()
         self._dirty_directories: set[str] = set()
+
+    def when_placed(self, call: Callable[[], None]) -> None:
+        """`call` is to be called when no move is under way that gives files their names (see `placing`)."""
+        self.placed = call
 
     def adopt(self, found: Found) -> None:
         """Takes what a start has found: the numbers, and what the process before this one may have left unsynced."""

@@ -66,16 +66,26 @@ class Spool:
         self.queue = ReadyQueue(self.accepted_at)
         self.later = Later()
         self.changed: Callable[[], None] = lambda: None
-        """Called when tasks became ready."""
         self.retrying = Retrying()
         self.landing: Callable[[], None] = lambda: None
-        """Called before a file that was with a worker and stays is with it no more."""
         self._outgoing = outgoing
         self._policy = policy
         self._rng = rng
         self._arrived: dict[str, tuple[str, float]] = {}
         """Large tasks in arriving/, by their refs: where they go, when they are due."""
         self._publishing = False
+
+    def when_changed(self, call: Callable[[], None]) -> None:
+        """`call` is to be called when tasks became ready."""
+        self.changed = call
+
+    def when_landing(self, call: Callable[[], None]) -> None:
+        """`call` is to be called before a file that was with a worker and stays is with it no more."""
+        self.landing = call
+
+    def count_repeat(self) -> None:
+        """One more task came over a link a second time."""
+        self.repeats += 1
 
     # -- life --
 

@@ -152,7 +152,7 @@ class SendingNode:
         self.admission = Admission(self.storage, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
         self.sender = Sender(to, self._around())
         self.sender.link._rng = _Zero()  # no backoff: what happens is of interest, not when
-        self.outbox.woken = lambda _to: self.sender.wake()
+        self.outbox.when_woken(lambda _to: self.sender.wake())
 
     def _report(self, action: str, **details: Any) -> None:
         self.reports.append((action, details))

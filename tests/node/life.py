@@ -232,7 +232,7 @@ class Life:
                 await upload.finish(fate)
             except Refused as refusal:
                 fate.refused(refusal)
-            self.spool.group_commit.flushed()
+            self.spool.group_commit.told()
 
         self._begin(run())
 

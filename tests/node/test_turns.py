@@ -90,7 +90,7 @@ class Counting(Services):
 
     def __init__(self, station: Station, clock: Callable[[], float] = lambda: 0.0) -> None:
         super().__init__(station.admission, dict, lambda *_, **__: None, lambda *_, **__: None, turns=Turns(clock))
-        station.spool.group_commit.flushed = self.flush
+        station.spool.group_commit.when_told(self.flush)
         self.order: list[int] = []
         """The numbers of the tasks, as they came to the group commit."""
         add = station.spool.group_commit.add

@@ -231,9 +231,9 @@ class SimNode:
         self.admission = Admission(self.storage, self._route, max_body=1 << 20, min_free=MIN_FREE)
         self.executor = self.admission._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
         self.services = Services(
-            self.admission, self._pinged, self.report, self.report, self._greet, self.admission.hear_watermark
+            self.admission, self._pinged, self.report, self.report, self._greet, self.admission.hear_watermark, self._unknown
         )
-        self.spool.group_commit.flushed = self._flush
+        self.spool.group_commit.when_told(self._flush)
         self.listener = SimListener(self.services, [self.address])
         self.pool = SimPool(self)
         self.housekeeping = Housekeeping(
@@ -277,7 +277,7 @@ class SimNode:
     async def _shut_down(self) -> None:
         """As `Node._shut_down`."""
         self.trace(self.name, "stopping", drains=self._drains, waiting=self.spool.total, outbox=self.outbox.total)
-        self.admission.closed = "this node is draining" if self._drains else "this node is stopping"
+        self.admission.stop("this node is draining" if self._drains else "this node is stopping")
         await self.neighbours.leave()
         for address in self._listening:
             self.network.close(address)
@@ -300,6 +300,9 @@ class SimNode:
     def _route(self, terms: Terms) -> list[str]:
         return self.neighbours.route(terms)
 
+    def _unknown(self, destination: str) -> str:
+        return self.neighbours.unknown(destination)
+
     def _greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
         return self.neighbours.greet(hello, peer, certified, nonce)
 
@@ -316,7 +319,7 @@ class SimNode:
             "name": self.name, "id": self.id, "waiting": max(self.spool.total - len(self.spool.later) - held, 0), "running": held,
             "workers": self.workers, "tags": self.tags, "cluster": CLUSTER, "protocol": PROTOCOL, "version": VERSION,
             "instance": self.instance, "pace": self._pace(), "time": time.time(), "draining": self.is_stopping,
-            "accepting": not self.admission.closed and self.admission.free >= MIN_FREE, **self.neighbours.status(),
+            "accepting": not self.admission.closed and not self.admission.is_low, **self.neighbours.status(),
         }  # fmt: skip
 
     def _pace(self) -> float:
