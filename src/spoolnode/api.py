@@ -49,6 +49,6 @@ async def asend_to_spooler(
     task: TaskArguments, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None
 ) -> str:
     """As `send_to_spooler`, without blocking the loop. Cancelled, the task may have been stored."""
-    from spoolnode import aclient  # asyncio, only for who runs it
+    from spoolnode.client import aio  # asyncio, only for who runs it
 
-    return await aclient.send(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))
+    return await aio.send(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from spoolnode import loading
+from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.installing import install
@@ -42,7 +42,7 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
         _put_on_path(directory)
     install(uwsgi_module.build(context))
     context.is_loading = True
-    with loading.importing(is_first=context.is_first):
+    with silence.importing(is_first=context.is_first):
         context.is_importing = True
         module = _import("--app", target, spec)
         context.is_importing = False
@@ -81,7 +81,7 @@ def _put_on_path(directory: str) -> None:
         sys.path.insert(0, directory)
 
 
-_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.aclient", "spoolnode.control_client", "spoolnode.node.spool.inspect")
+_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.client.aio", "spoolnode.control_client", "spoolnode.node.spool.inspect")
 """What a worker imports only when a task needs it."""
 
 

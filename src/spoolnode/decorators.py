@@ -71,10 +71,10 @@ class SpooledCall(Generic[P]):
 
     async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
-        from spoolnode import aclient
+        from spoolnode.client import aio
 
         request = self._function.request(self._options, args, kwargs)
-        return await aclient.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
+        return await aio.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
 
 def _takes_only(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -1,4 +1,4 @@
-"""What both clients send, and what the answers mean. No socket here: `client` and `aclient` have those.
+"""What both clients send, and what the answers mean. No socket here: the package `client` has those.
 
 A client asks a new connection with a ping of the extended dialect what is at the other end. A spoolnode answers with
 its status, and the connection is shared and kept. A real uWSGI server answers four bytes and closes: it gets one

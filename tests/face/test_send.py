@@ -24,12 +24,12 @@ from spoolnode import (
     TimedOut,
     Unanswered,
     Unreachable,
-    aclient,
     asend_to_spooler,
     client,
     send_to_spooler,
     wire,
 )
+from spoolnode.client import aio
 from spoolnode.node.config import BadConfig
 from spoolnode.protocol import answer, names
 
@@ -376,7 +376,7 @@ def test_nobody_there_says_what_was_tried_and_how_to_start_a_node() -> None:
     assert "start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA" in untold.hint
 
 
-@pytest.mark.parametrize("send", [client.send, lambda *args: asyncio.run(aclient.send(*args))], ids=["sync", "async"])
+@pytest.mark.parametrize("send", [client.send, lambda *args: asyncio.run(aio.send(*args))], ids=["sync", "async"])
 def test_client_that_is_told_nothing_tries_both_families(send: Callable[..., str]) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         port = listener.getsockname()[1]
@@ -420,31 +420,6 @@ def test_refusal_that_ends_the_connection_costs_nobody_anything(start_node: Star
             ]:
                 sent.result(20)
     assert len(node.tasks) == 20 * 5, "and nothing was sent twice"
-
-
-def test_request_that_was_cut_is_sent_again_on_another_connection() -> None:
-    """The first connection ends in the middle of the body: it was not whole, so it was not stored."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = "{}:{}".format(*listener.getsockname())
-        size = 20_000_000
-
-        def serve() -> None:
-            for turn in range(2):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(4)
-                    connection.sendall(answer.status_pong({"name": "x"}))
-                    got = 0
-                    while got < (size if turn else 1000):
-                        got += len(connection.recv(1 << 20))
-                    if turn:
-                        connection.sendall(answer.stored("x_1_1"))
-                        connection.recv(1)
-
-        server = threading.Thread(target=serve)
-        server.start()
-        assert send_to_spooler({"body": bytes(size)}, via=address) == "x_1_1"
-        server.join()
 
 
 @pytest.mark.parametrize("leaves_unread", [True, False])

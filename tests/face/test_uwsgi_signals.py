@@ -13,7 +13,8 @@ import pytest
 from smallnode import StartNode, context
 from support import PATIENCE, environment
 
-from spoolnode import loading, send_to_spooler
+from spoolnode import send_to_spooler
+from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module, uwsgidecorators
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.options import uwsgi_options
@@ -221,12 +222,12 @@ def test_lock_is_taken_while_the_application_is_imported_and_refused_to_tasks(re
 
 def test_only_the_first_worker_enqueues_while_it_imports(start_node: StartNode) -> None:
     node = start_node()
-    with loading.importing(is_first=False):
-        assert send_to_spooler({"a": "b"}, via=node.address) == loading.INSTEAD
+    with silence.importing(is_first=False):
+        assert send_to_spooler({"a": "b"}, via=node.address) == silence.INSTEAD
         from_thread = threading.Thread(target=send_to_spooler, args=({"from": "thread"},), kwargs={"via": node.address})
         from_thread.start()
         from_thread.join(20)
-    with loading.importing(is_first=True):
+    with silence.importing(is_first=True):
         send_to_spooler({"c": "d"}, via=node.address)
     send_to_spooler({"e": "f"}, via=node.address)
     assert [task[0] for task in node.tasks] == [[(b"from", b"thread")], [(b"c", b"d")], [(b"e", b"f")]]

@@ -1,0 +1,91 @@
+"""The synchronous client: one connection per process and address, shared by all threads, kept open and pipelined.
+
+    send(resolve("127.0.0.1:3031"), task_message({"ToGroup": "customers"}, None), timeout=5.0)
+
+A forked child never uses its parent's connections. A connection that the node closed while nobody waited on it (it was
+restarted) is noticed before it is used again, so that a restart costs a new connection and never an error.
+"""
+
+import atexit
+import os
+import threading
+
+from spoolnode.client import silence
+from spoolnode.client.blocking import ThreadConnection, ThreadTurn, connect, run
+from spoolnode.client.deadline import Deadline
+from spoolnode.client.endpoint import Endpoint
+from spoolnode.protocol.answer import Answer
+from spoolnode.wire import LARGE, Address, Message, copies, note, task_id, tell
+
+_endpoints: dict[tuple[int, str], Endpoint[ThreadConnection]] = {}
+_endpoints_lock = threading.Lock()
+
+
+def send(address: Address, message: Message, timeout: float) -> str:
+    """Sends one task and waits until the node has stored it.
+
+    Args:
+        address: the node.
+        message: the task.
+        timeout: seconds for all of it: connecting, sending, waiting. With a body of `LARGE` bytes or more it begins anew
+            whenever the node has taken some of it.
+
+    Returns:
+        The id of the task; empty when a real uWSGI server took it.
+
+    Raises:
+        Refused: the node declined it; nothing was stored.
+        BadTask: a real uWSGI server would drop its body; nothing was stored.
+        Unreachable: the node did not get it whole; nothing was stored.
+        Unanswered: no answer came; it may have been stored. `TimedOut` when that was for lack of time.
+    """
+    if silence.is_silent():
+        return silence.INSTEAD
+    answer = _ask(address, message, timeout)
+    identity = task_id(address, answer)
+    tell(answer)
+    return identity
+
+
+def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int, str]:
+    """As `send`; the id of the first copy, how many were stored (more than one only for `node="all"`), and the node's note."""
+    if silence.is_silent():
+        return silence.INSTEAD, 1, ""
+    answer = _ask(address, message, timeout)
+    return task_id(address, answer), copies(answer), note(answer)
+
+
+def close() -> None:
+    """Closes this process's idle connections; a later send opens them again."""
+    with _endpoints_lock:
+        endpoints = list(_endpoints.values())
+        _endpoints.clear()
+    for endpoint in endpoints:
+        endpoint.close()
+
+
+def _ask(address: Address, message: Message, timeout: float) -> Answer:
+    return run(_endpoint(address).send(message, Deadline(timeout, renews=len(message.body) >= LARGE)))
+
+
+def _endpoint(address: Address) -> Endpoint[ThreadConnection]:
+    key = (os.getpid(), address.text)  # the pid also guards against a fork that Python was not told of
+    endpoint = _endpoints.get(key)
+    if endpoint is None:
+        with _endpoints_lock:
+            endpoint = _endpoints.setdefault(key, Endpoint(address, connect, ThreadTurn()))
+    return endpoint
+
+
+def _after_fork_in_child() -> None:
+    """Closes the child's copies (the parent's connections stay open) and forgets locks that another thread may hold."""
+    global _endpoints_lock  # noqa: PLW0603 - the lock may have been held by a thread that the child does not have
+    _endpoints_lock = threading.Lock()
+    endpoints = list(_endpoints.values())
+    _endpoints.clear()
+    for endpoint in endpoints:
+        endpoint.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(close)

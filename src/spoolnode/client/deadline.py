@@ -1,0 +1,25 @@
+"""How long one send may take."""
+
+from time import monotonic
+
+
+class Deadline:
+    """When one send has taken too long. With a large body, which takes its time, that counts from its last progress."""
+
+    def __init__(self, seconds: float, *, renews: bool = False) -> None:
+        self.seconds = seconds
+        self._renews = renews
+        self._end = monotonic() + seconds
+
+    def __repr__(self) -> str:
+        return f"<Deadline in {self.left:.3f} of {self.seconds:g} s{', renewed by progress' if self._renews else ''}>"
+
+    @property
+    def left(self) -> float:
+        """Seconds until then, never less than zero."""
+        return max(0.0, self._end - monotonic())
+
+    def progress(self) -> None:
+        """The node has taken something."""
+        if self._renews:
+            self._end = monotonic() + self.seconds

@@ -1,0 +1,184 @@
+"""How a task gets to an address: on which connection, and when it is sent again. Both clients run these coroutines.
+
+The connections of the asynchronous client suspend them; those of the blocking client never do, and block instead (see
+`blocking.run`).
+"""
+
+import os
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
+
+from spoolnode.client.deadline import Deadline
+from spoolnode.client.pipeline import Doubtful, Unsent
+from spoolnode.errors import Unanswered, Unreachable
+from spoolnode.protocol.answer import Answer
+from spoolnode.wire import LARGE, NOT_STORED, QUESTION, Address, Message, Target, body_would_be_dropped, is_spoolnode
+
+TRIES = 3
+"""How many connections are tried when each ends before the request was sent whole: a server that never listens."""
+
+
+class ClientConnection(Protocol):
+    """A socket with its `Pipeline`."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it takes requests; sees also that the server has closed while nobody was waiting."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether `QUESTION` has to be asked first."""
+
+    async def exchange(self, message: Message, deadline: Deadline) -> Answer:
+        """Sends a request and waits for its answer.
+
+        Raises:
+            Unsent: it was not sent whole; another connection may be tried.
+            Doubtful: nothing was sent; ask `QUESTION` first.
+            Unreachable: time was up, and it was not sent whole.
+            Unanswered: it was, and no answer came.
+        """
+
+    def retire(self) -> None:
+        """No further request; closes when those under way have ended."""
+
+    def close(self) -> None:
+        """Closes at once, whatever is under way."""
+
+
+class Turn(Protocol):
+    """A lock that waits for no longer than a deadline."""
+
+    async def acquire(self, deadline: Deadline) -> bool:
+        """Whether it is ours now."""
+
+    def release(self) -> None:
+        """The next may have it."""
+
+
+C = TypeVar("C", bound=ClientConnection)
+Connect = Callable[[Address, Target, Deadline], Coroutine[Any, Any, C]]
+"""Opens a connection. Raises OSError."""
+
+
+class Endpoint(Generic[C]):
+    """What a client knows of one address: the shared connection, and whether a real uWSGI server is there."""
+
+    def __init__(self, address: Address, connect: Connect[C], turn: Turn) -> None:
+        self._address = address
+        self._connect_to = connect
+        self._opening = turn
+        """Held by the one that opens the shared connection, or asks whether it is still good."""
+        self._shared: C | None = None
+        self._is_plain = False
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self._address}: {'a uWSGI server' if self._is_plain else self._shared or 'not connected'}>"
+
+    async def send(self, message: Message, deadline: Deadline) -> Answer:
+        """Sends one task; what the node answered. What surely was not stored is sent again.
+
+        Raises:
+            BadTask: a real uWSGI server would drop its body; nothing was stored.
+            Unreachable: the node did not get it whole; nothing was stored.
+            Unanswered: no answer came; it may have been stored.
+        """
+        ended = 0
+        while deadline.left:
+            try:
+                return await self._exchange(message, deadline)
+            except Doubtful:
+                continue
+            except Unsent as error:
+                ended += 1
+                if ended == TRIES:
+                    raise Unreachable(f"{self._address}: closed {TRIES} connections at once; {NOT_STORED}") from error
+        raise self._too_late()
+
+    def close(self) -> None:
+        """Closes the shared connection."""
+        if self._shared is not None:
+            self._shared.close()
+
+    async def _exchange(self, message: Message, deadline: Deadline) -> Answer:
+        own = None
+        if len(message.body) >= LARGE:
+            own = await self._open(deadline)
+        elif (shared := self._usable() or await self._share(message, deadline)) is not None:
+            return await shared.exchange(message, deadline)
+        if own is None:
+            if message.body:
+                raise body_would_be_dropped(self._address)
+            own = await self._connect(deadline)
+        return await self._exchange_alone(own, message, deadline)
+
+    async def _exchange_alone(self, own: C, message: Message, deadline: Deadline) -> Answer:
+        """Uses a connection for one task."""
+        try:
+            answer = await own.exchange(message, deadline)
+        finally:
+            own.retire()
+        self._is_plain = not answer[2]  # a spoolnode may have taken the place of a uWSGI server
+        return answer
+
+    def _usable(self) -> C | None:
+        """The shared connection, if there is nothing to ask or to open first."""
+        shared = self._shared
+        return shared if shared is not None and shared.is_usable and not shared.is_doubtful else None
+
+    async def _share(self, message: Message, deadline: Deadline) -> C | None:
+        """The shared connection, opened by the first that needs it; None when a real uWSGI server is there."""
+        if self._is_plain and not message.body:
+            return None
+        if not await self._opening.acquire(deadline):
+            raise self._too_late()
+        try:
+            if self._is_plain and not message.body:  # found out by the one before
+                return None
+            if self._shared is None or not self._shared.is_usable or not await _outlived_refusals(self._shared, deadline):
+                self._shared = await self._open(deadline)
+            return self._shared
+        finally:
+            self._opening.release()
+
+    async def _open(self, deadline: Deadline) -> C | None:
+        """A connection to a spoolnode; None when a real uWSGI server is there."""
+        opened = await self._connect(deadline)
+        try:
+            answer = await opened.exchange(QUESTION, deadline)
+        except (Unsent, Unanswered, Unreachable) as error:
+            opened.retire()
+            raise Unreachable(f"{self._address}: accepts connections but answers no ping; {NOT_STORED}") from error
+        except BaseException:
+            opened.retire()
+            raise
+        self._is_plain = not is_spoolnode(answer)
+        if self._is_plain:
+            opened.retire()
+            return None
+        return opened
+
+    async def _connect(self, deadline: Deadline) -> C:
+        for target in self._address.targets:
+            try:
+                return await self._connect_to(self._address, target, deadline)
+            except OSError as error:
+                last = error
+        if isinstance(last, TimeoutError | BlockingIOError):
+            raise Unreachable(f"{self._address}: cannot connect: timed out; {NOT_STORED}") from last
+        # The system's words alone: asyncio puts the address before them.
+        why = os.strerror(last.errno) if last.errno and last.errno > 0 else last.strerror or str(last)
+        raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from last
+
+    def _too_late(self) -> Unreachable:
+        return Unreachable(f"{self._address}: cannot connect in time; {NOT_STORED}")
+
+
+async def _outlived_refusals(shared: ClientConnection, deadline: Deadline) -> bool:
+    """Whether the node still listens on a connection on which it has just refused something."""
+    if not shared.is_doubtful:
+        return True
+    try:
+        return is_spoolnode(await shared.exchange(QUESTION, deadline))
+    except (Unsent, Unanswered, Unreachable):
+        return False
