@@ -33,10 +33,10 @@ from spoolnode.node.control import metrics
 from spoolnode.node.disk.disk import is_full
 from spoolnode.node.disk.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.ingress.listener import cannot_listen
+from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.reader import Reader
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.forward import undelivered
 from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
 from spoolnode.protocol.request import Terms
 
@@ -324,7 +324,8 @@ class Control:
         """Puts a dead task back among the waiting ones; for which node: empty is this one."""
         node = self._node
         with node.journal.placing():
-            to = self._place_again(await node.journal.moves.run(lambda: undelivered(node.journal.reader.block_of(where))))
+            asked = await node.journal.moves.run(lambda: destination_again(node.journal.reader.block_of(where)))
+            to = node.neighbours.route(Terms(destination=asked))[0] if asked else ""
             target = outbox_ref(to, ref_id(where), node.outbox.number(to)) if to else ""
             try:
                 ref = await node.journal.moves.run(lambda: node.journal.store.revive(where, target))
@@ -338,17 +339,6 @@ class Control:
                 node.spool.notice(ref, 0.0, time.time(), sure=True)
         self._recount_at = float("-inf")
         return to
-
-    def _place_again(self, dead: tuple[str, str] | None) -> str:
-        """Where a dead task is to wait; empty is here. `dead`: for what it was, and what was asked, if it was undeliverable."""
-        if dead is None:
-            return ""
-        to, asked = dead
-        if not asked:
-            return ""  # it was ours to run: this node had handed it on to lighten its load
-        # What a sender left to us is chosen anew; each copy for `all` has a node of its own.
-        is_open = asked == "any" or asked.startswith("tag:")
-        return self._node.neighbours.route(Terms(destination=asked if is_open else to))[0]
 
     async def _flush(self, request: web.Request) -> web.Response:
         sizes = self._node.outbox.sizes()

@@ -10,6 +10,7 @@ import pytest
 from spoolnode.node.disk.disk import Disk
 from spoolnode.node.disk.fakes import FakeDisk
 from spoolnode.node.disk.layout import Layout, outbox_ref
+from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.reader import Location, Progress
 from spoolnode.node.spool.store import Store
@@ -254,6 +255,27 @@ def test_what_has_run_here_is_not_undeliverable(store: Store, write: Write, reas
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((names.TO, b"alpha")))
     store.bury(None, "uwsgi_spoolfile_on_x", reason, 3)
     assert undelivered(store.block_of("dead/uwsgi_spoolfile_on_x")) is None
+    assert destination_again(store.block_of("dead/uwsgi_spoolfile_on_x")) == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "to", "again"),
+    [
+        ("beta", "beta", "beta"),
+        ("10.0.0.7:3031", "10.0.0.7:3031", "10.0.0.7:3031"),
+        ("any", "0123456789ab", "any"),
+        ("tag:gpu", "0123456789ab", "tag:gpu"),
+        ("all", "0123456789ab", "0123456789ab"),
+        ("", "0123456789ab", ""),
+    ],
+    ids=["a node", "an address", "chosen among any", "chosen by a tag", "one of the copies for all", "shared, and ours"],
+)
+def test_what_could_not_be_delivered_goes_again_where_its_sender_asked(
+    store: Store, write: Write, asked: str, to: str, again: str
+) -> None:
+    write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"k", b"v"), *([(names.NODE, asked.encode())] if asked else [])))
+    store.bury(None, "uwsgi_spoolfile_on_x", undeliverable(to, "it refuses"), 0)
+    assert destination_again(store.block_of("dead/uwsgi_spoolfile_on_x")) == again
 
 
 def test_a_long_reason_is_kept_with_its_beginning_and_its_end(store: Store, write: Write) -> None:

@@ -15,11 +15,11 @@ from spoolnode.cli.output import watched
 from spoolnode.control_client import NotRunning, ask
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, outbox_ref, reason_ref, ref_id
+from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.forward import undelivered
 
 BULK_SECONDS = 24 * 3600.0
 """How long one request about all dead tasks may take."""
@@ -167,9 +167,8 @@ class Stopped:
 
     def _revive(self, where: str) -> str:
         """Puts a dead task back; the node that it waits for. Its link gives it a number when a node starts here."""
-        to, asked = undelivered(self._store.block_of(where)) or ("", "")
-        # `any` is also the node of this directory; without what was asked for, it was a task for here.
-        to = "" if asked in ("", "any") else asked if asked.startswith("tag:") else to
+        asked = destination_again(self._store.block_of(where))
+        to = "" if asked == "any" else asked  # the node of this directory is one of any
         self._store.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
         return to
 
