@@ -22,8 +22,10 @@ from spoolnode.cluster.giving import is_this_machine, may_give
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.link import LinkState
+from spoolnode.cluster.liveness import ALIVE, PeerState
 from spoolnode.cluster.lookup import is_literal, is_loopback
-from spoolnode.cluster.peers import ALIVE, Peer, PeerState, PeerTable
+from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.sender import Dial, NotIt, Sender, SenderHost
@@ -100,8 +102,8 @@ class Cluster:
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
         self._around = SenderHost(
-            node.journal, node.outbox, self._introduce, node.id, self.table.resolve, self._dial, rng, self._report, self._vouch,
-            self._met, self._missed, self._exchanged, self._is_us, self.table.answers_to,
+            node.journal, node.outbox, self._introduce, node.id, self.table.destinations.resolve, self._dial, rng, self._report,
+            self._vouch, self._met, self._missed, self._exchanged, self._is_us, self.table.destinations.answers_to,
         )  # fmt: skip
         self._moving = False
         self._again: set[str] = set()
@@ -130,7 +132,7 @@ class Cluster:
         if ":" in destination.removeprefix(TAG) or destination in (ANY, ALL) or self._is_here(destination):
             return ""
         is_tag = destination.startswith(TAG)
-        target = None if is_tag else self.table.resolve(destination)
+        target = None if is_tag else self.table.destinations.resolve(destination)
         if self.placement.knows(destination) if is_tag else target is not None and target.addresses:
             self._unknown.discard(destination)
             return ""
@@ -250,7 +252,7 @@ class Cluster:
     def link(self, destination: str) -> dict[str, Any]:
         """How the link stands to a destination."""
         to = destination
-        target, sender = self.table.resolve(to), self._senders.get(to)
+        target, sender = self.table.destinations.resolve(to), self._senders.get(to)
         known = target is not None and bool(target.addresses)
         state, failures, retry_in, reason = LinkState.IDLE, 0, None, ""
         if sender is not None:
@@ -270,8 +272,8 @@ class Cluster:
     def _why_not(self, to: str) -> str:
         if to.startswith(TAG):
             return f"no node with the tag {to.removeprefix(TAG)} is known"
-        peer = self.table.meant(to)
-        return peer.reason if peer is not None and peer.reason else self.table.why_not(to)
+        peer = self.table.destinations.meant(to)
+        return peer.reason if peer is not None and peer.reason else self.table.destinations.why_not(to)
 
     def accept(self, name: str, node_id: str) -> None:
         """The operator says which node has a name."""
@@ -394,7 +396,7 @@ class Cluster:
     def _follow(self, peer: Peer) -> None:
         """The links to a peer hear that it has changed."""
         for to, sender in self._senders.items():
-            if to in peer.addresses or to == peer.name or self.table.answers_to(to, peer.id):
+            if to in peer.addresses or to == peer.name or self.table.destinations.answers_to(to, peer.id):
                 if peer.state is PeerState.UP:
                     sender.nudge()
                 elif peer.state is PeerState.DOWN:
@@ -434,7 +436,7 @@ class Cluster:
         """Whether somebody is known to be a destination; then it has a sender from now on."""
         if to in self._lost:
             return False
-        target = self.table.resolve(to)
+        target = self.table.destinations.resolve(to)
         if target is None or not target.addresses:
             self._lost[to] = None
             return False
@@ -453,7 +455,7 @@ class Cluster:
         try:
             while self._search_again and not self._stopped:
                 self._search_again = False
-                called = self.table.called()
+                called = self.table.destinations.called()
                 for index, to in enumerate([*self._lost], 1):
                     if to in called or not self._node.outbox.size(to):
                         self._lost.pop(to, None)
@@ -585,9 +587,9 @@ class Cluster:
             self.table.ask_again(peer, began)
         self._prober.wake()
         deadline = min(deadline, began + min(ASK_SECONDS, (deadline - began) / 4))
-        while self._loop.time() < deadline and any(peer.status_at < began and peer.state in ALIVE for peer in asked):
+        while self._loop.time() < deadline and any(peer.pings.status_at < began and peer.state in ALIVE for peer in asked):
             await self._news(deadline)
-        return began if any(peer.status_at >= began for peer in asked) else float("-inf")
+        return began if any(peer.pings.status_at >= began for peer in asked) else float("-inf")
 
     async def _news(self, deadline: float) -> None:
         """Waits for something to happen at a peer or on a link, for a second at most."""
@@ -612,7 +614,7 @@ class Cluster:
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""
         for to in self._node.outbox.sizes():
-            target = self.table.resolve(to)
+            target = self.table.destinations.resolve(to)
             if target is not None and target.state is PeerState.UP:
                 return True
         return False
@@ -620,7 +622,7 @@ class Cluster:
     def _loads(self, since: float = float("-inf")) -> dict[str, Load]:
         """What the peers that can run tasks have to do; those that have said so `since`."""
         sizes = self._node.outbox.sizes()
-        fresh = [peer for peer in self.table if peer.status_at >= since]
+        fresh = [peer for peer in self.table if peer.pings.status_at >= since]
         up = [peer for peer in fresh if peer.state is PeerState.UP and peer.status is not None and peer.status.works]
         return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
 

@@ -7,8 +7,10 @@ from typing import Any
 from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong
 from spoolnode.cluster.dial import DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
+from spoolnode.cluster.liveness import Failure
 from spoolnode.cluster.lookup import is_numeric
-from spoolnode.cluster.peers import Failure, Peer, PeerTable
+from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.sender import Dial
 from spoolnode.node.background import spawn
 from spoolnode.protocol.errors import BadPacket, Refused

@@ -16,10 +16,11 @@ from traceback import format_exception
 from typing import Any
 
 from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong, refusal_in
+from spoolnode.cluster.destinations import Target
 from spoolnode.cluster.dial import Dialed, DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, LinkState, Sent, WrongState
-from spoolnode.cluster.peers import PeerState, Target
+from spoolnode.cluster.liveness import PeerState
 from spoolnode.node.outbox.envelope import Envelope
 from spoolnode.node.outbox.outbox import ANYONE, Outbox, Shipment
 from spoolnode.node.spool.journal import Journal

@@ -179,9 +179,7 @@ def check_typed(values: Mapping[str, Any]) -> None:
     """Raises `BadPacket` unless these can be the typed values of a task: all later code can take their names and types."""
     for name in values:
         if names.is_for_spooler(name):
-            raise BadPacket(
-                f"`spool_values` holds {name[:60]!r}, a name that the spooler uses; send it as a plain variable"
-            )
+            raise BadPacket(f"`spool_values` holds {name[:60]!r}, a name that the spooler uses; send it as a plain variable")
     level: list[Any] = list(values.values())
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []

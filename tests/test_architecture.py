@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 from documents import ROOT, blocks, page, section, table
 
-from spoolnode.cluster.peers import PeerState
+from spoolnode.cluster.liveness import TRANSITIONS, PeerState
 from spoolnode.node.disk.disk import Disk, MarkingDisk, ReadingDisk
 from spoolnode.node.disk.fakes import RIGHTS
 from spoolnode.node.spool.reader import Marker, Reader
@@ -57,13 +57,11 @@ def test_every_module_stands_in_a_table_with_its_reason(layer: str) -> None:
     assert sorted(listed) == sorted(modules | rooms)
 
 
-def chart(title: str) -> tuple[set[str], set[str]]:
-    """The states of the first chart below a heading of the third level, and the numbers at its arrows."""
+def arrows(title: str) -> list[tuple[str, str, str]]:
+    """Of each arrow in the first chart below a heading of the third level: from where, to where, its numbers."""
     _, _, text = page(ARCHITECTURE).partition(f"\n### {title}\n")
     drawn = text.partition("```mermaid\n")[2].partition("```")[0]
-    arrows = re.findall(r"^ *(\S+) --> (\S+): ([\d, ]+)?", drawn, flags=re.M)
-    states = {state for source, target, _ in arrows for state in (source, target)} - {"[*]"}
-    return states, {number for _, _, numbers in arrows for number in re.findall(r"\d+", numbers)}
+    return re.findall(r"^ *(\S+) --> (\S+): ([\d, ]+)?", drawn, flags=re.M)
 
 
 def rows_after(title: str) -> set[str]:
@@ -76,14 +74,17 @@ def rows_after(title: str) -> set[str]:
 
 @pytest.mark.parametrize("title", ["The states of a task", "The states of a connection", "The states of a peer"])
 def test_every_arrow_of_a_chart_says_which_code_makes_it(title: str) -> None:
-    _, numbers = chart(title)
+    numbers = {number for _, _, numbers in arrows(title) for number in re.findall(r"\d+", numbers)}
     assert len(numbers) > 7
     assert numbers == rows_after(title)
 
 
-def test_the_states_of_a_peer_are_those_of_the_table_of_peers() -> None:
-    states, _ = chart("The states of a peer")
-    assert states == {state.value for state in PeerState}
+def test_the_states_of_a_peer_and_the_arrows_between_them_are_those_of_its_transitions() -> None:
+    drawn = {(source, target) for source, target, _ in arrows("The states of a peer") if "[*]" not in (source, target)}
+    assert {state for arrow in drawn for state in arrow} == {state.value for state in PeerState}
+    steps = ((state, step) for steps in TRANSITIONS.values() for state, step in zip(PeerState, steps, strict=True))
+    made = {(state.value, step.state.value) for state, step in steps if step.state is not None}
+    assert drawn <= made
 
 
 def test_every_chart_can_be_drawn() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from counts import ROOT, counts
 
 HELD = {
-    "classes over 300 lines": 10,
-    "classes with over 15 attributes": 14,
+    "classes over 300 lines": 9,
+    "classes with over 15 attributes": 12,
     "isinstance on the source of a task": 22,
     "modules in a cycle of imports at run time": 0,
     "modules in a cycle of imports for types": 4,

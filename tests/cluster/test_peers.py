@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoolnode.cluster import peers
+from spoolnode.cluster import index, liveness, pings
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.known import MOST, Known
-from spoolnode.cluster.peers import Failure, Peer, PeerState, PeerTable
+from spoolnode.cluster.liveness import Failure, PeerState
+from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.peers import PeerTable
 from spoolnode.protocol.hello import PROTOCOL
 
 UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED = PeerState
@@ -41,7 +43,9 @@ class Table(PeerTable):
     def __init__(self, seed: int = 0, **options: Any) -> None:
         self.changes: list[tuple[str, PeerState, PeerState]] = []
         self.warnings: list[tuple[str, dict[str, Any]]] = []
-        super().__init__(ME, random.Random(seed), changed=self._note, warn=self._warned, instance="ours", **options)
+        me = options.pop("me", ME)
+        super().__init__(me, random.Random(seed), changed=self._note, warn=self._warned, instance="ours", **options)
+        self.resolve = self.destinations.resolve
 
     def _note(self, peer: Peer, old: PeerState, new: PeerState) -> None:
         self.changes.append((peer.id, old, new))
@@ -161,9 +165,9 @@ def test_each_input_in_each_state_leads_where_the_table_says(what: str, state: P
     expected = TRANSITIONS[what][list(PeerState).index(state)]
     assert peer.state is expected
     assert table.changes == ([(BETA, state, expected)] if expected is not state else [])
-    assert (peer.since == NOW) == (expected is not state)
+    assert (peer.liveness.since == NOW) == (expected is not state)
     if expected is UP and state is not UP:
-        assert (peer.strikes, peer.misses, peer.reason) == (0, 0, "")
+        assert (peer.liveness.strikes, peer.liveness.misses, peer.reason) == (0, 0, "")
     assert table.next_due() is not None, "whoever is known is pinged again some time"
 
 
@@ -183,7 +187,7 @@ def test_a_rejected_peer_is_not_asked_again_within_a_minute_whatever_is_said(wha
     INPUTS[what](table, table.only())
     assert table.due(NOW + 59.9) == []
     assert table.due(NOW + 60.1) == [table.only()]
-    assert table.only().rejections == 1
+    assert table.only().liveness.rejections == 1
 
 
 def test_three_pings_without_an_answer_are_down_and_one_that_answers_wipes_the_strikes() -> None:
@@ -209,7 +213,7 @@ def test_links_that_break_together_are_one_strike() -> None:
     table = peer_in(UP)
     for _ in range(5):
         table.failed(BETA, Failure.OTHER, NOW)
-    assert (table.only().state, table.only().strikes) == (SUSPECT, 1)
+    assert (table.only().state, table.only().liveness.strikes) == (SUSPECT, 1)
 
 
 def test_a_peer_that_is_up_is_pinged_after_five_seconds_of_silence_only() -> None:
@@ -273,7 +277,7 @@ def test_a_forged_goodbye_costs_one_ping() -> None:
     assert table.only().state is UP
     table.leaving("mdns", BETA, NOW + 0.1)
     assert table.due(NOW + 0.1) == [], "a flood of goodbyes is no flood of pings"
-    assert table.due(NOW + peers.GAP_SECONDS) == [table.only()]
+    assert table.due(NOW + pings.GAP_SECONDS) == [table.only()]
 
 
 # -- who is who --
@@ -313,7 +317,7 @@ def test_an_address_that_turns_out_to_be_a_known_node_is_merged_with_it() -> Non
     table.failed(known, Failure.OTHER, NOW + 3600)
     assert table.due(NOW + 3601) == [known]
     table.failed(alone, Failure.OTHER, NOW + 3602)
-    assert known.strikes == 2, "a late result of the one that was merged counts for the one that is left"
+    assert known.liveness.strikes == 2, "a late result of the one that was merged counts for the one that is left"
 
 
 def test_the_same_candidate_said_again_makes_no_second_peer() -> None:
@@ -380,7 +384,7 @@ def test_of_two_that_claim_a_name_that_nobody_has_neither_gets_anything_until_th
         for node_id, address in ((GAMMA, ELSEWHERE), (BETA, AT)):
             assert claim(table, node_id, address).state is REJECTED
             assert table.resolve("beta") is None
-    assert "is claimed by several nodes" in table.why_not("beta")
+    assert "is claimed by several nodes" in table.destinations.why_not("beta")
     table.accept("beta", BETA, NOW)
     assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
     assert claim(table, BETA, AT).state is UP
@@ -414,7 +418,7 @@ def test_a_node_that_is_called_otherwise_now_still_gets_what_is_for_its_old_name
     claim(table, BETA, AT)
     claim(table, BETA, AT, name="new")
     assert table.resolve("new") == table.resolve("beta") == (BETA, "new", (AT,), UP)
-    assert table.answers_to("beta", BETA)
+    assert table.destinations.answers_to("beta", BETA)
     assert claim(table, GAMMA, ELSEWHERE).state is UP, "it has given the old name up: another one may have it"
     assert table.resolve("beta") == (GAMMA, "beta", (ELSEWHERE,), UP)
 
@@ -480,7 +484,7 @@ def test_names_stick_over_a_restart() -> None:
     table = Table(known=Known.decode(before.known.encode()))
     assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
     assert table.resolve("beta") is None
-    assert table.why_not("beta") == f"the node {BETA}, which has the name 'beta', has not been found"
+    assert table.destinations.why_not("beta") == f"the node {BETA}, which has the name 'beta', has not been found"
     claim(table, BETA, "10.0.0.9:3031")
     assert table.resolve("beta") == (BETA, "beta", ("10.0.0.9:3031",), UP), "the same node, at a new address"
 
@@ -653,15 +657,15 @@ def test_a_peer_that_a_source_names_is_never_forgotten() -> None:
 def test_a_flood_of_made_up_announcements_pushes_out_nobody_who_answered_or_was_configured() -> None:
     table = peer_in(UP)
     table.found(static(ELSEWHERE), NOW)
-    for number in range(peers.MOST_PEERS + 500):
+    for number in range(index.MOST_PEERS + 500):
         table.found(mdns(f"{number:012x}", f"10.9.0.1:{number + 1}", name=f"n{number}"), NOW + number / 1000)
-    assert len(table) == peers.MOST_PEERS
+    assert len(table) == index.MOST_PEERS
     assert table.get(BETA)
     assert [peer for peer in table if peer.sources == [f"static://{ELSEWHERE}"]]
     many = [Candidate("mdns", f"k{number}", BETA, "beta", (AT,)) for number in range(100)]
     for candidate in many:
         table.found(candidate, NOW)
-    assert len(table.get(BETA).candidates) <= peers.MOST_CANDIDATES  # type: ignore[union-attr] # asserted above
+    assert len(table.get(BETA).candidates) <= index.MOST_CANDIDATES  # type: ignore[union-attr] # asserted above
 
 
 def test_a_node_that_nobody_named_is_known_when_it_says_where_it_is() -> None:
@@ -848,10 +852,10 @@ def test_this_nodes_name_at_another_node_is_told() -> None:
     ],
 )
 def test_a_node_whose_name_is_used_shows_the_address_that_others_use(own: list[str], turned_out: list[str], shown: str) -> None:
-    table = peer_in(UP)
-    table.identity = table.identity._replace(addresses=tuple(own))
-    table.ours = {*own, *turned_out}
-    table.answered(BETA, status(name="alpha"), 0.001, NOW)
+    table = Table(me=ME._replace(addresses=tuple(own)))
+    for address in turned_out:
+        table.answered(address, status(ME.id, instance="ours"), 0.001, NOW)
+    claim(table, BETA, AT, name="alpha")
     assert f"this node, {ME.id} at {shown}, and the node {BETA} at {AT} are" in table.warnings[0][1]["reason"]
 
 
@@ -963,14 +967,15 @@ class Story:
         assert ME.id not in ids
         for peer in self.table:
             assert self.table.get(peer.id) is (peer if peer.id else None)
-            assert peer.strikes < peers.STRIKES
-            assert peer.pings == sum(resolved(other) is peer for other in self.in_flight)
-            if peer.addresses and not peer.pings:
-                assert peer.next_ping is not None, "nobody is left without a next ping"
-                assert peer.next_ping <= self.now + 60.0
+            assert peer.liveness.strikes < liveness.STRIKES
+            assert peer.pings.in_flight == sum(resolved(other) is peer for other in self.in_flight)
+            if peer.addresses and not peer.pings.in_flight:
+                assert peer.pings.next_at is not None, "nobody is left without a next ping"
+                assert peer.pings.next_at <= self.now + 60.0
                 if peer.state in (UP, SUSPECT, LEAVING, UNKNOWN):
-                    assert peer.next_ping <= self.now + 7.0, "a live peer is due within 7 s"
-        timers = [peer.next_ping for peer in self.table if peer.next_ping is not None and not peer.pings and peer.addresses]
+                    assert peer.pings.next_at <= self.now + 7.0, "a live peer is due within 7 s"
+        idle = [peer for peer in self.table if peer.addresses and not peer.pings.in_flight]
+        timers = [peer.pings.next_at for peer in idle if peer.pings.next_at is not None]
         assert self.table.next_due() == min(timers, default=None)
 
 
@@ -996,4 +1001,4 @@ def test_long_random_stories_keep_the_promises_and_the_timers_do_not_pile_up() -
             what = rng.choice(KINDS)
             failure = rng.choice([None, None, *Failure])
             story.step(what, rng.choice(IDS), rng.choice(ADDRESSES), failure, rng.choice([0.0, 0.01, 1.0, 6.0]))
-        assert len(story.table._timers) < 500
+        assert len(story.table._queue._timers) < 500

@@ -13,10 +13,11 @@ from support import PATIENCE
 
 from spoolnode.cluster import sender as senders
 from spoolnode.cluster.channel import Channel
+from spoolnode.cluster.destinations import Target
 from spoolnode.cluster.dial import Dialed, DialFailure, dial
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import LinkState
-from spoolnode.cluster.peers import PeerState, Target
+from spoolnode.cluster.liveness import PeerState
 from spoolnode.cluster.sender import NotIt, Sender, SenderHost
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.fakes import GuardedDisk

@@ -367,7 +367,8 @@ def test_text_that_utf8_does_not_have_is_a_bad_task(task: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("value", ["x" * 70_000, b"x" * 70_000, ["x"] * 70_000], ids=type)
 def test_what_is_too_large_is_a_bad_task_that_points_to_the_body(value: object) -> None:
-    with pytest.raises(BadTask, match=r"the value of 'large' alone takes \d+\); the uwsgi protocol carries at most 65535 .*`body`"):
+    too_large = r"the value of 'large' alone takes \d+\); the uwsgi protocol carries at most 65535 .*`body`"
+    with pytest.raises(BadTask, match=too_large):
         encode_task({"a": "x", "b": [1, 2], "large": value})
 
 

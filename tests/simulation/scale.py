@@ -22,7 +22,9 @@ from typing import Any
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.channel import Channel
 from spoolnode.cluster.dial import LIMIT as DIAL_LIMIT
-from spoolnode.cluster.peers import Failure, Peer, PeerState, PeerTable
+from spoolnode.cluster.liveness import Failure, PeerState
+from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ANY, Placement
 from spoolnode.cluster.prober import AT_ONCE
 from spoolnode.cluster.prober import LIMIT as ANSWER_LIMIT

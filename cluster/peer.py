@@ -1,0 +1,132 @@
+"""One other node, as this one knows it: who it is, where it is, how it is, when it is pinged. Pure."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from spoolnode.cluster.candidate import Candidate
+from spoolnode.cluster.liveness import Liveness, PeerState
+from spoolnode.cluster.status import Status
+
+MOST_ADDRESSES = 8
+STRANGERS = "mdns"
+"""The source that everything on the network segment can write to."""
+
+
+@dataclass(slots=True)
+class Pings:
+    """The pings of one peer; see `pings`."""
+
+    exchanged_at: float
+    """When it last showed that it is there."""
+    status_at: float
+    """When it last said how it is."""
+    in_flight: int = 0
+    """More than one only when two peers turned out to be one."""
+    begun_at: float = float("-inf")
+    not_before: float = float("-inf")
+    next_at: float | None = None
+    silence: float = 0.0
+    """How long nothing may be exchanged while it is up."""
+    at_once: bool = False
+    """The next one is not put off because something was exchanged."""
+    again: bool = False
+    """Something happened while one was in flight; its result may be older."""
+
+
+@dataclass(eq=False)
+class Peer:
+    """One other node."""
+
+    id: str
+    """Empty as long as only its address is known, and for ever when it is a real uWSGI."""
+    liveness: Liveness
+    pings: Pings
+    name: str = ""
+    addresses: tuple[str, ...] = ()
+    """Where to reach it, the best first."""
+    status: Status | None = None
+    """Its last answer."""
+    rtt: float = 0.0
+    candidates: dict[tuple[str, str], Candidate] = field(default_factory=dict)
+    known_at: tuple[str, ...] = ()
+    """Addresses that no source names (any more)."""
+    said_at: tuple[str, ...] = ()
+    """Where calls in its name say that it is, while it answers elsewhere; becomes `known_at` when it does not any more."""
+    named_at: set[str] = field(default_factory=set)
+    """Addresses that an operator has named: tasks may be given there."""
+    outside: tuple[str, ...] = ()
+    """An address to which none may be given."""
+    double: str = ""
+    """Where another process said that it has this id."""
+    answers_at: str = ""
+    absorbed_by: "Peer | None" = None
+
+    @classmethod
+    def new(cls, node_id: str, now: float) -> Self:
+        """One of which nothing is known yet."""
+        return cls(node_id, Liveness(now), Pings(exchanged_at=now, status_at=now))
+
+    @property
+    def state(self) -> PeerState:
+        """How it is."""
+        return self.liveness.state
+
+    @property
+    def reason(self) -> str:
+        """Why it failed last; empty when it did not since it was up."""
+        return self.liveness.reason
+
+    @property
+    def sources(self) -> list[str]:
+        """The URIs of the sources that name it."""
+        return sorted({source for source, _ in self.candidates})
+
+    @property
+    def is_only_hinted(self) -> bool:
+        """Whether only strangers name it: neither the configuration nor itself."""
+        return all(source.startswith(STRANGERS) for source, _ in self.candidates)
+
+    @property
+    def answers(self) -> bool:
+        """Whether it answers where it has said who it is."""
+        return self.state in (PeerState.UP, PeerState.LEAVING) and self.status is not None and bool(self.answers_at)
+
+    def locate(self, ours: Container[str], may_give: Callable[[str], bool]) -> None:
+        """Its addresses in order: where it answers, what sources name, then the rest.
+
+        As long as it is up, no announcement leads away from where it answers. Then what is announced goes first.
+
+        Args:
+            ours: addresses that are this node.
+            may_give: whether tasks may be given to an address that only strangers name.
+        """
+        named = [address for candidate in self.candidates.values() for address in candidate.addresses]
+        answers = [self.answers_at] if self.answers_at else []
+        is_trusted = self.state in (PeerState.UP, PeerState.LEAVING) or self.answers_at in named
+        ordered = [*answers, *named, *self.known_at] if is_trusted else [*named, *answers, *self.known_at]
+        ordered = [address for address in ordered if address not in ours]
+        addresses = [address for address in ordered if address in self.named_at or may_give(address)]
+        self.outside = tuple(address for address in ordered if address not in addresses)[:1]
+        self.addresses = tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
+
+    def row(self, now: float) -> dict[str, Any]:
+        """How it is, for people."""
+        status = self.status or Status()
+        return {
+            "name": self.name,
+            "id": self.id,
+            "address": next(iter((*self.addresses, *self.outside)), ""),
+            "state": self.state.value,
+            "since": round(now - self.liveness.since, 1),
+            "load": round((status.waiting + status.running) / status.workers, 2) if status.workers else None,
+            "waiting": status.waiting,
+            "workers": status.workers,
+            "tags": sorted(status.tags),
+            "sources": self.sources,
+            "rtt": self.rtt,
+            "version": status.version,
+            "strikes": self.liveness.strikes,
+            "rejections": self.liveness.rejections,
+            "reason": self.reason,
+        }

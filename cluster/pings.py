@@ -1,0 +1,118 @@
+"""When each peer is pinged. Pure: `PingQueue` says whom to ping now, and when to look again; a ping itself is the prober's.
+
+A peer has one ping in flight at most. What happens meanwhile may be newer than its result, so another one follows at once.
+"""
+
+import heapq
+import random
+from collections.abc import Container
+
+from spoolnode.cluster.liveness import Ask, PeerState
+from spoolnode.cluster.peer import Peer
+
+SILENCE_SECONDS = 5.0
+"""A peer that is up is pinged when nothing was exchanged for so long (give or take a fifth)..."""
+STALE_SECONDS = 10.0
+"""...or when its status is older than this, for placement lives on that."""
+LONGEST_BACKOFF = 60.0
+REJECTED_SECONDS = 60.0
+"""Whoever could not prove who it is, is not asked again sooner, whatever is announced."""
+GAP_SECONDS = 0.5
+"""Between two pings of a peer, whatever is announced: forged announcements cost no more than this."""
+
+
+class PingQueue:
+    """The pings of all peers.
+
+    Args:
+        peers: all that are peers still.
+        rng: for jitter.
+    """
+
+    def __init__(self, peers: Container[Peer], rng: random.Random) -> None:
+        self._peers = peers
+        self._rng = rng
+        self._timers: list[tuple[float, int, Peer]] = []
+        self._count = 0
+
+    def plan(self, peer: Peer, ask: Ask, now: float, pause: float = REJECTED_SECONDS) -> None:
+        """Plans the next ping of a peer; `pause` is how long to leave it alone, for `AFTER_PAUSE`."""
+        pings = peer.pings
+        match ask:
+            case Ask.AT_ONCE:
+                self._soon(peer, now)
+            case Ask.REGARDLESS:
+                pings.not_before, pings.next_at = float("-inf"), None
+                self._soon(peer, now)
+            case Ask.WHEN_SILENT:
+                pings.not_before, pings.next_at, pings.at_once = float("-inf"), None, False
+                pings.silence = SILENCE_SECONDS * (0.8 + 0.4 * self._rng.random())
+                self._at(peer, now + pings.silence)
+                self.follow_up(peer, now)
+            case Ask.WITH_BACKOFF:
+                pings.next_at, pings.at_once = None, False
+                bound = min(LONGEST_BACKOFF, 2.0 ** min(peer.liveness.misses - 1, 10))
+                self._at(peer, now + bound * self._rng.random())
+            case Ask.AFTER_PAUSE:
+                pings.next_at, pings.at_once, pings.again = None, False, False
+                pings.not_before = now + pause
+                self._at(peer, pings.not_before)
+
+    def follow_up(self, peer: Peer, now: float) -> None:
+        """A ping has told how the peer was; if something happened meanwhile, it is pinged again at once."""
+        if peer.pings.again:
+            peer.pings.again = False
+            self._soon(peer, now)
+
+    def due(self, now: float) -> list[Peer]:
+        """Whom to ping now; each of these pings is in flight then."""
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            when, _, peer = heapq.heappop(self._timers)
+            if when != peer.pings.next_at:
+                continue
+            peer.pings.next_at = None
+            if not self._may_be_pinged(peer):
+                continue
+            if (later := self._put_off(peer)) > now:
+                self._at(peer, later)
+                continue
+            peer.pings.in_flight += 1
+            peer.pings.begun_at = now
+            peer.pings.at_once = False
+            due.append(peer)
+        return due
+
+    def next_due(self) -> float | None:
+        """When to call `due` next. It may turn out that nothing is to be done then."""
+        while self._timers:
+            when, _, peer = self._timers[0]
+            if when == peer.pings.next_at:
+                if self._may_be_pinged(peer):
+                    return when
+                peer.pings.next_at = None
+            heapq.heappop(self._timers)
+        return None
+
+    def _soon(self, peer: Peer, now: float) -> None:
+        peer.pings.at_once = True
+        if peer.pings.in_flight:
+            peer.pings.again = True
+        self._at(peer, now)
+
+    def _at(self, peer: Peer, when: float) -> None:
+        """Pings it at `when`, or sooner if that was planned already."""
+        when = max(when, peer.pings.not_before, peer.pings.begun_at + GAP_SECONDS)
+        if peer.pings.next_at is None or when < peer.pings.next_at:
+            peer.pings.next_at = when
+            self._count += 1
+            heapq.heappush(self._timers, (when, self._count, peer))
+
+    def _may_be_pinged(self, peer: Peer) -> bool:
+        return not peer.pings.in_flight and bool(peer.addresses) and peer in self._peers
+
+    def _put_off(self, peer: Peer) -> float:
+        """The earliest time for the next ping, now that its timer has run down: something may have been exchanged meanwhile."""
+        if peer.pings.at_once or peer.state is not PeerState.UP:
+            return float("-inf")
+        return min(peer.pings.exchanged_at + peer.pings.silence, peer.pings.status_at + STALE_SECONDS)

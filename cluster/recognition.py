@@ -1,0 +1,147 @@
+"""Who it is that answers: the peer that was asked, another one, this node itself, or a claim that counts for nothing. Pure.
+
+Anything on the network can repeat the id and the instance that a ping tells. So a node moves to another address only when one of
+this node's own pings, which asks where it answered first, does not find it there any more. With certificates its answer is proof.
+"""
+
+from spoolnode.cluster import warnings
+from spoolnode.cluster.candidate import Candidate, Identity
+from spoolnode.cluster.index import PeerIndex
+from spoolnode.cluster.liveness import PeerState, Seen
+from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.pings import SILENCE_SECONDS
+from spoolnode.cluster.status import Status
+from spoolnode.cluster.warnings import Once
+from spoolnode.cluster.watch import PeerWatch
+
+MOST_OURS = 64
+"""Addresses that are this node."""
+
+
+class Recognition:
+    """Tells peers apart.
+
+    Args:
+        identity: who this node is.
+        instance: the token of this process that its own status carries.
+        peers: all of them.
+        watch: hears what an answer shows.
+        once: told what an operator must know.
+        certified: whether all answers are those of nodes with certificates for their names.
+    """
+
+    def __init__(
+        self, identity: Identity, instance: str, peers: PeerIndex, watch: PeerWatch, once: Once, *, certified: bool
+    ) -> None:  # fmt: skip
+        self._identity = identity
+        self._instance = instance
+        self._peers = peers
+        self._watch = watch
+        self._once = once
+        self._certified = certified
+
+    def owner(self, candidate: Candidate, now: float) -> Peer | None:
+        """Whose candidate this is. An id that is only said gets a row of its own; an address is whose who answered there."""
+        if candidate.id and candidate.id != self._identity.id:
+            return self._peers.get(candidate.id) or self._peers.add(candidate.id, now, candidate.source)
+        for peer in map(self._peers.find, candidate.addresses):
+            if peer and (not peer.id or peer.answers_at in candidate.addresses):
+                return peer
+        return self._peers.add("", now, candidate.source)
+
+    def recognise(self, peer: Peer, pinged: Peer | None, status: Status, address: str, now: float) -> Peer | None:
+        """Who it is that answered; None when the answer counts for no peer.
+
+        Args:
+            peer: who was asked, as far as is known.
+            pinged: the peer whose own ping this answers; None: a link asked.
+            status: the answer.
+            address: where it came from; empty when that is not known.
+            now: when it came.
+        """
+        if status.id == self._identity.id:
+            self._is_us(peer, status, address, now)
+            return None
+        known = self._peers.get(status.id)
+        if known and self._is_copy(peer, known, status, address, now):
+            return None
+        if known and known is not pinged and self._is_claim(peer, known, address, now):
+            return None
+        return self._identify(peer, status.id, address, now)
+
+    def _is_us(self, peer: Peer, status: Status, address: str, now: float) -> None:
+        """Our id answered: it is this node, under an address that we did not know for ours, or a copy of it."""
+        if status.instance != self._instance:
+            warnings.id_twice(self._once, self._identity.id, address)
+            self._watch.see(peer, Seen.UNTRUSTED, now, f"it has the id of this node, {self._identity.id}")
+            return
+        if address and len(self._peers.ours) < MOST_OURS:
+            self._peers.ours.add(address)
+        if not peer.id:
+            self._peers.remove(peer)
+        else:
+            self._peers.hand_over(peer, None, address)
+            self._watch.see(peer, Seen.REFUSED, now, f"{address} is this node itself")
+
+    def _is_copy(self, peer: Peer, known: Peer, status: Status, address: str, now: float) -> bool:
+        """Whether another process than the one that we reach says that it has the same id. The one that we reach keeps it.
+
+        As long as it answers: whether it still does is asked at once. Then the other one has moved, or is a copy.
+        """
+        if known.status is None or known.state is not PeerState.UP or not address:
+            return False
+        if known.status.instance == status.instance or known.answers_at in ("", address):
+            if known.double and known.answers_at == address and known.status.instance == status.instance:
+                warnings.copied(self._once, status.id, (known.answers_at, known.double))
+            known.double = ""
+            return False
+        if peer is known:
+            return False  # where it was it did not answer this ping
+        known.double = address
+        self._watch.ask(known, now)
+        if not peer.id:
+            reason = warnings.has_id(known.id, known.name, known.answers_at)
+            self._watch.see(peer, Seen.UNTRUSTED, now, reason, pause=SILENCE_SECONDS)
+        elif not self._certified:
+            self._reject_claim(peer, known, address, now)
+        return True
+
+    def _is_claim(self, peer: Peer, known: Peer, address: str, now: float) -> bool:
+        """Whether something at another address says that it is a node that answers where it is known.
+
+        Whether that one still does is asked at once. An address that an operator named is one more of it.
+        """
+        if not self._watch.is_held(known) or address in ("", known.answers_at):
+            return False
+        self._watch.ask(known, now)
+        if peer is known:
+            pass  # a link to another of its addresses
+        elif not peer.id and address in peer.named_at:
+            self._peers.absorb(peer, known)
+        elif not peer.id and not peer.candidates:
+            self._peers.remove(peer)  # only a task leads there: it gets what is for this address
+        else:
+            self._reject_claim(peer, known, address, now)
+        return True
+
+    def _reject_claim(self, peer: Peer, known: Peer, address: str, now: float) -> None:
+        reason = warnings.claimed_id(self._once, known.id, known.name, (known.answers_at, address))
+        self._watch.see(peer, Seen.UNTRUSTED, now, reason, pause=SILENCE_SECONDS)
+
+    def _identify(self, peer: Peer, node_id: str, address: str, now: float) -> Peer | None:
+        """Who it is that answered: `peer` itself, one it turns out to be, or another one that is at its address now."""
+        if peer.id == node_id:
+            return peer
+        if not peer.id:
+            known = self._peers.get(node_id)
+            if known is None:
+                self._peers.identify(peer, node_id)
+                return peer
+            self._peers.absorb(peer, known)
+            return known
+        at_address = (other for other in self._peers if not other.id and address in other.addresses)
+        other = (self._peers.get(node_id) if node_id else next(at_address, None)) or self._peers.add(node_id, now)
+        self._peers.hand_over(peer, other, address)
+        now_there = f"the node {node_id}" if node_id else "no spoolnode"
+        self._watch.see(peer, Seen.REFUSED, now, f"{address} is {now_there} now")
+        return other

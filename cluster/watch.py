@@ -1,0 +1,53 @@
+"""Takes what is seen of a peer to its state machine, and does what follows from that. Pure.
+
+Each change of a peer's state goes through `PeerWatch.see`.
+"""
+
+from collections.abc import Callable
+
+from spoolnode.cluster.index import PeerIndex
+from spoolnode.cluster.liveness import Ask, PeerState, Seen
+from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.pings import REJECTED_SECONDS, PingQueue
+
+Changed = Callable[[Peer, PeerState, PeerState], None]
+
+
+class PeerWatch:
+    """The states of all peers.
+
+    Args:
+        peers: all of them.
+        queue: their pings.
+        certified: whether all answers are those of nodes with certificates for their names.
+        changed: called as `changed(peer, old, new)` whenever the state of a peer changes; it must not call back.
+    """
+
+    def __init__(self, peers: PeerIndex, queue: PingQueue, *, certified: bool, changed: Changed | None) -> None:
+        self._peers = peers
+        self._queue = queue
+        self._certified = certified
+        self._changed = changed
+
+    def see(self, peer: Peer, seen: Seen, now: float, reason: str = "", *, pause: float = REJECTED_SECONDS) -> None:
+        """Something was seen of it; `reason` says it for people. `pause`: how long to leave it alone, if it is rejected."""
+        before = peer.state
+        ask = peer.liveness.see(seen, now, reason)
+        if peer.state is not before:
+            self._follow(peer, before)
+        self._queue.plan(peer, ask, now, pause)
+
+    def ask(self, peer: Peer, now: float) -> None:
+        """It is pinged at once: what is known of it may be over."""
+        self._queue.plan(peer, Ask.AT_ONCE, now)
+
+    def is_held(self, peer: Peer) -> bool:
+        """Whether it answers where it proved who it is. Without certificates, nothing that others say leads away from there."""
+        return not self._certified and peer.answers
+
+    def _follow(self, peer: Peer, before: PeerState) -> None:
+        if peer.said_at and not self.is_held(peer):
+            peer.known_at, peer.said_at = peer.said_at, ()
+        self._peers.locate(peer)
+        if self._changed:
+            self._changed(peer, before, peer.state)
