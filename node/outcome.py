@@ -99,6 +99,8 @@ class Mailbox:
     """Has a call made as soon as the main thread has nothing else to do; for any thread."""
     call_next: Callable[[], None] | None = None
     """For a task in the main thread: waits for the next call of a timer, or that was asked for, and makes it."""
+    wait_for: Callable[[Awaitable[Any]], object] | None = None
+    """For the main thread: runs an awaitable in the worker's event loop, and returns or raises as it ends."""
 
 
 class App(NamedTuple):

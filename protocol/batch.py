@@ -36,6 +36,9 @@ RECORD_SIZE = _RECORD.size
 """Bytes before the payload of a record."""
 _NUMBER_BEFORE, _LENGTH_BEFORE = RECORD_SIZE - 8, RECORD_SIZE - 16
 """So many bytes before its payload a record has its sequence number, and its length."""
+_ACCEPTED = struct.Struct("<d")
+_ACCEPTED_BEFORE = RECORD_SIZE - struct.calcsize("<IIQII")
+"""So many bytes before its payload a record has the time of its acceptance."""
 ALIGN = 8
 _COVERED = struct.Struct("<IddQ")
 HERE, OUTBOUND, ARRIVED = 0, 1, 2
@@ -110,6 +113,12 @@ def payload_length(data: bytes | memoryview, offset: int) -> int:
 def sequence_number(data: bytes | memoryview, offset: int) -> int:
     """The sequence number of the record whose payload begins at `offset`."""
     return int.from_bytes(data[offset - _NUMBER_BEFORE : offset - _NUMBER_BEFORE + 8], "little")
+
+
+def accepted_time(data: bytes | memoryview, offset: int) -> float:
+    """When the task was accepted whose payload begins at `offset`, in seconds since 1970."""
+    accepted: float = _ACCEPTED.unpack_from(data, offset - _ACCEPTED_BEFORE)[0]
+    return accepted
 
 
 def payload_after(data: bytes | memoryview, offset: int) -> int:

@@ -7,13 +7,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any
 
+from spoolnode.node.work import current
 from spoolnode.node.work.messages import MAX_TEXT
 
-current_task: ContextVar[str] = ContextVar("current_task", default="")
-"""The file name of the task that runs in this context."""
 rest: dict[tuple[str, str], str] = {}
 """What was printed without a line end yet, by stream and task."""
 cut: dict[tuple[str, str], bytes] = {}
@@ -79,7 +77,7 @@ class TaskOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        task = current_task.get()
+        task = current.file_name()
         with self._lock:
             lines = (rest.pop((self._stream, task), "") + text).split("\n")
             if len(lines[-1]) > MAX_TEXT:
@@ -93,7 +91,7 @@ class TaskOutput(io.TextIOBase):
 
     def flush(self) -> None:
         """Sends what the current task has printed without a line end."""
-        task = current_task.get()
+        task = current.file_name()
         with self._lock:
             text = rest.pop((self._stream, task), "") + cut.pop((self._stream, task), b"").decode("utf-8", "replace")
         for start in range(0, len(text), MAX_TEXT):
@@ -130,7 +128,7 @@ class TaskBytes(io.BufferedIOBase):
 
     def write(self, data: Any) -> int:
         given = bytes(memoryview(data))
-        place = (self._stream, current_task.get())
+        place = (self._stream, current.file_name())
         whole = cut.pop(place, b"") + given
         text, length = codecs.utf_8_decode(whole, "replace", False)
         if length < len(whole):

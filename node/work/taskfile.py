@@ -18,8 +18,9 @@ from spoolnode.node.outcome import Call, Ending
 from spoolnode.node.spool.clock import STEP_SECONDS, was_set_back
 from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
 from spoolnode.protocol import names, spoolfile
-from spoolnode.protocol.batch import payload_length
+from spoolnode.protocol.batch import accepted_time, payload_length
 from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.names import id_of_file
 from spoolnode.protocol.packet import HEADER, MAX_BLOCK
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
 
@@ -45,7 +46,10 @@ class NotNow(Exception):
 class Task(Call):
     """One task in the hands of a worker."""
 
-    __slots__ = ()
+    __slots__ = ("deadline",)
+
+    deadline: float
+    """When it must have ended, in monotonic seconds; 0.0: it has no limit. Set when it starts."""
 
     def begin(self) -> None:
         """It starts: one attempt more."""
@@ -57,6 +61,16 @@ class Task(Call):
 
     def leave(self) -> None:
         """It did not end well, and stays where it is."""
+        raise NotImplementedError
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1; from 255 on it stays at that. Only once it has begun."""
+        raise NotImplementedError
+
+    @property
+    def accepted(self) -> float:
+        """When this node accepted it, in seconds since 1970; when its file was written, if that came from elsewhere."""
         raise NotImplementedError
 
     @property
@@ -86,6 +100,14 @@ class BatchTask(Task):
         attempts = self._memory[at]
         if attempts < MAX_ATTEMPTS:
             self._memory[at] = attempts + 1
+
+    @property
+    def attempt(self) -> int:
+        return self._memory[self._offset + ATTEMPTS_AT]
+
+    @property
+    def accepted(self) -> float:
+        return accepted_time(self._memory, self._offset)  # type: ignore[arg-type] # as in BatchReader
 
     def finish(self) -> None:
         self._memory[self._offset + STATE_AT] = FINISHED
@@ -157,19 +179,31 @@ class FileTask(Task):
     those who want to look at a running task find it in `HELD`.
     """
 
-    __slots__ = ("_descriptor", "_is_only_name", "path")
+    __slots__ = ("_attempt", "_descriptor", "_is_only_name", "path")
 
-    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, *, is_only_name: bool) -> None:
+    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, attempt: int, *, is_only_name: bool) -> None:
         self.block = block
         self.body = body
         self.file_name = path[path.rindex("/") + 1 :]
         self.path = path
         self._descriptor = descriptor
+        self._attempt = attempt
         self._is_only_name = is_only_name
         HELD[path] = self
 
     def begin(self) -> None:
         pass  # its attempt was counted before its body was read
+
+    @property
+    def attempt(self) -> int:
+        return self._attempt
+
+    @property
+    def accepted(self) -> float:
+        _, _, rest = id_of_file(self.file_name).partition("_")
+        number, _, offset = rest.partition("_")
+        is_ours = number.isdecimal() and offset.isdecimal() and len(number) < 18
+        return int(number) / 1e6 if is_ours else os.fstat(self._descriptor).st_mtime
 
     def finish(self) -> None:
         try:
@@ -304,14 +338,15 @@ class SpoolFileReader:
                 os.unlink(path)
             raise NotNow(GONE)
         # Before the body is read, which may be more than this machine has: the kernel then kills us, and the attempt counts.
-        if attempts < MAX_ATTEMPTS:
-            os.pwrite(descriptor, bytes([attempts + 1]), ATTEMPTS_AT)
+        attempt = min(attempts + 1, MAX_ATTEMPTS)
+        if attempt > attempts:
+            os.pwrite(descriptor, bytes([attempt]), ATTEMPTS_AT)
         if len(front) < found.st_size:
             try:
                 body = _read_from(descriptor, HEADER_SIZE + len(block), found.st_size)
             except MemoryError as error:
                 raise NotNow(Ending.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
-        return FileTask(block, body, path, descriptor, is_only_name=found.st_nlink == 1)
+        return FileTask(block, body, path, descriptor, attempt, is_only_name=found.st_nlink == 1)
 
     def _check(self, path: str, descriptor: int, began: float) -> os.stat_result:
         """What the locked file is, provided that the name by which it was opened still leads to it and that it is due."""

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 
 from spoolnode.node.config import BadConfig
 from spoolnode.node.outcome import DONE, App, AskedCall, Ending, Outcome, Timer, read_timer
-from spoolnode.node.work import messages, output
+from spoolnode.node.work import current, messages, output
 from spoolnode.node.work.forked import end_if_forked, expects_children, keep_children_out, reap
-from spoolnode.node.work.output import capture_output, current_task
+from spoolnode.node.work.output import capture_output
 from spoolnode.node.work.slots import ASYNC_GRACE, TIMER, Slots
 from spoolnode.node.work.surroundings import Surroundings, watch
 from spoolnode.node.work.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held, close_removed
@@ -78,7 +78,6 @@ class Worker:
         self._work: SimpleQueue[Chunk | Timer | AskedCall | None] = SimpleQueue()
         self._aside: deque[Chunk | None] = deque()
         """What came while a task waited for the call of a timer."""
-        app.inbox.put, app.inbox.call_next = self._work.put, self._call_next
         self._chunks: deque[Chunk] = deque()
         self._stopping = False
         self._ended: list[int] = []
@@ -86,6 +85,7 @@ class Worker:
         self._since = time.monotonic()
         self._surroundings = Surroundings()
         self._async = AsyncTasks(self, concurrency)
+        app.inbox.put, app.inbox.call_next, app.inbox.wait_for = self._work.put, self._call_next, self._async.wait_for
         os.register_at_fork(after_in_child=self._async.stop_in_child)
 
     def run(self) -> None:
@@ -194,7 +194,8 @@ class Worker:
             limit = task.timeout
             self._slots.begin(0, chunk.number, position, started, started + limit)
         task.begin()
-        current_task.set(task.file_name)
+        task.deadline = started + limit if limit else 0.0
+        current.running.set(task)
         try:
             outcome = self._app.handler(task)
         except BaseException as error:  # noqa: BLE001  # SystemExit and KeyboardInterrupt of a task are its failures too
@@ -231,7 +232,7 @@ class Worker:
         """Calls a timer, or what the application asked for."""
         started = time.monotonic()
         self._restore()
-        current_task.set("")
+        current.running.set(None)
         self._slots.begin(0, TIMER, 0, started, started + self._timeout if self._timeout else 0.0)
         error = self._try(what)
         self._slots.end(0)
@@ -318,7 +319,8 @@ class AsyncTasks:
 
         started = time.monotonic()
         self._tell()
-        current_task.set(task.file_name)
+        task.deadline = started + limit if limit else 0.0
+        current.running.set(task)
         try:
             # Not `wait_for`: before Python 3.12 it makes a task of its own, and a SystemExit in that ends the loop.
             async with asyncio.timeout(limit or None):

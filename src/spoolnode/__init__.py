@@ -11,8 +11,10 @@ TYPE_CHECKING = False  # type checkers take it for typing's, whose import would 
 if TYPE_CHECKING:
     from spoolnode import uwsgi
     from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, asend_to_spooler, send_to_spooler
+    from spoolnode.current import CurrentTask, current_task
     from spoolnode.decorators import cron, spool, spoolforever, spoolraw, timer
     from spoolnode.errors import BadDecoration, TimedOut, Unanswered, Unreachable
+    from spoolnode.hooks import after_task, before_task
     from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused, SpoolnodeError
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "BadDecoration",
     "BadPacket",
     "BadTask",
+    "CurrentTask",
     "Reason",
     "Refused",
     "SpoolnodeError",
@@ -29,8 +32,11 @@ __all__ = [
     "Unanswered",
     "Unreachable",
     "__version__",
+    "after_task",
     "asend_to_spooler",
+    "before_task",
     "cron",
+    "current_task",
     "send_to_spooler",
     "spool",
     "spoolforever",
@@ -42,6 +48,8 @@ __all__ = [
 _HOMES = {
     "spoolnode.api": ("SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "asend_to_spooler", "send_to_spooler"),
     "spoolnode.decorators": ("cron", "spool", "spoolforever", "spoolraw", "timer"),
+    "spoolnode.current": ("CurrentTask", "current_task"),
+    "spoolnode.hooks": ("after_task", "before_task"),
     "spoolnode.errors": ("BadDecoration", "TimedOut", "Unanswered", "Unreachable"),
     "spoolnode.protocol.errors": ("BadPacket", "BadTask", "Reason", "Refused", "SpoolnodeError"),
 }

@@ -6,10 +6,11 @@ from typing import Any
 
 from spoolnode.compat import uwsgidecorators, values
 from spoolnode.compat.context import WorkerContext
+from spoolnode.hooks import HOOKS
 from spoolnode.node.outcome import DONE, Call, Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.values import decode_block
-from spoolnode.registry import REGISTRY
+from spoolnode.registry import REGISTRY, is_async
 from spoolnode.results import conclude, outcome_of
 
 _LEGACY_FUNCTION = b"ud_spool_func"
@@ -33,10 +34,29 @@ class Dispatcher:
 
     def __call__(self, call: Call) -> Outcome | Awaitable[Outcome]:
         """Runs a task. Raises what its callable raises."""
+        if not HOOKS:
+            return self._run(call)
+        if self._is_async(call):
+            return HOOKS.run_async(self._run, call)
+        return HOOKS.run(self._run, call, self._wait)
+
+    def _run(self, call: Call) -> Outcome | Awaitable[Outcome]:
         # Most tasks name no function, and need not be decoded to know that.
         if names.FUNCTION in call.block:  # the name of the other variable ends with this one
             return self._run_named(call)
         return self._run_unnamed(call, None)
+
+    def _is_async(self, call: Call) -> bool:
+        """Whether the task names an async function of `@spool`."""
+        if names.FUNCTION not in call.block:
+            return False
+        name = dict(call.variables).get(names.FUNCTION, b"").decode("utf-8", "replace")
+        return name in REGISTRY.functions and is_async(REGISTRY.functions[name].function)
+
+    def _wait(self, awaitable: Awaitable[Any]) -> object:
+        if (wait := self._context.inbox.wait_for) is None:
+            raise RuntimeError("tasks run only in a worker, which has an event loop for what their hooks return")
+        return wait(awaitable)
 
     def _run_named(self, call: Call) -> Outcome | Awaitable[Outcome]:
         named = dict(call.variables)

@@ -112,6 +112,16 @@ def _place(function: Callable[..., Any]) -> str:
     return f"{full_name(inner)} ({code.co_filename}:{code.co_firstlineno})" if code is not None else full_name(inner)
 
 
+_CO_COROUTINE = 0x80
+"""Of `inspect`, which takes long to import."""
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether it is an `async def`."""
+    code = getattr(_innermost(function), "__code__", None)
+    return code is not None and bool(code.co_flags & _CO_COROUTINE)
+
+
 def _innermost(function: Any) -> Any:
     """The function that somebody has written, without what wraps it."""
     for inside in ("__wrapped__", "func"):  # of functools.wraps (and of static methods), and of functools.partial

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spoolnode.app import load_app
 from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.options import uwsgi_options
+from spoolnode.current import runs_on
 from spoolnode.node.config import BadConfig
 from spoolnode.node.disk.layout import Layout, ref_id
 from spoolnode.node.outcome import App
@@ -45,6 +46,7 @@ def load(facts: dict[str, Any]) -> App:
         options=uwsgi_options(facts["settings"]), is_first=facts["is_first"], is_reload=facts["is_reload"],
     )  # fmt: skip
     settings = facts["settings"]
+    runs_on(settings["name"], settings["max_attempts"])
     return load_app(facts["app"], context, settings["import_"], settings["pythonpath"])
 
 

@@ -1,0 +1,16 @@
+"""The task that runs in this context: whoever prints, and the application that asks, finds it here."""
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spoolnode.node.work.taskfile import Task
+
+running: ContextVar["Task | None"] = ContextVar("running", default=None)
+"""Threads and async tasks have it when they run in a copy of the task's context."""
+
+
+def file_name() -> str:
+    """The file name of the task that runs; empty outside of one."""
+    task = running.get()
+    return task.file_name if task is not None else ""

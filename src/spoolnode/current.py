@@ -1,0 +1,75 @@
+"""What a task may know about itself while it runs: `current_task()`."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+TYPE_CHECKING = False  # as in the package itself: an application imports this
+if TYPE_CHECKING:
+    from spoolnode.node.work.taskfile import Task
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentTask:
+    """One run of one task."""
+
+    id: str
+    """The task's id on this node, as `spoolnode show` takes it."""
+    origin_id: str
+    """The id that it got where it was first accepted. It stays the same on every node and for every attempt, so it says
+    whether the work has been done already."""
+    attempt: int
+    """Which attempt this is, from 1 (at most 255)."""
+    max_attempts: int
+    """After so many attempts it goes to `dead/`; 0: never."""
+    function: str
+    """The function of `@spool` that it is for, as `module:qualname`; empty if it names none."""
+    node: str
+    """The name of the node that runs it."""
+    accepted_at: datetime
+    """When this node accepted it."""
+    deadline: datetime | None
+    """When it is stopped if it still runs; None without a timeout."""
+
+
+@dataclass(slots=True)
+class _Node:
+    """What is the same for all tasks of this process."""
+
+    name: str = ""
+    max_attempts: int = 0
+
+
+_node = _Node()
+
+
+def runs_on(name: str, max_attempts: int) -> None:
+    """Tells which node this worker belongs to, and its `--max-attempts`."""
+    _node.name, _node.max_attempts = name, max_attempts
+
+
+def current_task() -> CurrentTask | None:
+    """The task that runs here, also in a thread that runs in a copy of its context (`asyncio.to_thread` does); else None."""
+    from spoolnode.node.work import current  # a web process, where nothing runs, need not have it
+
+    task = current.running.get()
+    return None if task is None else _shown(task)
+
+
+def _shown(task: "Task") -> CurrentTask:
+    import time
+
+    from spoolnode.protocol import names
+
+    variables = dict(task.variables)
+    identity = names.id_of_file(task.file_name)
+    left = task.deadline - time.monotonic()
+    return CurrentTask(
+        id=identity,
+        origin_id=variables[names.ID].decode("ascii", "replace") if names.ID in variables else identity,
+        attempt=task.attempt,
+        max_attempts=_node.max_attempts,
+        function=variables.get(names.FUNCTION, b"").decode("utf-8", "replace"),
+        node=_node.name,
+        accepted_at=datetime.fromtimestamp(task.accepted, UTC),
+        deadline=datetime.fromtimestamp(time.time() + left, UTC) if task.deadline else None,
+    )
