@@ -2,6 +2,7 @@
 # ruff: noqa: T201  # printing is what these tests are about
 
 import io
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -9,9 +10,10 @@ from contextlib import contextmanager, redirect_stdout
 
 import pytest
 
-from spoolnode.node.work import output
+from spoolnode.node.work import current, output
 from spoolnode.node.work.messages import MAX_TEXT
-from spoolnode.node.work.output import TaskOutput, capture_output, current_task, flush_task, print_to_descriptors
+from spoolnode.node.work.output import TaskOutput, capture_output, flush_task, print_to_descriptors
+from spoolnode.node.work.taskfile import BatchTask
 
 Lines = list[tuple[str, str, str]]
 
@@ -34,9 +36,9 @@ def worker() -> Iterator[Lines]:
 @contextmanager
 def task(name: str) -> Iterator[None]:
     """Within it a task of that name runs."""
-    token = current_task.set(name)
+    token = current.running.set(BatchTask(b"", b"", name, mmap.mmap(-1, 1), 0))
     yield
-    current_task.reset(token)
+    current.running.reset(token)
 
 
 def test_each_line_is_told_when_it_ends_with_its_stream_and_its_task() -> None:
