@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from spoolnode.node.ingress.pieces import LEAST_PIECE, Gathered
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.ingress.waiters import KNOWN, Arrival, Copies, Leaving
 from spoolnode.node.outbox.storage import Storage
@@ -24,8 +25,28 @@ Route = Callable[[Terms], list[str]]
 MOST_LINKS = 4096
 """Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
 
+MAX_UPLOADS = 1024
+"""Large bodies on their way at once; each has a file open."""
+
 UPLOAD_THREADS = 4
 """Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
+
+
+class InlineTask:
+    """A task whose body is gathered in memory, and becomes a record with it."""
+
+    __slots__ = ("_enter", "_terms")
+
+    def __init__(self, terms: Terms, enter: Callable[[bytes], None]) -> None:
+        self._terms = terms
+        self._enter = enter
+
+    def __repr__(self) -> str:
+        return f"<InlineTask with a body of {self._terms.body} bytes>"
+
+    def take(self, body: bytes) -> None:
+        """The body is here. Raises `Refused`: the node may have been closed, or its disk filled, while it came."""
+        self._enter(body)
 
 
 class Admission:
@@ -39,7 +60,11 @@ class Admission:
         # As it was named, and without symbolic links: /var/run is one, to /run.
         self._roots = [os.fsencode(os.path.realpath(storage.journal.layout.root)), os.fsencode(storage.journal.layout.root)]
         self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
-        self._uploads = itertools.count(1)
+        self._serials = itertools.count(1)
+        self._uploading: set[Upload] = set()
+        self._max_uploads = MAX_UPLOADS
+        self.gathered = Gathered()
+        """Bodies on their way, in memory."""
         self.free = 1 << 62
         """Bytes free, as last told."""
         self.closed = ""
@@ -65,7 +90,41 @@ class Admission:
         """Whether the disk has too little left for any task."""
         return self.free < self._min_free
 
-    def check(self, terms: Terms) -> None:
+    def limit_uploads(self, limit: int) -> None:
+        """No more than so many large bodies may be on their way at once: each has a file open."""
+        self._max_uploads = min(self._max_uploads, limit)
+
+    def open(
+        self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None, prompt: PromptWaiter | None = None
+    ) -> "InlineTask | Upload | None":
+        """A request asks to come in: the one way, and the one decision.
+
+        Args:
+            block: its variables.
+            terms: what they say.
+            waiter: is told what becomes of it.
+            link: who sent it, and to what, when it came over a link.
+            prompt: the same waiter, when it is in a hurry. Then the task is for here, and has no body.
+
+        Returns:
+            Where its body is to go: into memory, or into a file of its own. None when nothing more is needed of it: it
+            has no body, or it is stored already.
+
+        Raises:
+            Refused: it is not taken; `waiter` is not told.
+        """
+        if not (terms.body or terms.own_file):
+            self._take(block, b"", terms, waiter, link, prompt)
+            return None
+        self._check(terms)
+        is_crowded = self.gathered.is_crowded and terms.body > LEAST_PIECE
+        if not (terms.body > INLINE_BODY or terms.own_file or is_crowded):
+            return InlineTask(terms, lambda body: self._take(block, body, terms, waiter, link))
+        if terms.body and len(self._uploading) >= self._max_uploads:
+            raise Refused(Reason.BUSY, f"this node is taking {len(self._uploading)} large bodies already; ask again")
+        return self._upload(block, terms, waiter, link)
+
+    def _check(self, terms: Terms) -> None:
         """Raises `Refused` when a request with these terms is not taken, whatever its variables and body."""
         if self.closed:
             raise Refused(Reason.BUSY, self.closed)
@@ -85,14 +144,13 @@ class Admission:
             ours = self._roots[0].decode("utf-8", "backslashreplace")
             raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {ours!r}")
 
-    def admit(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> None:
-        """Takes a task whose body is at hand; `waiter` is told. `link`: who sent it, and to what, when it came over a link.
-
-        Raises:
-            Refused: it is not taken; `waiter` is not told.
-        """
-        self.check(terms)
-        block = _told_apart(block, terms)
+    def _take(
+        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, prompt: PromptWaiter | None = None
+    ) -> None:
+        """A request that is whole becomes a record of a batch, or several. Raises `Refused`."""
+        self._check(terms)
+        if terms.pickled:
+            block = _told_apart(block)
         if link is not None:
             arrival = self._arrival(block, terms, waiter, link)
             if arrival is not None:
@@ -100,7 +158,7 @@ class Admission:
             return
         places = self._places(block, terms)
         if places == [""]:
-            self._storage.spool.group_commit.add(block, body, terms, waiter)
+            self._storage.spool.group_commit.add(block, body, terms, waiter, prompt)
             return
         copies = Copies(waiter, len(places))
         for to in places:
@@ -174,23 +232,10 @@ class Admission:
         self._storage.journal.received.begin(link, terms.number)
         return arrival
 
-    def admit_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
-        """Takes a task for here that has no body, for a waiter in a hurry. Raises `Refused`."""
-        self.check(terms)
-        self._storage.spool.group_commit.add_prompt(block, terms, waiter)
-
-    def wants_upload(self, terms: Terms) -> bool:
-        """Whether it gets a file of its own: it asks for that, or its body is too large to be held in memory."""
-        return terms.body > INLINE_BODY or terms.own_file
-
-    def upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None) -> "Upload | None":
-        """A task that is written to a file of its own as it comes; None when it is stored already, and `waiter` has been told so.
-
-        Raises:
-            Refused: it is not taken.
-        """
-        self.check(terms)
-        block = _told_apart(block, terms)
+    def _upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None) -> Upload | None:
+        """A task that is written to a file of its own as it comes; None when it is stored already, and `waiter` was told so."""
+        if terms.pickled:
+            block = _told_apart(block)
         arrival, places = None, [""]
         if link is None:
             places = self._places(block, terms)
@@ -199,7 +244,11 @@ class Admission:
             if arrival is None:
                 return None
             block = arrival.block
-        return Upload(self._storage, self._executor, next(self._uploads), block, terms, places, self._min_free, arrival)
+        serial = next(self._serials)
+        upload = Upload(self._storage, self._executor, serial, block, terms, places, self._min_free, arrival)
+        self._uploading.add(upload)
+        upload.over = self._uploading.discard
+        return upload
 
     def close(self) -> None:
         """Returns when no upload is being written."""
@@ -209,10 +258,8 @@ class Admission:
 _PICKLED = encode_variables([(names.PICKLED, b"1")])
 
 
-def _told_apart(block: bytes, terms: Terms) -> bytes:
-    """The variables, with a mark when they are pickled: only from this machine such a request comes so far."""
-    if not terms.pickled:
-        return block
+def _told_apart(block: bytes) -> bytes:
+    """Pickled variables, with a mark: only from this machine such a request comes so far."""
     if len(block) + len(_PICKLED) > MAX_BLOCK:
         raise Refused(
             Reason.TOO_LARGE,

@@ -12,10 +12,11 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from spoolnode.node.background import spawn
-from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.admission import Admission, InlineTask
+from spoolnode.node.ingress.pieces import Pieces
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.spool.sequence import Key
@@ -38,18 +39,10 @@ MAX_UNANSWERED = 8 << 20
 """Bytes of the unanswered requests of one connection, likewise: they are in memory until their commit is done."""
 MAX_UNSENT = 1 << 18
 """Bytes of answers made for one connection before they are sent; then its next requests wait."""
-UPLOAD_PIECE = 1 << 20
-"""Bytes of a large body gathered before they are written..."""
-MAX_GATHERED = 16 << 20
-"""...unless all connections together have gathered more than this..."""
-LEAST_PIECE = 16 << 10
-"""...then so many are enough, and smaller bodies are written as they come too: many clients may be slow at once."""
 LEAST_PROGRESS = 4096
 """Bytes of a body (or its end) that must come within --request-timeout: a byte now and then is no progress."""
 MAX_DROPPED = 1 << 20
 """The largest body of a refused request that is read and dropped, in bytes; a larger one ends the connection."""
-MAX_PIECES = 512
-"""Pieces in which a body may lie in memory: a body that comes in crumbs would take twenty times its size."""
 UNDELIMITED = Refused(
     Reason.LENGTH_REQUIRED,
     "a body came without its length: add `uwsgi_param CONTENT_LENGTH $content_length;` to nginx",
@@ -92,11 +85,6 @@ class Services:
     """TLS connections that did not become anybody's."""
     keep_headers: frozenset[bytes] = frozenset()
     """Variables of web visitors that are stored although they look like secrets."""
-    gathered: int = 0
-    """Bytes of bodies that are in memory and have not come whole."""
-    uploads: int = 0
-    """Bodies that are being written; each has a file open."""
-    max_uploads: int = 1024
     _said: dict[str, Any] = field(default_factory=dict)
     _pong: bytes = b""
 
@@ -166,6 +154,14 @@ class AnswerPlace:
         conversation.services.talking.add(conversation)
 
 
+class Coming(NamedTuple):
+    """A body that is coming: what it is for, where its answer goes, and what is here of it."""
+
+    task: InlineTask | Upload
+    place: AnswerPlace
+    pieces: Pieces
+
+
 class Conversation:
     """One connection, from its first byte to its last."""
 
@@ -200,13 +196,10 @@ class Conversation:
         self._pumping = False
         self._unsent = 0
         """Bytes of pongs that are made and not sent."""
-        self._task: tuple[bytes, Terms, AnswerPlace] | None = None
-        """The request whose body is coming."""
-        self._pieces: list[bytes] = []
-        self._gathered = 0
-        self._upload: Upload | None = None
+        self._coming: Coming | None = None
+        """The body that is coming."""
         self._skipping = False
-        """The body that is coming is not wanted: its task is stored already."""
+        """Or a body that is not wanted is coming: its task is refused, or stored already."""
         self._progress = False
         self._since_progress = 0
         """Bytes of a body that came since the last time it counted."""
@@ -230,7 +223,7 @@ class Conversation:
         if self._paused and not self._over:
             self._half_closed = True
             return True
-        if not self._over and (self._task is not None or not self._reader.is_empty):
+        if not self._over and (self._coming is not None or not self._reader.is_empty):
             return False
         self._over = True
         return bool(self._answers)
@@ -238,17 +231,17 @@ class Conversation:
     def lost(self) -> None:
         """The connection is gone. What was taken stays; a body that did not come whole is nothing."""
         self._gone = self._over = True
-        if self._upload is not None and not self._blocked:
-            self._upload.abort()
-            self._end_upload()
-        self._take_pieces()
+        if self._coming is not None and not self._blocked:
+            if isinstance(self._coming.task, Upload):
+                self._coming.task.abort()
+            self._drop_body()
 
     @property
     def is_incomplete(self) -> bool:
         """Whether the client owes us bytes: a request begun, a body, or (in the plain dialect) any request at all."""
         if self._over or self._paused:
             return False  # what we do not read cannot come
-        return self._task is not None or not self._reader.is_empty or not self.extended
+        return self._coming is not None or not self._reader.is_empty or not self.extended
 
     @property
     def waits_for_us(self) -> bool:
@@ -326,7 +319,7 @@ class Conversation:
             self._on_ping(request.block)
         else:
             self._on_task(request.block)
-        if not self.extended and self._task is None:
+        if not self.extended and self._coming is None:
             self._over = True
 
     def _on_ping(self, block: bytes) -> None:
@@ -378,32 +371,18 @@ class Conversation:
 
     def _begin(self, block: bytes, terms: Terms, place: AnswerPlace) -> None:
         """Takes a task whose body, if it has one, is still to come. Raises `Refused`."""
-        services = self.services
+        admission = self.services.admission
         if terms.destination and self._link_key is None:
-            place.note = services.unknown(terms.destination)
-        if not terms.body and not terms.own_file:
-            services.admission.admit(block, b"", terms, place, self._link_key)
-            return
-        services.admission.check(terms)
-        is_crowded = services.gathered > MAX_GATHERED and terms.body > LEAST_PIECE
-        if services.admission.wants_upload(terms) or is_crowded:
-            if terms.body and services.uploads >= services.max_uploads:
-                raise Refused(Reason.BUSY, f"this node is taking {services.uploads} large bodies already; ask again")
-            self._upload = services.admission.upload(block, terms, place, self._link_key)
-            services.uploads += self._upload is not None
-            self._skipping = self._upload is None
-            block = b""  # the upload has it
-        self._task = block, terms, place
+            place.note = self.services.unknown(terms.destination)
+        task = admission.open(block, terms, place, self._link_key)
         if terms.body:
             self._reader.expect_body(terms.body)
-        else:
+        if task is None:
+            self._skipping = bool(terms.body)
+            return
+        self._coming = Coming(task, place, Pieces(admission.gathered))
+        if not terms.body:
             self._on_body(Body(b"", last=True))
-
-    def _end_upload(self) -> None:
-        """It is whole, or nothing."""
-        if self._upload is not None:
-            self.services.uploads -= 1
-        self._upload = self._task = None
 
     def _pass_over(self, length: int | None) -> None:
         """A request was refused: what follows it on the connection is understood when its body has been dropped."""
@@ -427,67 +406,56 @@ class Conversation:
         if body.last or self._since_progress >= LEAST_PROGRESS:
             self._progress, self._since_progress = True, 0
         if self._skipping:
-            if body.last:
-                self._skipping, self._task = False, None
+            self._skipping = not body.last
             return
-        self._pieces.append(body.data)
-        if len(self._pieces) > MAX_PIECES:
-            self._pieces = [b"".join(self._pieces)]
-        self._gathered += len(body.data)
-        self.services.gathered += len(body.data)
-        if self._upload is not None:
-            enough = UPLOAD_PIECE if self.services.gathered <= MAX_GATHERED else LEAST_PIECE
-            if body.last or self._gathered >= enough:
+        coming = self._coming
+        assert coming is not None  # noqa: S101  # for the type checker
+        coming.pieces.add(body.data)
+        if isinstance(coming.task, Upload):
+            if body.last or coming.pieces.are_enough:
                 self._blocked = True
-                spawn(self._write_piece(body.last))
+                spawn(self._write_piece(coming.task, coming, last=body.last))
         elif body.last:
-            self._admit_with_body()
+            self._take_whole(coming.task, coming)
 
-    def _take_pieces(self) -> bytes:
-        data = b"".join(self._pieces)
-        self._pieces = []
-        self.services.gathered -= self._gathered
-        self._gathered = 0
-        return data
-
-    def _admit_with_body(self) -> None:
-        assert self._task is not None  # noqa: S101  # for the type checker
-        (block, terms, place), self._task = self._task, None
-        place.size += terms.body
-        self._unanswered += terms.body
+    def _take_whole(self, task: InlineTask, coming: Coming) -> None:
+        body, place = coming.pieces.joined(), coming.place
+        self._drop_body()
+        place.size += len(body)
+        self._unanswered += len(body)
         try:
-            self.services.admission.admit(block, self._take_pieces(), terms, place, self._link_key)
+            task.take(body)
         except Refused as refusal:
             place.refused(refusal)
         if not self.extended:
             self._over = True
 
-    async def _write_piece(self, last: bool) -> None:
+    def _drop_body(self) -> None:
+        """It is whole, or nothing."""
+        if self._coming is not None:
+            self._coming.pieces.drop()
+            self._coming = None
+
+    async def _write_piece(self, upload: Upload, coming: Coming, *, last: bool) -> None:
         """Writes what was gathered of a large body; the connection is not read meanwhile."""
-        assert self._task is not None  # noqa: S101  # for the type checker
-        assert self._upload is not None  # noqa: S101  # for the type checker
-        place = self._task[2]
-        self._balance()
-        piece = self._take_pieces()
-        self.services.gathered += len(piece)  # it is in memory until it is written
         try:
             try:
-                await self._upload.write(piece)
+                await upload.write(coming.pieces.joined())
             finally:
-                self.services.gathered -= len(piece)
+                coming.pieces.drop()
             if last:
-                await self._upload.finish(place)
+                await upload.finish(coming.place)
         except Refused as refusal:
-            place.refused(refusal)
-            self._end_upload()
+            coming.place.refused(refusal)
+            self._coming = None
             if not last:
                 self._pass_over(self._reader.body_left)
         if last:
-            self._end_upload()
+            self._coming = None
             self._over = self._over or not self.extended
-        elif self._gone and self._upload is not None:
-            self._upload.abort()
-            self._end_upload()
+        elif self._gone and self._coming is not None:
+            upload.abort()
+            self._coming = None
         self._blocked = False
         self._link.touch()
         self._pump()

@@ -225,7 +225,7 @@ class Listener:
         self._sweeper: asyncio.TimerHandle | None = None
         self.streams: set[Stream] = set()
         self.room = Room(config.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        services.max_uploads = min(services.max_uploads, self.room.uploads)
+        services.admission.limit_uploads(self.room.uploads)
         self.connections = 0
         self.strangers = 0
         """Streams from where nothing is taken."""
@@ -372,9 +372,10 @@ class Listener:
         try:
             block = data[4:]
             terms = read_terms(block, local=local)
-            if terms.body or terms.web or terms.destination or terms.pickled:
+            if terms.body or terms.web or terms.destination or terms.pickled or terms.own_file:
                 return False
-            self.services.admission.admit_prompt(block, terms, LoneRequest(descriptor, self))
+            lone = LoneRequest(descriptor, self)
+            self.services.admission.open(block, terms, lone, prompt=lone)
         except Refused:
             return False  # a conversation says it, in the words that this client understands
         return True

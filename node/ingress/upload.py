@@ -31,6 +31,8 @@ class Upload:
         self._places = places
         self._arrival = arrival
         self._min_free = min_free
+        self.over: Callable[[Upload], None] = lambda _upload: None
+        """Called when it is whole, or nothing."""
         self._identity = storage.journal.new_id(serial)
         self._temporary = storage.journal.layout.path(f"tmp/upload.{serial}")
         self._descriptor = -1
@@ -54,6 +56,7 @@ class Upload:
         except OSError as error:
             self.abort()
             raise _disk_refusal(error) from error
+        self.over(self)
         self._storage.journal.counts.accepted += 1
         waiter.stored(self._identity, copies)
 
@@ -89,6 +92,7 @@ class Upload:
 
     def abort(self) -> None:
         """The rest will not come: leaves nothing behind."""
+        self.over(self)
         if self._arrival is not None:
             self._arrival.forget()
         try:

@@ -122,15 +122,14 @@ class GroupCommit:
         """`call` is to be called after the waiters of a commit have been told: the time to send what was gathered."""
         self.told = call
 
-    def add_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter) -> None:
-        """Takes one task without a body, for a waiter that is in a hurry."""
-        self.add(block, b"", terms, waiter, prompt=waiter)
-
     def add(
         self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None,
         outbound: Outbound | None = None,
     ) -> None:  # fmt: skip
-        """Takes one task, for here or (`outbound`) for another node. `waiter` is told later; nothing is raised."""
+        """Takes one task, for here or (`outbound`) for another node. `waiter` is told later; nothing is raised.
+
+        `prompt` is the same waiter, when it is in a hurry.
+        """
         now = time.time()
         group = self._open
         size = batchfile.RECORD_SIZE + 4 + len(block) + len(body) + batchfile.ALIGN

@@ -23,6 +23,7 @@ from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
@@ -195,13 +196,12 @@ class SendingNode:
             block, waiter = encode_variables(variables), Waiter()
             terms = read_terms(block, local=False)._replace(body=len(body))
             waiters.append(waiter)
-            if self.admission.wants_upload(terms):
-                upload = self.admission.upload(block, terms, waiter)
-                assert upload is not None
-                await upload.write(body)
-                await upload.finish(waiter)
-            else:
-                self.admission.admit(block, body, terms, waiter)
+            task = self.admission.open(block, terms, waiter)
+            if isinstance(task, Upload):
+                await task.write(body)
+                await task.finish(waiter)
+            elif task is not None:
+                task.take(body)
         for waiter in waiters:
             await waiter.done.wait()
 

@@ -217,7 +217,8 @@ class Life:
         if fate.body or self.random.random() < 0.5:
             self.spool.group_commit.add(block, fate.body, terms, fate)
         else:
-            self.spool.group_commit.add_prompt(block, terms, PromptWaiter(fate))
+            waiter = PromptWaiter(fate)
+            self.spool.group_commit.add(block, b"", terms, waiter, waiter)
         return fate
 
     def upload(self) -> None:

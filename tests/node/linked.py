@@ -12,7 +12,7 @@ from life import Inline, new_machine
 
 from spoolnode.node.disk.fakes import FakeDisk, GuardedDisk, SteppedThread
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.admission import Admission, InlineTask
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
@@ -102,14 +102,20 @@ class Station:
     def admit(self, block: bytes, body: bytes = b"", link: Key | None = LINK) -> Heard:
         """A request whose body is at hand. Raises `Refused` as the admission does."""
         heard = Heard()
-        self.admission.admit(block, body, read_terms(block, local=False, peer=link is not None), heard, link)
+        terms = read_terms(block, local=False, peer=link is not None)._replace(body=len(body))
+        task = self.admission.open(block, terms, heard, link)
+        if body and task is not None:
+            assert isinstance(task, InlineTask)
+            task.take(body)
         return heard
 
     def begin_upload(self, block: bytes, link: Key | None = LINK) -> tuple[Upload | None, Heard]:
         """A request with a large body, of which nothing has come."""
         heard = Heard()
         terms = read_terms(block, local=False, peer=link is not None)._replace(body=len(LARGE))
-        return self.admission.upload(block, terms, heard, link), heard
+        task = self.admission.open(block, terms, heard, link)
+        assert not isinstance(task, InlineTask)
+        return task, heard
 
     async def upload(self, block: bytes, link: Key | None = LINK) -> Heard:
         """A request with a large body, whole."""

@@ -479,7 +479,7 @@ def test_a_client_cannot_send_pickled_arguments_to_another_node_not_even_from_he
         station = Station()
         block = task(1, spool_node="beta", ud_spool_func="f", args="x")
         with pytest.raises(Refused, match="pickled") as caught:
-            station.admission.admit(block, b"", _local_terms(block), Heard())
+            station.admission.open(block, _local_terms(block), Heard())
         assert caught.value.reason is Reason.FORBIDDEN
         assert station.outbox.total == 0
 

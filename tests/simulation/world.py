@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 from spoolnode.node import background
-from spoolnode.node.ingress import admission, conversation
+from spoolnode.node.ingress import admission, pieces
 from spoolnode.node.outbox import envelope
 from spoolnode.node.spool import group_commit
 
@@ -153,7 +153,7 @@ def living(world: World) -> Iterator[World]:
     with ExitStack() as stack:
         for module, name, value in (
             (group_commit, "BATCH_SIZE", 16 << 10), (admission, "INLINE_BODY", 2 << 10), (envelope, "INLINE_BODY", 2 << 10),
-            (conversation, "UPLOAD_PIECE", 4 << 10),
+            (pieces, "UPLOAD_PIECE", 4 << 10),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(module, name, value))
         stack.enter_context(virtual(world.loop, Random(world.seed)))

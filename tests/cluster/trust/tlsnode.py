@@ -40,22 +40,14 @@ class Admission:
     def __init__(self) -> None:
         self.taken: list[tuple[bytes, bytes]] = []
 
-    def check(self, terms: Any, *rest: Any) -> None:
+    def limit_uploads(self, limit: int) -> None:
         """Fine."""
 
-    def wants_upload(self, terms: Any) -> bool:
-        """Never."""
-        return False
-
-    def admit(self, block: bytes, body: bytes, terms: Any, waiter: Any, *rest: Any) -> None:
-        """Taken."""
-        self.taken.append((block, body))
-        waiter.stored(f"id{len(self.taken)}")
-
-    def admit_prompt(self, block: bytes, terms: Any, waiter: Any, *rest: Any) -> None:
+    def open(self, block: bytes, terms: Any, waiter: Any, link: Any = None, prompt: Any = None) -> None:
         """Taken."""
         self.taken.append((block, b""))
-        waiter.safe()
+        if prompt is not None:
+            prompt.safe()
         waiter.stored(f"id{len(self.taken)}")
 
 
