@@ -15,7 +15,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from spoolnode.cluster.lookup import look_up
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import BadConfig, parse_address
-from spoolnode.node.ingress.tls import SHUTDOWN_SECONDS, Untrusted, reason_of
+from spoolnode.node.ingress.tls import SHUTDOWN_SECONDS, Untrusted, why_tls_failed
 from spoolnode.protocol.errors import SpoolnodeError
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -95,7 +95,7 @@ async def dial(
 def refusal_of(error: BaseException | None, address: str) -> DialError | None:
     """What the end of a connection (`connection_lost`) means when the other side did not take our certificate; else None."""
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
-        return DialError(DialFailure.UNTRUSTED, f"{address}: {reason_of(error)}")
+        return DialError(DialFailure.UNTRUSTED, f"{address}: {why_tls_failed(error)}")
     return None
 
 
@@ -138,9 +138,9 @@ async def _shake_hands(
     except ssl.SSLError as error:
         if error.reason in NO_TLS:
             raise DialError(DialFailure.UNTRUSTED, f"{address} does not speak TLS: that node has no certificate") from error
-        raise DialError(DialFailure.UNTRUSTED, f"{address}: {reason_of(error)}") from error
+        raise DialError(DialFailure.UNTRUSTED, f"{address}: {why_tls_failed(error)}") from error
     except OSError as error:
-        raise DialError(DialFailure.UNREACHABLE, f"{address}: {reason_of(error)}") from error
+        raise DialError(DialFailure.UNREACHABLE, f"{address}: {why_tls_failed(error)}") from error
     if stranger.known is None:
         raise DialError(DialFailure.UNTRUSTED, stranger.reason)
     return stranger.known

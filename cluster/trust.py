@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Self
 from spoolnode.cluster.revoked import Revoked
 from spoolnode.cluster.revoked import read as read_revoked
 from spoolnode.node.config import BadConfig, Config
-from spoolnode.node.ingress.tls import UNKNOWN_ISSUER, Untrusted, handshake_error, reason_of
+from spoolnode.node.ingress.tls import UNKNOWN_ISSUER, Untrusted, handshake_error, why_tls_failed
 from spoolnode.protocol.names import is_node_name
 
 HOST = "node.spoolnode.internal"
@@ -330,7 +330,7 @@ def _why(error: ssl.SSLError, own: dict[str, Any], certificate: str, authorities
     if code == NOT_YET_VALID and own:
         since = _date(ssl.cert_time_to_seconds(own["notBefore"]))
         return f"--tls-cert {certificate} is valid only from {since}: is the clock of this machine right?"
-    return f"--tls-cert {certificate} would not be accepted by peers: {reason_of(error)}"
+    return f"--tls-cert {certificate} would not be accepted by peers: {why_tls_failed(error)}"
 
 
 _SHORT = {"commonName": "CN", "userId": "UID", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}

@@ -6,20 +6,20 @@ from counts import ROOT, counts
 
 HELD = {
     "classes over 300 lines": 9,
-    "classes with over 15 attributes": 12,
+    "classes with over 15 attributes": 11,
     "isinstance on the source of a task": 22,
     "modules in a cycle of imports at run time": 0,
     "modules in a cycle of imports for types": 4,
     "public classes of one name": 2,
     "public functions of one name": 19,
     "module files of one name": 8,
-    'docstrings that begin with "What"': 185,
-    'sentences: "is/are no X"': 121,
-    "sentences: nobody, somebody, everybody": 189,
-    "sentences: who, whoever as a subject": 66,
-    'sentences: "anew"': 39,
+    'docstrings that begin with "What"': 184,
+    'sentences: "is/are no X"': 119,
+    "sentences: nobody, somebody, everybody": 171,
+    "sentences: who, whoever as a subject": 62,
+    'sentences: "anew"': 38,
     'sentences: "for what is gone"': 1,
-    "lines of prose over 100 characters": 181,
+    "lines of prose over 100 characters": 179,
 }
 """A number goes down with the code, in the same commit, and never up."""
 

@@ -50,7 +50,7 @@ UNDELIMITED = Refused(
 
 
 class Connection(Protocol):
-    """What a conversation needs of its connection."""
+    """A connection, as a conversation needs it."""
 
     def write(self, data: bytes) -> None: ...
     def close(self) -> None: ...
@@ -62,7 +62,7 @@ class Connection(Protocol):
 
 @dataclass
 class Services:
-    """What conversations need of their node."""
+    """A node, as conversations need it."""
 
     admission: Admission
     status: Callable[[], dict[str, Any]]

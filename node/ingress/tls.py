@@ -64,8 +64,8 @@ def is_client_hello(data: bytes) -> bool:
     return data[:2] == CLIENT_HELLO + b"\x03" and data[5:6] == b"\x01" and len(data) >= 5 + int.from_bytes(data[3:5], "big")
 
 
-def reason_of(error: BaseException) -> str:
-    """Why TLS failed, for people."""
+def why_tls_failed(error: BaseException) -> str:
+    """In words for people."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == LIST_EXPIRED:
             return "its certificate is not accepted: --tls-crl of this node has expired, so none can be"
@@ -94,7 +94,7 @@ RUBBISH = frozenset(
     {"bad record type", "data length too long", "decode error", "http request", "length mismatch", "length too short"}
     | {"packet length too long", "unexpected message", "wrong version number"}
 )
-"""What OpenSSL says of bytes that are none of a handshake."""
+"""Words of OpenSSL for bytes that are none of a handshake."""
 
 ALERTS = {
     "certificate required": "none was shown",
@@ -106,7 +106,7 @@ ALERTS = {
     "unsupported certificate": "it is not for this use",
     "access denied": "access denied",
 }
-"""What the other side says when it does not like a certificate (RFC 8446, section 6.2)."""
+"""Words of the other side when it does not like a certificate (RFC 8446, section 6.2)."""
 
 
 Named = Callable[[str], asyncio.Protocol]
@@ -181,7 +181,7 @@ class Handshakes:
         if not greeting.handed_over:
             self._gone()
             if not task.cancelled() and (error := task.exception()) is not None:
-                self.failed(greeting.who, reason_of(error))
+                self.failed(greeting.who, why_tls_failed(error))
 
 
 class Handshake(asyncio.Protocol):
