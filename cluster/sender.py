@@ -24,6 +24,7 @@ from spoolnode.cluster.liveness import PeerState
 from spoolnode.node.outbox.envelope import Envelope
 from spoolnode.node.outbox.outbox import ANYONE, Outbox, Shipment
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.tasks import Taken
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
 from spoolnode.protocol.answer import STORED, Answer
@@ -296,7 +297,7 @@ class Sender:
         """
         for (source, rank, before), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank, sent.doubtful)):
             refs = [sent.ref for sent in group]
-            self._around.outbox.give_back(self.to, self._peer, source, refs[::-1], rank, doubtful=doubtful or before)
+            self._around.outbox.give_back(self.to, self._peer, Taken(source, refs[::-1], rank), doubtful=doubtful or before)
 
     # -- an open link --
 
@@ -342,8 +343,7 @@ class Sender:
                 await self._send_envelopes(channel, load, envelopes)
         finally:
             if envelopes:
-                rest = [envelope.ref for envelope in envelopes]
-                self._around.outbox.give_back(self.to, self._peer, load.source, rest, load.rank, doubtful=load.doubtful)
+                self._around.outbox.give_back(self.to, self._peer, load.rest(envelopes), doubtful=load.doubtful)
         return True
 
     async def _send_envelopes(self, channel: Channel, load: Shipment, envelopes: list[Envelope]) -> None:
@@ -452,8 +452,7 @@ class Sender:
                 while envelopes and not self.link.closing:
                     await self._send_plain(load, envelopes.pop(0))
             finally:
-                rest = [envelope.ref for envelope in envelopes]
-                self._around.outbox.give_back(self.to, UWSGI, load.source, rest, load.rank, doubtful=load.doubtful)
+                self._around.outbox.give_back(self.to, UWSGI, load.rest(envelopes), doubtful=load.doubtful)
         self._pause()
 
     async def _send_plain(self, load: Shipment, envelope: Envelope) -> None:

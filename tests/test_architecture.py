@@ -106,7 +106,7 @@ def test_each_step_from_reading_to_moving_adds_something(less: type, more: type)
 
 @pytest.mark.parametrize("reading", [Reader, ReadingDisk])
 @pytest.mark.parametrize(
-    "move", ["write", "create", "rename", "unlink", "sync", "bury", "settle", "hand_over", "mark", "replace"]
+    "move", ["write", "create", "rename", "unlink", "sync", "mark", "replace", "remove", "revive", "publish"]
 )
 def test_what_any_thread_gets_cannot_move_anything(reading: type, move: str) -> None:
     assert not hasattr(reading, move)

@@ -101,7 +101,7 @@ class Layout:
 
     def batch(self, number: int) -> str:
         """The path of a batch."""
-        return os.path.join(self.incoming, f"{number}{BATCH_SUFFIX}")
+        return self.path(batch_ref(number))
 
     def directory_of(self, ref: str) -> str:
         """The directory in which a spool file lies."""
@@ -130,6 +130,16 @@ def create(disk: Disk, layout: Layout, path: str) -> int:
     except FileNotFoundError:
         make_places(disk, layout)
         return disk.create(path)
+
+
+def batch_ref(number: int) -> str:
+    """The path of a batch below the spool."""
+    return f"incoming/{number}{BATCH_SUFFIX}"
+
+
+def is_incoming(ref: str) -> bool:
+    """Whether something lies where the batches are."""
+    return ref.startswith("incoming/")
 
 
 def batch_number(name: str) -> int | None:
@@ -179,6 +189,11 @@ def outbox_ref(to: str, identity: str, number: int) -> str:
 def is_outbound(ref: str) -> bool:
     """Whether a file waits for another node."""
     return ref.startswith("outbox/")
+
+
+def is_dead(ref: str) -> bool:
+    """Whether a file is a task that was given up."""
+    return ref.startswith("dead/")
 
 
 def destination_of(ref: str) -> str:

@@ -4,11 +4,14 @@ Everything here blocks and runs in the packing thread, so that reading for a lin
 of a task that the link has taken: that it may have been sent.
 """
 
+import contextlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import singledispatch
+from typing import Any, NamedTuple
 
 from spoolnode.node.disk.layout import number_of, ref_id
 from spoolnode.node.spool.group_commit import INLINE_BODY
+from spoolnode.node.spool.place import IN_FILES, InBatch, InFiles, Place
 from spoolnode.node.spool.reader import Location, Marker, Reader
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, pickles
@@ -47,11 +50,17 @@ class Unsendable(NamedTuple):
     reason: str
 
 
-def pack_records(marker: Marker, number: int, offsets: Sequence[int]) -> list[Envelope | Unsendable]:
-    """The waiting ones among these records of a batch. Raises OSError, FileNotFoundError when the batch is gone."""
+@singledispatch
+def pack_tasks(place: Place, marker: Marker, refs: Sequence[Any]) -> list[Envelope | Unsendable]:
+    """The waiting ones among these tasks. Raises OSError, FileNotFoundError when all are gone with their batch."""
+    raise NotImplementedError
+
+
+@pack_tasks.register
+def _pack_records(place: InBatch, marker: Marker, offsets: Sequence[int]) -> list[Envelope | Unsendable]:
     found: list[Envelope | Unsendable] = []
     start = min(offsets) - batchfile.RECORD_SIZE
-    descriptor = marker.disk.open(marker.layout.batch(number))
+    descriptor = marker.disk.open(marker.layout.batch(place.number))
     try:
         size = marker.disk.size(descriptor)
         there = [offset for offset in offsets if offset + HEADER.size <= size]
@@ -70,11 +79,22 @@ def pack_records(marker: Marker, number: int, offsets: Sequence[int]) -> list[En
             if offset + length > size:
                 found.append(Unsendable(offset, "its batch was cut short"))
                 continue
-            identity = names.task_id(marker.node_id, number, offset)
+            identity = place.id_of(offset, marker.node_id)
             found.append(_envelope(offset, batchfile.sequence_number(data, at), identity, data[at : at + length]))
     finally:
         marker.disk.close(descriptor)
     return found
+
+
+@pack_tasks.register
+def _pack_files(_place: InFiles, marker: Marker, refs: Sequence[str]) -> list[Envelope | Unsendable]:
+    packed = []
+    for ref in refs:
+        with contextlib.suppress(FileNotFoundError):  # somebody removed it
+            envelope = pack_file(marker, ref)
+            if envelope is not None:
+                packed.append(envelope)
+    return packed
 
 
 def pack_file(marker: Marker, ref: str) -> Envelope | Unsendable | None:
@@ -90,7 +110,7 @@ def pack_file(marker: Marker, ref: str) -> Envelope | Unsendable | None:
         if size < body_at:
             return Unsendable(ref, "the file ends before its variables do")
         if not data[ATTEMPTS_AT]:
-            marker.set_attempts(None, ref, SENT[0])
+            IN_FILES.set_attempts(marker, ref, SENT[0])
         if size - body_at > INLINE_BODY:
             return _large(ref, number, identity, data[HEADER.size : body_at], body_at, size)
         data += marker.disk.read(descriptor, size - len(data), len(data))
@@ -108,15 +128,15 @@ class AskedPlace(NamedTuple):
     """How often it was handed on."""
 
 
-def asked(reader: Reader, number: int | None, refs: Sequence[int | str]) -> dict[int | str, AskedPlace]:
+def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int | str, AskedPlace]:
     """What these tasks ask for; those that are gone, malformed, or may not leave are not in the answer. Raises OSError."""
     found: dict[int | str, AskedPlace] = {}
     for ref in refs:
         try:
-            place = reader.place(number, ref)
-            block = reader.block_at(place)
+            whole = place.whole(reader, ref)
+            block = reader.block_at(whole)
             said = dict(decode_variables(block)) if any(mark in block for mark in _MAY_MATTER) else {}
-            if names.PICKLED in said or _is_pickled(reader, place, said, len(block)):
+            if names.PICKLED in said or _is_pickled(reader, whole, said, len(block)):
                 continue  # no other node would take what is pickled
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
             found[ref] = AskedPlace(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))

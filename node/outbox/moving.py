@@ -7,20 +7,26 @@ One rule: the new place is safe, then the old one is gone for good, and only the
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
 from spoolnode.node.outbox.envelope import AskedPlace, asked
 from spoolnode.node.outbox.outbox import Outbox
+from spoolnode.node.spool.place import Place
 from spoolnode.node.spool.queue import DueTask, Ref
 from spoolnode.node.spool.spool import Spool
-from spoolnode.node.spool.tasks import Batch, Source
+from spoolnode.node.spool.tasks import Source, Taken
 
 Choice = Callable[[AskedPlace], str | None]
 """Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
 
-Kept = tuple[Source, list[Any], int, dict[Ref, DueTask]]
-"""Tasks that were looked at and stay: source, refs, rank, and when those of them are due that are due later."""
+
+class Kept(NamedTuple):
+    """Tasks that were looked at and stay."""
+
+    taken: Taken
+    due: dict[Ref, DueTask]
+    """When those of them are due that are due later."""
 
 
 class Moving:
@@ -44,72 +50,72 @@ class Moving:
         taken = self._take(count, later=later)
         if taken is None:
             return None
-        source, refs, rank, due = taken
+        (source, refs, rank), due = taken
         moved: dict[Ref, str] = {}
         try:
-            moved = await self.hand_over(source, refs, rank, choose)
+            moved = await self.hand_over(taken.taken, choose)
         finally:
-            aside.append((source, [ref for ref in refs if ref not in moved], rank, due))
+            aside.append(Kept(Taken(source, [ref for ref in refs if ref not in moved], rank), due))
             self._spool.end(source, list(moved))
         return len(moved)
 
     def put_back(self, aside: list[Kept]) -> None:
         """What was put aside waits again: in its order, or until its time."""
-        for source, refs, rank, due in reversed(aside):
+        for taken, due in reversed(aside):
             if due:
-                self._spool.give_back_later([due[ref] for ref in refs])
+                self._spool.give_back_later([due[ref] for ref in taken.refs])
             else:
-                self._spool.give_back(source, refs, rank)
+                self._spool.give_back(taken)
 
     async def re_place(self, to: str, count: int, choose: Choice) -> int:
         """Gives the tasks for `to` that were never sent other destinations, `count` at a time; how many moved."""
-        stay: list[tuple[Source, list[Any], int]] = []
+        stay: list[Taken] = []
         total = 0
         try:
             while (taken := self._outbox.take_fresh(to, count)) is not None:
                 source, refs, rank = taken
                 moved: dict[Ref, str] = {}
                 try:
-                    moved = await self.hand_over(source, refs, rank, choose)
+                    moved = await self.hand_over(taken, choose)
                 finally:
-                    stay.append((source, [ref for ref in refs if ref not in moved], rank))
+                    stay.append(Taken(source, [ref for ref in refs if ref not in moved], rank))
                     self._outbox.left(to, source, moved)
                 total += len(moved)
         finally:
-            for source, refs, rank in reversed(stay):
-                self._outbox.keep(to, source, refs, rank)
+            for kept in reversed(stay):
+                self._outbox.keep(to, kept)
             if stay:
                 self._outbox.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
         return total
 
     def _take(self, count: int, *, later: bool) -> Kept | None:
         if (ready := self._spool.take(count)) is not None:
-            source, refs, rank = ready
-            return source, list(refs), rank, {}
+            return Kept(ready, {})
         entries = self._spool.take_later(count) if later else []
         if not entries:
             return None
         _, _, source, _, rank, _ = entries[0]
         due = {entry[3]: entry for entry in entries}
-        return source, list(due), rank, due
+        return Kept(Taken(source, list(due), rank), due)
 
-    async def hand_over(self, source: Source, refs: list[Any], rank: int, choose: Choice) -> dict[Ref, str]:
-        """Moves tasks, which the caller has taken, to the destinations that `choose` names (empty: here); the new refs.
+    async def hand_over(self, taken: Taken, choose: Choice) -> dict[Ref, str]:
+        """Moves tasks to the destinations that `choose` names (empty: here); the new refs.
 
         The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
         """
+        source, refs, rank = taken
         moved: dict[Ref, str] = {}
         times: dict[str, float] = {}
         targets: dict[Ref, str] = {}
         with self._journal.placing():
             try:
-                number = source.number
-                wishes = await self._journal.packing.run(lambda: asked(self._journal.reader, number, refs))
+                place = source.place
+                wishes = await self._journal.packing.run(lambda: asked(self._journal.reader, place, refs))
                 targets = self._targets(source, rank, {ref: choose(wish) for ref, wish in wishes.items()})
-                if isinstance(source, Batch) and source.arrived:
+                if source.arrived:
                     await self._journal.save_received()
                 if targets:
-                    moved, times = await self._journal.moves.run(lambda: self._hand_over(number, targets))
+                    moved, times = await self._journal.moves.run(lambda: self._hand_over(place, targets))
             except OSError as error:
                 self._journal.report("move_failed", move="hand over", reason=str(error))
             finally:
@@ -130,9 +136,9 @@ class Moving:
                 targets[ref] = waiting_ref(identity, rank)
         return targets
 
-    def _hand_over(self, number: int | None, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
+    def _hand_over(self, place: Place, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
         """In the store thread: the new refs of those that moved, and the times of their files as far as these can be read."""
-        moved = self._journal.store.hand_over(number, targets)
+        moved = place.hand_over(self._journal.store, targets)
         times = {}
         for ref in moved.values():
             with contextlib.suppress(OSError):

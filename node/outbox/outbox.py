@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, TypedDict
@@ -20,12 +20,13 @@ from typing import Any, TypedDict
 import msgpack
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, ref_id
-from spoolnode.node.outbox.envelope import Envelope, Unsendable, pack_file, pack_records
+from spoolnode.node.outbox.envelope import Envelope, Unsendable, pack_tasks
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.place import IN_FILES
 from spoolnode.node.spool.queue import ReadyQueue, Ref
 from spoolnode.node.spool.recovery import Found, move_aside, read_small
 from spoolnode.node.spool.sequence import LAST_RUN, RUN_BITS, Intervals, Outstanding
-from spoolnode.node.spool.tasks import Batch, Files, Source
+from spoolnode.node.spool.tasks import Batch, OutboxFiles, Source, Taken
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.names import LAST
@@ -68,6 +69,10 @@ class Shipment:
     doubtful: bool = False
     """They may be with the other node already, whatever it answers now but "stored"."""
 
+    def rest(self, envelopes: list[Envelope]) -> Taken:
+        """Those of them that are in these envelopes."""
+        return Taken(self.source, [envelope.ref for envelope in envelopes], self.rank)
+
 
 class _Links(TypedDict):
     """What the file `links` says."""
@@ -99,7 +104,7 @@ class Outbox:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         journal.tenants.append(self)
-        self.files = Files()
+        self.files = OutboxFiles()
         self.destinations: dict[str, Destination] = {}
         self.woken: Callable[[str], None] = lambda _name: None
         self.total = 0
@@ -213,7 +218,7 @@ class Outbox:
                 number = self.number(to)
                 ref = outbox_ref(to, ref_id(ref), number)
                 try:
-                    self._journal.store.hand_over(None, {file.ref: ref})
+                    IN_FILES.hand_over(self._journal.store, {file.ref: ref})
                 except (OSError, BadPacket) as error:
                     self.refused(to, number)
                     self._journal.report(
@@ -284,56 +289,35 @@ class Outbox:
         taken = self._take(found, peer, count, files)
         if taken is None:
             return None
-        source, refs, rank, doubtful = taken
-        source.in_flight.update(refs)
+        (source, refs, rank), doubtful = taken
         try:
-            packed = await self._journal.packing.run(lambda: self._pack(source, refs))
+            packed = await self._journal.packing.run(lambda: pack_tasks(source.place, self._journal.marker, refs))
         except FileNotFoundError:
             packed = []
         except BaseException:
-            self._land(source, refs)
-            queue = self._doubt(found, peer) if doubtful else found.fresh
-            queue.give_back(source, refs, rank)
+            self.give_back(to, peer, taken[0], doubtful=doubtful)
             raise
-        if isinstance(source, Batch):
-            self._journal.mark_dirty(source)
-        else:
-            self.marks_unsure = True
+        self.marks_unsure |= not source.touch(self._journal)
         self._sort_out(found, source, refs, packed, peer if doubtful else "")
         return Shipment(source, rank, [envelope for envelope in packed if isinstance(envelope, Envelope)], doubtful)
 
-    def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple[Source, list[Any], int, bool] | None:
+    def _take(self, found: Destination, peer: str, count: int, files: int) -> tuple[Taken, bool] | None:
+        """Also whether they are in doubt."""
         queues = [(found.doubts[peer], True)] if peer in found.doubts else []
         for queue, doubtful in [*queues, (found.fresh, False)]:
             while (taken := queue.take(count)) is not None:
                 source, refs, rank = taken
-                if isinstance(source, Batch):
-                    if source.moved:
-                        queue.give_back(self.files, [source.moved[ref] for ref in refs if ref in source.moved], rank)
-                    refs = [ref for ref in refs if ref not in source.moved and ref not in source.void]
-                else:
-                    queue.give_back(source, refs[files:], rank)
-                    refs = [ref for ref in refs[:files] if ref in source.known and ref not in source.in_flight]
-                if refs:
-                    return source, list(refs), rank, doubtful
+                most = source.at_once(count, files)
+                queue.give_back(source, refs[most:], rank)
+                here, moved = source.ready(refs[:most])
+                queue.give_back(self.files, moved, rank)
+                if here:
+                    source.in_flight.update(here)
+                    return Taken(source, here, rank), doubtful
         return None
 
-    def _pack(self, source: Source, refs: list[Ref]) -> list[Envelope | Unsendable]:
-        marker = self._journal.marker
-        if isinstance(source, Batch):
-            return pack_records(marker, source.number, [int(ref) for ref in refs])
-        packed = []
-        for ref in refs:
-            try:
-                envelope = pack_file(marker, str(ref))
-            except FileNotFoundError:
-                continue  # somebody removed it
-            if envelope is not None:
-                packed.append(envelope)
-        return packed
-
     def _sort_out(
-        self, found: Destination, source: Source, refs: list[Ref], packed: list[Envelope | Unsendable], owner: str
+        self, found: Destination, source: Source, refs: Sequence[Any], packed: list[Envelope | Unsendable], owner: str
     ) -> None:
         """What is gone is forgotten, what cannot be sent is given up. `owner`: who may have them."""
         if len(packed) < len(refs):
@@ -345,40 +329,31 @@ class Outbox:
                     found.name, source, envelope.ref, source.sequence_number(envelope.ref), envelope.reason, doubtful=owner
                 )
 
-    def give_back(self, to: str, peer: str, source: Source, refs: list[Any], rank: int, *, doubtful: bool) -> None:
+    def give_back(self, to: str, peer: str, taken: Taken, *, doubtful: bool) -> None:
         """A link could not get rid of tasks. `doubtful`: they may have reached the node of that id. In order of sending."""
         found = self._destination(to)
-        self._land(source, refs)
+        taken.source.in_flight.difference_update(taken.refs)
         queue = self._doubt(found, peer) if doubtful else found.fresh
-        queue.give_back(source, refs, rank)
+        queue.give_back(*taken)
 
     def handed(self, to: str, peer: str, source: Source, sent: list[tuple[Ref, int]], rank: int) -> None:
         """The other node has these tasks, safely: they leave this disk. `sent`: ref and number of each."""
-        found = self._destination(to)
-        store = self._journal.store
-
-        def leave() -> None:
-            if isinstance(source, Batch):
-                store.mark_own(source.number, [int(ref) for ref, _ in sent])
-                return
-            for ref, _ in sent:
-                with contextlib.suppress(FileNotFoundError):
-                    store.disk.unlink(self._journal.layout.path(str(ref)))
+        found, place, refs = self._destination(to), source.place, [ref for ref, _ in sent]
 
         def left(result: None, error: BaseException | None) -> None:
             del result
             if error is not None and not isinstance(error, FileNotFoundError):
                 self._journal.report("move_failed", move="handed over", destination=to, reason=str(error))
-                self.give_back(to, peer, source, [ref for ref, _ in sent], rank, doubtful=True)
+                self.give_back(to, peer, Taken(source, refs, rank), doubtful=True)
                 self.woken(to)
                 return
             self.forwarded += len(sent)
             if self._journal.trace:
-                for ref, _ in sent:
+                for ref in refs:
                     self._journal.trace("forwarded", id=self._journal.id_of(source, ref), to=to, peer=peer)
             self._end(found, source, sent)
 
-        self._journal.moves.submit(leave, left)
+        self._journal.moves.submit(lambda: place.leave(self._journal.store, refs), left)
 
     def give_up(
         self, to: str, source: Source, ref: Ref, number: int, reason: str, *, doubtful: str = "", rank: int = LAST
@@ -393,17 +368,17 @@ class Outbox:
     def _give_up_together(
         self, to: str, source: Source, tasks: list[tuple[Ref, int]], reason: str, *, doubtful: str, rank: int = LAST
     ) -> None:
-        store, batch = self._journal.store, source.number
+        store, place = self._journal.store, source.place
 
         def bury() -> dict[Ref, Exception]:
             problems: dict[Ref, Exception] = {}
             told = undeliverable(to, reason)
-            for ref, problem in store.bury_together(batch, [ref for ref, _ in tasks], told, 0).items():
+            for ref, problem in place.bury_together(store, [ref for ref, _ in tasks], told, 0).items():
                 try:
                     if not isinstance(problem, BadPacket):
                         raise problem
                     # Not even that can be read: what is left of it is kept.
-                    store.quarantine(str(ref)) if batch is None else store.keep_cut(batch)
+                    place.keep_unreadable(store, ref)
                 except FileNotFoundError:
                     continue  # somebody removed it
                 except OSError as error:
@@ -414,7 +389,7 @@ class Outbox:
             problems: dict[Ref, BaseException] = {**(stay or {})} if error is None else {ref: error for ref, _ in tasks}
             self._buried(to, source, tasks, reason, problems)
             if problems:
-                self.give_back(to, doubtful, source, [*problems], rank, doubtful=bool(doubtful))
+                self.give_back(to, doubtful, Taken(source, [*problems], rank), doubtful=bool(doubtful))
                 self.woken(to)
 
         self._journal.moves.submit(bury, buried)
@@ -434,23 +409,18 @@ class Outbox:
 
     # -- moving within the spool --
 
-    def take_fresh(self, to: str, count: int) -> tuple[Source, list[Any], int] | None:
-        """Up to `count` tasks that were never sent, for `keep` and `left`: source, refs, rank; None when there are none."""
+    def take_fresh(self, to: str, count: int) -> Taken | None:
+        """Up to `count` tasks that were never sent, for `keep` and `left`; None when there are none."""
         taken = self._take(self._destination(to), NOBODY, count, count)
-        if taken is None:
-            return None
-        source, refs, rank, _ = taken
-        source.in_flight.update(refs)
-        return source, refs, rank
+        return taken[0] if taken is not None else None
 
     def left(self, to: str, source: Source, refs: Iterable[Ref]) -> None:
         """These have gone to another place."""
         self._end(self._destination(to), source, [(ref, source.sequence_number(ref)) for ref in refs])
 
-    def keep(self, to: str, source: Source, refs: list[Any], rank: int) -> None:
+    def keep(self, to: str, taken: Taken) -> None:
         """These stay; they are the next to be sent."""
-        self._land(source, refs)
-        self._destination(to).fresh.give_back(source, refs, rank)
+        self.give_back(to, NOBODY, taken, doubtful=False)
 
     async def give_up_expired(self, hold: float) -> None:
         """What has waited for longer than `hold` seconds goes to dead/; returns at once when an earlier call is still at it."""
@@ -485,25 +455,20 @@ class Outbox:
         who may have it, source, ref, number. `among`: destinations; all, when it is None."""
         for found in [self.destinations[name] for name in among or self.destinations if name in self.destinations]:
             for owner, queue in [("", found.fresh), *found.doubts.items()]:
-                taken = queue.take_old(lambda source, ref: self._accepted(source, ref) < oldest, count) if queue.size else []
+                taken = queue.take_old(lambda source, ref: source.accepted_at(ref) < oldest, count) if queue.size else []
                 count -= len(taken)
                 for source, ref in taken:
-                    real, place = self._real(source, ref)
-                    if isinstance(real, Batch) or (place in real.known and place not in real.in_flight):
+                    real, here = self._real(source, ref)
+                    for place in here:
                         real.in_flight.add(place)
                         yield found.name, owner, real, place, real.sequence_number(place)
             if count <= 0:
                 return
 
-    def _real(self, source: Source, ref: Any) -> tuple[Source, Any]:
-        """Where a task is that a place in a queue leads to: it may have settled."""
-        return (self.files, source.moved[ref]) if isinstance(source, Batch) and ref in source.moved else (source, ref)
-
-    def _accepted(self, source: Source, ref: Ref) -> float:
-        """When a task was accepted, in seconds since 1970."""
-        if isinstance(source, Batch):
-            return source.accepted
-        return self.files.known.get(str(ref), 0.0)
+    def _real(self, source: Source, ref: Any) -> tuple[Source, MutableSequence[Any]]:
+        """Where a task is that a place in a queue leads to: it may have settled, or be gone."""
+        here, moved = source.ready([ref])
+        return (self.files, self.files.ready(moved)[0]) if moved else (source, here)
 
     async def remove(self, source: Source, ref: Any) -> bool:
         """Removes a waiting task by hand; False when it is with a link, or gone."""
@@ -513,18 +478,12 @@ class Outbox:
         source.in_flight.add(ref)
         found = self._destination(to)
         # Not in a queue meanwhile: a link would take it between the look and the mark.
-        queues = [queue for queue in (found.fresh, *found.doubts.values()) if queue.remove(source, ref)]
-        store = self._journal.store
-
-        def leave() -> bool:
-            if isinstance(source, Batch):
-                return store.finish_waiting(source.number, int(ref))
-            store.disk.unlink(self._journal.layout.path(str(ref)))
-            return True
-
-        removed = ended = False
+        queues = [
+            (queue, rank) for queue in (found.fresh, *found.doubts.values()) if (rank := queue.remove(source, ref)) is not None
+        ]
+        place, removed, ended = source.place, False, False
         try:
-            removed = await self._journal.moves.run(leave)
+            removed = await self._journal.moves.run(lambda: place.remove(self._journal.store, ref))
             ended = True
         except FileNotFoundError:
             ended = True  # somebody else removed it
@@ -532,9 +491,9 @@ class Outbox:
             if ended:
                 self._end(found, source, [(ref, source.sequence_number(ref))])
             else:
-                self._land(source, [ref])
-                for queue in queues:
-                    queue.give_back(source, [ref])
+                source.in_flight.discard(ref)
+                for queue, rank in queues:
+                    queue.give_back(source, [ref], rank)
                 self.woken(to)
         return removed
 
@@ -611,16 +570,8 @@ class Outbox:
         self._grow(found, -len(ended))
         self._ended += [(found.name, number) for _, number in ended if number]
         refs = [ref for ref, _ in ended]
-        self._land(source, refs)
-        if isinstance(source, Batch):
-            self._journal.leave(source, len(refs))
-            return
-        for ref in refs:
-            source.known.pop(str(ref), None)
-        self._journal.mark_dirty(*{f"outbox/{found.name}" for _ in refs[:1]})
-
-    def _land(self, source: Source, refs: list[Any]) -> None:
         source.in_flight.difference_update(refs)
+        source.left(refs, self._journal)
 
     def prune(self, name: str) -> None:
         """Forgets a destination for which nothing waits and nothing is owed."""

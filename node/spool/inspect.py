@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from spoolnode.node.disk.disk import Entry
 from spoolnode.node.disk.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
+from spoolnode.node.spool.place import IN_FILES, InBatch, place_at
 from spoolnode.node.spool.reader import Location, Reader
 from spoolnode.node.spool.recovery import spool_files
 from spoolnode.node.spool.store import destination_of_variables
@@ -111,7 +112,7 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
     if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
         for info in _batch_tasks(reader, int(number), now):
             if info.id == identity:
-                return info, reader.place(int(number), int(offset))
+                return info, reader.record(int(number), int(offset))
     name = names.file_name(identity)
     for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are here, and need no search
         place_info = _file_info(reader, ref, state, now)
@@ -146,15 +147,8 @@ def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info,
 
 def place_of(reader: Reader, info: Info) -> Location:
     """Where a task lies. Raises OSError."""
-    if info.where.startswith("incoming/"):
-        return reader.place(*record_of(info))
-    return Location(reader.layout.path(info.where))
-
-
-def record_of(info: Info) -> tuple[int, int]:
-    """The batch and the offset of a task that lies in a batch."""
-    batch, _, offset = info.where.rpartition(":")
-    return batch_number(batch.rpartition("/")[2]) or 0, int(offset)
+    place, ref = place_at(info.where)
+    return place.whole(reader, ref)
 
 
 def contents(reader: Reader, place: Location) -> dict[str, Any]:
@@ -239,7 +233,7 @@ def _with_attempts(reader: Reader, info: Info) -> Info | None:
     if info.attempts != UNREAD:
         return info
     try:
-        return info._replace(attempts=reader.progress(None, info.where).attempts)
+        return info._replace(attempts=IN_FILES.progress(reader, info.where).attempts)
     except OSError:
         return None
 
@@ -294,6 +288,6 @@ def _record_info(node_id: str, number: int, record: Record, data: bytes, now: fl
     block = data[start : start + HEADER.unpack_from(data, record.offset)[1]] if is_outbound else b""
     return Info(
         names.task_id(node_id, number, record.offset), state, None if record.rank == LAST else record.rank, due, record.attempts,
-        record.accepted, record.accepted, record.length, f"incoming/{number}.batch:{record.offset}",
+        record.accepted, record.accepted, record.length, InBatch(number).where(record.offset),
         destination_of_variables(decode_variables(block)) if is_outbound else None, record.number if is_outbound else None,
     )  # fmt: skip

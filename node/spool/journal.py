@@ -24,7 +24,6 @@ from spoolnode.node.spool.sequence import Received
 from spoolnode.node.spool.store import Store
 from spoolnode.node.spool.tasks import Batch, Counts, Source
 from spoolnode.protocol.names import task_id
-from spoolnode.protocol.spoolfile import FINISHED
 
 SETTLE_AT_MOST = 64
 """Unfinished tasks that a closed batch may have left to be settled: the cost of a settlement is bounded by it."""
@@ -102,8 +101,9 @@ class Journal:
         """Takes what a start has found: the numbers, and what the process before this one may have left unsynced."""
         self._last_number = max(self._last_number, found.last_number)
         self.received = found.received
-        self._received_written = not self._is_gone("taken")
-        self.mark_dirty(*(item.batch for item in found.batches), *found.directories)
+        self._received_written = not self.reader.is_gone("taken")
+        self._dirty.update(item.batch.number for item in found.batches)
+        self.touch_directories(*found.directories)
 
     async def close(self) -> None:
         """Ends the disk threads, after what they have to do."""
@@ -122,7 +122,7 @@ class Journal:
 
     def id_of(self, source: Source, ref: Ref) -> str:
         """The id of a task."""
-        return source.id_of(ref, self.node_id)
+        return source.place.id_of(ref, self.node_id)
 
     @contextlib.contextmanager
     def placing(self) -> Iterator[None]:
@@ -157,7 +157,7 @@ class Journal:
         A file that was never there is written, too, but nobody has removed it.
         """
         is_first = not self._received_written
-        if not len(self.received) or not await self.moves.run(lambda: self._is_gone("taken")):
+        if not len(self.received) or not await self.moves.run(lambda: self.reader.is_gone("taken")):
             return False
         self._received_safe = -1
         await self.save_received()
@@ -169,19 +169,20 @@ class Journal:
 
     # -- what ended --
 
-    def mark_dirty(self, *places: Batch | str) -> None:
-        """Something in these batches, or directories below the spool, is to be safe within a second."""
-        for place in places:
-            if isinstance(place, Batch):
-                self._dirty.add(place.number)
-            else:
-                self._dirty_directories.add(self.layout.path(place))
+    def touch(self, batch: Batch) -> None:
+        """Something in a batch is to be safe within a second."""
+        self._dirty.add(batch.number)
+
+    def touch_directories(self, *directories: str) -> None:
+        """The names in these directories below the spool are to be safe within a second."""
+        self._dirty_directories.update(map(self.layout.path, directories))
 
     def leave(self, batch: Batch, count: int) -> None:
         """Tasks of a batch have left it."""
         batch.live -= count
         self._dirty.add(batch.number)
-        self.drop_if_finished(batch)
+        if not batch.live:
+            self.drop_if_finished(batch)
 
     def drop_if_finished(self, batch: Batch) -> None:
         """Removes a batch in which nothing lives any more."""
@@ -274,7 +275,7 @@ class Journal:
             with self.placing():
                 if batch.arrived:
                     await self.save_received()  # a file does not prove what its record did
-                moved = await self.moves.run(lambda: self.store.settle(batch.number, in_flight, void, due, refused))
+                moved = await self.moves.run(lambda: batch.place.settle(self.store, in_flight, void, due, refused))
                 batch.moved.update(moved)
                 batch.void.update(moved)
                 batch.live -= len(moved)
@@ -308,21 +309,6 @@ class Journal:
     def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
         """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
 
-        Asked only after the death of a worker, when nothing else can tell.
+        Asked only after the death of a worker, when nothing else can tell. Of what cannot be read now a worker finds out.
         """
-        if isinstance(source, Batch):
-            try:
-                found = self.store.progresses(source.number, [int(ref) for ref in refs])
-            except OSError:
-                return set()  # a worker looks again before it runs one
-            return {ref for ref, progress in found.items() if progress.state == FINISHED}
-        return {ref for ref in refs if self._is_gone(str(ref))}
-
-    def _is_gone(self, ref: str) -> bool:
-        try:
-            self.store.disk.stat(self.layout.path(ref))
-        except FileNotFoundError:
-            return True
-        except OSError:
-            pass  # a worker looks again before it runs it
-        return False
+        return source.place.ended(self.reader, refs)

@@ -104,7 +104,7 @@ class ReadyQueue:
                     continue
                 refs = run.take(count)
                 self.size -= len(refs)
-                if not len(run):
+                if run.start == len(run.refs):  # `not len(run)`, at half its price
                     self._drop(rank, run)
                 return run.source, refs, rank
         return None
@@ -124,8 +124,8 @@ class ReadyQueue:
                     self._drop(rank, run)
         return taken
 
-    def remove(self, source: Any, ref: Ref) -> bool:
-        """Removes one task; whether it was here. Takes time in proportion to what waits here."""
+    def remove(self, source: Any, ref: Ref) -> int | None:
+        """Removes one task; its rank, or None when it is not here. Takes time in proportion to what waits here."""
         for rank in self._ranks:
             for run in self._lanes[rank]:
                 if run.source is source and (index := run.index(ref)) >= 0:
@@ -133,8 +133,8 @@ class ReadyQueue:
                     self.size -= 1
                     if not len(run):
                         self._drop(rank, run)
-                    return True
-        return False
+                    return rank
+        return None
 
     def has(self, source: Any, ref: Ref) -> bool:
         """Whether one task is here. Takes time in proportion to what waits here."""
@@ -254,14 +254,18 @@ class Later:
                 return taken
         return []
 
-    def remove(self, source: Any, ref: Ref) -> int | None:
-        """Removes one task; its rank, or None when it is not here."""
+    def remove(self, source: Any, ref: Ref) -> DueTask | None:
+        """Removes one task; its entry, or None when it is not here."""
         entry = self._held.get(source, {}).get(ref)
         if entry is None:
             return None
         self._forget(source, ref)
         self._tidy()
-        return entry[4]
+        return entry
+
+    def has(self, source: Any, ref: Ref) -> bool:
+        """Whether one task is here."""
+        return ref in self._held.get(source, {})
 
     def of(self, source: Any) -> dict[Ref, float]:
         """When each task of one source is due."""

@@ -50,11 +50,9 @@ class Reader:
     layout: Layout
     node_id: str
 
-    def place(self, number: int | None, ref: int | str) -> Location:
-        """Where a task lies: a record of batch `number`, or, with None, a spool file."""
-        if number is None:
-            return Location(self.layout.path(str(ref)))
-        path, offset = self.layout.batch(number), int(ref)
+    def record(self, number: int, offset: int) -> Location:
+        """Where a record of a batch lies."""
+        path = self.layout.batch(number)
         descriptor = self.disk.open(path)
         try:
             front = self.disk.read(descriptor, batchfile.RECORD_SIZE, offset - batchfile.RECORD_SIZE)
@@ -62,15 +60,14 @@ class Reader:
             self.disk.close(descriptor)
         return Location(path, offset, batchfile.payload_length(front, len(front)))
 
-    def progress(self, number: int | None, ref: int | str) -> Progress:
-        """State and attempts of a task. Raises FileNotFoundError when it is gone."""
-        path, base = self._where(number, ref)
-        descriptor = self.disk.open(path)
+    def progress(self, header: Location) -> Progress:
+        """State and attempts of the task whose header is there. Raises FileNotFoundError when it is gone."""
+        descriptor = self.disk.open(header.path)
         try:
-            header = self.disk.read(descriptor, HEADER.size, base)
+            front = self.disk.read(descriptor, HEADER.size, header.base)
         finally:
             self.disk.close(descriptor)
-        return Progress(header[STATE_AT], header[ATTEMPTS_AT]) if len(header) == HEADER.size else Progress(WAITING, 0)
+        return Progress(front[STATE_AT], front[ATTEMPTS_AT]) if len(front) == HEADER.size else Progress(WAITING, 0)
 
     def progresses(self, number: int, offsets: Iterable[int]) -> dict[int, Progress]:
         """State and attempts of many tasks of one batch."""
@@ -127,8 +124,19 @@ class Reader:
                 self.disk.close(descriptor)
         return length > HEADER.size + size
 
-    def _variables(self, place: Location) -> Variables:
+    def variables_at(self, place: Location) -> Variables:
+        """The variables of a task. Raises BadPacket when they cannot be read."""
         return decode_variables(self.block_at(place))
+
+    def is_gone(self, ref: str) -> bool:
+        """Whether a file below the spool is not there; one that cannot be looked at may be."""
+        try:
+            self.disk.stat(self.layout.path(ref))
+        except FileNotFoundError:
+            return True
+        except OSError:
+            pass
+        return False
 
     def _block(self, descriptor: int, place: Location) -> bytes:
         header = self.disk.read(descriptor, HEADER.size, place.base)
@@ -139,9 +147,6 @@ class Reader:
         if len(block) < size:
             raise spoolfile.Short(f"the file ends after {len(block)} of {size} bytes of variables")
         return block
-
-    def _where(self, number: int | None, ref: int | str) -> tuple[str, int]:
-        return (self.layout.path(str(ref)), 0) if number is None else (self.layout.batch(number), int(ref))
 
 
 @dataclass
@@ -179,13 +184,9 @@ class Marker(Reader):
         if first >= 0:
             self.disk.write(descriptor, bytes(changed[first : last + 1]), start + first)
 
-    def set_attempts(self, number: int | None, ref: int | str, attempts: int) -> None:
-        """Writes how often a task was tried. The time of a spool file stays: it says since when it waits, or until when."""
-        path, base = self._where(number, ref)
-        mtime = self.disk.stat(path).mtime if number is None else 0.0
-        self._poke([(path, base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
-        if number is None:
-            self.disk.set_mtime(path, mtime)
+    def set_attempts(self, header: Location, attempts: int) -> None:
+        """Writes how often the task was tried whose header is there."""
+        self._poke([(header.path, header.base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
 
     def _poke(self, bytes_to_write: list[tuple[str, int, int]]) -> None:
         path, descriptor = "", -1

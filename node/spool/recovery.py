@@ -17,6 +17,7 @@ from spoolnode.node.disk import layout as places
 from spoolnode.node.disk.disk import Disk, discard
 from spoolnode.node.spool import group_commit
 from spoolnode.node.spool.clock import correct_times
+from spoolnode.node.spool.place import IN_FILES
 from spoolnode.node.spool.reader import Reader
 from spoolnode.node.spool.sequence import Received
 from spoolnode.node.spool.store import Store, destination_of_variables, rank_of_variables
@@ -270,7 +271,7 @@ def _outbox_files(reader: Reader, report: Callable[..., None]) -> Iterator[Found
             if entry.is_file and places.is_spool_file(entry.name):
                 ref = f"{name}/{entry.name}"
                 try:
-                    yield FoundOutboxFile(ref, reader.progress(None, ref).attempts > 0, entry.mtime)
+                    yield FoundOutboxFile(ref, IN_FILES.progress(reader, ref).attempts > 0, entry.mtime)
                 except OSError as error:
                     report("unreadable", file=shown(ref), reason=error.strerror, kept="until the next start")
 
@@ -308,9 +309,7 @@ def _is_second(store: Store, ref: str, dead: dict[str, str], seen: set[str], rep
 def _has_reason(store: Store, ref: str) -> bool:
     """Whether a file says why it is dead: one that was copied from there by hand does so too."""
     try:
-        return REASON in dict(decode_variables(store.block_of(ref))) or (
-            ref.startswith("dead/") and bool(store.reason_beside(ref))
-        )
+        return REASON in dict(decode_variables(store.block_of(ref))) or (places.is_dead(ref) and bool(store.reason_beside(ref)))
     except (OSError, BadPacket):
         return False
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, MutableSequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,12 +19,12 @@ from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.clock import correct_times
 from spoolnode.node.spool.group_commit import BATCH_SECONDS, Group, GroupCommit
 from spoolnode.node.spool.journal import DISK_REST_SECONDS, Journal
+from spoolnode.node.spool.place import Line
 from spoolnode.node.spool.queue import DueTask, Later, ReadyQueue, Ref
-from spoolnode.node.spool.reader import Progress
 from spoolnode.node.spool.recovery import Found, FoundBatch, spool_files
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.retrying import Retrying
-from spoolnode.node.spool.tasks import Batch, Files, Source
+from spoolnode.node.spool.tasks import Batch, Files, Source, Taken
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, file_name
 
@@ -226,26 +226,24 @@ class Spool:
             await self.journal.save_received()
             await self.place_file(final, partial(self.store.publish, ref), due=due)
         except BadPacket as error:
-            self.quarantine(ref, str(error))
+            self.corrupt(self.files, ref, str(error))
         except FileNotFoundError:
             # It moved the time before, and the disk did not confirm it.
             self._schedule_file(final, due)
-            self.journal.mark_dirty("arriving", os.path.dirname(final))
+            self.journal.touch_directories("arriving", os.path.dirname(final))
 
     # -- to the workers and back --
 
-    def take(self, count: int) -> tuple[Source, MutableSequence[Any], int] | None:
-        """Up to `count` tasks of one source that are to run now, as (source, refs, rank); None when there are none."""
+    def take(self, count: int) -> Taken | None:
+        """Up to `count` tasks of one source that are to run now; None when there are none."""
         while (taken := self.queue.take(count)) is not None:
             source, refs, rank = taken
-            if isinstance(source, Files):
-                # A file whose time was changed may have several places in the queue, perhaps side by side.
-                refs = [ref for ref in dict.fromkeys(refs) if source.known.get(ref) == 0.0 and ref not in source.in_flight]
-            elif source.moved:
-                refs = self._follow(source, refs, rank)
-            if refs:
-                source.in_flight.update(refs)
-                return source, refs, rank
+            here, moved = source.ready(refs)
+            if moved:  # of a batch that was settled: they take their turn as files
+                self.queue.give_back(self.files, moved, rank)
+            if here:
+                source.in_flight.update(here)
+                return Taken(source, here, rank)
         return None
 
     def take_later(self, count: int) -> list[DueTask]:
@@ -262,11 +260,6 @@ class Spool:
             if source.still_here([ref]):
                 self._wait_until(due, source, ref, rank, pauses=pauses)
 
-    def _follow(self, batch: Batch, offsets: Iterable[int], rank: int) -> list[int]:
-        """Tasks of a batch that was settled while they waited: the moved ones take their turn as files, the others stay."""
-        self.queue.give_back(self.files, [batch.moved[offset] for offset in offsets if offset in batch.moved], rank)
-        return [offset for offset in offsets if offset not in batch.moved]
-
     def done(self, source: Source, refs: list[Ref]) -> None:
         """Tasks have ended well; the worker has marked or removed them."""
         self.counts.done += len(refs)
@@ -279,8 +272,9 @@ class Spool:
         """A task was not there any more when its turn came."""
         self.end(source, [ref])
 
-    def give_back(self, source: Source, refs: list[Ref], rank: int) -> None:
+    def give_back(self, taken: Taken) -> None:
         """Tasks were with a worker and did not start: they are the next to run."""
+        source, refs, rank = taken
         self._land(source, refs)
         self.queue.give_back(source, source.still_here(refs), rank)
         self.changed()
@@ -293,35 +287,38 @@ class Spool:
     def interrupted(self, source: Source, ref: Ref, rank: int) -> None:
         """We stopped a task ourselves: it is the next to run, and the attempt does not count."""
 
+        place = source.place
+
         def uncount() -> None:
-            progress = self._progress(source, ref)
-            if progress.attempts:
-                self.store.set_attempts(source.number, ref, progress.attempts - 1)
+            attempts = place.progress(self.store, ref).attempts
+            if attempts:
+                place.set_attempts(self.store, ref, attempts - 1)
 
         def uncounted(result: None, error: BaseException | None) -> None:
             # Not earlier: the next attempt, counted at its start, would be taken for this one.
             self.journal.reported("uncount", source, ref)(result, error)
             self.report("put_back", id=self.id_of(source, ref))
-            self.give_back(source, [ref], rank)
+            self.give_back(Taken(source, [ref], rank))
 
         self.moves.submit(uncount, uncounted)
 
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
         """A task has to run again, or is given up."""
 
-        asked = outcome.kind in (Ending.AGAIN, Ending.RETRY)
+        place, asked = source.place, outcome.kind in (Ending.AGAIN, Ending.RETRY)
         rounds = self.retrying.ask(source, ref, self.id_of(source, ref)) if outcome.kind is Ending.RETRY else 0
 
         def judge() -> tuple[float, int]:
-            attempts = self._progress(source, ref).attempts
+            attempts = place.progress(self.store, ref).attempts
             if asked:
-                self.store.set_attempts(source.number, ref, 0)
+                place.set_attempts(self.store, ref, 0)
                 pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
-                return self._delayed(source, ref, pause), 0
+                return place.put_off(self.store, ref, time.time() + pause), 0
             if self._policy.gives_up(attempts):
-                self.store.bury(source.number, ref, outcome.reason, attempts)
+                place.bury(self.store, ref, outcome.reason, attempts)
                 return 0.0, attempts
-            return self._delayed(source, ref, self._policy.pause(attempts, self._rng)), attempts
+            pause = self._policy.pause(attempts, self._rng)
+            return place.put_off(self.store, ref, time.time() + pause), attempts
 
         def judged(result: tuple[float, int] | None, error: BaseException | None) -> None:
             if result is None:
@@ -340,13 +337,6 @@ class Spool:
 
         self.counts.failed += not asked
         self.moves.submit(judge, judged)
-
-    def _delayed(self, source: Source, ref: Ref, pause: float) -> float:
-        due = time.time() + pause
-        if isinstance(source, Files):
-            self.store.disk.set_mtime(self.layout.path(str(ref)), due)
-            return self.store.disk.stat(self.layout.path(str(ref))).mtime
-        return due
 
     def _unjudged(self, source: Source, ref: Ref, rank: int, error: BaseException | None) -> None:
         if isinstance(error, FileNotFoundError):
@@ -369,7 +359,7 @@ class Spool:
             self.end(batch, [offset])
 
         batch.in_flight.add(offset)
-        self.moves.submit(lambda: self.store.bury(batch.number, offset, reason, attempts), buried)
+        self.moves.submit(lambda: batch.place.bury(self.store, offset, reason, attempts), buried)
 
     def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
         """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file.
@@ -385,36 +375,20 @@ class Spool:
             self.report("unreadable", id=self.id_of(source, ref), reason=reason, again_in=DISK_REST_SECONDS)
             self.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
 
-        if isinstance(source, Files):
-            self.moves.submit(lambda: self.store.take_over(str(ref)), taken)
-        else:
-            taken(None, OSError(reason))
+        place = source.place
+        self.moves.submit(lambda: place.take_over(self.store, ref), taken)
 
     def corrupt(self, source: Source, ref: Ref, reason: str) -> None:
         """A task can never be read: its file, or what is left of its batch, is kept in corrupt/; all others go on."""
-        if not isinstance(source, Batch):
-            self.quarantine(str(ref), reason)
-            return
-        batch = source
+        place = source.place
 
-        def kept(result: None, error: BaseException | None) -> None:
-            self.journal.reported("keep", batch, ref)(result, error)
-            self.report("quarantined", id=self.id_of(batch, ref), reason=reason)
-            self.end(batch, [ref])
+        def kept(lines: list[Line] | None, error: BaseException | None) -> None:
+            self.journal.reported("keep", source, ref)(None, error)
+            for action, details in lines or ():
+                self.report(action, **details)
+            self.end(source, [ref])
 
-        self.moves.submit(lambda: self.store.keep_cut(batch.number), kept)
-
-    def quarantine(self, ref: str, reason: str) -> None:
-        """A file cannot be read: it goes to corrupt/."""
-
-        def moved(name: str | None, error: BaseException | None) -> None:
-            if error is None:
-                self.report("quarantined", file=ref, corrupt=name, reason=reason)
-            elif not isinstance(error, FileNotFoundError):
-                self.report("move_failed", file=ref, reason=str(error))
-            self.gone(self.files, ref)
-
-        self.moves.submit(lambda: self.store.quarantine(ref), moved)
+        self.moves.submit(lambda: place.quarantine(self.store, ref, reason), kept)
 
     def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
         identity = self.id_of(source, ref)
@@ -428,11 +402,8 @@ class Spool:
             self.report("dead", id=identity, attempts=attempts, **_ended(outcome), reason=outcome.reason)
 
     def _put_later(self, source: Source, ref: Ref, rank: int, due: float) -> None:
-        if isinstance(source, Files):
-            if ref in source.known:
-                self._schedule_file(str(ref), due)
-        else:
-            self._wait_until(due, source, ref, rank, pauses=True)
+        if source.put_off(ref, due):
+            self._wait_until(due, source, ref, rank, pauses=not source.place.keeps_times)
 
     def _wait_until(self, due: float, source: Source, ref: Ref, rank: int, *, pauses: bool = False) -> None:
         self.later.add(due, source, ref, rank, pauses=pauses)
@@ -443,14 +414,9 @@ class Spool:
         """Tasks left the disk."""
         self.retrying.forget(source, refs)
         source.in_flight.difference_update(refs)
-        if isinstance(source, Files):
-            for ref in refs:
-                self._unknow(str(ref))
-            self.journal.mark_dirty(*{str(ref).rpartition("/")[0] for ref in refs})
-        else:
-            self.journal.leave(source, len(refs))
+        source.left(refs, self.journal)
 
-    def _land(self, source: Source, refs: list[Ref]) -> None:
+    def _land(self, source: Source, refs: Iterable[Ref]) -> None:
         """Tasks are with no worker any more, and stay."""
         if source is self.files:
             self.landing()
@@ -461,9 +427,8 @@ class Spool:
     def wake_due(self, now: float | None = None) -> None:
         """Moves what is due to the ready queue, as much as one turn of the loop has time for."""
         for _, source, ref, rank in self.later.pop_due(time.time() if now is None else now, WAKE_AT_ONCE):
-            if isinstance(source, Files):
-                source.known[str(ref)] = 0.0
-            self.queue.add(source, [ref], rank)
+            if source.put_off(ref, 0.0):
+                self.queue.add(source, [ref], rank)
         if self.queue.size:
             self.changed()
 
@@ -506,63 +471,52 @@ class Spool:
 
     async def remove(self, source: Source, ref: Ref) -> bool:
         """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
-        if ref in source.in_flight or source.frozen:
+        if ref in source.in_flight or source.frozen or (put_back := self._withdraw(source, ref)) is None:
             return False
+        source.in_flight.add(ref)
+        place, removed = source.place, False
         try:
-            if isinstance(source, Batch):
-                return await self._remove_record(source, int(ref))
-            return await self._remove_file(str(ref))
+            removed = await self.moves.run(lambda: place.remove(self.store, ref))
         except FileNotFoundError:
-            return False
-
-    async def _remove_file(self, ref: str) -> bool:
-        self.files.in_flight.add(ref)  # so it does not start meanwhile
-        try:
-            await self.moves.run(lambda: self.store.disk.unlink(self.layout.path(ref)))
-        except OSError:
-            self._land(self.files, [ref])
-            due = self._unknow(ref)
-            if due is not None:
-                self._schedule_file(ref, due)  # its place in the queue may be gone
-            raise
-        self.end(self.files, [ref])
-        return True
-
-    async def _remove_record(self, batch: Batch, offset: int) -> bool:
-        batch.frozen = True  # nothing of it may start between the look and the mark
-        try:
-            removed: bool = await self.moves.run(lambda: self.store.finish_waiting(batch.number, offset))
-            if removed:
-                self.later.remove(batch, offset)
-                self.queue.remove(batch, offset)
+            pass  # it ends as gone when its turn comes
         finally:
-            batch.frozen = False
-            self.changed()
-        if removed:
-            self.end(batch, [offset])
-        else:
-            self.journal.drop_if_finished(batch)  # what ended while it was frozen could not
+            if removed:
+                self.end(source, [ref])
+            else:
+                put_back()
         return removed
+
+    def _withdraw(self, source: Source, ref: Ref) -> Callable[[], None] | None:
+        """Takes a waiting task out of its order; what puts it back, or None when it does not wait."""
+        if (entry := self.later.remove(source, ref)) is not None:
+            return lambda: self.give_back_later([entry])
+        if (rank := source.withdraw(self.queue, ref)) is not None:
+            return lambda: self.give_back(Taken(source, [ref], rank))
+        return None
 
     def hurry(self, source: Source, ref: Ref) -> bool:
         """Makes a task that is due later ready now; whether it was one."""
 
-        def hurried(result: None, error: BaseException | None) -> None:
+        def hurried(result: float | None, error: BaseException | None) -> None:
             # Not earlier: a worker that finds a file's time in the future leaves it alone.
             self.journal.reported("hurry", source, ref)(result, error)
             if error is None:
-                self.notice(str(ref), 0.0, time.time(), sure=True)
+                self._make_ready(source, ref)
 
-        if isinstance(source, Files):
-            if not source.known.get(str(ref)) or ref in source.in_flight:
-                return False
-            self.moves.submit(lambda: self.store.disk.set_mtime(self.layout.path(str(ref)), time.time()), hurried)
-            return True
-        rank = self.later.remove(source, ref)
-        if rank is not None:
-            self.queue.add(source, [ref], rank)
+        if ref in source.in_flight or not self.later.has(source, ref):
+            return False
+        place = source.place
+        if place.keeps_times:
+            self.moves.submit(lambda: place.put_off(self.store, ref, time.time()), hurried)
+        else:
+            self._make_ready(source, ref)
+        return True
+
+    def _make_ready(self, source: Source, ref: Ref) -> None:
+        entry = self.later.remove(source, ref)
+        if entry is not None and source.put_off(ref, 0.0):
+            self.queue.add(source, [ref], entry[4])
             self.changed()
-        return rank is not None
 
     # -- looking --
 
@@ -584,8 +538,9 @@ class Spool:
 
     def accepted_at(self, source: Source, ref: Ref) -> float:
         """When a task was accepted (a batch knows it of its first one), in seconds since 1970; now for what is gone."""
-        if isinstance(source, Batch):
-            return source.accepted
+        accepted = source.accepted_at(ref)
+        if accepted is not None:
+            return accepted
         try:
             return os.lstat(self.layout.path(str(ref))).st_mtime
         except OSError:
@@ -633,9 +588,6 @@ class Spool:
     def syncing(self) -> Callable[[bool], None]:
         """There is nothing to do here when what ended is safe."""
         return lambda _is_safe: None
-
-    def _progress(self, source: Source, ref: Ref) -> Progress:
-        return self.store.progress(source.number, ref)
 
 
 def _ended(outcome: Outcome) -> dict[str, str]:

@@ -1,19 +1,21 @@
 """A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Files`.
 
-A million tasks may wait, so a task is no object: each source knows of all its tasks what is to be known of one.
+A million tasks may wait, so a task is no object: each source knows of all its tasks what is to be known of one. Both kinds
+answer to the same calls. What threads need to know of a source, and may, is its `place`.
 """
 
 import secrets
+from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableSequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from spoolnode.node.disk.layout import is_outbound, number_of, ref_id
-from spoolnode.node.spool.queue import Ref
+from spoolnode.node.disk.layout import number_of, rank_of
+from spoolnode.node.spool.place import IN_FILES, InBatch, Place
+from spoolnode.node.spool.queue import ReadyQueue, Ref
 from spoolnode.protocol import batch as batchfile
-from spoolnode.protocol.names import task_id
 
 
 class Outbound(NamedTuple):
@@ -23,11 +25,86 @@ class Outbound(NamedTuple):
     number: int
 
 
+class Taken(NamedTuple):
+    """Tasks that were taken together, until they are given back or have ended."""
+
+    source: "Source"
+    refs: MutableSequence[Any]
+    rank: int
+
+
+class Ledger(Protocol):
+    """Makes safe that tasks have ended."""
+
+    def leave(self, batch: "Batch", count: int) -> None:
+        """Tasks of a batch have left it."""
+
+    def touch(self, batch: "Batch") -> None:
+        """Something in a batch is to be safe within a second."""
+
+    def touch_directories(self, *directories: str) -> None:
+        """The names in these directories below the spool are to be safe within a second."""
+
+
+class Source(ABC):
+    """Where tasks lie, as the event loop knows it."""
+
+    __slots__ = ()
+
+    number: int | None
+    """Of a batch; None: each task has a file of its own. Workers are told."""
+    place: Place
+    """The same for other threads."""
+    in_flight: set[Any]
+    """Tasks of it that are with workers or links, or whose fate is being decided."""
+    frozen: bool
+    """Its tasks are being moved; none may start."""
+    arrived: bool
+    """It has tasks that came over links: it proves that their numbers are taken."""
+
+    @abstractmethod
+    def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
+        """Of tasks whose turn has come those that may be taken, and the files that others have become meanwhile."""
+
+    @abstractmethod
+    def still_here(self, refs: Iterable[Any]) -> list[Any]:
+        """Those of these tasks that were not removed meanwhile."""
+
+    @abstractmethod
+    def sequence_number(self, ref: Ref) -> int:
+        """The number of a task that is for another node; 0 when it is for this one."""
+
+    @abstractmethod
+    def accepted_at(self, ref: Ref) -> float | None:
+        """When a task was accepted, in seconds since 1970; None: only its file knows."""
+
+    @abstractmethod
+    def put_off(self, ref: Ref, due: float) -> bool:
+        """A task waits until it is due (0.0: no more); False when it was removed meanwhile."""
+
+    @abstractmethod
+    def at_once(self, tasks: int, files: int) -> int:
+        """How many may be read from the disk together: so many tasks, or so many files that must be opened."""
+
+    @abstractmethod
+    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
+        """Takes one task out of that queue; its rank, or None when it was not there."""
+
+    @abstractmethod
+    def left(self, refs: list[Any], ledger: Ledger) -> None:
+        """Tasks left the disk."""
+
+    @abstractmethod
+    def touch(self, ledger: Ledger) -> bool:
+        """Tasks were marked, and that is to be safe within a second; False when nothing makes such marks safe."""
+
+
 @dataclass(eq=False, slots=True)
-class Batch:
-    """One file of incoming/, as the node knows it."""
+class Batch(Source):
+    """One file of incoming/."""
 
     number: int
+    place: InBatch = field(init=False)
     descriptor: int = -1
     """-1 while nothing is written yet, or the file is closed again."""
     salt: int = field(default_factory=lambda: secrets.randbits(32))
@@ -45,9 +122,7 @@ class Batch:
     closed_at: float = 0.0
     """Monotonic time of that."""
     frozen: bool = False
-    """Its tasks are being moved; none may start."""
     in_flight: set[int] = field(default_factory=set)
-    """Tasks of it that are with workers, or whose fate is being decided."""
     moved: dict[int, str] = field(default_factory=dict)
     """Where its tasks went when it was settled."""
     void: set[int] = field(default_factory=set)
@@ -55,41 +130,59 @@ class Batch:
     refused: set[int] = field(default_factory=set)
     """Those of them that never were tasks."""
     arrived: bool = False
-    """It has tasks that came over links: it proves that their numbers are taken."""
     outbound: "array[int]" = field(default_factory=lambda: array("I"))
     """Which of its tasks are for other nodes, in order..."""
     numbers: "array[int]" = field(default_factory=lambda: array("Q"))
     """...and the numbers that their links gave them."""
 
     def __post_init__(self) -> None:
+        self.place = InBatch(self.number)
         self.seed = batchfile.seed_of(self.number, self.salt)
 
-    def id_of(self, ref: Ref, node_id: str) -> str:
-        """The id of a task, on the node of that id."""
-        return task_id(node_id, self.number, int(ref))
+    def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
+        if not self.moved:
+            return refs, []
+        return [ref for ref in refs if ref not in self.moved], [self.moved[ref] for ref in refs if ref in self.moved]
+
+    def still_here(self, refs: Iterable[Any]) -> list[Any]:
+        return list(refs)  # one that is removed is out of its queue before
 
     def sequence_number(self, ref: Ref) -> int:
-        """The number of a task that is for another node; 0 when it is for this one."""
         offset = int(ref)
         at = bisect_left(self.outbound, offset)
         return self.numbers[at] if at < len(self.outbound) and self.outbound[at] == offset else 0
 
-    def still_here(self, refs: Iterable[Any]) -> list[Any]:
-        """Those of these tasks that nobody has removed meanwhile: of a batch, all of them."""
-        return list(refs)
+    def accepted_at(self, ref: Ref) -> float:  # noqa: ARG002  # it knows of its first one
+        return self.accepted
+
+    def put_off(self, ref: Ref, due: float) -> bool:  # noqa: ARG002  # the queues know
+        return True
+
+    def at_once(self, tasks: int, files: int) -> int:  # noqa: ARG002  # one file has them all
+        return tasks
+
+    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
+        return queue.remove(self, ref)
+
+    def left(self, refs: list[Any], ledger: Ledger) -> None:
+        ledger.leave(self, len(refs))
+
+    def touch(self, ledger: Ledger) -> bool:
+        ledger.touch(self)
+        return True
 
 
 @dataclass(eq=False, slots=True)
-class Files:
-    """The source of all tasks that have a spool file of their own."""
+class Files(Source):
+    """All tasks that wait here and have a spool file of their own."""
 
-    number: ClassVar[None] = None
-    """They lie in no batch."""
     known: dict[str, float] = field(default_factory=dict)
-    """When each is due (in the outbox: when it was accepted); a file is in here from when it is noticed until it is gone."""
+    """When each is due; a file is in here from when it is noticed until it is gone."""
+    number: None = None
+    place: Place = IN_FILES
     in_flight: set[str] = field(default_factory=set)
-    """Those that are with a worker."""
     frozen: bool = False
+    arrived: bool = False
     directories: set[str] = field(default_factory=set)
     """Where they are or were: "" for the top, "5/" for a priority."""
 
@@ -99,21 +192,56 @@ class Files:
         if "/" in ref:
             self.directories.add(ref[: ref.rindex("/") + 1])
 
-    def id_of(self, ref: Ref, node_id: str) -> str:  # noqa: ARG002  # a batch needs it
-        """The id of a task."""
-        return ref_id(str(ref))
-
-    def sequence_number(self, ref: Ref) -> int:
-        """The number of a task that is for another node; 0 when it is for this one."""
-        return number_of(str(ref)) if is_outbound(str(ref)) else 0
+    def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
+        # A file whose time was changed may have several places in the queue, perhaps side by side.
+        return [ref for ref in dict.fromkeys(refs) if self.known.get(ref) == 0.0 and ref not in self.in_flight], []
 
     def still_here(self, refs: Iterable[Any]) -> list[Any]:
-        """Those of these tasks that nobody has removed meanwhile."""
         return [ref for ref in refs if ref in self.known]
 
+    def sequence_number(self, ref: Ref) -> int:  # noqa: ARG002  # see `OutboxFiles`
+        return 0
 
-Source = Batch | Files
-"""Where a task lies. What both of them answer is asked of them; where they differ in kind, `number` is None for files."""
+    def accepted_at(self, ref: Ref) -> float | None:  # noqa: ARG002  # its file's time says so
+        return None
+
+    def put_off(self, ref: Ref, due: float) -> bool:
+        if ref not in self.known:
+            return False
+        self.known[str(ref)] = due
+        return True
+
+    def at_once(self, tasks: int, files: int) -> int:
+        return min(tasks, files)
+
+    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:  # noqa: ARG002  # its old place there is passed over
+        return rank_of(str(ref)) if ref in self.known else None
+
+    def left(self, refs: list[Any], ledger: Ledger) -> None:
+        for ref in refs:
+            self.known.pop(ref, None)
+        ledger.touch_directories(*{ref.rpartition("/")[0] for ref in refs})
+
+    def touch(self, ledger: Ledger) -> bool:  # noqa: ARG002  # a sync for each of them would cost too much
+        return False
+
+
+class OutboxFiles(Files):
+    """All tasks that wait for other nodes and have a file of their own; `known` says when each was accepted."""
+
+    __slots__ = ()
+
+    def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
+        return [ref for ref in refs if ref in self.known and ref not in self.in_flight], []
+
+    def sequence_number(self, ref: Ref) -> int:
+        return number_of(str(ref))
+
+    def accepted_at(self, ref: Ref) -> float:
+        return self.known.get(str(ref), 0.0)
+
+    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
+        return queue.remove(self, ref)
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ worker -> node
 
 import socket
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableSequence, Sequence
 from typing import Any
 
 import msgpack
@@ -62,6 +62,15 @@ def receive(sock: socket.socket) -> list[Any] | None:
     """The next message; None when the other side is gone."""
     data = sock.recv(MAX_PACKET + 4096)
     return msgpack.unpackb(data, unicode_errors="surrogatepass", strict_map_key=False) if data else None
+
+
+def pack_refs(batch: int | None, refs: MutableSequence[Any]) -> Iterator[tuple[MutableSequence[Any], Any]]:
+    """Tasks of a batch, or spool files, in groups that each fit into a `run`, as they are and as they are sent."""
+    if batch is None:
+        for files in split_files(refs):
+            yield files, files
+    else:
+        yield refs, pack_offsets(refs)
 
 
 def split_files(refs: Sequence[str]) -> Iterator[list[str]]:

@@ -11,6 +11,7 @@ from spoolnode.node.outcome import Ending, Outcome, read_timer
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.spool import LOCKED_SECONDS, SHORT_SECONDS, Spool
+from spoolnode.node.spool.tasks import Taken
 from spoolnode.node.work import messages
 from spoolnode.node.work.balance import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.work.process import InFlight, WorkerProcess, worker_command
@@ -233,19 +234,12 @@ class WorkerPool:
         if taken is None:
             return False
         source, refs, rank = taken
-        if source.number is None:
-            for files in messages.split_files(refs):
-                self._hand_over(worker, InFlight(source, files, rank, set(range(len(files)))), None, files)
-        else:
-            chunk = InFlight(source, refs, rank, set(range(len(refs))))
-            self._hand_over(worker, chunk, source.number, messages.pack_offsets(refs))
+        for group, packed in messages.pack_refs(source.number, refs):
+            self._chunk = self._chunk % (TIMER - 1) + 1
+            worker.chunks[self._chunk] = InFlight(source, group, rank, set(range(len(group))))
+            worker.held += len(group)
+            worker.send(["run", self._chunk, source.number, packed])
         return True
-
-    def _hand_over(self, worker: WorkerProcess, chunk: InFlight, number: int | None, refs: Any) -> None:
-        self._chunk = self._chunk % (TIMER - 1) + 1
-        worker.chunks[self._chunk] = chunk
-        worker.held += len(chunk.refs)
-        worker.send(["run", self._chunk, number, refs])
 
     # -- in: how they ended --
 
@@ -341,7 +335,7 @@ class WorkerPool:
         elif verdict == messages.LOCKED or (verdict == messages.SHORT and detail < SHORT_SECONDS):
             spool.postpone(source, ref, chunk.rank, time.time() + LOCKED_SECONDS)
         elif verdict == messages.SHORT:
-            spool.quarantine(str(ref), f"it ended before its variables did for {int(detail)} s")
+            spool.corrupt(source, ref, f"it ended before its variables did for {int(detail)} s")
         elif verdict == messages.UNREADABLE:
             spool.unreadable(source, ref, chunk.rank, detail)
         elif verdict == messages.CORRUPT:
@@ -355,7 +349,7 @@ class WorkerPool:
             return
         chunk = worker.chunks[number]
         refs = self._close(worker, chunk, positions)
-        self._spool.give_back(chunk.source, refs, chunk.rank)
+        self._spool.give_back(Taken(chunk.source, refs, chunk.rank))
         self._forget_if_over(worker, number)
 
     def _printed(self, worker: WorkerProcess, stream: str, text: str) -> None:
@@ -437,7 +431,7 @@ class WorkerPool:
                 spool.interrupted(source, ref, chunk.rank)
             else:
                 spool.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, f"its worker {worker.death}"))
-        spool.give_back(source, unstarted, chunk.rank)
+        spool.give_back(Taken(source, unstarted, chunk.rank))
 
     # -- by the clock --
 

@@ -25,7 +25,7 @@ from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.recovery import spool_files
 from spoolnode.node.spool.retry import RetryPolicy
-from spoolnode.node.spool.tasks import Batch, Source
+from spoolnode.node.spool.tasks import Source, Taken
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused
@@ -262,9 +262,10 @@ class Life:
     def take(self) -> None:
         """A worker gets tasks, and starts them."""
         taken = self.spool.take(self.random.randint(1, 3))
-        for ref in taken[1] if taken else ():
-            source, _, rank = taken or (None, None, 0)
-            assert source is not None
+        if taken is None:
+            return
+        for ref in taken.refs:
+            source, _, rank = taken
             found = self._read(source, ref)
             if found is None or found.state != WAITING:
                 self._clear(source, ref, found)
@@ -278,8 +279,9 @@ class Life:
             self.held.append(Held(source, ref, rank, fate))
 
     def _clear(self, source: Source, ref: int | str, found: spoolfile.SpoolFile | None) -> None:
-        if found is not None and not isinstance(source, Batch):
-            discard(self.disk, self.journal.layout.path(str(ref)))
+        path, base = self._where(source, ref)
+        if found is not None and not base:
+            discard(self.disk, path)
         self.spool.gone(source, ref)
 
     def end_one(self) -> None:
@@ -297,11 +299,12 @@ class Life:
         self.spool.done(held.source, [held.ref])
 
     def _finish(self, held: Held) -> None:
-        if isinstance(held.source, Batch):
+        path, base = self._where(held.source, held.ref)
+        if base:
             self._poke(held.source, held.ref, STATE_AT, FINISHED)
         else:
             try:
-                self.disk.unlink(self.journal.layout.path(str(held.ref)))
+                self.disk.unlink(path)
             except OSError:
                 self._poke(held.source, held.ref, STATE_AT, FINISHED)
         held.fate.ended = "done"
@@ -313,7 +316,7 @@ class Life:
         self.spool.failed(held.source, held.ref, held.rank, Outcome(Ending.AGAIN, delay=0.001))
 
     def _returned(self, held: Held) -> None:
-        self.spool.give_back(held.source, [held.ref], held.rank)
+        self.spool.give_back(Taken(held.source, [held.ref], held.rank))
 
     def _interrupted(self, held: Held) -> None:
         self.spool.interrupted(held.source, held.ref, held.rank)
@@ -406,9 +409,8 @@ class Life:
     # -- looking --
 
     def _where(self, source: Source, ref: int | str) -> tuple[str, int]:
-        if isinstance(source, Batch):
-            return self.journal.layout.batch(source.number), int(ref)
-        return self.journal.layout.path(str(ref)), 0
+        header = source.place.header(self.journal.layout, ref)
+        return header.path, header.base
 
     def _read(self, source: Source, ref: int | str) -> spoolfile.SpoolFile | None:
         path, base = self._where(source, ref)

@@ -19,7 +19,6 @@ from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.sequence import Key
 from spoolnode.node.spool.store import Store
-from spoolnode.node.spool.tasks import Batch
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.errors import Refused
@@ -175,9 +174,7 @@ class Station:
 
     def read(self, source: Any, ref: Any) -> spoolfile.SpoolFile | None:
         """What lies there."""
-        path, base = (self.journal.layout.batch(source.number), int(ref)) if isinstance(source, Batch) else (
-            self.journal.layout.path(str(ref)), 0,
-        )  # fmt: skip
+        path, base, _ = source.place.header(self.journal.layout, ref)
         data = self.disk.peek(path)
         if data is None:
             return None
@@ -193,10 +190,11 @@ class Station:
                 found = self.read(source, ref)
                 if found is not None and found.state == WAITING:
                     ran.append(int(dict(found.variables)[b"n"]))
-                    if isinstance(source, Batch):
-                        self.disk.store(self.journal.layout.batch(source.number), int(ref) + STATE_AT, bytes([FINISHED]))
+                    path, base, _ = source.place.header(self.journal.layout, ref)
+                    if base:
+                        self.disk.store(path, base + STATE_AT, bytes([FINISHED]))
                     else:
-                        self.disk.unlink(self.journal.layout.path(str(ref)))
+                        self.disk.unlink(path)
                 self.spool.done(source, [ref])
         return ran
 

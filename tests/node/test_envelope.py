@@ -4,6 +4,7 @@ import pytest
 from linked import LARGE, PEER
 
 from spoolnode.node.outbox.envelope import AskedPlace, Envelope, Unsendable, asked, pack_file
+from spoolnode.node.spool.place import IN_FILES
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask
@@ -168,7 +169,7 @@ def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreada
         refs, (block(n="1"), block(n="1", spool_node="any"), over_a_link(spool_hops="2"), b"spool_\xff"), strict=False
     ):
         put(store, head(content), ref)
-    assert asked(store, None, refs) == {"a": AskedPlace("", 0), "b": AskedPlace("any", 0), "c": AskedPlace("any", 3)}
+    assert asked(store, IN_FILES, refs) == {"a": AskedPlace("", 0), "b": AskedPlace("any", 0), "c": AskedPlace("any", 3)}
 
 
 @pytest.mark.parametrize(
@@ -186,4 +187,4 @@ def test_a_task_of_a_uwsgi_that_no_other_node_would_take_stays(
     store: Store, variables: bytes, body: bytes, may_leave: bool
 ) -> None:
     put(store, head(variables) + body, "a")
-    assert asked(store, None, ["a"]) == ({"a": AskedPlace("", 0)} if may_leave else {})
+    assert asked(store, IN_FILES, ["a"]) == ({"a": AskedPlace("", 0)} if may_leave else {})

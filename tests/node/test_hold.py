@@ -20,7 +20,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 def expired(outbox: Outbox, oldest: float) -> list[str]:
     """The ids of what was accepted before that time; it is taken."""
-    return [source.id_of(ref, NODE) for _, _, source, ref, _ in outbox.expired(oldest, 100)]
+    return [source.place.id_of(ref, NODE) for _, _, source, ref, _ in outbox.expired(oldest, 100)]
 
 
 def test_a_batch_is_called_by_the_time_of_its_first_task_though_its_file_was_made_ahead() -> None:

@@ -144,7 +144,7 @@ def test_a_task_from_elsewhere_is_found_by_its_first_id(linked: Store, place: st
     info, where = inspect.find_arrived(linked, origin) or pytest.fail("it is there")
     if place != "batch":
         block = linked.block_at(where)
-        linked.mark(NUMBER, [inspect.record_of(info)[1]])
+        linked.mark(NUMBER, [where.base])
         ref = {
             "file": "7/uwsgi_spoolfile_on_y",
             "dead": "dead/uwsgi_spoolfile_on_y",

@@ -53,8 +53,7 @@ def numbers(load: Shipment | None) -> list[int]:
 
 def back(station: Station, load: Shipment, *, doubtful: bool, peer: str = BETA) -> None:
     """A link could not get rid of them."""
-    refs = [envelope.ref for envelope in load.envelopes]
-    station.outbox.give_back("beta", peer, load.source, refs, load.rank, doubtful=doubtful)
+    station.outbox.give_back("beta", peer, load.rest(load.envelopes), doubtful=doubtful)
 
 
 async def handed(station: Station, load: Shipment, peer: str = BETA) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 from typing import Any
 
 import pytest
@@ -49,18 +50,15 @@ def test_a_task_that_is_being_removed_is_not_sent(settled: bool) -> None:
     asyncio.run(story())
 
 
-def test_a_task_that_the_disk_did_not_let_go_waits_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_the_disk_did_not_let_go_waits_as_before() -> None:
     async def story() -> None:
         life = Life(0)
         found = await waiting_task(life, settled=False)
 
-        def fail(number: int, offset: int) -> bool:
-            raise OSError(errno.EIO, "broken")
-
-        monkeypatch.setattr(life.journal.store, "finish_waiting", fail)
+        life.disk.fail_at(1, errno.EIO)
         removal = asyncio.create_task(life.storage.remove(*found))
         await life.rest()
-        with pytest.raises(OSError, match="broken"):
+        with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             await removal
         assert life.outbox.sizes() == {"beta": 1}
         assert life.outbox.destination(*found) == "beta"

@@ -10,6 +10,7 @@ import pytest
 from linked import Station, task
 
 from spoolnode.node.outcome import Ending, Outcome
+from spoolnode.node.spool.place import IN_FILES
 from spoolnode.protocol.names import SPOOL_PREFIX
 
 FIRST = 7 << 32
@@ -83,7 +84,7 @@ def test_what_was_given_up_just_before_a_power_cut_is_dead_and_does_not_wait_as_
         taken = station.spool.take(1)
         assert taken is not None
         source, (ref,), rank = taken
-        station.by_hand.set_attempts(None if settled else source.number, ref, 3)  # type: ignore[union-attr] # a batch
+        source.place.set_attempts(station.by_hand, ref, 3)
         station.spool.failed(source, ref, rank, Outcome(Ending.FAILED, "it failed"))
         await station.rest()
         assert len(station.files("dead")) == 1
@@ -118,7 +119,7 @@ def test_a_copy_out_of_dead_made_by_hand_runs_and_the_dead_one_stays() -> None:
         station.admit(task(1), link=None)
         await station.settled()
         (name,) = [name for name in station.files("") if name.startswith(SPOOL_PREFIX)]
-        station.by_hand.bury(None, name, "it failed", 3)
+        IN_FILES.bury(station.by_hand, name, "it failed", 3)
         data = station.disk.peek(station.journal.layout.path(f"dead/{name}"))
         assert data is not None
         station.by_hand.put(name, [data], None)
@@ -136,7 +137,7 @@ def test_two_files_of_one_name_are_both_kept_when_both_are_given_up() -> None:
         for directory in ("", "5/"):
             store.disk.make_directory(store.layout.path("5"))
             store.put(f"{directory}{SPOOL_PREFIX}x", [b"\x11\x00\x00\x00" + directory.encode()], None)
-            store.bury(None, f"{directory}{SPOOL_PREFIX}x", "it failed", 3)
+            IN_FILES.bury(store, f"{directory}{SPOOL_PREFIX}x", "it failed", 3)
         assert len(station.files("dead")) == 2
         assert len({store.revive(f"dead/{name}") for name in station.files("dead")}) == 2
         assert sum(name.startswith(SPOOL_PREFIX) for name in station.files("")) == 2

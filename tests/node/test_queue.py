@@ -71,7 +71,7 @@ def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...
         elif kind == "remove":
             source, ref = frozen[int(str(rest[0]))], int(str(rest[1]))
             there = [item for item in model if item[1] is source and item[2] == ref]
-            assert queue.remove(source, ref) == bool(there)
+            assert queue.remove(source, ref) == (there[0][0] if there else None)
             model = [item for item in model if item not in there]
         else:
             source = frozen[int(str(rest[0]))]
@@ -170,7 +170,8 @@ def _compare_later_with_a_list(script: list[tuple[str, float, int]]) -> None:
             frozen = Source("frozen", frozen=True)
             later.add(0.0, frozen, 0, index)
             taken = [(due, held, ref, rank) for due, _, held, ref, rank, _ in later.take(int(number))]
-            assert later.remove(frozen, 0) == index, "what is moved is not taken"
+            assert later.has(frozen, 0), "what is moved is not taken"
+            later.remove(frozen, 0)
             alike = [item for item in model if taken and (item[1], item[3]) == (taken[0][1], taken[0][3])]
             assert set(taken) <= set(alike), "of one source and one rank"
             assert len(taken) == min(int(number), len(alike))
@@ -178,7 +179,9 @@ def _compare_later_with_a_list(script: list[tuple[str, float, int]]) -> None:
             model = [item for item in model if item not in taken]
         else:
             there = [item for item in model if item[1] is source and item[2] == int(number)]
-            assert later.remove(source, int(number)) == (there[0][3] if there else None)
+            assert later.has(source, int(number)) == bool(there)
+            entry = later.remove(source, int(number))
+            assert (entry and (entry[0], *entry[2:5])) == (there[0] if there else None)
             model = [item for item in model if item not in there]
         assert len(later) == len(model)
         assert later.next_due() == (model[0][0] if model else None)

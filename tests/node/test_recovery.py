@@ -15,6 +15,7 @@ from spoolnode.node.disk.disk import Disk, RealDisk
 from spoolnode.node.disk.fakes import FakeDisk, PowerCut
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.spool.group_commit import BATCH_SIZE
+from spoolnode.node.spool.place import InBatch
 from spoolnode.node.spool.recovery import Found, recover
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import batch, names, spoolfile
@@ -80,7 +81,7 @@ def test_ready_later_and_tried_tasks_are_told_apart_and_the_finished_left_out(st
     records = [record(), record(rank=3), record(due=NOW + 9), record(due=NOW - 9), record(), record()]
     plain, ranked, later, past, tried, done = offsets_of(*records)
     write(store.layout.batch(NUMBER), batch_of(*records))
-    store.set_attempts(NUMBER, tried, 4)
+    InBatch(NUMBER).set_attempts(store, tried, 4)
     store.mark(NUMBER, [done])
     (found,) = recover(store, NOW, Log()).batches
     assert {rank: list(refs) for rank, refs in found.ready.items()} == {names.LAST: [plain, past], 3: [ranked]}
@@ -222,7 +223,7 @@ def test_a_settlement_cut_short_at_any_call_leaves_no_task_twice() -> None:
             disk.sync_directory(store.layout.incoming)
             disk.cut_power_at(call)
             with suppress(PowerCut):
-                store.settle(NUMBER, set(), set(), {})
+                InBatch(NUMBER).settle(store, set(), set(), {})
             disk.random.seed(cut)
             disk.crash()
             found = recover(store, NOW, Log())

@@ -12,6 +12,7 @@ from spoolnode.node.disk.fakes import FakeDisk
 from spoolnode.node.disk.layout import Layout, outbox_ref
 from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.spool import inspect
+from spoolnode.node.spool.place import IN_FILES, InBatch, Place
 from spoolnode.node.spool.reader import Location, Progress
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import batch, names, spoolfile
@@ -20,6 +21,7 @@ from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 
 NODE = "0123456789ab"
 NUMBER = 1_700_000_000_000_000
+BATCH = InBatch(NUMBER)
 Write = Callable[[str, bytes], None]
 Task = tuple[str, bytes, float, int]
 
@@ -68,24 +70,24 @@ def test_progress_is_read_and_written_in_place(store: Store, write: Write) -> No
     first, second = make_batch(store, [task(), task()])
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"a", b"b")))
     store.mark(NUMBER, [first])
-    store.set_attempts(NUMBER, second, 7)
-    store.set_attempts(None, "uwsgi_spoolfile_on_x", 1000)
+    BATCH.set_attempts(store, second, 7)
+    IN_FILES.set_attempts(store, "uwsgi_spoolfile_on_x", 1000)
     assert store.progresses(NUMBER, [first, second]) == {
         first: Progress(spoolfile.FINISHED, 0),
         second: Progress(spoolfile.WAITING, 7),
     }
-    assert store.progress(NUMBER, second) == Progress(spoolfile.WAITING, 7)
-    assert store.progress(None, "uwsgi_spoolfile_on_x") == Progress(spoolfile.WAITING, spoolfile.MAX_ATTEMPTS)
+    assert BATCH.progress(store, second) == Progress(spoolfile.WAITING, 7)
+    assert IN_FILES.progress(store, "uwsgi_spoolfile_on_x") == Progress(spoolfile.WAITING, spoolfile.MAX_ATTEMPTS)
 
 
 def test_only_a_task_that_waits_is_finished_by_hand_and_no_other_byte_is_touched(store: Store) -> None:
     first, second = make_batch(store, [task(), task()])
     before = store.contents(store.layout.batch(NUMBER))
     for offset in (0, 1, first + 1, second - 1, 1 << 20):
-        assert not store.finish_waiting(NUMBER, offset)
+        assert not BATCH.remove(store, offset)
     assert store.contents(store.layout.batch(NUMBER)) == before
-    assert store.finish_waiting(NUMBER, first)
-    assert not store.finish_waiting(NUMBER, first)
+    assert BATCH.remove(store, first)
+    assert not BATCH.remove(store, first)
     assert [record.state for record in store.records(NUMBER)] == [spoolfile.FINISHED, spoolfile.WAITING]
 
 
@@ -114,9 +116,9 @@ def test_settling_gives_each_waiting_task_a_file_of_its_own(store: Store) -> Non
         store,
         [task("plain", body=b"b" * 3000), task("ranked", rank=3), task("later"), task("f"), task("v"), task("d")],
     )
-    store.set_attempts(NUMBER, later, 2)
+    BATCH.set_attempts(store, later, 2)
     store.mark(NUMBER, [done])
-    moved = store.settle(NUMBER, {in_flight}, {void}, {later: 2e9})
+    moved = BATCH.settle(store, {in_flight}, {void}, {later: 2e9})
     assert moved == {plain: ref_of(plain), ranked: ref_of(ranked, 3), later: ref_of(later)}
     assert read(store, ref_of(plain)) == (spoolfile.WAITING, 0, [(b"n", b"plain")], b"b" * 3000)
     assert read(store, ref_of(ranked, 3)).variables == [(b"n", b"ranked")]
@@ -130,8 +132,8 @@ def test_settling_gives_each_waiting_task_a_file_of_its_own(store: Store) -> Non
 
 def test_settling_again_moves_nothing_again(store: Store) -> None:
     (offset,) = make_batch(store, [task()])
-    assert store.settle(NUMBER, set(), set(), {}) == {offset: ref_of(offset)}
-    assert store.settle(NUMBER, set(), set(), {}) == {}
+    assert BATCH.settle(store, set(), set(), {}) == {offset: ref_of(offset)}
+    assert BATCH.settle(store, set(), set(), {}) == {}
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
@@ -143,7 +145,7 @@ def test_a_settlement_that_fails_at_any_call_leaves_no_task_in_two_places_for_th
         offsets = make_batch(store, tasks)
         disk.fail_at(call, error)
         try:
-            moved = store.settle(NUMBER, set(), set(), {})
+            moved = BATCH.settle(store, set(), set(), {})
         except OSError:
             moved = {}
         disk.heal()
@@ -157,7 +159,7 @@ def test_a_settlement_that_fails_at_any_call_leaves_no_task_in_two_places_for_th
 
 def test_a_task_that_was_made_ready_by_hand_stays_ready_when_it_settles(store: Store) -> None:
     (offset,) = make_batch(store, [task(due=4e9)])
-    store.settle(NUMBER, set(), set(), {})  # nothing is due later
+    BATCH.settle(store, set(), set(), {})  # nothing is due later
     assert store.disk.stat(store.layout.path(ref_of(offset))).mtime == 1e9
 
 
@@ -166,7 +168,7 @@ def test_a_settled_task_survives_every_power_cut_once_its_record_is_marked() -> 
         disk = FakeDisk(seed)
         store = fake_store(disk)
         (offset,) = make_batch(store, [task(rank=4, due=2e9)])
-        store.settle(NUMBER, set(), set(), {offset: 2e9})
+        BATCH.settle(store, set(), set(), {offset: 2e9})
         store.sync_marks([NUMBER], [])
         disk.crash()
         assert [record.state for record in store.records(NUMBER)] == [spoolfile.FINISHED]
@@ -200,30 +202,30 @@ def test_the_revived_are_as_they_were_before_they_died(store: Store, write: Writ
 
 def bury_one(store: Store, write: Write, kind: str, reason: str) -> str:
     """Buries a task; where it lies then."""
-    number, ref = make_one(store, write, kind)
-    store.bury(number, ref, reason, 20)
-    if number is not None:
-        assert store.progress(number, ref).state == spoolfile.FINISHED
-    return f"dead/{ref}" if number is None else f"dead/{ref_of(int(ref))}"
+    place, ref = make_one(store, write, kind)
+    place.bury(store, ref, reason, 20)
+    if place == BATCH:
+        assert place.progress(store, ref).state == spoolfile.FINISHED
+    return f"dead/{names.file_name(place.id_of(ref, NODE))}"
 
 
-def make_one(store: Store, write: Write, kind: str) -> tuple[int | None, int | str]:
+def make_one(store: Store, write: Write, kind: str) -> tuple[Place, int | str]:
     """A task, in a batch or in a file of its own."""
     block = encode_variables([(b"n", b"a"), (b"priority", b"5")])
     if kind == "file":
         write(store.layout.path("uwsgi_spoolfile_on_x"), spoolfile.head(block) + b"body")
-        return None, "uwsgi_spoolfile_on_x"
+        return IN_FILES, "uwsgi_spoolfile_on_x"
     offset = batch.HEADER_SIZE + batch.RECORD_SIZE
     write(
         store.layout.batch(NUMBER),
         batch.encode_header(NUMBER) + batch.encode_record(NUMBER, block, b"body", 1.0, 0.0, 5),
     )
-    return NUMBER, offset
+    return BATCH, offset
 
 
 def test_a_reason_that_does_not_fit_beside_the_variables_lies_beside_the_task(store: Store, write: Write) -> None:
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"k", b"v" * (MAX_BLOCK - 20))))
-    store.bury(None, "uwsgi_spoolfile_on_x", "because", 20)
+    IN_FILES.bury(store, "uwsgi_spoolfile_on_x", "because", 20)
     where = "dead/uwsgi_spoolfile_on_x"
     assert read(store, where).variables == [(b"k", b"v" * (MAX_BLOCK - 20))]
     shown = inspect.contents(store, Location(store.layout.path(where)))
@@ -236,13 +238,13 @@ def test_a_reason_that_does_not_fit_beside_the_variables_lies_beside_the_task(st
 def test_what_a_link_can_carry_has_always_room_for_where_it_was_not_delivered(store: Store, write: Write) -> None:
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"k", b"v" * (MAX_BLOCK - LINK_ROOM - 5))))
     to = "x" * 249 + ":65535"
-    store.bury(None, "uwsgi_spoolfile_on_x", undeliverable(to, "because " * 1000), 0)
+    IN_FILES.bury(store, "uwsgi_spoolfile_on_x", undeliverable(to, "because " * 1000), 0)
     assert undelivered(store.block_of("dead/uwsgi_spoolfile_on_x")) == (to, "")
 
 
 def test_the_undeliverable_go_back_to_their_outbox_as_they_were(store: Store, write: Write) -> None:
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((names.NODE, b"[::1]:3031")))
-    store.bury(None, "uwsgi_spoolfile_on_x", undeliverable("[::1]:3031", "nobody: there"), 0)
+    IN_FILES.bury(store, "uwsgi_spoolfile_on_x", undeliverable("[::1]:3031", "nobody: there"), 0)
     assert undelivered(store.block_of("dead/uwsgi_spoolfile_on_x")) == ("[::1]:3031", "[::1]:3031")
     target = outbox_ref("[::1]:3031", "x", 7)
     assert store.revive("dead/uwsgi_spoolfile_on_x", target) == target
@@ -253,7 +255,7 @@ def test_the_undeliverable_go_back_to_their_outbox_as_they_were(store: Store, wr
 @pytest.mark.parametrize("reason", ["RuntimeError: not delivered to beta: x", "", "not delivered to ../beta: x"])
 def test_what_has_run_here_is_not_undeliverable(store: Store, write: Write, reason: str) -> None:
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((names.TO, b"alpha")))
-    store.bury(None, "uwsgi_spoolfile_on_x", reason, 3)
+    IN_FILES.bury(store, "uwsgi_spoolfile_on_x", reason, 3)
     assert undelivered(store.block_of("dead/uwsgi_spoolfile_on_x")) is None
     assert destination_again(store.block_of("dead/uwsgi_spoolfile_on_x")) == ""
 
@@ -274,13 +276,13 @@ def test_what_could_not_be_delivered_goes_again_where_its_sender_asked(
     store: Store, write: Write, asked: str, to: str, again: str
 ) -> None:
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"k", b"v"), *([(names.NODE, asked.encode())] if asked else [])))
-    store.bury(None, "uwsgi_spoolfile_on_x", undeliverable(to, "it refuses"), 0)
+    IN_FILES.bury(store, "uwsgi_spoolfile_on_x", undeliverable(to, "it refuses"), 0)
     assert destination_again(store.block_of("dead/uwsgi_spoolfile_on_x")) == again
 
 
 def test_a_long_reason_is_kept_with_its_beginning_and_its_end(store: Store, write: Write) -> None:
     write(store.layout.path("uwsgi_spoolfile_on_x"), spool_file((b"a", b"b")))
-    store.bury(None, "uwsgi_spoolfile_on_x", "begin" + "\udcff" * 9000 + "end", 20)
+    IN_FILES.bury(store, "uwsgi_spoolfile_on_x", "begin" + "\udcff" * 9000 + "end", 20)
     reason = dict(read(store, "dead/uwsgi_spoolfile_on_x").variables)[names.REASON]
     assert reason.startswith(b"begin")
     assert reason.endswith(b"end")
@@ -296,7 +298,7 @@ def test_a_file_with_the_longest_name_can_die_rise_and_be_put_aside(store: Store
     name = names.SPOOL_PREFIX + "x" * (255 - len(names.SPOOL_PREFIX))
     store.disk.make_directory(store.layout.path("7"))
     write(store.layout.path(f"7/{name}"), spool_file((b"a", b"b")))
-    store.bury(None, f"7/{name}", "because", 3)
+    IN_FILES.bury(store, f"7/{name}", "because", 3)
     assert store.revive(f"dead/{name}") == name
     store.disk.rename(store.layout.path(name), store.layout.path(f"7/{name}"))
     target = store.quarantine(f"7/{name}")
@@ -308,10 +310,10 @@ def test_a_burial_that_fails_at_any_call_leaves_the_task_where_it_was_and_only_t
     for call in range(1, 30):
         disk = FakeDisk(call)
         store = fake_store(disk)
-        number, ref = make_one(store, writer(disk), kind)
+        place, ref = make_one(store, writer(disk), kind)
         disk.fail_at(call, errno.EIO)
         try:
-            store.bury(number, ref, "because", 20)
+            place.bury(store, ref, "because", 20)
             places = (1, 0)
         except OSError:
             places = (0, 1)
@@ -358,13 +360,13 @@ def test_taking_over_a_file_leaves_it_where_it_is_whatever_fails() -> None:
     for call in range(1, 20):
         disk = FakeDisk(call)
         store = fake_store(disk)
-        number, ref = make_one(store, writer(disk), "file")
+        place, ref = make_one(store, writer(disk), "file")
         before = disk.peek(store.layout.path(str(ref)))
         disk.fail_at(call, errno.EIO)
         with contextlib.suppress(OSError):
             store.take_over(str(ref))
         disk.heal()
-        assert number is None
+        assert place == IN_FILES
         assert disk.peek(store.layout.path(str(ref))) == before
         assert not disk.open_files
 
@@ -391,9 +393,9 @@ def test_damage_is_kept_once(store: Store) -> None:
 
 def test_what_is_gone_is_reported_as_gone(store: Store) -> None:
     for job in (
-        lambda: store.progress(None, "uwsgi_spoolfile_on_x"), lambda: store.bury(NUMBER, 72, "r", 1),
+        lambda: IN_FILES.progress(store, "uwsgi_spoolfile_on_x"), lambda: BATCH.bury(store, 72, "r", 1),
         lambda: store.revive("dead/uwsgi_spoolfile_on_x"), lambda: store.quarantine("uwsgi_spoolfile_on_x"),
-        lambda: store.settle(NUMBER, set(), set(), {}), lambda: store.finish_waiting(NUMBER, 72),
+        lambda: BATCH.settle(store, set(), set(), {}), lambda: BATCH.remove(store, 72),
     ):  # fmt: skip
         with pytest.raises(FileNotFoundError):
             job()

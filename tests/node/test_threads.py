@@ -13,6 +13,7 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.disk.threads import DiskThread
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.place import IN_FILES
 from spoolnode.node.spool.retry import RetryPolicy
 
 MOVES: dict[str, Callable[[GuardedDisk, str], object]] = {
@@ -114,8 +115,8 @@ def test_a_move_that_is_made_beside_the_store_thread_fails(tmp_path: Path) -> No
         disk.in_force = True
         (tmp_path / "uwsgi_spoolfile_on_x").write_bytes(b"\x11\0\0\0")
         with pytest.raises(WrongThread):
-            await asyncio.to_thread(journal.store.bury, None, "uwsgi_spoolfile_on_x", "it failed", 1)
-        await journal.moves.run(lambda: journal.store.bury(None, "uwsgi_spoolfile_on_x", "it failed", 1))
+            await asyncio.to_thread(IN_FILES.bury, journal.store, "uwsgi_spoolfile_on_x", "it failed", 1)
+        await journal.moves.run(lambda: IN_FILES.bury(journal.store, "uwsgi_spoolfile_on_x", "it failed", 1))
         await storage.close()
 
     asyncio.run(main())

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
@@ -22,7 +22,7 @@ from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
-from spoolnode.node.spool.tasks import Batch, Source
+from spoolnode.node.spool.tasks import Source, Taken
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.hello import PROTOCOL, Hello
@@ -393,8 +393,8 @@ class SimPool:
             if taken is None:
                 return
             self._idle -= 1
-            self.held += len(taken[1])
-            self.active[SimWorker(self, *taken)] = None
+            self.held += len(taken.refs)
+            self.active[SimWorker(self, taken)] = None
 
     def released(self, count: int) -> None:
         """A worker holds so many tasks less."""
@@ -428,14 +428,13 @@ class SimPool:
 class SimWorker:
     """One worker with the tasks that it was given."""
 
-    def __init__(self, pool: SimPool, source: Source, refs: MutableSequence[Any], rank: int) -> None:
+    def __init__(self, pool: SimPool, taken: Taken) -> None:
         self.pool = pool
         self.node = pool.node
         self.spool, self.journal = pool.node.spool, pool.node.journal
         self.disk = pool.node.machine.disk
         self.random = pool.node.random
-        self.source = source
-        self.rank = rank
+        self.source, refs, self.rank = taken
         self.todo = list(refs)
         self.todo.reverse()
         self._running: tuple[Any, Copy] | None = None
@@ -450,7 +449,7 @@ class SimWorker:
         if self.todo:
             rest, self.todo = self.todo[::-1], []
             self.pool.released(len(rest))
-            self.spool.give_back(self.source, rest, self.rank)
+            self.spool.give_back(Taken(self.source, rest, self.rank))
 
     def interrupt(self) -> None:
         """The node kills the worker."""
@@ -527,10 +526,11 @@ class SimWorker:
         self.node.loop.call_later(0.1, self.pool.idle, self)
 
     def _finish(self, ref: Any, copy: Copy) -> None:
-        if isinstance(self.source, Batch):
+        path, base = self._where(ref)
+        if base:
             self._poke(ref, STATE_AT, FINISHED)
         else:
-            discard(self.disk, self.journal.layout.path(ref))
+            discard(self.disk, path)
         self.node.history.ended(copy, True)
         self.node.trace(self.node.name, "done", n=copy.task.n)
 
@@ -555,9 +555,8 @@ class SimWorker:
         return data
 
     def _where(self, ref: Any) -> tuple[str, int]:
-        if isinstance(self.source, Batch):
-            return self.journal.layout.batch(self.source.number), int(ref)
-        return self.journal.layout.path(ref), 0
+        header = self.source.place.header(self.journal.layout, ref)
+        return header.path, header.base
 
     def _poke(self, ref: Any, at: int, value: int) -> None:
         path, base = self._where(ref)

@@ -1,7 +1,7 @@
 """Mistakes to plant, to show that the simulation finds them."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from random import Random
 from typing import Any
 from unittest import mock
@@ -11,6 +11,7 @@ from spoolnode.node.outbox.moving import Moving
 from spoolnode.node.spool import recovery
 from spoolnode.node.spool.group_commit import GroupCommit
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.place import InBatch, InFiles, Place
 from spoolnode.node.spool.sequence import Outstanding, Received
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.store import Store
@@ -75,18 +76,24 @@ def early_watermark() -> Any:
     return mock.patch.object(Outstanding, "low_watermark", lambda self, following: following)
 
 
-def unsafe_move() -> Any:
+@contextmanager
+def unsafe_move() -> Iterator[None]:
     """A task that moves to the outbox is seen by a link before the move is safe."""
-    real = Store.hand_over
 
-    def hand_over(self: Store, *args: Any) -> Any:
-        self.sync = False
-        try:
-            return real(self, *args)
-        finally:
-            self.sync = True
+    def unsafe(real: Any) -> Any:
+        def hand_over(self: Place, store: Store, targets: Any) -> Any:
+            store.sync = False
+            try:
+                return real(self, store, targets)
+            finally:
+                store.sync = True
 
-    return mock.patch.object(Store, "hand_over", hand_over)
+        return hand_over
+
+    with ExitStack() as patches:
+        for kind in (InBatch, InFiles):
+            patches.enter_context(mock.patch.object(kind, "hand_over", unsafe(kind.hand_over)))
+        yield
 
 
 def lose_proofs() -> Any:

@@ -14,9 +14,10 @@ from spoolnode.cli import Failure
 from spoolnode.cli.output import watched
 from spoolnode.control_client import NotRunning, ask
 from spoolnode.node.disk.disk import RealDisk
-from spoolnode.node.disk.layout import Layout, outbox_ref, reason_ref, ref_id
+from spoolnode.node.disk.layout import Layout, is_dead, outbox_ref, reason_ref, ref_id
 from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.spool import inspect
+from spoolnode.node.spool.place import place_at
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
@@ -143,9 +144,9 @@ class Stopped:
         with self._lock():
             info, place = self._find(identity)
             if place.length >= 0:
-                number, offset = inspect.record_of(info)
-                self._store.finish_waiting(number, offset)
-                self._store.sync_marks([number], [])
+                batch, offset = place_at(info.where)
+                batch.remove(self._store, offset)
+                batch.sync(self._store, offset)
             else:
                 with _unless_taken(place.path, identity):
                     self._store.remove(info.where)
@@ -264,15 +265,16 @@ def read_block(root: str, where: str) -> dict[bytes, bytes]:
     """The variables of a task, without its body: `where` is as in `inspect.Info`. Empty when they cannot be read."""
     from spoolnode.protocol.packet import HEADER, decode_variables
 
-    path, _, offset = where.rpartition(":") if where.startswith("incoming/") else (where, "", "0")
+    place, ref = place_at(where)
+    header = place.header(Layout(root), ref)
     try:
-        with open(os.path.join(root, path), "rb") as file:
-            file.seek(int(offset))
+        with open(header.path, "rb") as file:
+            file.seek(header.base)
             _, length, _ = HEADER.unpack(file.read(HEADER.size))
             block = dict(decode_variables(file.read(length)))
     except (OSError, ValueError, StructError, BadPacket):
         return {}
-    if where.startswith("dead/") and names.REASON not in block:
+    if is_dead(where) and names.REASON not in block:
         with suppress(OSError, BadPacket), open(os.path.join(root, reason_ref(where)), "rb") as file:
             block.update(decode_variables(file.read()))
     return block
