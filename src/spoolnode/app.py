@@ -45,6 +45,9 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
     with silence.importing(is_first=context.is_first):
         context.is_importing = True
         module = _import("--app", target, spec)
+        if hasattr(module, "INSTALLED_APPS"):  # the settings of a Django project: its applications have the tasks
+            os.environ["DJANGO_SETTINGS_MODULE"] = module.__name__
+            module = _import("--app", "spoolnode.django.project", spec)
         context.is_importing = False
         for other in imports:
             _import("--import", other, other)

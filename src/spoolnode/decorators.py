@@ -69,6 +69,19 @@ class SpooledCall(Generic[P]):
         request = self._function.request(self._options, args, kwargs)
         return client.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
+    def spool_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Stores a call when Django's transaction commits that is open now; at once if none is. After a rollback: never.
+
+        Raises:
+            BadTask: now, the function does not take these arguments, or they cannot travel.
+            SpoolnodeError: at the commit, what `spool` raises.
+        """
+        from django.db import transaction
+
+        request = self._function.request(self._options, args, kwargs)
+        to, patience = resolve(self._options.via), send_timeout(self._options.send_timeout)
+        transaction.on_commit(lambda: client.send(to, request, patience))
+
     async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
         from spoolnode.client import aio
@@ -127,6 +140,10 @@ class SpooledFunction(Generic[P, R]):
             SpoolnodeError: whatever else `send_to_spooler` raises.
         """
         return SpooledCall[P](self, self._options).spool(*args, **kwargs)
+
+    def spool_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        """Stores a call when Django's transaction commits (see `SpooledCall.spool_on_commit`)."""
+        SpooledCall[P](self, self._options).spool_on_commit(*args, **kwargs)
 
     async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """As `spool`, without blocking the loop."""
@@ -213,7 +230,7 @@ class SpooledMethod:
             "method (@staticmethod above @spool), that gets what it needs as arguments; nothing was sent"
         )
 
-    spool = options = _refuse
+    spool = spool_on_commit = options = _refuse
 
     async def aspool(self, *_: object, **__: object) -> NoReturn:
         """Raises `BadTask`, as `spool` does."""

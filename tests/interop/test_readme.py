@@ -193,10 +193,11 @@ def test_every_line_for_the_shell_is_one_that_is_tried(name: str) -> None:
         "spoolnode dead",
         "spoolnode doctor",
     )
-    of_makefile_and_pip = ("make demo", "make bench", "make simulate SEED=7", ". .venv/bin/activate", "pip install '.[tls]'")
+    of_makefile_and_pip = ("make demo", "make bench", "make simulate SEED=7", ". .venv/bin/activate", "pip install '.[")
     of_test_examples = ("nginx -p . -c nginx.conf", "curl -i -d hello http://127.0.0.1:8080/sendmassmail")
     of_cluster = ("spoolnode peers", "spoolnode flush beta", "spoolnode accept beta ID", "spoolnode send file=a.mov --node beta")
     of_cli = ("spoolnode drain", "spoolnode settle", "spoolnode stop --files")
-    tried = (*here, *of_makefile_and_pip, *of_test_examples, *of_cluster, *of_cli)
+    of_test_django = ("python manage.py spoolnode",)
+    tried = (*of_test_django, *here, *of_makefile_and_pip, *of_test_examples, *of_cluster, *of_cli)
     lines = [] if name == "docs/docker.md" else lines_to_type(name)
     assert not [line for line in lines if not line.startswith(tried)]

@@ -1,0 +1,31 @@
+"""The Django application: its command, and the check of its settings."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
+
+from spoolnode.django.options import problems
+
+BACKEND = "spoolnode.django.Backend"
+
+
+class SpoolnodeConfig(AppConfig):  # type: ignore[misc]  # Django has no types
+    """`spoolnode.django` in INSTALLED_APPS."""
+
+    name = "spoolnode.django"
+    label = "spoolnode"
+
+    def ready(self) -> None:
+        checks.register(check_tasks, "spoolnode")
+
+
+def check_tasks(**_: Any) -> Iterable[checks.CheckMessage]:
+    """Tells what is wrong with the OPTIONS of our backends in TASKS."""
+    found = []
+    for alias, params in getattr(settings, "TASKS", {}).items():
+        if params.get("BACKEND") == BACKEND:
+            found += [checks.Error(f"TASKS[{alias!r}]: {text}", id="spoolnode.E001") for text in problems(params)]
+    return found

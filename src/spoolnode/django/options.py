@@ -1,0 +1,44 @@
+"""What TASKS says of a backend. Nothing here needs Django."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import SpoolnodeError
+from spoolnode.wire import resolve
+
+OPTIONS = ("NODES", "VIA")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    """The OPTIONS of a backend."""
+
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    """Where the tasks of a queue run: a node's name, `host:port`, `tag:X`, `any`. Others run on the node that is asked."""
+    via: str | None = None
+    """The node that tasks are sent to; None: SPOOLNODE_VIA of the environment, else port 3031 of this machine."""
+
+
+def read_options(params: Mapping[str, Any]) -> BackendOptions:
+    """Those in an entry of TASKS."""
+    options = params.get("OPTIONS", {})
+    return BackendOptions(options.get("NODES", {}), options.get("VIA"))
+
+
+def problems(params: Mapping[str, Any]) -> list[str]:
+    """Sentences that tell what is wrong in an entry of TASKS."""
+    options = params.get("OPTIONS", {})
+    found = [f"there is no option {name!r}; there are {' and '.join(OPTIONS)}" for name in options if name not in OPTIONS]
+    queues = params.get("QUEUES", ["default"])
+    for queue, node in options.get("NODES", {}).items():
+        if queues and queue not in queues:
+            found.append(f"NODES names the queue {queue!r}, which is not one of QUEUES ({', '.join(queues)})")
+        if not isinstance(node, str) or not names.is_destination(node):
+            found.append(f"NODES sends the queue {queue!r} to {node!r}; it must be {names.right_destination(str(node))}")
+    try:
+        resolve(options.get("VIA"))
+    except SpoolnodeError as error:
+        found.append(f"VIA: {error}")
+    return found
