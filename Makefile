@@ -1,7 +1,7 @@
 # One command a chore; CONTRIBUTING.md tells more.
 PYTHON ?= python3
 export PYTHON
-# On Debian nginx and ip lie in /usr/sbin, which is not on everybody's path.
+# On Debian nginx and ip lie in /usr/sbin, which is not always on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: demo quick test test-pythons test-docker simulate bench release lint dev clean

@@ -1,4 +1,4 @@
-"""The application of the three nodes in docker-compose.yml: whatever a node gets, it works on for a moment and prints."""
+"""The application of the three nodes in docker-compose.yml: it works on each task for a moment, and prints it."""
 
 import socket
 import time
@@ -17,7 +17,7 @@ def resize(file: str, width: int) -> None:
 
 
 def everything_else(task: dict[str, Any]) -> int:
-    """Gets what names no function: here all that comes through nginx, and `spoolnode send`."""
+    """Gets the tasks that name no function: here all that come through nginx and `spoolnode send`."""
     time.sleep(float(task.get("seconds", 0.2)))
     text = task["body"].decode(errors="replace") if "body" in task else task.get("text", "nothing")
     print(f"{NODE} ran {text!r}")  # noqa: T201  # its purpose

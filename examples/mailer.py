@@ -1,6 +1,6 @@
 # A small mailer. Its node, here in examples/: spoolnode join -w mailer (MAILER_SMTP is the mail server, - prints)
 # The sender, in another terminal: python mailer.py ada@example.org grace@example.org
-"""Mails that a program hands over and forgets: kept on disk, sent in the background, tried again when that fails."""
+"""Mails that a program hands over and forgets: kept on disk, sent in the background, tried again after a failure."""
 
 import os
 import smtplib
@@ -11,11 +11,11 @@ from email.message import EmailMessage
 from spoolnode import SPOOL_OK, SPOOL_RETRY, spool, spoolraw
 
 PASSWORD_RESET, NEWSLETTER = 1, 50
-"""Priorities: the lower one goes first, whatever waits."""
+"""Priorities: the lower number goes first, whatever waits."""
 
 
 def deliver(message: EmailMessage) -> None:
-    """Hands a mail to the server; an exception when that does not take it."""
+    """Hands a mail to the server. Raises if the server does not take it."""
     server = os.environ.get("MAILER_SMTP", "-")
     if server == "-":
         print(f"to {message['To']}: {message['Subject']}", flush=True)  # noqa: T201  # its purpose
@@ -27,7 +27,7 @@ def deliver(message: EmailMessage) -> None:
 
 @spool(timeout=60)
 def mail(to: str, subject: str, text: str) -> None:
-    """Sends one mail. When the server is away this raises, and the node tries again, later and later."""
+    """Sends one mail. If the server is away this raises, and the node tries again after longer and longer pauses."""
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "mailer@example.org", to, subject
     message.set_content(text)
@@ -36,7 +36,7 @@ def mail(to: str, subject: str, text: str) -> None:
 
 @spoolraw
 def newsletter(to: list[str], not_before_hour: int) -> int:
-    """One mail for each reader, but not at night: what it returns says whether it wants to be asked again."""
+    """One mail for each reader, but not at night: its return value says whether it wants to be called again."""
     if time.localtime().tm_hour < not_before_hour:
         return SPOOL_RETRY
     for reader in to:
@@ -45,7 +45,7 @@ def newsletter(to: list[str], not_before_hour: int) -> int:
 
 
 def main(readers: list[str]) -> None:
-    """What the web application would do. Each call returns when the task is safe on the node's disk."""
+    """Acts as the web application. Each call returns when the task is safe on the node's disk."""
     newsletter.spool(readers, not_before_hour=0)
     for reader in readers:
         mail.options(priority=PASSWORD_RESET).spool(reader, "Your password", "Here is the link: ...")
@@ -53,7 +53,7 @@ def main(readers: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # The worker imports this file as `mailer`; under that name its functions are known on the wire.
+    # The worker imports this file as `mailer`, so its functions must be sent under that name.
     import mailer
 
     mailer.main(sys.argv[1:])

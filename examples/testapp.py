@@ -1,6 +1,6 @@
-# The example of uWSGI's manual, here: spoolnode join -Q myspool -s /tmp/uwsgi.sock -b 8192 -w testapp -A 10
+# The example of uWSGI's manual; here in examples/: spoolnode join -Q myspool -s /tmp/uwsgi.sock -b 8192 -w testapp -A 10
 # In another terminal: spoolnode send --via /tmp/uwsgi.sock Name=Serena System=Linux Tizio=Caio
-# ruff: noqa: B007, T201, I001 - as it stands there
+# ruff: noqa: B007, T201, I001 - as in the manual
 # fmt: off
 import time
 import uwsgi
