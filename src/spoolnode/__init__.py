@@ -1,13 +1,13 @@
 """A job spooler for a group of machines, without a broker. This package is its face: `from spoolnode import ...`.
 
-Nothing is imported before it is used: `import spoolnode` alone costs nothing.
+Each name is imported only when it is used: `import spoolnode` alone costs nothing.
 """
 
 from importlib import import_module
 
 from spoolnode.protocol.version import VERSION as __version__
 
-TYPE_CHECKING = False  # type checkers take it for typing's, whose import would cost more than all the rest
+TYPE_CHECKING = False  # type checkers take it for that of typing, which is expensive to import
 if TYPE_CHECKING:
     from spoolnode import uwsgi
     from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, asend_to_spooler, send_to_spooler

@@ -4,7 +4,7 @@ import sys
 
 
 def run() -> None:
-    """Runs the command, with the modules of Python and not with such of the same names in the current directory."""
+    """Runs the command, with the modules of Python, not with those of the same names in the current directory."""
     if not sys.flags.safe_path:
         del sys.path[0]  # `-m` has put the current directory there
     from spoolnode.cli import main

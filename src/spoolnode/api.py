@@ -6,15 +6,15 @@ from spoolnode.wire import resolve, task_message
 
 
 class SpoolResult(int):
-    """What a callable returns to say what becomes of its task. A type of its own: a function may mean something else by 0."""
+    """What a callable returns to decide about its task. It has its own type because a function may mean something else by 0."""
 
 
 SPOOL_OK = SpoolResult(-2)
 """A callable returns it when the task is done; None says the same."""
 SPOOL_RETRY = SpoolResult(-1)
-"""A callable returns it to be called again later, as often as it likes: that is no failure."""
+"""A callable returns it to be called again later, as often as it likes; this does not count as a failure."""
 SPOOL_IGNORE = SpoolResult(0)
-"""A callable returns it when the task is not its own; it is offered again later, and counts as a failed attempt."""
+"""A callable returns it when the task is not its own; the attempt has failed, and the task is offered again later."""
 
 
 def send_to_spooler(
@@ -25,16 +25,16 @@ def send_to_spooler(
     Args:
         task: names and values. str, bytes, int, float, bool, None, list, dict, tuple, set, datetime, date, timedelta,
             Decimal and UUID arrive as they were sent. `at`
-            (seconds since 1970, or a datetime) and `priority` (lower runs sooner) mean what they do to uWSGI, `body` is
-            bytes of any size; an empty `body` does not travel: the callable then finds no `body`.
-        node: where it shall run: a node's name, `host:port`, `tag:X`, `any` or `all`; without it, the node asked.
-        via: the node to hand it to, `host:port`, `[v6]:port` or the path of a unix socket; without it, the
+            (seconds since 1970, or a datetime) and `priority` (lower runs sooner) have their meaning in uWSGI, `body` is
+            bytes of any size; an empty `body` does not travel: the callable finds no `body` then.
+        node: where it runs: a node's name, `host:port`, `tag:X`, `any` or `all`; without it, the node asked.
+        via: the node to send it to, `host:port`, `[v6]:port` or the path of a unix socket; without it, the
             environment's SPOOLNODE_VIA, else port 3031 of this machine, 127.0.0.1 or ::1.
-        send_timeout: seconds that it may take, all together (with a body of 128 KiB or more: since the node last took some
-            of it); without it, the environment's SPOOLNODE_SEND_TIMEOUT, else 5.
+        send_timeout: seconds that it may take in all (with a body of 128 KiB or more: since the node last took some of
+        it); without it, the environment's SPOOLNODE_SEND_TIMEOUT, else 5.
 
     Returns:
-        The task's id. A real uWSGI server tells none; then it is empty.
+        The task's id. It is empty from a real uWSGI server, which tells none.
 
     Raises:
         BadTask: the task or `node` cannot be sent as it stands.
@@ -49,6 +49,6 @@ async def asend_to_spooler(
     task: TaskArguments, node: str | None = None, *, via: str | None = None, send_timeout: float | None = None
 ) -> str:
     """As `send_to_spooler`, without blocking the loop. Cancelled, the task may have been stored."""
-    from spoolnode.client import aio  # asyncio, only for who runs it
+    from spoolnode.client import aio  # asyncio, only when it is used
 
     return await aio.send(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))

@@ -22,17 +22,17 @@ from spoolnode.registry import REGISTRY
 def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), path: Sequence[str] = ()) -> App:
     """Imports the application and returns what a worker runs. Called once in each worker process, in its final process.
 
-    `import uwsgi` and `import uwsgidecorators` are ours from here on; the current directory, and that of a file, can be
-    imported from. Afterwards the `@postfork` functions have been called.
+    From here on, `import uwsgi` and `import uwsgidecorators` give our modules, and imports find modules in the current
+    directory and in that of a file. At the end it calls the `@postfork` functions.
 
     Args:
         spec: the application.
-        context: what the worker knows about itself.
+        context: the facts about this worker.
         imports: modules and files that are imported after it.
-        path: directories, relative to the current one, where modules are looked for besides.
+        path: further directories with modules, relative to the current one.
 
     Raises:
-        BadConfig: there is no such module, file or callable, or the application offers nothing to run.
+        BadConfig: the module, file or callable does not exist, or the application has nothing to run.
         BaseException: whatever the import raises.
     """
     target, callable_name = _split(spec)
@@ -85,7 +85,7 @@ def _put_on_path(directory: str) -> None:
 
 
 _IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.client.aio", "spoolnode.control_client", "spoolnode.node.spool.inspect")
-"""What a worker imports only when a task needs it."""
+"""Modules that a worker imports only when a task needs them."""
 
 
 def _give_way(directory: str) -> None:
@@ -96,7 +96,7 @@ def _give_way(directory: str) -> None:
     try:
         names = {entry.partition(".")[0] for entry in os.listdir(directory)} - _OURS
     except PermissionError:
-        return  # modules may be found there by name all the same
+        return  # modules may still be found there by name
     if names.isdisjoint(sys.modules.keys() | sys.stdlib_module_names):
         return
     for late in _IMPORTED_LATE:
@@ -128,7 +128,7 @@ def _import_module(option: str, name: str, spec: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # Not one that the application imports: that is found in its traceback.
+        # Not a module that the application imports: its traceback shows that.
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
         raise BadConfig(
@@ -146,11 +146,11 @@ def _import_file(option: str, path: str) -> ModuleType:
     _give_way(os.path.dirname(path))
     known = sys.modules.get(name)
     if known is not None and getattr(known, "__file__", None) != path:
-        raise BadConfig(f"{option}: {path} has the name of {name!r}, a module that is loaded already; rename the file")
+        raise BadConfig(f"{option}: {path} has the name of the module {name!r}, which is loaded already; rename the file")
     _put_on_path(os.path.dirname(path))
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise BadConfig(f"{option}: {path} is no Python file; its name must end with .py")
+        raise BadConfig(f"{option}: {path} is not a Python file; its name must end with .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -172,11 +172,11 @@ def _named(module: ModuleType, name: str, spec: str) -> Callable[[dict[str, Any]
 
 
 def _problem_of(named: Callable[[dict[str, Any]], object]) -> str:
-    """Why a callable cannot be given a task; empty when it can. In a uwsgi.ini it is the web application that stands there."""
+    """Why a callable cannot take a task; empty if it can. A uwsgi.ini names the web application here."""
     import inspect
 
     if inspect.isgeneratorfunction(named) or inspect.isasyncgenfunction(named):
-        return "contains a `yield`, so that calling it runs nothing of it"
+        return "contains a `yield`, so a call runs none of it"
     try:
         inspect.signature(named).bind({})
     except TypeError as error:
@@ -185,7 +185,7 @@ def _problem_of(named: Callable[[dict[str, Any]], object]) -> str:
             "name the callable that does, or leave it out and set `uwsgi.spooler` or use @spool"
         )
     except ValueError:
-        pass  # some functions written in C tell no signature
+        pass  # some functions written in C have no signature
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Asks a running node through its control socket: JSON over HTTP, with nothing but the standard library."""
+"""Asks a running node through its control socket: JSON over HTTP, with the standard library alone."""
 
 import http.client
 import json
@@ -10,7 +10,7 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.protocol.errors import SpoolnodeError
 
 TIMEOUT = 60.0
-"""Seconds that an answer may take: listing a large spool is long work."""
+"""Seconds that an answer may take: listing a large spool takes long."""
 
 
 class NotRunning(SpoolnodeError):
@@ -18,7 +18,7 @@ class NotRunning(SpoolnodeError):
 
 
 class ControlError(SpoolnodeError):
-    """The node declined, and says why, or it could not be asked."""
+    """The node declined with a reason, or could not be asked."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -37,7 +37,7 @@ def ask(spool: str, method: str, path: str, timeout: float = TIMEOUT) -> Any:
 
     Raises:
         NotRunning: no node answers on that spool directory.
-        ControlError: it declined, is not ours to ask, or did not answer in time.
+        ControlError: it declined, belongs to another user, or did not answer in time.
     """
     connection = _Connection(Layout(os.path.abspath(spool)).control, timeout)
     try:
@@ -47,7 +47,7 @@ def ask(spool: str, method: str, path: str, timeout: float = TIMEOUT) -> Any:
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotRunning(f"no node runs on the spool {spool!r}") from error
     except PermissionError as error:
-        raise ControlError(f"the node on the spool {spool!r} is not yours to ask: it belongs to another user") from error
+        raise ControlError(f"the node on the spool {spool!r} belongs to another user") from error
     except TimeoutError as error:
         raise ControlError(f"the node on the spool {spool!r} did not answer in {timeout:g} s") from error
     except OSError as error:

@@ -4,14 +4,14 @@
     def mail(n, to): ...
 
     mail(1, to=["a@b.c"])                              # calls it, here and now
-    mail.spool(1, to=["a@b.c"])                        # stores the call in the spool; a worker makes it
+    mail.spool(1, to=["a@b.c"])                        # stores the call in the spool; a worker runs it
     await mail.aspool(1, to=["a@b.c"])                 # the same without blocking the loop
     mail.options(at=1764000000, node="alpha").spool(1, to=[])   # the same, later and elsewhere
 
 On the wire the variable `spool_func` names the function, `module:qualname`, and `spool_values` holds
 `{"args": [...], "kwargs": {...}}` as msgpack. Arguments that are too large for a variable travel as the task's body.
 Arguments arrive as they were sent, tuples as tuples; `protocol/extension.py` has the types. Any other type is refused
-when it is spooled, not when it should run.
+when the call is spooled, not when it should run.
 """
 
 from collections.abc import Awaitable, Callable
@@ -44,28 +44,29 @@ class Options:
     """How one call is spooled."""
 
     at: float | datetime | None = None
-    """Not before; seconds since 1970 or a datetime. None: at once."""
+    """Earliest start: seconds since 1970 or a datetime. None: at once."""
     priority: int | None = None
-    """Lower runs sooner. None: after all that have one."""
+    """Lower runs sooner. None: after all with a priority."""
     node: str | None = None
     """Where it runs: a node's name, host:port, tag:X, any or all. None: on the node that is asked."""
     timeout: float | None = None
     """Seconds it may run; then its worker is killed and it counts as a failed attempt. None: the node's --timeout."""
     via: str | None = None
-    """The node to hand it to. None: the environment's SPOOLNODE_VIA, else port 3031 of this machine."""
+    """The node to send it to. None: the environment's SPOOLNODE_VIA, else port 3031 of this machine."""
     send_timeout: float | None = None
-    """Seconds that handing it over may take. None: the environment's SPOOLNODE_SEND_TIMEOUT, else 5."""
+    """Seconds that sending may take. None: the environment's SPOOLNODE_SEND_TIMEOUT, else 5."""
 
 
 class SpooledCall(Generic[P]):
-    """A function together with options: what `options()` returns."""
+    """A function together with options, from `options()`."""
 
     def __init__(self, function: "SpooledFunction[P, Any]", options: Options) -> None:
         self._function = function
         self._options = options
 
     def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Stores a call and returns its id. Raises what `send_to_spooler` raises; `BadTask` also when it cannot be made."""
+        """Stores a call and returns its id. Raises what `send_to_spooler` raises, and `BadTask` for arguments that the
+        function does not take."""
         request = self._function.request(self._options, args, kwargs)
         return client.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
@@ -91,7 +92,7 @@ class SpooledCall(Generic[P]):
 
 
 def _takes_only(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes an option that there is not a sentence with all that there are."""
+    """Makes the error for an unknown option a sentence with all known ones."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         known = list(getattr(function, "__kwdefaults__", ()))
@@ -127,7 +128,7 @@ class SpooledFunction(Generic[P, R]):
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        """As a function in a class: reached through an object it is a method of that, which can be called and not spooled."""
+        """As a function in a class: through an object it is a method, which can be called but not spooled."""
         if instance is None or isinstance(self.function, staticmethod):
             return self
         return SpooledMethod(self, instance)
@@ -137,7 +138,7 @@ class SpooledFunction(Generic[P, R]):
 
         Raises:
             BadTask: the function does not take these arguments, or they cannot travel.
-            SpoolnodeError: whatever else `send_to_spooler` raises.
+            SpoolnodeError: everything else that `send_to_spooler` raises.
         """
         return SpooledCall[P](self, self._options).spool(*args, **kwargs)
 
@@ -160,10 +161,10 @@ class SpooledFunction(Generic[P, R]):
         via: str | None = None,
         send_timeout: float | None = None,
     ) -> SpooledCall[P]:
-        """This function with other options (see `Options`); what is not given stays as it was decorated.
+        """This function with other options (see `Options`). Options that are not given keep the values from the decorator.
 
         Raises:
-            BadTask: one of them is not what it must be, or there is no such option.
+            BadTask: an option is invalid or unknown.
         """
         given = {"at": at, "priority": priority, "node": node, "timeout": timeout, "via": via, "send_timeout": send_timeout}
         changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -172,7 +173,7 @@ class SpooledFunction(Generic[P, R]):
         return SpooledCall(self, options)
 
     def request(self, options: Options, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
-        """The request that stores a call. Raises `BadTask` when it could not be made, or cannot travel."""
+        """The request that stores a call. Raises `BadTask` for arguments that it does not take, or that cannot travel."""
         if self.name.startswith(INTERACTIVE):
             raise BadTask(
                 f"{self.name.removeprefix(INTERACTIVE)} was typed into an interpreter, or read from a pipe, where no worker can "
@@ -184,18 +185,18 @@ class SpooledFunction(Generic[P, R]):
         except BadTask as error:
             said = fault(arguments)
             if said:
-                raise BadTask(f"{self.name} cannot be spooled so: the argument {said}; nothing was sent") from error
+                raise BadTask(f"{self.name} cannot be spooled like this: the argument {said}; nothing was sent") from error
             raise
 
     def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments by their names. Raises `BadTask` when the function does not take these."""
-        import inspect  # only who spools needs it, a worker that only runs does not
+        """The arguments by their names. Raises `BadTask` if the function does not take them."""
+        import inspect  # only callers that spool need it, workers do not
 
         if self._signature is None:
             try:
-                # Of what is called, not of what that wraps: a wrapper may add arguments or take some away.
+                # Of the function that is called, not of the one it wraps: a wrapper may add or remove arguments.
                 self._signature = inspect.signature(self.function, follow_wrapped=False)
-            except (TypeError, ValueError):  # some functions written in C tell none
+            except (TypeError, ValueError):  # some functions written in C have none
                 self._signature = inspect.signature(lambda *_, **__: None)
         try:
             return dict(self._signature.bind(*args, **kwargs).arguments)
@@ -203,7 +204,7 @@ class SpooledFunction(Generic[P, R]):
             raise BadTask(f"{self.name} does not take these arguments: {error}; nothing was sent") from None
 
     def run(self, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
-        """Makes a spooled call, in a worker. Raises what the function raises, and `BadPacket` for bad arguments."""
+        """Runs a spooled call, in a worker. Raises what the function raises, and `BadPacket` for bad arguments."""
         args, kwargs = _arguments(call)
         result = self.function(*args, **kwargs)
         if self._raw:
@@ -214,7 +215,7 @@ class SpooledFunction(Generic[P, R]):
 
 
 class SpooledMethod:
-    """A spooled function as the method of an object. Calling it calls it; it cannot be spooled, for the object cannot travel."""
+    """A spooled function as a method of an object. It can be called, but not spooled, because the object cannot travel."""
 
     def __init__(self, function: SpooledFunction[..., Any], instance: object) -> None:
         update_wrapper(self, function.function)
@@ -238,7 +239,7 @@ class SpooledMethod:
 
 
 class _Decorator:
-    """`@spool` and its kin: bare, or with the options that each call shall have."""
+    """`@spool` and its kin: bare, or with options for all calls."""
 
     def __init__(self, *, forever: bool = False, raw: bool = False) -> None:
         self._forever = forever
@@ -272,15 +273,15 @@ class _Decorator:
         """Makes a function spoolable.
 
         Args:
-            function: the function, when the decorator stands bare.
+            function: the function, if the decorator stands bare.
             node: where its calls run; None: on the node that is asked.
             priority: lower runs sooner.
             timeout: seconds a call may run.
-            name: what it is called on the wire, when `module:qualname` will not do.
+            name: its name on the wire, if `module:qualname` will not do.
 
         Raises:
-            BadDecoration: this is no function, another one has this name, or there is no such option.
-            BadTask: `node`, `priority` or `timeout` is not what it must be.
+            BadDecoration: this is not a function, another one has this name, or an option is unknown.
+            BadTask: `node`, `priority` or `timeout` is invalid.
         """
         options = Options(node=node, priority=priority, timeout=timeout)
         _check(options)
@@ -295,20 +296,20 @@ class _Decorator:
 
 
 def _check_function(function: Callable[..., Any], name: str | None) -> None:
-    """Raises `BadDecoration` for what no worker could ever run, or find."""
+    """Raises `BadDecoration` for a function that no worker could ever run, or find."""
     if not callable(function) or not hasattr(function, "__qualname__"):
         hint = f"; a name is given as @spool(name={function!r})" if isinstance(function, str) else ""
-        raise BadDecoration(f"{function!r} cannot be spooled: it is no function{hint}")
+        raise BadDecoration(f"{function!r} cannot be spooled: it is not a function{hint}")
     code = getattr(getattr(function, "__func__", function), "__code__", None)
     if code is not None and code.co_flags & _YIELDS:
         raise BadDecoration(
-            f"{full_name(function)} cannot be spooled: it contains a `yield`, so that calling it runs nothing of it; "
+            f"{full_name(function)} cannot be spooled: it contains a `yield`, so a call runs none of it; "
             "spool a function that does the work, or that loops over this one"
         )
     if name is None and "<" in function.__qualname__:
         raise BadDecoration(
             f"{full_name(function)} cannot be spooled: a worker finds a function by its name, and one that is made in another "
-            "function, or by a lambda, has none of its own. Define it in its module, use functools.wraps in what wraps it, "
+            "function, or by a lambda, has no name of its own. Define it in its module, use functools.wraps in what wraps it, "
             "or give it one with name="
         )
 
@@ -318,21 +319,21 @@ _YIELDS = 0x20 | 0x200
 
 
 spool = _Decorator()
-"""A function whose calls can be spooled. It has failed when it raises; it is called again when it returns SPOOL_RETRY, or
-SPOOL_IGNORE; whatever else it returns does not matter."""
+"""Makes a function whose calls can be spooled. A call has failed if it raises. It is run again if it returns SPOOL_RETRY or
+SPOOL_IGNORE; other return values do not matter."""
 
 spoolforever = _Decorator(forever=True)
-"""As `spool`, and after it has ended well the same call is made again, after the spooler's frequency (30 s)."""
+"""As `spool`, and when a call has ended well it runs again, after the spooler's frequency (30 s)."""
 
 spoolraw = _Decorator(raw=True)
-"""As `spool`, and every int that it returns counts, as in uWSGI: -2 is done, -1 again, 0 not its own."""
+"""As `spool`, but every int that it returns counts, as in uWSGI: -2 is done, -1 again, 0 not its own."""
 
 
 def timer(seconds: float) -> Callable[[Callable[[], R]], Callable[[], R]]:
-    """Calls the function every so many seconds, in any one worker of each node.
+    """Calls the function every `seconds` seconds, in any one worker of each node.
 
     Raises:
-        BadDecoration: `seconds` is no number greater than 0, or the function cannot be called without arguments.
+        BadDecoration: `seconds` is not a number greater than 0, or the function cannot be called without arguments.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
         raise BadDecoration(f"@timer({seconds!r}): it needs a period in seconds, a number greater than 0, like @timer(30)")
@@ -349,7 +350,7 @@ _CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1,
 
 
 def _takes_five(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a call of `cron` with other than its five arguments a sentence."""
+    """Makes the error for a call of `cron` without its five arguments a sentence."""
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -362,10 +363,12 @@ def _takes_five(function: Callable[P, R]) -> Callable[P, R]:
 
 @_takes_five
 def cron(minute: int, hour: int, day: int, month: int, weekday: int) -> Callable[[Callable[[], R]], Callable[[], R]]:
-    """Calls the function at these local times, in any one worker of each node: -1 is any, -n every n; weekday 0 and 7 are Sunday.
+    """Calls the function at these local times, in any one worker of each node: -1 is any, -n every n; weekday 0 and 7 are
+    Sunday.
 
     Raises:
-        BadDecoration: these are no five numbers, a field is out of its range, or the function cannot be called without arguments.
+        BadDecoration: these are not five numbers, a field is out of its range, or the function cannot be called without
+        arguments.
     """
     fields = (minute, hour, day, month, weekday)
     check_cron(fields)
@@ -379,20 +382,20 @@ def cron(minute: int, hour: int, day: int, month: int, weekday: int) -> Callable
 
 
 def _check_timed(function: Callable[..., Any]) -> None:
-    """Raises `BadDecoration` for what cannot be called at times."""
+    """Raises `BadDecoration` for a function that cannot be called by a timer."""
     if not callable(function) or not hasattr(function, "__qualname__"):
-        raise BadDecoration(f"{function!r} cannot be called at times: it is no function")
+        raise BadDecoration(f"{function!r} cannot be called by a timer: it is not a function")
     code = getattr(function, "__code__", None)
     if code is None:
         return
     if code.co_flags & _YIELDS:
         raise BadDecoration(
-            f"{full_name(function)} cannot be called at times: it contains a `yield`, so a call runs nothing of it"
+            f"{full_name(function)} cannot be called by a timer: it contains a `yield`, so a call runs none of it"
         )
     needed = code.co_argcount - len(getattr(function, "__defaults__", None) or ())
     if needed > 0:
         raise BadDecoration(
-            f"{full_name(function)} cannot be called at times: it is called without arguments, and needs "
+            f"{full_name(function)} cannot be called by a timer: it is called without arguments, and needs "
             f"{', '.join(code.co_varnames[:needed])}"
         )
 
@@ -418,7 +421,7 @@ def _message(name: str, options: Options, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _variables(options: Options) -> list[tuple[bytes, bytes]]:
-    """The variables that carry these options, which are checked."""
+    """The variables that carry these options, which are checked already."""
     variables = destination(options.node)
     if options.timeout is not None:
         variables.append((names.TIMEOUT, _seconds(options.timeout)))
@@ -430,7 +433,7 @@ def _seconds(timeout: float) -> bytes:
 
 
 def _check(options: Options) -> None:
-    """Raises `BadTask` for options that are not what they must be; it shows them as they were written."""
+    """Raises `BadTask` for invalid options, and shows them as they were written."""
     destination(options.node)
     for name, value, right in (
         ("at", options.at, f"a datetime or {names.RIGHT_AT}"),

@@ -1,4 +1,4 @@
-"""The application of `spoolnode demo`. Whatever it does, it writes as a line to ran.txt in the node's directory."""
+"""The application of `spoolnode demo`. It writes a line for everything it does to ran.txt in the node's directory."""
 
 import os
 import time
@@ -8,11 +8,11 @@ from spoolnode import spool, uwsgi
 
 RAN = "ran.txt"
 HOLD = "hold.txt"
-"""While this file is there, `count` does not end for the number in it and those above: so a kill surely meets a running task."""
+"""While this file exists, `count` does not end for the number in it and those above: so a kill surely hits a running task."""
 
 
 def write_line(text: str) -> None:
-    """One line, whole: what a killed worker has written stays written."""
+    """Writes one line, whole: what a killed worker has written stays written."""
     descriptor = os.open(RAN, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(descriptor, f"{text}\n".encode())
@@ -37,7 +37,7 @@ def mail(number: int, to: list[str]) -> None:
 
 @spool
 def count(number: int) -> None:
-    """A little work, or a long one when it is to be killed in the middle."""
+    """A little work, or endless work that is killed in the middle."""
     write_line(f"count {number}")
     while number >= held_from():
         time.sleep(0.01)
@@ -54,7 +54,7 @@ def stumble() -> None:
 
 
 def everything_else(task: dict[str, Any]) -> int:
-    """What uWSGI calls the spooler: gets every task that names no function, as a dict."""
+    """The spooler, in uWSGI's terms: gets every task that names no function, as a dict."""
     write_line(f"hello {task['name']}" + (f", {task['visits'] + 1} visits" if "visits" in task else ""))
     return uwsgi.SPOOL_OK
 

@@ -1,4 +1,4 @@
-"""One task -> the callable that runs it. The handler of a loaded application."""
+"""Finds the callable that runs a task. The handler of a loaded application."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ class Dispatcher:
     """Finds the callable of each task, in this order:
 
     1. `spool_func` names a function of our `@spool`;
-    2. `uwsgi.spooler` of `import uwsgi` (bytes), when the application has set it;
+    2. `uwsgi.spooler` of `import uwsgi` (bytes), if the application has set it;
     3. `ud_spool_func` names a function of `uwsgidecorators`, which sets `uwsgi.spooler` when it is imported;
     4. `spoolnode.uwsgi.spooler`, or the callable that `--app module:callable` names (str).
     """
@@ -42,7 +42,7 @@ class Dispatcher:
 
     def _run(self, call: Call) -> Outcome | Awaitable[Outcome]:
         # Most tasks name no function, and need not be decoded to know that.
-        if names.FUNCTION in call.block:  # the name of the other variable ends with this one
+        if names.FUNCTION in call.block:  # the name of the other variable ends like this one
             return self._run_named(call)
         return self._run_unnamed(call, None)
 
@@ -87,13 +87,13 @@ class Dispatcher:
 
 
 def bytes_spooler() -> Callable[[values.Environment], object] | None:
-    """What the application itself has set as `uwsgi.spooler` after `import uwsgi`."""
+    """The callable that the application itself has set as `uwsgi.spooler` after `import uwsgi`."""
     found = _set_in("uwsgi")
     return uwsgidecorators.previous_spooler if found is uwsgidecorators.manage_spool_request else found
 
 
 def str_spooler() -> Callable[[dict[str, Any]], object] | None:
-    """What the application has set as `uwsgi.spooler` after `from spoolnode import uwsgi`."""
+    """The callable that the application has set as `uwsgi.spooler` after `from spoolnode import uwsgi`."""
     return _set_in("spoolnode.uwsgi")
 
 
@@ -108,6 +108,6 @@ def _nobody(function: bytes | None) -> str:
         return "no callable for this task: the application has set no `uwsgi.spooler`, and --app names no callable"
     name = function.decode("utf-8", "replace")
     own = name.rpartition(":")[2]
-    # Those of the same name in another module first: the sender may have run that as a script.
+    # First those of the same name in another module: the sender may have run that module as a script.
     known = sorted([*REGISTRY.functions, *REGISTRY.legacy], key=lambda other: (other.rpartition(":")[2] != own, other))
     return f"no callable for this task: it names the function {name!r}, the application has {', '.join(known[:10]) or 'none'}"

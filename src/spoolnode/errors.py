@@ -1,4 +1,4 @@
-"""What a caller of spoolnode may have to handle, beside `BadTask` and `Refused` of the protocol.
+"""Errors that a caller of spoolnode may have to handle, besides `BadTask` and `Refused` of the protocol.
 
 Each message names the node's address, what happened, and whether the task may have been stored.
 """
@@ -7,11 +7,11 @@ from spoolnode.protocol.errors import SpoolnodeError
 
 
 class Unreachable(SpoolnodeError, ConnectionError):
-    """The node did not get the whole task: nothing was stored, it is safe to send it again or elsewhere."""
+    """The node did not get the whole task. Nothing was stored: it is safe to send it again, or elsewhere."""
 
 
 class Unanswered(SpoolnodeError, ConnectionError):
-    """The node got the task but no answer came: it may or may not have been stored; sent again it may run twice."""
+    """The node got the task, but no answer came. It may or may not have been stored: if you send it again, it may run twice."""
 
 
 class TimedOut(Unanswered, TimeoutError):
@@ -19,8 +19,8 @@ class TimedOut(Unanswered, TimeoutError):
 
 
 class BadDecoration(SpoolnodeError, ValueError):
-    """You erred: a decorator was given what cannot work. Raised where the application is imported."""
+    """You erred: a decorator cannot work with what it got. Raised while the application is imported."""
 
 
 class Unavailable(SpoolnodeError, ValueError):
-    """You erred: a function of uWSGI's modules was called that has nothing to work with in a worker of spoolnode."""
+    """You erred: a function of uWSGI's modules was called that cannot work in a worker of spoolnode."""

@@ -1,4 +1,4 @@
-"""What an application has registered by being imported: functions by name, timers, hooks. One per process."""
+"""What an application registers when it is imported: functions by name, timers, hooks. One per process."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -53,7 +53,7 @@ class Registry:
         return list(self._timers)
 
     def add_timer(self, timer: Timer, function: Callable[[], object]) -> None:
-        """Registers a timer. The same function imported again replaces it; another one gets a number behind its name."""
+        """Registers a timer. The same function imported again replaces it; another one gets a number after its name."""
         name, number = timer.name, 1
         while timer in self._timers and not _is_again(function, self._timers[timer]):
             number += 1
@@ -61,26 +61,26 @@ class Registry:
         self._timers[timer] = function
 
     def call_timer(self, timer: Timer) -> object:
-        """Calls a timer's function; an awaitable that it returns is for the caller to await.
+        """Calls a timer's function; the caller awaits an awaitable that it returns.
 
         Raises:
-            KeyError: there is no such timer.
-            BadDecoration: it contains a `yield`, and nothing of it has run.
+            KeyError: the timer is unknown.
+            BadDecoration: it contains a `yield`, so none of it has run.
             BaseException: what the function raises.
         """
         result = self._timers[timer]()
         if isinstance(result, GeneratorType | AsyncGeneratorType):
-            raise BadDecoration(f"{timer.name} contains a `yield`: it returned a generator, and nothing of it has run")
+            raise BadDecoration(f"{timer.name} contains a `yield`: it returned a generator, and none of it has run")
         return result
 
     def clear(self) -> None:
-        """Forgets everything (for tests, and before an application is loaded anew in the same process)."""
+        """Forgets everything (for tests, and before an application is loaded again in the same process)."""
         for held in (self.functions, self.legacy, self.post_fork, self._timers):
             held.clear()
 
 
 INTERACTIVE = "__main__:"
-"""How the full names of functions begin that no worker can import: they were typed into an interpreter, or read from a pipe."""
+"""The beginning of the full names of functions that no worker can import: typed into an interpreter, or read from a pipe."""
 
 
 def full_name(function: Callable[..., Any]) -> str:
@@ -101,7 +101,7 @@ def _name_of_main() -> str:
 
 
 def _is_again(function: Callable[..., Any], known: Callable[..., Any]) -> bool:
-    """Whether this is a known function, defined once more: of that name, at that place of the source."""
+    """Whether this is a known function, defined again: the same name, at the same place of the source."""
     return _place(function) == _place(known) and "<" not in _innermost(function).__qualname__
 
 
@@ -123,7 +123,7 @@ def is_async(function: Callable[..., Any]) -> bool:
 
 
 def _innermost(function: Any) -> Any:
-    """The function that somebody has written, without what wraps it."""
+    """The function as it was written, without its wrappers."""
     for inside in ("__wrapped__", "func"):  # of functools.wraps (and of static methods), and of functools.partial
         if hasattr(function, inside):
             return _innermost(getattr(function, inside))
@@ -131,4 +131,4 @@ def _innermost(function: Any) -> Any:
 
 
 REGISTRY = Registry()
-"""This process's."""
+"""The registry of this process."""

@@ -1,4 +1,4 @@
-"""The page "The uWSGI Spooler" of the manual, for Python 3 and without uWSGI.
+"""The API of the page "The uWSGI Spooler" in uWSGI's manual, for Python 3 and without uWSGI.
 
     from spoolnode import uwsgi
 
@@ -7,8 +7,8 @@
     uwsgi.spooler = myspooler
     uwsgi.send_to_spooler({'Name': 'Serena', 'System': 'Linux', 'Tizio': 'Caio'})
 
-Keys and values are str here, other values arrive as they were sent, `body` is bytes. An application that says
-`import uwsgi` instead gets, in a worker, the module of `spoolnode.compat`, where keys and values are bytes as in uWSGI.
+Keys and values are str here, other values arrive as they were sent, `body` is bytes. With `import uwsgi` instead, an
+application in a worker gets the module of `spoolnode.compat`, where keys and values are bytes as in uWSGI.
 """
 
 from collections.abc import Callable

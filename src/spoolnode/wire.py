@@ -1,6 +1,6 @@
-"""What both clients send, and what the answers mean. No socket here: the package `client` has those.
+"""The requests of both clients, and the meaning of the answers. No socket here: the package `client` has those.
 
-A client asks a new connection with a ping of the extended dialect what is at the other end. A spoolnode answers with
+On a new connection, a client asks with a ping of the extended dialect what is at the other end. A spoolnode answers with
 its status, and the connection is shared and kept. A real uWSGI server answers four bytes and closes: it gets one
 connection a task, and never a task with a body, because it would drop the body and say "stored".
 """
@@ -19,11 +19,11 @@ from spoolnode.protocol.values import Encoded, TaskArguments, encode_task
 
 DEFAULT_ADDRESS = "127.0.0.1:3031"
 SEND_TIMEOUT = 5.0
-"""Seconds that a send may take when neither its caller nor the environment says otherwise."""
+"""Seconds that a send may take unless its caller or the environment says otherwise."""
 MAX_SEND_TIMEOUT = 86_400.0
 
 LARGE = 128 * 1024
-"""A body from this size on, in bytes, gets a connection of its own, so that small tasks need not wait behind it."""
+"""A body from this size on, in bytes, gets a connection of its own: small tasks must not wait behind it."""
 
 JOINED = 16 * 1024
 """A body up to this size, in bytes, is joined to its head: one system call and one copy, instead of two calls."""
@@ -33,7 +33,7 @@ NOT_STORED = "nothing was stored"
 
 Variable = tuple[bytes, bytes]
 Target = tuple[str, int] | str
-"""As a socket takes it: host and port, or a unix socket's path."""
+"""An address as a socket takes it: host and port, or a unix socket's path."""
 
 
 class Address(NamedTuple):
@@ -42,21 +42,21 @@ class Address(NamedTuple):
     text: str
     targets: tuple[Target, ...]
     chosen: bool = True
-    """Whether anybody has named it."""
+    """Whether the user has named it."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
     def hint(self) -> str:
-        """For the end of an error: what to do when nobody listens there."""
+        """For the end of an error: what to do if nothing listens there."""
         if self.chosen:
             return ": is a node running there (`spoolnode join`)?"
         return ": start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA, via= or --via"
 
 
 _UNTOLD = Address(f"{DEFAULT_ADDRESS} or [::1]:3031", (("127.0.0.1", 3031), ("::1", 3031)), chosen=False)
-"""Where a client looks that is told nothing: this machine, which may have only one of the two families."""
+"""The default address: this machine, which may have only one of the two families."""
 
 
 class Message(NamedTuple):
@@ -80,7 +80,7 @@ def resolve(via: str | None) -> Address:
     """The node to send to: the argument, else the environment's SPOOLNODE_VIA, else port 3031 of this machine.
 
     Raises:
-        BadConfig: it is no address.
+        BadConfig: it is not an address.
     """
     given = via or os.environ.get("SPOOLNODE_VIA")
     return _parse(given) if given else _UNTOLD
@@ -97,7 +97,7 @@ def send_timeout(given: float | None) -> float:
     """Seconds that a send may take: the argument, else the environment's SPOOLNODE_SEND_TIMEOUT, else `SEND_TIMEOUT`.
 
     Raises:
-        BadConfig: it is no such time.
+        BadConfig: it is not such a time.
     """
     if given is None:
         text = os.environ.get("SPOOLNODE_SEND_TIMEOUT")
@@ -109,7 +109,7 @@ def send_timeout(given: float | None) -> float:
 
 @lru_cache(maxsize=16)
 def _read_timeout(text: str) -> float:
-    from spoolnode.node.duration import read_duration  # only for who sets it
+    from spoolnode.node.duration import read_duration  # only if it is set
 
     try:
         seconds = read_duration(text)
@@ -133,12 +133,12 @@ def message(encoded: Encoded) -> Message:
 
 
 def task_message(task: TaskArguments, node: str | None, extra: Iterable[Variable] = ()) -> Message:
-    """The request that carries a task to a destination. Raises `BadTask` when one of them cannot be."""
+    """The request that carries a task to a destination. Raises `BadTask` if one of them is invalid."""
     return message(encode_task(task, [*destination(node), *extra]))
 
 
 def destination(node: str | None) -> list[Variable]:
-    """The variable that names the destination; none for the node that is asked. Raises `BadTask` when it is none."""
+    """The variable that names the destination; empty for the node that is asked. Raises `BadTask` if it is invalid."""
     if node is None:
         return []
     if not isinstance(node, str) or not names.is_destination(node):
@@ -147,7 +147,7 @@ def destination(node: str | None) -> list[Variable]:
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Whether a task was refused: some refusals are a node's last word on a connection."""
+    """Whether a task was refused: some refusals are the last answer on a connection."""
     return answer[0] == ANSWER and answer[1] == 0
 
 
@@ -158,7 +158,7 @@ def is_spoolnode(answer: Answer) -> bool:
 
 
 def body_would_be_dropped(address: Address) -> BadTask:
-    """The error for a task with a body whose receiver would lose the body."""
+    """The error for a task with a body that its receiver would drop."""
     return BadTask(
         f"{address}: this is not a spoolnode but a uWSGI server, which drops the `body` of a task; {NOT_STORED}: "
         "put the data into variables, or send it to a spoolnode"
@@ -166,11 +166,11 @@ def body_would_be_dropped(address: Address) -> BadTask:
 
 
 def task_id(address: Address, answer: Answer) -> str:
-    """The id in an answer; empty from a real uWSGI server, which tells none.
+    """The id in an answer; empty from a real uWSGI server.
 
     Raises:
         Refused: the node declined, with its address and reason.
-        Unanswered: this is no answer to a task.
+        Unanswered: this is not an answer to a task.
     """
     modifier1, modifier2, block = answer
     if modifier1 != ANSWER:
@@ -188,7 +188,7 @@ def task_id(address: Address, answer: Answer) -> str:
 
 
 def tell(answer: Answer) -> None:
-    """Says in the log (the logger `spoolnode`) what a node noted of a task that it has stored."""
+    """Logs the note of a node about a task that it has stored (logger `spoolnode`)."""
     if text := note(answer):
         import logging  # rarely needed, and not cheap
 
@@ -196,11 +196,11 @@ def tell(answer: Answer) -> None:
 
 
 def note(answer: Answer) -> str:
-    """What a node noted of a task that it has stored: that its destination is unknown. Mostly empty."""
+    """The note of a node about a task that it has stored: its destination is unknown. Usually empty."""
     block = answer[2]
     return read_note(block) if names.NOTE in block else ""
 
 
 def copies(answer: Answer) -> int:
-    """How many times the task of a good answer was stored."""
+    """How many copies of the task were stored, from a good answer."""
     return read_copies(answer[2]) if answer[2] else 1

@@ -1,4 +1,4 @@
-"""A worker process: `python -m spoolnode.worker DESCRIPTOR`, started by the node, never by hand.
+"""A worker process: `python -m spoolnode.worker DESCRIPTOR`, which only a node starts.
 
 This is where the node's machinery (`spoolnode.node.work.worker`) and the application (`spoolnode.app`) meet.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load(facts: dict[str, Any]) -> App:
-    """Loads the application with what the node says of itself; what it sends goes to the node's own socket.
+    """Loads the application with the facts about the node. Tasks that it sends go to the node's own socket.
 
     Raises:
         BadConfig: its working directory cannot be entered.
@@ -35,7 +35,7 @@ def load(facts: dict[str, Any]) -> App:
     except OSError as error:
         raise BadConfig(
             f"the application's working directory {facts['chdir']} cannot be entered: {error.strerror}; "
-            "name one that is there with --chdir"
+            "name one that exists with --chdir"
         ) from error
     os.environ["SPOOLNODE_VIA"] = facts["socket"]
     os.environ["SPOOLNODE_SPOOL"] = facts["root"]
@@ -51,7 +51,7 @@ def load(facts: dict[str, Any]) -> App:
 
 
 class SpoolView:
-    """What an application may ask about its spool. Its imports come with the first question, because few ask."""
+    """What an application may ask about its spool. Few applications ask, so modules are imported with the first question."""
 
     def __init__(self, root: str, node_id: str) -> None:
         self._root = root
@@ -64,7 +64,7 @@ class SpoolView:
         return [int(pid) for pid in ask(self._root, "GET", "/status")["worker_pids"]]
 
     def jobs(self) -> list[str]:
-        """The path of each waiting task: where its spool file is, or would be."""
+        """The path of each waiting task: where its spool file is or would be."""
         from spoolnode.node.spool import inspect  # see the class
         from spoolnode.node.spool.recovery import spool_files  # see the class
 
@@ -75,8 +75,8 @@ class SpoolView:
         return [os.path.join(self._root, ref) for ref in refs]
 
     def task(self, path: str) -> tuple[Variables, bytes] | None:
-        """A task by such a path; None when there is none."""
-        # By the name, not the path, which may be written in several ways; a copy, because async tasks come and go.
+        """The task with such a path; None if it does not exist."""
+        # By name, because a path may be written in several ways; over a copy, because async tasks come and go.
         running = next((task for held, task in list(HELD.items()) if ref_id(held) == ref_id(path)), None)
         if running is not None:
             return running.variables, running.body

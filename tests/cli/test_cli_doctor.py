@@ -79,7 +79,7 @@ def test_taken_addresses_fail(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        assert listen(path, layout) == Finding(f"address {path}", FAIL, "somebody else listens on it")
+        assert listen(path, layout) == Finding(f"address {path}", FAIL, "another program listens on it")
     assert listen(path, layout).state == OK
     (tmp_path / "file").touch()
     assert listen(str(tmp_path / "file"), layout).state in (OK, FAIL)

@@ -35,7 +35,7 @@ def test_times(text: str, when: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "+5", "+5w", "5m", "-5", "2027-13-01", "1e9"])
 def test_what_is_no_time(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time; write Unix seconds, ISO 8601"):
+    with pytest.raises(click.BadParameter, match="is not a time; write Unix seconds, ISO 8601"):
         read_time(text, NOW)
 
 
@@ -74,12 +74,12 @@ def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
 @pytest.mark.parametrize(
     ("args", "status", "said"),
     [
-        (["novalue"], 2, "'novalue' is no name and value; write it as name=value"),
-        (["-j", "a={"], 2, "the value of 'a' is no JSON"),
+        (["novalue"], 2, "'novalue' is not a name and a value; write it as name=value"),
+        (["-j", "a={"], 2, "the value of 'a' is not JSON"),
         (["a=b", "--at", "soon"], 2, "'soon' is no time"),
-        (["a=b", "--timeout", "-1"], 2, "'-1' is no length of time: write seconds, or a number with a unit, like 90,"),
+        (["a=b", "--timeout", "-1"], 2, "'-1' is not a length of time: write seconds, or a number with a unit, like 90,"),
         (["a=b", "--timeout", "0"], 2, "it must be more than 0"),
-        (["a=b", "--send-timeout", "5x"], 2, "'5x' is no length of time"),
+        (["a=b", "--send-timeout", "5x"], 2, "'5x' is not a length of time"),
         (["a=b", "--send-timeout", "2d"], 2, "seconds, more than 0 and at most 86400"),
         (["a=b", "--priority", "high"], 2, "`priority` is 'high'; it must be a whole number from 0 to 9999999999"),
         (["a=b", "--priority", "-5"], 2, "`priority` is '-5'; it must be a whole number from 0 to 9999999999"),

@@ -109,7 +109,7 @@ def test_wrong_value_in_the_environment_is_named_with_what_is_right(name: str, t
         ("name = 7", "name is 7; it must be a text"),
         ("workerz = 2", "there is no setting 'workerz'; did you mean 'workers'?"),
         ("max-body = 2", "there is no setting 'max-body'; did you mean 'max_body'?"),
-        ("qqq = 2", "there is no setting 'qqq'; `spoolnode config` prints all that there are"),
+        ("qqq = 2", "there is no setting 'qqq'; `spoolnode config` prints all settings"),
         ("[workers]", "workers is {}; it must be a whole number"),
     ],
 )
@@ -245,5 +245,5 @@ def test_misspelt_variable_is_told_with_the_one_that_was_meant() -> None:
     assert unknown_variables(given) == {
         "SPOOLNODE_WORKER": "there is no setting 'SPOOLNODE_WORKER'; did you mean 'SPOOLNODE_WORKERS'?",
         "SPOOLNODE_ALOW": "there is no setting 'SPOOLNODE_ALOW'; did you mean 'SPOOLNODE_ALLOW'?",
-        "SPOOLNODE_QQQ_PORT": "there is no setting 'SPOOLNODE_QQQ_PORT'; `spoolnode config` prints all that there are",
+        "SPOOLNODE_QQQ_PORT": "there is no setting 'SPOOLNODE_QQQ_PORT'; `spoolnode config` prints all settings",
     }

@@ -162,7 +162,7 @@ def test_retry_of_a_stopped_spool_brings_a_file_forward(node: RunningNode, app: 
 
 @pytest.mark.parametrize("line", [["show"], ["rm"], ["retry"], ["dead", "rm"], ["dead", "retry"]])
 def test_unknown_or_impossible_id_is_one_sentence_and_1(spool: Any, line: list[str]) -> None:
-    for text, said in (("me_1_2", "there is no task me_1_2 here"), ("../../etc/pass wd", "is no task id")):
+    for text, said in (("me_1_2", "there is no task me_1_2 here"), ("../../etc/pass wd", "is not a task id")):
         done = spool.command(*line, text)
         assert done.returncode == 1
         assert said in done.stderr
@@ -234,7 +234,7 @@ def test_spool_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     for line in (["ls"], ["status"], ["show", "x_1"], ["rm", "x_1"], ["dead", "ls"]):
         done = command(*line, "-Q", "nowhere", cwd=tmp_path)
         assert done.returncode == 1
-        assert f"there is no spool directory {tmp_path}/nowhere" in done.stderr
+        assert f"the spool directory {tmp_path}/nowhere does not exist" in done.stderr
     assert not list(tmp_path.iterdir())
 
 
@@ -353,7 +353,7 @@ def test_settle_counts_apart_what_only_a_node_can_run(node: RunningNode) -> None
     assert done.stdout.splitlines() == [
         "stopped",
         "4 waiting tasks with a spool file each, for uWSGI to run",
-        "3 of them only a node can run: 2 with values of other types than text, 1 call of functions with spoolnode's @spool",
+        "3 of them can run only on a node: 2 with values that are not text, 1 call of functions with spoolnode's @spool",
     ]
     counts = json.loads(node.command("settle", "--json").stdout)
     assert (counts["files"], counts["ours"], counts["calls"]) == (4, 3, 1)

@@ -159,7 +159,7 @@ def test_node_started_with_an_ini_file_runs_its_tasks_and_says_once_what_it_igno
     )
     node.start("uwsgi.ini")
     (note,) = node.lines("note")
-    assert note["text"] == "of uwsgi.ini these say nothing to a node: master, processes, vacuum"
+    assert note["text"] == "a node ignores these options of uwsgi.ini: master, processes, vacuum"
     node.command("send", "a=b")
     node.wait_for_log("print", text="ran b'b'")
 

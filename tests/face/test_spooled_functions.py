@@ -476,7 +476,7 @@ def test_timer_needs_a_period(seconds: Any) -> None:
         (pieces, "it contains a `yield`"),
         (items, "it contains a `yield`"),
         (lambda self, n=1: None, "it is called without arguments, and needs self$"),
-        (7, "it is no function"),
+        (7, "it is not a function"),
     ],
 )
 @pytest.mark.parametrize("decorator", [timer(1), cron(0, 3, -1, -1, -1)])

@@ -216,7 +216,7 @@ def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
     assert done.stdout.removeprefix("stopped\n").splitlines() == [
         f"{len(many) + len(special)} waiting tasks with a spool file each, for uWSGI to run",
         "2 of them have a priority: uWSGI runs these only with --spooler-ordered",
-        "1 of them only a node can run: 1 with values of other types than text",
+        "1 of them can run only on a node: 1 with values that are not text",
         "1 task for other nodes in outbox/: only a node delivers these",
     ]
     assert len(files_of(node.spool)) == len(many) + len(special)

@@ -1,7 +1,8 @@
-"""The command line: `spoolnode COMMAND`. Each command is loaded when it is used, so that none waits for another's imports.
+"""The command line: `spoolnode COMMAND`. Each command is loaded only when it is used, so it does not wait for the imports of
+others.
 
-Exit status: 0 it was done; 1 it was not, and one sentence on standard error says why; 2 the command line or a setting is
-wrong; 3 it is not known yet: `send` got no answer, so the task may or may not have been stored; `reload` still loads.
+Exit status: 0 success; 1 failure, and one sentence on standard error says why; 2 the command line or a setting is wrong;
+3 the outcome is unknown: `send` got no answer, so the task may or may not have been stored; `reload` is still loading.
 """
 
 import spoolnode.cli.early  # noqa: F401  # before everything that takes time
@@ -106,6 +107,6 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="The version.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
 def main() -> None:
     """A job spooler without a broker: every node speaks uwsgi, keeps its own durable spool and runs its own workers."""

@@ -18,14 +18,14 @@ DIRECTORY = "ca"
 def ca_command() -> None:
     """Makes certificates for nodes.
 
-    Nodes with a certificate talk to each other over TLS only, and take tasks from every node whose certificate is of the
-    same authority. On one machine, once: `spoolnode ca init`, then `spoolnode ca issue NAME` for each node. Copy NAME.crt,
+    Nodes with a certificate talk to each other over TLS only, and take tasks from every node with a certificate of the
+    same authority. On one machine, run `spoolnode ca init` once, then `spoolnode ca issue NAME` for each node. Copy NAME.crt,
     NAME.key and ca.crt to the node; ca.key stays where it is.
 
-    To take a certificate back: `spoolnode ca revoke NAME`.
+    To revoke a certificate: `spoolnode ca revoke NAME`.
 
-    To replace an authority: init another in a new directory, give all nodes a file with both ca.crt as --tls-ca, then
-    certificates of the new one, then the new ca.crt alone. Nodes read their files again with SIGHUP.
+    To replace an authority: make a new one in a new directory. Give all nodes a file with both ca.crt as --tls-ca, then
+    certificates of the new authority, then the new ca.crt alone. SIGHUP makes a node read its files again.
     """
 
 
@@ -35,7 +35,7 @@ def ca_command() -> None:
 def ca_init(directory: Path, days: int) -> None:
     """Makes an authority in DIR (./ca): ca.crt and ca.key.
 
-    Whoever has ca.key can make nodes of your cluster: keep it where no node is, or as well as you keep the nodes' keys.
+    Anyone with ca.key can add nodes to your cluster: keep it off the nodes, or as safe as the nodes' keys.
     """
     made = _ca().init(directory, days)
     click.echo(f"{made.certificate}  the authority, valid until {_day(made.until)}: the --tls-ca of every node")
@@ -49,7 +49,7 @@ def ca_init(directory: Path, days: int) -> None:
     type=click.Path(path_type=Path, file_okay=False),
 )  # fmt: skip
 @click.option(
-    "--out", default=None, metavar="DIR", help="Where to write to; otherwise beside the authority.",
+    "--out", default=None, metavar="DIR", help="Where to write; by default beside the authority.",
     type=click.Path(path_type=Path, file_okay=False),
 )  # fmt: skip
 @click.option(
@@ -57,7 +57,7 @@ def ca_init(directory: Path, days: int) -> None:
     help="How long it is valid; never longer than its authority.",
 )  # fmt: skip
 def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
-    """Makes NAME.crt and NAME.key for the node that is called NAME (its --name, the host's name by default)."""
+    """Makes NAME.crt and NAME.key for the node called NAME (its --name, by default the host's name)."""
     made = _ca().issue(directory, name, days, out)
     click.echo(f"{made.certificate}  the certificate of {name}, valid until {_day(made.until)}")
     click.echo(f"{made.key}  its key")
@@ -71,21 +71,21 @@ def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
     type=click.Path(path_type=Path, file_okay=False),
 )  # fmt: skip
 @click.option(
-    "--cert", "file", default=None, metavar="FILE", help="The certificate itself, when it is not known here.",
+    "--cert", "file", default=None, metavar="FILE", help="The certificate itself, if it is not known here.",
     type=click.Path(path_type=Path, dir_okay=False),
 )  # fmt: skip
 @click.option(
     "--days", type=WholeRange(1, 36500), default=None, metavar="N",
-    help="How long the list is valid; otherwise as long as its authority.",
+    help="How long the list is valid; by default as long as its authority.",
 )  # fmt: skip
 def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -> None:
     """Revokes every certificate that was issued for NAME so far.
 
-    It writes ca.crl beside the authority; without NAME the list is written again, with the same certificates. Copy it to every
-    node, as its --tls-crl, and send the nodes a SIGHUP: links to NAME are closed, and no new one is taken. Then `ca issue` can
-    make another certificate for the node, when its old files have been moved away.
+    It writes ca.crl beside the authority. Without NAME it writes the list again, with the same certificates. Copy the list to
+    every node, as its --tls-crl, and send the nodes a SIGHUP: they close links to NAME and take no new ones. To give the node
+    another certificate, move its old files away and run `ca issue`.
 
-    A node takes no peer any more when the list has ended: with --days, write it again in time. With two authorities in
+    A node takes no peers after its list has expired: with --days, write it again in time. With two authorities in
     --tls-ca, --tls-crl holds the lists of both, one after the other.
     """
     taken = _ca().revoke(directory, name, file, days or 0)
@@ -97,9 +97,9 @@ def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -
 @click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
 @json_option
 def ca_show(files: tuple[Path, ...], as_json: bool) -> None:
-    """Shows certificates: whose they are, how long they are valid.
+    """Shows certificates: whose they are, and how long they are valid.
 
-    One that ca.crl takes back, when that lies beside it, is shown as revoked.
+    A certificate is shown as revoked if a ca.crl beside it revokes it.
     """
     from spoolnode.cli.output import print_json, print_pairs
 

@@ -1,4 +1,4 @@
-"""`rm`, `retry`, `dead`, `flush`, `reload`, `drain`, `stop`: what changes a spool or its node."""
+"""`rm`, `retry`, `dead`, `flush`, `reload`, `drain`, `stop`: the commands that change a spool or its node."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from spoolnode.cli.directory import Directory
 
 Action = Callable[[str], str | None]
-"""Does something to a task; the other node that it waits for then, if any."""
+"""Does something to a task. Returns the other node that the task waits for then, if any."""
 
 
 @click.command("rm")
@@ -25,8 +25,8 @@ Action = Callable[[str], str | None]
 def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     """Removes waiting or dead tasks.
 
-    ID may also be the name of a file. It works whether a node runs or not, but never on a task that runs or is being sent.
-    A task for another node that `ls --outbox` shows as perhaps sent may run there all the same.
+    ID may also be the name of a file. It works with or without a running node, but never on a task that is running or being
+    sent. A task for another node that `ls --outbox` shows as perhaps sent may still run there.
     """
     _each(spool, ids, "removed", lambda directory: directory.remove, as_json)
 
@@ -38,17 +38,17 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     """Makes tasks ready to run now.
 
-    Those that are dead (their attempts count from zero), and those that wait for their time or for another attempt. A task
-    for another node waits for it again, and it is tried now.
+    These may be dead (their attempts count from zero), or wait for their time or for another attempt. A task for another
+    node waits for that node again, and the node is tried now.
     """
     _each(spool, ids, "ready", lambda directory: directory.retry, as_json)
 
 
 @click.group("dead")
 def dead_command() -> None:
-    """Lists, retries, removes tasks given up.
+    """Lists, retries or removes dead tasks.
 
-    They are kept, with the reason, until you retry or remove them.
+    These were given up. They are kept, with the reason, until you retry or remove them.
     """
 
 
@@ -57,19 +57,19 @@ def dead_command() -> None:
 @spool_option
 @json_option
 def dead_ls(limit: int, spool: str, as_json: bool) -> None:
-    """Lists them with the reason, whether a node runs or not."""
+    """Lists them with the reason, with or without a running node."""
     list_tasks(spool, "dead", limit, as_json)
 
 
 @dead_command.command("retry")
 @click.argument("ids", nargs=-1, metavar="ID...")
-@click.option("--all", "everything", is_flag=True, help="All that are dead.")
+@click.option("--all", "everything", is_flag=True, help="All dead tasks.")
 @spool_option
 @json_option
 def dead_retry(ids: tuple[str, ...], everything: bool, spool: str, as_json: bool) -> None:
     """Makes them ready again, with their attempts counted from zero.
 
-    Those that could not be delivered to another node wait for it again.
+    Tasks that could not be delivered to another node wait for it again.
     """
     _ids_or_all(ids, everything)
     if everything:
@@ -80,8 +80,8 @@ def dead_retry(ids: tuple[str, ...], everything: bool, spool: str, as_json: bool
 
 @dead_command.command("rm")
 @click.argument("ids", nargs=-1, metavar="ID...")
-@click.option("--all", "everything", is_flag=True, help="All that are dead.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--all", "everything", is_flag=True, help="All dead tasks.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @spool_option
 @json_option
 def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_json: bool) -> None:
@@ -101,11 +101,11 @@ def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_js
 @spool_option
 @json_option
 def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> None:
-    """Tries to send now what waits for other nodes.
+    """Tries to send the tasks for other nodes now.
 
-    Whatever their backoff says. DEST is the name, the id or the address of a node, or tag:X; without it, all are tried.
+    It does not wait for the backoff. DEST is the name, id or address of a node, or tag:X; without it, all are tried.
 
-    Exit status 1 when something waits for a destination of which no node is known.
+    Exit status 1 if tasks wait for a destination that no known node has.
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.output import print_json
@@ -125,7 +125,7 @@ def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> N
 
 
 def _in_peers(spool: str) -> frozenset[str]:
-    """The destinations that `spoolnode peers` tells something of."""
+    """The destinations that `spoolnode peers` shows."""
     from spoolnode.control_client import ask
 
     return frozenset(row[key] for row in ask(spool, "GET", "/peers") for key in ("id", "name", "address"))
@@ -148,7 +148,7 @@ def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
 @click.command("reload")
 @click.option(
     "--wait", type=duration, default=60.0, show_default=True, metavar="SEC",
-    help="Seconds to wait for what becomes of it; 0: only ask for it.",
+    help="Seconds to wait for the outcome; 0: only ask for the reload.",
 )  # fmt: skip
 @spool_option
 def reload_command(wait: float, spool: str) -> None:
@@ -156,11 +156,11 @@ def reload_command(wait: float, spool: str) -> None:
 
     It waits, and says whether the new code runs.
 
-    New workers take the new tasks; old ones finish what they run (for --reload-grace seconds of `join` at most). When the
-    application does not load, the old workers go on as before.
+    New workers take new tasks; old ones finish what they run (for at most --reload-grace seconds, an option of `join`). If
+    the application does not load, the old workers go on.
 
     Exit status: 0 the new code runs; 1 it does not load, or the node declined, and standard error says why; 2 the command
-    line is wrong; 3 it still loads after --wait seconds.
+    line is wrong; 3 it is still loading after --wait seconds.
     """
     from spoolnode.control_client import TIMEOUT, ask
 
@@ -170,8 +170,8 @@ def reload_command(wait: float, spool: str) -> None:
     if answer["outcome"] == "stopping":
         raise Failure("the node was stopped before the application was loaded")
     if answer["outcome"] == "loading":
-        raise _StillLoading(f"the application still loads after {wait:g} s; the log says what becomes of it")
-    click.echo("reloaded: new tasks run the new code" if wait else "asked to reload; the log says what becomes of it")
+        raise _StillLoading(f"the application is still loading after {wait:g} s; the log will show the outcome")
+    click.echo("reloaded: new tasks run the new code" if wait else "asked to reload; the log will show the outcome")
 
 
 class _StillLoading(Failure):
@@ -180,17 +180,16 @@ class _StillLoading(Failure):
 
 @click.command("drain")
 @click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Return only when the node has ended, and tell what is left."
+    "--wait/--no-wait", default=True, show_default=True, help="Return only when the node has ended, and say what is left."
 )
 @spool_option
 @json_option
 def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     """Stops a node and hands its waiting tasks to others.
 
-    It takes no new tasks, running ones may end, the waiting ones go to peers that can run them, for at most --grace seconds.
-    What nobody takes stays in the spool: tasks that were addressed to this node, tasks for nodes that are down, and those
-    that no peer could take (kept).
-    `spoolnode stop` meanwhile ends it at once.
+    The node takes no new tasks and lets running ones end. Waiting ones go to peers that can run them. All of this takes at
+    most --grace seconds. The rest stays in the spool: tasks that were addressed to this node, tasks for nodes that are down,
+    and those that no peer could take (kept). `spoolnode stop` cuts it short.
     """
     from spoolnode.cli.directory import Stopped, root_of
     from spoolnode.cli.output import print_json, say
@@ -236,8 +235,8 @@ def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) 
 def stop_command(wait: bool, files: bool, spool: str) -> None:
     """Stops a running node.
 
-    It takes no new tasks, running ones may end (for --grace seconds), the others stay in the spool (unless it
-    runs with --drain-on-stop; see `spoolnode drain`). The same as SIGTERM.
+    It takes no new tasks, and running ones get --grace seconds to end. The others stay in the spool, unless the node runs
+    with --drain-on-stop (see `spoolnode drain`). SIGTERM does the same.
     """
     from spoolnode.cli.settle import say_what_is_left
     from spoolnode.control_client import ask
@@ -303,7 +302,7 @@ def _each(
     spool: str, ids: Iterable[str], done: str, action_of: Callable[["Directory"], Action], as_json: bool, *,
     quiet: bool = False,
 ) -> None:  # fmt: skip
-    """Acts on one task after the other; a failure of one does not keep the others from it, but ends the command with 1."""
+    """Acts on one task after the other. After a failure it goes on with the next, but the exit status is 1."""
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.output import print_json, watched
     from spoolnode.protocol.errors import SpoolnodeError

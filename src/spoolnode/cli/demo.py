@@ -7,8 +7,8 @@ import click
 def demo_command() -> None:
     """Shows what a node does, in about fifteen seconds.
 
-    It starts one in a temporary directory, sends it tasks, kills it, starts it again, and stops it. Then three that
-    find each other, and one of them is killed.
+    It starts a node in a temporary directory, sends it tasks, kills it, starts it again, and stops it. Then it starts three
+    nodes that find each other, and kills one of them.
     """
     from spoolnode.demo import run
 

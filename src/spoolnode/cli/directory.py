@@ -1,4 +1,4 @@
-"""A spool directory as the commands see it: through its node when one runs, by its files when none does."""
+"""A spool directory as the commands see it: through its node if one runs, otherwise by its files."""
 
 import fcntl
 import os
@@ -33,22 +33,22 @@ READERS: dict[str, Callable[[Store, float], Iterator[inspect.Info]]] = {
 
 
 class Directory(Protocol):
-    """What can be done with a spool directory. Every method may raise `SpoolnodeError` or `Failure`."""
+    """A spool directory, for the commands. Every method may raise `SpoolnodeError` or `Failure`."""
 
     def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
-        """Tasks that are waiting (later and running ones too), dead, or in the outbox, in their order; 0 is all."""
+        """Tasks that are waiting (later and running ones too), dead, or in the outbox, in their order; a limit of 0 is none."""
 
     def task(self, identity: str) -> dict[str, Any]:
         """One task with its contents."""
 
     def remove(self, identity: str) -> None:
-        """Removes one that does not run."""
+        """Removes a task that does not run."""
 
     def retry(self, identity: str) -> str:
-        """Makes one ready now; the node that it waits for: empty is this one."""
+        """Makes a task ready now. Returns the node that it waits for; empty is this one."""
 
     def retry_dead(self) -> int:
-        """Makes all dead ones ready; how many."""
+        """Makes all dead tasks ready. Returns how many."""
 
     def count_dead(self) -> int:
         """How many are dead."""
@@ -58,19 +58,19 @@ class Directory(Protocol):
 
 
 def root_of(spool: str) -> str:
-    """The absolute path of a spool directory. Raises `Failure` when there is none, or it is not ours to read."""
+    """The absolute path of a spool directory. Raises `Failure` if it does not exist, or we may not read it."""
     root = os.path.abspath(spool)
     if os.path.isfile(root):
         raise Failure(f"{root} is a file, not a directory; name the spool directory with --spool, or SPOOLNODE_SPOOL")
     if not os.path.isdir(root):
-        raise Failure(f"there is no spool directory {root}; name it with --spool, or SPOOLNODE_SPOOL")
+        raise Failure(f"the spool directory {root} does not exist; name yours with --spool, or SPOOLNODE_SPOOL")
     if not os.access(root, os.R_OK | os.X_OK):
-        raise Failure(f"the spool directory {root} is not yours to read")
+        raise Failure(f"you may not read the spool directory {root}")
     return root
 
 
 def open_directory(spool: str) -> Directory:
-    """The spool directory at that path. Raises `Failure` when there is none."""
+    """The spool directory at that path. Raises `Failure` if it does not exist."""
     root = root_of(spool)
     try:
         ask(root, "GET", "/status")
@@ -80,16 +80,16 @@ def open_directory(spool: str) -> Directory:
 
 
 def identity_of(text: str) -> str:
-    """The id in an id, a file name or a path of a spool file. Raises `Failure` when it cannot be one."""
+    """The id in an id, a file name or a path of a spool file. Raises `Failure` if it cannot be an id."""
     name = text.rpartition("/")[2]
     identity = names.id_of_file(name) if name.startswith(names.SPOOL_PREFIX) else name
     if not names.is_task_id(identity):
-        raise Failure(f"{text[:80]!r} is no task id; `spoolnode ls` shows them")
+        raise Failure(f"{text[:80]!r} is not a task id; `spoolnode ls` shows the ids")
     return identity
 
 
 class Running:
-    """Through the control socket of the node that owns it."""
+    """The directory of a running node: everything goes through its control socket."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -119,7 +119,7 @@ class Running:
 
 
 class Stopped:
-    """By its files; whatever changes them holds the lock that a node holds, so that none starts meanwhile."""
+    """The directory of a node that does not run. It changes files under the node's lock, so that no node starts meanwhile."""
 
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
@@ -167,7 +167,7 @@ class Stopped:
             return ""
 
     def _revive(self, where: str) -> str:
-        """Puts a dead task back; the node that it waits for. Its link gives it a number when a node starts here."""
+        """Puts a dead task back. Returns the node that it waits for; its link gives it a number when a node starts here."""
         asked = destination_again(self._store.block_of(where))
         to = "" if asked == "any" else asked  # the node of this directory is one of any
         self._store.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
@@ -188,7 +188,7 @@ class Stopped:
                 asyncio.run(self._settle())
 
     async def _settle(self) -> None:
-        """By the node's own hands: which records still count, and when they are due, is not said in one place."""
+        """Uses the node's own code: which records still count, and when they are due, stands in several places."""
         import random
 
         from spoolnode.node.outbox.outbox import boot_id
@@ -196,7 +196,7 @@ class Stopped:
         from spoolnode.node.spool.journal import Journal
         from spoolnode.node.spool.retry import RetryPolicy
 
-        policy = RetryPolicy(max_attempts=0)  # whether one is given up is for the node to say, which knows its settings
+        policy = RetryPolicy(max_attempts=0)  # only the node, which knows its settings, gives tasks up
         journal = Journal(RealDisk(), self._layout, self._store.node_id, sync=True, report=lambda _action, **_details: None)
         storage = Storage(journal, policy, random.Random())  # jitter
         storage.load(boot_id(time.time()))
@@ -212,7 +212,7 @@ class Stopped:
         return {"waiting": sum(1 for _ in inspect.waiting_tasks(self._store, 0.0)), "outbox": dict(outbox)}
 
     def count_addressed(self) -> int:
-        """How many of those that wait for this node were sent to it, and not to any node."""
+        """How many of the tasks that wait for this node were addressed to it, not to any node."""
         asked = (
             read_block(self._layout.root, info.where).get(names.NODE, b"") for info in inspect.waiting_tasks(self._store, 0.0)
         )
@@ -221,7 +221,7 @@ class Stopped:
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
         found = inspect.find_place(self._store, identity, time.time())
         if found is None:
-            raise Failure(f"there is no task {identity} here: it has ended, was removed, or never was")
+            raise Failure(f"there is no task {identity} here: it has ended, was removed, or never existed")
         return found
 
     @contextmanager
@@ -239,7 +239,7 @@ class Stopped:
 
 
 def _node_id(layout: Layout) -> str:
-    """The id of the directory's node; a directory of a uWSGI server has none, and no batches."""
+    """The id of the directory's node; the directory of a uWSGI server has neither an id nor batches."""
     try:
         with open(layout.node_id, encoding="ascii", errors="replace") as file:
             return file.read(100).strip()  # it may be anything
@@ -262,7 +262,7 @@ def _unless_taken(path: str, identity: str) -> Iterator[None]:
 
 
 def read_block(root: str, where: str) -> dict[bytes, bytes]:
-    """The variables of a task, without its body: `where` is as in `inspect.Info`. Empty when they cannot be read."""
+    """The variables of a task, without its body: `where` is as in `inspect.Info`. Empty if they cannot be read."""
     from spoolnode.protocol.packet import HEADER, decode_variables
 
     place, ref = place_at(where)
@@ -281,11 +281,11 @@ def read_block(root: str, where: str) -> dict[bytes, bytes]:
 
 
 def function_of(block: dict[bytes, bytes]) -> str:
-    """The spooled function that a task is for: ours, or that of uWSGI's decorators; empty when it names none."""
+    """The spooled function that a task calls, ours or one of uWSGI's decorators; empty if it names none."""
     return (block.get(names.FUNCTION) or block.get(b"ud_spool_func") or b"").decode("utf-8", "replace")
 
 
 def reason_of(block: dict[bytes, bytes]) -> str:
-    """The first line of why a dead task was given up."""
+    """The first line of the reason why a dead task was given up."""
     lines = block.get(names.REASON, b"").decode("utf-8", "replace").splitlines()
     return lines[0] if lines else ""

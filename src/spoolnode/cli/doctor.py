@@ -13,9 +13,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 @click.command("doctor")
 @click.option("-Q", "--spool", "--spooler", metavar="DIR", help="The spool directory.  [default: as for `join`]")
-@click.option(
-    "-s", "--listen", "--socket", multiple=True, metavar="ADDR", help="Where it shall listen.  [default: as for `join`]"
-)
+@click.option("-s", "--listen", "--socket", multiple=True, metavar="ADDR", help="Where it listens.  [default: as for `join`]")
 @click.option(
     "-w", "--app", "--module", "--wsgi-file", metavar="MODULE", help="The application: list what it uses of uWSGI's modules."
 )
@@ -24,10 +22,10 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
     """Checks what a node needs, and explains.
 
-    The spool directory, its disk, the addresses, the application and this machine: one line each. The application's
-    source is read for what it uses of uWSGI's modules; nothing of it is run.
+    One line each for the spool directory, its disk, the addresses, the application and this machine. It reads the
+    application's source for what it uses of uWSGI's modules, and runs none of it.
 
-    Exit status 1 when something would keep a node from running or from keeping its promises.
+    Exit status 1 if something would keep a node from running or from keeping its promises.
     """
     from spoolnode.cli.output import print_json
     from spoolnode.cli.settings import gather

@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...], **given: Any) -> None:
     """Runs a node in the foreground.
 
-    It ends with SIGTERM or Ctrl-C, and reloads the application with SIGHUP.
+    SIGTERM and Ctrl-C stop it, SIGHUP reloads the application.
 
-    Each option is also a variable of the environment (--max-body is SPOOLNODE_MAX_BODY; lists are split at commas) and a
-    key of the TOML file (max_body); the command line counts most, then the environment, then the file. `spoolnode config`
-    prints such a file. BYTES may end with K, M or G; SEC with ms, s, m, h or d.
+    Each option is also a variable of the environment (--max-body is SPOOLNODE_MAX_BODY; commas separate the items of a
+    list) and a key of the TOML file (max_body). The command line overrides the environment, and the environment the file.
+    `spoolnode config` prints such a file. BYTES may end with K, M or G; SEC with ms, s, m, h or d.
 
-    uWSGI's own option names for the same things (--socket, --module, --spooler-processes, ...) are understood; -A, --master
-    and the like are accepted and have no effect. --ini uwsgi.ini, or just uwsgi.ini, reads the spooler's side of a file of
-    uWSGI, and says what of it means nothing here.
+    uWSGI's own names of these options (--socket, --module, --spooler-processes, ...) work too; -A, --master and the like
+    are accepted and have no effect. --ini uwsgi.ini, or just uwsgi.ini, reads the spooler's side of a uWSGI file, and says
+    which of its options a node ignores.
 
     HOST:PORT names peers, besides those that --discover finds (by default all that announce themselves on the local
-    network). Nodes do not tell each other of third ones: give each node all of them. It is short for --discover
+    network). Nodes do not tell each other about further nodes: give each node all of them. It is short for --discover
     static://HOST:PORT,...
     """
     from spoolnode.cli.settings import gather, unknown_variables
@@ -52,7 +52,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...],
     for variable, text in unknown_variables(os.environ).items():
         report("unknown_variable", variable=variable, reason=text)
     if config.insecure:
-        report("insecure", text="--insecure: whoever can reach an address of this node can enqueue")
+        report("insecure", text="--insecure: anyone who can reach an address of this node can enqueue")
     try:
         status = _run(config, report)
     finally:
@@ -61,7 +61,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...],
 
 
 def _fill_standard_descriptors() -> None:
-    """Descriptors 0 to 2 without which we were started (`2>&-`) lead to /dev/null: no other file may become one of them."""
+    """Opens /dev/null for each of the descriptors 0 to 2 that is closed (`2>&-`): no other file may become one of them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
@@ -72,19 +72,19 @@ def _is_ini(seed: str) -> bool:
 
 
 def _without_uwsgi(given: dict[str, Any]) -> list[dict[str, Any]]:
-    """Takes what is only uWSGI's out of what was given; what is to be said about it."""
+    """Takes the options that only uWSGI has out of `given`. Returns notes about them."""
     typed = click.get_current_context().meta[TYPED]
     ignored = [name for name in WITHOUT_EFFECT if given.pop(name.replace("-", "_")) is not None]
     notes = [{"option": as_typed(name, typed), "text": WITHOUT_EFFECT[name][2]} for name in ignored]
     if (processes := given.pop("spooler_processes")) is not None:
         if given["workers"] is not None:
-            notes.append({"option": "--spooler-processes", "text": "it counts the workers here, --processes the web server's"})
+            notes.append({"option": "--spooler-processes", "text": "it sets the workers here; --processes is the web server's"})
         given["workers"] = processes
     return notes
 
 
 def _read_ini(places: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What ini files of uWSGI say, and what is to be said about them."""
+    """The settings in ini files of uWSGI, and notes about them."""
     from spoolnode.cli.uwsgi_settings import from_ini
 
     if not places:
@@ -92,13 +92,13 @@ def _read_ini(places: Sequence[str], given: dict[str, Any]) -> tuple[dict[str, A
     found = from_ini(places, given, os.environ)
     notes: list[dict[str, Any]] = [{"option": "--ini", "text": text} for text in found.notes]
     if found.ignored:
-        text = f"of {', '.join(places)} these say nothing to a node: {', '.join(found.ignored)}"
+        text = f"a node ignores these options of {', '.join(places)}: {', '.join(found.ignored)}"
         notes.append({"option": "--ini", "text": text})
     return found.settings, notes
 
 
 def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
-    """The configuration with the peers that were named among its sources."""
+    """The configuration with these peers among its sources."""
     from dataclasses import replace
 
     if not seeds:
@@ -121,7 +121,7 @@ def _run(config: "Config", report: "Log") -> int:
         trust = Trust.of(config)
         return run_node(config, report, uvloop.new_event_loop, joiner(trust), trust)
     except BadConfig:
-        raise  # one sentence says it; also for an application that cannot be used as it is named
+        raise  # its sentence is enough, also for an application that cannot be used as named
     except AppBroken as error:
         report.flush()
         say(str(error).rstrip(), err=True)
@@ -133,9 +133,7 @@ def _run(config: "Config", report: "Log") -> int:
 def _reason(error: OSError) -> str:
     path = f"{error.filename}: " if error.filename else ""
     is_closed = isinstance(error, PermissionError) and error.filename
-    what_to_do = (
-        f"; the user with uid {os.geteuid()}, who runs the node, must be allowed to read and write it" if is_closed else ""
-    )
+    what_to_do = f"; the node runs as uid {os.geteuid()}, which must be allowed to read and write it" if is_closed else ""
     return f"{path}{error.strerror or error}{what_to_do}"
 
 
@@ -146,7 +144,7 @@ def _reason(error: OSError) -> str:
 def config_command(file: str | None, as_json: bool, ini: tuple[str, ...], **given: Any) -> None:
     """Prints the settings in force as TOML.
 
-    Each has its meaning above it: a good file to start from. It takes the options of `join`, and looks where `join` would look.
+    Each has its meaning above it: a good file to start from. It takes the options of `join`, and reads the same sources.
     """
     from spoolnode.cli.output import print_json
     from spoolnode.cli.settings import as_toml, gather, in_force

@@ -8,17 +8,17 @@ import click
 from spoolnode.cli.options import WholeRange, json_option, spool_option
 
 MOST_REASONS = 20
-"""Destinations of which a listing says why tasks for them wait."""
+"""Most destinations for which a listing says why their tasks wait."""
 STATUS_SECONDS = 5.0
-"""How long `status` waits: a node that says nothing for so long is not well, and who asks wants to know that."""
+"""How long `status` waits: a node that is silent for this long is not well, and `status` should say so."""
 LIMIT = 100
-"""Tasks that a listing shows unless it is told otherwise."""
+"""Tasks that a listing shows by default."""
 
 
 def limit_option(function: Any) -> Any:
     """`--limit`."""
     return click.option(
-        "--limit", type=WholeRange(0), default=LIMIT, show_default=True, metavar="N", help="At most so many; 0: all."
+        "--limit", type=WholeRange(0), default=LIMIT, show_default=True, metavar="N", help="Show at most this many; 0: all."
     )(function)
 
 
@@ -26,7 +26,7 @@ def limit_option(function: Any) -> Any:
 @spool_option
 @json_option
 def status_command(spool: str, as_json: bool) -> None:
-    """Shows a running node in numbers."""
+    """Shows the state of a running node."""
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.output import print_json, print_pairs
     from spoolnode.control_client import ask
@@ -123,14 +123,14 @@ def _rate(per_second: float) -> str:
 def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None:
     """Lists the tasks in a spool.
 
-    In the order in which they run, whether a node runs or not.
+    In the order in which they run, with or without a running node.
 
     STATE: running; waiting: ready to run; later: it waits for its time or for another attempt. DUE: when that is.
-    AGE: since it was accepted. ATTEMPTS: runs so far, the present one included; when a run asks to be made again, they are
-    counted anew.
+    AGE: since it was accepted. ATTEMPTS: runs so far, with the present one; after a run that asks for another, they count from
+    zero.
 
-    With --outbox, FOR is the node that a task waits for; SENT is `perhaps` when it has left once and no answer came, so that
-    the other node may have it already. Below: for each of these nodes, why the tasks still wait.
+    With --outbox, FOR is the node that a task waits for. SENT is `perhaps` if it was sent and no answer came, so the other
+    node may have it already. Below the table: for each of these nodes, why its tasks still wait.
     """
     list_tasks(spool, state or "waiting", limit, as_json)
 
@@ -163,7 +163,7 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
 
 
 def _say_why(spool: str) -> None:
-    """Below what waits for other nodes: why it does, for each destination that has no open link; a running node knows it."""
+    """Says for each destination without an open link why its tasks wait. Only a running node knows it."""
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.output import say
     from spoolnode.control_client import NotRunning, ask
@@ -178,7 +178,7 @@ def _say_why(spool: str) -> None:
 
 
 def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:
-    """Puts the names of nodes for their ids, which is what any and tag:X became; a running node knows them."""
+    """Replaces the ids of nodes, which any and tag:X became, with names. Only a running node knows them."""
     from spoolnode.cli.directory import root_of
     from spoolnode.control_client import NotRunning, ask
 
@@ -221,7 +221,7 @@ def _plain(name: str) -> Any:
     return lambda row: row[name]
 
 
-# What a column shows, by its title. A narrow terminal has no room for the last ones.
+# The columns by their titles. A narrow terminal has no room for the last ones.
 _WAITING = {
     "id": _plain("id"), "state": _plain("state"), "function": _plain("function"), "priority": _plain("priority"), "due": _due,
     "age": _age, "attempts": _plain("attempts"), "size": _size,
@@ -243,8 +243,8 @@ _OUTBOX = {
 def show_command(identity: str, spool: str, as_json: bool) -> None:
     """Shows one task with its contents.
 
-    ID may also be the name of its file, or, of a task that came from another node, the id that it has there (it is shown as
-    spool_id, and the other node's id as spool_origin). It works whether a node runs or not.
+    ID may also be the name of its file. For a task that came from another node, it may be the id that the task has there
+    (shown as spool_id; spool_origin is the id of that node). It works with or without a running node.
     """
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.output import print_json, print_pairs

@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULT_SPOOL = "spool"
 
 TYPED = "spoolnode.typed"
-"""Where a click context has the arguments as they were typed."""
+"""The key of a click context for the arguments as they were typed."""
 
 
 def spool_option(function: F) -> F:
@@ -42,11 +42,11 @@ _ONCE = {
     "spool": "start a node for each directory, each with its own -s",
     "app": "name the others with --import",
 }
-"""Settings of which uWSGI takes several, and what to do here."""
+"""Settings that uWSGI takes several times, and what to do here."""
 
 
 class NodeCommand(click.Command):
-    """A command that takes every setting of a node. Its options are made when they are needed: the table takes a while."""
+    """A command that takes every setting of a node. Its options are made only when they are needed: this takes a while."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,7 +72,7 @@ class NodeCommand(click.Command):
 
 @lru_cache(maxsize=1)
 def node_options() -> list[click.Option]:
-    """An option for each setting. One that is not given is None, or () when it may be repeated."""
+    """An option for each setting. One that is not given is None, or () if it may be repeated."""
     from spoolnode.cli.settings import SETTINGS, kind_of
 
     return [_option(name, kind_of(name), SETTINGS[name].metadata) for name in SETTINGS]
@@ -119,7 +119,7 @@ class _Whole(click.types.IntParamType):
 
 
 class WholeRange(click.IntRange):
-    """`click.IntRange`, whose name for it is hard to read in an error."""
+    """`click.IntRange` with a name that is easy to read in an error."""
 
     name = "whole number"
 
@@ -132,11 +132,11 @@ def duration(text: str | float) -> float:
     try:
         return text if isinstance(text, float) else read_duration(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no length of time: write {RIGHT}") from None
+        raise click.BadParameter(f"{text!r} is not a length of time: write {RIGHT}") from None
 
 
 def time_limit(text: str | float) -> float:
-    """The same, more than none."""
+    """The same, but more than 0."""
     seconds = duration(text)
     if not seconds:
         raise click.BadParameter(f"it is {text!r}; it must be more than 0")
@@ -149,14 +149,14 @@ def _size(text: str) -> int:
     try:
         return read_size(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no number of bytes, like 65536, 64M or 1G") from None
+        raise click.BadParameter(f"{text!r} is not a number of bytes, such as 65536, 64M or 1G") from None
 
 
 def of_uwsgi(function: F) -> F:
     """`--ini`, and the options of uWSGI that are accepted beside our own."""
     function = click.option(
         "--ini", multiple=True, metavar="FILE.ini[:SECTION]",
-        help="Read the spooler's side of uWSGI's own configuration; may be repeated. All other settings count more.",
+        help="Read the spooler's side of uWSGI's own configuration; may be repeated. All other settings override it.",
     )(function)  # fmt: skip
     function = click.option("--spooler-processes", type=int, hidden=True, metavar="N")(function)
     for name, (short, metavar, _) in WITHOUT_EFFECT.items():
@@ -169,6 +169,6 @@ def of_uwsgi(function: F) -> F:
 
 
 def as_typed(name: str, args: list[str]) -> str:
-    """How the user wrote an option without effect: its short form unless one of the long ones is there."""
+    """An option without effect as the user wrote it: its short form, unless one of the long ones is there."""
     long = {f"--{name}", *(f"--{alias}" for alias, real in ALIASES.items() if real == name)}
     return next((word for word in (arg.partition("=")[0] for arg in args) if word in long), WITHOUT_EFFECT[name][0])

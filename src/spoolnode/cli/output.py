@@ -1,4 +1,4 @@
-"""What commands print: JSON for programs, a table for people, which fits a terminal."""
+"""The output of commands: JSON for programs, tables that fit a terminal for people."""
 
 import json
 import shutil
@@ -17,21 +17,21 @@ LONG_WORK = 0.5
 """Seconds after which work counts as long, and its progress is shown on a terminal."""
 
 SHORTEST = {"function": 12, "reason": 20}
-"""Columns that may be cut, and how many characters of them are worth showing."""
+"""Columns that may be cut, and how many characters of each must stay."""
 
 
 def print_json(content: Any) -> None:
-    """One JSON document."""
+    """Prints one JSON document."""
     click.echo(printable_json(json.dumps(content, indent=2, ensure_ascii=False)))
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Lines for people; whatever is in them, they steer no terminal."""
+    """Prints lines for people. Whatever they contain, they cannot control the terminal."""
     click.echo(printable_lines(text), err=err)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: str = "", below: Sequence[str] = ()) -> None:
-    """Rows under their columns; `empty` when there is none. `below`: for each row a text for a line of its own, or none."""
+    """Prints rows under their columns, or `empty` if there are none. `below`: a text for each row, for a line below it."""
     texts = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     if not texts:
         if empty:
@@ -51,11 +51,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], empty: st
         if number and below and (text := below[number - 1]):
             say(f"    {printable(text)}")
     if hidden:
-        click.echo(f"not shown for want of room: {', '.join(hidden)}; a wider terminal or --json has it", err=True)
+        click.echo(f"not shown for lack of room: {', '.join(hidden)}; use a wider terminal or --json", err=True)
 
 
 def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
-    """Names and values, one a line."""
+    """Prints names and values, one pair a line."""
     shown = [(printable(name), "" if value is None else printable_lines(str(value))) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     bold = sys.stdout.isatty()
@@ -64,7 +64,7 @@ def print_pairs(pairs: Iterable[tuple[str, Any]]) -> None:
 
 
 def _fitted(columns: Sequence[str], widths: dict[int, int], room: int) -> dict[int, int]:
-    """The columns that a terminal has room for, and their widths: texts are cut, then the last columns left out; never ids."""
+    """The columns that fit a terminal, and their widths. First texts are cut, then the last columns are left out; never ids."""
     least = {index: min(width, SHORTEST.get(columns[index], width)) for index, width in widths.items()}
     while (spare := room - sum(least.values()) - 2 * (len(least) - 1)) < 0:
         rigid = [index for index in least if index and columns[index] not in SHORTEST]
@@ -84,7 +84,7 @@ def _cell(text: str, width: int) -> str:
 
 
 def watched(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """The items; on a terminal the progress is shown once it takes long."""
+    """Yields the items. If that takes long, it shows its progress on a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return
@@ -114,7 +114,7 @@ def progress_bar() -> Any:
 
 
 def patiently(job: Callable[[], T], what: str, done: Callable[[], int], total: int) -> T:
-    """The result of one long request; on a terminal `done` is asked meanwhile how many of `total` are done."""
+    """The result of one long request; meanwhile a terminal shows how many of `total` are `done`."""
     if not sys.stderr.isatty():
         return job()
     from concurrent.futures import ThreadPoolExecutor

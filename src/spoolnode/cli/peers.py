@@ -15,18 +15,18 @@ NOBODY = "no other node is known"
 
 
 @click.command("peers")
-@click.option("--watch", is_flag=True, help="Again each second, until Ctrl-C; with --json one line each time.")
+@click.option("--watch", is_flag=True, help="Repeat each second, until Ctrl-C; with --json one line each time.")
 @spool_option
 @json_option
 def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     """Shows the other nodes, as a node sees them.
 
-    Each with its STATE and since when (FOR), how it was found, its LOAD (tasks for each worker), how many tasks wait here for
-    it (OUTBOX), and the round trip of a ping (RTT). Below it: why it could not be reached last.
+    For each: its STATE and for how long (FOR), how it was found, its LOAD (tasks for each worker), the tasks that wait here
+    for it (OUTBOX), and the round trip of a ping (RTT). The line below says why it could not be reached.
 
     STATE: up: it answers. suspect: it did not answer once or twice. down: it does not answer. leaving: it drains or said
-    goodbye. rejected: it gets nothing, because it could not prove who it is, claims the name or id of another node, is outside of
-    --allow, or must not be talked to; the line below says which. unknown: it has not been reached yet.
+    goodbye. rejected: it gets nothing, because it could not prove who it is, claims the name or id of another node, is outside
+    of --allow, or must not be contacted; the line below says which. unknown: it has not been reached yet.
 
     FOUND BY: mdns: it announces itself on the local network. static: named with `join HOST:PORT` or --discover static://.
     dns, dns+srv, file: from the name server or the file of --discover. its own call: it has called this node.
@@ -51,14 +51,15 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
 @click.argument("identity", metavar="ID")
 @spool_option
 def accept_command(name: str, identity: str, spool: str) -> None:
-    """Says that the node with this ID is the one called NAME.
+    """Accepts the node with this ID as the one called NAME.
 
-    A name and an id belong to the node that proved them first, over restarts too: with the key in its spool directory, or with
-    its certificate. When that node is gone, one with a certificate for the name takes its place. Any other that claims it (a new
-    disk, a spool directory without its node.key, two machines with one name, an impostor) gets nothing, and `spoolnode peers` and
-    the log say so. When it is right, say so here, to each node that has to know; or give one of the two another --name.
+    A name and an id belong to the node that proved them first, with the key in its spool directory or with its certificate;
+    restarts do not change that. When that node is gone, one with a certificate for the name takes its place. Any other node
+    that claims it (a new disk, a spool directory without its node.key, two machines with one name, an impostor) gets nothing,
+    and `spoolnode peers` and the log say so. If its claim is right, accept it on each node that has to know. If not, give one
+    of the two another --name.
 
-    With certificates it also says that the node with this ID has been renamed: its certificate is for NAME now.
+    With certificates, also accept a node after it was renamed: its certificate is for NAME now.
     """
     from urllib.parse import urlencode
 
@@ -87,7 +88,7 @@ def _watch(root: str, as_json: bool) -> None:
                 _print(rows)
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
-        pass  # that is how it is ended
+        pass  # the way to end it
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -98,7 +99,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
 
 def _reason(row: dict[str, Any]) -> str:
-    """Without the address that is in the row already."""
+    """The reason without the address, which is in the row already."""
     reason: str = row["reason"]
     return reason.removeprefix(f"{row['address']}: ").removesuffix(f" on {row['address']}")
 
@@ -114,7 +115,7 @@ def _sources(row: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(source.partition(":")[0].partition("?")[0] for source in row["sources"])) or "its own call"
 
 
-# What a column shows, by its title. A narrow terminal has no room for the last ones.
+# The columns by their titles. A narrow terminal has no room for the last ones.
 _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "name": lambda row: row["name"] or "-",
     "state": lambda row: row["state"],

@@ -1,4 +1,4 @@
-"""`ping` asks whoever listens at an address what it is: a spoolnode, a uWSGI server, or neither."""
+"""`ping` finds out what listens at an address: a spoolnode, a uWSGI server, or neither."""
 
 import contextlib
 import socket
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Reply(NamedTuple):
-    """What one ping brought."""
+    """The answer to one ping."""
 
     seconds: float
     block: bytes
@@ -34,10 +34,10 @@ class Reply(NamedTuple):
 )
 @json_option
 def ping_command(address: str | None, wait: float, as_json: bool) -> None:
-    """Asks an address who is there.
+    """Asks which node answers at an address.
 
-    ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or port 3031 of this machine. A real uWSGI server is
-    understood too: it answers, but says nothing of itself.
+    ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or port 3031 of this machine. A real uWSGI server
+    answers too, but says nothing about itself.
     """
     from spoolnode.cli.output import print_json, say
     from spoolnode.protocol.answer import read_status
@@ -57,11 +57,11 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
         say(f"cluster {status.get('cluster')}, spoolnode {status.get('version')}{closed}")
         click.echo(f"round trip {plain.seconds * 1000:.2f} ms plain, {extended.seconds * 1000:.2f} ms with status")
     else:
-        say(f"{where}: a uWSGI server (it says nothing of itself); round trip {plain.seconds * 1000:.2f} ms")
+        say(f"{where}: a uWSGI server (it says nothing about itself); round trip {plain.seconds * 1000:.2f} ms")
 
 
 def exchange(where: "Address", modifier2: int, limit: float) -> Reply:
-    """One ping on a connection of its own. Ends the command when there is no answer, or one that is no pong."""
+    """Sends one ping on a connection of its own. Ends the command if no answer comes, or one that is not a pong."""
     from spoolnode.protocol.answer import AnswerReader
     from spoolnode.protocol.errors import BadPacket
     from spoolnode.protocol.packet import PING, packet
@@ -107,7 +107,7 @@ def _refusal(answer: "Answer") -> str:
 
 
 def _connect(targets: "tuple[Target, ...]", limit: float) -> socket.socket:
-    """A connection to the first that takes one. Raises the last one's error."""
+    """Connects to the first target that accepts it. Raises the error of the last one."""
     for target in targets[:-1]:
         with contextlib.suppress(OSError):
             return _connect_to(target, limit)

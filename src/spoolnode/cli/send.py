@@ -15,17 +15,17 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
 
 _OPTIONS = ("at", "priority")
-"""Variables that only make sense as the options of that name."""
+"""Variables that must be given as the option of that name."""
 
 
 @click.command("send")
 @click.argument("pairs", nargs=-1, metavar="KEY=VALUE...")
+@click.option("-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A non-text value; may be repeated.")
+@click.option("--node", metavar="DEST", help="Where it runs: a node's name, host:port, tag:X, any or all.")
 @click.option(
-    "-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A value of another type than text; may be repeated."
+    "--at", metavar="TIME", help="Earliest start: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d."
 )
-@click.option("--node", metavar="DEST", help="Where it shall run: a node's name, host:port, tag:X, any or all.")
-@click.option("--at", metavar="TIME", help="Not before: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d.")
-@click.option("--priority", metavar="N", help="Lower runs sooner; without one it runs after all that have one.")
+@click.option("--priority", metavar="N", help="Lower runs sooner; tasks without one run last.")
 @click.option("--body", metavar="FILE", help="Data of any size; - is standard input.")
 @click.option(
     "--timeout",
@@ -33,7 +33,7 @@ _OPTIONS = ("at", "priority")
     metavar="SEC",
     help="How long it may run; then it is killed and has failed.",
 )
-@click.option("--via", metavar="ADDR", help="The node to hand it to.  [default: SPOOLNODE_VIA, or port 3031 here]")
+@click.option("--via", metavar="ADDR", help="The node to send it to.  [default: SPOOLNODE_VIA, or port 3031 here]")
 @click.option(
     "--send-timeout", type=time_limit, metavar="SEC",
     help="How long to wait for that node.  [default: SPOOLNODE_SEND_TIMEOUT, or 5]",
@@ -45,8 +45,8 @@ def send_command(
 ) -> None:  # fmt: skip
     """Stores a task and prints its id.
 
-    When it returns, the task is on that node's disk. With --node it waits there, if need be, until the other node has it; `all`
-    is a copy for each node that is up and runs tasks, and the id is that of the first.
+    When it returns, the task is on that node's disk. With --node it waits there, if need be, until the other node has it;
+    `all` makes a copy for each node that is up and runs tasks, and the id is that of the first.
 
     \b
     spoolnode send ToGroup=customers
@@ -66,7 +66,7 @@ def send_command(
         if node == "all":
             click.echo("1 copy was stored" if copies == 1 else f"{copies} copies were stored, one for each node", err=True)
     else:
-        click.echo("stored; this is a uWSGI server, which tells no id", err=True)
+        click.echo("stored; this is a uWSGI server, which does not tell an id", err=True)
     if note and not as_json:
         click.echo(note, err=True)
 
@@ -74,7 +74,7 @@ def send_command(
 def _send(
     task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, send_timeout: float | None
 ) -> tuple[str, int, str]:
-    """The id, how many copies were stored, and what the node noted."""
+    """The id, the number of copies that were stored, and the node's note."""
     from spoolnode import client, wire
     from spoolnode.protocol import names
 
@@ -115,7 +115,7 @@ def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any
         try:
             task[name] = json.loads(text)
         except ValueError as error:
-            raise click.BadParameter(f"the value of {name!r} is no JSON: {error}", param_hint="--json-value") from None
+            raise click.BadParameter(f"the value of {name!r} is not JSON: {error}", param_hint="--json-value") from None
     if special["at"] is not None:
         import time
 
@@ -129,10 +129,10 @@ def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any
 
 
 def _split(pair: str, what: str, task: dict[str, Any]) -> tuple[str, str]:
-    """Name and value of what was typed; a name counts once, and what has an option is not meant as a name."""
+    """The name and the value in an argument. A name may come once, and not if it has an option."""
     name, equals, value = pair.partition("=")
     if not equals or not name:
-        raise click.BadParameter(f"{pair!r} is no name and value; write it as name=value", param_hint=what)
+        raise click.BadParameter(f"{pair!r} is not a name and a value; write it as name=value", param_hint=what)
     if name in _OPTIONS:
         raise click.BadParameter(f"{name!r} has an option of its own: use --{name}", param_hint=what)
     if name in task:
@@ -151,7 +151,7 @@ def _read_body(path: str) -> bytes:
 
 
 def read_time(text: str, now: float) -> float:
-    """Seconds since 1970 for Unix seconds, ISO 8601, or `+` a length of time from `now` on."""
+    """Seconds since 1970, from Unix seconds, ISO 8601, or `+` and a length of time from `now` on."""
     from datetime import datetime
 
     relative = _RELATIVE.fullmatch(text)
@@ -163,5 +163,6 @@ def read_time(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text!r} is no time; write Unix seconds, ISO 8601 like 2026-01-31T08:00, or +90s, +5m, +2h, +1d", param_hint="--at"
+            f"{text!r} is not a time; write Unix seconds, ISO 8601 like 2026-01-31T08:00, or +90s, +5m, +2h, +1d",
+            param_hint="--at",
         ) from None

@@ -1,6 +1,6 @@
-"""From the four places where a setting can stand to one `Config`: command line > environment > TOML file > default.
+"""Makes one `Config` from the four places of a setting: command line > environment > TOML file > default.
 
-Pure, but for reading the file: what the places hold is handed in.
+Pure, except that it reads the file: the contents of the other places are passed in.
 """
 
 import difflib
@@ -17,12 +17,12 @@ from spoolnode.node.duration import RIGHT, read_duration
 PREFIX = "SPOOLNODE_"
 SETTINGS: dict[str, Field[Any]] = {item.name.rstrip("_"): item for item in fields(Config)}
 OTHER_VARIABLES = frozenset({"SPOOLNODE_CONFIG", "SPOOLNODE_VIA", "SPOOLNODE_SEND_TIMEOUT"})
-"""Variables of the environment that are no settings of a node, and mean something."""
+"""Variables of the environment that have a meaning, but are not settings of a node."""
 _SERVICE = re.compile(r"(.+_)?(PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?|SERVICE_(HOST|PORT(_.+)?)|ENV_.+)")
-"""What Kubernetes sets for a service, and Docker for a linked container, whose name begins with `spoolnode`..."""
+"""Variables that Kubernetes sets for a service, and Docker for a linked container, if its name begins with `spoolnode`..."""
 _SERVICE_VALUE = re.compile(r"(.+_)?(PORT=(tcp|udp|sctp)://|NAME=/).*", re.DOTALL)
-"""...and two more, with what is in them: `SPOOLNODE_PORT=tcp://10.3.0.1:3031`, `SPOOLNODE_NAME=/web/spoolnode`."""
-_ALL = "; `spoolnode config` prints all that there are"
+"""...and two more, known by their values: `SPOOLNODE_PORT=tcp://10.3.0.1:3031`, `SPOOLNODE_NAME=/web/spoolnode`."""
+_ALL = "; `spoolnode config` prints all settings"
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -30,7 +30,7 @@ _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true o
 
 
 class Settings(NamedTuple):
-    """A configuration, and for each of its values where it stands."""
+    """A configuration, and where each of its values comes from."""
 
     config: Config
     places: dict[str, str]
@@ -42,13 +42,13 @@ def gather(
     """The configuration in force, not validated yet.
 
     Args:
-        given: what the command line said; None is nothing.
+        given: the options of the command line; None if not given.
         environment: the environment's variables.
         file: the TOML file that the command line named.
-        ini: what uWSGI's own configuration says; everything else counts more.
+        ini: the settings in uWSGI's own configuration; everything else overrides them.
 
     Raises:
-        BadConfig: a value cannot be read, or the file has a key that is no setting.
+        BadConfig: a value cannot be read, or the file has a key that is not a setting.
     """
     values: dict[str, Any] = {}
     places = dict.fromkeys(SETTINGS, "default")
@@ -59,7 +59,7 @@ def gather(
         values[name], places[name] = value, path or ""
     for name in SETTINGS:
         variable = PREFIX + name.upper()
-        if environment.get(variable) and not _is_of_service(variable, environment[variable]):  # an empty one is none
+        if environment.get(variable) and not _is_of_service(variable, environment[variable]):  # an empty one does not count
             values[name], places[name] = read_text(name, environment[variable], variable), variable
     for name, value in given.items():
         if value is not None and value != ():
@@ -68,7 +68,7 @@ def gather(
 
 
 def in_force(config: Config) -> dict[str, Any]:
-    """Each setting by the name that users give it, and its value."""
+    """Each setting by its name for users, and its value."""
     return {name: getattr(config, item.name) for name, item in SETTINGS.items()}
 
 
@@ -79,7 +79,7 @@ def kind_of(name: str) -> type:
 
 
 def read_text(name: str, text: str, where: str) -> Any:
-    """A setting's value from a text. Raises `BadConfig`, which names `where` the text stands."""
+    """A setting's value from a text. Raises `BadConfig` with `where` the text stands."""
     kind = kind_of(name)
     try:
         if kind is list:
@@ -96,7 +96,7 @@ def read_text(name: str, text: str, where: str) -> Any:
 
 
 def _right(name: str) -> str:
-    """What a setting must be."""
+    """The rule for a setting, for errors."""
     if _is_size(name):
         return "a number of bytes, like 65536, 64M or 1G"
     return RIGHT if _is_duration(name) else _KINDS[kind_of(name)]
@@ -123,7 +123,7 @@ def _from_file(path: str) -> dict[str, Any]:
     except OSError as error:
         raise BadConfig(f"the configuration file {path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadConfig(f"the configuration file {path} is no TOML: {error}") from error
+        raise BadConfig(f"the configuration file {path} is not TOML: {error}") from error
     return {name: _checked(name, value, path) for name, value in content.items()}
 
 
@@ -132,13 +132,13 @@ def _nearest(name: str) -> str:
 
 
 def _is_of_service(variable: str, value: str) -> bool:
-    """Whether Kubernetes or Docker has set this variable, for something that is called like us."""
+    """Whether Kubernetes or Docker has set this variable, for something that has our name."""
     name = variable.removeprefix(PREFIX)
     return bool(_SERVICE.fullmatch(name) or _SERVICE_VALUE.fullmatch(f"{name}={value}"))
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables of the environment that are named like settings and are none, each with a sentence that says so."""
+    """Variables of the environment with names like settings that do not exist, each with a sentence about it."""
     known = {*(PREFIX + name.upper() for name in SETTINGS), *OTHER_VARIABLES}
     found = {}
     for variable in sorted(environment):
@@ -167,13 +167,13 @@ def _checked(name: str, value: Any, path: str) -> Any:
 
 
 def as_toml(settings: Settings) -> str:
-    """The configuration as a TOML file, each key with what it means and where its value comes from."""
+    """The configuration as a TOML file, each key with its meaning and where its value comes from."""
     blocks = ["# spoolnode: the settings of one node. Use it with `spoolnode join --config FILE` or SPOOLNODE_CONFIG=FILE.\n"]
     for name, item in SETTINGS.items():
         value = getattr(settings.config, item.name)
         choices = item.metadata["choices"].split(",") if item.metadata["choices"] else []
         one_of = f" ({', '.join(choices)})" if choices else ""
         origin = "" if settings.places[name] == "default" else f"  # from: {settings.places[name]}"
-        # What JSON writes for these types is TOML too.
+        # For these types JSON is TOML, too.
         blocks.append(f"# {item.metadata['help']}{one_of}\n{name} = {json.dumps(value, ensure_ascii=False)}{origin}\n")
     return "\n".join(blocks)

@@ -11,16 +11,16 @@ from spoolnode.cli.options import json_option, spool_option
 
 
 class Left(NamedTuple):
-    """What a uWSGI server finds in the directory, and what it does not."""
+    """The tasks that a uWSGI server finds in the directory, and those that it does not find."""
 
     files: int
     """Spool files that it can run."""
     batched: int
     """Tasks that are still in batches, because they run, or the disk was full."""
     ours: int
-    """Spool files that only a node can run: those with values of other types than text, and the calls."""
+    """Spool files that only a node can run: those with values that are not text, and the calls."""
     calls: int
-    """Calls of functions with spoolnode's own `@spool`; those of `uwsgidecorators` are uWSGI's as well."""
+    """Calls of functions with spoolnode's own `@spool`; uWSGI can run those of `uwsgidecorators`."""
     priorities: int
     """Spool files in numeric directories."""
     outbox: int
@@ -33,9 +33,9 @@ class Left(NamedTuple):
 def settle_command(spool: str, as_json: bool) -> None:
     """Gives each waiting task a uWSGI spool file.
 
-    So that a real uWSGI spooler can go on where the node was: stop the node, then run this (or `spoolnode stop --files`), then
-    start uWSGI on the directory. It works while the node runs, too, and a node takes such files as it takes all others. Tasks
-    for other nodes, and dead ones, stay where only a node looks.
+    A real uWSGI spooler can then take over: stop the node, run this (or `spoolnode stop --files`), and start uWSGI on the
+    directory. It works while the node runs, too, and a node takes such files like all others. Tasks for other nodes, and dead
+    ones, stay where only a node looks.
     """
     from spoolnode.cli.directory import open_directory, root_of
     from spoolnode.cli.output import print_json
@@ -48,7 +48,7 @@ def settle_command(spool: str, as_json: bool) -> None:
 
 
 def say_what_is_left(spool: str) -> None:
-    """Tells what uWSGI will find."""
+    """Prints what uWSGI will find."""
     for line in _sentences(look(os.path.abspath(spool))):
         click.echo(line)
 
@@ -59,7 +59,7 @@ def _sentences(left: Left) -> Iterator[str]:
         have = "has" if left.priorities == 1 else "have"
         yield f"{left.priorities} of them {have} a priority: uWSGI runs these only with --spooler-ordered"
     if left.ours:
-        yield f"{left.ours} of them only a node can run: {_why_ours(left)}"
+        yield f"{left.ours} of them can run only on a node: {_why_ours(left)}"
     if left.batched:
         own, why = ("its own", "it runs") if left.batched == 1 else ("their own", "they run")
         yield f"{_count(left.batched, 'task')} without a file of {own}: {why}, or the disk has no room"
@@ -71,7 +71,7 @@ def _sentences(left: Left) -> Iterator[str]:
 
 def _why_ours(left: Left) -> str:
     typed = left.ours - left.calls
-    parts = [f"{typed} with values of other types than text"] if typed else []
+    parts = [f"{typed} with values that are not text"] if typed else []
     if left.calls:
         parts.append(f"{_count(left.calls, 'call')} of functions with spoolnode's @spool")
     return ", ".join(parts)
@@ -102,7 +102,7 @@ def look(root: str) -> Left:
 
 
 def _why_only_a_node(reader: Any, ref: str) -> bytes | None:
-    """The variable for which uWSGI cannot run a task; None when it can."""
+    """The variable that keeps uWSGI from running a task; None if it can."""
     from spoolnode.protocol import names
     from spoolnode.protocol.errors import BadPacket
     from spoolnode.protocol.packet import decode_variables
@@ -110,5 +110,5 @@ def _why_only_a_node(reader: Any, ref: str) -> bytes | None:
     try:
         block = dict(decode_variables(reader.block_of(ref)))
     except (OSError, BadPacket):
-        return None  # it ended meanwhile, or is damaged: then it is nobody's
+        return None  # it has ended meanwhile, or is damaged
     return next((name for name in (names.FUNCTION, names.VALUES) if name in block), None)

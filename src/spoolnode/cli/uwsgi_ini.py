@@ -1,8 +1,8 @@
 """Reads the `[uwsgi]` section of an ini file as uWSGI does: every option in order, placeholders filled in.
 
-What it does was measured on uWSGI 2.0.31 with `--show-config`. Known here: sections (`file.ini:section`), other files
+What uWSGI does was measured on 2.0.31 with `--show-config`. Known here: sections (`file.ini:section`), other files
 (`ini =`, `include =`, `inherit =`), `%(name)` with `+ - * /` and `.`, `$(VARIABLE)`, `@(file)`, `%d` and the other letters,
-`for`, `for-times`, `for-glob` and the `if-...` directives. What is unknown stays as it is written, as there.
+`for`, `for-times`, `for-glob` and the `if-...` directives. The rest stays as it is written, as there.
 """
 
 import glob
@@ -18,7 +18,7 @@ from spoolnode.node.config import BadConfig
 OTHER_FILES = ("ini", "include", "inherit")
 """Options whose value is another file, or another section of this one (`:section`)."""
 DEEPEST = 16
-"""Files inside files; more is a circle."""
+"""Levels of files that name files; more is a circle."""
 _END_FOR = ("endfor", "end-for")
 _END_IF = ("endif", "end-if")
 _PLACEHOLDERS = ("set", "set-placeholder", "set-ph")
@@ -42,13 +42,13 @@ class _Reader:
 
     environment: Mapping[str, str]
     values: dict[str, str] = field(default_factory=dict)
-    """What `%(name)` means: every line of the section so far, and the placeholders."""
+    """The values of `%(name)`: every line of the section so far, and the placeholders."""
 
     def lines(self, place: str, depth: int = 0) -> Iterator[Option]:
         """The lines of `FILE` or `FILE:SECTION`, with those of other files where these are named."""
         path, _, section = place.partition(":") if not os.path.exists(place) else (place, "", "")
         if depth > DEEPEST:
-            raise BadConfig(f"{path}: {DEEPEST} ini files name one after the other; one of them names itself")
+            raise BadConfig(f"{path}: ini files name each other {DEEPEST} levels deep; one of them names itself")
         magic = _letters(path, section)
         for name, raw in _section(path, section or "uwsgi"):
             value = self._magic(raw, magic)
@@ -64,11 +64,11 @@ class _Reader:
         self.values[name] = value
 
     def _magic(self, text: str, letters: Mapping[str, str]) -> str:
-        """The letters of the file that the line stands in; the rest waits until all files are read."""
+        """Fills in the letters of the line's own file; the rest waits until all files are read."""
         return _LETTER.sub(lambda found: letters.get(found[1], found[0]), text)
 
     def expand(self, text: str) -> str:
-        """Placeholders, variables of the environment and contents of files filled in; what is unknown stays."""
+        """Fills in placeholders, variables of the environment and contents of files; unknown ones stay."""
         for _ in range(DEEPEST):
             new = _REFERENCE.sub(self._look_up, text)
             if new == text:
@@ -113,7 +113,7 @@ def read(place: str, environment: Mapping[str, str]) -> list[Option]:
 
     Args:
         place: the path of the file, or `path:section` for a section of another name.
-        environment: what `$(NAME)` means.
+        environment: the variables for `$(NAME)`.
 
     Raises:
         BadConfig: a file cannot be read, or has no such section.
@@ -124,7 +124,7 @@ def read(place: str, environment: Mapping[str, str]) -> list[Option]:
 
 
 def _unrolled(lines: list[Option], reader: _Reader) -> Iterator[Option]:
-    """`for` and `if` blocks, which do not nest, are what they stand for."""
+    """Expands `for` and `if` blocks, which do not nest."""
     rounds: list[str] | None = None
     body: list[Option] = []
     holds = True

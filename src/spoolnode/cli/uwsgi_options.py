@@ -1,7 +1,7 @@
-"""What uWSGI's options are called here: the same under another name, nothing, or something else that does what they did."""
+"""The options of uWSGI: those that have another name here, those without effect, and those with another way to do the same."""
 
 IMPORTS = [f"{process}{way}import" for process in ("shared-", "", "spooler-") for way in ("", "py", "py-", "python-")]
-"""Modules imported besides the application, in the order in which uWSGI does it."""
+"""Modules imported besides the application, in the order in which uWSGI imports them."""
 
 ALIASES = {
     **dict.fromkeys(("socket", "uwsgi-socket"), "listen"),
@@ -20,7 +20,7 @@ ALIASES = {
     "plugins": "plugin",
     "lazy": "lazy-apps",
 }
-"""What users of uWSGI may type, and what it is called here."""
+"""What users of uWSGI may type, and its name here."""
 
 _WEB = "it is about web requests, which a node does not serve"
 
@@ -40,8 +40,8 @@ WITHOUT_EFFECT = {
     "auto-procname": ("", "", "processes keep their names here"),
     "no-orphans": ("", "", "workers end with their node"),
     "thunder-lock": ("", "", "one process listens here"),
-    "plugin": ("", "NAME", "there are no plugins here"),
-    "max-requests": ("-R", "N", f"{_WEB}; for tasks it is --max-tasks"),
+    "plugin": ("", "NAME", "a node has no plugins"),
+    "max-requests": ("-R", "N", f"{_WEB}; for tasks use --max-tasks"),
 }
 """Options of uWSGI that are accepted: short form, metavar, and why they do nothing."""
 
@@ -63,19 +63,19 @@ INSTEAD = {
     **dict.fromkeys(("pidfile", "pidfile2", "safe-pidfile"), "`spoolnode stop` and `reload` find the node by its directory"),
     **dict.fromkeys(("stats", "stats-server", "stats-http"), "see `spoolnode status --json`, and --http for Prometheus"),
     "spooler-external": "it is for the web server; the node that runs the tasks gets the directory as -Q",
-    "harakiri": f"{_WEB}; for tasks it is --timeout",
-    **dict.fromkeys(("py-autoreload", "py-auto-reload", "python-autoreload", "python-auto-reload"), "--reload does it"),
-    **dict.fromkeys(("touch-chain-reload", "touch-workers-reload"), "--touch-reload does it"),
+    "harakiri": f"{_WEB}; for tasks use --timeout",
+    **dict.fromkeys(("py-autoreload", "py-auto-reload", "python-autoreload", "python-auto-reload"), "use --reload"),
+    **dict.fromkeys(("touch-chain-reload", "touch-workers-reload"), "use --touch-reload"),
     **dict.fromkeys(("http-socket", "http11-socket", "https-socket", "https"), f"{_WEB}; tasks come in at -s, also from nginx"),
-    **dict.fromkeys(("cron", "cron2", "timer", "signal-timer"), "it is @cron or @timer in the application"),
+    **dict.fromkeys(("cron", "cron2", "timer", "signal-timer"), "use @cron or @timer in the application"),
     **dict.fromkeys(("mule", "mules", "farm"), "make it a task, or a service of its own"),
     **dict.fromkeys(("gevent", "async", "asyncio", "ugreen"), "`async def` tasks run side by side, see --concurrency"),
     **dict.fromkeys(("reload-mercy", "worker-reload-mercy"), "see --grace for a stop, --reload-grace for a reload"),
-    "limit-post": f"{_WEB}; for tasks it is --max-body",
-    "emperor": "start each node by itself; one systemd unit a node does it",
+    "limit-post": f"{_WEB}; for tasks use --max-body",
+    "emperor": "start each node by itself, for example with one systemd unit each",
     "procname": "processes keep their names here; --name is the node's name",
 }  # fmt: skip
-"""Options of uWSGI that we do not take, and what there is instead."""
+"""Options of uWSGI that we do not take, and what to use instead."""
 
 SHORT = {"-H": "home", "-d": "daemonize", "-t": "harakiri", "-x": "xml", "-y": "yaml", "-L": "disable-logging"}
-"""Short forms of those, and of others that have none here."""
+"""Short forms of those, and of others that have no short form here."""

@@ -1,7 +1,7 @@
 """The spooler's side of an ini file of uWSGI, as settings of a node.
 
-The file is the server's, web processes included; so `processes` and the callable of `module`, which mean something on our command
-line, are none of the spooler's business there.
+The file is for the whole server, with its web processes. So `processes` and the callable of `module`, which have a meaning on
+our command line, do not concern the spooler there.
 """
 
 import os
@@ -18,14 +18,14 @@ from spoolnode.protocol.packet import MAX_BLOCK
 
 
 class FromIni(NamedTuple):
-    """What an ini file says."""
+    """The contents of an ini file."""
 
     settings: dict[str, Any]
     """By the names of our settings."""
     ignored: list[str]
-    """Options that say nothing to a node."""
+    """Options that a node ignores."""
     notes: list[str]
-    """Sentences about options that somebody may miss."""
+    """Sentences about options that a user may miss."""
 
 
 def from_ini(places: Sequence[str], given: Mapping[str, Any], environment: Mapping[str, str]) -> FromIni:
@@ -33,11 +33,11 @@ def from_ini(places: Sequence[str], given: Mapping[str, Any], environment: Mappi
 
     Args:
         places: their paths, or `path:section`; options add up as if they were one file.
-        given: what the command line says; that is not asked of the files.
-        environment: what `$(NAME)` means in them.
+        given: the options of the command line; the files are not checked for these.
+        environment: the variables for `$(NAME)` in them.
 
     Raises:
-        BadConfig: a file cannot be read, a value cannot be right, or what it says needs two nodes.
+        BadConfig: a file cannot be read, a value is invalid, or it needs two nodes.
     """
     return _settings_of([option for place in places for option in read(place, environment)], given)
 
@@ -64,7 +64,7 @@ class _Reading:
         self.notes: list[str] = []
 
     def settings(self) -> dict[str, Any]:
-        """All that is a setting of a node."""
+        """All settings of a node in it."""
         self._check_user()
         found: dict[str, Any] = {}
         for name, options in _LISTS.items():
@@ -96,7 +96,7 @@ class _Reading:
         return {}
 
     def _application(self) -> dict[str, Any]:
-        """`module`, without the WSGI callable that it names, and what is imported besides."""
+        """`module`, without the WSGI callable that it names, and the modules that are imported besides."""
         self._all("callable")
         apps = [value.partition(":")[0] for option in ("module", "wsgi", "wsgi-file", "file") for value in self._all(option)]
         apps += [value for option in IMPORTS for value in self._all(option)]
@@ -118,7 +118,7 @@ class _Reading:
         return found
 
     def _check_user(self) -> None:
-        """Tasks shall not run as root because a file that gave up its rights is read by somebody who does not."""
+        """Refuses a file with which uWSGI would give up root, if we are root: tasks would keep those rights."""
         for option in ("uid", "immediate-uid"):
             for name in self._all(option):
                 if os.getuid() == 0 and _uid(name) != 0:
@@ -148,7 +148,7 @@ _SINGLE = {
 
 
 def _uid(name: str) -> int | None:
-    """The number of a user; None when there is no such one."""
+    """The number of a user; None if the user does not exist."""
     if name.isdecimal():
         return int(name)
     try:

@@ -2,8 +2,8 @@
 
     send(resolve("127.0.0.1:3031"), task_message({"ToGroup": "customers"}, None), timeout=5.0)
 
-A forked child never uses its parent's connections. A connection that the node closed while nobody waited on it (it was
-restarted) is noticed before it is used again, so that a restart costs a new connection and never an error.
+A forked child never uses its parent's connections. A connection that the node closed while it was idle (at a
+restart) is noticed before it is used again, so a restart costs a new connection, but never an error.
 """
 
 import atexit
@@ -27,17 +27,17 @@ def send(address: Address, message: Message, timeout: float) -> str:
     Args:
         address: the node.
         message: the task.
-        timeout: seconds for all of it: connecting, sending, waiting. With a body of `LARGE` bytes or more it begins anew
-            whenever the node has taken some of it.
+        timeout: seconds for all of it: connecting, sending, waiting. With a body of `LARGE` bytes or more they start
+        again whenever the node has taken some of it.
 
     Returns:
-        The id of the task; empty when a real uWSGI server took it.
+        The id of the task; empty if a real uWSGI server took it.
 
     Raises:
         Refused: the node declined it; nothing was stored.
         BadTask: a real uWSGI server would drop its body; nothing was stored.
         Unreachable: the node did not get it whole; nothing was stored.
-        Unanswered: no answer came; it may have been stored. `TimedOut` when that was for lack of time.
+        Unanswered: no answer came; it may have been stored. `TimedOut` if the time was up.
     """
     if silence.is_silent():
         return silence.INSTEAD
@@ -48,7 +48,7 @@ def send(address: Address, message: Message, timeout: float) -> str:
 
 
 def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int, str]:
-    """As `send`; the id of the first copy, how many were stored (more than one only for `node="all"`), and the node's note."""
+    """As `send`. Returns the id of the first copy, the number of copies (1 unless `node="all"`), and the node's note."""
     if silence.is_silent():
         return silence.INSTEAD, 1, ""
     answer = _ask(address, message, timeout)
@@ -69,7 +69,7 @@ def _ask(address: Address, message: Message, timeout: float) -> Answer:
 
 
 def _endpoint(address: Address) -> Endpoint[ThreadConnection]:
-    key = (os.getpid(), address.text)  # the pid also guards against a fork that Python was not told of
+    key = (os.getpid(), address.text)  # the pid also guards against a fork that Python does not know of
     endpoint = _endpoints.get(key)
     if endpoint is None:
         with _endpoints_lock:
@@ -78,7 +78,7 @@ def _endpoint(address: Address) -> Endpoint[ThreadConnection]:
 
 
 def _after_fork_in_child() -> None:
-    """Closes the child's copies (the parent's connections stay open) and forgets locks that another thread may hold."""
+    """Closes the child's copies (the parent's connections stay open) and forgets locks that another thread may have held."""
     global _endpoints_lock  # noqa: PLW0603 - the lock may have been held by a thread that the child does not have
     _endpoints_lock = threading.Lock()
     endpoints = list(_endpoints.values())

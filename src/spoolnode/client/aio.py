@@ -1,7 +1,7 @@
 """The asynchronous client: one connection per running loop and address, shared by all tasks, kept open and pipelined.
 
-The rules are those of `client`. A cancelled caller disturbs no other: the rest of its request is still sent, and its answer
-is dropped when it comes. The connections of a loop close when the loop's asynchronous generators are shut down, which
+The rules are those of `client`. A cancelled caller does not disturb others: the rest of its request is still sent, and its
+answer is dropped when it comes. The connections of a loop close when the loop's asynchronous generators are shut down, which
 `asyncio.run` does.
 """
 
@@ -64,7 +64,7 @@ class _LoopExchange(Exchange):
 class LoopConnection:
     """A connected socket that the tasks of a loop share: a `ClientConnection`.
 
-    It is no transport of asyncio, because a transport does not tell how much of what it was given the kernel has got.
+    It is not a transport of asyncio, because a transport does not tell how much of its data the kernel has taken.
     """
 
     def __init__(self, address: Address, connected: socket.socket) -> None:
@@ -77,7 +77,7 @@ class LoopConnection:
         self._will_write = False
         """Whether the loop calls `_write` at the end of this turn."""
         self._awaits_room = False
-        """Whether it does so as soon as the kernel takes more."""
+        """Whether the loop calls it as soon as the kernel takes more."""
         self._loop.add_reader(connected.fileno(), self._read)
 
     def __repr__(self) -> str:
@@ -85,7 +85,7 @@ class LoopConnection:
 
     @property
     def is_usable(self) -> bool:
-        if self._pipeline.is_idle and self._pipeline.is_open and self._readable.poll(0):  # the loop has not told us yet
+        if self._pipeline.is_idle and self._pipeline.is_open and self._readable.poll(0):  # the loop has not called us yet
             self.retire()
         return self._pipeline.is_open
 
@@ -126,7 +126,7 @@ class LoopConnection:
     # --- sending ---
 
     def _write(self) -> None:
-        """Gives the kernel what it takes at once; the rest as soon as it takes more, for others use the loop too."""
+        """Gives the kernel what it takes at once, and the rest as soon as it takes more: others use the loop, too."""
         self._will_write = False
         if not (pieces := self._pipeline.unsent()):
             return
@@ -146,7 +146,7 @@ class LoopConnection:
         self._awaits_room = needed
 
     def _cut(self) -> None:
-        """Nothing can follow a request that was cut: the node sees the end, and what it still answers is read."""
+        """Ends sending, because nothing can follow a request that was cut. What the node still answers is read."""
         self._tell(self._pipeline.cut())
         self._await_room(False)
         with contextlib.suppress(OSError):  # the connection may be down already
@@ -224,7 +224,7 @@ async def _endpoints_of_this_loop() -> dict[str, Endpoint[LoopConnection]]:
 
 
 async def _close_with_loop(endpoints: dict[str, Endpoint[LoopConnection]]) -> AsyncGenerator[None]:
-    """A generator that the loop knows of, and ends before it closes: that is our moment to close the connections."""
+    """A generator that the loop ends before it closes, which is the time to close the connections."""
     try:
         yield
     finally:
@@ -237,13 +237,13 @@ def _close(endpoints: dict[str, Endpoint[LoopConnection]]) -> None:
 
 
 async def connect(address: Address, target: Target, deadline: Deadline) -> LoopConnection:
-    """A new connection. Raises OSError, that of the last address when a name has several."""
+    """A new connection. Raises OSError, that of the last address if a name has several."""
     async with asyncio.timeout(deadline.left):
         return LoopConnection(address, await (_connected_unix(target) if isinstance(target, str) else _connected_tcp(*target)))
 
 
 async def _connected_unix(path: str) -> socket.socket:
-    """A connected socket. asyncio takes the refusal of a full backlog for progress, so we try until there is room."""
+    """A connected socket. asyncio mistakes the refusal of a full backlog for progress, so we try until there is room."""
     connected = socket.socket(socket.AF_UNIX)
     try:
         connected.setblocking(False)
@@ -279,7 +279,7 @@ async def _connected_tcp(host: str, port: int) -> socket.socket:
 
 
 async def _addresses(host: str, port: int) -> list[Any]:
-    """What `getaddrinfo` says; only for a name that takes a thread."""
+    """The result of `getaddrinfo`; only a name takes a thread."""
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:

@@ -1,7 +1,7 @@
-"""A connection that threads share: each sends for itself, and one of those that wait reads for all.
+"""A connection that threads share: each sends for itself, and one of the waiting threads reads for all.
 
-There is no extra thread. The first in the line that waits (the *leader*) reads; when its own answer has come, the next one
-leads. The methods are coroutines so that both clients can share `Endpoint`, but they never suspend: `run` needs no loop.
+It needs no extra thread. The first thread in the line that waits (the *leader*) reads; when its own answer has come, the next
+one leads. The methods are coroutines so that both clients can share `Endpoint`, but they never suspend: `run` needs no loop.
 
     _sending   held while one request is written, so that the order of bytes is the order of the line
     _state     guards the pipeline and the leader; never held during a system call that may block
@@ -22,13 +22,13 @@ from spoolnode.protocol.answer import Answer
 from spoolnode.wire import Address, Message, Target
 
 PEEK_SECONDS = 0.5
-"""After so long a sender that waits for room looks whether it has become the leader."""
+"""After this time a sender that waits for room checks whether it has become the leader."""
 
 R = TypeVar("R")
 
 
 def run(steps: Coroutine[Any, Any, R]) -> R:
-    """Runs a coroutine that blocks where others suspend; what it returns or raises."""
+    """Runs a coroutine that blocks where others suspend. Returns or raises what it does."""
     try:
         steps.send(None)
     except StopIteration as end:
@@ -126,7 +126,7 @@ class ThreadConnection:
             self._sending.release()
 
     def _write(self, own: _ThreadExchange) -> None:
-        """Gives the request to the kernel. Returns early when that cannot be: `_wait` reads what the node said before."""
+        """Gives the request to the kernel. Returns early if that is impossible: `_wait` reads what the node said before."""
         while own.rest and not own.is_settled:
             try:
                 count = self._socket.send(own.rest[0])
@@ -149,7 +149,7 @@ class ThreadConnection:
                 self._read(own.deadline)
 
     def _cut(self) -> None:
-        """Nothing can follow a request that was cut: the node sees the end, and what it still answers is read."""
+        """Ends sending, because nothing can follow a request that was cut. What the node still answers is read."""
         with self._state:
             self._tell(self._pipeline.cut())
         with contextlib.suppress(OSError):  # the connection may be down already
@@ -196,7 +196,7 @@ class ThreadConnection:
     # --- leaving ---
 
     def _leave(self, own: _ThreadExchange) -> None:
-        """The caller goes, with its answer or without."""
+        """The caller goes, with or without its answer."""
         with self._state:
             self._pipeline.leave(own)
             if not own.is_settled:
@@ -213,7 +213,7 @@ class ThreadConnection:
 
 
 async def connect(address: Address, target: Target, deadline: Deadline) -> ThreadConnection:
-    """A new connection. Raises OSError, that of the last address when a name has several."""
+    """A new connection. Raises OSError, that of the last address if a name has several."""
     if isinstance(target, str):
         return ThreadConnection(address, _connected(socket.AF_UNIX, target, deadline))
     last: OSError = TimeoutError()
@@ -238,7 +238,7 @@ def _connected(family: int, place: Any, deadline: Deadline) -> socket.socket:
             time_limit = struct.pack("ll", *divmod(max(1, int(deadline.left * 1_000_000)), 1_000_000))
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, time_limit)
         else:
-            connected.settimeout(max(0.001, deadline.left))  # 0 would mean: do not wait
+            connected.settimeout(max(0.001, deadline.left))  # 0 would mean not to wait
         connected.connect(place)
     except BaseException:
         connected.close()

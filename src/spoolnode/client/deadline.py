@@ -1,10 +1,10 @@
-"""How long one send may take."""
+"""The time limit of one send."""
 
 from time import monotonic
 
 
 class Deadline:
-    """When one send has taken too long. With a large body, which takes its time, that counts from its last progress."""
+    """The end of the time for one send. With a large body, which takes long, the time counts from its last progress."""
 
     def __init__(self, seconds: float, *, renews: bool = False) -> None:
         self.seconds = seconds
@@ -20,6 +20,6 @@ class Deadline:
         return max(0.0, self._end - monotonic())
 
     def progress(self) -> None:
-        """The node has taken something."""
+        """Notes that the node has taken something."""
         if self._renews:
             self._end = monotonic() + self.seconds

@@ -1,4 +1,4 @@
-"""How a task gets to an address: on which connection, and when it is sent again. Both clients run these coroutines.
+"""Sends a task to an address: chooses the connection, and decides when to send again. Both clients run these coroutines.
 
 The connections of the asynchronous client suspend them; those of the blocking client never do, and block instead (see
 `blocking.run`).
@@ -15,7 +15,7 @@ from spoolnode.protocol.answer import Answer
 from spoolnode.wire import LARGE, NOT_STORED, QUESTION, Address, Message, Target, body_would_be_dropped, is_spoolnode
 
 TRIES = 3
-"""How many connections are tried when each ends before the request was sent whole: a server that never listens."""
+"""How many connections are tried if each ends before the request was sent whole: such a server never listens."""
 
 
 class ClientConnection(Protocol):
@@ -23,7 +23,7 @@ class ClientConnection(Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Whether it takes requests; sees also that the server has closed while nobody was waiting."""
+        """Whether it takes requests. Also notices that the server has closed the idle connection."""
 
     @property
     def is_doubtful(self) -> bool:
@@ -35,12 +35,12 @@ class ClientConnection(Protocol):
         Raises:
             Unsent: it was not sent whole; another connection may be tried.
             Doubtful: nothing was sent; ask `QUESTION` first.
-            Unreachable: time was up, and it was not sent whole.
-            Unanswered: it was, and no answer came.
+            Unreachable: the time was up, and it was not sent whole.
+            Unanswered: it was sent whole, and no answer came.
         """
 
     def retire(self) -> None:
-        """No further request; closes when those under way have ended."""
+        """Takes no further requests, and closes when those under way have ended."""
 
     def close(self) -> None:
         """Closes at once, whatever is under way."""
@@ -50,10 +50,10 @@ class Turn(Protocol):
     """A lock that waits for no longer than a deadline."""
 
     async def acquire(self, deadline: Deadline) -> bool:
-        """Whether it is ours now."""
+        """Waits for the lock. Returns whether it is ours now."""
 
     def release(self) -> None:
-        """The next may have it."""
+        """Gives the lock to the next one."""
 
 
 C = TypeVar("C", bound=ClientConnection)
@@ -62,7 +62,7 @@ Connect = Callable[[Address, Target, Deadline], Coroutine[Any, Any, C]]
 
 
 class Endpoint(Generic[C]):
-    """What a client knows of one address: the shared connection, and whether a real uWSGI server is there."""
+    """What a client knows about one address: the shared connection, and whether a real uWSGI server is there."""
 
     def __init__(self, address: Address, connect: Connect[C], turn: Turn) -> None:
         self._address = address
@@ -76,7 +76,7 @@ class Endpoint(Generic[C]):
         return f"<Endpoint {self._address}: {'a uWSGI server' if self._is_plain else self._shared or 'not connected'}>"
 
     async def send(self, message: Message, deadline: Deadline) -> Answer:
-        """Sends one task; what the node answered. What surely was not stored is sent again.
+        """Sends one task and returns the answer. A task that was certainly not stored is sent again.
 
         Raises:
             BadTask: a real uWSGI server would drop its body; nothing was stored.
@@ -113,7 +113,7 @@ class Endpoint(Generic[C]):
         return await self._exchange_alone(own, message, deadline)
 
     async def _exchange_alone(self, own: C, message: Message, deadline: Deadline) -> Answer:
-        """Uses a connection for one task."""
+        """Sends one task on a connection of its own."""
         try:
             answer = await own.exchange(message, deadline)
         finally:
@@ -127,7 +127,7 @@ class Endpoint(Generic[C]):
         return shared if shared is not None and shared.is_usable and not shared.is_doubtful else None
 
     async def _share(self, message: Message, deadline: Deadline) -> C | None:
-        """The shared connection, opened by the first that needs it; None when a real uWSGI server is there."""
+        """The shared connection, opened when it is first needed; None if a real uWSGI server is there."""
         if self._is_plain and not message.body:
             return None
         if not await self._opening.acquire(deadline):
@@ -142,7 +142,7 @@ class Endpoint(Generic[C]):
             self._opening.release()
 
     async def _open(self, deadline: Deadline) -> C | None:
-        """A connection to a spoolnode; None when a real uWSGI server is there."""
+        """A connection to a spoolnode; None if a real uWSGI server is there."""
         opened = await self._connect(deadline)
         try:
             answer = await opened.exchange(QUESTION, deadline)
@@ -166,7 +166,7 @@ class Endpoint(Generic[C]):
                 last = error
         if isinstance(last, TimeoutError | BlockingIOError):
             raise Unreachable(f"{self._address}: cannot connect: timed out; {NOT_STORED}") from last
-        # The system's words alone: asyncio puts the address before them.
+        # Only the system's words: asyncio puts the address before them.
         why = os.strerror(last.errno) if last.errno and last.errno > 0 else last.strerror or str(last)
         raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from last
 

@@ -1,19 +1,20 @@
 """One connection without its socket: the requests under way on it, in order. The shells `blocking` and `aio` move the bytes.
 
-A server acts only on a whole request. So what is sure about a task follows from how much of its request was given to the kernel:
+A server acts only on a whole request. So what is certain about a task follows from how much of its request was given to the
+kernel:
 
     given      the connection ends       time is up                its caller goes away
     nothing    not stored, sent again    not stored                it is never sent
     a part     not stored, sent again    not stored                the rest may follow
     all        in doubt: `Unanswered`    in doubt: `TimedOut`      in doubt
 
-`Endpoint` sends it again, on another connection; what is in doubt is never sent again. Answers come in the order of the
+`Endpoint` sends a task again on another connection, but never one that is in doubt. Answers come in the order of the
 requests. A connection is in one of four states:
 
     OPEN      takes requests
-    DOUBTFUL  has just refused one, and some refusals are a node's last word: it takes only `QUESTION`
-    RETIRED   takes none; those under way still get their answers
-    ENDED     nothing comes back any more
+    DOUBTFUL  has just refused one, and some refusals end a connection: it takes only `QUESTION`
+    RETIRED   takes no requests; those under way still get their answers
+    ENDED     no more answers come
 
     OPEN      -- a refusal -->         DOUBTFUL
     DOUBTFUL  -- any other answer -->  OPEN
@@ -61,7 +62,7 @@ class PipelineState(Enum):
 
 
 class Exchange:
-    """One request, and what became of it."""
+    """One request and its result."""
 
     __slots__ = ("answer", "deadline", "failure", "given", "has_left", "is_settled", "message", "rest")
 
@@ -70,12 +71,12 @@ class Exchange:
         self.deadline = deadline
         self.given = Given.NOTHING
         self.rest: list[bytes | memoryview] = [*message.pieces()]
-        """What the kernel has not got yet."""
+        """The pieces that the kernel has not taken yet."""
         self.answer: Answer | None = None
         self.failure = ""
-        """Why no answer will come."""
+        """The reason why no answer will come."""
         self.is_settled = False
-        """Whether its answer has come, or surely never will."""
+        """Whether its answer has come, or certainly never will."""
         self.has_left = False
         """Whether its caller has gone away."""
 
@@ -84,7 +85,7 @@ class Exchange:
         return f"<Exchange: {self.given.value} sent, {end}{', its caller has left' if self.has_left else ''}>"
 
     def settle(self, answer: Answer | None, failure: str = "") -> None:
-        """Its answer has come, or never will."""
+        """Notes that its answer has come, or never will."""
         self.answer = answer
         self.failure = failure
         self.is_settled = True
@@ -94,7 +95,7 @@ E = TypeVar("E", bound=Exchange)
 
 
 class Pipeline(Generic[E]):
-    """The requests under way on one connection. What is returned as settled is for the shell to tell its callers."""
+    """The requests under way on one connection. The shell tells the callers of those that are returned as settled."""
 
     def __init__(self, address: Address) -> None:
         self._address = address
@@ -104,7 +105,7 @@ class Pipeline(Generic[E]):
         self.is_doubtful = False
         """Whether `QUESTION` has to be asked first."""
         self._unsent: deque[E] = deque()
-        """Those that the kernel has not got whole."""
+        """Requests that the kernel has not taken whole."""
         self._unanswered: deque[E] = deque()
         self._callers = 0
         self._reader = AnswerReader()
@@ -126,7 +127,7 @@ class Pipeline(Generic[E]):
 
     @property
     def has_unsent(self) -> bool:
-        """Whether the kernel has not got all."""
+        """Whether the kernel has not taken everything."""
         return bool(self._unsent)
 
     @property
@@ -139,16 +140,16 @@ class Pipeline(Generic[E]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the socket is of no use any more."""
+        """Whether the socket is of no further use."""
         return not self._callers and not self.is_open
 
     # --- sending ---
 
     def begin(self, exchange: E) -> None:
-        """Takes a request. From here on, until `leave`, it has a caller.
+        """Takes a request. It has a caller until `leave`.
 
         Raises:
-            Unsent: there will be no further request here.
+            Unsent: this connection takes no further requests.
             Doubtful: ask `QUESTION` first.
         """
         if not self.is_open:
@@ -160,7 +161,7 @@ class Pipeline(Generic[E]):
         self._unanswered.append(exchange)
 
     def unsent(self) -> list[bytes | memoryview]:
-        """What to give to the kernel next, in this order; nothing after the end."""
+        """The pieces to give to the kernel next, in this order; none after the end."""
         if self.state is PipelineState.ENDED:
             return []
         pieces: list[bytes | memoryview] = []
@@ -171,7 +172,7 @@ class Pipeline(Generic[E]):
         return pieces
 
     def sent(self, count: int) -> None:
-        """The kernel has taken so many bytes of it."""
+        """Notes that the kernel has taken `count` bytes."""
         while count:
             exchange = self._unsent[0]
             piece = exchange.rest[0]
@@ -189,7 +190,7 @@ class Pipeline(Generic[E]):
             exchange.deadline.progress()
 
     def cut(self) -> list[E]:
-        """Nothing more can be sent. Requests of which nothing was sent are settled; the others may still be answered."""
+        """Ends sending. Returns the requests that this settles: nothing of them was sent. Others may still be answered."""
         self.retire()
         unsent = [exchange for exchange in self._unsent if exchange.given is Given.NOTHING and not exchange.is_settled]
         self._unsent.clear()
@@ -201,25 +202,25 @@ class Pipeline(Generic[E]):
     # --- receiving ---
 
     def receive(self, data: bytes) -> list[E]:
-        """Takes bytes from the node, none when it has closed the connection; those requests that are settled by them."""
+        """Takes bytes from the node; none if it has closed the connection. Returns the requests that they settle."""
         if not data:
             return self.end("the connection was closed")
         settled: list[E] = []
         try:
             for answer in self._reader.answers(data):
                 if not self._unanswered:
-                    return [*settled, *self.end("sent an answer that nobody waits for")]
+                    return [*settled, *self.end("sent an unexpected answer")]
                 exchange = self._unanswered.popleft()
                 exchange.settle(answer)
                 settled.append(exchange)
                 if self.is_open and is_refusal(answer) is not self.is_doubtful:
                     self._enter(PipelineState.OPEN if self.is_doubtful else PipelineState.DOUBTFUL)
         except BadPacket as error:
-            settled += self.end(f"sent what is no answer ({error})")
+            settled += self.end(f"sent bytes that are not an answer ({error})")
         return settled
 
     def end(self, failure: str) -> list[E]:
-        """No answer comes any more; those requests that still waited for one."""
+        """Ends the connection: no more answers come. Returns the requests that still waited for one."""
         self._enter(PipelineState.ENDED)
         settled = [*self._unanswered]
         self._unanswered.clear()
@@ -230,12 +231,12 @@ class Pipeline(Generic[E]):
     # --- going away ---
 
     def retire(self) -> None:
-        """There will be no further request."""
+        """Takes no further requests."""
         if self.is_open:
             self._enter(PipelineState.RETIRED)
 
     def leave(self, exchange: E) -> None:
-        """Its caller goes, with an answer or without. Without, its place in the line stays, so that the order remains right."""
+        """Its caller goes, with or without an answer. Without one, its place in the line stays, to keep the order."""
         if not exchange.is_settled and exchange not in self._unanswered:
             return  # it has not begun
         self._callers -= 1
@@ -248,8 +249,8 @@ class Pipeline(Generic[E]):
         """The answer to a settled request.
 
         Raises:
-            Unsent: it was not sent whole.
-            Unanswered: it was.
+            Unsent: the request was not sent whole.
+            Unanswered: it was sent whole.
         """
         if exchange.answer is not None:
             return exchange.answer

@@ -1,7 +1,7 @@
-"""Who may enqueue while an application is imported.
+"""Which worker may enqueue while an application is imported.
 
-A node's workers import the application one by one; a uWSGI server imports it once and forks. So that a module which
-enqueues something when it is imported does so once, and not once a worker, only the first worker's tasks are sent.
+A node's workers import the application one by one; a uWSGI server imports it once and forks. Only the first
+worker's tasks are sent, so that a module which enqueues something at its import does so once, not once for each worker.
 """
 
 import threading
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 INSTEAD = "enqueued-by-the-first-worker"
-"""What the others are told as the task's id."""
+"""The id that the other workers get for a task."""
 
 _silent = False
 
 
 @contextmanager
 def importing(*, is_first: bool) -> Iterator[None]:
-    """While it lasts, the main thread of any but the first worker sends nothing."""
-    global _silent  # noqa: PLW0603  # it is a fact of the process
+    """Meanwhile the main thread of every worker but the first sends nothing."""
+    global _silent  # noqa: PLW0603  # a fact about the process
     _silent = not is_first
     try:
         yield
@@ -26,8 +26,8 @@ def importing(*, is_first: bool) -> Iterator[None]:
 
 
 def is_silent() -> bool:
-    """Whether a task that is sent now is one that the first worker has sent already.
+    """Whether a task that is sent now was already sent by the first worker.
 
-    A thread that the module has started sends what it likes: it is no part of the import, and each worker has it.
+    A thread that the module has started may send: it is not a part of the import, and each worker has it.
     """
     return _silent and threading.current_thread() is threading.main_thread()

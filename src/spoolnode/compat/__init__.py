@@ -1,6 +1,6 @@
 """The look-alikes of uWSGI's Python modules, for unmodified applications: `import uwsgi`, `import uwsgidecorators`.
 
-A worker has them by itself. A web process that no uWSGI runs (gunicorn, uvicorn, a script) gets them with `install()`.
+A worker always has them. A web process without uWSGI (gunicorn, uvicorn, a script) gets them with `install()`.
 """
 
 
@@ -8,14 +8,14 @@ def install(spool: str | None = None) -> None:
     """From here on, `import uwsgi` and `import uwsgidecorators` work in this process, and send to the node of this machine.
 
     Call it before the application is imported: in gunicorn.conf.py, wsgi.py or manage.py. Under a real uWSGI server and in
-    our own workers it does nothing, because there the two modules are there already.
+    our own workers it does nothing, because the two modules exist there already.
 
-    Tasks go to SPOOLNODE_VIA; without it, to the node's own socket in its spool directory when this user may use that (it
+    Tasks go to SPOOLNODE_VIA; without it, to the node's own socket in its spool directory if this user may use it (it
     also takes the pickled arguments of `pass_arguments=True`), else to port 3031 of this machine. Timers and tasks run in
     the node's workers, never here.
 
     Args:
-        spool: the node's spool directory, of which the application is told; without it SPOOLNODE_SPOOL, else `spool`.
+        spool: the node's spool directory, for the application; without it SPOOLNODE_SPOOL, else `spool`.
     """
     import sys
 

@@ -1,6 +1,6 @@
-"""What of uWSGI's two modules has nothing to work with in a node's worker, and why: the look-alikes and `doctor` say so.
+"""The names of uWSGI's two modules that cannot work in a node's worker, and why. The look-alikes and `doctor` say so.
 
-Every name exists, so that an application which imports or mentions it loads; it fails when it is called, with one sentence.
+Every name exists, so an application that imports or mentions it loads. A call fails with one sentence.
 """
 
 from typing import Any, NoReturn
@@ -11,14 +11,14 @@ _MULES = "a node has no mules and no farms; use @spool"
 _RPC = "a node has no RPC, and uWSGI's own spooler cannot call any either; use @spool"
 _CACHE = "a node has no uWSGI cache; use a cache that other programs can reach too, or a file"
 _METRICS = "a node keeps no metrics of the application; see --http for its own, and use a metrics library"
-_REQUEST = "a worker of a node has no web request, as uWSGI's spooler has none"
+_REQUEST = "a worker of a node has no web request, like uWSGI's own spooler"
 _NETWORK = "use Python's socket"
 _WAITING = "use Python's select or asyncio"
-_SYMBOLS = "nothing is embedded in the program that runs this"
+_SYMBOLS = "the program that runs this has nothing embedded"
 _SHARED = "a node has no shared areas; use multiprocessing.shared_memory, or a file"
 _QUEUE = "a node has no such queue; use @spool"
 _SNMP = "a node does not speak SNMP; see --http for its metrics"
-_LEGION = "a node belongs to no legion"
+_LEGION = "a node does not belong to a legion"
 
 _PREFIXES = {
     "cache_": (
@@ -53,7 +53,7 @@ FUNCTIONS: dict[str, str] = {
     **{prefix + name: why for prefix, (why, names) in _PREFIXES.items() for name in names.split()},
     **{name: why for why, names in _SINGLE.items() for name in names.split()},
 }
-"""Functions of `uwsgi` that fail when they are called: the reason of each."""
+"""Functions of `uwsgi` that fail when they are called, with the reason."""
 
 FILES = "files are not watched for it, so it is never called; use a library such as watchfiles"
 NEVER_CALLED: dict[str, str] = {
@@ -61,14 +61,14 @@ NEVER_CALLED: dict[str, str] = {
         ("mule", "muleloop", "mulemsg", "mulemsg_loop", "mule_brain", "mule_brainloop", "farm", "farm_loop"),
         "a node has no mules and no farms, so it is never called; use @spool",
     ),
-    "rpc": "a node takes no RPC, so nobody else can call it",
+    "rpc": "a node takes no RPC, so other programs cannot call it",
     "filemon": FILES,
-    "erlang": "there is no Erlang, so it is never called",
+    "erlang": "a node has no Erlang, so it is never called",
 }
-"""Decorators of `uwsgidecorators` whose functions stay uncalled: the reason of each."""
+"""Decorators of `uwsgidecorators` whose functions are never called, with the reason."""
 
 DECORATORS: dict[str, str] = {**NEVER_CALLED, "mulefunc": f"calling it fails: {_MULES}"}
-"""What of `uwsgidecorators` does not work."""
+"""The names of `uwsgidecorators` that do not work."""
 
 UWSGI: dict[str, str] = {
     **FUNCTIONS,
@@ -78,11 +78,11 @@ UWSGI: dict[str, str] = {
     "unlock": "see lock",
     "is_locked": "see lock",
 }
-"""What of `uwsgi` does not work."""
+"""The names of `uwsgi` that do not work."""
 
 
 def refuse(name: str) -> NoReturn:
-    """Raises what a call of this function of `uwsgi` ends with."""
+    """Raises the error for a call of this function of `uwsgi`."""
     raise Unavailable(f"uwsgi.{name} does not work in a worker of spoolnode: {FUNCTIONS[name]}")
 
 

@@ -1,4 +1,4 @@
-"""What a worker knows about itself and its node, for the look-alikes. The node supplies it; nothing here does I/O."""
+"""The facts about a worker and its node, for the look-alikes. The node supplies them; nothing here does I/O."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,17 +24,17 @@ class WorkerContext:
     jobs: Callable[[], list[str]]
     """The absolute paths that the waiting tasks have, or would have as spool files."""
     get_task: Callable[[str], tuple[Variables, bytes] | None]
-    """The variables and the body of the task with such a path; None when there is none."""
+    """The variables and the body of the task with such a path; None if it does not exist."""
     options: Mapping[str, bytes | bool] = field(default_factory=dict)
-    """The node's settings by the names that they have in uWSGI: `uwsgi.opt`."""
+    """The node's settings by their names in uWSGI: `uwsgi.opt`."""
     is_first: bool = True
-    """Whether this worker is the first to load the application since the node started, or was told to load it anew."""
+    """Whether this worker is the first to load the application since the node started, or since the last reload."""
     is_reload: bool = False
-    """Whether the application was loaded before since the node started."""
+    """Whether the application has been loaded before since the node started."""
     frequency: float = DEFAULT_FREQUENCY
     """Seconds until a task runs again that asked for it (at most, for SPOOL_RETRY); `set_spooler_frequency` changes it."""
     configured_frequency: float = field(init=False)
-    """The same as the node's settings say."""
+    """The same, from the node's settings."""
     inbox: Mailbox = field(default_factory=Mailbox)
     """Takes the calls that the application asks for itself (`uwsgi.signal`)."""
     is_loading: bool = False

@@ -9,17 +9,17 @@ from spoolnode.compat import uwsgidecorators
 
 
 def install(uwsgi: ModuleType) -> None:
-    """Has this module be `uwsgi` from here on, and `uwsgidecorators` be ours when it is imported next."""
+    """From here on `uwsgi` is this module, and the next import of `uwsgidecorators` gives ours."""
     sys.modules["uwsgi"] = uwsgi
     sys.modules.pop("uwsgidecorators", None)
     sys.meta_path[:] = [Decorators(), *(finder for finder in sys.meta_path if not isinstance(finder, Decorators))]
 
 
 class Decorators(MetaPathFinder, Loader):
-    """Finds our `uwsgidecorators` before any other. It is not there from the start, because its import has an effect."""
+    """Finds our `uwsgidecorators` before any other. It is not in `sys.modules` beforehand, because its import has an effect."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002  # its names
-        """Where the module is."""
+        """The place of the module."""
         return ModuleSpec(fullname, self, origin=uwsgidecorators.__file__) if fullname == "uwsgidecorators" else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:  # noqa: ARG002  # its names
@@ -27,5 +27,5 @@ class Decorators(MetaPathFinder, Loader):
         return uwsgidecorators
 
     def exec_module(self, module: ModuleType) -> None:  # noqa: ARG002  # its names
-        """What the import does."""
+        """The effect of the import."""
         uwsgidecorators.activate()

@@ -1,4 +1,4 @@
-"""One lock for all workers of a node, and for the threads of each: what `@lock` and uWSGI's lock 0 are made of."""
+"""One lock for all workers of a node and their threads, for `@lock` and uWSGI's lock 0."""
 
 import fcntl
 import os
@@ -9,9 +9,9 @@ from spoolnode.errors import Unavailable
 
 
 class WorkersLock:
-    """Held by one thread of one worker at a time, as long as it likes; the death of its worker frees it.
+    """One thread of one worker at a time may hold it, as long as it likes. The death of the worker frees it.
 
-    It is a `flock` on a file that every node has and nobody else locks.
+    It is a `flock` on a file that every node has and nothing else locks.
     """
 
     def __init__(self, spool: str) -> None:
@@ -34,13 +34,13 @@ class WorkersLock:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._depth -= 1
         if not self._depth:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # also when a child that was forked meanwhile has it open
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)  # even if a child that was forked meanwhile has it open
             os.close(self._descriptor)
         self._threads.release()
 
     @property
     def is_held(self) -> bool:
-        """Whether anybody holds it, this thread included."""
+        """Whether any thread holds it, this one included."""
         descriptor = self._open()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,4 +54,6 @@ class WorkersLock:
         try:
             return os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
-            raise Unavailable(f"a lock needs the spool directory of a node, and {os.path.dirname(self._path)} is none") from None
+            raise Unavailable(
+                f"a lock needs the spool directory of a node, and {os.path.dirname(self._path)} is not one"
+            ) from None

@@ -1,4 +1,4 @@
-"""A node's settings by the names that uWSGI has for them: `uwsgi.opt`. Pure."""
+"""A node's settings by their names in uWSGI: `uwsgi.opt`. Pure."""
 
 import os
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ _NAMES = {
     "env": "env",
     "touch_reload": "touch-reload",
 }
-"""Settings that uWSGI has too. One that is 0 or empty is one that was not given; of a list uWSGI shows the last."""
+"""Settings that uWSGI has too. A value of 0 or empty was not given; of a list uWSGI shows the last item."""
 
 
 def uwsgi_options(settings: Mapping[str, Any]) -> dict[str, bytes | bool]:
-    """What `uwsgi.opt` has, of the settings of `spoolnode.node.config.Config`: bytes as typed, True for what takes no value."""
+    """`uwsgi.opt` from the settings of `spoolnode.node.config.Config`: bytes as typed, True for options without a value."""
     options: dict[str, bytes | bool] = {"master": True, "spooler-ordered": True}
     options["spooler"] = os.fsencode(os.path.realpath(settings["spool"]))
     if app := settings["app"]:
@@ -34,7 +34,7 @@ def uwsgi_options(settings: Mapping[str, Any]) -> dict[str, bytes | bool]:
 
 
 def _text(value: object) -> str:
-    """As people write it: uWSGI's numbers are whole, and programs read them with `int`."""
+    """The value as people write it: uWSGI's numbers are whole, and programs read them with `int`."""
     if isinstance(value, list):
         return str(value[-1])
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

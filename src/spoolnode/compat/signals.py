@@ -1,8 +1,8 @@
 """uWSGI's signals, as far as a spooler needs them: numbers from 0 to 255, each with a handler, raised by hand or by a timer.
 
-Every worker has the handlers, because every worker imports the application. A timer is the node's: it has one worker, any
-one, call the handler, whatever its target says. `uwsgi.signal` has the worker that calls it do so, when the task at hand is
-over. Signals are no tasks: one that is raised when the worker dies is gone, as in uWSGI.
+Every worker has the handlers, because every worker imports the application. A timer belongs to the node, which has any one
+worker call the handler, whatever its target. After `uwsgi.signal` the worker itself calls the handler when the current task is
+over. Signals are not tasks: one that is raised when the worker dies is lost, as in uWSGI.
 """
 
 import sys
@@ -25,13 +25,13 @@ class Signals:
         self._context = context
         self._handlers: dict[int, Handler] = {}
         self.received = 0
-        """The last one whose handler was called."""
+        """The last signal whose handler was called."""
 
     def register(self, number: int, target: str, handler: Handler) -> None:
         """`uwsgi.register_signal`: as there, only while the application is loaded, and each number once.
 
         Raises:
-            ValueError: it is too late, the number is taken, or is none.
+            ValueError: it is too late, or the number is taken or invalid.
         """
         if not isinstance(target, str):
             raise TypeError(f"register_signal() argument 2 must be str, not {type(target).__name__}")
@@ -41,7 +41,7 @@ class Signals:
         if number in self._handlers:
             raise ValueError(f"unable to register signal {number}: it has the handler {_name(self._handlers[number])}")
         if not callable(handler):
-            raise ValueError(f"unable to register signal {number}: its handler is {handler!r}, which is no function")
+            raise ValueError(f"unable to register signal {number}: its handler is {handler!r}, which is not a function")
         self._handlers[number] = handler
 
     def registered(self, number: int) -> bool | None:
@@ -49,7 +49,7 @@ class Signals:
         return True if self._check(number) in self._handlers else None
 
     def raise_(self, number: int, node: str = "") -> None:
-        """`uwsgi.signal`: this worker calls the handler when the task at hand is over.
+        """`uwsgi.signal`: this worker calls the handler when the current task is over.
 
         Raises:
             OSError: a node is named.
@@ -61,26 +61,26 @@ class Signals:
         self._check(number)
         if self._context.inbox.put is None:
             sys.stderr.write(
-                f"uwsgi.signal({number}): nobody hears it; only a worker does, and only when the application is loaded\n"
+                f"uwsgi.signal({number}): not heard; only a worker hears signals, and only when the application is loaded\n"
             )
         else:
             self._context.inbox.put(AskedCall(self._label(number), lambda: self._deliver(number)))
 
     def wait(self, number: int | None = None) -> bytes:
-        """`uwsgi.signal_wait`: calls handlers until one was called, or that of `number`; `received` says which.
+        """`uwsgi.signal_wait`: waits until a handler was called, or that of `number`; `received` says which.
 
         Raises:
             Unavailable: no task runs in this thread.
         """
         if self._context.inbox.call_next is None:
-            raise Unavailable("uwsgi.signal_wait: nobody hears signals yet while the application is imported")
-        self.received = -1  # until then: timers of our own @timer have no signal
+            raise Unavailable("uwsgi.signal_wait: signals are not heard while the application is imported")
+        self.received = -1  # until a handler is called; timers of our own @timer have no signal
         while self.received < 0 or number not in (None, self.received):
             self._context.inbox.call_next()
         return b""
 
     def add_timer(self, number: int, seconds: float, times: int = 0) -> None:
-        """`uwsgi.add_timer` and `add_rb_timer`: raises the signal every so many seconds, so many times (0: without end).
+        """`uwsgi.add_timer` and `add_rb_timer`: raises the signal every `seconds` seconds, `times` times (0: without end).
 
         A period of 0 is never over, as in uWSGI.
         """
@@ -91,7 +91,7 @@ class Signals:
             self._add(number, Timer(self._label(number), float(seconds), ANY, times))
 
     def add_cron(self, number: int, fields: tuple[int, int, int, int, int]) -> bool:
-        """`uwsgi.add_cron`: raises the signal at these times. Raises `BadDecoration` when they are none."""
+        """`uwsgi.add_cron`: raises the signal at these times. Raises `BadDecoration` if they are invalid."""
         from spoolnode.decorators import check_cron
 
         check_cron(fields)

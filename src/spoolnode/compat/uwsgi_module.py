@@ -1,6 +1,6 @@
-"""Builds the module that workers install as `uwsgi`: what an application in a real spooler process sees in Python 3.
+"""Builds the module that workers install as `uwsgi`: as an application in a real spooler process sees it in Python 3.
 
-Every public name of the real one is here. What has nothing to work with in a worker fails when it is called (see `absent`).
+It has every public name of the real one. A name that cannot work in a worker fails when it is called (see `absent`).
 """
 
 import os
@@ -57,7 +57,7 @@ class UwsgiModule(ModuleType):
 
 
 class Flag(int):
-    """True or False, and the same when it is called: `uwsgi.is_a_reload` is a bool in Python, and documented as a function."""
+    """A bool that can also be called: `uwsgi.is_a_reload` is a bool in Python, but documented as a function."""
 
     def __call__(self) -> bool:
         return bool(self)
@@ -90,7 +90,7 @@ def _constants(context: WorkerContext) -> dict[str, Any]:
 
 
 def _facts() -> dict[str, Any]:
-    """What is the same for every worker, and what uWSGI's spooler answers when it has not been asked to count."""
+    """The same for every worker, with the answers of a uWSGI spooler that was not asked to count."""
     return {
         "numproc": 1,
         "cores": 1,
@@ -132,9 +132,9 @@ def _facts() -> dict[str, Any]:
 def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
     # Each of these is documented in uWSGI's manual; the docstrings say what is particular here.
     def spool(*arguments: Any, **variables: Any) -> bytes:
-        """Stores a task; the path that its file has or would have. As in uWSGI, keywords count only without a dict.
+        """Stores a task. Returns the path that its file has or would have. As in uWSGI, keywords count only without a dict.
 
-        A task with an `at` in the future has its file when this returns, and unlinking that calls it off. Others have one when
+        A task with an `at` in the future has its file when this returns; unlinking it cancels the task. Others get one when
         they have waited for some seconds and few wait beside them.
         """
         return _spool(context, arguments[0] if arguments else variables or None)
@@ -143,13 +143,13 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         return [os.fsencode(path) for path in context.jobs()]
 
     def spooler_get_task(path: bytes | str) -> values.Environment | None:
-        """The task of this path, or None; takes no lock, so a task may look at itself."""
+        """The task of this path, or None. It takes no lock, so a task may look at itself."""
         name = os.fsdecode(path)
         task = context.get_task(name)
         return None if task is None else values.environment(*task, name)
 
     def set_spooler_frequency(seconds: int) -> bool:
-        """Seconds until a task runs again that asked for it; 0: --spooler-frequency. Nothing else depends on it here."""
+        """Sets the seconds until a task that asked for it runs again (0: --spooler-frequency), and nothing else."""
         if not isinstance(seconds, int):
             raise TypeError(f"the spooler frequency must be an int; this is a {type(seconds).__name__}")
         if seconds < 0:
@@ -161,7 +161,7 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
         return [0] if context.is_importing else context.pids()
 
     def parsefile(path: str) -> values.Environment | None:
-        """The variables in a spool file, or any file that holds a uwsgi packet; also of a task that is no file yet."""
+        """The variables in a spool file, or any file that holds a uwsgi packet; also of a task without a file yet."""
         if not isinstance(path, str):
             raise TypeError(f"parsefile() argument 1 must be str, not {type(path).__name__}")
         task = None if os.path.exists(path) else context.get_task(path)
@@ -201,17 +201,17 @@ def _signal_functions(signals: Signals) -> dict[str, Callable[..., Any]]:
         return signals.add_cron(number, (minute, hour, day, month, weekday))
 
     def add_ms_timer(number: int, milliseconds: int) -> None:
-        """Only uWSGI 2.1 has it."""
+        """Exists only in uWSGI 2.1."""
         signals.add_timer(number, milliseconds / 1000)
 
     functions: list[bytes] = []
 
-    def register_rpc(name: str, function: Callable[..., Any], *_: int) -> bool:  # noqa: ARG001  # nobody can call it
+    def register_rpc(name: str, function: Callable[..., Any], *_: int) -> bool:  # noqa: ARG001  # it is never called
         functions.append(name.encode())
         return True
 
     def add_file_monitor(number: int, path: str) -> None:
-        """Watches nothing; `doctor` says so."""
+        """Does not watch anything; `doctor` says so."""
 
     return {
         "register_signal": signals.register,
@@ -230,7 +230,7 @@ def _signal_functions(signals: Signals) -> dict[str, Callable[..., Any]]:
 
 
 def _locking(context: WorkerContext, workers_lock: WorkersLock) -> dict[str, Callable[..., Any]]:
-    """As in uWSGI, where the lock is taken while the application is imported, and refused to a spooler."""
+    """As in uWSGI: the lock can be taken while the application is imported, and is refused to a spooler."""
 
     def only_while_loading(number: int) -> None:
         if not context.is_loading:
@@ -267,22 +267,22 @@ def _spool(context: WorkerContext, task: object) -> bytes:
 
 
 def _addressed(context: WorkerContext, task: object) -> tuple[str, Address, object]:
-    """The spool that a task is for, where that spool's node listens, and the task, which names the spool as the node does.
+    """The spool that a task is for, the address of that spool's node, and the task with the spool's name as that node knows it.
 
-    A `spooler` that is the directory of another node on this machine goes to that node, as uWSGI has many directories.
+    If `spooler` is the directory of another node on this machine, the task goes to that node: a uWSGI has many directories.
     """
     key = next((key for key in (b"spooler", "spooler") if isinstance(task, Mapping) and task.get(key)), None)
     if not isinstance(task, Mapping) or key is None or not isinstance(task[key], bytes | str):
         return context.spool, resolve(None), task
     spool = os.path.realpath(os.fsdecode(task[key]))
     socket_ = Layout(spool).socket
-    if spool == context.spool or not os.path.exists(socket_):  # without a node there, ours says what it is not
+    if spool == context.spool or not os.path.exists(socket_):  # without a node there, ours refuses the task
         return context.spool, resolve(None), {**task, key: os.fsencode(spool)}
     return spool, resolve(socket_), {**task, key: os.fsencode(spool)}
 
 
 def set_user_harakiri(seconds: int) -> None:
-    """Ends this worker, and so the task with a failed attempt, after so many seconds; 0 calls that off."""
+    """Ends this worker after so many seconds, which fails the task's attempt; 0 cancels that."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -294,7 +294,7 @@ def _log(line: bytes | str) -> bool:
 
 
 def _async_sleep(seconds: float) -> bytes:
-    """Sleeps; a spooler process of uWSGI has no other request to turn to either."""
+    """Sleeps. A spooler process of uWSGI has no other requests to turn to either."""
     time.sleep(max(seconds, 0))
     return b""
 
@@ -308,7 +308,7 @@ def _memory() -> tuple[int, int]:
 
 
 def _parse_file(path: str) -> values.Environment | None:
-    """None, with the reason printed, when it holds no packet."""
+    """The variables in a file. If it does not hold a packet, prints the reason and returns None."""
     try:
         with open(path, "rb") as file:
             return _without_name(parse(file.read()).variables)

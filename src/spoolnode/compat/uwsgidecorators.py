@@ -1,10 +1,10 @@
 """Imported in workers as `uwsgidecorators`: the decorators of an unmodified uWSGI application.
 
-`from uwsgidecorators import *` gives the names that the real one gives, and the import has the same effect: `activate`.
+`from uwsgidecorators import *` gives the same names as the real one, and the import has the same effect: `activate`.
 
 Arguments of `pass_arguments=True` are pickled, as in uWSGI; a node takes such a task only through its own unix socket
-or directory, and it is unpickled here only for a function that was decorated so. Unlike there, a value that is not
-UTF-8 stays bytes instead of failing for ever, a name that two functions share is warned of, and `@lock` locks.
+or directory, and it is unpickled here only for a function that was decorated so. Unlike in uWSGI, a value that is not
+UTF-8 stays bytes instead of failing for ever, two functions of one name cause a warning, and `@lock` locks.
 """
 
 import pickle
@@ -37,19 +37,19 @@ Decorator = Callable[[Function], Function]
 uwsgi: Any = None
 """The module of that name, once the application has imported this one."""
 previous_spooler: Function | None = None
-"""What `uwsgi.spooler` was before that."""
+"""The value of `uwsgi.spooler` before that."""
 spooler_functions: dict[str, Function] = REGISTRY.legacy
 """The functions that tasks may name in `ud_spool_func`."""
 mule_functions: dict[str, Function] = {}
 postfork_chain: list[Callable[[], object]] = REGISTRY.post_fork
-"""What is called in each worker, after the application is loaded."""
+"""Functions that each worker calls after the application is loaded."""
 
 
 def activate() -> None:
-    """What the import of the real module does: the hooks of the module `uwsgi` become those of this one.
+    """The effect of importing the real module: the hooks of the module `uwsgi` become those of this one.
 
-    There, a `uwsgi.spooler` that was set before is lost, and the tasks meant for it fail for ever. Here it still gets those
-    that name none of our functions.
+    In uWSGI a `uwsgi.spooler` that was set before is lost, and the tasks meant for it fail for ever. Here it still gets the
+    tasks that name none of our functions.
     """
     global uwsgi, previous_spooler  # noqa: PLW0603  # applications expect the one as a name of this module
     uwsgi = _uwsgi()
@@ -68,7 +68,7 @@ def _uwsgi() -> Any:
 # --- spooled functions ---
 
 _SPECIAL = ("message_dict", "spooler", "priority", "at", "body")
-"""Keywords that mean something to the spooler and are no arguments of the function."""
+"""Keywords that are for the spooler and not arguments of the function."""
 _decorated: dict[str, "_Spooled"] = {}
 
 
@@ -76,7 +76,7 @@ class _Spooled:
     """A decorated function: calling it stores the call. The function itself is `.f`."""
 
     stored_result: str | None = "-2"
-    """`ud_spool_ret`: what the task counts as when the function has ended well; None leaves it to the function."""
+    """`ud_spool_ret`: the result of the task when the function has ended well; None leaves it to the function."""
 
     def __init__(self, f: Function, pass_arguments: bool = False) -> None:
         update_wrapper(self, f)
@@ -93,7 +93,7 @@ class _Spooled:
         f.spool = self.spool  # type: ignore[attr-defined]  # uWSGI's older way to call it
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Stores a call; the path of its file. Raises ValueError when it could not be stored."""
+        """Stores a call. Returns the path of its file. Raises ValueError if it could not be stored."""
         task = self._pickled(args, kwargs) if self.pass_arguments else self._plain(args, kwargs)
         return _uwsgi().spool({**task, **self.base_dict})
 
@@ -124,32 +124,32 @@ def spool_decorate(f: Function | None = None, pass_arguments: bool = False, _cla
 
 
 def spool(f: Function | None = None, pass_arguments: bool = False) -> Any:
-    """Calling the function stores the call; it has failed when it raises."""
+    """Calling the function stores the call; it has failed if it raises."""
     return spool_decorate(f, pass_arguments, _Spooled)
 
 
 def spoolforever(f: Function | None = None, pass_arguments: bool = False) -> Any:
-    """As `spool`, and after it has ended well the same call is made again, after the spooler's frequency."""
+    """As `spool`, and when a call has ended well it runs again, after the spooler's frequency."""
     return spool_decorate(f, pass_arguments, _SpooledForever)
 
 
 def spoolraw(f: Function | None = None, pass_arguments: bool = False) -> Any:
-    """As `spool`, and what the function returns decides."""
+    """As `spool`, but the return value decides."""
     return spool_decorate(f, pass_arguments, _SpooledRaw)
 
 
 def run(name: str, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
-    """Makes a stored call of one of `spooler_functions`, in a worker."""
+    """Runs a stored call of one of `spooler_functions`, in a worker."""
     env = _decoded(values.environment(call.variables, call.body, call.file_name))
     stored = _stored_result(name, env)
     return conclude(_made(name, env, dict(call.variables)), lambda returned: _outcome(stored, returned, context))
 
 
 def manage_spool_request(vars: Mapping[Any, Any]) -> Any:
-    """What `uwsgi.spooler` is unless the application sets it: runs the function that the task names.
+    """The default of `uwsgi.spooler`: runs the function that the task names.
 
     Returns:
-        What the task counts as: its `ud_spool_ret`, else what the function returned; of an async function, an awaitable of it.
+        The result of the task: its `ud_spool_ret`, else what the function returned; an awaitable of it for an async function.
 
     Raises:
         KeyError: the task names no function, or an unknown one.
@@ -169,7 +169,7 @@ async def _result_later(stored: Any, result: Awaitable[Any]) -> Any:
 
 
 def _made(name: str, env: dict[str, Any], raw: Mapping[Any, Any]) -> Any:
-    """Calls a function as its task says; what it returned."""
+    """Calls a function as its task says, and returns its result."""
     function = spooler_functions[name]
     if _takes_arguments(name) and ("args" in env or "kwargs" in env):
         return function(*_unpickled(raw, "args", ()), **_unpickled(raw, "kwargs", {}))
@@ -178,7 +178,7 @@ def _made(name: str, env: dict[str, Any], raw: Mapping[Any, Any]) -> Any:
 
 def _takes_arguments(name: str) -> bool:
     known = _known(name)
-    return known is None or known.pass_arguments  # who put it into `spooler_functions` by hand wants what uWSGI does
+    return known is None or known.pass_arguments  # one that was put into `spooler_functions` by hand gets what uWSGI gives
 
 
 def _stored_result(name: str, env: dict[str, Any]) -> Any:
@@ -187,7 +187,7 @@ def _stored_result(name: str, env: dict[str, Any]) -> Any:
 
 
 def _known(name: str) -> _Spooled | None:
-    """How the function of this name was decorated; None when it was not."""
+    """How the function of this name was decorated; None if it was not."""
     known = _decorated.get(name)
     return known if known is not None and known.f is spooler_functions.get(name) else None
 
@@ -196,7 +196,7 @@ def _outcome(stored: Any, returned: object, context: WorkerContext) -> Outcome:
     if stored is None:
         return outcome_of(returned, context.frequency)
     result = int(stored)
-    # A function that asks to be run again after it ended well is not a failure: no attempt is counted against it.
+    # A function that ended well and asks to run again has not failed: the attempt does not count.
     return again(context.frequency) if result == -1 else DONE if result == -2 else outcome_of(result)
 
 
@@ -220,10 +220,10 @@ def _text_if_it_is(value: Any) -> Any:
 
 
 def _is_pickle(body: Any) -> bool:
-    """Whether a body is a pickle of any protocol: such a one stays bytes also when it happens to be UTF-8. Nothing is run."""
+    """Whether a body is a pickle of any protocol: then it stays bytes even if it happens to be UTF-8. Nothing is run."""
     if not isinstance(body, bytes) or not body.endswith(pickle.STOP):
         return False
-    import pickletools  # few bodies come so far
+    import pickletools  # few bodies get this far
 
     try:
         return all(opcode is not None for opcode, _, _ in pickletools.genops(body))
@@ -237,11 +237,11 @@ def _unpickled(raw: Mapping[Any, Any], name: str, default: Any) -> Any:
     return default if data is None else pickle.loads(data)  # noqa: S301  # see above
 
 
-# --- signals and timers: any one worker calls them, whatever their target is, for all our workers are spoolers ---
+# --- signals and timers: any one worker calls them, whatever their target, because all our workers are spoolers ---
 
 
 def get_free_signal() -> int:
-    """The lowest signal without a handler. Raises `BadDecoration` when all have one."""
+    """The lowest signal without a handler. Raises `BadDecoration` if all have one."""
     for number in range(256):
         if not _uwsgi().signal_registered(number):
             return number
@@ -249,7 +249,7 @@ def get_free_signal() -> int:
 
 
 def signal(num: int, target: str = "") -> Decorator:
-    """Calls the function, with the number, when somebody raises this signal."""
+    """Calls the function, with the number, when this signal is raised."""
     return _on_signal(num, target, lambda _: None)
 
 
@@ -264,7 +264,7 @@ def rbtimer(secs: float, signum: int | None = None, target: str = "") -> Decorat
 
 
 def mstimer(msecs: float, signum: int | None = None, target: str = "") -> Decorator:
-    """As `timer`, in milliseconds; only uWSGI 2.1 has it."""
+    """As `timer`, in milliseconds; exists only in uWSGI 2.1."""
     return _on_signal(signum, target, lambda number: _uwsgi().add_ms_timer(number, msecs))
 
 
@@ -274,7 +274,7 @@ def cron(minute: int, hour: int, day: int, month: int, dayweek: int, signum: int
 
 
 def filemon(path: str, signum: int | None = None, target: str = "") -> Decorator:
-    """Registers the signal; no file is watched."""
+    """Registers the signal, but watches no file."""
     _never_called("filemon")
     return _on_signal(signum, target, lambda number: _uwsgi().add_file_monitor(number, path))
 
@@ -295,7 +295,7 @@ def _on_signal(number: int | None, target: str, then: Callable[[int], object]) -
 def postfork(f: Function | int) -> Any:
     """Calls the function once in each worker, after the application is loaded.
 
-    `@postfork(n)` is for the n-th of uWSGI's web workers, of which a spooler is none; with 0 it is for all.
+    `@postfork(n)` is for the n-th web worker of uWSGI, and a spooler is not a web worker; `@postfork(0)` is for all.
     """
     if not callable(f):
         return postfork if not f else _as_it_is
@@ -304,13 +304,13 @@ def postfork(f: Function | int) -> Any:
 
 
 def postfork_chain_hook() -> None:
-    """What `uwsgi.post_fork_hook` is unless the application sets it."""
+    """The default of `uwsgi.post_fork_hook`."""
     for function in postfork_chain:
         function()
 
 
 def lock(f: Function) -> Function:
-    """No other worker of this node, and no other thread, runs a function with `@lock` meanwhile."""
+    """Keeps other workers of this node, and other threads, from running a function with `@lock` meanwhile."""
 
     @wraps(f)
     def locked(*args: Any, **kwargs: Any) -> Any:
@@ -332,7 +332,7 @@ def thread(f: Function) -> Function:
 
 
 def harakiri(seconds: int) -> Decorator:
-    """The worker ends when a call of the function takes longer; that is a failed attempt of its task."""
+    """Ends the worker if a call of the function takes longer; the attempt of its task has then failed."""
 
     def decorate(f: Function) -> Function:
         @wraps(f)
@@ -349,7 +349,7 @@ def harakiri(seconds: int) -> Decorator:
 
 
 def rpc(name: str) -> Decorator:
-    """Leaves the function as it is; nobody else can call it."""
+    """Leaves the function as it is; other programs cannot call it."""
 
     def decorate(f: Function) -> Function:
         _uwsgi().register_rpc(name, f)
@@ -359,7 +359,7 @@ def rpc(name: str) -> Decorator:
 
 
 def mulefunc(f: Function | int | str) -> Any:
-    """Calling the function fails."""
+    """Makes a call of the function fail."""
     if not callable(f):
         return mulefunc
     mule_functions[f.__name__] = f
@@ -372,12 +372,12 @@ def mulefunc(f: Function | int | str) -> Any:
 
 
 def mule_msg_dispatcher(message: bytes) -> NoReturn:
-    """What `uwsgi.mule_msg_hook` is; nobody calls it."""
+    """The default of `uwsgi.mule_msg_hook`, which is never called."""
     raise Unavailable(f"{len(message)} bytes for a mule: {DECORATORS['mulefunc']}")
 
 
 def _never_called(name: str) -> None:
-    """Says so where the application decorates a function that nobody will call."""
+    """Warns where the application decorates a function that is never called."""
     if _uwsgi()._context.is_first:
         warnings.warn(f"uwsgidecorators.{name}: {NEVER_CALLED[name]}", stacklevel=3)
 
@@ -387,7 +387,7 @@ def _as_it_is(f: Function) -> Function:
 
 
 def _uncalled(name: str) -> Callable[..., Any]:
-    """A decorator whose functions nobody calls."""
+    """A decorator whose functions are never called."""
 
     def decorate(*_: Any, **__: Any) -> Decorator:
         _never_called(name)

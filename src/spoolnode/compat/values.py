@@ -1,4 +1,4 @@
-"""Tasks as uWSGI's Python 3 shows and takes them: bytes. What we add to its rules is written at each function."""
+"""Tasks in the form of uWSGI under Python 3: bytes. Each function says what we add to its rules."""
 
 import os
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ def environment(variables: Variables, body: bytes, task_name: str) -> Environmen
     """The dict that `uwsgi.spooler` receives: bytes keys and values, and under str keys `spooler_task_name` and `body`.
 
     Typed values of our own API come as bytes too: bytes as they are, everything else as the UTF-8 of its `str()`.
-    Spoolnode's own variables do not come at all.
+    Spoolnode's own variables are left out.
 
     Raises:
-        BadPacket: a library would unpickle some of it, and it did not come through this machine's own socket or directory.
+        BadPacket: a library would unpickle a part, and the task did not come through this machine's own socket or directory.
     """
     env: Environment = {}
     ours: dict[bytes, bytes] = {}
@@ -40,9 +40,9 @@ def environment(variables: Variables, body: bytes, task_name: str) -> Environmen
 
 
 def _check_pickles(env: Environment, ours: dict[bytes, bytes], typed: Mapping[str, Any], *, has_body: bool) -> None:
-    """The admission has refused such a task already; here is where it would do harm.
+    """Checks again what the admission has checked, at the place where it would do harm.
 
-    Without typed values and from no other node, it was put into the directory by hand, or by a uWSGI.
+    A task without typed values that did not come from another node was put into the directory by hand, or by a uWSGI.
     """
     if names.PICKLED in ours or not (typed or names.ORIGIN in ours):
         return
@@ -55,13 +55,13 @@ def _check_pickles(env: Environment, ours: dict[bytes, bytes], typed: Mapping[st
 
 
 def encode(task: object) -> Encoded:
-    """The variables and the body of what was handed to `uwsgi.spool`. The caller's dict is left as it is.
+    """The variables and the body of a task for `uwsgi.spool`. The caller's dict stays as it is.
 
     Beyond uWSGI's rules, keys and values may be str. `at`, `priority`, `spooler` and `spool_node` travel as they are;
     the node validates them.
 
     Raises:
-        ValueError: it is no dict, a value is neither bytes nor str, or it is too large (`BadTask`).
+        ValueError: it is not a dict, a value is neither bytes nor str, or it is too large (`BadTask`).
     """
     if not isinstance(task, Mapping):
         raise ValueError("The argument of spooler callable must be a dictionary")
@@ -75,7 +75,7 @@ def encode(task: object) -> Encoded:
             variables.append((name, _value(name, value)))
     if body:
         variables.append((names.BODY_LENGTH, str(len(body)).encode()))
-    # A node takes no request without variables; uWSGI does, and the callable finds none.
+    # A node takes no request without variables. uWSGI does, and its callable gets an empty dict.
     return Encoded(encode_variables(variables or [(names.VALUES, pack({}))]), body)
 
 

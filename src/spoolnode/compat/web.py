@@ -1,4 +1,4 @@
-"""The modules `uwsgi` and `uwsgidecorators` in a web process: what such a process does with a spooler is to send to it."""
+"""The modules `uwsgi` and `uwsgidecorators` in a web process: they only send to a spooler."""
 
 import os
 from collections.abc import Callable
@@ -20,13 +20,13 @@ def install_modules(spool: str | None) -> None:
     view = SpoolView(layout.root, _node_id(layout))
     context = WorkerContext(
         layout.root, 0, os.getppid(), view.pids, view.jobs, view.task,
-        is_first=False,  # the node's worker warns of what nobody calls; once is enough
-        is_loading=True,  # nobody says when a web application has been imported: handlers may be registered, and are not called
+        is_first=False,  # the node's worker warns of functions that are never called; once is enough
+        is_loading=True,  # the end of the import is not known: handlers may be registered, but are not called
     )  # fmt: skip
     module = uwsgi_module.build(context)
     module.__dict__.update(
         i_am_the_spooler=lambda: False,
-        worker_id=lambda: 1,  # 0 would mean: no worker of the web server
+        worker_id=lambda: 1,  # 0 would mean: not a worker of the web server
         masterpid=os.getppid,
         reload=_no_server("reload"),
         stop=_no_server("stop"),
@@ -36,13 +36,15 @@ def install_modules(spool: str | None) -> None:
 
 def _no_server(name: str) -> Callable[..., NoReturn]:
     def refuse(*_: object) -> NoReturn:
-        raise Unavailable(f"uwsgi.{name}: no uWSGI runs this process; ask its web server, or the node with `spoolnode {name}`")
+        raise Unavailable(
+            f"uwsgi.{name}: this process does not run under uWSGI; use its web server, or the node with `spoolnode {name}`"
+        )
 
     return refuse
 
 
 def _node_id(layout: Layout) -> str:
-    """The id of the node; empty when there has been none yet."""
+    """The id of the node; empty if there has been none yet."""
     try:
         with open(layout.node_id, encoding="ascii") as file:
             return file.read().strip()

@@ -1,6 +1,6 @@
 """`spoolnode demo`: real nodes, a few tasks, what becomes of them. For a newcomer, in about fifteen seconds.
 
-Every step checks what it shows; the first thing that is not as promised ends the demo with a sentence.
+Every step checks what it shows; the first broken promise ends the demo with a sentence.
 """
 
 import signal
@@ -17,7 +17,7 @@ from spoolnode.demo.together import show_three
 
 
 def run() -> None:
-    """The whole demo. Raises `SpoolnodeError` when something is not as promised."""
+    """The whole demo. Raises `SpoolnodeError` if something is not as promised."""
     started = time.monotonic()
     nodes: list[DemoNode] = []
     with tempfile.TemporaryDirectory(prefix="spoolnode-demo-") as directory:

@@ -30,7 +30,7 @@ RUN = 25
 
 
 def show_one(node: DemoNode) -> None:
-    """One node: what becomes of a task."""
+    """Shows what becomes of tasks on one node."""
     step("A node starts: a listener, a spool directory, a worker with an application (spoolnode/demo_app.py)")
     node.start()
     tell(f"it listens on {node.via}")
@@ -88,7 +88,7 @@ def _later(node: DemoNode) -> None:
 
 
 def _failure(node: DemoNode) -> None:
-    step("A task that fails is run again, after a pause that grows; after --max-attempts it is kept in dead/")
+    step("A task that fails runs again, after a pause that grows; after --max-attempts it is kept in dead/")
     demo_app.stumble.options(via=node.via).spool()
     shows(node, "stumbled, and got up")
     retries = wait_for(lambda: node.said("retry"), "the node logs the retry")
@@ -109,7 +109,7 @@ def _crash(node: DemoNode) -> None:
 
 
 def _status(node: DemoNode) -> None:
-    step("How the node is")
+    step("The state of the node")
     line = ["status", "--spool", "spool"]
     say_command(line)
     for text in output(line, node).splitlines():

@@ -1,4 +1,4 @@
-"""The stage of the demo: nodes in processes of their own, waiting for what should happen, telling it."""
+"""The stage of the demo: it starts nodes, waits for what should happen, and tells it."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from spoolnode import demo_app
 from spoolnode.protocol.errors import SpoolnodeError
 
 PATIENCE = 60.0
-"""Seconds that any one thing may take, on a slow and busy machine too: nothing is concluded from how quick something is."""
+"""Seconds that any one thing may take, also on a slow and busy machine: the demo concludes nothing from speed."""
 
 
 class BrokenPromise(SpoolnodeError):
@@ -36,7 +36,7 @@ class DemoNode:
         self.directory.mkdir()
         self.name = name
         self._cluster = cluster
-        """Empty: it is alone."""
+        """Empty: it is not in a cluster."""
         self.via = "127.0.0.1:0"
         self.log: list[dict[str, Any]] = []
         self._process: subprocess.Popen[str] | None = None
@@ -65,7 +65,7 @@ class DemoNode:
         return [line for line in self.log[since:] if line.get("action") == action]
 
     def end(self, number: signal.Signals) -> int:
-        """Sends a signal; the exit status."""
+        """Sends a signal, and returns the exit status."""
         if self._process is None:
             return 0
         self._process.send_signal(number)
@@ -87,14 +87,14 @@ _steps = 0
 
 
 def step(title: str) -> None:
-    """The heading of the next step."""
+    """Prints the heading of the next step."""
     global _steps  # noqa: PLW0603 - one demo a process
     _steps += 1
     click.echo(click.style(f"\n{_steps}. {title}", bold=True))
 
 
 def tell(text: str) -> None:
-    """A line under the heading."""
+    """Prints a line under the heading."""
     click.echo(f"   {text}")
 
 
@@ -106,7 +106,7 @@ def shows(node: DemoNode, *lines: str) -> None:
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    """The first true value of `condition`. Raises `BrokenPromise` when there is none in time."""
+    """The first true value of `condition`. Raises `BrokenPromise` if there is none in time."""
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -134,7 +134,7 @@ def counted(node: DemoNode) -> list[str]:
 
 @contextlib.contextmanager
 def held(node: DemoNode, number: int) -> Iterator[None]:
-    """Meanwhile its application does not get beyond the task with this number."""
+    """Keeps its application from getting beyond the task with this number."""
     hold = node.directory / demo_app.HOLD
     hold.write_text(str(number))
     try:
@@ -144,7 +144,7 @@ def held(node: DemoNode, number: int) -> Iterator[None]:
 
 
 def all_counted(node: DemoNode, many: int) -> None:
-    """Waits until its application has counted this far, and looks at what ran twice."""
+    """Waits until its application has counted this far, and checks what ran twice."""
     wait_for(lambda: len(set(counted(node))) == many, f"all {many} have run")
     twice = len(counted(node)) - many
     tell(f"all {many} have run, none is lost; {twice} ran twice: at most the one that was running is run again")
@@ -158,7 +158,7 @@ def say_command(line: list[str]) -> None:
 
 
 def output(line: list[str], node: DemoNode) -> str:
-    """Runs a command; what it says. Raises `BrokenPromise` when it fails."""
+    """Runs a command, and returns its output. Raises `BrokenPromise` if it fails."""
     done = subprocess.run(
         _command(line), cwd=node.directory, env=_environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
     )
@@ -172,7 +172,7 @@ def _command(line: list[str]) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """This spoolnode, wherever it lies, and none of the settings of the person who watches."""
+    """An environment with this spoolnode, and without settings of the user's own."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPOOLNODE_")}
     home = str(Path(spoolnode.__file__).resolve().parents[1])
     return {**kept, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))}

@@ -27,8 +27,8 @@ RUN = 5
 
 
 def show_three(alpha: DemoNode, beta: DemoNode, gamma: DemoNode) -> None:
-    """The cluster."""
-    step("Three nodes start, and find each other (multicast DNS on this machine; nobody was told an address)")
+    """Shows a cluster of three nodes."""
+    step("Three nodes start, and find each other (multicast DNS on this machine; no address was given)")
     for node in (alpha, beta, gamma):
         node.start()
     for node in (alpha, beta, gamma):
@@ -88,6 +88,6 @@ def _to_a_dead_one(alpha: DemoNode, beta: DemoNode) -> None:
 
 
 def _waiting_for_beta(alpha: DemoNode) -> int:
-    """How many tasks for beta alpha has on its disk."""
+    """How many tasks for beta alpha holds on its disk."""
     status = json.loads(output(["status", "--spool", "spool", "--json"], alpha))
     return int(status["outbox"].get("beta", 0))

@@ -1,4 +1,4 @@
-"""What a node needs of its machine, checked one after the other. Reads; what it writes for a test it removes."""
+"""Checks what a node needs from its machine. It only reads, and removes what it writes for a test."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from spoolnode.node.disk.layout import Layout
 
 
 def examine(config: Config) -> Iterator[Finding]:
-    """All checks for a node with this (validated) configuration, in an order in which a reader understands them."""
+    """All checks for a node with this (validated) configuration, in an order that helps a reader."""
     layout = Layout(config.spool)
     yield directory.usable(layout)
     if os.path.isdir(layout.root):

@@ -1,7 +1,7 @@
-"""What an application uses of uWSGI's modules, and what of that has nothing to work with in a node's worker.
+"""Finds what an application uses of uWSGI's modules, and what of that cannot work in a node's worker.
 
-Its source is read, not run: the module, what that imports of the same project, and the libraries that these import and that
-mention uWSGI. A name that is made at run time is not seen.
+Its source is read, not run: the module, its imports from the same project, and imported libraries that mention uWSGI. A
+name that is made at run time is not seen.
 """
 
 import ast
@@ -18,9 +18,9 @@ from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.config import Config
 
 MODULES = {"uwsgi": absent.UWSGI, "uwsgidecorators": absent.DECORATORS}
-"""What does not work, by module."""
+"""The names that do not work, by module."""
 SHOWN = 3
-"""The most places that are named for one name."""
+"""Most places that are shown for one name."""
 
 
 class Use(NamedTuple):
@@ -32,13 +32,13 @@ class Use(NamedTuple):
 
 
 def uses_of_uwsgi(config: Config) -> Iterator[Finding]:
-    """What the application of this configuration uses; nothing without one."""
+    """The names that this configuration's application uses; nothing without one."""
     if not config.app:
         return
     sources = Sources(config)
     target = config.app.partition(":")[0]
     if sources.start(target) is None:
-        yield Finding("uWSGI's modules", FAIL, f"{target}: there is no such module or file in {sources.directory}")
+        yield Finding("uWSGI's modules", FAIL, f"{target}: not found as a module or file in {sources.directory}")
         return
     for other in config.import_:
         sources.start(other)
@@ -58,7 +58,7 @@ def _judged(uses: list[Use], target: str) -> Iterator[Finding]:
     for module, name in sorted({(use.module, use.name) for use in uses}):
         why = MODULES[module].get(name)
         if why is None and name not in known[module]:
-            why = "there is no such name, neither here nor in uWSGI's spooler"
+            why = "this name exists neither here nor in uWSGI's spooler"
         if why is not None:
             bad += 1
             places = [use.place for use in uses if (use.module, use.name) == (module, name)]
@@ -72,7 +72,7 @@ def _judged(uses: list[Use], target: str) -> Iterator[Finding]:
 
 
 def _shown(path: str, directory: str) -> str:
-    """A path for people: of a library from its own directory on."""
+    """A path for people: that of a library begins with its own directory."""
     _, installed, inside = path.rpartition("site-packages" + os.sep)
     return inside if installed else os.path.relpath(path, directory)
 
@@ -92,7 +92,7 @@ class Sources:
         self._seen: set[str] = set()
 
     def start(self, target: str) -> str | None:
-        """The file of the application, which is looked at with all that it imports; None when there is none."""
+        """Adds the application's file and all that it imports. Returns the file; None if it is not found."""
         if target.endswith(".py") or os.sep in target:
             path = os.path.join(self.directory, target)
             self._path.insert(0, os.path.dirname(path))
@@ -146,7 +146,7 @@ class Sources:
 
 
 def _mentions(path: str) -> Iterator[str]:
-    """The Python files there that import one of the two modules."""
+    """The Python files there that mention uWSGI."""
     paths = [path] if path.endswith(".py") else [os.path.join(top, name) for top, _, names in os.walk(path) for name in names]
     for file in paths:
         if file.endswith(".py") and b"uwsgi" in _bytes(file):
@@ -162,7 +162,7 @@ def _bytes(path: str) -> bytes:
 
 
 def _imported(path: str) -> Iterator[str]:
-    """The modules that a file imports, by their full names as far as they can be told."""
+    """The modules that a file imports, by their full names as far as these are known."""
     package = _package(path)
     for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
@@ -192,7 +192,7 @@ def _tree(path: str) -> ast.Module:
 
 
 def _uses(path: str, shown: str) -> Iterator[Use]:
-    """The names of the two modules that a file uses. Raises SyntaxError when it is no Python."""
+    """The names of the two modules that a file uses. Raises SyntaxError if it is not Python."""
     tree = ast.parse(_bytes(path), path)
     modules: dict[str, str] = {}
     stars: set[str] = set()

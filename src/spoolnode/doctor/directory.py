@@ -32,11 +32,11 @@ NETWORK_FILE_SYSTEMS = frozenset(
 MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 SYNCS = 15
 SLOW_SYNC = 0.010
-"""Seconds of one fdatasync from which on single senders feel it."""
+"""Seconds of one fdatasync that single senders notice."""
 
 
 def usable(layout: Layout) -> Finding:
-    """Whether the spool directory is there and ours."""
+    """Whether the spool directory exists and is ours."""
     check, root = "spool directory", layout.root
     if not os.path.exists(root):
         parent = os.path.dirname(root)
@@ -46,7 +46,7 @@ def usable(layout: Layout) -> Finding:
             return Finding(check, OK, f"{root} does not exist; a node makes it when it starts")
         return Finding(check, FAIL, f"{root} does not exist, and {parent} is not writable for this user: make it first")
     if not os.path.isdir(root):
-        return Finding(check, FAIL, f"{root} is no directory")
+        return Finding(check, FAIL, f"{root} is not a directory")
     if not os.access(root, os.R_OK | os.W_OK | os.X_OK):
         return Finding(check, FAIL, f"{root} is not readable and writable for this user: change its owner or mode")
     found = os.stat(root)
@@ -55,12 +55,12 @@ def usable(layout: Layout) -> Finding:
             check, WARN, f"{root} belongs to uid {found.st_uid}, this is uid {os.geteuid()}: run the node as its owner"
         )
     if found.st_mode & 0o002:
-        return Finding(check, WARN, f"{root} is writable for everybody, so everybody can enqueue: chmod o-w")
+        return Finding(check, WARN, f"{root} is writable for all users, so any user can enqueue: chmod o-w")
     return Finding(check, OK, f"{root} is there, and writable")
 
 
 def file_system(root: str) -> Finding:
-    """What the spool lies on."""
+    """Whether the file system of the spool is a good one."""
     check, kind = "file system", file_system_type(root)
     if kind in NETWORK_FILE_SYSTEMS:
         return Finding(
@@ -75,7 +75,7 @@ def file_system(root: str) -> Finding:
 
 
 def file_system_type(path: str) -> str:
-    """The type of the file system on which a path lies; empty when it is not known."""
+    """The type of the file system of a path; empty if it is unknown."""
     real, best, kind = os.path.realpath(path), "", ""
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
@@ -92,7 +92,7 @@ def file_system_type(path: str) -> str:
 
 
 def sync_cost(layout: Layout) -> Finding:
-    """What one commit costs: the median of a few writes with fdatasync."""
+    """The cost of one commit: the median of a few writes with fdatasync."""
     check = "fsync"
     place = layout.tmp if os.path.isdir(layout.tmp) else layout.root
     times = []
@@ -113,7 +113,7 @@ def sync_cost(layout: Layout) -> Finding:
 
 
 def free_space(root: str, floor: int) -> Finding:
-    """Whether tasks would be taken in."""
+    """Whether there is room for new tasks."""
     free = RealDisk().free(root)
     text = f"{free >> 20} MiB free, intake stops below {floor >> 20} MiB (--min-free)"
     inodes = os.statvfs(root)
@@ -125,7 +125,7 @@ def free_space(root: str, floor: int) -> Finding:
 
 
 def contents(layout: Layout) -> Iterator[Finding]:
-    """What lies in the directory and wants a look."""
+    """Files in the directory that need a look."""
     reader = Reader(RealDisk(), layout, "-")
     ours = {os.path.basename(path) for path in layout.directories}
     try:
@@ -136,8 +136,8 @@ def contents(layout: Layout) -> Iterator[Finding]:
     strange = [entry.name for entry in entries if entry.is_directory and entry.name not in ours and not is_priority(entry.name)]
     if strange:
         yield Finding(
-            "priorities", WARN, f"tasks below {', '.join(sorted(strange)[:5])} are never run, by uWSGI neither: only directories "
-            "named by digits hold priorities; move the files to the top",
+            "priorities", WARN, f"tasks below {', '.join(sorted(strange)[:5])} never run, not even under uWSGI: only directories "
+            "with numbers as names hold priorities; move the files to the top",
         )  # fmt: skip
     dead = _count(reader, layout.dead)
     yield Finding("dead", WARN if dead else OK, f"{dead} given up: see `spoolnode dead ls`" if dead else "no task was given up")

@@ -54,7 +54,7 @@ def application(layout: Layout) -> Iterator[Finding]:
 
 
 def peers(layout: Layout) -> Iterator[Finding]:
-    """How the other nodes are that the one that runs on the directory knows."""
+    """The states of the peers of the node that runs on the directory."""
     with contextlib.suppress(NotRunning, ControlError):
         states = ask(layout.root, "GET", "/status", 5.0).get("peers", {})
         text = ", ".join(f"{count} {state}" for state, count in states.items()) or "none is known"
@@ -81,7 +81,7 @@ def certificate(config: Config) -> Iterator[Finding]:
 
 
 def lock_holder(layout: Layout) -> str:
-    """The process that holds the directory; empty when none does."""
+    """The process that holds the directory; empty if none does."""
     try:
         descriptor = os.open(layout.lock, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -97,7 +97,7 @@ def lock_holder(layout: Layout) -> str:
 
 
 def listen(address: str, layout: Layout) -> Finding:
-    """Whether the address can be listened on, or this directory's node does already."""
+    """Whether a node can listen on the address, or this directory's node does already."""
     check = f"address {address}"
     others = ""
     with contextlib.suppress(NotRunning, ControlError):
@@ -128,8 +128,8 @@ def _unix_free(check: str, path: str) -> Finding:
         except ConnectionRefusedError:
             return Finding(check, OK, "a socket without a listener, left by who was killed; a node replaces it")
         except OSError as error:
-            return Finding(check, FAIL, f"it exists and is no socket that a node could replace: {error.strerror}")
-    return Finding(check, FAIL, "somebody else listens on it")
+            return Finding(check, FAIL, f"it exists and is not a socket that a node could replace: {error.strerror}")
+    return Finding(check, FAIL, "another program listens on it")
 
 
 def _tcp_free(check: str, place: tuple[str, int]) -> Finding:
@@ -142,7 +142,7 @@ def _tcp_free(check: str, place: tuple[str, int]) -> Finding:
                 probe.bind(where)
                 probe.listen(1)
     except OSError as error:
-        return Finding(check, FAIL, f"it cannot be listened on: {error.strerror or error}")
+        return Finding(check, FAIL, f"a node cannot listen on it: {error.strerror or error}")
     return Finding(check, OK, "free")
 
 
@@ -164,7 +164,7 @@ def inotify() -> Finding:
 
 
 def versions() -> Finding:
-    """What this runs on."""
+    """The versions of spoolnode, Python and the libraries."""
     from spoolnode import __version__
 
     found, missing = [], []
