@@ -1,7 +1,7 @@
 """A small certificate authority: a file with a key, a certificate, and one certificate for each node.
 
-For whoever sets nodes up, on a machine that may be none of them; nodes need only what it writes. It is bound to what it is
-for: its certificates name nodes (`trust.uri_of`) and nothing else, so that a stolen key opens no web site.
+It is for setting nodes up, and may be on another machine; nodes need only the files that it writes. It is restricted to its
+purpose: its certificates name nodes (`trust.uri_of`) and nothing else, so a stolen key opens no web site.
 Needs the package `cryptography` (the extra `tls`), which is imported with this module.
 """
 
@@ -30,7 +30,7 @@ ISSUED = "issued"
 """The file with a line for each certificate that was issued: serial number, name, last day."""
 SUFFIX = HOST.partition(".")[2]
 CLOCKS = timedelta(hours=1)
-"""How much a certificate is older than it is: clocks of other machines may be behind."""
+"""Certificates are dated back by this: clocks of other machines may be behind."""
 
 
 class CaError(SpoolnodeError):
@@ -38,7 +38,7 @@ class CaError(SpoolnodeError):
 
 
 class Issued(NamedTuple):
-    """What was written."""
+    """The files that were written."""
 
     certificate: Path
     key: Path
@@ -48,12 +48,12 @@ class Issued(NamedTuple):
 
 
 class Revocation(NamedTuple):
-    """What was taken back."""
+    """The result of a revocation."""
 
     revoked: Path
     """The list: every node's --tls-crl."""
     certificates: int
-    """How many were added to it."""
+    """Certificates that were added to it."""
     until: datetime
 
 
@@ -63,24 +63,24 @@ class Shown(NamedTuple):
     file: str
     subject: str
     name: str
-    """The node's; empty for an authority or for a stranger's."""
+    """The node's name; empty for an authority, or in a foreign certificate."""
     authority: bool
     until: datetime
     fingerprint: str
     """SHA-256 of the whole certificate."""
     revoked: bool
-    """Whether the list beside it (ca.crl) takes it back."""
+    """Whether the list beside it (ca.crl) revokes it."""
 
     def days_left(self, now: float) -> int:
-        """Whole days until its end; below zero when that has passed."""
+        """Whole days until its end; below zero if it has passed."""
         return int((self.until.timestamp() - now) // 86400)
 
 
 def init(directory: Path, days: int = CA_DAYS) -> Issued:
-    """Makes an authority: `ca.crt` and `ca.key` in a directory, which is made when it is not there.
+    """Makes an authority: `ca.crt` and `ca.key` in a directory, which is made if it does not exist.
 
     Raises:
-        CaError: it has one already.
+        CaError: the directory has one already.
     """
     paths = directory / "ca.crt", directory / "ca.key"
     _check_free(*paths)
@@ -101,7 +101,7 @@ def init(directory: Path, days: int = CA_DAYS) -> Issued:
 def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = None) -> Issued:
     """Makes `NAME.crt` and `NAME.key` for a node, in the authority's directory or in `out`.
 
-    It does not outlive its authority. For tests `days` may be below zero.
+    The certificate does not outlive its authority. For tests `days` may be below zero.
 
     Raises:
         CaError: the name cannot be a node's, there is no authority, or the files exist.
@@ -112,7 +112,7 @@ def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = 
     paths = (out or directory) / f"{name}.crt", (out or directory) / f"{name}.key"
     _check_free(*paths)
     key = ec.generate_private_key(ec.SECP256R1())
-    # The name is no common name: with a dot in it OpenSSL would take it for a DNS name, which the authority may not sign.
+    # The name is not the common name: with a dot in it OpenSSL would take it for a DNS name, which the authority may not sign.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "spoolnode node"), x509.NameAttribute(NameOID.USER_ID, name)])
     builder = _builder(subject, authority.subject, key.public_key(), days, authority.not_valid_after_utc)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -132,15 +132,15 @@ def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = 
 
 
 def revoke(directory: Path, name: str = "", file: Path | None = None, days: int = 0) -> Revocation:
-    """Takes certificates back: writes the list `ca.crl` in the authority's directory, with those that are in it already.
+    """Revokes certificates: writes the list `ca.crl` in the authority's directory, with those that are in it already.
 
     Args:
-        name: of a node; every certificate that was issued for it so far. Empty: none, the list is only written again.
-        file: one more, from its file.
+        name: the node whose certificates are revoked, all that were issued so far. Empty: the list is only written again.
+        file: the file of one more certificate.
         days: how long the list is valid; 0: as long as the authority.
 
     Raises:
-        CaError: there is no such certificate here, or no authority.
+        CaError: such a certificate is not known here, or the directory has no authority.
     """
     authority, key = _load(directory)
     path = directory / "ca.crl"
@@ -168,20 +168,20 @@ def revoke(directory: Path, name: str = "", file: Path | None = None, days: int 
 
 
 def _revoked_in(path: Path, authority: x509.Certificate) -> dict[int, datetime]:
-    """Serial numbers in a list that is there already, and since when."""
+    """Serial numbers in an existing list, with the time of their revocation."""
     if not path.exists():
         return {}
     try:
         found = x509.load_pem_x509_crl(_read(path))
     except ValueError as error:
-        raise CaError(f"{path} is no list of revoked certificates in PEM form: move it away") from error
+        raise CaError(f"{path} is not a list of revoked certificates in PEM form: move it away") from error
     if found.issuer != authority.subject:
         raise CaError(f"{path} is the list of another authority: move it away")
     return {entry.serial_number: entry.revocation_date_utc for entry in found}
 
 
 def _note(directory: Path, name: str, certificate: x509.Certificate) -> None:
-    """Remembers what was issued, so that it can be taken back without its file."""
+    """Remembers an issued certificate, so that it can be revoked without its file."""
     path = directory / ISSUED
     try:
         with open(path, "a", encoding="ascii") as file:
@@ -193,7 +193,7 @@ def _note(directory: Path, name: str, certificate: x509.Certificate) -> None:
 
 
 def _issued_to(directory: Path, name: str, authority: x509.Certificate) -> set[int]:
-    """The serial numbers of all certificates for a node, as far as they are known here."""
+    """The serial numbers of all certificates for a node that are known here."""
     noted = directory / ISSUED
     rows = [line.split() for line in _read(noted).decode("ascii", "replace").splitlines()] if noted.exists() else []
     serials = {int(row[0], 16) for row in rows if row[1:2] == [name]}
@@ -207,15 +207,15 @@ def _serials_in(file: Path, authority: x509.Certificate) -> set[int]:
     except ValueError as error:
         raise CaError(f"{file} has no certificate in PEM form (-----BEGIN CERTIFICATE-----)") from error
     if any(certificate.issuer != authority.subject for certificate in found):
-        raise CaError(f"{file} is not a certificate of this authority, so this one cannot take it back")
+        raise CaError(f"{file} is not a certificate of this authority, which cannot revoke it")
     return {certificate.serial_number for certificate in found}
 
 
 def show(file: Path) -> list[Shown]:
-    """Every certificate of a file.
+    """Every certificate in a file.
 
     Raises:
-        CaError: it has none, or the list of revoked ones beside it cannot be read.
+        CaError: the file has none, or the list of revoked ones beside it cannot be read.
     """
     data = _read(file)
     try:
@@ -235,7 +235,7 @@ def _revoked_beside(file: Path) -> frozenset[tuple[str, int]]:
     try:
         return serials_of(lists_in(_read(path)))
     except ValueError as error:
-        raise CaError(f"{path} is no list of revoked certificates in PEM form: move it away") from error
+        raise CaError(f"{path} is not a list of revoked certificates in PEM form: move it away") from error
 
 
 def _shown(file: str, certificate: x509.Certificate, revoked: bool) -> Shown:
@@ -276,7 +276,7 @@ def _usage(*, signs: bool) -> x509.KeyUsage:
 
 
 def _constraints() -> x509.NameConstraints:
-    """Nodes, and no name of any other kind."""
+    """The names that the authority may sign: nodes, and no others."""
     permitted = [x509.UniformResourceIdentifier(HOST), x509.DNSName(SUFFIX), x509.RFC822Name(SUFFIX)]
     excluded = [x509.IPAddress(ipaddress.ip_network(every)) for every in ("0.0.0.0/0", "::/0")]
     return x509.NameConstraints(permitted, excluded)
@@ -303,7 +303,7 @@ def _read(file: Path) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """The old file, or the new one; nothing between."""
+    """Replaces a file in one step: it is the old one or the new one at any time."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     with _made(new, 0o644, content):
@@ -317,7 +317,7 @@ def _check_free(*paths: Path) -> None:
 
 
 def _write(certificate_path: Path, key_path: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-    """Both or none; the key is never readable by others, not even for a moment."""
+    """Writes both files or none. The key is never readable by others, not even for a moment."""
     form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     public = certificate.public_bytes(serialization.Encoding.PEM)
     with _made(key_path, 0o600, key.private_bytes(*form)), _made(certificate_path, 0o644, public):
@@ -326,7 +326,7 @@ def _write(certificate_path: Path, key_path: Path, certificate: x509.Certificate
 
 @contextlib.contextmanager
 def _made(path: Path, mode: int, content: bytes) -> Iterator[None]:
-    """A new file, which is taken back when what follows fails."""
+    """Makes a file, and removes it if the code within fails."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     except OSError as error:

@@ -1,47 +1,47 @@
-"""What a source of discovery says: a candidate may be a peer. A hint, never an authority: who it is, the handshake tells."""
+"""What a source of discovery says: a candidate may be a peer. This is a hint; only the handshake proves who it is."""
 
 from typing import NamedTuple, Protocol
 
 
 class Candidate(NamedTuple):
-    """Somebody who may be a peer, as one source knows it."""
+    """A possible peer, as one source knows it."""
 
     source: str
     """The URI of the source."""
     key: str
     """Its name within the source."""
     id: str
-    """Its node id; empty when the source does not know it."""
+    """Its node id; empty if the source does not know it."""
     name: str
-    """Its node name; empty when the source does not know it."""
+    """Its node name; empty if the source does not know it."""
     addresses: tuple[str, ...]
     """Where it listens, `host:port` each, the best first."""
 
 
 class Identity(NamedTuple):
-    """What a source may tell the others of this node."""
+    """What a source may tell others about this node."""
 
     id: str
     name: str
     cluster: str
-    """Nodes of another cluster are no candidates."""
+    """Nodes of another cluster are not candidates."""
     addresses: tuple[str, ...]
-    """Where peers reach this node, `host:port` each; empty when they do not."""
+    """Where peers reach this node, `host:port` each; empty if they cannot."""
     tls: bool
     """Whether it takes links with TLS only."""
 
 
 class Sink(Protocol):
-    """Whoever hears of candidates; called on the event loop."""
+    """Hears of candidates; called on the event loop."""
 
     def found(self, candidate: Candidate) -> None:
-        """One is there, or has changed; it replaces what had the same source and key."""
+        """A candidate is there or has changed; it replaces the one with the same source and key."""
 
     def gone(self, source: str, key: str) -> None:
-        """The source does not name it any more."""
+        """The source no longer names it."""
 
     def leaving(self, source: str, key: str) -> None:
-        """It said goodbye; or somebody said so in its name."""
+        """It said goodbye, or another node said so in its name."""
 
 
 class Discovery(Protocol):
@@ -50,7 +50,7 @@ class Discovery(Protocol):
     uri: str
 
     async def run(self, sink: Sink) -> None:
-        """Tells `sink` what it finds, until it is cancelled. What goes wrong is reported and tried again, never raised."""
+        """Tells `sink` what it finds, until it is cancelled. Failures are reported and tried again, never raised."""
 
     async def close(self) -> None:
-        """Tells the others that this node leaves, where the source can."""
+        """Tells the others that this node leaves, if the source can."""

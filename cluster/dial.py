@@ -1,7 +1,7 @@
-"""Opens connections to other nodes: within a limit, with a certificate compared before a byte is said.
+"""Opens connections to other nodes: within a time limit, and with the certificate checked before a byte is sent.
 
-What it cannot find out: whether the other side takes *our* certificate. In TLS 1.3 the handshake is over for the client before
-the server has looked at it; the refusal comes with the first read, as the end of the connection (`refusal_of`).
+It cannot find out whether the other side takes *our* certificate. In TLS 1.3 the handshake is over for the client before the
+server has checked it; a refusal comes with the first read, as the end of the connection (`refusal_of`).
 """
 
 import asyncio
@@ -21,32 +21,32 @@ from spoolnode.protocol.errors import SpoolnodeError
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 LIMIT = 3.0
-"""Seconds for name, connection and handshake together: on a network that drops packets the kernel alone would take 130."""
+"""Seconds for name, connection and handshake together: on a network that drops packets the kernel alone would take 130 s."""
 UNACKNOWLEDGED_MS = 15_000
-"""How long sent bytes may stay unacknowledged until the connection is given up (TCP_USER_TIMEOUT). The kernel also counts the
-time in which the other side's buffer is full, however alive it is: so this must be longer than a node under load may stop
-reading, which is as long as an answer may take (10 s, while its disk syncs)."""
+"""Milliseconds that sent bytes may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT). The kernel also
+counts the time in which the other side's buffer is full, even if it is alive. So this must be longer than a node under load may
+stop reading, which is as long as an answer may take (10 s, while its disk syncs)."""
 KEEPALIVE = (10, 5, 3)
 """Seconds of silence, seconds between probes, probes: for a connection on which nothing is under way."""
 
 
 NO_TLS = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
-"""How OpenSSL calls what a node without a certificate answers; or something else that is no TLS."""
+"""OpenSSL's names for the answer of a node without a certificate, or of something else that is not TLS."""
 
 
 class DialFailure(Enum):
     """Why there is no connection."""
 
     REFUSED = "refused"
-    """Nobody listens: the machine is there, the node is not."""
+    """Nothing listens: the machine is up, the node is not."""
     UNREACHABLE = "unreachable"
-    """No answer in time, no route, no such name; or it went away during the handshake."""
+    """No answer in time, no route, an unknown name; or it went away during the handshake."""
     UNTRUSTED = "untrusted"
-    """It is not who it should be, or does not take us for who we are."""
+    """It is not the node that it should be, or does not accept us."""
 
 
 class DialError(SpoolnodeError):
-    """The other side could not be reached, or not be trusted. Nothing was said to it."""
+    """The other side could not be reached, or not trusted. Nothing was sent to it."""
 
     def __init__(self, kind: DialFailure, text: str) -> None:
         super().__init__(kind, text)
@@ -69,17 +69,17 @@ class Dialed(NamedTuple, Generic[P]):
 async def dial(
     address: str, protocol_factory: Callable[[], P], trust: Trust | None, expected_name: str = "", limit: float = LIMIT
 ) -> Dialed[P]:
-    """Connects to a node. With `trust` its certificate is looked at before the protocol exists.
+    """Connects to a node. With `trust` its certificate is checked before the protocol exists.
 
     Args:
-        address: host:port or [v6]:port; the addresses of a host's name are tried one after the other.
+        address: host:port or [v6]:port; the addresses of a host name are tried one after the other.
         protocol_factory: makes the protocol, once, when all is well.
         trust: this node's certificates; None for a plain connection.
         expected_name: the name that the certificate must have; empty: any node's.
         limit: seconds for all of it.
 
     Raises:
-        DialError: there is no connection; nothing was said.
+        DialError: the connection failed; nothing was sent.
     """
     try:
         async with asyncio.timeout(limit):
@@ -93,14 +93,14 @@ async def dial(
 
 
 def refusal_of(error: BaseException | None, address: str) -> DialError | None:
-    """What the end of a connection (`connection_lost`) means when the other side did not take our certificate; else None."""
+    """The meaning of a connection's end (`connection_lost`) if the other side did not accept our certificate; else None."""
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
         return DialError(DialFailure.UNTRUSTED, f"{address}: {why_tls_failed(error)}")
     return None
 
 
 class _Stranger(asyncio.Protocol, Generic[P]):
-    """The protocol of a TLS connection until the other side's name has been compared."""
+    """The protocol of a TLS connection until the other side's name has been checked."""
 
     def __init__(self, address: str, protocol_factory: Callable[[], P], trust: Trust, expected_name: str) -> None:
         self._address = address
@@ -147,7 +147,7 @@ async def _shake_hands(
 
 
 async def _connect(address: str, limit: float) -> socket.socket:
-    """A connected socket: the first address that answers; each gets a share of what is left of the time."""
+    """A connected socket, to the first address that answers. Each gets a share of the time that is left."""
     loop = asyncio.get_running_loop()
     end = loop.time() + limit
     places = await _resolve(address)
@@ -166,7 +166,7 @@ async def _connect(address: str, limit: float) -> socket.socket:
             sock.close()
             raise
     if all(error.errno == errno.ECONNREFUSED for error in errors):
-        raise DialError(DialFailure.REFUSED, f"nobody listens on {address}")
+        raise DialError(DialFailure.REFUSED, f"nothing listens on {address}")
     worst = next(error for error in errors if error.errno != errno.ECONNREFUSED)
     reason = "it did not answer" if worst.errno is None else worst.strerror or str(worst)
     raise DialError(DialFailure.UNREACHABLE, f"{address} cannot be reached: {reason}") from worst
@@ -178,7 +178,7 @@ async def _resolve(address: str) -> list[Any]:
     except BadConfig as error:
         raise DialError(DialFailure.UNREACHABLE, str(error)) from error
     if isinstance(parsed, str):
-        raise DialError(DialFailure.UNREACHABLE, f"{address} is no host:port")
+        raise DialError(DialFailure.UNREACHABLE, f"{address} is not host:port")
     host, port = parsed
     try:
         return [place for found in await look_up(host) for place in _numeric(found, port)]
@@ -187,7 +187,7 @@ async def _resolve(address: str) -> list[Any]:
 
 
 def _numeric(address: str, port: int) -> list[Any]:
-    """An IP address as a socket takes it; asks nobody."""
+    """An IP address as a socket takes it, without a look-up."""
     return socket.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
 
 

@@ -1,8 +1,8 @@
 """The beginning of one connection to another node, on the side that calls: both prove their keys. Pure.
 
 introduction = Introduction(hello, key, nonce)
-send(introduction.packet("beta", low_watermark))     # asks who is there, and what to prove
-status = introduction.hear(status)           # its `key` is the fingerprint that was proved; empty: it has none
+send(introduction.packet("beta", low_watermark))     # asks which node is there, and what to prove
+status = introduction.hear(status)           # its `key` is the proved fingerprint; empty if it has no key
 if introduction.must_prove:
     send(introduction.packet("beta", low_watermark))
 """
@@ -16,12 +16,12 @@ from spoolnode.protocol.keys import NodeKey, Talk
 
 
 class Introduction:
-    """What was said on one connection.
+    """The introduction on one connection.
 
     Args:
-        hello: who this node is.
-        key: its key; None when it has none.
-        nonce: what has never been said before, for the other side's proof.
+        hello: the hello of this node.
+        key: its key; None if it has none.
+        nonce: never used before, for the other side's proof.
     """
 
     def __init__(self, hello: hellos.Hello, key: NodeKey | None, nonce: str) -> None:
@@ -32,7 +32,7 @@ class Introduction:
 
     @property
     def must_prove(self) -> bool:
-        """Whether the other side wants to hear our proof before it takes tasks."""
+        """Whether the other side wants our proof before it takes tasks."""
         return bool(self._hello.proof)
 
     def packet(self, to: str = "", low_watermark: int = 0) -> bytes:
@@ -40,10 +40,10 @@ class Introduction:
         return hellos.encode(self._hello._replace(to=to, low_watermark=low_watermark))
 
     def hear(self, status: dict[str, Any]) -> dict[str, Any]:
-        """The status that the other side answers with, where `key` is what it has proved.
+        """The status from the other side's answer, with `key`, the fingerprint that it has proved.
 
         Raises:
-            Impostor: it has not the key that it shows, or is somebody else than before.
+            Impostor: it does not have the key that it shows, or is not the same node as before.
         """
         identity = str(status.get("id", ""))
         public, nonce, proof = status.get("public"), status.get("nonce"), status.get("proof")
@@ -53,7 +53,7 @@ class Introduction:
             said = self._hello
             talk = Talk(said.id, said.public, said.nonce, identity, str(public), str(nonce))
             if not self._key.is_answer(str(proof), talk):
-                raise Impostor(f"it shows a key of the node {identity} that it has not")
+                raise Impostor(f"it shows a key of the node {identity} that it does not have")
             self._hello = said._replace(proof=self._key.call(talk))
             self._other, self._fingerprint = identity, keys.fingerprint(str(public))
         return {**status, "key": self._fingerprint}

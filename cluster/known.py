@@ -1,17 +1,18 @@
-"""Whose name is whose: names and ids stick to who first proved them, also over restarts. Pure, but for being read and written.
+"""Which node has which name and id: they belong to the node that proved them first, also after restarts. Pure, except that it
+is read and written.
 
-An id belongs to the key that was first proved with it (`introduction`), with TLS to the certificate that showed it first;
+An id belongs to the key that was first proved with it (`introduction`), with TLS to the first certificate that showed it;
 `spoolnode accept NAME ID` changes that.
 
 A name belongs to one node id. Without TLS the proof is an answer at an address to which tasks may be given; with TLS it is
-the certificate. Somebody else who claims the name gets nothing under it, unless the holder
+the certificate. Another node that claims the name gets nothing under it, unless
 
-- calls itself something else by now (it was renamed), or
-- answers no more, and the other one has the certificate for the name; or answers at the very address where the holder did, which
-  has never proved a key; or
+- the holder calls itself something else by now (it was renamed), or
+- the holder no longer answers, and the other node has the certificate for the name; or it answers at the very address where
+  the holder did, which has never proved a key; or
 - an operator decides (`accept`).
 
-Where two claim a name that nobody holds, neither gets it: an operator decides, or one of them is given another name.
+If two claim a name that has no holder, neither gets it: an operator decides, or one of them is given another name.
 """
 
 from collections.abc import Iterable
@@ -21,9 +22,9 @@ from typing import Any
 import msgpack
 
 MOST = 4096
-"""Ids, and names, that are remembered; beyond that those are forgotten that were not seen for the longest time."""
+"""Ids, and names, that are remembered; beyond this, those that were not seen for the longest time are forgotten."""
 MOST_RIVALS = 8
-"""Of those who claim a name, so many are told of."""
+"""Most rivals for a name that are remembered."""
 
 
 @dataclass(slots=True)
@@ -31,60 +32,60 @@ class Holder:
     """A node that has proved who it is."""
 
     name: str
-    """What it calls itself."""
+    """The name that it gives itself."""
     address: str
-    """Where it proved that last."""
+    """Where it last proved its name."""
 
 
 class Known:
-    """The names and ids of a cluster, as one node has seen them proved."""
+    """The names and ids of a cluster that were proved to this node."""
 
     def __init__(self) -> None:
         self.version = 0
-        """Rises with each change that must be kept."""
+        """Rises with each change that must be saved."""
         self._holders: dict[str, Holder] = {}
         self._names: dict[str, str] = {}
-        """The id of the node that has each name; empty: it is disputed."""
+        """The id of the node that has each name; empty if the name is disputed."""
         self._certificates: dict[str, str] = {}
         """The name in the certificate with which each id was first proved."""
         self._keys: dict[str, str] = {}
-        """The fingerprint of the key with which each id was first proved, those last that were proved last."""
+        """The fingerprint of the key with which each id was first proved; ids that were proved last come last."""
         self._rivals: dict[str, dict[str, str]] = {}
-        """Who else claims a name: ids, and where they are."""
+        """The other nodes that claim a name: ids and addresses."""
 
     # -- names --
 
     def holder(self, name: str) -> str | None:
-        """The id of the node with this name; empty when it is disputed, None when nobody has proved it."""
+        """The id of the node with this name; empty if it is disputed, None if no node has proved it."""
         return self._names.get(name)
 
     def claimed(self) -> Iterable[str]:
-        """All names that somebody has proved."""
+        """All names that were proved."""
         return self._names.keys()
 
     def names(self) -> dict[str, list[str]]:
-        """All names of each id: what it is called, and what it was called before."""
+        """All names of each id: the present one, and earlier ones."""
         found: dict[str, list[str]] = {}
         for name, identity in self._names.items():
             found.setdefault(identity, []).append(name)
         return found
 
     def rivals(self, name: str) -> dict[str, str]:
-        """Who claims a name without getting it: ids, and where they are."""
+        """The nodes that claim a name without getting it: ids and addresses."""
         return self._rivals.get(name, {})
 
     def prove(
         self, identity: str, name: str, address: str, *, alive: set[str], certified: bool, key: str = ""
     ) -> bool:  # fmt: skip
-        """A node has proved its id and says its name; whether it has that name.
+        """Notes that a node has proved its id and says its name. Returns whether it has that name.
 
         Args:
             identity: its id.
-            name: what it calls itself.
+            name: the name that it gives itself.
             address: where it answered.
-            alive: ids of other nodes that answer, or are announced and were not asked yet, and call themselves so.
+            alive: ids of other nodes with this name that answer, or are announced and were not asked yet.
             certified: its certificate is for that name.
-            key: the fingerprint of the key that it has proved; empty: none.
+            key: the fingerprint of the key that it has proved; empty if none.
         """
         holder = self._names.get(name)
         if holder not in (None, identity) and self._may_follow(holder, identity, name, address, alive, certified):
@@ -104,20 +105,20 @@ class Known:
         return holder == identity
 
     def accept(self, name: str, identity: str, *, certified: bool) -> None:
-        """The operator says who has a name; with certificates also that the id is that of the certificate for the name."""
+        """Gives a name to a node, as the operator says; with certificates, its id belongs to the name's certificate, too."""
         self._set(name, identity)
         self._rivals.pop(name, None)
         if certified:
             self._certificates[identity] = name
-        elif self._keys.pop(identity, ""):  # the next one that it proves is its own
+        elif self._keys.pop(identity, ""):  # the next key that it proves is its own
             self.version += 1
 
     def _may_follow(
         self, holder: str | None, identity: str, name: str, address: str, alive: set[str], certified: bool
     ) -> bool:  # fmt: skip
-        """Whether the name of `holder` (empty: of several) is free for this one."""
+        """Whether the name of `holder` (empty: of several) is free for this node."""
         if not holder:
-            # All others who claimed it have been given other names, or have never answered.
+            # All others that claimed it have other names by now, or have never answered.
             others = (self._rivals.get(name, {}).keys() & self._holders.keys()) - {identity}
             return not alive and all(self._calls_itself_otherwise(other, name) for other in others)
         if self._calls_itself_otherwise(holder, name):
@@ -153,7 +154,7 @@ class Known:
         now, before = Holder(name, address), self._holders.pop(identity, None)
         self._holders[identity] = now
         if self._names.get(name) == identity:
-            self._names[name] = self._names.pop(name)  # the last to be forgotten
+            self._names[name] = self._names.pop(name)  # the last one to be forgotten
         for old in [other for other, rivals in self._rivals.items() if identity in rivals and other != name]:
             del self._rivals[old][identity]
         if now != before:
@@ -163,7 +164,7 @@ class Known:
     # -- keys and certificates --
 
     def key(self, identity: str) -> str:
-        """The fingerprint of the key to which an id belongs; empty when none is known."""
+        """The fingerprint of the key to which an id belongs; empty if none is known."""
         return self._keys.get(identity, "")
 
     def _pin(self, identity: str, key: str) -> None:
@@ -174,7 +175,7 @@ class Known:
             _forget_oldest(self._keys)
 
     def certificate(self, identity: str, name: str) -> str:
-        """The name in the certificate to which an id belongs: this one, if none is known yet."""
+        """The name in the certificate to which an id belongs; `name`, if none is known yet."""
         if identity not in self._certificates:
             self._certificates[identity] = name
             self.version += 1
@@ -184,7 +185,7 @@ class Known:
     # -- on disk --
 
     def encode(self) -> bytes:
-        """What must survive, for `decode`."""
+        """The state that must survive, for `decode`."""
         holders = {identity: [holder.name, holder.address] for identity, holder in self._holders.items()}
         content = {
             "version": 1, "names": self._names, "holders": holders, "certificates": self._certificates, "rivals": self._rivals,
@@ -195,7 +196,7 @@ class Known:
 
     @classmethod
     def decode(cls, data: bytes) -> "Known":
-        """What `encode` made. Raises ValueError when it is something else."""
+        """The state that `encode` made. Raises ValueError for anything else."""
         known = cls()
         try:
             content: dict[str, Any] = msgpack.unpackb(data)

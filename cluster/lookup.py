@@ -1,11 +1,10 @@
-"""The look-up of host names, where it can hold up nothing else: in threads of its own, so many at once, with a limit of time.
+"""The look-up of host names where it holds up nothing else: in its own threads, limited in number and time.
 
-The system's resolver blocks, cannot be interrupted, and with silent name servers takes half a minute. In the event loop's own
-threads a few such names would keep everything else waiting that is done there, and the process from ending. Here each
-look-up has a daemon thread; who waits for it stops waiting after a while, and all who ask for one name share one thread. A
-name server that has become slow, or silent, is made up for with what was found last. When all threads are taken a look-up fails
-at once, but the last ones are kept for names that have been found before: names that nobody answers for do not keep out
-those that somebody does.
+The system's resolver blocks, cannot be interrupted, and takes half a minute if the name servers are silent. In the event
+loop's own threads a few such names would block all other work there, and the end of the process. Here each look-up has a daemon
+thread; its callers stop waiting after a while, and all callers for one name share one thread. If a name server has become slow
+or silent, the last result is used. If all threads are taken a look-up fails at once, but the last few are kept for names that
+have been found before: names without an answer do not keep out those with one.
 
 An address needs no look-up (`is_literal`) and never comes here.
 """
@@ -18,18 +17,18 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 LIMIT = 2.5
-"""Seconds to wait for a name, for whoever has a connection to make."""
+"""Seconds to wait for a name if a connection waits for it."""
 PATIENCE = 30.0
-"""The same for whoever has all the time in the world."""
+"""The same for callers that have time."""
 MOST = 64
-"""Look-ups under way, also those for which nobody waits any more..."""
+"""Look-ups under way at most, also those whose callers have gone..."""
 KEPT = 16
-"""...of which so many are kept for names that have been found before."""
+"""...and this many of them are kept for names that have been found before."""
 MOST_FOUND = 1024
 """Names remembered as found."""
 
 Resolve = Callable[[str], list[str]]
-"""The IP addresses of a host; blocks, raises OSError."""
+"""Finds the IP addresses of a host. Blocks, raises OSError."""
 
 
 def is_literal(host: str) -> bool:
@@ -47,7 +46,7 @@ def is_numeric(address: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address means another machine on each machine."""
+    """Whether an address means this machine, on whichever machine it is used."""
     host = address.rpartition(":")[0].strip("[]")
     return host == "localhost" or (is_literal(host) and ip_address(host).is_loopback)
 
@@ -61,7 +60,7 @@ def resolve(host: str) -> list[str]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except UnicodeError as error:  # a label of more than 63 characters, for example
-        raise OSError(f"it is no host name: a part of it is empty or too long ({error})") from error
+        raise OSError(f"it is not a host name: a part of it is empty or too long ({error})") from error
     return list(dict.fromkeys(str(place[0]) for _, _, _, _, place in found))
 
 
@@ -74,15 +73,15 @@ class LookUps:
         self._kept = kept
         self._lock = threading.Lock()
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Future[list[str]]]]] = {}
-        """Who waits for each name that is being looked up."""
+        """The callers that wait for each name that is being looked up."""
         self._found: dict[str, list[str]] = {}
-        """What was found last."""
+        """The last results."""
 
     async def addresses(self, host: str, limit: float = LIMIT) -> list[str]:
-        """The IP addresses of a host; what was found last when there is no answer within `limit` seconds.
+        """The IP addresses of a host; the last result if no answer comes within `limit` seconds.
 
         Raises:
-            OSError: it has none, the name server did not answer in time, or too many look-ups are under way.
+            OSError: it has no address, the name server did not answer in time, or too many look-ups are under way.
         """
         if is_literal(host):
             return [host]
@@ -108,13 +107,13 @@ class LookUps:
             self._waiting[host] = [(loop, future)]
         try:
             threading.Thread(target=self._work, args=(host,), name="look-up", daemon=True).start()
-        except RuntimeError as error:  # no thread can be started
+        except RuntimeError as error:  # no thread could be started
             with self._lock:
                 del self._waiting[host]
             raise OSError(f"no thread for the look-up: {error}") from error
 
     def _work(self, host: str) -> None:
-        """In a thread of its own."""
+        """Looks up a name, in a thread of its own."""
         found: list[str] = []
         problem: OSError | None = None
         try:
@@ -135,7 +134,7 @@ class LookUps:
 
 def _tell(future: "asyncio.Future[list[str]]", found: list[str], problem: OSError | None) -> None:
     if future.done():
-        return  # it waits no more
+        return  # its caller has stopped waiting
     if problem is None:
         future.set_result(list(found))
     else:

@@ -1,7 +1,7 @@
-"""Lists of revoked certificates (CRL, RFC 5280): read for the node, which hands them to OpenSSL and closes links that are open.
+"""Lists of revoked certificates (CRL, RFC 5280): read for the node, which gives them to OpenSSL and closes open links.
 
-OpenSSL refuses a revoked certificate in the handshake. What it does not tell is what stands in a list and until when; for
-that the package `cryptography` (the extra `tls`) is imported, by nodes with --tls-crl only.
+OpenSSL refuses a revoked certificate in the handshake. It does not tell the contents of a list and when it
+expires; for that the package `cryptography` (the extra `tls`) is imported, only by nodes with --tls-crl.
 """
 
 import importlib
@@ -17,12 +17,12 @@ END = b"-----END X509 CRL-----"
 
 
 class Revoked(NamedTuple):
-    """What the lists of one file say."""
+    """The contents of the lists in one file."""
 
     serials: frozenset[tuple[str, int]]
     """The authority's name (RFC 4514) and the serial number of each revoked certificate."""
     until: float
-    """When the first of the lists ends, in seconds since 1970: then no certificate can be accepted any more."""
+    """When the first of the lists expires, in seconds since 1970: after that no certificate can be accepted."""
 
 
 def read(path: str, authorities: str) -> Revoked:
@@ -30,10 +30,10 @@ def read(path: str, authorities: str) -> Revoked:
 
     Args:
         path: the file of --tls-crl.
-        authorities: that of --tls-ca. Each of these must have signed one of the lists, and nobody else.
+        authorities: the file of --tls-ca. Each of these must have signed one of the lists, and no one else may.
 
     Raises:
-        BadConfig: it cannot be read, is no such file, or is not of these authorities.
+        BadConfig: the file cannot be read, holds no such lists, or lists of other authorities.
     """
     try:
         lists = lists_in(Path(path).read_bytes())
@@ -62,7 +62,7 @@ def serials_of(lists: "list[x509.CertificateRevocationList]") -> frozenset[tuple
 
 
 def lists_in(data: bytes) -> "list[x509.CertificateRevocationList]":
-    """The lists in a file's contents, one after the other, each in PEM form. Raises ValueError when there is none."""
+    """The lists in a file's contents, one after the other, each in PEM form. Raises ValueError if there is none."""
     pieces = [piece + END for piece in data.split(END)[:-1]]
     if not pieces:
         raise ValueError("no list")

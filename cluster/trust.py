@@ -4,15 +4,15 @@ A certificate says which node it is for in one URI among its alternative names:
 
     spoolnode://node.spoolnode.internal/NAME
 
-A URI, not a DNS name: a node's name may hold upper case, `_` and dots, which a DNS name does not have, or does not tell
-apart. The host in it never changes and is no real one; it is what the authority's name constraint speaks about. OpenSSL
-checks that the certificate comes from one of our authorities; the name is compared here, by both sides, before a byte
-is said (Python's own `check_hostname` knows DNS names only, so it is off).
+It is a URI because a node's name may hold upper case, `_` and dots, which a DNS name does not have, or does not tell apart. Its
+host never changes and does not exist; the authority's name constraint needs it. OpenSSL checks that the certificate comes from
+one of our authorities. The name is compared here, by both sides, before a byte is sent (Python's own `check_hostname` knows
+only DNS names, so it is off).
 
-A link that is open is closed when one of the two certificates ends, is revoked, or its authority is taken back (`close_ended`).
+An open link is closed when one of the two certificates expires or is revoked, or its authority is removed (`close_ended`).
 
-Only the standard library: `cryptography` is for making certificates (`ca`) and for lists of revoked ones (`revoked`). How this
-node's own certificate is looked at: it shakes hands with itself, in memory, exactly as peers will do with it.
+This needs only the standard library; `cryptography` is for making certificates (`ca`) and for lists of revoked ones
+(`revoked`). To check its own certificate, a node makes a handshake with itself, in memory, exactly as peers will do.
 """
 
 import contextlib
@@ -31,18 +31,18 @@ from spoolnode.protocol.names import is_node_name
 
 HOST = "node.spoolnode.internal"
 URI = f"spoolnode://{HOST}/"
-"""What comes before the name."""
+"""The part before the name."""
 WARN_SECONDS = 30 * 86400.0
-"""How long before its end a certificate is warned about."""
+"""Seconds before the end of a certificate in which the node warns about it."""
 NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which `ssl.VerifyFlags` does not name."""
 EXPIRED, NOT_YET_VALID, REVOKED = 10, 9, 23
 FLIGHTS = 8
-"""More than a handshake in memory takes."""
+"""More steps than a handshake in memory takes."""
 
 
 def uri_of(name: str) -> str:
-    """What stands in the certificate of the node with this name."""
+    """The URI in the certificate of the node with this name."""
     return URI + name
 
 
@@ -60,11 +60,11 @@ def name_in(certificate: Any) -> str:
 
 
 class _AlertFirst(ssl.SSLObject):
-    """This side of a handshake with a client: when it fails, the alert that says why leaves before the connection ends.
+    """The server's side of a handshake. If it fails, the alert with the reason leaves before the connection ends.
 
-    An event loop drops a connection whose handshake raised, with the alert unsent, and the client would know nothing but a
-    reset. So the first failure asks for more bytes instead: that makes the loop send what there is. Then the client closes,
-    or what comes next or the handshake's limit does; the coroutine that waits finds the reason in `handshake_error`.
+    An event loop drops a connection whose handshake raised, with the alert unsent, so the client would see only a reset.
+    Therefore the first failure asks for more bytes instead, which makes the loop send the alert. Then the client closes the
+    connection, or the next bytes or the handshake's time limit do. The waiting coroutine finds the reason in `handshake_error`.
     """
 
     def do_handshake(self) -> None:
@@ -76,7 +76,7 @@ class _AlertFirst(ssl.SSLObject):
         except ssl.SSLError as error:
             failures = handshake_error.get(None)
             if failures is None or failures or "ALERT" in (error.reason or ""):
-                raise  # nobody waits; the second time; it is the client who has said why
+                raise  # nothing waits for it; the second time; the client has told the reason itself
             failures.append(error)
             raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "the alert leaves first") from error
 
@@ -90,7 +90,7 @@ class _Contexts(NamedTuple):
     until: float
     """When the certificate ends, in seconds since 1970."""
     authorities: frozenset[Any]
-    """The names of those whose certificates are taken, as `getpeercert()` gives them."""
+    """The names of the authorities whose certificates are accepted, as `getpeercert()` gives them."""
     revoked: Revoked
 
 
@@ -105,16 +105,16 @@ class _Open(NamedTuple):
 
 
 class Trust:
-    """This node's certificates in force; a `node.trust.Certified`."""
+    """This node's certificates in force; a `node.ingress.tls.Certified`."""
 
     def __init__(self, certificate: str, key: str, authorities: str, name: str, revoked: str = "") -> None:
         """
         Args:
             certificate: the path of this node's certificate.
-            key: that of its key.
-            authorities: that of the certificates of the authorities, one after the other. During a rotation there are two.
+            key: the path of its key.
+            authorities: the path of the authorities' certificates, one after the other. During a rotation it holds two.
             name: this node's name, which must be the certificate's.
-            revoked: the path of the lists of revoked certificates; empty: there is none.
+            revoked: the path of the lists of revoked certificates; empty if there are none.
 
         Raises:
             BadConfig: they do not fit together, or cannot be used now.
@@ -126,13 +126,13 @@ class Trust:
 
     @classmethod
     def of(cls, config: Config) -> Self | None:
-        """That of a node; None when it has no certificate. Raises BadConfig as the constructor does."""
+        """The certificates of a node; None if it has none. Raises BadConfig as the constructor does."""
         if not config.tls_cert:
             return None
         return cls(config.tls_cert, config.tls_key, config.tls_ca, config.name, config.tls_crl)
 
     def reload(self, report: Callable[..., None]) -> bool:
-        """Reads the files again. When they are not in order the old ones stay in force, and the log says so.
+        """Reads the files again. If they are not in order the old ones stay in force, and the log says so.
 
         It takes some milliseconds; may be called in any thread.
         """
@@ -150,19 +150,19 @@ class Trust:
         return self._now.server
 
     def client_context(self) -> ssl.SSLContext:
-        """For connections that this node opens. Whoever uses it must compare `peer_name` before anything is said."""
+        """For connections that this node opens. Its users must check `peer_name` before they send anything."""
         return self._now.client
 
     def peer_name(self, ssl_object: Any) -> str:
         """The node's name in the other side's certificate.
 
         Raises:
-            Untrusted: it names none.
+            Untrusted: it does not name one.
         """
         return name_in(ssl_object.getpeercert())
 
     def watch(self, transport: Any) -> None:
-        """A connection is open on which `peer_name` has been looked at: it is closed when that holds no more."""
+        """Watches an open connection whose `peer_name` was checked: it is closed when the certificate is no longer good."""
         ssl_object = transport.get_extra_info("ssl_object")
         certificate = ssl_object.getpeercert()
         self._open.append(
@@ -173,7 +173,7 @@ class Trust:
         )  # fmt: skip
 
     def close_ended(self, now: float, report: Callable[..., None]) -> None:
-        """Closes the open connections on which one side's certificate is good no more; `now`: seconds since 1970."""
+        """Closes open connections on which one side's certificate is no longer good; `now`: seconds since 1970."""
         still, self._open = self._open, []
         for one in still:
             if one.transport.is_closing():
@@ -192,15 +192,15 @@ class Trust:
         if one.serial in self._now.revoked.serials:
             return f"the certificate of {one.name} is revoked (--tls-crl)"
         if one.issuer not in self._now.authorities:
-            return f"the authority of the certificate of {one.name} is not in --tls-ca any more"
+            return f"the authority of the certificate of {one.name} is no longer in --tls-ca"
         return ""
 
     def expires_in(self, now: float) -> float:
-        """Seconds that this node's certificate is still valid."""
+        """Seconds for which this node's certificate is still valid."""
         return self._now.until - now
 
     def expiry_warning(self, now: float) -> str:
-        """A sentence when the certificate ends soon, or has ended; empty before."""
+        """A sentence if the certificate ends soon, or has ended; otherwise empty."""
         left = self.expires_in(now)
         if left > WARN_SECONDS:
             return ""
@@ -215,10 +215,10 @@ class Trust:
         until = self._now.revoked.until
         if until - now > WARN_SECONDS:
             return ""
-        ends = "ends" if until > now else "has expired: no node is accepted any more. It ended"
+        ends = "ends" if until > now else "has expired: no node is accepted now. It ended"
         return (
-            f"--tls-crl {self._paths[3]} {ends} on {_date(until)}: write it anew with `spoolnode ca revoke`, put it in its place "
-            "and reload this node"
+            f"--tls-crl {self._paths[3]} {ends} on {_date(until)}: write it again with `spoolnode ca revoke`, put it in its "
+            "place and reload this node"
         )
 
 
@@ -227,9 +227,9 @@ def _contexts(certificate: str, key: str, authorities: str, lists: str, name: st
         _check_readable(option, path)
     revoked = read_revoked(lists, authorities) if lists else Revoked(frozenset(), math.inf)
     if revoked.until <= time.time():
-        raise BadConfig(f"--tls-crl {lists} has expired, on {_date(revoked.until)}: write it anew with `spoolnode ca revoke`")
+        raise BadConfig(f"--tls-crl {lists} has expired, on {_date(revoked.until)}: write it again with `spoolnode ca revoke`")
     server = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authorities, lists)
-    server.num_tickets = 0  # a resumed session would not be looked at again: what has expired or was reloaded counts at once
+    server.num_tickets = 0  # a resumed session would not be checked again, but an expiry or a reload counts at once
     server.sslobject_class = _AlertFirst
     client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authorities, lists)
     own = _own(certificate, key, authorities)
@@ -269,7 +269,7 @@ def _context(protocol: int, certificate: str, key: str, authorities: str, lists:
 
 def _no_password(key: str) -> str:
     raise BadConfig(
-        f"--tls-key {key} is encrypted; a node starts without anybody to ask: store it as it is, readable by its owner"
+        f"--tls-key {key} is encrypted, and a node cannot ask for a password: store it unencrypted, readable only by its owner"
     )
 
 
@@ -282,7 +282,7 @@ def _check_readable(option: str, path: str) -> None:
 
 
 def _own(certificate: str, key: str, authorities: str) -> dict[str, Any]:
-    """What this node's certificate says, whenever it is valid."""
+    """The contents of this node's certificate, even if it is not valid now."""
     client = _context(ssl.PROTOCOL_TLS_CLIENT, certificate, key, authorities)
     client.verify_flags |= NO_CHECK_TIME
     server = _context(ssl.PROTOCOL_TLS_SERVER, certificate, key, authorities)
@@ -304,7 +304,7 @@ def _name_in_own(own: dict[str, Any], certificate: str) -> str:
 
 
 def _shake_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> dict[str, Any]:
-    """Both sides in memory; what the client gets to know of the server's certificate."""
+    """Makes a handshake in memory. Returns what the client learns about the server's certificate."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     caller = client.wrap_bio(to_client, to_server)
     called = server.wrap_bio(to_server, to_client, server_side=True)
@@ -337,7 +337,7 @@ _SHORT = {"commonName": "CN", "userId": "UID", "organizationName": "O", "organiz
 
 
 def _rfc4514(name: Any) -> str:
-    """A name as `getpeercert()` gives it, in the form of RFC 4514: an authority of ours has a common name and nothing else."""
+    """A name from `getpeercert()` in the form of RFC 4514. Our authorities have only a common name."""
     return ",".join("+".join(f"{_SHORT.get(key, key)}={value}" for key, value in part) for part in reversed(name))
 
 

@@ -1,4 +1,4 @@
 """One machine: listener, spool, workers, schedule, retries, control.
 
-Knows `protocol`. Where a task should go it learns from an object handed to it (`route(task)`), never from `cluster`.
+It knows `protocol`. Where a task should go, it asks an object that is passed in (`neighbours`), and never `cluster` itself.
 """

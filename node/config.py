@@ -1,7 +1,8 @@
-"""The one table of a node's settings: command line, environment and TOML file are all read off it.
+"""The one table of a node's settings: command line, environment and TOML file all follow from it.
 
 Each field says its meaning, its unit and what raising it costs. A field `max_body` is `--max-body` on the command line,
-`SPOOLNODE_MAX_BODY` in the environment and `max_body` in the TOML file; `import_`, a word of Python's, loses its `_` there.
+`SPOOLNODE_MAX_BODY` in the environment and `max_body` in the TOML file; `import_`, because `import` is a keyword of Python,
+loses its `_` there.
 """
 
 import re
@@ -20,7 +21,7 @@ MIB, GIB = 1 << 20, 1 << 30
 
 
 class BadConfig(SpoolnodeError, ValueError):
-    """You erred: a setting is not what it must be. The node does not start."""
+    """You erred: a setting is invalid. The node does not start."""
 
 
 def _setting(default: Any, help_text: str, *, short: str = "", metavar: str = "", choices: str = "") -> Any:
@@ -33,43 +34,45 @@ def _setting(default: Any, help_text: str, *, short: str = "", metavar: str = ""
 
 @dataclass(frozen=True)
 class Config:
-    """All that a node can be told. `validated()` is called once, before anything starts."""
+    """All settings of a node. `validated()` is called once, before anything starts."""
 
-    spool: str = _setting("spool", "the spool directory; made when it does not exist", short="-Q", metavar="DIR")
+    spool: str = _setting("spool", "the spool directory; made if it does not exist", short="-Q", metavar="DIR")
     listen: list[str] = _setting(
         ["127.0.0.1:3031"], "host:port, [v6]:port or the path of a unix socket; may be repeated", short="-s", metavar="ADDR"
     )
     chmod_socket: str = _setting(
         "",
-        "mode of the unix sockets, octal (nginx under another user needs 666, or its group and 660)",
+        "mode of the unix sockets, octal (if nginx runs as another user it needs 666, or its group and 660)",
         short="-C",
         metavar="MODE",
     )
     app: str = _setting(
-        "", "the application: a module, module:callable or a .py file; without one the node accepts and keeps", short="-w",
-        metavar="MODULE[:CALLABLE]",
+        "", "the application: a module, module:callable or a .py file; without one the node accepts and keeps tasks",
+        short="-w", metavar="MODULE[:CALLABLE]",
     )  # fmt: skip
     chdir: str = _setting(
         "",
-        "the application's working directory; links in it are followed again at each reload. Default: where the node was started",
+        "the application's working directory; a reload follows the links in it again. Default: where the node was started",
         metavar="DIR",
     )
-    callable: str = _setting("", "the callable of the application that gets the tasks: short for MODULE:NAME", metavar="NAME")
+    callable: str = _setting("", "the callable of the application that gets the tasks; short for MODULE:NAME", metavar="NAME")
     import_: list[str] = _setting(
-        [], "a module or .py file that workers import besides the application, after it; may be repeated", metavar="MODULE"
+        [], "a module or .py file that workers import after the application; may be repeated", metavar="MODULE"
     )
     pythonpath: list[str] = _setting(
-        [], "a directory where workers look for modules, relative to --chdir; may be repeated", metavar="DIR"
+        [], "a directory with modules for the workers, relative to --chdir; may be repeated", metavar="DIR"
     )
-    env: list[str] = _setting([], "a variable of the environment for the workers; may be repeated", metavar="NAME=VALUE")
+    env: list[str] = _setting([], "a variable of the workers' environment; may be repeated", metavar="NAME=VALUE")
     workers: int = _setting(1, "worker processes; each costs the memory of the application", short="-p", metavar="N")
-    concurrency: int = _setting(64, "async tasks in flight in each worker", metavar="N")
+    concurrency: int = _setting(64, "async tasks at once in each worker", metavar="N")
     buffer_size: int = _setting(
-        MAX_BLOCK, f"largest block of variables taken, in bytes, at most {MAX_BLOCK}", short="-b", metavar="BYTES"
+        MAX_BLOCK, f"largest block of variables, in bytes, at most {MAX_BLOCK}", short="-b", metavar="BYTES"
     )
     name: str = _setting("", "this node's name; default: the host's name", metavar="NAME")
     tag: list[str] = _setting([], "a tag of this node, for node=tag:X; may be repeated", metavar="TAG")
-    cluster: str = _setting("default", "the cluster's name: nodes of others, on the same network, are left alone", metavar="NAME")
+    cluster: str = _setting(
+        "default", "the cluster's name: nodes of other clusters on the same network are left alone", metavar="NAME"
+    )
     discover: list[str] = _setting(
         ["mdns"],
         "how peers are found: mdns, static://HOST:PORT,..., dns://NAME:PORT, dns+srv://NAME, file:///PATH, none; may be repeated",
@@ -77,36 +80,36 @@ class Config:
     )
     advertise: str = _setting(
         "",
-        "the address that peers use for this node, where it is not one that it listens on (NAT, containers); a host name only "
-        "with TLS, or where peers name it too",
+        "the address that peers use for this node if it does not listen on it (NAT, containers); a host name only "
+        "with TLS, or if peers name it too",
         metavar="HOST:PORT",
     )
     hold: float = _setting(
-        5 * 86400.0, "seconds that a task may wait for another node; then it goes to dead/. 0: no limit", metavar="SEC"
+        5 * 86400.0, "seconds that a task may wait for another node before it goes to dead/; 0: no limit", metavar="SEC"
     )
     share: float = _setting(
-        0.0, "offer waiting tasks to idle peers when there is more than this many seconds of work; 0: never", metavar="SEC"
+        0.0, "offer waiting tasks to idle peers if more than this many seconds of work wait; 0: never", metavar="SEC"
     )
     drain_on_stop: bool = _setting(False, "at a stop, hand the waiting tasks to peers (for at most --grace seconds)")
     allow: list[str] = _setting(
         [],
-        "network whose requests are taken, and whose nodes are given tasks, besides this machine; may be repeated",
+        "a network that may enqueue and whose nodes get tasks, besides this machine; may be repeated",
         metavar="CIDR",
     )
     tls_cert: str = _setting(
-        "", "this node's certificate, from `spoolnode ca issue`; with it nodes talk to each other over TLS only", metavar="FILE"
+        "",
+        "this node's certificate, from `spoolnode ca issue`; with it the node talks to other nodes over TLS only",
+        metavar="FILE",
     )
     tls_key: str = _setting("", "the private key of the certificate", metavar="FILE")
-    tls_ca: str = _setting(
-        "", "the certificates of the authorities whose nodes are taken as peers, one after the other in a file", metavar="FILE"
-    )
+    tls_ca: str = _setting("", "a file with the certificates of the authorities whose nodes are taken as peers", metavar="FILE")
     tls_crl: str = _setting(
-        "", "revoked certificates, as `spoolnode ca revoke` writes them: a list of each authority of --tls-ca",
+        "", "revoked certificates, from `spoolnode ca revoke`: a list of each authority of --tls-ca",
         metavar="FILE",
     )  # fmt: skip
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
     sync: str = _setting(
-        "always", "always: a task is acknowledged after its fsync; none: when it is written, as uWSGI does",
+        "always", "always: acknowledge a task after its fsync; none: after the write, as uWSGI does",
         choices="always,none", metavar="MODE",
     )  # fmt: skip
     max_attempts: int = _setting(20, "attempts before a task goes to dead/; 0: no limit", metavar="N")
@@ -117,26 +120,28 @@ class Config:
     )
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
     spooler_frequency: float = _setting(
-        30.0, "longest pause, in seconds, before a task runs again that asked for it (SPOOL_RETRY, @spoolforever)", metavar="SEC"
+        30.0, "longest pause, in seconds, before a task that asks for it runs again (SPOOL_RETRY, @spoolforever)", metavar="SEC"
     )
-    timeout: float = _setting(0.0, "seconds a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC")
+    timeout: float = _setting(
+        0.0, "seconds that a task may run before its worker is killed (harakiri); 0: no limit", metavar="SEC"
+    )
     max_tasks: int = _setting(0, "tasks after which a worker is replaced; 0: never", metavar="N")
     grace: float = _setting(30.0, "seconds that running tasks get to end at a stop", metavar="SEC")
     reload_grace: float = _setting(
         0.0,
-        "seconds that tasks in old workers get to end after a reload, while new workers take new tasks; 0: as long as they take",
+        "seconds that tasks in old workers get to end after a reload, while new workers take new tasks; 0: no limit",
         metavar="SEC",
     )
-    max_body: int = _setting(GIB, "largest body taken, in bytes; bodies over 128 KiB are streamed to disk", metavar="BYTES")
-    min_free: int = _setting(64 * MIB, "intake stops when the disk has less free than this, in bytes", metavar="BYTES")
+    max_body: int = _setting(GIB, "largest body, in bytes; bodies over 128 KiB are streamed to disk", metavar="BYTES")
+    min_free: int = _setting(64 * MIB, "intake stops when the disk has fewer free bytes than this", metavar="BYTES")
     max_connections: int = _setting(
-        4096, "connections held open at once; 5 KiB each, up to 80 while a request comes in", metavar="N"
+        4096, "connections open at once; each costs 5 KiB, up to 80 KiB while a request comes in", metavar="N"
     )
     request_timeout: float = _setting(
-        10.0, "seconds a client may take to send a request, or the next piece of its body", metavar="SEC"
+        10.0, "seconds that a client may take to send a request, or the next piece of its body", metavar="SEC"
     )
     keep_header: list[str] = _setting(
-        [], "store this header of web visitors, too, of those that look like secrets (Cookie, Authorization...); may be repeated",
+        [], "a header of web visitors to store although it looks like a secret (Cookie, Authorization...); may be repeated",
         metavar="NAME",
     )  # fmt: skip
     http: str = _setting(
@@ -147,7 +152,7 @@ class Config:
     touch_reload: list[str] = _setting(
         [], "reload the application whenever this file is touched, written or replaced; may be repeated", metavar="FILE"
     )
-    log_level: str = _setting("info", "debug also has a line for each task", choices="debug,info,warning,error", metavar="LEVEL")
+    log_level: str = _setting("info", "debug logs lines for each task", choices="debug,info,warning,error", metavar="LEVEL")
     log_format: str = _setting(
         "auto", "text for people, json for programs; auto: text on a terminal", choices="auto,text,json", metavar="FORMAT"
     )
@@ -156,7 +161,7 @@ class Config:
         """This configuration, with its name filled in.
 
         Raises:
-            BadConfig: a value is out of its range; one sentence says which, and what would be right.
+            BadConfig: a value is out of its range. One sentence says which, and what would be right.
         """
         for item in fields(self):
             allowed = item.metadata["choices"].split(",") if item.metadata["choices"] else []
@@ -192,7 +197,7 @@ class Config:
         return Config(**{**self.__dict__, "name": name, "spool": spool, "app": app, "callable": "", "import_": imports})
 
     def _modules(self) -> list[str]:
-        """The application, and what is imported after it. Without an application the first import is it."""
+        """The application, and the modules imported after it. Without an application, the first import is the application."""
         for variable in self.env:
             if not re.fullmatch("[^=]+=.*", variable, re.DOTALL):
                 raise BadConfig(f"--env is {variable!r}; it must be NAME=VALUE")
@@ -267,12 +272,12 @@ _RANGES: list[tuple[str, float, float]] = [
 
 
 def option_name(name: str) -> str:
-    """The command line's spelling of a field. One that Python cannot call by its name ends with `_`."""
+    """The command line's spelling of a field. A field whose name is a keyword of Python ends with `_`."""
     return name.rstrip("_").replace("_", "-")
 
 
 def default_name() -> str:
-    """The host's name, made fit to be a node's name."""
+    """The host's name, changed so that it is a valid node name."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname()).lstrip(".")[:63] or "node"
 
 
@@ -301,11 +306,11 @@ def parse_address(text: str) -> tuple[str, int] | str:
         host = host[1:-1]
     elif ":" in host:
         raise BadConfig(f"the address {text!r} is ambiguous; write an IPv6 address as [v6]:port")
-    return host or "0.0.0.0", int(port)  # noqa: S104  # `:3031` says so; without --allow it is refused at start
+    return host or "0.0.0.0", int(port)  # noqa: S104  # `:3031` says so; without --allow it is refused at the start
 
 
 def check_address(name: str, text: str) -> None:
-    """Raises `BadConfig`, which names the setting, when a text is no address."""
+    """Raises `BadConfig` with the name of the setting if a text is not an address."""
     try:
         parse_address(text)
     except BadConfig as error:

@@ -10,7 +10,7 @@ RIGHT = "seconds, or a number with a unit, like 90, 500ms, 30s, 5m, 2h or 1d"
 
 
 def read_duration(text: str) -> float:
-    """The seconds in a text. Raises ValueError when it is no length of time."""
+    """The seconds in a text. Raises ValueError if it is not a length of time."""
     found = _DURATION.fullmatch(text.strip().lower())
     if found is None:
         raise ValueError(text)

@@ -1,4 +1,4 @@
-"""What a node does by the clock: once a second it settles, syncs and looks around; exactly when a task is due it wakes."""
+"""The work that a node does by the clock: once a second it settles and syncs, and exactly when a task is due it wakes it."""
 
 import asyncio
 import contextlib
@@ -18,22 +18,22 @@ QUIET_SECONDS = 5.0
 
 
 class Workers(Protocol):
-    """Who runs the tasks."""
+    """The workers that run the tasks."""
 
     @property
     def held(self) -> int:
-        """Tasks that are with them."""
+        """Tasks that they have."""
 
     @property
     def busy(self) -> float:
-        """Seconds that they have worked, all together."""
+        """Seconds of work of all of them together."""
 
     def dispatch(self) -> None:
-        """Gives them what is ready."""
+        """Gives them the tasks that are ready."""
 
 
 class Entrance(Protocol):
-    """Who lets requests in, or not."""
+    """The place that lets requests in or not."""
 
     @property
     def is_low(self) -> bool:
@@ -52,10 +52,10 @@ class Housekeeping:
     ) -> None:  # fmt: skip
         """
         Args:
-            hold: seconds that a task may wait for another node; 0: for ever.
-            min_free: bytes of the disk below which nothing is let in, for the log.
-            look_around: what else is done in each round.
-            clock: begun before the spool was read, which may take minutes in which the clock is set.
+            hold: seconds that a task may wait for another node; 0: no limit.
+            min_free: free bytes below which nothing is let in, for the log.
+            look_around: more work for each round.
+            clock: started before the spool was read, which may take minutes, because the clock may be set meanwhile.
         """
         self.rates = Rates()
         self._storage = storage
@@ -73,13 +73,13 @@ class Housekeeping:
         storage.spool.when_changed(self._changed)
 
     def start(self) -> None:
-        """Begins; what is ready goes to the workers now."""
+        """Begins. Ready tasks go to the workers now."""
         self._rounds = self._loop.create_task(self._run())
         self._workers.dispatch()
         self._set_alarm()
 
     async def stop(self) -> None:
-        """Ends, between two steps of a round. What becomes ready still goes to the workers."""
+        """Ends, between two steps of a round. Tasks that become ready still go to the workers."""
         if self._rounds is not None:
             self._rounds.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -94,7 +94,7 @@ class Housekeeping:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        """Wakes exactly when the next task is due (looking again at least every 30 s, because clocks are set)."""
+        """Wakes exactly when the next task is due (looking again at least every 30 s, because clocks may be set)."""
         due = self._storage.spool.later.next_due()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -109,12 +109,12 @@ class Housekeeping:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             try:
                 await self._tidy()
-            except Exception as error:  # noqa: BLE001  # a round that fails must not be the last one; it is reported in full
+            except Exception as error:  # noqa: BLE001  # a round that fails must not be the last; it is reported in full
                 self._report("housekeeping_failed", reason="".join(traceback.format_exception(error)))
             if not self._storage.is_busy and not self._workers.held:
                 self._active.clear()
                 with contextlib.suppress(TimeoutError):
-                    # Not `wait_for`: in Python 3.11 that forgets a cancellation which meets the end of what it waits for.
+                    # Not `wait_for`: in Python 3.11 it forgets a cancellation that arrives just as it ends.
                     async with asyncio.timeout(QUIET_SECONDS):
                         await self._active.wait()
 
@@ -131,16 +131,16 @@ class Housekeeping:
         await storage.journal.sync_marks()
         self.note_free(await storage.journal.moves.run(self.measure))
         if self._hold:
-            spawn(storage.outbox.give_up_expired(self._hold))  # what has waited too long for another node
+            spawn(storage.outbox.give_up_expired(self._hold))  # tasks that have waited too long for another node
         await self._look_around()
 
     def counters(self) -> dict[str, float]:
-        """What has risen since the start, of which the rates are told."""
+        """The counters since the start from which the rates are computed."""
         counts = self._storage.journal.counts
         return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self._workers.busy}
 
     def measure(self) -> int | None:
-        """Bytes free; None when the directory is gone, or its disk fails: others say so. Blocks."""
+        """Bytes free; None if the directory is gone or its disk fails, which others report. Blocks."""
         journal = self._storage.journal
         try:
             return journal.reader.disk.free(journal.layout.root)
@@ -148,7 +148,7 @@ class Housekeeping:
             return None
 
     def note_free(self, free: int | None) -> None:
-        """Requests are let in, or not, by so many bytes."""
+        """Takes a new number of free bytes, which decides whether requests are let in."""
         if free is None:
             return
         was_low = self._entrance.is_low

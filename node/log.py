@@ -1,7 +1,7 @@
 """The log: one line an event, a stable word for the action, the task's id in every line about a task.
 
 Text for people on a terminal, JSON for programs otherwise; always to standard error. Reporting never breaks what it
-reports: it does not wait for whoever reads the log (see `logwriter`), and it raises nothing.
+reports: it does not wait for the reader of the log (see `logwriter`), and never raises.
 """
 
 import logging
@@ -56,21 +56,21 @@ WARNINGS = frozenset(
 ERRORS = frozenset({"spool_lost", "move_failed", "sync_failed", "housekeeping_failed", "mistake"})
 DEBUG = frozenset({"timer", "again", "accepted", "done", "forwarded", "peer_suspect", "link_open"})
 RARELY_SECONDS = 1.0
-"""Seconds between two lines of an action that a stranger can cause."""
+"""Seconds between two lines about an action that a stranger can cause."""
 
 FLUSH_SECONDS = 2.0
-"""How long the end of the node waits for a reader of the log that does not read."""
+"""How long a stopping node waits for a reader of the log that does not read."""
 
 Report = Callable[..., None]
-"""How everything is reported: `report(action, **details)`."""
+"""The function that reports: `report(action, **details)`."""
 
 
 class Log:
-    """Everything that the node says goes through one of these: `log(action, **details)`."""
+    """Everything that a node reports goes through a log: `log(action, **details)`."""
 
     def __init__(self, level: str, form: str) -> None:
         """A log on standard error; `form` is text, json or auto."""
-        stderr = sys.stderr  # None when we were started without one
+        stderr = sys.stderr  # None if we were started without one
         text = form == "text" or (form == "auto" and stderr is not None and stderr.isatty())
         self._least = LEVELS[level]
         self._encoding = (stderr and stderr.encoding) or "utf-8"
@@ -85,7 +85,7 @@ class Log:
         )
 
     def __call__(self, action: str, **details: Any) -> None:
-        """Says something. Never waits, and never raises: it stands between two steps of many a change."""
+        """Writes a line. Never waits and never raises, because many callers are in the middle of a change."""
         level = "error" if action in ERRORS else "warning" if action in WARNINGS else "debug" if action in DEBUG else "info"
         if LEVELS[level] < self._least:
             return
@@ -101,7 +101,7 @@ class Log:
         return self._writer.dropped
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Returns when all is written that can be; at the latest after so many seconds."""
+        """Returns when all that can be written is written, or after `seconds`."""
         self._writer.flush(seconds)
 
     def _line(self, level: str, action: str, details: dict[str, Any]) -> bytes:
@@ -112,7 +112,7 @@ class Log:
 
 
 def _in_colors() -> bool:
-    """On a terminal that knows them, unless the user wants none (no-color.org)."""
+    """Whether to use colours: on a terminal that has them, unless the user wants none (no-color.org)."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -141,7 +141,7 @@ def _for_people(*, colors: bool) -> Any:
     def render(logger: Any, method: str, event: Any) -> str:
         for name, value in event.items():
             if isinstance(value, str):
-                event[name] = printable_lines(value)  # names, reasons and what tasks print come from anywhere
+                event[name] = printable_lines(value)  # names, reasons and the output of tasks come from anywhere
         if event.get("name") and is_node_id(str(event.get("destination"))):
             event["destination"] = f"{event.pop('name')} ({event['destination']})"
         further: list[str] = []

@@ -1,8 +1,8 @@
-"""Writes the log beside everything else: whatever its reader does, nobody who says something waits or fails for it.
+"""Writes the log beside everything else: whatever its reader does, no caller waits or fails.
 
-Lines go into a buffer of bounded size, and a thread writes them. What does not fit (nobody reads the pipe), and what the
-descriptor does not take (the disk is full, the reader is gone), is dropped and counted; the count is said as soon as a line
-can be written again.
+Lines go into a buffer of bounded size, and a thread writes them. Lines that do not fit (the pipe is not read), or that
+the descriptor does not take (the disk is full, the reader is gone), are dropped and counted. The count is logged as soon as a
+line can be written again.
 """
 
 import os
@@ -21,7 +21,7 @@ class LineWriter:
     def __init__(self, descriptor: int, dropped_line: Callable[[int], bytes], most: int = BUFFER_BYTES) -> None:
         """
         Args:
-            dropped_line: the line that says how many were dropped.
+            dropped_line: makes the line about dropped lines from their number.
             most: bytes that may wait.
         """
         self._descriptor = descriptor
@@ -29,13 +29,13 @@ class LineWriter:
         self._most = most
         self._lines: deque[bytes] = deque()
         self._held = 0
-        """Bytes that wait, those that are just being written among them."""
+        """Bytes that wait or are just being written."""
         self._unsaid = 0
-        """Lines dropped since the last time that their number was said."""
+        """Lines dropped since their number was last logged."""
         self.dropped = 0
         """Lines dropped since the start."""
         self._is_torn = False
-        """A line was written in part; the next one begins on a new line."""
+        """Whether a line was written in part; then the next one begins on a new line."""
         self._changed = threading.Condition()
         threading.Thread(target=self._work, name="log", daemon=True).start()
 
@@ -50,7 +50,7 @@ class LineWriter:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Returns when everything is written or dropped, at the latest after so many seconds; whether it is."""
+        """Returns when everything is written or dropped, or after `seconds`. Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._held, seconds)
 
@@ -76,7 +76,7 @@ class LineWriter:
                 self._changed.notify_all()
 
     def _write(self, data: bytes) -> bytes | None:
-        """Writes it all; what the descriptor did not take, else None."""
+        """Writes all of it. Returns what the descriptor did not take, else None."""
         left = data
         while left:
             try:
@@ -84,10 +84,10 @@ class LineWriter:
                     os.write(self._descriptor, b"\n")
                     self._is_torn = False
                 left = left[os.write(self._descriptor, left[: 64 << 10]) :]
-            except BlockingIOError:  # somebody who shares it has made it so
+            except BlockingIOError:  # a process that shares it has made it non-blocking
                 select.select([], [self._descriptor], [])
             except OSError:
                 written = len(data) - len(left)
                 self._is_torn |= written > 0 and data[written - 1 : written] != b"\n"
-                return left  # counted; the next lines may do better
+                return left  # counted; the next lines may succeed
         return None

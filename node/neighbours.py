@@ -1,4 +1,4 @@
-"""What a node asks of the cluster. The node itself knows only this page; without a cluster `Alone` stands in."""
+"""What a node asks of the cluster. The node knows only this page; without a cluster it has `Alone`."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -8,14 +8,14 @@ from spoolnode.protocol.request import Terms
 
 
 class Greeting(NamedTuple):
-    """What a hello is to who hears it."""
+    """The result of a hello."""
 
     sender: str = ""
-    """In whose name the numbers of its link are kept (see `numbers`); empty as long as it has not proved its key."""
+    """The owner of the sequence numbers of its link (see `sequence`); empty as long as it has not proved its key."""
     is_proved: bool = False
-    """Whether it is proved to be that sender, so that what it says of its link's low watermark is believed."""
+    """Whether it has proved to be that sender, so that its low watermark is believed."""
     said: tuple[tuple[str, str], ...] = ()
-    """What the answer tells besides the status."""
+    """Items that the answer has besides the status."""
 
 
 class Neighbours(Protocol):
@@ -25,53 +25,53 @@ class Neighbours(Protocol):
         """Where a task should go: names of outboxes; empty is here. More than one: a copy for each."""
 
     def unknown(self, destination: str) -> str:
-        """A sentence when nobody is known to be this destination, so that what is sent there waits; else empty."""
+        """A sentence if no known node is this destination, so that its tasks wait; else empty."""
 
     def greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
         """A node introduces itself.
 
         Args:
             hello: what it says.
-            peer: the address from which it does.
+            peer: the address that it comes from.
             certified: the name in its certificate, if it showed one.
-            nonce: of this connection: what it has to prove its key with.
+            nonce: that of this connection, for the proof of its key.
 
         Raises:
-            Refused: nothing is taken from it.
+            Refused: this node takes nothing from it.
         """
 
     async def start(self) -> None:
-        """Finds peers, and sends them what waits for them."""
+        """Finds peers, and sends them the tasks that wait for them."""
 
     async def leave(self) -> None:
-        """Says goodbye: no peer shall send anything more."""
+        """Says goodbye, so that no peer sends anything more."""
 
     async def stop(self) -> None:
-        """Ends all links; what was not acknowledged stays in the outbox."""
+        """Ends all links. Tasks that were not acknowledged stay in the outbox."""
 
     async def drain(self, seconds: float) -> int:
-        """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
+        """Hands the waiting tasks of this node to peers, for at most `seconds`. Returns how many went."""
 
     def flush(self, destination: str) -> bool:
-        """Tries a destination now, whatever its backoff says; whether anything waits for it and somebody is there to be tried."""
+        """Tries a destination now, whatever its backoff. Returns whether tasks wait for it and a node is there to be tried."""
 
     def tick(self) -> None:
-        """A second has passed."""
+        """Called each second."""
 
     def status(self) -> dict[str, Any]:
-        """For the status of the node."""
+        """The part of the node's status about the cluster."""
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer."""
 
     def link(self, destination: str) -> dict[str, Any] | None:
-        """How the link stands to a destination: `known`, `state`, `retry_in`, `reason`, ...; None without a cluster."""
+        """The state of the link to a destination: `known`, `state`, `retry_in`, `reason`, ...; None without a cluster."""
 
     def accept(self, name: str, node_id: str) -> None:
-        """The operator says which node has a name that several claim."""
+        """Gives a name that several nodes claim to the one that the operator chose."""
 
     def reload(self) -> None:
-        """Certificates may have changed."""
+        """Called when certificates may have changed."""
 
 
 class Alone:
@@ -87,7 +87,7 @@ class Alone:
         return ""
 
     def greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:  # noqa: ARG002  # as `Neighbours` says
-        raise Refused(Reason.FORBIDDEN, "this node is in no cluster: it takes no tasks over links")
+        raise Refused(Reason.FORBIDDEN, "this node is not in a cluster: it takes no tasks over links")
 
     async def start(self) -> None:
         pass

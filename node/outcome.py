@@ -1,4 +1,4 @@
-"""How the run of a task ended, and the calling convention between a worker and the application's handler."""
+"""The end of a task's run, and the calling convention between a worker and the application's handler."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from spoolnode.protocol.packet import Variables, decode_variables, encode_variab
 
 
 class Ending(Enum):
-    """What becomes of a task after its run."""
+    """How a run ended, and what happens to its task."""
 
     DONE = "done"
     """It leaves the disk."""
     RETRY = "retry"
-    """It asked to be run again: that is no failure. Its attempts start anew, and the pause grows with each round to `delay`."""
+    """It asked to run again, which is not a failure. Its attempts count from zero; the pause grows each time up to `delay`."""
     IGNORED = "ignored"
-    """No callable felt responsible: counts as an attempt, with backoff."""
+    """No callable took it: counts as a failed attempt, with backoff."""
     AGAIN = "again"
-    """It ended well and is to run again after `delay` seconds; its attempts start anew (`@spoolforever`)."""
+    """It ended well and runs again after `delay` seconds; its attempts count from zero (`@spoolforever`)."""
     FAILED = "failed"
-    """An exception, a timeout or the death of the worker: counts as an attempt, with backoff."""
+    """An exception, a timeout or the death of the worker: counts as a failed attempt, with backoff."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,14 @@ class Outcome:
     delay: float = 0.0
     """Seconds, for AGAIN and RETRY only."""
     function: str = ""
-    """The name of the function that the task was for, if the worker said it."""
+    """The function that the task was for, if the worker named it."""
 
 
 DONE = Outcome(Ending.DONE)
 
 
 class Call:
-    """One task, handed to the application's handler."""
+    """One task for the application's handler."""
 
     __slots__ = ("block", "body", "file_name")
 
@@ -58,16 +58,16 @@ class Call:
 
     @property
     def variables(self) -> Variables:
-        """Its variables, decoded. Raises `BadPacket` when they are malformed."""
+        """Its variables, decoded. Raises `BadPacket` if they are malformed."""
         return decode_variables(self.block)
 
 
 Handler = Callable[[Call], Outcome | Awaitable[Outcome]]
-"""Runs one task. An exception that it raises is a failure of the task. An awaitable is run in the worker's event loop."""
+"""Runs one task. If it raises, the task has failed. The worker's event loop runs an awaitable that it returns."""
 
 
 class Timer(NamedTuple):
-    """Something that the application wants called at times, in any one worker."""
+    """A call that the application wants at certain times, in any one worker."""
 
     name: str
     seconds: float
@@ -75,17 +75,17 @@ class Timer(NamedTuple):
     cron: tuple[int, int, int, int, int]
     """minute, hour, day, month, weekday as in uwsgidecorators: -1 is any, -n every n."""
     times: int = 0
-    """How often it is called in all, since the node heard of it; 0: without end."""
+    """How many times it is called since the node knows it; 0: without end."""
 
 
 def read_timer(said: Sequence[Any]) -> Timer:
-    """A timer as node and worker say it to each other: `list(timer)`."""
+    """A timer from the form that node and worker exchange: `list(timer)`."""
     name, seconds, cron, times = said
     return Timer(name, seconds, tuple(cron), times)
 
 
 class AskedCall(NamedTuple):
-    """A call that the application asked for itself, to be made between two tasks."""
+    """A call that the application asked for, made between two tasks."""
 
     name: str
     function: Callable[[], object]
@@ -93,12 +93,12 @@ class AskedCall(NamedTuple):
 
 @dataclass(slots=True)
 class Mailbox:
-    """How a loaded application reaches the main thread of its worker. Until the worker runs nobody listens."""
+    """The way from a loaded application to the main thread of its worker. Both are None until the worker runs."""
 
     put: Callable[[AskedCall], None] | None = None
-    """Has a call made as soon as the main thread has nothing else to do; for any thread."""
+    """Has the main thread make a call as soon as it is free; for any thread."""
     call_next: Callable[[], None] | None = None
-    """For a task in the main thread: waits for the next call of a timer, or that was asked for, and makes it."""
+    """For a task in the main thread: waits for the next call (of a timer, or asked for) and makes it."""
     wait_for: Callable[[Awaitable[Any]], object] | None = None
     """For the main thread: runs an awaitable in the worker's event loop, and returns or raises as it ends."""
 
@@ -109,7 +109,7 @@ class App(NamedTuple):
     handler: Handler
     timers: list[Timer]
     call_timer: Callable[[Timer], object]
-    """Calls one of `timers`; an awaitable that it returns is to be awaited. Raises KeyError for another one."""
+    """Calls one of `timers`; the caller awaits an awaitable that it returns. Raises KeyError for another one."""
     inbox: Mailbox
     warning: str = ""
-    """What whoever runs it should be told of it; a sentence, or nothing."""
+    """A warning for the operator; a sentence, or empty."""

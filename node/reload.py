@@ -1,4 +1,4 @@
-"""Loading the application anew: when that is asked for, which load counts, and files that ask for it when they change."""
+"""Reloading the application: which load counts when several are asked for, and watching files whose change asks for one."""
 
 import asyncio
 import os
@@ -8,18 +8,18 @@ from typing import Any
 from spoolnode.node.background import spawn
 
 PATIENCE = 5.0
-"""Seconds that a load gets, at least, when the application is asked for anew meanwhile; then the newer one takes its place."""
+"""Seconds that a load gets at least, if a newer one is asked for meanwhile; then the newer one takes its place."""
 LOOK_SECONDS = 1.0
-"""How often the files of `--touch-reload` are looked at."""
+"""Seconds between two looks at the files of `--touch-reload`."""
 
 LoadAnswer = asyncio.Future[str]
-"""Why the application does not load; empty when it was loaded."""
+"""Why the application does not load; empty if it was loaded."""
 Stamp = tuple[int, ...] | None
-"""What changes when a file changes; None when it is not there."""
+"""Changes when a file changes; None if the file does not exist."""
 
 
 class Reloads:
-    """Loads the application, one load at a time, and as often as is needed for the last one that was asked for.
+    """Loads the application, one load at a time, until the last load that was asked for is done.
 
     A load that hangs gives way to a newer one: after `PATIENCE`, or twice the time that the last good one took.
     """
@@ -31,8 +31,8 @@ class Reloads:
         """Nothing is loaded yet.
 
         Args:
-            load: loads the application and replaces the workers. It may be cancelled, and then changes nothing.
-            broken: what it raises when the application does not load.
+            load: loads the application and replaces the workers. If it is cancelled, it changes nothing.
+            broken: the exception that it raises if the application does not load.
             room: returns when there is room for more workers.
         """
         self._load = load
@@ -49,7 +49,7 @@ class Reloads:
     async def first(self) -> None:
         """The first load.
 
-        Raises what `load` raises, unless it is asked for anew meanwhile: then that counts.
+        Raises what `load` raises, unless a newer load was asked for meanwhile: then that one counts.
         """
         self._is_first = True
         try:
@@ -60,7 +60,7 @@ class Reloads:
         self._go_on()
 
     def ask(self) -> LoadAnswer:
-        """Asks for the application as it is now; the answer comes when it, or what is newer, was loaded or does not load."""
+        """Asks to load the application as it is now. The answer comes when it, or a newer one, was loaded or did not load."""
         answer: LoadAnswer = self._loop.create_future()
         self._asked.append(answer)
         self._newer.set()
@@ -68,7 +68,7 @@ class Reloads:
         return answer
 
     async def stop(self) -> None:
-        """Loads no more, and gives up what loads."""
+        """Loads no more, and gives up a load under way."""
         if self._loading is not None:
             self._loading.cancel()
             await asyncio.wait({self._loading})
@@ -90,7 +90,7 @@ class Reloads:
             self._loading = None
 
     async def _answers(self) -> bool:
-        """One load, and the answers to all who asked before it; False when a newer one takes its place, and answers them."""
+        """Loads once and answers all that asked before. Returns False if a newer load takes its place, and answers them."""
         asked, self._asked = self._asked, []
         try:
             if not await self._succeeds():
@@ -108,12 +108,12 @@ class Reloads:
             self._asked = asked + self._asked
             raise
         for answer in asked:
-            if not answer.done():  # else nobody waits for it any more
+            if not answer.done():  # else its caller has stopped waiting
                 answer.set_result(reason)
         return True
 
     async def _succeeds(self) -> bool:
-        """One load; False when a newer one has to take its place. Raises what the load raises."""
+        """Loads once. Returns False if a newer load takes its place. Raises what the load raises."""
         self._newer.clear()
         began = self._loop.time()
         load = asyncio.ensure_future(self._load())
@@ -156,10 +156,10 @@ async def watch_source(directory: str, changed: Callable[[], object]) -> None:
 
 
 async def watch_files(before: dict[str, Stamp], changed: Callable[[str], object]) -> None:
-    """`--touch-reload`: calls `changed` with the path whenever one of these files was touched, written, replaced or made.
+    """`--touch-reload`: calls `changed` with the path whenever one of these files is touched, written, replaced or made.
 
     Args:
-        before: how these files were when the application was about to be loaded, by path.
+        before: the stamps of these files from before the load, by path.
     """
     while True:
         await asyncio.sleep(LOOK_SECONDS)
@@ -170,7 +170,7 @@ async def watch_files(before: dict[str, Stamp], changed: Callable[[str], object]
 
 
 async def stamps(paths: Iterable[str]) -> dict[str, Stamp]:
-    """How these files are now, for `watch_files`."""
+    """The stamps of these files now, for `watch_files`."""
     return {path: await asyncio.to_thread(_stamp, path) for path in paths}
 
 

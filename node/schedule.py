@@ -1,10 +1,10 @@
 """When the application's timers are due. Pure: the times are passed in.
 
-Timers are no tasks: nothing of them is on disk, and what was missed while the node was down is not made up for.
+Timers are not tasks: they are not on disk, and calls missed while the node was down are not made up for.
 
 Periods go by the monotonic clock. Cron entries go by the wall clock, and follow cron(8) when that is set or the hour changes:
-one at a fixed hour and minute that falls into a skipped hour runs when that is over, and does not run again in an hour that
-comes twice; others ("every n minutes") go by the new time. A step of more than three hours is a correction: nothing is
+an entry at a fixed hour and minute that falls into a skipped hour runs when that is over, and does not run again in an hour
+that comes twice; others ("every n minutes") go by the new time. A step of more than three hours is a correction: nothing is
 made up for.
 """
 
@@ -16,25 +16,25 @@ from datetime import date, datetime, timedelta
 from spoolnode.node.outcome import Timer
 
 YEARS = 8 * 366
-"""Days within which every 29th of February comes (1900 and 2100 have none); what is not due by then never is."""
+"""Days within which every 29th of February comes (1900 and 2100 have none); an entry that is not due by then never is."""
 STEP_SECONDS = 1.0
-"""A change of the wall clock against the monotonic one that is a step."""
+"""Seconds by which the wall clock must move against the monotonic one to count as a step."""
 CORRECTION_SECONDS = 3 * 3600.0
 """A step of more than this is a correction of a wrong clock."""
 
 
 @dataclass(slots=True)
 class Schedule:
-    """The timers of the application; `due` is to be asked after the seconds that `wait` gives."""
+    """The timers of the application. Call `due` after the seconds that `wait` returns."""
 
     monotonic: float
-    """Now, as the monotonic clock says."""
+    """Now, by the monotonic clock."""
     wall: float
     """Now, in seconds since 1970."""
     _next: dict[Timer, float] = field(default_factory=dict)
-    """When each is due: of a period monotonic, of a cron entry since 1970."""
+    """When each is due: periods by the monotonic clock, cron entries in seconds since 1970."""
     _calls: Counter[Timer] = field(default_factory=Counter)
-    """How often each was due that is so only a number of times."""
+    """How often each timer with a limited number of calls was due."""
 
     @property
     def timers(self) -> list[Timer]:
@@ -42,7 +42,7 @@ class Schedule:
         return list(self._next)
 
     def replace(self, timers: list[Timer], monotonic: float, wall: float) -> None:
-        """These are the timers now. One that was there before goes on as it was."""
+        """Replaces the timers. One that was there before keeps its time."""
         known, self.monotonic, self.wall = self._next, monotonic, wall
         self._next = {timer: known.get(timer, self._first(timer)) for timer in timers}
 
@@ -69,7 +69,7 @@ class Schedule:
         return self.monotonic + timer.seconds if timer.seconds else following(timer, self.wall)
 
     def _after(self, timer: Timer) -> float:
-        """When a timer that is due is due again: its beat is kept, and what was missed is left out."""
+        """When a due timer is due again: it keeps its beat, and missed calls are left out."""
         if not timer.seconds:
             return following(timer, self.wall)
         missed = math.floor((self.monotonic - self._next[timer]) / timer.seconds)
@@ -77,7 +77,7 @@ class Schedule:
 
 
 def is_fixed(timer: Timer) -> bool:
-    """Whether a cron entry names its hour and minute; cron(8) runs such a one once a day also when the clocks change."""
+    """Whether a cron entry names its hour and minute; cron(8) runs such an entry once a day even when the clocks change."""
     return timer.cron[0] >= 0 and timer.cron[1] >= 0
 
 
@@ -92,7 +92,7 @@ def following(timer: Timer, now: float) -> float:
 
 
 def _on_day(timer: Timer, day: date, now: float) -> float | None:
-    """The first time after `now` on a day that fits; None when there is none."""
+    """The first time after `now` on a day that fits; None if there is none."""
     if is_fixed(timer):
         when = _first_time(datetime(day.year, day.month, day.day, timer.cron[1], timer.cron[0]))  # noqa: DTZ001  # local
         return when if when > now else None
@@ -106,11 +106,11 @@ def _on_day(timer: Timer, day: date, now: float) -> float | None:
 
 
 def _first_time(local: datetime) -> float:
-    """When a local time comes for the first time; for one that is skipped, the moment at which its hour is."""
+    """When a local time comes for the first time; for a skipped time, the moment of the change."""
     when = local.timestamp()
     if datetime.fromtimestamp(when) == local:  # noqa: DTZ006  # local
         return when
-    # With the offset of before the change it lies after that, by as much as is skipped.
+    # With the offset from before the change it lies after the change, by the time that is skipped.
     offset = datetime.fromtimestamp(when).astimezone().utcoffset()
     while datetime.fromtimestamp(when - 60).astimezone().utcoffset() == offset:
         when -= 60
@@ -120,7 +120,7 @@ def _first_time(local: datetime) -> float:
 def matches(cron: tuple[int, int, int, int, int], when: datetime) -> bool:
     """Whether a cron entry (minute, hour, day, month, weekday; -1 any, -n every n) names this minute.
 
-    As in cron(5): when both day and weekday are given, either of them is enough. Sunday is 0 and 7.
+    As in cron(5): if both day and weekday are given, either is enough. Sunday is 0 and 7.
     """
     return _fits(cron[0], when.minute) and _fits(cron[1], when.hour) and _day_fits(cron, when)
 

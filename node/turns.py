@@ -1,6 +1,6 @@
-"""Shares the turns of the event loop: one read may bring thousands of requests, for as many links, and others wait meanwhile.
+"""Shares the turns of the event loop: one read may bring thousands of requests while other connections wait.
 
-What does not fit into this turn goes on in the next one, in the order in which it was put off.
+Work that does not fit into this turn goes on in the next one, in the order in which it was put off.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ class Turns:
     def __init__(self, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or time.monotonic  # not as the default of the argument: a simulation has a clock of its own
         self._end = 0.0
-        """When this turn has lasted its time."""
+        """When the time of this turn is over."""
         self._has_begun = False
-        """Somebody has worked in this turn."""
+        """Whether work has been done in this turn."""
         self._put_off: deque[Callable[[], None]] = deque()
 
     @property
     def is_over(self) -> bool:
-        """Whether whoever has more to do must put it off. The first to ask in a turn is told that there is time."""
+        """Whether further work must be put off. The first caller in a turn always has time."""
         now = self._clock()
         if not self._has_begun:
             self._begin(now)
         return now >= self._end
 
     def put_off(self, work: Callable[[], None]) -> None:
-        """Calls `work` in a later turn, after all that was put off before."""
+        """Calls `work` in a later turn, after all work that was put off before."""
         self._put_off.append(work)
         if not self._has_begun:
             self._begin(self._clock())
@@ -51,13 +51,13 @@ class Turns:
 
 
 class Gate:
-    """Lets a few coroutines through in each turn, in the order in which they came: what each does next takes a while."""
+    """Lets a few coroutines through in each turn, in their order of arrival, because each has long work to do next."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
         self._left = at_once
         self._is_set = False
-        """The next turn lets others through."""
+        """Whether the next turn lets others through."""
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def passed(self) -> None:

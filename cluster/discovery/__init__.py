@@ -1,4 +1,4 @@
-"""Sources of candidates: who may be a peer. Each is named by a URI; several can be on at once.
+"""Sources of candidates, the possible peers. A URI names each source; several can be on at once.
 
 mdns                                    this network segment; ?interface=ADDRESS or NAME decides where, may be repeated
 static://host:port,host:port            these
@@ -34,7 +34,7 @@ class _Uri(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """What every source may need to know of this node."""
+    """What every source may need to know about this node."""
 
     identity: Identity
     listen: list[str]
@@ -48,14 +48,14 @@ def make_sources(
     """The sources of these URIs.
 
     Args:
-        uris: see above; the same one twice is one.
-        identity: what may be told of this node. Without addresses it is announced where it listens.
+        uris: see above; repeated ones count once.
+        identity: what may be told about this node. Without addresses it is announced where it listens.
         listen: where this node listens; real ports, not 0.
         report: told of failures: `discovery_failed`, `discovery_works`, `discovery_full`.
-        rng: chance, for jitter.
+        rng: for jitter.
 
     Raises:
-        BadConfig: a URI is not what it must be.
+        BadConfig: a URI is invalid.
     """
     if NOBODY in uris and len(set(uris)) > 1:
         raise BadConfig("--discover none cannot be combined with other sources: leave it out")
@@ -75,7 +75,7 @@ def _parse(text: str) -> _Uri:
 
 
 def _make(uri: _Uri, setting: _Setting) -> Discovery:
-    """The source of one URI; what is wrong with it is said with its text."""
+    """The source of one URI. Its errors name the URI."""
     makers = {"mdns": _mdns, "static": _static, "dns": _dns, "dns+srv": _srv, "file": _file}
     if uri.scheme not in makers or (uri.scheme != "mdns" and "://" not in uri.text):
         raise BadConfig(

@@ -7,17 +7,17 @@ from spoolnode.node.config import BadConfig
 from spoolnode.protocol import names
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]
-"""Host and port -> the addresses of that host with that port; OSError when the lookup fails."""
+"""Host and port -> the addresses of that host with that port. Raises OSError if the lookup fails."""
 
 
 def split(text: str) -> tuple[str, int]:
     """Host and port of an address.
 
     Raises:
-        BadConfig: it is none that somebody can be reached at.
+        BadConfig: no peer can be reached at such an address.
     """
     if not names.is_address(text):
-        raise BadConfig(f"the address {text!r} is no place where a peer can be reached; it must be host:port or [v6]:port")
+        raise BadConfig(f"the address {text!r} cannot be the address of a peer; it must be host:port or [v6]:port")
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 

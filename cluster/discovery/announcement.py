@@ -1,11 +1,11 @@
-"""What mDNS says of a node, and what is taken from what others say. Pure.
+"""What mDNS says about a node, and how the records of others are read. Pure.
 
-The TXT record has a version in front (RFC 6763), and what a peer needs to know before it connects; load and the like are asked
-for on the link, because each change of the record is three packets to everybody.
+The TXT record begins with a version (RFC 6763), and has what a peer must know before it connects. Load and the like travel on
+the link, because each change of the record costs three packets to all nodes.
 
     txtvers=1 pv=<protocol version> id= name= cluster= tls=0|1 run=<eight digits, new at each start>
 
-`run` makes the return of a node an event for those who still have its other records in their caches.
+`run` makes a node's return an event for nodes that still have its other records in their caches.
 """
 
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ from spoolnode.protocol.hello import PROTOCOL
 SERVICE = "_uwsgi-spool._tcp.local."
 VERSION = "1"
 MAX_TXT = 400
-"""Bytes of the whole TXT record, as RFC 6763 advises. zeroconf takes more, and far above sends nothing without a word."""
+"""Bytes of the whole TXT record, as RFC 6763 advises. zeroconf takes more, but far above this it silently sends nothing."""
 
 
 class TooLong(ValueError):
@@ -30,12 +30,12 @@ class TooLong(ValueError):
 
 
 def service_name(node_id: str) -> str:
-    """The name of a node's service: the id is unique, so nobody has to ask whether the name is free."""
+    """The name of a node's service: the id is unique, so a probe for the name is unnecessary."""
     return f"{node_id}.{SERVICE}"
 
 
 def node_id_in(name: str) -> str:
-    """The node id in the name of a service; empty when it is not one of ours."""
+    """The node id in the name of a service; empty if it is not one of ours."""
     node_id = name.removesuffix(f".{SERVICE}")
     return node_id if names.is_node_id(node_id) else ""
 
@@ -44,7 +44,7 @@ def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> A
     """The records of this node.
 
     Raises:
-        TooLong: they would not fit; a sentence says so.
+        TooLong: they would not fit.
     """
     said = {
         "txtvers": VERSION,
@@ -70,9 +70,9 @@ def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> A
 
 
 def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[LocalAddress]) -> tuple[Candidate, str] | None:
-    """The candidate that these records are about, and its `run`; None when it is none for us.
+    """The candidate in these records, and its `run`; None if it is not one for us.
 
-    One with our own id is us, or a copy of us.
+    A candidate with our own id is this node, or a copy of it.
     """
     said = {_text(key): _text(value or b"") for key, value in info.properties.items()}
     node_id = node_id_in(info.name)
@@ -91,7 +91,7 @@ def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list
 
 
 def _is_usable(address: str, *, here: bool) -> bool:
-    """Whether a peer may be there. `here`: we listen to this machine, where loopback addresses mean what they say."""
+    """Whether a peer may be there. `here`: mDNS speaks on loopback, so loopback addresses are usable."""
     parsed = ip_address(address)
     if parsed.is_loopback:
         return here
@@ -103,5 +103,5 @@ def _text(value: bytes) -> str:
 
 
 def all_loopback(places: Iterable[LocalAddress]) -> bool:
-    """Whether only processes of this machine hear us: they share the port, and an answer to one address reaches only one."""
+    """Whether only processes of this machine hear us: they share the port, and an answer to one address reaches just one."""
     return all(place.is_loopback for place in places)

@@ -1,4 +1,4 @@
-"""Peers behind one name: each of its addresses is a node. So do compose services, headless services, `tasks.NAME` in a swarm."""
+"""Peers behind one name: each of its addresses is a node (compose services, headless services, `tasks.NAME` in a swarm)."""
 
 from spoolnode.cluster.discovery.addresses import Lookup, look_up
 from spoolnode.cluster.discovery.polled import Ask

@@ -3,8 +3,8 @@
     [{"targets": ["10.0.0.5:3031", "10.0.0.6:3031"]},
      {"targets": ["10.0.0.7:3031", "192.168.1.7:3031"], "labels": {"id": "0123456789ab", "name": "gamma"}}]
 
-Each target is a node; where labels say `id` or `name`, the targets are the addresses of that one node. Write the file anew and
-rename it into place: one that cannot be read keeps the last good list.
+Each target is a node; if labels have an `id` or `name`, the targets are the addresses of that one node. To change the list,
+write a new file and rename it into place. If a file cannot be read, the last good list stays.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ POLL_SECONDS = 2.0
 MAX_BYTES = 1 << 20
 
 _Stamp = tuple[int, int, int]
-"""When the file was written, which one it is, how large: what changes when it does."""
+"""When the file was written, its inode and its size: they change when the file does."""
 
 
 class File:
-    """A list in a file, read when it has changed."""
+    """A list in a file, read when the file has changed."""
 
     def __init__(self, uri: str, path: str, report: Report, *, poll: float = POLL_SECONDS) -> None:
         self.uri = uri
@@ -39,7 +39,7 @@ class File:
         self._was_read = False
 
     async def run(self, sink: Sink) -> None:
-        """Looks whether the file has changed, tells what changed in it, waits."""
+        """Checks whether the file has changed, reports the changes, waits; again and again."""
         while True:
             try:
                 told = await asyncio.to_thread(self._read)
@@ -52,20 +52,20 @@ class File:
             await asyncio.sleep(self._poll)
 
     async def close(self) -> None:
-        """Nobody is told."""
+        """Does nothing: this source cannot tell others."""
 
     def _without(self) -> str:
-        """What it means that the file cannot be read."""
+        """The consequence of a file that cannot be read, for a report."""
         return "the last good list stays" if self._was_read else "no peers from it until it can be read"
 
     def _read(self) -> list[Candidate] | None:
-        """Its candidates; None when it is as it was. In a thread: a file system may hang."""
+        """Its candidates; None if it has not changed. Runs in a thread, because a file system may hang."""
         with open(self._path, "rb") as file:
             status = os.fstat(file.fileno())
             stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
             if stamp == self._stamp:
                 return None
-            self._stamp = None  # what cannot be read is read again
+            self._stamp = None  # a file that cannot be read is read again
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
@@ -86,7 +86,7 @@ def read_peers(text: str, source: str) -> list[Candidate]:
     """The candidates in the text of such a file.
 
     Raises:
-        ValueError: it is not such a file; a sentence says where.
+        ValueError: it is not such a file; the text says where.
     """
     try:
         groups = json.loads(text)
@@ -108,7 +108,7 @@ def _read_group(group: Any, number: int, source: str) -> list[Candidate]:
     if identity != "" and not (isinstance(identity, str) and names.is_node_id(identity)):
         raise ValueError(f"entry {number} has the id {identity!r}; it must be the 12 hexadecimal digits of a node id")
     if name != "" and not (isinstance(name, str) and names.is_node_name(name)):
-        raise ValueError(f"entry {number} has the name {name!r}, which is no name of a node")
+        raise ValueError(f"entry {number} has the name {name!r}, which cannot be a node's name")
     if targets and (identity or name):
         return [Candidate(source, identity or name, identity, name, tuple(targets))]
     return [Candidate(source, target, id="", name="", addresses=(target,)) for target in targets]

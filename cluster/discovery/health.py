@@ -1,10 +1,10 @@
-"""Whether a source works, said once each time that changes: a name server that is away for a day is one line, not thousands."""
+"""Whether a source works, reported only on changes: a name server that is away for a day makes one line, not thousands."""
 
 from spoolnode.node.log import Report
 
 
 class Health:
-    """One thing that can fail and be well again."""
+    """Something that can fail and recover."""
 
     def __init__(self, report: Report, source: str) -> None:
         self._report = report
@@ -12,18 +12,18 @@ class Health:
         self._failing = False
 
     def failed(self, reason: str) -> None:
-        """It does not work; `reason` is a sentence for the operator."""
+        """Notes that it does not work; `reason` is a sentence for the operator."""
         if not self._failing:
             self._failing = True
             self._report("discovery_failed", source=self._source, reason=reason)
 
     def well(self) -> None:
-        """It works."""
+        """Notes that it works."""
         if self._failing:
             self._failing = False
             self._report("discovery_works", source=self._source)
 
 
 def why(error: Exception) -> str:
-    """What an error says, for the end of a sentence."""
+    """The text of an error, for the end of a sentence."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

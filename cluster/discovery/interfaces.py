@@ -1,4 +1,4 @@
-"""Which of this machine's addresses mDNS speaks from, and which it announces. Pure, but for `present`."""
+"""From which of this machine's addresses mDNS speaks, and which it announces. Pure, except for `present`."""
 
 import contextlib
 import re
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import ifaddr
 
 MAX_ANNOUNCED = 8
-"""Addresses of one node: a machine with many bridges would fill the packet, and those who connect try them in turn."""
+"""Most addresses of one node: a machine with many bridges would fill the packet, and peers try them one after the other."""
 MAX_SPOKEN = 16
-"""Addresses from which mDNS speaks: Linux lets a socket join 20 groups (igmp_max_memberships)."""
+"""Most addresses from which mDNS speaks: Linux lets a socket join 20 groups (igmp_max_memberships)."""
 INNER = re.compile(r"(docker|podman|virbr|lxdbr|lxcbr|cni|flannel|cali|weave|kube-|veth|vnet|br-)")
-"""How the names of interfaces begin behind which there are only this machine's own containers and guests."""
+"""The beginnings of names of interfaces that lead only to this machine's own containers and guests."""
 WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104  # recognised here, not listened on
 
 
@@ -22,7 +22,7 @@ class LocalAddress(NamedTuple):
 
     interface: str
     number: int
-    """Changes when an interface is made anew, although name and address may be the same."""
+    """Changes when an interface is made again, even with the same name and address."""
     address: str
     prefix: int
 
@@ -33,12 +33,12 @@ class LocalAddress(NamedTuple):
 
     @property
     def is_loopback(self) -> bool:
-        """Only this machine can be heard there."""
+        """Whether it reaches only this machine."""
         return ip_address(self.address).is_loopback
 
 
 def present() -> list[LocalAddress]:
-    """All addresses that this machine has now, those first at which other machines are most likely to reach it."""
+    """All addresses that this machine has now; those at which others most likely reach it come first."""
     places = []
     for adapter in ifaddr.get_adapters():
         for found in adapter.ips:
@@ -48,8 +48,8 @@ def present() -> list[LocalAddress]:
 
 
 def best_first(places: Iterable[LocalAddress], ways_out: Collection[str]) -> list[LocalAddress]:
-    """The same in order: on the interfaces over which this machine reaches the world (its default routes), on others, and last on
-    those to its own containers and guests."""
+    """The addresses in order: first those on the interfaces of its default routes, then others, last those that lead to its own
+    containers and guests."""
     return sorted(places, key=lambda place: (place.interface not in ways_out, bool(INNER.match(place.interface)), place))
 
 
@@ -65,31 +65,31 @@ def _ways_out() -> set[str]:
 
 
 def speak_from(places: Iterable[LocalAddress], hosts: Iterable[str], wanted: Iterable[str]) -> list[LocalAddress]:
-    """The addresses from which mDNS speaks: IPv4 ones, and of interfaces that have none an IPv6 one each.
+    """The addresses from which mDNS speaks: IPv4 ones, and one IPv6 address of each interface without IPv4.
 
     Args:
-        places: what this machine has, the best first.
-        hosts: the IP addresses that this node listens on; none when it listens on unix sockets only.
-        wanted: addresses or interfaces that the operator named; they decide alone.
+        places: the addresses of this machine, the best first.
+        hosts: the IP addresses that this node listens on; empty if it listens only on unix sockets.
+        wanted: addresses or interfaces that the operator named; they alone decide.
     """
     places, hosts, wanted = list(places), set(hosts), set(wanted)
     usable = [place for place in places if place.is_v4] + _without_v4(places)
     if wanted:
         return [place for place in usable if wanted & {place.address, place.interface}][:MAX_SPOKEN]
     if not hosts:
-        return usable[:MAX_SPOKEN]  # nothing to announce: peers may be anywhere
+        return usable[:MAX_SPOKEN]  # nothing to announce, and peers may be anywhere
     others = [place for place in usable if not place.is_loopback]
     if not hosts & WILDCARDS:
         named = {place.interface for place in places if place.address in hosts and not place.is_v4}
         others = [place for place in others if place.address in hosts or place.interface in named]
         if not others and not any(ip_address(host).is_loopback for host in hosts):
             return []
-    # Two nodes on a laptop without a network find each other all the same.
+    # Two nodes on a laptop without a network still find each other.
     return (others or [place for place in usable if place.is_loopback])[:MAX_SPOKEN]
 
 
 def _without_v4(places: list[LocalAddress]) -> list[LocalAddress]:
-    """An IPv6 address of each interface that has no IPv4 address; one that others can use."""
+    """One IPv6 address, usable for others, of each interface that has no IPv4 address."""
     with_v4 = {place.interface for place in places if place.is_v4}
     found: dict[str, LocalAddress] = {}
     for place in places:
@@ -101,11 +101,11 @@ def _without_v4(places: list[LocalAddress]) -> list[LocalAddress]:
 def announced(
     addresses: Iterable[tuple[str, int]], places: Iterable[LocalAddress], speaking: list[LocalAddress]
 ) -> tuple[int, list[str]]:
-    """The port and the IP addresses to announce; no addresses when nobody can reach this node.
+    """The port and the IP addresses to announce; no addresses if peers cannot reach this node.
 
     Args:
-        addresses: IP address and port of each listener; wildcards stand for what `speaking` has.
-        places: what this machine has.
+        addresses: IP address and port of each listener; wildcards stand for the addresses in `speaking`.
+        places: the addresses of this machine.
         speaking: where mDNS speaks.
     """
     expanded = [(host, port) for item, port in addresses if port for host in _expand(item, places, speaking)]
@@ -113,7 +113,7 @@ def announced(
         expanded = [(host, port) for host, port in expanded if not ip_address(host).is_loopback]
     if not expanded:
         return 0, []
-    port = expanded[0][1]  # an SRV record has one port for all
+    port = expanded[0][1]  # an SRV record has one port for all addresses
     return port, list(dict.fromkeys(host for host, its_port in expanded if its_port == port))[:MAX_ANNOUNCED]
 
 
@@ -128,9 +128,9 @@ def _expand(host: str, places: Iterable[LocalAddress], speaking: list[LocalAddre
 
 
 def nearest_first(addresses: Iterable[str], speaking: Iterable[LocalAddress]) -> list[str]:
-    """The same IP addresses, those in a network that we are in before the others.
+    """The same IP addresses, with those in one of our networks first.
 
-    One that this machine has too goes last: half of all machines are 172.17.0.1 to their own containers.
+    An address that this machine also has goes last: half of all machines are 172.17.0.1 for their own containers.
     """
     speaking = list(speaking)
     networks = [ip_interface(f"{place.address}/{place.prefix}").network for place in speaking]

@@ -1,10 +1,10 @@
-"""What a source that tells its whole list each time has told so far: which candidates are new, which are withdrawn. Pure."""
+"""For sources that tell their whole list each time: which candidates are new, and which are withdrawn. Pure."""
 
 from spoolnode.cluster.candidate import Candidate
 
 
 class Listing:
-    """The candidates of one source by key; one that was absent `patience` times in a row is withdrawn."""
+    """The candidates of one source by key; a candidate that was absent `patience` times in a row is withdrawn."""
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
@@ -12,7 +12,7 @@ class Listing:
         self._absences: dict[str, int] = {}
 
     def update(self, told: list[Candidate]) -> tuple[list[Candidate], list[str]]:
-        """Those that are new or have changed, and the keys of those that are withdrawn now."""
+        """The candidates that are new or have changed, and the keys of those that are withdrawn now."""
         latest = {candidate.key: candidate for candidate in told}
         changed = [candidate for key, candidate in latest.items() if self._known.get(key) != candidate]
         absences = {key: self._absences.get(key, 0) + 1 for key in self._known if key not in latest}

@@ -1,8 +1,8 @@
-"""From names heard by mDNS to candidates.
+"""Makes candidates of the names heard by mDNS.
 
 A name alone says little: its records come in other packets, perhaps a moment later, perhaps never, perhaps forged by the
-hundred. So names are collected for a moment, then looked up in the cache, which mostly has everything by then; only for the
-rest is anything asked, a few at a time. Everything that strangers can make grow here has a limit.
+hundred. So names are collected for a moment, then looked up in the cache, which usually has everything by then. Only for the
+rest it asks, a few at a time. Everything that strangers can make grow here has a limit.
 """
 
 import asyncio
@@ -19,16 +19,16 @@ from spoolnode.node.log import Report
 
 MAX_CANDIDATES = 256
 MAX_HEARD = 1024
-"""Names that wait to be looked up; what is dropped comes again when the browser is renewed."""
+"""Names that wait to be looked up; dropped ones come again when the browser is renewed."""
 MAX_ASKED = 256
-"""Names about which questions are under way or wait to be asked."""
+"""Names with questions under way, or waiting to be asked."""
 ASKING_AT_ONCE = 20
 TRIES = 12
 TRY_MILLISECONDS = 250
-"""A new question soon, instead of one long wait: an answer that comes before the records it builds on is lost."""
+"""Asks again soon instead of waiting long: an answer that comes before the records it depends on is lost."""
 DEBOUNCE_SECONDS = 0.1
 SECOND_LOOK_SECONDS = 4.0
-"""The old address of a node that has moved stays in the cache beside the new one, until the announcement has been repeated."""
+"""The old address of a moved node stays in the cache beside the new one until the announcement was repeated."""
 
 
 class _Known(NamedTuple):
@@ -47,16 +47,16 @@ class Lookout:
         self._is_full = False
         self._known: dict[str, _Known] = {}
         self._missing: dict[str, float] = {}
-        """Known ones who said goodbye, or were not heard since: when they count as gone, by the loop's clock."""
+        """Known nodes that said goodbye, or were not heard on new sockets: when they count as gone, by the loop's clock."""
         self._heard: dict[str, None] = {}
         self.ours: set[str] = set()
-        """The addresses that this node announces. Who announces others under our id has a copy of our spool directory."""
+        """The addresses that this node announces. Others under our id belong to a copy of our spool directory."""
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._turns = asyncio.Semaphore(ASKING_AT_ONCE)
 
     def listen(self, zeroconf: Zeroconf, speaking: list[LocalAddress], patience: float) -> None:
-        """From now on names are heard here; who is not within `patience` seconds is gone."""
+        """From now on names are heard here. Known nodes that are not heard within `patience` seconds are gone."""
         self.rest()
         self._zeroconf = zeroconf
         self._speaking = speaking
@@ -66,7 +66,7 @@ class Lookout:
             self._missing.setdefault(name, deadline)
 
     def rest(self) -> None:
-        """Nothing is asked any more."""
+        """Stops asking."""
         for task in self._asking.values():
             task.cancel()
         self._asking.clear()
@@ -80,14 +80,14 @@ class Lookout:
             self._wake.set()
 
     def left(self, sink: Sink, name: str, patience: float) -> None:
-        """A goodbye in that name; its owner may not know of it, and be heard again."""
+        """Hears a goodbye in that name. Its owner may not have sent it, and may be heard again."""
         self._heard.pop(name, None)
         if known := self._known.get(name):
             self._missing[name] = asyncio.get_running_loop().time() + patience
             sink.leaving(self._uri, known.candidate.key)
 
     async def run(self, sink: Sink) -> None:
-        """Looks up what was heard, until it is cancelled."""
+        """Looks up the names that were heard, until it is cancelled."""
         try:
             while True:
                 await self._wake.wait()
@@ -100,7 +100,7 @@ class Lookout:
             self.rest()
 
     def sweep(self, sink: Sink) -> None:
-        """Withdraws those who were missing for too long; called from time to time."""
+        """Withdraws nodes that were missing for too long; called from time to time."""
         now = asyncio.get_running_loop().time()
         for name in [name for name, deadline in self._missing.items() if deadline <= now]:
             self._forget(sink, name)
@@ -141,7 +141,7 @@ class Lookout:
         if now == before and not is_back:
             return
         self._known[name] = now
-        sink.found(now.candidate)  # the same one again when it was started anew, or is back
+        sink.found(now.candidate)  # the same one again if it was restarted, or is back
         if before is not None and now.candidate != before.candidate:
             asyncio.get_running_loop().call_later(SECOND_LOOK_SECONDS, self._look_again, name)
 

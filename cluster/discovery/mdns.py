@@ -1,9 +1,9 @@
 """Peers on the same network segment, without configuration: multicast DNS by the zeroconf package.
 
-Announces this node and listens for others, on the interfaces that its listeners have. What the package does not do is done here:
-it asks four times and then never again, so a packet lost in a partition, or one forged goodbye, would last for an hour; hence
-announcements are repeated, and questions asked anew. It does not look after interfaces that come, go or change their addresses;
-we look, and start anew on the new ones. Nothing here is fatal: a machine without multicast has other sources.
+Announces this node and listens for others, on the interfaces of its listeners. It does what the package does not do. The
+package asks four times and then never again, so a packet lost in a partition, or one forged goodbye, would have effect for an
+hour: we repeat announcements and questions. The package does not notice interfaces that come, go or change their addresses: we
+check, and start again on the new ones. Failures here are not fatal: a machine without multicast has other sources.
 """
 
 import asyncio
@@ -34,34 +34,34 @@ AGAIN_SECONDS = 2.0
 
 
 class Tuning(NamedTuple):
-    """How often what happens, in seconds, and other things that tests do otherwise."""
+    """Periods in seconds, and other things that tests set otherwise."""
 
     announce: float = 45.0
-    """This node says again that it is there; each time from two thirds to four thirds of this."""
+    """The node announces itself again; each time after two thirds to four thirds of this."""
     glance: float = 240.0
-    """It asks again who is there."""
+    """It asks again for other nodes."""
     look: float = 5.0
-    """It looks whether the interfaces are the same: a third of a millisecond."""
+    """It checks whether the interfaces are the same, which takes a third of a millisecond."""
     retry: float = 5.0
-    """The longest pause after a failure; the first is a second, because an address that has just gone may be back by then."""
+    """The longest pause after a failure. The first is a second: an address that has just gone may be back by then."""
     missing: float = 180.0
-    """How long somebody who said goodbye, or is not heard on new sockets, is expected back: several announcements."""
+    """How long a node that said goodbye, or is not heard on new sockets, is expected back: several announcements."""
     limit: int = MAX_CANDIDATES
     present: Callable[[], list[LocalAddress]] = interfaces.present
     make: Make = AsyncZeroconf
 
 
 class _View(NamedTuple):
-    """What this machine's interfaces look like."""
+    """The state of this machine's interfaces."""
 
     speaking: list[LocalAddress]
     """Where mDNS speaks."""
     about: list[LocalAddress]
-    """All addresses of those interfaces that matter: when they change, everything is started anew."""
+    """All addresses of those interfaces that matter: if they change, everything starts again."""
 
 
 class Mdns:
-    """One segment. `run` finds peers, `close` says goodbye and ends the finding; `run` goes on until it is cancelled."""
+    """One segment. `run` finds peers until it is cancelled; `close` says goodbye and ends the search."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Mdns:
         self._work: asyncio.Task[None] | None = None
 
     async def run(self, sink: Sink) -> None:
-        """Announces and finds; after `close` it does nothing more."""
+        """Announces this node and finds others; after `close` it does nothing more."""
         self._work = asyncio.create_task(self._go_on(sink))
         try:
             await asyncio.wait([self._work])
@@ -112,7 +112,7 @@ class Mdns:
             await asyncio.wait([self._work])
 
     async def _go_on(self, sink: Sink) -> None:
-        """One station after the other, until it is cancelled; the last one stays, for the goodbye."""
+        """Uses one station after another until it is cancelled. The last one stays, for the goodbye."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._lookout.run(sink))
             pause = 0.0
@@ -161,7 +161,7 @@ class Mdns:
                 look_at = clock() + tuning.look
 
     async def _announce(self, station: Station, view: _View) -> None:
-        """Announces this node, if peers can reach it; when that fails we still listen."""
+        """Announces this node if peers can reach it. If that fails, it still listens."""
         try:
             port, addresses = await self._reachable(view)
             self._lookout.ours = {join(address, port) for address in addresses}
@@ -173,7 +173,7 @@ class Mdns:
             self._announcing.well()
 
     async def _look(self) -> _View:
-        """Raises OSError: a listener's host name is not found."""
+        """The interfaces now. Raises OSError if a listener's host name is not found."""
         hosts = [address for host, _ in self._listen for address in await look_up(host, PATIENCE)]
         places = await asyncio.to_thread(self._tuning.present)
         speaking = interfaces.speak_from(places, hosts, self._wanted)
@@ -182,7 +182,7 @@ class Mdns:
         return _View(speaking, about)
 
     async def _reachable(self, view: _View) -> tuple[int, list[str]]:
-        """Raises OSError: the advertised host name is not found."""
+        """Port and addresses to announce. Raises OSError if the advertised host name is not found."""
         said = [split_any(address) for address in self._identity.addresses] or self._listen
         resolved = [(address, port) for host, port in said for address in await look_up(host, PATIENCE)]
         return interfaces.announced(resolved, view.about, view.speaking)
@@ -196,11 +196,11 @@ class Mdns:
             self._lookout.heard(zeroconf, service_type, name)
 
     def _soon(self, period: float) -> float:
-        """Not all at once: nodes are started together."""
+        """A random time around a period: nodes that start together must not speak together."""
         return period * self._rng.uniform(2 / 3, 4 / 3)
 
 
 def split_any(address: str) -> tuple[str, int]:
-    """Host and port, from an address that is known to be one."""
+    """Host and port of a valid address."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)

@@ -1,4 +1,4 @@
-"""A source that asks somebody for the whole list again and again."""
+"""A source that asks a server for the whole list again and again."""
 
 import asyncio
 import random
@@ -11,14 +11,14 @@ from spoolnode.node.log import Report
 
 REFRESH_SECONDS = 10.0
 PATIENCE = 3
-"""How often in a row an address must be absent from the answers before it is withdrawn: some resolvers answer in part."""
+"""How many answers in a row must lack an address before it is withdrawn: some resolvers give partial answers."""
 
 Ask = Callable[[], Awaitable[dict[str, list[str]]]]
-"""The addresses of all candidates by key; OSError when there was no answer."""
+"""Gets the addresses of all candidates by key. Raises OSError if no answer came."""
 
 
 class Polled:
-    """Candidates of whom only the addresses are known. An answer that does not come keeps the last list."""
+    """Candidates with known addresses only. Without an answer, the last list stays."""
 
     def __init__(self, uri: str, ask: Ask, report: Report, *, rng: random.Random, refresh: float = REFRESH_SECONDS) -> None:
         self.uri = uri
@@ -30,13 +30,13 @@ class Polled:
         self._was_answered = False
 
     async def run(self, sink: Sink) -> None:
-        """Asks, tells what changed, waits."""
+        """Asks, reports changes, waits; again and again."""
         while True:
             await self._ask_once(sink)
             await asyncio.sleep(self._refresh * self._rng.uniform(0.8, 1.2))
 
     async def close(self) -> None:
-        """Nobody is told."""
+        """Does nothing: this source cannot tell others."""
 
     async def _ask_once(self, sink: Sink) -> None:
         try:

@@ -1,6 +1,6 @@
-"""Peers named by SRV records, which know the port as well: Kubernetes' named ports, Consul.
+"""Peers named by SRV records, which also have the port: Kubernetes' named ports, Consul.
 
-dnspython, which the standard library's resolver cannot replace, is an extra: it is imported only when somebody asks for it.
+They need dnspython, an extra, because the standard library's resolver cannot ask for them. It is imported only if it is used.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from spoolnode.node.config import BadConfig
 ANSWER_SECONDS = 10.0
 
 Records = Callable[[str], Awaitable[list[tuple[str, int]]]]
-"""A name -> targets and ports of its SRV records, the best first; OSError when there was no answer."""
+"""A name -> targets and ports of its SRV records, the best first. Raises OSError if no answer came."""
 
 
 def targets_of(name: str, records: Records, lookup: Lookup = look_up) -> Ask:
@@ -33,7 +33,7 @@ def targets_of(name: str, records: Records, lookup: Lookup = look_up) -> Ask:
 
 
 async def _addresses(lookup: Lookup, host: str, port: int) -> list[str]:
-    """None when the lookup fails: a node that has just gone still has its record, which is no reason to forget the others."""
+    """Empty if the lookup fails: a node that has just gone still has its record, and the others must not be forgotten."""
     try:
         return await lookup(host, port)
     except OSError:
@@ -41,7 +41,7 @@ async def _addresses(lookup: Lookup, host: str, port: int) -> list[str]:
 
 
 def with_dnspython(make_resolver: Callable[[], Any] | None = None) -> Records:
-    """The lookup of SRV records by dnspython; `make_resolver` for another than the system's.
+    """The lookup of SRV records by dnspython; `make_resolver` makes another resolver than the system's.
 
     Raises:
         BadConfig: it is not installed.
@@ -54,7 +54,7 @@ def with_dnspython(make_resolver: Callable[[], Any] | None = None) -> Records:
 
     async def records(name: str) -> list[tuple[str, int]]:
         try:
-            # In a thread: it reads resolv.conf, which may have changed.
+            # In a thread, and each time: it reads resolv.conf, which may have changed.
             made = await asyncio.to_thread(make_resolver or resolver.Resolver)
             answer = await made.resolve(name, "SRV", search=True, lifetime=ANSWER_SECONDS)
         except errors.DNSException as error:

@@ -1,4 +1,4 @@
-"""Peers that somebody has written down. They are never withdrawn; the addresses of their names are looked up again."""
+"""Peers that the operator has named. They are never withdrawn; the addresses of host names are looked up again and again."""
 
 import asyncio
 import random
@@ -13,10 +13,10 @@ REFRESH_SECONDS = 30.0
 
 
 class Static:
-    """A fixed list of `host:port`, each a candidate whose key is what was written.
+    """A fixed list of `host:port`, each a candidate with its text as the key.
 
-    A name that cannot be looked up (yet) is a candidate as well, with the name as its address: it is not forgotten, and
-    whoever connects gets the resolver's own error.
+    A name that cannot be looked up (yet) is a candidate, too, with the name as its address. So it is not forgotten, and a
+    connection attempt gets the resolver's own error.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class Static:
         self._refresh = refresh
 
     async def run(self, sink: Sink) -> None:
-        """Tells of every target at once, and again when its addresses change."""
+        """Reports every target at once, and again when its addresses change."""
         for target in self._targets:
             self._found(sink, target, [target])
-        async with asyncio.TaskGroup() as group:  # a name whose lookup hangs holds up no other
+        async with asyncio.TaskGroup() as group:  # a hanging lookup holds up no other name
             for target in self._targets:
                 if not is_literal(split(target)[0]):
                     group.create_task(self._follow(sink, target))
             await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Nobody is told."""
+        """Does nothing: this source cannot tell others."""
 
     async def _follow(self, sink: Sink, target: str) -> None:
         host, port = split(target)
@@ -57,11 +57,11 @@ class Static:
             try:
                 addresses = await self._lookup(host, port)
             except OSError as error:
-                kept = "what was known of it stays" if known else "nothing is known of it yet"
+                kept = "its last addresses stay" if known else "it has no addresses yet"
                 health.failed(f"the name {host} cannot be looked up: {why(error)}; {kept}")
             else:
                 health.well()
-                if sorted(addresses) != sorted(known):  # a name server turns its list at each answer
+                if sorted(addresses) != sorted(known):  # a name server rotates its list with each answer
                     known = addresses
                     self._found(sink, target, addresses)
             await asyncio.sleep(self._refresh * self._rng.uniform(0.8, 1.2))

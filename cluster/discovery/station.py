@@ -1,4 +1,4 @@
-"""The mDNS sockets of one set of interfaces, and what is said there. Made anew when the interfaces change."""
+"""The mDNS sockets of one set of interfaces, and the packets sent there. A new one is made when the interfaces change."""
 
 import asyncio
 import functools
@@ -13,11 +13,11 @@ from spoolnode.node.background import spawn
 
 START_SECONDS = 5.0
 CLOSE_SECONDS = 0.9
-"""Three goodbyes take a quarter of a second; a stop does not wait for more than this."""
+"""Three goodbyes take a quarter of a second; a stop waits no longer than this."""
 GLANCE_SECONDS = 2.0
-"""How long a throw-away browser lives: two questions."""
+"""The life of a throw-away browser: two questions."""
 DEFEND_SECONDS = 2.0
-"""The shortest time between two answers to goodbyes that others say in our name."""
+"""The shortest time between two answers to goodbyes that others send in our name."""
 
 Heard = Callable[[Zeroconf, str, str, ServiceStateChange], None]
 Make = Callable[..., AsyncZeroconf]
@@ -29,7 +29,7 @@ class Station:
     def __init__(self, zeroconf: AsyncZeroconf) -> None:
         self.zeroconf = zeroconf.zeroconf
         self.info: AsyncServiceInfo | None = None
-        """What is announced."""
+        """The records that are announced."""
         self._async = zeroconf
         self._browse: Callable[[], AsyncServiceBrowser] | None = None
         self._browser: AsyncServiceBrowser | None = None
@@ -43,7 +43,7 @@ class Station:
 
         Raises:
             OSError: it is not possible here and now.
-            zeroconf.Error: the same, as the package says it.
+            zeroconf.Error: the same, from the package.
         """
         station = cls(make(interfaces=_named(speaking), ip_version=_family(speaking)))
         try:
@@ -56,25 +56,25 @@ class Station:
         return station
 
     async def announce(self, info: AsyncServiceInfo) -> None:
-        """Tells everybody, now and when somebody asks. The further announcements are made in the background."""
+        """Announces this node, now and when others ask. Further announcements are made in the background."""
         announcements = await self._async.async_register_service(info, cooperating_responders=True)
         self._broadcast = asyncio.ensure_future(announcements)
         self.info = info
 
     def repeat(self) -> None:
-        """Tells everybody once more."""
+        """Announces this node once more."""
         if self.info is not None:
             self.zeroconf.async_send(self.zeroconf.generate_service_broadcast(self.info, None))
 
     def defend(self) -> None:
-        """Somebody said goodbye in our name: says that we are here."""
+        """Answers a goodbye that another node sent in our name: this node is still here."""
         now = asyncio.get_running_loop().time()
         if now - self._defended >= DEFEND_SECONDS:
             self._defended = now
             self.repeat()
 
     def listen(self, heard: Heard, question: DNSQuestionType | None) -> None:
-        """From now on `heard` is told of every service of our kind."""
+        """From now on `heard` is called for every service of our kind."""
 
         def tell(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
             heard(zeroconf, service_type, name, state_change)  # zeroconf calls by keyword
@@ -83,12 +83,12 @@ class Station:
         self._browser = self._browse()
 
     def glance(self) -> None:
-        """Asks anew who is there, and tells of everybody again."""
+        """Asks for other nodes again, and reports all of them again."""
         if self._browse is not None and (self._glancing is None or self._glancing.done()):
             self._glancing = spawn(_glance(self._browse()))
 
     async def leave(self) -> None:
-        """Says goodbye and closes; within a second, whatever the network does."""
+        """Says goodbye and closes, within a second, whatever the network does."""
         await self._fall_silent()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -111,12 +111,12 @@ class Station:
 
 
 def _named(speaking: list[LocalAddress]) -> list[str | int]:
-    """The places as zeroconf wants them: an IPv6 one by the number of its interface."""
+    """The addresses as zeroconf wants them: an IPv6 one by the number of its interface."""
     return [place.address if place.is_v4 else place.number for place in speaking]
 
 
 def _family(speaking: list[LocalAddress]) -> IPVersion:
-    """What kind of socket serves them all."""
+    """The kind of socket that serves them all."""
     families = {place.is_v4 for place in speaking}
     return IPVersion.All if len(families) > 1 else IPVersion.V4Only if families == {True} else IPVersion.V6Only
 

@@ -1,1 +1,1 @@
-"""What operators see and ask for: the control interface, metrics, rates."""
+"""For operators: the control interface, metrics, rates."""

@@ -16,20 +16,20 @@ _GAUGES = {
     "dead": "Tasks that were given up",
     "corrupt": "Files that could not be read",
     "workers": "Workers that are up",
-    "old_workers": "Workers of before a reload that still finish what they run",
+    "old_workers": "Workers from before a reload that still finish what they run",
     "connections": "Open connections",
     "oldest_waiting": "Seconds that the oldest ready task has waited",
     "free": "Bytes free on the disk of the spool",
-    "min_free": "Bytes free below which nothing is taken in",
+    "min_free": "Bytes free below which intake stops",
     "uptime": "Seconds since the start",
 }
 _COUNTERS = {
     "accepted": "Tasks accepted over a socket",
     "found": "Tasks found as files in the spool",
     "done": "Tasks that ended well",
-    "failed": "Attempts that did not end well",
+    "failed": "Attempts that failed",
     "given_up": "Tasks moved to dead/",
-    "forwarded": "Tasks that other nodes took",
+    "forwarded": "Tasks handed to other nodes",
     "repeats": "Tasks that came over a link a second time, and were not stored again",
     "handshake_failures": "TLS connections that ended before both sides had shown who they are",
     "worker_deaths": "Workers that died unasked",
@@ -61,7 +61,7 @@ class _Snapshot:
         yield from self._outbox()
 
     def _outbox(self) -> Iterator[Metric]:
-        """What waits for whom."""
+        """The metrics of the outbox and its links, by destination."""
         outbox = GaugeMetricFamily("spoolnode_outbox", "Tasks that wait for a peer", labels=["destination"])
         for destination, count in self._status["outbox"].items():
             outbox.add_metric([destination], count)

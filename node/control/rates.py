@@ -1,10 +1,10 @@
-"""How quickly counters rise: over the last minute, or as much of it as is known. Pure: the time is passed in."""
+"""How quickly counters rise: over the last minute, or the part of it that is known. Pure: the time is passed in."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
 WINDOW = 60.0
-"""Seconds that a rate looks back."""
+"""Seconds over which a rate is taken."""
 
 
 @dataclass(slots=True)
@@ -14,7 +14,7 @@ class Rates:
     _samples: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
 
     def sample(self, now: float, counters: dict[str, float]) -> None:
-        """Notes where the counters stand; called from time to time. `now` is monotonic, in seconds."""
+        """Notes the counters; called from time to time. `now` is monotonic, in seconds."""
         self._samples.append((now, counters))
         while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW:
             self._samples.popleft()

@@ -1,8 +1,8 @@
-"""Every call that the spool makes to a file system, as one small interface, so that tests can lose and tear writes.
+"""Every call of the spool to a file system, as one small interface, so that tests can lose and tear writes.
 
-In three steps, because not every thread may do everything: `ReadingDisk`, `MarkingDisk`, `Disk` (ARCHITECTURE.md, "Threads").
-`RealDisk` is the operating system. `spoolnode.node.disk.fakes.FakeDisk` is a disk in memory that forgets what was not synced.
-All paths are strings; all calls may raise OSError and may block, so they are made off the event loop.
+It comes in three steps, because not every thread may do everything: `ReadingDisk`, `MarkingDisk`, `Disk` (ARCHITECTURE.md,
+"Threads"). `RealDisk` is the operating system. `spoolnode.node.disk.fakes.FakeDisk` is a disk in memory that forgets what was
+not synced. All paths are strings; all calls may raise OSError and may block, so they are made off the event loop.
 """
 
 import errno
@@ -21,17 +21,17 @@ class Entry(NamedTuple):
     size: int
     mtime: float
     changed: float = 0.0
-    """When anything of it was changed last (ctime), in seconds since 1970."""
+    """When anything about it last changed (ctime), in seconds since 1970."""
 
 
 class ReadingDisk(Protocol):
-    """What any thread may ask of a file system: nothing changes by it."""
+    """The calls that any thread may make: they change nothing."""
 
     def open(self, path: str) -> int:
         """An existing file for reading and writing; its descriptor. A link is refused."""
 
     def open_to_read(self, path: str) -> int:
-        """The same for reading only, of a file that may be somebody else's."""
+        """The same for reading only, also of a file of another user."""
 
     def close(self, descriptor: int) -> None: ...
 
@@ -41,13 +41,13 @@ class ReadingDisk(Protocol):
     def size(self, descriptor: int) -> int: ...
 
     def leads_to(self, path: str, descriptor: int) -> bool:
-        """Whether a path is still a name of that open file: somebody may have removed it, or a directory above it."""
+        """Whether a path is still a name of that open file: it, or a directory above it, may have been removed."""
 
     def entries(self, path: str) -> list[Entry]:
-        """All entries of a directory; empty when it does not exist."""
+        """All entries of a directory; empty if it does not exist."""
 
     def directories(self, path: str) -> list[str]:
-        """The names of the directories in a directory, without a look at anything else in it; none when it does not exist."""
+        """The names of the directories in a directory, without looking at anything else in it; empty if it does not exist."""
 
     def stat(self, path: str) -> Entry:
         """The entry of that path itself, links not followed."""
@@ -57,7 +57,7 @@ class ReadingDisk(Protocol):
 
 
 class MarkingDisk(ReadingDisk, Protocol):
-    """What a thread may do to the file of a task that it holds: it stays where it is."""
+    """The calls that a thread may make for the file of a task that it holds: they leave the file in its place."""
 
     def write(self, descriptor: int, data: bytes, offset: int) -> None:
         """Writes all of `data`."""
@@ -66,16 +66,16 @@ class MarkingDisk(ReadingDisk, Protocol):
 
 
 class Disk(MarkingDisk, Protocol):
-    """All that the spool needs of a file system."""
+    """All calls that the spool needs."""
 
     def create(self, path: str) -> int:
-        """A new file, readable and writable by the owner only; its descriptor. FileExistsError when it is there."""
+        """A new file, readable and writable by the owner only; its descriptor. Raises FileExistsError if it exists."""
 
     def allocate(self, descriptor: int, size: int) -> None:
         """Reserves `size` bytes that read as zeros, so that writing them needs no more space."""
 
     def sync(self, descriptor: int) -> None:
-        """Returns when the data of the file are on the medium (fdatasync)."""
+        """Returns when the file's data are on the medium (fdatasync)."""
 
     def sync_directory(self, path: str) -> None:
         """Returns when the names in the directory are on the medium."""
@@ -85,9 +85,9 @@ class Disk(MarkingDisk, Protocol):
     def unlink(self, path: str) -> None: ...
 
     def make_directory(self, path: str) -> None:
-        """Makes a directory; nothing happens when it is there.
+        """Makes a directory, unless it exists.
 
-        Raises NotADirectoryError, or ELOOP for a link, when something else is.
+        Raises NotADirectoryError, or ELOOP for a link, if something else exists.
         """
 
 
@@ -96,7 +96,7 @@ class RealDisk:
 
     def __init__(self) -> None:
         self._inodes: dict[int, tuple[int, int]] = {}
-        """Inode and device of the open files that `leads_to` was asked about: it is asked for each commit."""
+        """Inode and device of the open files that `leads_to` was asked about, because each commit asks."""
 
     def create(self, path: str) -> int:
         return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -112,7 +112,7 @@ class RealDisk:
         os.close(descriptor)
 
     def allocate(self, descriptor: int, size: int) -> None:
-        # Zeros written, not blocks promised: on promised ones (fallocate) each fdatasync also has to convert them, which
+        # Writes zeros instead of reserving blocks: reserved ones (fallocate) each fdatasync also has to convert, which
         # takes 1.5 times as long for a group of 16 tasks, and 2.5 times on an ext4 with a journal (measured).
         have = self.size(descriptor)
         if have < size:
@@ -175,7 +175,7 @@ class RealDisk:
                     try:
                         found.append(_entry(item.name, item.stat(follow_symlinks=False)))
                     except FileNotFoundError:
-                        continue  # it went away between the listing and the look
+                        continue  # it was removed after the listing
         except FileNotFoundError:
             return []
         return found
@@ -203,12 +203,12 @@ def _entry(name: str, found: os.stat_result) -> Entry:
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether it says that the disk has no room for one more file."""
+    """Whether the error says that the disk has no room for one more file."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def discard(disk: Disk, path: str) -> None:
-    """Removes a file that may not be there; a file that cannot be removed is swept at the next start (tmp/)."""
+    """Removes a file if it exists. A file that cannot be removed is swept at the next start (tmp/)."""
     try:
         disk.unlink(path)
     except OSError:

@@ -1,5 +1,5 @@
-"""A disk in memory that behaves like a bad one, a disk thread that moves only when told, and a guard who sees which thread
-calls a disk. Seeded, part of the public surface, shared by all tests.
+"""For tests: a disk in memory that behaves like a bad one, a disk thread that moves only when told, and a guard that knows
+which thread may call a disk. Seeded, part of the public surface, shared by all tests.
 
     disk = FakeDisk(seed=1)
     disk.fail_at(7, errno.EIO)      the 7th call from now on fails
@@ -14,10 +14,10 @@ The model is Linux with a journalling file system:
   in no place.
 - A time is safe after a `sync` that follows it.
 - A write that fails may have written a part. What a failed `sync` should have saved is visible until the power goes;
-  whether it is on the medium nobody knows, and a later `sync` does not save it.
+  whether it is on the medium is unknown, and a later `sync` does not save it.
 
-Simpler than Linux: nothing becomes safe by itself, unlinked files free their space at once, directories take none, no
-file has two names, `close` never fails, and there are no users and permissions.
+It is simpler than Linux: nothing becomes safe by itself, unlinked files free their space at once, directories take none,
+no file has two names, `close` never fails, and users and permissions do not exist.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.disk.threads import DiskThread
 
 SECTOR = 512
-"""What a medium writes whole or not at all, in bytes."""
+"""Bytes that a medium writes whole or not at all."""
 LONGEST_NAME = 255
 """Bytes of a name in a directory."""
 
@@ -59,7 +59,7 @@ class _File:
         self.pending.append((offset, bytes(piece)))
 
     def save(self) -> None:
-        """The unsafe is safe."""
+        """Makes safe what is unsafe."""
         for offset, piece in self.pending:
             _place(self.safe, offset, piece)
         self.safe.extend(bytes(max(len(self.data) - len(self.safe), 0)))
@@ -73,7 +73,7 @@ class _Change:
     name: str
     node: "_File | _Directory | None"
     arrival: "tuple[_Directory, _Change] | None" = None
-    """Where the file went, when it was renamed."""
+    """Where the file went, if it was renamed."""
 
 
 @dataclass(eq=False)
@@ -87,7 +87,7 @@ class _Directory:
         self.changes.append(change)
 
     def save(self, count: int) -> None:
-        """The first `count` changes are safe."""
+        """Makes the first `count` changes safe."""
         for change in self.changes[:count]:
             if change.arrival is not None:
                 there, arrival = change.arrival
@@ -105,7 +105,7 @@ class FakeDisk:
         self.space = free
         """Bytes free; tests set it."""
         self.now = 1_700_000_000.0
-        """The time that files get when they are written; tests move it."""
+        """The mtime of files that are written; tests move it."""
         self.calls = 0
         self.last_call = ""
         """The name of the last call that counted."""
@@ -131,11 +131,11 @@ class FakeDisk:
         self._off_at = self.calls + call
 
     def heal(self) -> None:
-        """Nothing fails any more that was to fail."""
+        """Calls off all failures that are still to come."""
         self._fail.clear()
 
     def kill(self) -> None:
-        """The death of the process, and a new one."""
+        """The process dies, and another begins."""
         self._open.clear()
         self.heal()
 
@@ -162,7 +162,7 @@ class FakeDisk:
                 node.mtime = node.safe_mtime = self.random.choice((node.mtime, node.safe_mtime))
 
     def _lose(self, file: _File) -> None:
-        """Of what is pending some is on the medium now, and the rest never will be."""
+        """Puts a random part of the pending writes on the medium; the rest is lost."""
         for offset, piece in file.pending:
             for start in range(0, len(piece), SECTOR):
                 if self.random.random() < 0.5:
@@ -255,19 +255,19 @@ class FakeDisk:
         file.mtime = self.now
 
     def store(self, path: str, offset: int, data: bytes) -> None:
-        """What a process does to a file that it has mapped: no call, cannot fail, safe after a `sync`."""
+        """A store of a process into a file that it has mapped: not a call, cannot fail, safe after a `sync`."""
         if not self.is_off:
             self._file(path).place(offset, data)
 
     def peek(self, path: str) -> bytes | None:
-        """What a file holds now, None when there is none; no call."""
+        """The contents of a file now; None if it does not exist. Not a call."""
         try:
             return bytes(self._file(path).data)
         except OSError:
             return None
 
     def names(self, path: str) -> list[str]:
-        """The names in a directory; no call."""
+        """The names in a directory. Not a call."""
         found = self._find(path)
         return list(found.names) if isinstance(found, _Directory) else []
 
@@ -366,21 +366,21 @@ class FakeDisk:
 
 
 class WrongThread(AssertionError):
-    """A thread did to the disk what it may not do."""
+    """A thread made a call that it may not make."""
 
 
 class Right(NamedTuple):
-    """What a thread may change."""
+    """The changes that a thread may make."""
 
     calls: frozenset[str]
     places: tuple[str, ...] = ("",)
-    """Paths below the spool under which it may; the empty one is everywhere."""
+    """Paths below the spool where it may make them; the empty one is everywhere."""
 
 
 _MARKS = frozenset({"write", "set_mtime"})
 _MOVES = frozenset({"create", "allocate", "sync", "sync_directory", "rename", "unlink", "make_directory"})
 _MAKES_PLACES = frozenset({"make_directory", "sync_directory"})
-"""Who finds that somebody removed a directory of the spool makes it anew, and makes that safe."""
+"""Any thread that finds a directory of the spool removed makes it again, and syncs that."""
 
 RIGHTS = {
     "commit": Right(_MARKS | _MOVES, ("incoming/", "tmp/")),
@@ -390,14 +390,14 @@ RIGHTS = {
     # The very end of a stop: the threads of uploads are gone, and a connection with half a body ends.
     "MainThread": Right(frozenset({"unlink"}), ("tmp/upload.",)),
 }
-"""The rule of ARCHITECTURE.md, "Threads": what each thread of a node may change; all others, and all else, only read."""
+"""The rule of ARCHITECTURE.md, "Threads": what each thread of a node may change. All other threads only read."""
 
 _acting: ContextVar[str] = ContextVar("acting", default="")
 
 
 @contextmanager
 def acting_as(thread: str) -> Iterator[None]:
-    """What runs within it stands for that thread, whichever one it is."""
+    """The code within it counts as that thread, whichever thread runs it."""
     token = _acting.set(thread)
     try:
         yield
@@ -406,14 +406,14 @@ def acting_as(thread: str) -> Iterator[None]:
 
 
 class GuardedDisk:
-    """Another disk, on which a thread that may not do something fails (`RIGHTS`).
+    """A disk around another one. A thread that does what it may not do fails (`RIGHTS`).
 
     disk = GuardedDisk(RealDisk(), layout)
     journal = Journal(disk, layout, ...)
-    storage.load()                    at the start there are no threads yet, and everything is allowed
+    storage.load()                    at the start, without threads, everything is allowed
     disk.in_force = True
     ...
-    assert not disk.violations      also those whose exception a shell has caught and reported
+    assert not disk.violations      also those whose exception was caught and reported
     """
 
     def __init__(self, disk: Disk, layout: Layout) -> None:
@@ -421,7 +421,7 @@ class GuardedDisk:
         self._root = f"{layout.root}/"
         self._places = layout.directories
         self._paths: dict[int, str] = {}
-        """Of the open files."""
+        """The paths of the open files."""
         self.in_force = False
         self.violations: list[str] = []
 
@@ -512,9 +512,9 @@ class GuardedDisk:
 
 
 class SteppedThread(DiskThread):
-    """A disk thread without a thread: a job runs at `work`, its result is heard at `answer`.
+    """A disk thread without a thread: `work` runs a job, `answer` hands over its result.
 
-    So a test decides what happens between the two, and in what order two threads go on.
+    So a test decides what happens between the two, and in which order two threads proceed.
     """
 
     def __init__(self, name: str) -> None:
@@ -544,7 +544,7 @@ class SteppedThread(DiskThread):
         done(result, error)
 
     async def close(self) -> None:
-        """Does what is left."""
+        """Does the rest."""
         while self.todo:
             self.work()
         while self.results:

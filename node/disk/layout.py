@@ -1,4 +1,4 @@
-"""Where everything lies in a spool directory. States are places: see ARCHITECTURE.md, "On disk"."""
+"""The paths in a spool directory. A task's state is its place: see ARCHITECTURE.md, "On disk"."""
 
 import os
 from dataclasses import dataclass
@@ -32,37 +32,37 @@ class Layout:
 
     @property
     def corrupt(self) -> str:
-        """What could not be read."""
+        """Files that could not be read."""
         return self.path("corrupt")
 
     @property
     def tmp(self) -> str:
-        """Being written; swept at start."""
+        """Files that are being written; swept at the start."""
         return self.path("tmp")
 
     @property
     def arriving(self) -> str:
-        """Large tasks from peers, until it is safe that their numbers are taken."""
+        """Large tasks from peers, until it is safe on disk that their numbers are taken."""
         return self.path("arriving")
 
     @property
     def taken(self) -> str:
-        """The sequence numbers taken from other nodes (see `numbers`)."""
+        """The sequence numbers taken from other nodes (see `sequence`)."""
         return self.path("taken")
 
     @property
     def instance(self) -> str:
-        """What tells the present run of the node, and those that were killed, from others (see `strays`)."""
+        """Marks of the present run of the node, and of runs that were killed (see `strays`)."""
         return self.path("instance")
 
     @property
     def links(self) -> str:
-        """What the sending side must remember (see `outbox`)."""
+        """The memory of the sending side (see `outbox`)."""
         return self.path("links")
 
     @property
     def known(self) -> str:
-        """Whose name is whose among the other nodes (see `cluster.known`)."""
+        """Which other node has which name (see `cluster.known`)."""
         return self.path("known")
 
     @property
@@ -109,7 +109,7 @@ class Layout:
 
 
 def make_places(disk: Disk, layout: Layout) -> list[str]:
-    """Makes the directories that are missing in a spool directory; which. Raises FileNotFoundError when it is gone itself."""
+    """Makes missing directories of a spool directory, and returns them. Raises FileNotFoundError if the spool is gone."""
     missing = []
     disk.stat(layout.root)
     for path in layout.directories[1:]:
@@ -124,7 +124,7 @@ def make_places(disk: Disk, layout: Layout) -> list[str]:
 
 
 def create(disk: Disk, layout: Layout, path: str) -> int:
-    """A new file in tmp/; its directories are made anew when somebody removed them."""
+    """A new file in tmp/. Makes its directories again if they were removed."""
     try:
         return disk.create(path)
     except FileNotFoundError:
@@ -143,13 +143,13 @@ def is_incoming(ref: str) -> bool:
 
 
 def batch_number(name: str) -> int | None:
-    """The number of the batch in the file of that name; None when it is none."""
+    """The number of the batch in the file of that name; None if it is not a batch."""
     stem = name.removesuffix(BATCH_SUFFIX)
     return int(stem) if stem != name and stem.isdecimal() else None
 
 
 def is_spool_file(name: str) -> bool:
-    """Whether uWSGI, and we, take a regular file of that name for a task."""
+    """Whether uWSGI and spoolnode take a regular file of that name for a task."""
     return name.startswith(SPOOL_PREFIX)
 
 
@@ -177,12 +177,12 @@ def waiting_ref(identity: str, rank: int) -> str:
 
 
 def reason_ref(dead: str) -> str:
-    """Where the reason of a dead task lies for which its own variables leave no room."""
+    """The ref of the file with the reason of a dead task, if the task's own variables have no room for it."""
     return f"dead/reason_of_{ref_id(dead)}"
 
 
 def outbox_ref(to: str, identity: str, number: int) -> str:
-    """The ref of a task that waits for a peer: the number that its link gave it stands behind its id."""
+    """The ref of a task that waits for a peer: its sequence number follows its id."""
     return f"outbox/{to}/{file_name(shortened(identity, LONGEST_ID - 21))}@{number}"
 
 
@@ -202,12 +202,12 @@ def destination_of(ref: str) -> str:
 
 
 def number_of(ref: str) -> int:
-    """The sequence number of a ref in outbox/; 0 when it has none: somebody put the file there by hand."""
+    """The sequence number of a ref in outbox/; 0 if it has none: the file was put there by hand."""
     return _numbered(ref)[1]
 
 
 def _numbered(name: str) -> tuple[str, int]:
-    """A name in outbox/ without the number at its end, and that number; 0 when there is none."""
+    """A name in outbox/ without the number at its end, and that number; 0 if it has none."""
     front, at, number = name.rpartition("@")
     is_number = at and number.isascii() and number.isdecimal() and len(number) <= 20 and int(number) <= MAX_NUMBER
     return (front, int(number)) if is_number else (name, 0)

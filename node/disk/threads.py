@@ -10,7 +10,7 @@ from typing import Any
 class DiskThread:
     """Runs jobs in the order in which they were submitted.
 
-    Leaner than an executor, because the commit of every task passes through here: one queue, no futures unless asked.
+    It is leaner than an executor, because every task's commit passes through it: one queue, and no futures unless asked for.
     """
 
     def __init__(self, name: str) -> None:
@@ -20,11 +20,11 @@ class DiskThread:
         self._thread.start()
 
     def submit(self, job: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        """Runs `job` in the thread and then `done(result, error)` on the loop."""
+        """Runs `job` in the thread, then `done(result, error)` on the loop."""
         self._jobs.put((job, done))
 
     async def run(self, job: Callable[[], Any]) -> Any:
-        """Runs `job` in the thread; its result, or its exception."""
+        """Runs `job` in the thread. Returns its result or raises its exception."""
         future: asyncio.Future[Any] = self._loop.create_future()
 
         def done(result: Any, error: BaseException | None) -> None:
@@ -39,7 +39,7 @@ class DiskThread:
         return await future
 
     async def close(self) -> None:
-        """Returns when everything submitted so far is done; the thread is gone then."""
+        """Returns when everything submitted so far is done, and the thread has ended."""
         await self.run(lambda: None)
         self._jobs.put(None)
         self._thread.join()

@@ -1,1 +1,1 @@
-"""From a socket to an acknowledgement: connections, requests, who may come in, large bodies."""
+"""From a socket to an acknowledgement: connections, requests, admission, large bodies."""

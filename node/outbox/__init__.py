@@ -1,1 +1,1 @@
-"""What waits for other nodes, the moves between there and here, and the directory of one node put together. Over the spool."""
+"""Tasks that wait for other nodes, their moves, and the storage of one node put together. Above the spool."""

@@ -1,1 +1,1 @@
-"""What waits on this node and what became of it: the journal under all tasks, the spool over it, and what is read and moved."""
+"""Tasks that wait on this node, and their ends: the journal under all tasks, the spool above it, reading and moving on disk."""

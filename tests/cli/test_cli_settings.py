@@ -203,7 +203,7 @@ def test_wrong_setting_ends_join_with_one_sentence_and_2(
 def test_seed_that_is_no_address_ends_join_with_one_sentence_and_2(tmp_path: Path) -> None:
     done = command("join", "host:port", "-s", "127.0.0.1:0", cwd=tmp_path)
     assert done.returncode == 2
-    assert "--discover static://host:port: the address 'host:port' is no place" in done.stderr
+    assert "--discover static://host:port: the address 'host:port' cannot be" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -57,7 +57,7 @@ class Home:
         self.called.append(address)
         if self.hangs:
             await asyncio.Event().wait()
-        raise DialError(DialFailure.REFUSED, f"nobody listens on {address}")
+        raise DialError(DialFailure.REFUSED, f"nothing listens on {address}")
 
     def store(self, to: str) -> None:
         """A task for another node is safe."""

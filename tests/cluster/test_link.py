@@ -35,7 +35,7 @@ def idle() -> Link:
 
 def waiting() -> Link:
     link = connecting()
-    link.failed(NOW, "nobody listens")
+    link.failed(NOW, "nothing listens")
     link.retry_at = NOW + 1.0
     return link
 
@@ -251,7 +251,7 @@ def test_the_backoff_doubles_up_to_a_minute_and_never_beyond() -> None:
     bounds = []
     for _ in range(40):
         link.begin(link.retry_at)
-        link.failed(NOW, "nobody listens")
+        link.failed(NOW, "nothing listens")
         bounds.append(round(link.retry_at - NOW, 6))
     assert bounds[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
     assert set(bounds[7:]) == {60.0}

@@ -120,7 +120,7 @@ def test_an_address_is_never_looked_up(address: str, monkeypatch: pytest.MonkeyP
         raise AssertionError(host)
 
     monkeypatch.setattr(lookup, "_process", LookUps(resolve))
-    with pytest.raises(DialError, match=r"nobody listens|cannot be reached"):
+    with pytest.raises(DialError, match=r"nothing listens|cannot be reached"):
         asyncio.run(dial(address, asyncio.Protocol, None))
 
 

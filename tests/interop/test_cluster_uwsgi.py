@@ -171,7 +171,7 @@ def test_a_server_that_is_down_gets_its_tasks_when_it_is_back(node: RunningNode,
     server.end()
     for number in range(3):
         assert send_to_spooler({"n": str(number)}, node=to, via=node.via)
-    assert "nobody listens" in link_failure(node, to)
+    assert "nothing listens" in link_failure(node, to)
     assert outbox(node) == {to: 3}
     again(server, to)
     node.command("flush", to)

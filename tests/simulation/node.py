@@ -190,7 +190,7 @@ class SimNode:
             async with asyncio.timeout(limit):
                 transport, protocol = await self.network.connect(address, factory)
         except ConnectionRefusedError:
-            raise DialError(DialFailure.REFUSED, f"nobody listens on {address}") from None
+            raise DialError(DialFailure.REFUSED, f"nothing listens on {address}") from None
         except OSError as error:  # a TimeoutError is one
             raise DialError(DialFailure.UNREACHABLE, f"{address} cannot be reached: {error!r}") from error
         return Dialed(transport, protocol, "")

@@ -132,7 +132,7 @@ def test_a_link_that_is_open_is_closed_when_its_authority_is_taken_back(tmp_path
             await link.protocol.ended
 
     run(main)
-    assert reasons == ["the authority of the certificate of alpha is not in --tls-ca any more"]
+    assert reasons == ["the authority of the certificate of alpha is no longer in --tls-ca"]
 
 
 def test_lists_that_cannot_be_used_are_refused_with_the_reason(tmp_path: Path, issue: Issue) -> None:
@@ -160,10 +160,10 @@ def test_the_end_of_a_list_is_said_before_and_after(tmp_path: Path, issue: Issue
     mine = trust(made, "alpha", ca.revoke(tmp_path / "ca", days=60).revoked)
     assert mine.lists_warning(time.time()) == ""
     assert "ca.crl ends on 20" in mine.lists_warning(time.time() + 31 * 86400)
-    assert "has expired: no node is accepted any more" in mine.lists_warning(time.time() + 61 * 86400)
+    assert "has expired: no node is accepted now" in mine.lists_warning(time.time() + 61 * 86400)
     assert trust(made, "alpha").lists_warning(time.time() + 1e9) == ""
     ended = ca.revoke(tmp_path / "ca", days=-1).revoked
-    with pytest.raises(BadConfig, match=r"--tls-crl .*ca\.crl has expired, on 20.*write it anew with `spoolnode ca revoke`"):
+    with pytest.raises(BadConfig, match=r"--tls-crl .*ca\.crl has expired, on 20.*write it again with `spoolnode ca revoke`"):
         trust(made, "alpha", ended)
     reports: list[tuple[str, str]] = []
     assert not mine.reload(lambda action, **details: reports.append((action, details["reason"])))

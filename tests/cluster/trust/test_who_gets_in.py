@@ -305,7 +305,7 @@ def test_nobody_listening_and_nobody_answering_are_told_apart() -> None:
     async def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        with pytest.raises(DialError, match="nobody listens") as caught:
+        with pytest.raises(DialError, match="nothing listens") as caught:
             await dial(f"127.0.0.1:{port}", Talk, None)
         assert caught.value.kind == DialFailure.REFUSED
         for address in ("no.such.host.invalid:1", "not-an-address", "/a/path"):
