@@ -28,7 +28,7 @@ class Calls(NamedTuple):
 
 
 def calls(bench: Bench) -> list[Row]:
-    """One Python process sends, one call after the other; one worker process runs."""
+    """One Python process sends, one call after the other; one worker process runs the tasks."""
     runs = bench.in_turn({"ours": lambda: _ours(bench), "dramatiq": lambda: _dramatiq(bench)}, pairs=bench.plan.cluster_pairs)
     mine, theirs = runs["ours"], runs["dramatiq"]
     note = "" if theirs else "not measured: tests/install.sh bench, make bench"
@@ -66,7 +66,7 @@ def _ours(bench: Bench) -> Calls:
 
 
 def _dramatiq(bench: Bench) -> Calls:
-    """Redis with its log fsynced before each answer; one worker process, its threads as they are by default."""
+    """Redis with its log fsynced before each answer; one worker process with the default threads."""
     port, store, ticks = free_port(), bench.servers.path("redis"), bench.servers.path("ticks")
     store.mkdir()
     environment = _environment(bench, ticks) | {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"}

@@ -1,4 +1,4 @@
-"""What waiting costs: an idle node among ten, and a node with many tasks for a peer that is dead."""
+"""The cost of waiting: an idle node among ten, and a node with many tasks for a dead peer."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from servers import status
 
 NODES = 10
 SETTLE_SECONDS = 5.0
-"""Until the nodes have found each other for good, and announced themselves as often as mDNS wants."""
+"""Seconds until the nodes have found each other for good, and announced themselves as often as mDNS wants."""
 
 
 def crowd(bench: Bench) -> list[Row]:

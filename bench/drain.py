@@ -1,4 +1,4 @@
-"""Running: how fast one worker gets through a backlog, what a start with a backlog and an idle server cost."""
+"""Running: how fast one worker drains a backlog, and the costs of a start with a backlog and of an idle server."""
 
 import contextlib
 import os
@@ -54,14 +54,14 @@ def drain(bench: Bench) -> list[Row]:
         rows.append(compare("drain", "  CPU of the worker (uWSGI: the spooler)", "us/task", *workers))
         curve += [statistics.median(rates)] if rates else []
     if len(curve) > 1:
-        # A short drain is slowed by its start (windows grow, code is cold); what must not be is a slower deep one.
+        # A short drain is slowed by its start (windows grow, code is cold); a deep one must not be slower than that.
         flat = curve[-1] / curve[0]
         rows.append(compare("drain", "flat: rate at the deepest / at the shallowest", "", [flat], target=Target("least", 0.75)))
     return rows
 
 
 def left(bench: Bench) -> list[Row]:
-    """A directory that a uWSGI left, run by one worker of either: the same files for both."""
+    """A directory that a uWSGI left, drained by one worker of either; both get the same files."""
     tasks = bench.plan.left_tasks
     spools = {side: [_fill_uwsgi(bench, tasks) for _ in range(bench.plan.pairs)] for side in ("uwsgi", "ours")}
     runs = bench.in_turn(
@@ -82,7 +82,7 @@ def left(bench: Bench) -> list[Row]:
 
 
 def backlog(bench: Bench, tasks: int) -> Path:
-    """A spool with so many waiting tasks, whose node was killed when it had acknowledged the last. Made once a size."""
+    """A spool with so many waiting tasks, whose node was killed after it acknowledged the last. Made once for each size."""
     if tasks not in bench.backlogs:
         say(f"ours, filling {tasks:,}")
         spool = bench.servers.path("backlog")
@@ -105,7 +105,7 @@ def _fill_uwsgi(bench: Bench, tasks: int) -> Path:
 
 
 def _flush(spool: Path) -> None:
-    """What was written before shall not be written out during the measurement."""
+    """Syncs, so that earlier writes do not reach the disk during the measurement."""
     subprocess.run(["sync", "--file-system", str(spool)], check=True)
 
 
@@ -138,7 +138,7 @@ def _watch_drain(server: Server, spool: Path, stamp: Path, tasks: int) -> Drain:
             break
         server.check(60 + tasks / 2000)
         cost = time.monotonic() - looked
-        time.sleep(max(0.002, 20 * cost))  # looking into a large directory is work, too
+        time.sleep(max(0.002, 20 * cost))  # listing a large directory is work, too
     seconds = looked - start
     worker_cpu = proc.cpu_seconds(worker) - worker_before
     node_cpu = proc.tree_cpu_seconds(server.pid) - node_before - worker_cpu

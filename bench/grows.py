@@ -1,4 +1,4 @@
-"""What grows with what waits: pauses of the node's loop, and what an operator waits for, beside a little and beside a lot.
+"""Costs that may grow with the backlog: pauses of the node's loop, and an operator's waits, beside few tasks and beside many.
 
 Run as a program (`grows.py PORT`) it is the pulse: it pings a node until its standard input ends, and prints how long
 each answer took.
@@ -32,9 +32,9 @@ GHOSTS = (1_000, 5_000)
 FAILING = 20_000
 """Tasks that fail."""
 HELD_SECONDS = 5.0
-"""How long it is watched that tasks are given up."""
+"""Seconds in which tasks are given up and watched."""
 PULSE_SECONDS = 0.002
-"""Between two pings."""
+"""Seconds between two pings."""
 
 Task = list[tuple[bytes, bytes]]
 
@@ -65,7 +65,7 @@ def _later(bench: Bench, size: int) -> list[Row]:
         tomorrow = b"%d" % (time.time() + DAY)
         _send(node.port, ([(b"n", b"%d" % n), (b"at", tomorrow)] for n in range(size)))
         each = (proc.tree_memory_mb(node.pid)[0] - base) * 2**20 / size
-        time.sleep(2.5)  # the last batch is closed: what comes now lies in another one
+        time.sleep(2.5)  # the last batch is closed: new tasks go into another one
         with _pulse(node) as pulse:
             for _ in range(3):
                 _send(node.port, [[(b"n", b"x"), (b"at", tomorrow)]] * 50)
@@ -86,7 +86,7 @@ def _later(bench: Bench, size: int) -> list[Row]:
 
 
 def _held(bench: Bench, size: int) -> list[Row]:
-    """Tasks for a node that never comes, whose hold is over: they are given up as fast as the disk allows."""
+    """Tasks for a node that never comes, with their hold over: they are given up as fast as the disk allows."""
     spool = bench.servers.path("spool")
     ghost = spool / "outbox" / "ghost"
     with bench.servers.node(spool) as node:
@@ -111,7 +111,7 @@ def _held(bench: Bench, size: int) -> list[Row]:
 
 
 def _dead(bench: Bench, size: int) -> list[Row]:
-    """Many dead tasks, of which an operator looks at a hundred."""
+    """Many dead tasks; an operator looks at the first hundred."""
     spool = bench.servers.path("spool")
     with bench.servers.node(spool) as node:
         node.wait_ready()
@@ -170,7 +170,7 @@ def _row(what: str, unit: str, figure: float, most: float = 0) -> Row:
 
 
 def _send(port: int, tasks: Iterable[Task]) -> list[str]:
-    """Pipelines tasks; their ids."""
+    """Pipelines tasks. Returns their ids."""
     ids: list[str] = []
     waiting = iter(tasks)
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection, connection.makefile("rb") as answers:
@@ -185,7 +185,7 @@ def _send(port: int, tasks: Iterable[Task]) -> list[str]:
 
 
 def _timed(spool: Path, method: str, path: str) -> float:
-    """A request to the control socket; milliseconds until it is answered."""
+    """Sends a request to the control socket. Returns the milliseconds until its answer."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(spool / "control.sock"))
@@ -206,7 +206,7 @@ def _files(spool: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _pulse(node: Server) -> Iterator[list[float]]:
-    """Milliseconds that each ping took meanwhile, in order of size."""
+    """Milliseconds that each ping took meanwhile, sorted."""
     taken: list[float] = []
     beating = subprocess.Popen([sys.executable, __file__, str(node.port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -218,7 +218,7 @@ def _pulse(node: Server) -> Iterator[list[float]]:
 
 
 def main() -> None:
-    """The pulse."""
+    """Runs the code within, and returns the pulse."""
     os.set_blocking(0, False)
     taken = []
     while True:

@@ -1,4 +1,4 @@
-"""One hop: tasks that are given to one node for another, durable on the disks of both; beside brokers that get the same tasks."""
+"""One hop: tasks given to one node for another, durable on both disks; beside brokers that get the same tasks."""
 
 import json
 import socket
@@ -18,11 +18,11 @@ from servers import Server, free_port, status
 
 LEAST_RATE, MOST_MS, LEAST_TLS = 25_000, 3.0, 0.6
 CONNECTIONS, WINDOW = 4, 512
-"""Of those who give tasks to alpha, and to the brokers."""
+"""Connections that give tasks to alpha, and to the brokers."""
 LOOK_SECONDS = 0.02
-"""Between two looks at beta's counter."""
+"""Seconds between two looks at beta's counter."""
 TAIL = 0.1
-"""Of a stream, at its beginning: not counted, while windows grow and code is cold."""
+"""The part of a stream, at its beginning, that does not count: windows grow and code is cold."""
 
 
 class Hop(NamedTuple):
@@ -36,7 +36,7 @@ class Hop(NamedTuple):
     """Tasks a second from a backlog, when beta has come back."""
     alpha_us: float
     beta_us: float
-    """CPU a task of the two, in the first part."""
+    """CPU of both nodes for each task, in the first part."""
     done: float = 0.0
     """Tasks a second from the first task given to alpha until the last has run on beta."""
 
@@ -115,7 +115,7 @@ def _feed(two: Pair) -> Hop:
 
 
 def _backlog(two: Pair) -> float:
-    """Beta goes, tasks are left for it, it comes back."""
+    """Beta stops, tasks wait for it, it comes back."""
     bench, tasks = two.bench, two.bench.plan.hop_tasks
     two.stop_beta()
     bench.load.extended(two.alpha.port, connections=CONNECTIONS, window=WINDOW, tasks=tasks, node=BETA)
@@ -125,7 +125,7 @@ def _backlog(two: Pair) -> float:
 
 
 def arrivals(two: Pair, tasks: int, since: int = 0) -> Iterator[tuple[float, int]]:
-    """When (monotonic) beta had how many of these tasks, until it has them all."""
+    """Times (monotonic) and numbers of these tasks that beta had, until it has them all."""
     end = time.monotonic() + 60 + tasks / 2000
     count = 0
     while count < tasks:
@@ -235,7 +235,7 @@ def _make_stream(port: int, server: Server) -> None:
 
 
 def _beanstalk(bench: Bench) -> float:
-    """With a binlog that is fsynced before each answer."""
+    """beanstalkd with a binlog that is fsynced before each answer."""
     port, store = free_port(), bench.servers.path("beanstalk")
     store.mkdir()
     with _broker(bench, "beanstalkd", port, "-l", "127.0.0.1", "-p", str(port), "-b", str(store), "-f", "0"):

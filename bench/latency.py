@@ -25,7 +25,7 @@ BLOCK = block_of(WORDS)
 PACKET = b"\x11" + len(BLOCK).to_bytes(2, "little") + b"\x00" + BLOCK
 STORED = b"\xff\x00\x00\x01"
 WARM_UP = 5
-"""Tasks that find cold code; not counted."""
+"""Tasks at the beginning that do not count: code is cold."""
 
 
 def latency(bench: Bench) -> list[Row]:
@@ -54,12 +54,12 @@ def latency(bench: Bench) -> list[Row]:
 
 
 def percentile(seconds: list[float], share: float) -> float:
-    """In microseconds."""
+    """Seconds as microseconds."""
     return sorted(seconds)[int(share * (len(seconds) - 1))] * 1e6
 
 
 class Fifo:
-    """What the application says when it is called."""
+    """The time stamps that the application writes when it is called."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -73,7 +73,7 @@ class Fifo:
         os.close(self._handle)
 
     def read(self, limit: float) -> float | None:
-        """The time at which it was called; None when it was not within `limit` seconds."""
+        """The time of its call; None if it was not called within `limit` seconds."""
         if not select.select([self._handle], [], [], limit)[0]:
             return None
         return float(os.read(self._handle, 100))
@@ -92,5 +92,5 @@ def _latencies(server: Server, fifo: Fifo, samples: int) -> list[float]:
         if called is None:
             raise BenchError(f"a task was not run within 10 s: {server.last_words()}")
         results.append(called - begin)
-        time.sleep(random.uniform(0.005, 0.015))  # until uWSGI's spooler sleeps again: it takes no wake-up before
+        time.sleep(random.uniform(0.005, 0.015))  # until uWSGI's spooler sleeps again: before that it takes no wake-up
     return results[WARM_UP:]

@@ -1,4 +1,4 @@
-"""The load generator in C: compiled once a run, called with what it prints read back."""
+"""The load generator in C: compiled once for each run; its output is read back."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 class BenchError(Exception):
-    """A measurement could not be made; says why."""
+    """A measurement failed; the text says why."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the generator saw."""
+    """The result of the generator."""
 
     tasks: int
     seconds: float
@@ -47,13 +47,13 @@ class Generator:
         return self._run("plain", port, clients, seconds, 0, limit=seconds + 30)
 
     def extended(self, port: int, *, connections: int, window: int, seconds: float = 0, tasks: int = 0, node: str = "") -> Load:
-        """Pipelined over connections that stay open, for so long or for so many tasks; for `node`, when it is named."""
+        """Pipelines over connections that stay open, for so many seconds or tasks; for `node`, if it is named."""
         limit = seconds + 30 if seconds else 60 + tasks / 2000
         more = [node] if node else []
         return self._run("extended", port, connections, seconds, tasks, window, *more, limit=limit)
 
     def broker(self, kind: str, port: int, *, connections: int, window: int, seconds: float) -> Load:
-        """The same tasks, pipelined likewise, into a broker: `nats` or `beanstalk`."""
+        """Pipelines the same tasks into a broker: `nats` or `beanstalk`."""
         return self._run(kind, port, connections, seconds, 0, window, limit=seconds + 30)
 
     def fill(self, directory: Path, tasks: int) -> Load:

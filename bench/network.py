@@ -65,7 +65,7 @@ def enqueue(bench: Bench) -> list[Row]:
 
 
 def extended(bench: Bench) -> list[Row]:
-    """The extended dialect, beside what uWSGI does at its best, many clients with one connection a task."""
+    """The extended dialect, beside uWSGI's best: many clients with one connection a task."""
     plan = bench.plan
 
     def uwsgi() -> Enqueue:
@@ -95,7 +95,7 @@ def extended(bench: Bench) -> list[Row]:
 
 
 def _plain(bench: Bench, server: Server, numbers: Sequence[int]) -> dict[int, Enqueue]:
-    """So many clients at once, one number after the other, against one server."""
+    """Several numbers of clients at once, one after the other, against one server."""
     server.wait_ready()
     results = {}
     for clients in numbers:

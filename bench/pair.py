@@ -1,4 +1,4 @@
-"""Two nodes on loopback that know each other: alpha, to which tasks are given, and beta, for which they are."""
+"""Two nodes on loopback that know each other: alpha takes tasks for beta."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ ALPHA, BETA = "alpha", "beta"
 
 @dataclass
 class Pair:
-    """The two; beta can go and come back, on the same port and spool."""
+    """The two nodes. Beta can stop and come back, on the same port and spool."""
 
     bench: Bench
     alpha: Server
@@ -35,7 +35,7 @@ class Pair:
         return self.beta
 
     def stop_beta(self) -> None:
-        """Ends it in the ordinary way."""
+        """Stops it in the ordinary way."""
         self._beta.close()
 
     def wait_known(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the spools of a run lie: a temporary directory, on the disk as it is or on a fresh ext4 in an image file."""
+"""The place for the spools of a run: a temporary directory on the disk as it is, or on a fresh ext4 in an image file."""
 
 import array
 import contextlib
@@ -20,7 +20,7 @@ IMAGE_BYTES = 24 << 30
 
 @contextlib.contextmanager
 def temporary_directory(parent: str | None, *, image: bool) -> Iterator[Path]:
-    """Removed at the end with all that was spooled."""
+    """A directory that is removed at the end, with all spools in it."""
     path = Path(tempfile.mkdtemp(prefix="spoolnode-bench-", dir=parent))
     try:
         with _mounted(path) if image else contextlib.nullcontext(path) as directory:
@@ -58,7 +58,7 @@ def _run(*command: str) -> None:
 
 
 def _spread(directory: Path) -> None:
-    """Sets ext4's "top of a directory hierarchy" flag, where there is one.
+    """Sets ext4's "top of a directory hierarchy" flag, if the file system has it.
 
     Each spool then begins in another part of the disk, and none pays for the inodes that another has just freed.
     """
@@ -81,7 +81,7 @@ def file_system(directory: Path) -> str:
 
 
 def warning(directory: Path) -> str:
-    """What makes this place a bad one for a comparison; empty when nothing is known."""
+    """The reason why this place is a bad one for a comparison; empty if none is known."""
     kind, source, options = [*file_system(directory).split(), "", "", ""][:3]
     if kind == "tmpfs":
         return "tmpfs is no disk: an fsync costs nothing here"

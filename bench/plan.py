@@ -1,4 +1,4 @@
-"""How much is measured, and what a measurement has at hand."""
+"""How much is measured, and the tools of a measurement."""
 
 import sys
 import time
@@ -71,18 +71,18 @@ QUICK = Plan(
 
 @dataclass
 class Bench:
-    """What a measurement has at hand."""
+    """The tools of a measurement."""
 
     plan: Plan
     servers: Contestants
     load: Generator
     sides: frozenset[str]
-    """`uwsgi`, `ours` and the brokers; those that are there"""
+    """`uwsgi`, `ours` and the brokers that are installed"""
     backlogs: dict[int, Path] = field(default_factory=dict)
     """spools of ours with so many tasks waiting, made once"""
 
     def in_turn(self, runs: dict[str, Callable[[], T]], pairs: int = 0) -> dict[str, list[T]]:
-        """Runs A B A B ...; names begin with their side. A name whose side is missing has no results."""
+        """Runs A B A B ...; names begin with their side. A contestant that is not installed has no results."""
         results: dict[str, list[T]] = {name: [] for name in runs}
         for turn in range(pairs or self.plan.pairs):
             for name, run in runs.items():
@@ -93,7 +93,7 @@ class Bench:
 
 
 def wait_for(condition: Callable[[], bool], server: Server, what: str, limit: float = 30.0) -> float:
-    """Returns when the condition holds, with the monotonic time; BenchError when the server ends, or after `limit` seconds."""
+    """Returns when the condition holds, with the monotonic time; raises BenchError if the server ends, or after `limit` seconds."""
     end = time.monotonic() + limit
     while not condition():
         server.check(float("inf"))

@@ -1,4 +1,4 @@
-"""What /proc says of a process: who its children are, what it has used."""
+"""Processes in /proc: their children, the time and the memory that they have used."""
 
 import os
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Process:
-    """A process, safe against a pid that is used again."""
+    """A process, told from a later one with the same pid."""
 
     pid: int
     started: int
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the third on: the name before may hold anything. Empty when it is gone."""
+    """The fields of /proc/PID/stat from the third on: the name before may hold anything. Empty if it is gone."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -40,13 +40,13 @@ def tree(pid: int) -> list[Process]:
 
 
 def is_alive(process: Process) -> bool:
-    """Whether it runs still, itself and not another one with its pid."""
+    """Whether it still runs: itself, not another process with its pid."""
     stat = _stat(process.pid)
     return bool(stat) and stat[0] != "Z" and int(stat[19]) == process.started
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, all threads. The kernel counts in ns and tells in ticks of 10 ms."""
+    """User and system time of a process, all threads. The kernel counts in ns, but shows ticks of 10 ms."""
     stat = _stat(pid)
     return (int(stat[11]) + int(stat[12])) / TICK if stat else 0.0
 

@@ -1,4 +1,4 @@
-"""Rows: what was measured, beside what it was to be; as a table and as JSON."""
+"""Rows: the measured values beside their targets; as a table and as JSON."""
 
 import json
 import statistics
@@ -17,11 +17,11 @@ class Target:
     value: float
 
     def text(self) -> str:
-        """As it stands in the table."""
+        """Its text in the table."""
         return {"ratio": "≥ {:.3g}x", "most": "≤ {:.3g}", "least": "≥ {:.3g}"}[self.kind].format(self.value)
 
     def met(self, ours: float | None, ratio: float | None) -> bool | None:
-        """Whether it was reached; None when that was not measured."""
+        """Whether it was reached; None if it was not measured."""
         figure = ratio if self.kind == "ratio" else ours
         if figure is None:
             return None
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass
 class Row:
-    """One line of the table. `samples` are the single runs, in the order in which they were made."""
+    """One line of the table. `samples` are the single runs, in their order."""
 
     measurement: str
     what: str
@@ -42,7 +42,7 @@ class Row:
     met: bool | None = None
     note: str = ""
     beside: str = "uWSGI"
-    """Who the other is."""
+    """The name of the other side."""
     samples: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -70,7 +70,7 @@ def compare(
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For people."""
+    """The table, for people."""
     lines = [["", "unit", "spoolnode", "other", "ratio", "target", "met", ""]]
     for row in rows:
         met = {True: "yes", False: "NO", None: "?" if row.target else ""}[row.met]
@@ -95,7 +95,7 @@ def _number(value: float | None) -> str:
 
 
 def write_json(path: Path, machine: dict[str, Any], rows: Sequence[Row], *, update: bool = False) -> None:
-    """For programs. `update`: only the rows of what was measured are replaced; `updated` says on which machine they were."""
+    """JSON, for programs. `update`: replaces only the rows that were measured now; `updated` says on which machine that was."""
     content: dict[str, Any] = {"machine": machine, "rows": []}
     if update and path.exists():
         content = json.loads(path.read_text())

@@ -42,7 +42,7 @@ MEASUREMENTS = {
     "left": drain.left,
     "drain": drain.drain,
 }
-"""Those that only make files come first, the one that has them removed by the thousand last: see README."""
+"""Measurements that only make files come first; the one that removes them by the thousand comes last: see README."""
 VERSIONS = {
     "uwsgi": ["--version"],
     "nats-server": ["--version"],
@@ -50,12 +50,12 @@ VERSIONS = {
     "redis-server": ["--version"],
     "dramatiq": ["-c", "import dramatiq; print(dramatiq.__version__)"],
 }
-"""How each is asked for its version."""
+"""The option that prints the version of each."""
 CLUSTER = ("hop", "hop-latency", "calls", "dead-peer", "crowd")
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two instead of ten: fewer and shorter runs")
     names = f"{', '.join(MEASUREMENTS)}; cluster is {', '.join(CLUSTER)}"
@@ -71,7 +71,7 @@ def arguments() -> argparse.Namespace:
 
 
 def machine(directory: Path, found: dict[str, list[str]], plan: Plan) -> dict[str, Any]:
-    """What the figures hold for."""
+    """The machine that the figures hold for."""
 
     def output(*command: str) -> str:
         try:
@@ -97,7 +97,7 @@ def machine(directory: Path, found: dict[str, list[str]], plan: Plan) -> dict[st
 
 
 class Disturbance:
-    """How much of the machine others took since this was made: a run beside other work proves little."""
+    """How much of the machine other work took since this was made: such a run proves little."""
 
     def __init__(self) -> None:
         self._start = self._now()
@@ -107,7 +107,7 @@ class Disturbance:
         return (*proc.machine_seconds(), proc.own_seconds(), time.monotonic())
 
     def percent(self) -> dict[str, float]:
-        """Of all processors; "others" has the kernel's own threads, which write back what the contestants wrote."""
+        """Shares of all processors. "others" includes the kernel's own threads, which write back the contestants' data."""
         busy, stolen, own, wall = (now - start for now, start in zip(self._now(), self._start, strict=True))
         whole = wall * (os.cpu_count() or 1) / 100
         return {"others": round(max(0.0, busy - own) / whole, 1), "stolen": round(stolen / whole, 1)}
@@ -127,7 +127,7 @@ def chosen(only: list[str] | None) -> list[str]:
 
 
 def measure(name: str, bench: Bench) -> list[report.Row]:
-    """The rows of one measurement; when it cannot be made, one that says why."""
+    """The rows of one measurement; if it fails, one row that says why."""
     begin = time.monotonic()
     try:
         rows = MEASUREMENTS[name](bench)

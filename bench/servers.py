@@ -21,21 +21,21 @@ from load import BenchError
 APPS = Path(__file__).with_name("apps")
 PING, PONG = b"\x64\x00\x00\x00", b"\x64\x00\x00\x01"
 STATUS = b"\x64\x00\x00\x01"
-"""A ping in the extended dialect: the answer has a node's status."""
+"""A ping in the extended dialect: its answer has a node's status."""
 
 UWSGI = ["--master", "--die-on-term", "--disable-logging", "--spooler-quiet", "--pythonpath", str(APPS)]
-"""What is best for uWSGI: no line in the log for a request or a task."""
+"""The best options for uWSGI: no line in the log for a request or a task."""
 
 
 def find_uwsgi() -> list[str]:
-    """The command of the real uWSGI: beside this Python, or on PATH; empty when there is none."""
+    """The command of the real uWSGI: beside this Python, or on PATH; empty if it is not installed."""
     beside = Path(sys.executable).with_name("uwsgi")
     found = str(beside) if beside.exists() else shutil.which("uwsgi")
     return [found] if found else []
 
 
 def find_node() -> list[str]:
-    """The command of spoolnode: beside this Python, or as a module of it; empty when there is none."""
+    """The command of spoolnode: beside this Python, or as a module of it; empty if it is not installed."""
     beside = Path(sys.executable).with_name("spoolnode")
     if beside.exists():
         return [str(beside)]
@@ -46,7 +46,7 @@ def find_node() -> list[str]:
 
 
 def find_brokers() -> dict[str, list[str]]:
-    """The commands of what a hop is compared with; those that are missing are left out."""
+    """The commands of the brokers that are installed, for the comparison with a hop."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
     found = {name: shutil.which(name, path=path) for name in ("nats-server", "beanstalkd", "redis-server")}
     beside = Path(sys.prefix) / "bench" / "bin" / "python"  # an environment of its own: `make bench` makes it
@@ -55,7 +55,7 @@ def find_brokers() -> dict[str, list[str]]:
 
 
 def free_port() -> int:
-    """A port that nobody uses, below those that the kernel gives to the clients of a run."""
+    """A free port, below those that the kernel gives to the clients of a run."""
     for _ in range(1000):
         port = random.randrange(15000, 32000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ def status(port: int) -> dict[str, Any]:
 
 
 def accepts(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Whether something listens there."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
         return True
     return False
@@ -118,11 +118,11 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the master, or of the node."""
+        """The pid of the master, or of the node."""
         return self._process.pid
 
     def wait_ready(self, limit: float = 30, *, broker: bool = False) -> float:
-        """Until the first ping is answered (a broker: a connection is taken); the seconds since the start."""
+        """Waits until the first ping is answered (for a broker: a connection is accepted). Returns the seconds since the start."""
         while not (accepts if broker else ping)(self.port):
             self.check(limit)
             time.sleep(0.002)
@@ -141,7 +141,7 @@ class Server:
         return self.log.read_text(errors="replace")[-600:].strip() or "(empty)"
 
     def stop(self, limit: float = 30) -> None:
-        """Ends it in the ordinary way; what is left after `limit` seconds is killed."""
+        """Stops it in the ordinary way, and kills what is left after `limit` seconds."""
         family = proc.tree(self.pid)
         self._process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -203,7 +203,7 @@ class Contestants:
 
     @contextlib.contextmanager
     def broker(self, name: str, *options: str, port: int = 0, environment: dict[str, str] | None = None) -> Iterator[Server]:
-        """A broker, or what works for one; its options say the port."""
+        """A broker, or a worker of one; its options name the port."""
         with self._running([*self._brokers[name], *options], port, environment) as server:
             yield server
 
@@ -212,7 +212,7 @@ class Contestants:
         return self._brokers[name]
 
     def certificates(self, *names: str) -> dict[str, list[str]]:
-        """The options with which nodes of these names trust each other."""
+        """The options with which nodes with these names trust each other."""
         directory = self.path("ca")
         for arguments in (["init", str(directory)], *(["issue", name, "--dir", str(directory)] for name in names)):
             done = subprocess.run([*self._node, "ca", *arguments], capture_output=True, text=True, check=False)

@@ -1,4 +1,5 @@
-"""Sends from Python, one call after the other, and waits until all have run; then a few one by one. argv: dramatiq or spoolnode.
+"""Sends from Python, one call after the other, and waits until all have run; then a few one by one. argv: dramatiq or
+spoolnode.
 
 Prints as JSON how many a second were sent, and done; and the seconds from each lone call to its run.
 """
@@ -14,7 +15,7 @@ LIMIT = 60.0
 
 
 def sender() -> Callable[[], object]:
-    """What sends one task."""
+    """A function that sends one task."""
     if sys.argv[1] == "dramatiq":
         from tick_dramatiq import tick  # noqa: PLC0415  # each side has its own environment
 
@@ -26,7 +27,7 @@ def sender() -> Callable[[], object]:
 
 
 def ran() -> int:
-    """How many tasks have run."""
+    """Tasks that have run so far."""
     try:
         return os.stat(os.environ["BENCH_TICKS"]).st_size // 8
     except FileNotFoundError:

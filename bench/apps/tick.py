@@ -1,4 +1,4 @@
-"""The application of the calls: appends to a file when it was called (monotonic, 8 bytes), whoever calls it."""
+"""The application of the calls: appends the time of each call to a file (monotonic, 8 bytes), whoever calls it."""
 
 import os
 import struct
@@ -8,7 +8,7 @@ _file = -1
 
 
 def tick() -> None:
-    """One line of the record. Appending so few bytes is atomic, also between threads."""
+    """Writes one record. Appending so few bytes is atomic, also between threads."""
     global _file  # noqa: PLW0603  # opened by the process that runs the tasks
     now = struct.pack("<d", time.clock_gettime(time.CLOCK_MONOTONIC))
     if _file < 0:
