@@ -93,7 +93,7 @@ class Bench:
 
 
 def wait_for(condition: Callable[[], bool], server: Server, what: str, limit: float = 30.0) -> float:
-    """Returns when the condition holds, with the monotonic time; raises BenchError if the server ends, or after `limit` seconds."""
+    """Waits for the condition. Returns the monotonic time; raises BenchError if the server ends, or after `limit` seconds."""
     end = time.monotonic() + limit
     while not condition():
         server.check(float("inf"))

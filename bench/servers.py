@@ -122,7 +122,7 @@ class Server:
         return self._process.pid
 
     def wait_ready(self, limit: float = 30, *, broker: bool = False) -> float:
-        """Waits until the first ping is answered (for a broker: a connection is accepted). Returns the seconds since the start."""
+        """Waits until a ping is answered (a broker: a connection is accepted). Returns the seconds since the start."""
         while not (accepts if broker else ping)(self.port):
             self.check(limit)
             time.sleep(0.002)

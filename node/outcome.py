@@ -93,7 +93,7 @@ class AskedCall(NamedTuple):
 
 @dataclass(slots=True)
 class Mailbox:
-    """The way from a loaded application to the main thread of its worker. Both are None until the worker runs."""
+    """The way from a loaded application to the main thread of its worker. They are None until the worker runs."""
 
     put: Callable[[AskedCall], None] | None = None
     """Has the main thread make a call as soon as it is free; for any thread."""

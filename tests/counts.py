@@ -1,4 +1,4 @@
-"""Counts of what makes code and prose hard to read: `python tests/counts.py [CHECKOUT]` prints them.
+"""Counts things that make code and prose hard to read: `python tests/counts.py [CHECKOUT]` prints them.
 
 `tests/test_counts.py` holds each where it is, so that none grows.
 """
@@ -115,7 +115,7 @@ def _strings(nodes: list[ast.AST]) -> list[str]:
 
 
 def _docstrings(nodes: list[ast.AST]) -> list[str]:
-    """What is said of modules, classes and functions, and below fields and constants."""
+    """The docstrings of modules, classes and functions, and those below fields and constants."""
     return [text for item in nodes if isinstance(item, ast.Expr) for text in _strings([item.value])]
 
 

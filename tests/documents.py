@@ -62,6 +62,6 @@ def table(text: str) -> list[list[str]]:
 
 
 def anchors(name: str) -> set[str]:
-    """What a link may name behind the # of a page: its headings, as GitHub spells them."""
+    """The anchors that a link may name after the # of a page: its headings, as GitHub spells them."""
     headings = re.findall(r"^#+ (.*)$", prose(name), flags=re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

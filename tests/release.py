@@ -33,7 +33,7 @@ UNRELEASED = "## [Unreleased]\n"
 
 
 class ReleaseError(Exception):
-    """Why there is no release: a sentence for each thing that is wrong."""
+    """The reasons against a release: a sentence for each."""
 
 
 def release(root: Path, version: str, day: date) -> str:
@@ -177,7 +177,7 @@ def _told(version: str, kept: list[Path]) -> str:
 
 
 def _run(directory: Path, *command: str) -> str:
-    """What a program says; a ReleaseError with its last line when it fails."""
+    """The output of a program. Raises ReleaseError with its last line if it fails."""
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().split("\n")

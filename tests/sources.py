@@ -1,4 +1,4 @@
-"""The code of a checkout, as the tests read it: its layers, its modules, what each of them imports."""
+"""The code of a checkout for the tests: its layers, its modules and their imports."""
 
 import ast
 import os
@@ -49,7 +49,7 @@ def _full_name(path: str) -> str:
 
 
 def layer_of(name: str) -> str | None:
-    """The layer a full name belongs to; None for what is not ours."""
+    """The layer of a full name; None for names that are not ours."""
     top, _, rest = name.partition(".")
     if top != "spoolnode":
         return None
@@ -58,7 +58,7 @@ def layer_of(name: str) -> str | None:
 
 
 def imports(module: str, tree: ast.Module, *, is_package: bool = False) -> set[str]:
-    """Full names of what `module` imports, wherever in it; `from a import b` counts as a.b."""
+    """Full names of the imports of `module`, anywhere in it; `from a import b` counts as a.b."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -74,6 +74,6 @@ def imports(module: str, tree: ast.Module, *, is_package: bool = False) -> set[s
 
 
 def without_types(tree: ast.Module) -> ast.Module:
-    """What of a module runs: all but what stands under `if TYPE_CHECKING`."""
+    """The part of a module that runs: all but the code under `if TYPE_CHECKING`."""
     runs = [item for item in tree.body if not (isinstance(item, ast.If) and "TYPE_CHECKING" in ast.unparse(item.test))]
     return ast.Module(body=runs, type_ignores=[])

@@ -27,7 +27,7 @@ PATIENCE = 60.0
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """What a child process gets: this spoolnode on its path, and none of the developer's own SPOOLNODE_* settings."""
+    """The environment of a child process: this spoolnode on its path, without the developer's own SPOOLNODE_* settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPOOLNODE_")}
     path = str(Path(spoolnode.__file__).parents[1])
     rest = kept.get("PYTHONPATH")
@@ -58,7 +58,7 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", patien
 
 
 def whole_lines(path: Path) -> list[str]:
-    """What others have written to a file so far: a line whose end is not there yet is still being written."""
+    """The whole lines in a file that another process writes: a line without its end is still being written."""
     text = path.read_text() if path.exists() else ""
     return text[: text.rfind("\n") + 1].splitlines()
 
@@ -73,7 +73,7 @@ class RunningNode:
         self.log: list[dict[str, Any]] = []
         """The lines of its log, of all starts together."""
         self.noise: list[str] = []
-        """What it wrote to standard error that is no line of the log."""
+        """Its lines on standard error that are not lines of the log."""
         self.port = 0
         self._kept: socket.socket | None = None
         self._process: subprocess.Popen[str] | None = None
@@ -114,7 +114,7 @@ class RunningNode:
         return self.wait_until_ready() if wait else self
 
     def command_line(self, args: list[str]) -> list[str]:
-        """What is executed to run `args` where this node lives."""
+        """The command that runs `args` on this node's machine."""
         return args
 
     def wait_until_ready(self) -> Self:
@@ -141,7 +141,7 @@ class RunningNode:
         return self._process is not None and self._process.poll() is None
 
     def status(self) -> dict[str, Any]:
-        """What `spoolnode status --json` says."""
+        """The output of `spoolnode status --json`, decoded."""
         done = self.command("status", "--json")
         assert done.returncode == 0, done.stderr
         status: dict[str, Any] = json.loads(done.stdout)
@@ -198,7 +198,7 @@ class RunningNode:
             self._kept.close()
 
     def _keep_a_port(self) -> None:
-        """Chooses a port that is this node's also while it is down: who is bound to it without listening keeps others away."""
+        """Chooses a port that stays free while the node is down: a socket bound to it, but not listening, keeps others away."""
         if not self.port:
             self._kept = socket.socket()
             self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -17,7 +17,7 @@ ARCHITECTURE = "ARCHITECTURE.md"
 
 
 def names_of(item: ast.AST) -> set[str]:
-    """What a piece of a class adds to it: a method, a field, an attribute of its objects."""
+    """The names that a piece of a class adds to it: a method, a field, an attribute of its objects."""
     if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef):
         return {item.name}
     if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):

@@ -1,23 +1,23 @@
-"""What makes code and prose hard to read does not grow: each count of `counts.py` is held where it is."""
+"""Things that make code and prose hard to read do not grow: each count of `counts.py` is held where it is."""
 
 from pathlib import Path
 
 from counts import ROOT, counts
 
 HELD = {
-    "classes over 300 lines": 9,
+    "classes over 300 lines": 8,
     "classes with over 15 attributes": 11,
-    "isinstance on the source of a task": 22,
+    "isinstance on the source of a task": 0,
     "modules in a cycle of imports at run time": 0,
     "modules in a cycle of imports for types": 4,
     "public classes of one name": 2,
     "public functions of one name": 19,
     "module files of one name": 8,
-    'docstrings that begin with "What"': 184,
-    'sentences: "is/are no X"': 119,
-    "sentences: nobody, somebody, everybody": 171,
-    "sentences: who, whoever as a subject": 62,
-    'sentences: "anew"': 38,
+    'docstrings that begin with "What"': 104,
+    'sentences: "is/are no X"': 54,
+    "sentences: nobody, somebody, everybody": 99,
+    "sentences: who, whoever as a subject": 42,
+    'sentences: "anew"': 16,
     'sentences: "for what is gone"': 1,
     "lines of prose over 100 characters": 179,
 }

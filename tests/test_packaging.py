@@ -1,4 +1,4 @@
-"""What is built and who imports whom: the wheel, the sdist, the links of the checkout, the direction of imports."""
+"""The wheel, the sdist, the links of the checkout, the direction of imports."""
 
 import ast
 import os
@@ -111,7 +111,7 @@ def imports_of(name: str) -> set[str]:
 
 
 def real_imports_of(name: str) -> set[str]:
-    """What it needs at run time: without what stands under `if TYPE_CHECKING`."""
+    """The imports that it needs at run time: without those under `if TYPE_CHECKING`."""
     module = MODULES[name]
     return module.imports(without_types(ast.parse(module.source())))
 
@@ -206,7 +206,7 @@ RUN_WHEN_IMPORTED = {"__main__", "project"}  # the command; the application of a
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.rpartition(".")[2] not in RUN_WHEN_IMPORTED])
 def test_module_imports_first_in_a_fresh_interpreter(module: str) -> None:
-    """A cycle of imports shows only to whoever happens to come first."""
+    """A cycle of imports shows only if the wrong module happens to come first."""
     environment = {**os.environ, "PYTHONPATH": str(Path(spoolnode.__file__).parents[1])}
     command = [sys.executable, "-c", f"import {module}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

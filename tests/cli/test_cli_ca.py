@@ -1,4 +1,4 @@
-"""Certificates by command: what a user needs for TLS, with no other tool."""
+"""Certificates by command: all that a user needs for TLS, without another tool."""
 
 import json
 import sys

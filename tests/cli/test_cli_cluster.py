@@ -1,4 +1,4 @@
-"""Several nodes, seen from the command line of one: `peers`, `flush`, `drain`, what waits in the outbox, what died there."""
+"""Several nodes, seen from the command line of one: `peers`, `flush`, `drain`, waiting and dead tasks for others."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from support import PATIENCE, RunningNode, environment, eventually
 
 Node = Callable[[str], RunningNode]
 CLOSED = "127.0.0.1:1"
-"""An address where nobody listens."""
+"""An address where nothing listens."""
 
 
 @pytest.fixture

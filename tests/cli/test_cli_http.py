@@ -28,7 +28,7 @@ def test_metrics_are_prometheus_text(node: RunningNode, app: str) -> None:
     status, kind, text = get(node, "/metrics")
     assert (status, kind.partition(";")[0]) == (200, "text/plain")
     assert "# TYPE spoolnode_done_total counter" in text
-    assert get(node, "/status")[0] == 404  # the control interface is not for everybody
+    assert get(node, "/status")[0] == 404  # the control interface is not public
 
 
 def test_health_is_503_when_no_worker_is_up(node: RunningNode, app: str) -> None:

@@ -76,7 +76,7 @@ def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
     [
         (["novalue"], 2, "'novalue' is not a name and a value; write it as name=value"),
         (["-j", "a={"], 2, "the value of 'a' is not JSON"),
-        (["a=b", "--at", "soon"], 2, "'soon' is no time"),
+        (["a=b", "--at", "soon"], 2, "'soon' is not a time"),
         (["a=b", "--timeout", "-1"], 2, "'-1' is not a length of time: write seconds, or a number with a unit, like 90,"),
         (["a=b", "--timeout", "0"], 2, "it must be more than 0"),
         (["a=b", "--send-timeout", "5x"], 2, "'5x' is not a length of time"),

@@ -263,7 +263,7 @@ def test_nothing_is_changed_behind_a_node_that_does_not_answer(node: RunningNode
     node.start()
     identity = send(node, "a=b")
     (node.spool / "control.sock").unlink()
-    (node.spool / "control.sock").touch()  # nothing answers there; without a name it would be made anew
+    (node.spool / "control.sock").touch()  # nothing answers there; without a name it would be made again
     done = node.command("rm", identity)
     assert done.returncode == 1
     assert f"another node (pid {node.pid}) runs on" in done.stderr

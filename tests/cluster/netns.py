@@ -26,7 +26,7 @@ _count = itertools.count()
 
 BRIDGE = "br0"
 SINK = "sink0"
-"""A cable of which nobody looks at the other end: what is sent there is lost."""
+"""A cable whose other end leads nowhere: what is sent there is lost."""
 
 
 class Hosts:
@@ -77,11 +77,11 @@ class Hosts:
         _run(_IP, "netns", "exec", self._switch, _TC, "qdisc", "del", "dev", f"v{index}", "clsact", check=False)
 
     def cut_from(self, index: int) -> None:
-        """What this host sends is lost on the way, without a sign; it still receives."""
+        """Loses what this host sends, without a sign; it still receives."""
         self._lose(index, "ingress")
 
     def cut_to(self, index: int) -> None:
-        """What others send to this host is lost on the way, without a sign; it still sends."""
+        """Loses what others send to this host, without a sign; it still sends."""
         self._lose(index, "egress")
 
     def move(self, index: int, address: str) -> None:
@@ -105,7 +105,7 @@ class Hosts:
     def _make(self) -> None:
         _run(_IP, "netns", "add", self._switch)
         self._on_switch("link", "set", "lo", "up")
-        # No snooping: what a bridge forgets after minutes of silence is not what these tests are about.
+        # No snooping: what a bridge forgets after minutes of silence is not the subject of these tests.
         self._on_switch("link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0")
         self._on_switch("link", "set", BRIDGE, "up")
         self._on_switch("link", "add", SINK, "type", "veth", "peer", "name", f"{SINK}b")

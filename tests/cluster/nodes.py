@@ -33,7 +33,7 @@ from spoolnode.protocol.packet import ANSWER
 
 PORT = 3031
 TOLD = 4.5
-"""Seconds for what is told: a ping would find it out after 5 s of silence."""
+"""Seconds for news that is told: a ping would find it out only after 5 s of silence."""
 AT_ONCE = 200
 """Requests that a client sends before it reads the answers."""
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -105,7 +105,7 @@ class HostNode(RunningNode):
         return (self.spool / "node.id").read_text().strip()
 
     def status(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Its status."""
         status: dict[str, Any] = ask(str(self.spool), "GET", "/status")
         return status
 
@@ -159,7 +159,7 @@ class History:
 
 
 class Cluster:
-    """Nodes that find each other, what clients were told, and what ran where."""
+    """Nodes that find each other, with the acknowledgements of clients and the places where tasks ran."""
 
     def __init__(self, directory: Path, hosts: Hosts) -> None:
         self.directory = directory
@@ -180,7 +180,7 @@ class Cluster:
         return self.nodes[-1]
 
     def start(self, *names: str, options: Iterable[str] = ()) -> list[HostNode]:
-        """New nodes, all ready, each of which knows all others."""
+        """New nodes, all ready; each knows all others."""
         nodes = [self.add(name) for name in names]
         for node in nodes:
             node.launch(*options)
@@ -273,5 +273,5 @@ def at(line: dict[str, Any]) -> float:
 
 
 def copy_spool(source: HostNode, target: HostNode) -> None:
-    """What a careless copy of a machine's disk does."""
+    """Does what a careless copy of a machine's disk does."""
     shutil.copytree(source.spool, target.spool, ignore=lambda _path, names: [name for name in names if name.endswith(".sock")])

@@ -73,17 +73,17 @@ class Party(RunningNode):
         eventually(lambda: sorted(self.ran) == sorted(numbers), f"{numbers} run on {self.name}; ran {self.ran}; {self.log[-5:]}")
 
     def status(self) -> dict[str, Any]:
-        """What it says of itself; asked without a process for it."""
+        """Its status, asked without a process for it."""
         status: dict[str, Any] = ask(str(self.spool), "GET", "/status")
         return status
 
     def peers(self) -> list[dict[str, Any]]:
-        """What `spoolnode peers` shows."""
+        """The rows of `spoolnode peers`."""
         rows: list[dict[str, Any]] = ask(str(self.spool), "GET", "/peers")
         return rows
 
     def dead(self) -> list[str]:
-        """What lies in dead/."""
+        """The files in dead/."""
         return sorted(path.name for path in (self.spool / "dead").iterdir())
 
     def is_well(self) -> None:
@@ -127,7 +127,7 @@ def hello(**changes: Any) -> bytes:
 
 
 def say_as(node: RunningNode, key: NodeKey, said: bytes, *packets: bytes) -> list[str]:
-    """The same without TLS, from somebody who says this hello and proves that he has the key."""
+    """The same without TLS, from a party that says this hello and proves its key."""
     introduction = Introduction(read(said[4:]), key, secrets.token_hex(NONCE_SIZE))
     asked = read(said[4:])
     heard: list[str] = []
@@ -144,7 +144,7 @@ def say_as(node: RunningNode, key: NodeKey, said: bytes, *packets: bytes) -> lis
 
 
 def task(n: str, *, extended: bool = True, **variables: str) -> bytes:
-    """A task as a link carries it, or as nobody should."""
+    """A task as a link carries it, or as it never should."""
     said = {"n": n, "spool_seq": str(NUMBER), **variables}
     block = encode_variables([(key.encode(), value.encode()) for key, value in said.items() if value])
     return packet(SPOOL_REQUEST, block, EXTENDED if extended else PLAIN)
@@ -162,9 +162,9 @@ def connection(node: RunningNode, context: ssl.SSLContext | None) -> Iterator[so
 
 
 def say(node: RunningNode, context: ssl.SSLContext | None, *packets: bytes) -> list[str]:
-    """Says these one after the other, each when the one before is answered; what each was answered: `pong`, an id, a reason.
+    """Says these one after the other, each after the answer to the one before. Returns the answers: `pong`, an id, a reason.
 
-    The list is shorter when the node ends the connection.
+    The list is shorter if the node ends the connection.
     """
     heard: list[str] = []
     try:
@@ -191,7 +191,7 @@ def understood(modifier1: int, modifier2: int, block: bytes) -> str:
 
 
 class FakeNode:
-    """Somebody who listens and answers each hello with a status of the test's choice; `got` is all that was said to it."""
+    """Listens and answers each hello with a status of the test's choice; `got` is all that was said to it."""
 
     def __init__(self, status: dict[str, Any], context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.status = status
@@ -241,7 +241,7 @@ class FakeNode:
                     while head := _exactly(sock, 4):
                         if head[0] == 22:
                             sock.recv(65536)
-                            sock.sendall(REFUSED * 2)  # whoever shakes hands hears that this is no TLS
+                            sock.sendall(REFUSED * 2)  # a TLS client hears that this is not TLS
                             return
                         data = head + _exactly(sock, int.from_bytes(head[1:3], "little"))
                         self.got.append(data)
@@ -262,7 +262,7 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 
 
 def status_of(node_id: str, name: str, **changes: Any) -> dict[str, Any]:
-    """What a node of that id and name says of itself."""
+    """The status of a node with that id and name."""
     return {
         "id": node_id, "name": name, "cluster": "default", "protocol": PROTOCOL, "version": "1", "instance": node_id, "tags": [],
         "workers": 1, "waiting": 0, "running": 0, "pace": 0.0, "draining": False, "accepting": True, **changes,
@@ -270,7 +270,7 @@ def status_of(node_id: str, name: str, **changes: Any) -> dict[str, Any]:
 
 
 def server_context(made: "Issued") -> ssl.SSLContext:
-    """What a node with that certificate uses to be called."""
+    """The server's context of a node with that certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.certificate, made.key)
     context.load_verify_locations(made.authority)

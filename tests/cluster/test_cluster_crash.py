@@ -45,7 +45,7 @@ class Killer(threading.Thread):
             self.problem = f"{self._node.name}: {error}"
 
     def count(self) -> None:
-        """What the node did since its start, as far as it has counted it."""
+        """The node's counts since its start."""
         status = self._node.status()
         self.forwarded += status["forwarded"]
         self.repeats += status["repeats"]

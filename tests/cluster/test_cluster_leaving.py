@@ -1,4 +1,4 @@
-"""Nodes leave: with a goodbye, drained, or for ever; what was chosen for them is chosen again. And two come with one id."""
+"""Nodes leave: with a goodbye, drained, or for ever; their tasks are chosen again. And two nodes come with one id."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""On one network segment with somebody who is not one of ours: whatever he announces, he gets nothing."""
+"""A stranger on the same network segment gets nothing, whatever it announces."""
 
 import pytest
 from nodes import PORT, Cluster

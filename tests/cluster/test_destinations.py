@@ -1,4 +1,4 @@
-"""Destinations that nobody is known to be: they cost next to nothing, however many, and get a link as soon as somebody is."""
+"""Unknown destinations cost next to nothing, however many, and get a link as soon as a node for them is known."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 
 class Home:
-    """A node, as far as its cluster asks for it. Nobody whom it calls is there."""
+    """A node, as far as its cluster asks for it. All that it calls are away."""
 
     def __init__(self, path: Path) -> None:
         self.id, self.instance, self.key = NODE, "instance", NodeKey(bytes(32))

@@ -103,7 +103,7 @@ TRANSITIONS = {
         "progress": "open",
     },
 }  # fmt: skip
-"""What leads where; all else is an error of the caller. `in_flight` is open with a task under way."""
+"""The transitions; all others are errors of the caller. `in_flight` is open with a task under way."""
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)

@@ -1,4 +1,4 @@
-"""A peer is a machine of six states: where each input leads from each of them, what is counted, and when it is pinged next."""
+"""A peer is a machine of six states: where each input leads from each of them, its counts, and its next ping."""
 
 from itertools import product
 
@@ -17,7 +17,7 @@ WAYS: dict[PeerState, list[Seen]] = {
     LEAVING: [Seen.DRAINING],
     REJECTED: [Seen.UNTRUSTED],
 }
-"""What leads to each state."""
+"""The inputs that lead to each state."""
 
 
 def peer_in(state: PeerState) -> Liveness:
@@ -56,7 +56,7 @@ LEADS = {
 
 
 def leads(seen: Seen, state: PeerState) -> tuple[PeerState, Ask]:
-    """What that table says."""
+    """The table, as the code has it."""
     target, plan = LEADS[seen].split("|")[list(PeerState).index(state)].split()
     return PeerState(target), PLAN[plan]
 

@@ -1,4 +1,4 @@
-"""The table of peers: what each input does in each state, who is who, when pings are due, what an operator is told."""
+"""The table of peers: each input in each state, identities, when pings are due, the messages for an operator."""
 
 import random
 from collections.abc import Callable
@@ -24,7 +24,7 @@ ELSEWHERE = "10.0.0.3:3031"
 
 
 def status(node_id: str = BETA, **changes: Any) -> dict[str, Any]:
-    """What that node answers to a ping."""
+    """That node's answer to a ping."""
     said = {"id": node_id, "name": "beta", "cluster": "main", "protocol": PROTOCOL, "instance": node_id[:4], "version": "1"}
     return {**said, "workers": 2, "waiting": 0, "running": 0, "accepting": True, "draining": False, **changes}
 
@@ -74,7 +74,7 @@ NOW = 1000.0
 
 
 def peer_in(state: PeerState) -> Table:
-    """A table with one peer in that state at `NOW`, the last ping of which ended some time ago."""
+    """A table with one peer in that state at `NOW`; its last ping ended some time ago."""
     table = Table()
     table.found(mdns(), NOW - 200)
     peer = table.only()
@@ -697,7 +697,7 @@ def held() -> Table:
 
 
 def introduce(table: Table, now: float) -> Peer:
-    """Somebody calls under a fresh id, and answers the ping with what beta tells everybody."""
+    """A party calls under a fresh id, and answers the ping with what beta tells all."""
     table.heard(GAMMA, "mallory", now, (ELSEWHERE,), "fresh")
     for peer in table.due(now):
         if peer.id == GAMMA:

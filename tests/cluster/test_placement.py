@@ -1,4 +1,4 @@
-"""Where a task goes: who may be chosen, how evenly, and what is chosen again."""
+"""Where a task goes: which nodes may be chosen, how evenly, and which choices are made again."""
 
 import random
 import time

@@ -1,5 +1,5 @@
-"""Without TLS: an id belongs to the node that proved its key with it first. Whoever else says it takes nothing from that node,
-neither the numbers of its tasks nor the tasks that wait for it.
+"""Without TLS: an id belongs to the node that proved its key with it first. Another node that says it takes nothing from that
+node, neither the numbers of its tasks nor the tasks that wait for it.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 MALLORYS = NodeKey(b"mallory's own secret of 32 bytes")
 AHEAD = 200
-"""Numbers that somebody uses up in another node's name: more than that one sends in a test."""
+"""Numbers that are used up in another node's name: more than that node sends in a test."""
 
 
 def enqueue(node: Party, to: str, *numbers: str) -> None:

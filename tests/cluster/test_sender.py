@@ -1,5 +1,5 @@
 """The real sender, with a real spool on a real disk, against a scripted other side on loopback: what is sent, in which order,
-what each answer does to the task, and what stays when the connection breaks.
+the effect of each answer, and what stays when the connection breaks.
 """
 
 import asyncio
@@ -40,11 +40,11 @@ BUSY = Refused(Reason.BUSY, "this node is draining")
 NEVER = Refused(Reason.FORBIDDEN, "not from you")
 
 Says = bytes | None
-"""What the other side answers to a task; None: it ends the connection."""
+"""The other side's answer to a task; None: it ends the connection."""
 
 
 class Waiter:
-    """Whoever enqueues."""
+    """A client that enqueues."""
 
     def __init__(self) -> None:
         self.done = asyncio.Event()
@@ -153,7 +153,7 @@ class SendingNode:
         self.disk.in_force = True
         self.admission = Admission(self.storage, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
         self.sender = Sender(to, self._around())
-        self.sender.link._rng = _Zero()  # no backoff: what happens is of interest, not when
+        self.sender.link._rng = _Zero()  # no backoff: these tests ask what happens, not when
         self.outbox.when_woken(lambda _to: self.sender.wake())
 
     def _report(self, action: str, **details: Any) -> None:
@@ -211,7 +211,7 @@ class SendingNode:
         return self.outbox.sizes().get(self.to, 0)
 
     def said(self, action: str) -> list[dict[str, Any]]:
-        """What was reported."""
+        """The reports."""
         return [details for reported, details in self.reports if reported == action]
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Overflow and drain: who gives how many waiting tasks to whom."""
+"""Overflow and drain: how many waiting tasks a node gives to which peer."""
 
 import pytest
 from hypothesis import given

@@ -1,5 +1,5 @@
-"""Whoever is not who they say, and whoever says what a peer may not: refused by a real node, which loses nothing, runs nothing
-of it, counts it, says why, and goes on.
+"""Parties that are not the nodes that they claim to be, or say what a peer may not: a real node refuses them, loses nothing,
+runs nothing of theirs, counts them, says why, and goes on.
 """
 
 import json
@@ -89,7 +89,7 @@ def test_expired_certificate(beta: Party, authorities: Authorities) -> None:
     shut_out(beta, "certificate has expired")
 
 
-# -- who says to be somebody else --
+# -- parties that claim to be another node --
 
 
 def test_plain_link_on_a_node_with_certificates(beta: Party) -> None:
@@ -287,7 +287,7 @@ def test_a_large_body_that_breaks_off_is_nothing_and_may_come_again(beta: Party,
     beta.is_well()
 
 
-# -- impostors where somebody else should be --
+# -- impostors in another node's place --
 
 
 def discover(path: Path, *named: tuple[str, str, str]) -> str:
@@ -361,7 +361,7 @@ def test_an_impostor_of_our_own_authority_cannot_take_the_id_of_another_node(
 
 
 def test_a_name_that_another_node_answers_to_gets_nothing_and_the_reason_is_seen(party: Make, tmp_path: Path) -> None:
-    # Without certificates: whoever is there says who it is, and that is compared.
+    # Without certificates: the node that is there says which one it is, and that is compared.
     gamma = FakeNode(status_of("cccccccccccc", "gamma"))
     uri = discover(tmp_path / "peers.json", ("bbbbbbbbbbbb", "beta", gamma.address))
     alpha = party("alpha").join("--discover", uri)
@@ -515,7 +515,7 @@ def test_authority_is_replaced_with_a_bundle_and_no_task_is_lost_on_the_way(part
         enqueue(beta, expected[-1], "alpha")
 
     both = Path(made["alpha"].authority).read_text() + Path(new["alpha"].authority).read_text()
-    for node in (alpha, beta):  # first everybody trusts both, then each gets another certificate, then the old one goes
+    for node in (alpha, beta):  # first all nodes trust both, then each gets another certificate, then the old one goes
         bundles[node.name].write_text(both)
         step(node)
     for node in (alpha, beta):

@@ -38,7 +38,7 @@ def require() -> None:
 
 
 def find_compose() -> str:
-    """What to type instead of `docker-compose`; empty when there is none."""
+    """The command to type for `docker-compose`; empty if there is none."""
     for command in COMPOSE:
         first = command.split()[0]
         if shutil.which(first) and not subprocess.run([*command.split(), "version"], capture_output=True, check=False).returncode:
@@ -86,12 +86,12 @@ class Engine:
         file.unlink()
 
     def type(self, line: str, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
-        """What happens when somebody types this line into a shell on the machine with the engine."""
+        """Runs this line in a shell on the machine with the engine."""
         typed = line.replace(COMPOSE[0], self._compose)
         return self._try("sh", "-c", typed, cwd=cwd, **changes)
 
     def docker(self, *args: str) -> str:
-        """What `docker ARGS` prints."""
+        """Runs `docker ARGS`, and returns its output."""
         done = self._try("docker", *args)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
@@ -125,7 +125,7 @@ class Engine:
         return f"unix://{self.directory}/docker.sock"
 
     def _entering(self) -> list[str]:
-        # Not `ip netns exec`: it mounts /sys anew, and hides the cgroups that the runtime needs.
+        # Not `ip netns exec`: it mounts /sys again, and hides the cgroups that the runtime needs.
         return ["nsenter", f"--net=/run/netns/{self.namespace}"]
 
     def _environment(self, **changes: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Images made of what is on this machine, for a Docker engine that reaches no registry: a stand-in for python, one for nginx.
+"""Images made from files of this machine, for a Docker engine without a registry: a stand-in for python, one for nginx.
 
 Each is one layer, a tar for `docker import`. The Python one has the packages that spoolnode needs, since
 nothing can be downloaded while an image is built without a network.
@@ -28,7 +28,7 @@ SITE = f"/usr/local/lib/python{sysconfig.get_python_version()}/site-packages"
 
 
 class Layer:
-    """A root directory as it is written into a tar: each path once, everything owned by root."""
+    """A root directory that is written into a tar: each path once, everything owned by root."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self._tar = tar
@@ -56,7 +56,7 @@ class Layer:
         self._add(info, tarfile.SYMTYPE, 0o777)
 
     def file(self, source: Path, path: str = "") -> None:
-        """A file of this machine, what a link leads to rather than the link, at its own path or another."""
+        """Adds a file of this machine, at its own path or another; the target of a link rather than the link."""
         info = tarfile.TarInfo((path or f"{source.parent.resolve()}/{source.name}").strip("/"))
         info.size = source.stat().st_size
         with source.open("rb") as content:

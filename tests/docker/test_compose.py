@@ -43,23 +43,23 @@ STORY: list[tuple[str, str]] = [
     ("docker-compose logs alpha beta | grep tidy", "(alpha|beta) ran 'tidy'"),
     ("docker-compose down", ""),
 ]
-"""What docs/docker.md says to type, and what comes back at once or, when it only looks, after a moment."""
+"""The commands of docs/docker.md, and their output, at once or, for those that only look, after a moment."""
 LOOKS = ("peers", "logs", "status", "ps")
 
 
 class Demo:
-    """What one can do with the engine from the top of the checkout."""
+    """The engine, used from the top of the checkout."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.settings = dict(SETTINGS)
 
     def type(self, line: str) -> str:
-        """What this line of a shell prints; it must go well, but for a grep that finds nothing.
+        """The output of this shell line. It must succeed, except for a grep that finds nothing.
 
         `drain` may end with its container, as everything in there does when the node has gone.
         """
-        typed = line.replace("docker-compose exec ", "docker-compose exec -T ")  # there is no terminal
+        typed = line.replace("docker-compose exec ", "docker-compose exec -T ")  # without a terminal
         done = self.engine.type(typed, ROOT, **self.settings)
         nothing_found = "| grep" in line and not done.stderr
         gone = line.endswith(" drain") and done.returncode == 128 + SIGKILL
@@ -67,7 +67,7 @@ class Demo:
         return done.stdout
 
     def shows(self, line: str, pattern: str) -> str:
-        """What it prints once that matches; the line only looks."""
+        """Its output as soon as that matches; the line only looks."""
         said = ""
 
         def matches() -> bool:
@@ -90,16 +90,16 @@ class Demo:
         return found[0]
 
     def inside(self, node: str, *command: str) -> str:
-        """What a command prints that is run inside a node's container."""
+        """The output of a command inside a node's container."""
         return self.engine.docker("exec", self.container(node)["Id"], *command)
 
     def status(self, node: str) -> dict[str, Any]:
-        """What a node says of itself, asked from inside."""
+        """The status of a node, asked from inside."""
         status: dict[str, Any] = json.loads(self.inside(node, "spoolnode", "status", "--json"))
         return status
 
     def log(self, node: str) -> str:
-        """What a node has said."""
+        """The log of a node."""
         return self.engine.type(f"docker logs {self.container(node)['Id']}", ROOT).stderr
 
     def ran(self) -> list[tuple[str, str]]:
@@ -118,7 +118,7 @@ class Demo:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """A Docker engine with the images that nobody can pull here."""
+    """A Docker engine with the images that cannot be pulled here."""
     require()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["tls"]]

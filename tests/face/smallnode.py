@@ -85,7 +85,7 @@ class SmallNode:
                         self._take(connection, reader, request)
             except Farewell as last:
                 connection.sendall(last.said)
-                connection.recv(1)  # only now, so that whoever sends on has not seen the end yet
+                connection.recv(1)  # only now, so that a client that goes on sending has not seen the end yet
             except (Hangup, ConnectionError):
                 pass
 
@@ -122,7 +122,7 @@ StartNode = Callable[..., SmallNode]
 
 
 def context(**facts: Any) -> WorkerContext:
-    """What a worker would know."""
+    """The facts that a worker would know."""
     known: dict[str, Any] = {
         "spool": "/var/spool/x",
         "worker": 1,

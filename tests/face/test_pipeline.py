@@ -30,7 +30,7 @@ def question() -> Exchange:
 
 
 def begun(line: Line, given_: Given) -> Exchange:
-    """A request of which the kernel has so much."""
+    """A request that the kernel has taken up to this point."""
     own = exchange()
     line.begin(own)
     size = sum(map(len, line.unsent()))

@@ -1,4 +1,4 @@
-"""Our client and a real uWSGI server: what it stores is what we sent, and a body is never lost on the way."""
+"""Our client and a real uWSGI server: it stores what we sent, and never loses a body on the way."""
 
 import asyncio
 import os

@@ -346,7 +346,7 @@ def test_full_backlog_of_a_unix_socket_is_waited_for(tmp_path: Any) -> None:
 
 
 def test_body_cut_by_a_timeout_was_not_stored(start_node: StartNode) -> None:
-    """The server reads the head and then nothing: what is not whole is not stored, and the error says so."""
+    """The server reads the head and then nothing: an incomplete task is not stored, and the error says so."""
     done = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = "{}:{}".format(*listener.getsockname())

@@ -1,4 +1,4 @@
-"""How long a send may take: what people set, and that a node that is stuck costs no more than that."""
+"""How long a send may take: the limit that people set holds even if a node is stuck."""
 
 import asyncio
 import os

@@ -141,7 +141,7 @@ def test_body_refused_while_it_is_being_sent_is_a_refusal_and_is_not_sent_again(
 def test_task_sent_after_a_connection_broke_under_another_is_not_in_doubt(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """The loop is busy while the node resets the connection: what was sent before is in doubt, what is sent now is not."""
+    """The loop is busy while the node resets the connection: tasks sent before are in doubt, tasks sent now are not."""
     listener = socket.create_server(("127.0.0.1", 0))
     got_it, go, broken = threading.Event(), threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Our decorators: what a spooled call looks like on the wire, and what a worker makes of it."""
+"""Our decorators: a spooled call on the wire, and in a worker."""
 
 import asyncio
 import functools

@@ -269,4 +269,4 @@ def test_web_process_gets_what_the_import_of_the_decorators_does(tmp_path: Path)
     changes = environment(SPOOLNODE_SPOOL=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", program], env=changes, capture_output=True, text=True, check=False)
     assert done.stdout == "True True False\n"
-    assert done.stderr.endswith(f"a lock needs the spool directory of a node, and {os.path.realpath(tmp_path)} is none\n")
+    assert done.stderr.endswith(f"a lock needs the spool directory of a node, and {os.path.realpath(tmp_path)} is not one\n")

@@ -1,4 +1,4 @@
-"""What a worker process says of an application that does not load, and of a task that failed."""
+"""The messages of a worker process about an application that does not load, and about a failed task."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ OURS = str(Path(spoolnode.__file__).parent)
 
 
 def first_words(directory: Path, app: str) -> list[Any]:
-    """What a worker says first when it is started as a node would start it."""
+    """The first message of a worker that is started as a node starts it."""
     slots = Slots.create(2)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     facts = {

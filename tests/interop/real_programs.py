@@ -1,7 +1,7 @@
 """The real nginx and the real uWSGI, each in processes of their own, ended by pid; and ten lines of socket code.
 
-Nothing sleeps for a fixed time and no port is fixed: uWSGI chooses its own, nginx gets a free one and another when
-somebody was faster.
+Nothing sleeps for a fixed time and no port is fixed: uWSGI chooses its own, nginx gets a free one, and another if that
+was taken meanwhile.
 """
 
 import grp
@@ -52,7 +52,7 @@ def need(program: str | Path) -> str:
 
 
 class Lines:
-    """What an application has written so far."""
+    """The lines that an application has written so far."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "lines.txt"
@@ -157,7 +157,7 @@ class Uwsgi(Program):
         return "127.0.0.1", self.port
 
     def call(self, **query: str) -> str:
-        """What its WSGI application answers to a request with these variables."""
+        """The answer of its WSGI application to a request with these variables."""
         variables = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SERVER_PROTOCOL": "HTTP/1.0", **query}
         answer = exchange(self.address, packet([(k.encode(), v.encode()) for k, v in variables.items()], modifier1=0))
         head, _, body = answer.partition(b"\r\n\r\n")
@@ -166,7 +166,7 @@ class Uwsgi(Program):
 
 
 class Nginx(Program):
-    """A real nginx; its workers run as nobody when we are root, as they would in production."""
+    """A real nginx; its workers run as the user `nobody` if we are root, as they would in production."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, "nginx")
@@ -190,7 +190,7 @@ class Nginx(Program):
         pytest.fail(f"nginx did not start:\n{self.output}")
 
     def serve(self, command: list[str]) -> bool:
-        """Starts it and waits until it listens; False when somebody else has its port."""
+        """Starts it and waits until it listens; False if another process has its port."""
         self.run(command)
         self.wait_for(lambda: self._listens() or not self.is_running, "it listens")
         if self.is_running:

@@ -52,7 +52,7 @@ def alpha(tmp_path: Path, nginx: Nginx, beta: RunningNode) -> Iterator[RunningNo
 
 
 def lines(node: RunningNode) -> Lines:
-    """What ran there."""
+    """The tasks that ran there."""
     return Lines(node.directory)
 
 
@@ -113,7 +113,7 @@ def test_task_for_a_name_that_nobody_knows_is_accepted_and_waits(nginx: Nginx, a
         accepted(nginx.ask("POST", "/chosen?node=gamma", body))
     assert alpha.status()["outbox"] == {"gamma": 2}
     assert lines(alpha)() == lines(beta)() == []
-    # Until somebody with that name comes.
+    # Until a node with that name comes.
     beta.stop()
     gamma = RunningNode(beta.directory, "gamma")
     gamma.port = beta.port

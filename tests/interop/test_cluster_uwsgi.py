@@ -96,7 +96,7 @@ def add(a: int, b: int) -> None:
 
 
 def outbox(node: RunningNode) -> dict[str, int]:
-    """What waits there for others."""
+    """The tasks that wait there for others."""
     status: dict[str, Any] = ask(str(node.spool), "GET", "/status")
     sizes: dict[str, int] = status["outbox"]
     return sizes
@@ -216,7 +216,7 @@ def test_a_task_that_the_server_cuts_off_stays_and_is_not_counted_as_sent(node: 
     eventually(lambda: outbox(node) == {to: 1}, "it waits")
     assert ask(str(node.spool), "GET", "/status")["forwarded"] == 0
     assert Lines(server.directory)() == []
-    # Whoever runs the node sees it and can take it away.
+    # The operator sees it and can remove it.
     (path,) = eventually(lambda: list((node.spool / "outbox" / to).glob("uwsgi_spoolfile*")), "it has a file")
     identity = path.name.removeprefix("uwsgi_spoolfile_on_").partition("@")[0]
 
@@ -261,7 +261,7 @@ def test_requests_that_a_real_uwsgi_passes_on_run_on_the_node_that_it_names(
 
 
 def test_a_file_that_a_real_uwsgi_put_into_our_directory_runs_here_whatever_it_names(node: RunningNode, server: Uwsgi) -> None:
-    # A directory is this node's: who writes a file there has chosen already.
+    # A directory is this node's: a program that writes a file there has chosen already.
     (server.directory / "enqueue.py").write_text(
         "import uwsgi\n"
         "uwsgi.send_to_spooler({b'n': b'1', b'spool_node': b'elsewhere'})\n"

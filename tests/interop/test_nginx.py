@@ -62,7 +62,7 @@ def block(path: str, *lines: str) -> str:
 
 @pytest.fixture(params=["tcp", "unix"])
 def address(request: pytest.FixtureRequest, node: RunningNode, place: Path) -> str:
-    """What nginx is to pass requests to; the node with the application above listens there."""
+    """The address to which nginx passes requests; the node with the application above listens there."""
     need(NGINX)
     path = f"{place}/node.sock"
     node.start("--listen", "127.0.0.1:0", "--listen", path, "--chmod-socket", "666", app=APP)
@@ -71,7 +71,7 @@ def address(request: pytest.FixtureRequest, node: RunningNode, place: Path) -> s
 
 @pytest.fixture
 def tasks(node: RunningNode) -> Lines:
-    """What the application was given."""
+    """The tasks that the application got."""
     return Lines(node.directory)
 
 
@@ -281,7 +281,7 @@ def test_refusals_come_with_their_status_and_reason(nginx: Nginx, address: str, 
 
 
 def test_pickled_arguments_are_refused_also_by_unix_socket(nginx: Nginx, address: str, node: RunningNode) -> None:
-    # The local user may send them, but whoever speaks to nginx is not the local user.
+    # The local user may send them, but a client of nginx is not the local user.
     start(nginx, address, block("/pickled", "uwsgi_param ud_spool_func f;", "uwsgi_param args x;"))
     refused(nginx.ask("POST", "/pickled", b"x"), 403, "pickled arguments")
     assert node.status()["accepted"] == 0

@@ -1,4 +1,4 @@
-"""What README.md and docs/ say to type does what it says: Python, commands, options. Docker's part is in tests/docker."""
+"""The Python code, commands and options in README.md and docs/ do what these pages say. Docker's part is in tests/docker."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from support import PATIENCE, RunningNode, command, environment
 from spoolnode.cli import main
 
 VARIES = {r"\b[0-9a-f]{12}_\d+_\d+\b": "ID", r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME", r"\d+(\.\d+)? s\b": "SECONDS"}
-"""What is another text each time."""
+"""Texts that differ each time."""
 
 
 def python(code: str, node: RunningNode) -> None:
@@ -28,7 +28,7 @@ def python(code: str, node: RunningNode) -> None:
 
 
 def type_line(line: str, node: RunningNode) -> str:
-    """What a line of README's prints, typed beside this node into a shell whose `python` and `spoolnode` are those tested."""
+    """The output of a line of README's, typed beside this node into a shell with the `python` and `spoolnode` under test."""
     words = shlex.split(line)
     if words[0] == "spoolnode":
         done = node.command(*words[1:])
@@ -145,7 +145,7 @@ def test_certificates_are_made_as_the_lines_say(tmp_path: Path) -> None:
 
 @pytest.fixture
 def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], str]:
-    """What `spoolnode WORDS` prints in a directory with an uwsgi.ini; in this process, for it is asked many times."""
+    """The output of `spoolnode WORDS` in a directory with a uwsgi.ini; in this process, because it is needed many times."""
     monkeypatch.chdir(tmp_path)
     for variable in [name for name in os.environ if name.startswith("SPOOLNODE_")]:
         monkeypatch.delenv(variable)

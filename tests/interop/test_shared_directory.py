@@ -75,7 +75,7 @@ class Ran:
 
 @pytest.fixture
 def lines(tmp_path: Path) -> Lines:
-    """What the application wrote; it lies in the directory of the node and of uWSGI."""
+    """The application's output, in the directory of the node and of uWSGI."""
     (tmp_path / "runs.py").write_text(RUNS)
     (tmp_path / "enqueues.py").write_text(ENQUEUES)
     return Lines(tmp_path)

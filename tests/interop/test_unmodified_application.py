@@ -1,4 +1,4 @@
-"""One application, not changed by a byte: what it does under a real uWSGI it does under a node."""
+"""One application, not changed by a byte, does the same under a node as under a real uWSGI."""
 
 import os
 import signal
@@ -157,7 +157,7 @@ uwsgi.send_to_spooler({'Name':'Serena', 'System':'Linux', 'Tizio':'Caio'})
 
 
 def under_uwsgi(uwsgi: Uwsgi, app: str, count: int) -> list[str]:
-    """What the application wrote there, forever and tick but once."""
+    """The application's output there, with `forever` and `tick` only once."""
     uwsgi.directory.mkdir(exist_ok=True)
     (uwsgi.directory / "app.py").write_text(app)
     uwsgi.start("-Q", "spool", "--spooler-ordered", "--spooler-frequency", "1", "-w", "app")

@@ -129,7 +129,7 @@ def uwsgi(place: Path) -> Iterator[Uwsgi]:
 
 
 def under_both(uwsgi: Uwsgi, node: RunningNode, app: str) -> tuple[list[str], list[str]]:
-    """What an application writes under each, up to the line "end"."""
+    """The output of an application under each, up to the line "end"."""
     for directory in (uwsgi.directory, node.directory):
         (directory / "app.py").write_text(app)
     uwsgi.start("-Q", "spool", "-w", "app", "--spooler-frequency", "7")

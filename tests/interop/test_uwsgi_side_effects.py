@@ -1,4 +1,4 @@
-"""What an application does beside its spooled functions, under a real uWSGI and under a node: signals, timers, hooks, import."""
+"""The side effects of an application under a real uWSGI and under a node: signals, timers, hooks, import."""
 
 import os
 import signal
@@ -267,7 +267,7 @@ def test_spooler_of_the_module_is_the_real_directory_behind_a_link(uwsgi: Uwsgi,
     node.spool = node.directory / "link" / "spool"
     node.start(app=app)
     assert Lines(node.directory).wait(2) == theirs
-    # By both of its names also for who is no worker.
+    # By both of its names, also in a process that is not a worker.
     for name in ("link", "real"):
         send_to_spooler({"spooler": str(node.directory / name / "spool")}, via=node.via)
 

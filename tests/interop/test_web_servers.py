@@ -107,7 +107,7 @@ class Server(Program):
         self.wait_for(lambda: self.socket.exists() and self.ask("first"), "an answer")
 
     def ask(self, name: str) -> Any:
-        """The answer to one request, decoded; None while nobody listens."""
+        """The answer to one request, decoded; None while nothing listens."""
         connection = http.client.HTTPConnection("web")
         connection.sock = socket.socket(socket.AF_UNIX)
         try:

@@ -1,4 +1,4 @@
-"""What clients of a real uWSGI server see is what they see of us: each exchange is held against both servers."""
+"""Clients see the same from a real uWSGI server and from us: each exchange is held against both servers."""
 
 import contextlib
 import os
@@ -75,7 +75,7 @@ def test_stored_is_exactly_four_bytes_and_the_end(server: Server) -> None:
 def test_what_follows_the_packet_is_ignored(server: Server) -> None:
     for after in (REQUEST, b"x", packet([(b"a", b"b")], modifier1=0), b"\x16\x03\x01"):
         assert exchange(server.address, REQUEST + after) == STORED
-    with contextlib.suppress(ConnectionError):  # both close while bytes that nobody asked for are on their way
+    with contextlib.suppress(ConnectionError):  # both close while unwanted bytes are on their way
         assert exchange(server.address, REQUEST + bytes(100_000)) == STORED
     assert [file.variables for file in server.stored()] == [TASK] * 5
 

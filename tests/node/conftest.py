@@ -20,7 +20,7 @@ NODE = "0123456789ab"
 
 @pytest.fixture(params=["fake", "real"])
 def disk(request: pytest.FixtureRequest) -> Disk:
-    """Each disk in turn: what holds for the real one holds for the fake one."""
+    """Each disk in turn: the same holds for the real one and for the fake one."""
     return FakeDisk() if request.param == "fake" else RealDisk()
 
 

@@ -39,7 +39,7 @@ RARE, SOMETIMES, OFTEN = 1, 4, 12
 
 
 def new_machine() -> FakeDisk:
-    """A disk with a directory that somebody made long ago."""
+    """A disk with a directory that was made long ago."""
     disk = FakeDisk()
     disk.make_directory("/var")
     disk.sync_directory("/")
@@ -48,7 +48,7 @@ def new_machine() -> FakeDisk:
 
 @dataclass(eq=False)
 class Fate:
-    """What is to be known of one task. Also the one who waits for its acceptance."""
+    """The facts about one task. It is also the one that waits for its acceptance."""
 
     n: int
     disk: FakeDisk
@@ -64,7 +64,7 @@ class Fate:
     """And that was made safe against a power cut."""
     running: bool = False
     leaving: bool = False
-    """Somebody wants it removed, and has not heard yet how that went."""
+    """Its removal was asked for, and is not answered yet."""
 
     def safely(self) -> None:
         """The commit thread says so."""
@@ -191,7 +191,7 @@ class Life:
                 raise error
 
     async def rest(self) -> None:
-        """Returns when nothing is under way any more."""
+        """Returns when everything under way is done."""
         await self._turn()  # a commit starts with the next turn of the loop
         while self.tasks or any(thread.todo or thread.results for thread in (self.commits, self.moves)):
             for thread in (self.commits, self.moves):
@@ -364,7 +364,7 @@ class Life:
         self.spool.wake_due(math.inf)
 
     def remove(self) -> None:
-        """Somebody removes a task."""
+        """Removes a task by hand."""
         known = [fate for fate in self.fates.values() if fate.identity]
         fate = self.random.choice(known) if known else None
         found = self.spool.find(fate.identity) if fate is not None else None
@@ -379,13 +379,13 @@ class Life:
                     assert not fate.ended, f"task {fate.n} is {fate.ended} and was removed"
                     fate.ended = "removed"
             except OSError:
-                pass  # whoever asked hears of it; the task is where it was
+                pass  # the caller hears of it; the task is where it was
             fate.leaving = False
 
         self._begin(run())
 
     def hurry(self) -> None:
-        """Somebody wants a task to run now."""
+        """Asks for a task to run now."""
         known = [fate for fate in self.fates.values() if fate.identity]
         found = self.spool.find(self.random.choice(known).identity) if known else None
         if found is not None:
@@ -456,7 +456,7 @@ class Life:
     # -- the books --
 
     def check_accounts(self, found: "Counter[int]") -> None:
-        """Everybody was answered once, and everything that was acknowledged is somewhere, once."""
+        """Each client was answered once, and each acknowledged task is in one place."""
         for fate in self.fates.values():
             assert fate.answers == 1, f"task {fate.n} had {fate.answers} answers"
         self._check_found(found, lambda fate: fate.ended != "")

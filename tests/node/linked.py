@@ -1,5 +1,5 @@
-"""A spool with an admission, on a bad disk, at one end of a link: what a peer sends is answered, stored, run and forgotten by the
-real code; the disk threads go on only when told.
+"""A spool with an admission, on a bad disk, at one end of a link: the real code answers, stores, runs and forgets what a
+peer sends; the disk threads go on only when told.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ class Station:
 
     @property
     def by_hand(self) -> Store:
-        """What somebody else does to the directory: no thread of the node."""
+        """The code within acts on the directory as another program, not as a thread of the node."""
         return Store(self.disk, self.journal.layout, NODE)
 
     # -- what comes --
@@ -109,7 +109,7 @@ class Station:
         return heard
 
     def begin_upload(self, block: bytes, link: Key | None = LINK) -> tuple[Upload | None, Heard]:
-        """A request with a large body, of which nothing has come."""
+        """A request with a large body; nothing of the body has come."""
         heard = Heard()
         terms = read_terms(block, local=False, peer=link is not None)._replace(body=len(LARGE))
         task = self.admission.open(block, terms, heard, link)
@@ -159,7 +159,7 @@ class Station:
         return await waited
 
     async def settled(self) -> None:
-        """What waits has files of its own."""
+        """Gives waiting tasks files of their own."""
         self.spool.group_commit.close_batch()
         await self.rest()
         for batch in self.journal.batches.values():
@@ -173,7 +173,7 @@ class Station:
     # -- looking --
 
     def read(self, source: Any, ref: Any) -> spoolfile.SpoolFile | None:
-        """What lies there."""
+        """The names there."""
         path, base, _ = source.place.header(self.journal.layout, ref)
         data = self.disk.peek(path)
         if data is None:
@@ -199,7 +199,7 @@ class Station:
         return ran
 
     def waiting(self) -> list[dict[bytes, bytes]]:
-        """The variables of what waits here. Takes it all: nothing runs afterwards."""
+        """The variables of the tasks that wait here. It takes all of them: none can run afterwards."""
         found = []
         while (taken := self.spool.take(100)) is not None:
             files = [self.read(taken[0], ref) for ref in taken[1]]

@@ -1,4 +1,4 @@
-"""What comes over a link is taken once: whatever repeats, whatever fails, and wherever the machine stops."""
+"""A task that comes over a link is taken once: whatever repeats, whatever fails, and wherever the machine stops."""
 
 import asyncio
 import errno
@@ -258,7 +258,7 @@ def test_a_large_task_that_the_disk_failed_at_any_call_runs_once_and_its_number_
         assert heard.answers == 1
         again = await station.upload(task(1, FIRST))
         assert again.stored_as, again.refusals
-        await station.settled()  # a second passes: what the disk did not take is tried again
+        await station.settled()  # a second passes: writes that the disk did not take are tried again
         await station.rest()
         assert station.run_all() == [1]
         assert not station.files("arriving")

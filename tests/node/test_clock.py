@@ -1,4 +1,4 @@
-"""The wall clock is set while tasks wait: who waits for a time goes by the clock, who waits for a while does not."""
+"""The wall clock is set while tasks wait: those that wait for a time go by the clock, those that wait for a while do not."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def waiting(store: Store, name: str, mtime: float, *, at: float = 0.0, changed: float) -> FoundFile:
-    """A spool file, as it is found when the clock says otherwise than when it was written."""
+    """A spool file that was written when the clock showed another time."""
     variables = [(b"a", b"b"), *([(b"at", str(at).encode())] if at else [])]
     ref = f"uwsgi_spoolfile_on_{name}"
     store.put(ref, [spoolfile.head(encode_variables(variables), 0)], mtime)

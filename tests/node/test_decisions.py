@@ -1,4 +1,4 @@
-"""The pure decisions: when to retry, who gets how much, what is due; and the small tables they are made from."""
+"""The pure decisions: when to retry, how many tasks a worker gets, which timers are due; and the small tables behind them."""
 
 import os
 import random
@@ -189,7 +189,7 @@ def test_a_cron_entry_of_a_skipped_hour_runs_when_that_is_over_and_in_an_hour_th
     assert autumn == local("2026-10-25 02:30")
     assert following(nightly, autumn) == local("2026-10-26 02:30")
     assert following(nightly, local("2026-10-25 02:10", fold=1)) == local("2026-10-26 02:30")
-    often = Timer("t", 0.0, (-30, 2, ANY, ANY, ANY))  # no fixed minute: by the clock as it is
+    often = Timer("t", 0.0, (-30, 2, ANY, ANY, ANY))  # without a fixed minute: by the new clock
     assert following(often, local("2027-03-27 12:00")) == local("2027-03-29 02:00")
     assert following(often, local("2026-10-25 02:30")) == local("2026-10-25 02:00", fold=1)
 
@@ -245,7 +245,7 @@ def test_cron_entries_when_the_clock_is_set_as_in_cron() -> None:
     half_past_two = local("2026-06-10 02:30")
     schedule = schedule_of(NIGHTLY, MINUTELY, monotonic=0.0, wall=half_past_two - 600)
     assert schedule.due(600.0, half_past_two) == [NIGHTLY, MINUTELY]
-    # Back by an hour: what runs once a night does not run again, the other goes by the new time.
+    # Back by an hour: a nightly timer does not run again, the other goes by the new time.
     assert schedule.due(601.0, half_past_two - 3600) == []
     assert schedule.wait(601.0, half_past_two - 3600) == 60.0
     assert schedule.due(601.0 + 3600, half_past_two) == [MINUTELY]

@@ -1,4 +1,4 @@
-"""The fake disk is a disk: what holds for the real one holds for it. And what only it can do: lose and tear."""
+"""The fake disk behaves as the real one does. And only it can lose and tear writes."""
 
 import errno
 import os
@@ -194,7 +194,7 @@ def test_what_was_synced_survives_every_power_cut(seed: int) -> None:
 
 
 def outcomes(make: Callable[[FakeDisk], object]) -> set[bytes | None]:
-    """What the file may hold after a power cut, as many seeds tell."""
+    """The possible contents of the file after a power cut, from many seeds."""
     found = set()
     for seed in range(60):
         disk = FakeDisk(seed)

@@ -19,7 +19,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 
 def expired(outbox: Outbox, oldest: float) -> list[str]:
-    """The ids of what was accepted before that time; it is taken."""
+    """Takes the tasks that were accepted before that time. Returns their ids."""
     return [source.place.id_of(ref, NODE) for _, _, source, ref, _ in outbox.expired(oldest, 100)]
 
 

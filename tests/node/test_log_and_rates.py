@@ -1,4 +1,4 @@
-"""What people and programs read: lines of the log, and rates."""
+"""For people and programs: lines of the log, and rates."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def test_what_cannot_be_shown_does_not_break_who_reports_it(capfd: pytest.Captur
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """The two ends of a pipe; whoever closes one puts -1 in its place."""
+    """The two ends of a pipe; a test that closes one puts -1 in its place."""
     ends = os.pipe()
     yield ends
     for end in ends:

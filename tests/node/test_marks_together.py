@@ -1,4 +1,4 @@
-"""Marks of many tasks with one write: those asked for, and not a byte of a neighbour that somebody else may be writing."""
+"""Marks of many tasks with one write: not a byte of a neighbour changes, which another thread may be writing."""
 
 import random
 

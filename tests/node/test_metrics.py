@@ -18,7 +18,7 @@ NOTHING: dict[str, Any] = {"refused": {}, "outbox": {}}
 
 
 def read(status: dict[str, Any]) -> dict[tuple[str, str], float]:
-    """What Prometheus makes of the text: by name and label."""
+    """The text as Prometheus parses it: by name and label."""
     families = list(text_string_to_metric_families(metrics.render(status).decode()))
     assert all(family.documentation for family in families)
     samples = [sample for family in families for sample in family.samples]

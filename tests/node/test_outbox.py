@@ -1,4 +1,4 @@
-"""The outbox: what is sent next, what is in doubt, which numbers are owed; and that a kill or a power cut changes none of it."""
+"""The outbox: what is sent next, what is in doubt, which numbers are owed; and that kills and power cuts change none of it."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ async def accepted(station: Station, *numbers: int, to: str = "beta", **more: st
 
 
 async def taken(station: Station, count: int = 100, peer: str = BETA, to: str = "beta") -> Shipment | None:
-    """What a link to that node would send."""
+    """The tasks that a link to that node would send."""
     await station.during(station.outbox.meet(to, peer))
     load: Shipment | None = await station.during(station.outbox.take(to, peer, count, count))
     return load

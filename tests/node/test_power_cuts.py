@@ -1,4 +1,4 @@
-"""What ended stays ended, also when the power goes a second later: stories that the simulation found, told one step at a time."""
+"""A task that has ended stays ended, even if the power fails a second later: stories from the simulation, step by step."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ from spoolnode.protocol.names import SPOOL_PREFIX
 
 FIRST = 7 << 32
 SEEDS = range(20)
-"""What the disk keeps of what was not safe differs with each."""
+"""Each seed keeps a different part of the unsafe writes."""
 
 
 def run(story: Coroutine[Any, Any, None]) -> None:

@@ -1,4 +1,4 @@
-"""What waits comes out in order, nothing twice, nothing lost: against models of a few lines."""
+"""Waiting tasks come out in order, none twice, none lost: compared with models of a few lines."""
 
 import itertools
 from array import array
@@ -49,7 +49,7 @@ def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...
             items = [(int(str(rank)), source, ref) for ref in range(fresh, fresh + int(str(count)))]
             fresh += len(items)
             refs = [ref for *_, ref in items]
-            # What is added is younger than all that was here, what is given back is older.
+            # Added tasks are younger than all that were here, tasks that are given back are older.
             ages |= {ref: ref if kind == "add" else ref - len(refs) - 1000 * fresh for ref in refs}
             if kind == "add":
                 queue.add(source, refs, int(str(rank)))

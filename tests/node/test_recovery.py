@@ -1,4 +1,4 @@
-"""What a node finds when it starts: everything that waits, once; what it cannot read is kept, and reported."""
+"""A node that starts finds every waiting task once; it keeps and reports what it cannot read."""
 
 import errno
 import os
@@ -29,7 +29,7 @@ Write = Callable[[str, bytes], None]
 
 
 class Log(list[tuple[str, dict[str, Any]]]):
-    """What was reported."""
+    """The reports."""
 
     def __call__(self, action: str, **details: Any) -> None:
         self.append((action, details))

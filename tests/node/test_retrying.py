@@ -1,4 +1,4 @@
-"""What is known of tasks that will be tried again, and what that costs."""
+"""The memory of tasks that will be tried again, and its cost."""
 
 import tracemalloc
 

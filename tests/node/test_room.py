@@ -1,4 +1,4 @@
-"""Who gives way when every place is taken: dawdlers, never who is busy."""
+"""Which connection gives way when every place is taken: a dawdler, never a busy one."""
 
 from dataclasses import dataclass
 

@@ -52,7 +52,7 @@ async def accepted(life: Life, count: int = 1, terms: Terms = PLAIN_TERMS) -> li
 
 
 async def settled(life: Life) -> None:
-    """What waits has files of its own."""
+    """Gives waiting tasks files of their own."""
     life.close_batch()
     await life.rest()
     life.settle()
@@ -452,7 +452,7 @@ def test_a_young_file_of_which_only_a_scan_knows_waits_until_it_is_surely_whole(
 
 
 class Heard:
-    """Whoever waits for one task."""
+    """A client that waits for one task."""
 
     def __init__(self) -> None:
         self.answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -12,7 +12,7 @@ from spoolnode.node.spool import group_commit
 STEPS = 130
 SEEDS = [1, 2, 3]
 CUTS = 2
-"""What a disk has kept after a power cut is tried so many times."""
+"""Random contents of a disk after a power cut that are tried."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ async def goes_on(life: Life) -> None:
 
 
 async def accounts_balance(life: Life) -> None:
-    """In memory, and again after kill -9: everything written is there, what the process knew is not."""
+    """In memory, and again after kill -9: all writes are there, the memory of the process is not."""
     life.check_accounts(await life.waiting())
     life.disk.kill()
     life.boot()

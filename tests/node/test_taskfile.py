@@ -137,7 +137,7 @@ def test_what_another_process_has_locked_is_left_alone_until_it_lets_go(reader: 
 def test_a_name_that_leads_elsewhere_by_the_time_of_the_lock_is_no_task(
     reader: SpoolFileReader, path: Path, names: int, change: str, wanted: str
 ) -> None:
-    """Another spooler ended it in between, and somebody may have put the next one there."""
+    """Another spooler ended it meanwhile, and another task may have taken its place."""
     if names == 2:
         path.with_name("another_name").hardlink_to(path)
     eventually(lambda: time.time() - path.stat().st_ctime > 1.1, "nobody has touched it for a second")

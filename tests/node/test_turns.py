@@ -1,4 +1,4 @@
-"""One read may bring thousands of requests, events or lines: they share the turns of the loop with everybody else's, and keep
+"""One read may bring thousands of requests, events or lines: they share the turns of the loop with all others, and keep
 their order.
 """
 
@@ -76,7 +76,7 @@ class Wire:
 
     @property
     def answers(self) -> list[tuple[int, int, bytes]]:
-        """What it was told."""
+        """The calls that it got."""
         return [*AnswerReader().answers(self.said)]
 
     @property
@@ -86,7 +86,7 @@ class Wire:
 
 
 class Counting(Services):
-    """What conversations need, and how many tasks they have taken."""
+    """The surroundings of conversations, with a count of the tasks that they took."""
 
     def __init__(self, station: Station, clock: Callable[[], float] = lambda: 0.0) -> None:
         super().__init__(station.admission, dict, lambda *_, **__: None, lambda *_, **__: None, turns=Turns(clock))

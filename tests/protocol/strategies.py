@@ -1,4 +1,4 @@
-"""What hypothesis draws for these tests."""
+"""Strategies of hypothesis for these tests."""
 
 from hypothesis import strategies as st
 

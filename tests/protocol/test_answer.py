@@ -1,4 +1,4 @@
-"""answer: what a node answers, and how a client reads it."""
+"""answer: the answers of a node, and how a client reads them."""
 
 import http.client
 import io
@@ -175,7 +175,7 @@ def test_garbage_is_a_status_or_a_bad_packet(content: bytes) -> None:
 
 
 class Connection:
-    """What `http.client` reads an answer from."""
+    """A socket from which `http.client` reads an answer."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data

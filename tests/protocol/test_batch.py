@@ -18,7 +18,7 @@ NUMBER = 7
 
 
 class Task(NamedTuple):
-    """What goes into a record."""
+    """The contents of a record."""
 
     block: bytes
     body: bytes

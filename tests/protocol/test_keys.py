@@ -1,4 +1,4 @@
-"""The key of a node: what it proves, to whom, and that nobody else can."""
+"""The key of a node: what it proves, to which node, and that no other node can."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey

@@ -35,7 +35,7 @@ def collect(reader: RequestReader, lengths: Iterator[int], found: list[Event]) -
 
 
 def feed(data: bytes, size: int, bodies: Iterable[int] = (), limit: int = 65535) -> list[Event]:
-    """What a new reader says to `data` that comes `size` bytes at a time, until it refuses."""
+    """The events of a new reader for `data` that comes `size` bytes at a time, until it refuses."""
     reader = RequestReader(limit)
     lengths = iter(bodies)
     found: list[Event] = []

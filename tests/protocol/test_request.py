@@ -1,4 +1,4 @@
-"""request: what a spool request asks for, everything untrusted validated before it is believed."""
+"""request: the terms of a spool request; nothing is believed before it is validated."""
 
 from typing import Any
 

@@ -52,4 +52,4 @@ MALFORMED_BLOCKS = {
     "text": b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
     "lengths in the wrong byte order": b"\x00\x05hello\x00\x05world",
 }
-"""Blocks of variables that uWSGI cannot read either: what is wrong -> the bytes."""
+"""Blocks of variables that uWSGI cannot read either: the fault -> the bytes."""

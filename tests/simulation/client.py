@@ -19,7 +19,7 @@ PATIENCE = 20.0
 
 
 class Client:
-    """Sends its tasks, in bursts, to one node; what is not answered when the connection ends is not sent again."""
+    """Sends its tasks, in bursts, to one node; tasks without an answer when the connection ends are not sent again."""
 
     def __init__(self, machine: Machine, history: History, trace: Callable[..., None], node: Any, plain: bool = False) -> None:
         self.machine = machine
@@ -61,13 +61,13 @@ class Client:
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.machine.network.connect(self.address, lambda: _Talk(self))
-        except OSError:  # nobody is there, or nobody answers in time
+        except OSError:  # nothing listens, or no answer comes in time
             self.machine.loop.call_later(0.1 + self.random.random(), self._go_on)
         finally:
             self._connecting = False
 
     def next(self) -> tuple[Task, bytes] | None:
-        """What to send next."""
+        """The task to send next."""
         return self._todo.popleft() if self._todo else None
 
     def began(self, talk: "_Talk") -> None:
@@ -75,7 +75,7 @@ class Client:
         self._talk = talk
 
     def ended(self) -> None:
-        """There is none any more."""
+        """The connection has ended."""
         self._talk = None
         if self._todo:
             self.machine.loop.call_later(0.2 * self.random.random(), self._go_on)

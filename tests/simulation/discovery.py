@@ -43,7 +43,7 @@ class Segment:
         self._sources: dict[str, Announced] = {}
 
     def join(self) -> Join:
-        """What makes a node one of the cluster."""
+        """The facts that make a node a member of the cluster."""
 
         def make(node: SimNode) -> object:
             cluster = joiner(None, node.dial, Random(node.random.getrandbits(32)))(node)  # type: ignore[arg-type] # a stand-in
@@ -58,11 +58,11 @@ class Segment:
         self._sources[source.node.id] = source
 
     def others(self, source: "Announced") -> list["Announced"]:
-        """Everybody else who is there."""
+        """All other nodes that are there."""
         return [other for other in self._sources.values() if other is not source and not other.process.dead]
 
     def send(self, source: "Announced", target: "Announced", what: Callable[..., None], *args: object) -> None:
-        """Something is said to somebody, perhaps in vain."""
+        """Sends a message to a node, perhaps in vain."""
         way = self.network.way(source.host, target.host)
         if way.blocked or self.random.random() < max(self.loss, way.loss):
             return
@@ -70,7 +70,7 @@ class Segment:
         self.network.loop.call_later(delay, what, *args, context=target.context)
 
     def forge_goodbye(self, of: SimNode) -> None:
-        """Somebody says in a node's name that it leaves."""
+        """A forger says in a node's name that it leaves."""
         if (source := self._sources.get(of.id)) is not None:
             for other in self.others(source):
                 self.send(source, other, other.hear_goodbye, of.id)
@@ -115,18 +115,18 @@ class Announced:
             self._segment.send(self, other, other.answer, self)
 
     def answer(self, asker: "Announced") -> None:
-        """Somebody asks who is there."""
+        """A node asks which nodes are there."""
         if not self._leaving:
             self._segment.send(self, asker, asker.hear, self._candidate)
 
     def hear(self, candidate: Candidate) -> None:
-        """Somebody is there."""
+        """A node is there."""
         if self._sink is not None and not self._leaving:
             self._misses[candidate.key] = 0
             self._sink.found(candidate)
 
     def hear_goodbye(self, key: str) -> None:
-        """Somebody leaves, or is said to."""
+        """A node leaves, or is said to."""
         if self._sink is not None and not self._leaving and key in self._misses:
             self._misses[key] = MISSES
             self._sink.leaving(self.uri, key)
@@ -158,4 +158,4 @@ class Listed:
             sink.found(Candidate(self.uri, address, "", "", (address,)))
 
     async def close(self) -> None:
-        """Nobody hears it."""
+        """Says nothing."""

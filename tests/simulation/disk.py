@@ -51,7 +51,7 @@ class SimDisk(FakeDisk):
         self._doom_at, self.doom = self.calls + call, doom
 
     def kill(self) -> None:
-        """As in the base; what was to come does not come."""
+        """As in the base; planned faults do not come."""
         super().kill()
         self._doom_at = -1
 
@@ -126,7 +126,7 @@ class SimThread(DiskThread):
 
 
 class SimExecutor:
-    """What uploads hand their writes to: several at once, in any order."""
+    """The executor for the writes of uploads: several at once, in any order."""
 
     def __init__(self, loop: SimLoop, pace: Pace) -> None:
         self._loop = loop
@@ -149,7 +149,7 @@ class SimExecutor:
         self._add(job, tell)
 
     def submit(self, job: Callable[[], Any]) -> None:
-        """Runs `job` after a while; nobody waits for it."""
+        """Runs `job` after a while; nothing waits for it."""
         self._add(job, lambda result, error: None)
 
     def _add(self, job: Callable[[], Any], tell: Callable[[Any, BaseException | None], None]) -> None:
@@ -180,4 +180,4 @@ class SimExecutor:
             await self._idle.wait()
 
     def shutdown(self, wait: bool = True) -> None:
-        """There are no threads."""
+        """Nothing to do, without threads."""

@@ -1,4 +1,4 @@
-"""What happened to each task, and whether that was allowed.
+"""The history of each task, and whether it was allowed.
 
     acknowledged   as many copies as the answer told (one, but for `all`) are done, or dead, or on a disk that will run them
     refused        it never runs
@@ -35,7 +35,7 @@ class Place(NamedTuple):
     machine: str
     kind: str
     local: str
-    """What it is called there."""
+    """Its id there."""
     reason: str = ""
     """Why it is dead."""
 
@@ -53,7 +53,7 @@ class Copy:
     safe: bool = False
     """And that is safe against a power cut."""
     unsure: bool = False
-    """It has ended well, and after a power cut nobody knows."""
+    """It has ended well, but a power cut made that uncertain."""
     machines: list[str] = field(default_factory=list)
     """Where it has started."""
 
@@ -95,7 +95,7 @@ class Task:
 
     @property
     def may_run(self) -> bool:
-        """What a broken disk did, nobody can promise."""
+        """Nothing can be promised about what a broken disk did."""
         return not self.refusal or "failed" in self.refusal
 
 
@@ -107,7 +107,7 @@ class History:
         self.moves_allowed = False
         """Tasks may be handed over after they were tried (drain, overflow)."""
         self.cut: set[str] = set()
-        """Machines whose power was cut: what was given up there in the second before may have run once more, and well."""
+        """Machines whose power was cut: tasks given up there in the second before may have run once more, and well."""
         self.dead_may_run = False
         """Tasks in doubt may be given up (hold)."""
 
@@ -163,7 +163,7 @@ class History:
         return copy
 
     def ended(self, copy: Copy, well: bool) -> None:
-        """It does not run any more; `well`: its end is on disk."""
+        """It has stopped running; `well`: its end is on disk."""
         if well:
             copy.done = copy.running
         copy.running = ""
@@ -177,13 +177,13 @@ class History:
             copy.unsure = False
 
     def killed(self, machine: str) -> None:
-        """Its process is gone, and what ran there does not run any more."""
+        """Its process is gone, and its tasks have stopped."""
         for copy in self._copies():
             if copy.running == machine:
                 copy.running = ""
 
     def power_cut(self, machine: str) -> None:
-        """What has ended there and is not safe may run again."""
+        """Tasks that ended there and are not safe may run again."""
         self.cut.add(machine)
         for copy in self._copies():
             if copy.done == machine and not copy.safe:
@@ -195,7 +195,7 @@ class History:
     # -- the books --
 
     def check_disks(self, disks: Disks) -> None:
-        """What was acknowledged and is not done is on a disk that will run it, and on no two."""
+        """A task that was acknowledged and is not done is on one disk that will run it, and not on two."""
         places = self.places(disks)
         for task in self.tasks.values():
             for copy in task.copies.values():
@@ -215,7 +215,7 @@ class History:
                     )
 
     def check_end(self, disks: Disks) -> None:
-        """Nothing waits any more: each task is done or dead."""
+        """All have ended: each task is done or dead."""
         places = self.places(disks)
         for task in self.tasks.values():
             for copy in task.copies.values():
@@ -258,7 +258,7 @@ def _variables(payload: bytes) -> dict[bytes, bytes]:
 
 
 def names_of(payload: bytes, local: str) -> tuple[int, str]:
-    """The number and the id of the task in a spool file; `local`: what it is called where it lies."""
+    """The number and the id of the task in a spool file; `local`: its id at its present place."""
     said = _variables(payload)
     identity = said.get(names.ID)
     return int(said[b"n"]), identity.decode() if identity else local

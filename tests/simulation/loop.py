@@ -17,13 +17,13 @@ from random import Random
 from typing import Any, Protocol
 
 EPOCH = 1_700_000_000.0
-"""What the clocks show at the beginning, in seconds since 1970."""
+"""The time of the clocks at the beginning, in seconds since 1970."""
 MOST_STEPS = 3_000_000
 """Callbacks after which a run counts as one that never ends."""
 
 
 class Gone(BaseException):
-    """The process, or its machine, has died in the midst of this call. Not an Exception: nobody may catch it and go on."""
+    """The process, or its machine, has died in the midst of this call. Not an Exception: no code may catch it and go on."""
 
 
 class Violation(AssertionError):
@@ -79,13 +79,13 @@ class SimLoop(asyncio.BaseEventLoop):
         """Whose callback runs now; None is the simulation itself."""
         self.steps = 0
         self.problem: BaseException | None = None
-        """What went wrong first; the loop ends with it."""
+        """The first mistake; the loop ends with it."""
         self.connect: Callable[..., Any] | None = None
-        """What `create_connection` does; the network sets it."""
+        """The implementation of `create_connection`; the network sets it."""
         self._todo: deque[SimHandle] = deque()
         self._timers: list[tuple[float, int, SimHandle]] = []
         self._context = Context()
-        """Of the callback that runs now. What it schedules runs in the same one, not in a copy: only tasks change theirs."""
+        """The context of the present callback. Callbacks that it schedules run in the same one, not in a copy."""
         self.dead: set[str] = set()
         """The names of all processes that have died."""
         self._serial = 0
@@ -174,7 +174,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self._fail(error if error is not None else Violation(context["message"]))
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override] # fewer ways than the real one
-        """Only the simulation's own executors: there are no threads here."""
+        """Only the simulation's own executors, without threads."""
         future: asyncio.Future[Any] = self.create_future()
         executor.begin(lambda: func(*args), future)
         return future
@@ -188,7 +188,7 @@ class SimLoop(asyncio.BaseEventLoop):
         """There are none."""
 
     def _write_to_self(self) -> None:
-        """Nobody sleeps."""
+        """Fails: the simulation must not sleep."""
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class Machine:
         self.disk = SimDisk(self.random.getrandbits(32), self.wall)
         self.pace = Pace(self.random)
         self.main: Callable[[Process], None] = lambda process: None
-        """What a process does when it starts."""
+        """The code that a process runs when it starts."""
         self.died: Callable[[str], None] = lambda how: None
         """Hears that the process has died: `killed`, `stopped` or `power cut`."""
         network.attach(host, self)
@@ -94,7 +94,7 @@ class Machine:
             self.died("stopped")
 
     def move(self, host: str) -> None:
-        """It has another address from its next process on; nobody answers at the one before."""
+        """It has another address from its next process on; nothing answers at the old one."""
         self.network.detach(self.host)
         self.host = host
         self.network.attach(host, self)
@@ -112,7 +112,7 @@ class Machine:
         self.died("power cut")
 
     def kill_silently(self) -> None:
-        """The end of the world: nothing of it runs any more, and nobody hears of it."""
+        """The end of the world: it stops, and no one hears of it."""
         self._die()
 
     def _die(self) -> None:

@@ -6,9 +6,9 @@
 As with TCP: bytes of one direction of a connection arrive in order and cut anywhere; each connection has its own delays, so
 connections overtake each other. A direction between two machines can be blocked: what is on its way waits and is sent again
 some time after it opens; when nothing is acknowledged for long the sender's side ends with TimeoutError, while the other
-side knows nothing. Lost packets are delays. Nobody listens: ConnectionRefusedError. The process dies: what its kernel has
+side knows nothing. Lost packets are delays. Nothing listens: ConnectionRefusedError. The process dies: what its kernel has
 taken still arrives, then the end or a reset. The machine loses its power: a part of what was on its way arrives, then
-silence; whoever speaks to it after it is back gets a reset.
+silence; a side that speaks to it after it is back gets a reset.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ UNACKNOWLEDGED = 15.0
 SILENCE = 25.0
 """Seconds after which who dialled notices that an idle connection leads nowhere (TCP keep-alive)."""
 END, RESET, OPEN = "end", "reset", "open"
-"""What travels besides bytes."""
+"""Signals that travel besides bytes."""
 
 
 class Way:
@@ -45,7 +45,7 @@ class Way:
         self.loss = 0.0
         """The part of all packets that is lost at first."""
         self.waiting: list[Callable[[], None]] = []
-        """What goes on when it opens."""
+        """Transfers that go on when it opens."""
 
     def travel(self, random: Random) -> float:
         """Seconds that a packet takes."""
@@ -63,7 +63,7 @@ class Network:
         self.loop = loop
         self.random = random
         self.nobody = Context()
-        """The context of what belongs to no process."""
+        """The context of callbacks that belong to no process."""
         self._ways: dict[tuple[str, str], Way] = {}
         self._listening: dict[str, tuple[Any, Callable[[str], asyncio.Protocol]]] = {}
         self._machines: dict[str, Any] = {}
@@ -75,7 +75,7 @@ class Network:
         self._machines[host] = machine
 
     def detach(self, host: str) -> None:
-        """Nobody has that address any more."""
+        """Takes an address away."""
         self._machines.pop(host, None)
 
     def is_on(self, host: str) -> bool:
@@ -93,11 +93,11 @@ class Network:
     # -- faults --
 
     def block(self, source: str, target: str) -> None:
-        """Nothing passes from there to there any more."""
+        """Blocks the way from there to there."""
         self.way(source, target).blocked = True
 
     def open(self, source: str, target: str) -> None:
-        """It passes again; what waited is sent again within a few seconds, as TCP does."""
+        """Opens the way again; waiting bytes are sent again within a few seconds, as TCP does."""
         way = self.way(source, target)
         way.blocked = False
         waiting, way.waiting = way.waiting, []
@@ -111,7 +111,7 @@ class Network:
             way.delay, way.loss = QUICK, 0.0
 
     def power_is_back(self, host: str) -> None:
-        """What waited for that machine arrives now."""
+        """Bytes that waited for that machine arrive now."""
         for (source, target), way in list(self._ways.items()):
             if target == host and not way.blocked:
                 self.open(source, target)
@@ -123,19 +123,19 @@ class Network:
         self._listening[address] = process, accept
 
     def close(self, address: str) -> None:
-        """Takes none any more."""
+        """Stops taking connections."""
         self._listening.pop(address, None)
 
     def listener(self, address: str) -> tuple[Any, Callable[[str], asyncio.Protocol]] | None:
-        """Who takes connections there."""
+        """The listener at an address."""
         found = self._listening.get(address)
         return None if found is None or found[0].dead else found
 
     async def connect(self, address: str, factory: Callable[[], asyncio.Protocol]) -> tuple["End", asyncio.Protocol]:
-        """A connection to whoever listens at that address.
+        """A connection to the listener at that address.
 
         Raises:
-            OSError: nobody listens there, or nobody answers.
+            OSError: nothing listens there, or no answer comes.
         """
         self.connections += 1
         return await Wire(self, OWNER.get(), address).dial(factory)
@@ -215,7 +215,7 @@ class Wire:
 
 
 class _Nobody:
-    """The process of a connection that nobody took."""
+    """The process of a connection that was not taken."""
 
     dead = True
 
@@ -247,7 +247,7 @@ class End(asyncio.Transport):
         self._sent: deque[asyncio.TimerHandle] = deque()
         """Arrivals to come."""
         self._held: deque[tuple[bytes | str, int]] = deque()
-        """What did not get through yet."""
+        """Bytes that did not get through yet."""
         self._asked_to_pause = False
         self._end_wanted = self._end_sent = False
         self._stalled: object = None
@@ -365,7 +365,7 @@ class End(asyncio.Transport):
         if not buffer and self._end_wanted:
             if not self._end_sent:
                 self._end_sent = True
-                # As Linux does: who closes without having read everything resets the connection.
+                # As on Linux: a side that closes without having read everything resets the connection.
                 self.put(RESET if self._closing and self._unread() else END, 0)
             if self._closing:
                 self._lose(None)
@@ -448,7 +448,7 @@ class End(asyncio.Transport):
             self._lose(TimeoutError(110, "Connection timed out"))
 
     def forget_flight(self, kept: float) -> None:
-        """What is on its way does not arrive, but for a part of it at the beginning."""
+        """Bytes on their way do not arrive, except for a part at the beginning."""
         self._held.clear()
         alive = [handle for handle in self._sent if not handle._cancelled and handle._when > self._loop.now]
         survivors = int(len(alive) * kept)
@@ -512,7 +512,7 @@ class End(asyncio.Transport):
             self.put(RESET if self._unread() or self._random.random() < 0.3 else END, 0)
 
     def power_cut(self) -> None:
-        """The machine is off: silence, after a part of what is on its way."""
+        """The machine is off: a part of the bytes on their way arrives, then silence."""
         self._lost = True
         self._buffer.clear()
         self.forget_flight(self._random.random())

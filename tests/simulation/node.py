@@ -51,7 +51,7 @@ PORT = 3031
 
 @dataclass
 class Config:
-    """What `node.Node` takes from the command line, as far as the cluster asks for it."""
+    """The settings of a node, as far as the cluster asks for them."""
 
     name: str
     listen: list[str]
@@ -66,7 +66,7 @@ class Config:
 
 
 Join = Callable[["SimNode"], Neighbours]
-"""What makes a node one of many, as `node.Node` takes it: called in each process, when the node listens."""
+"""Makes a node's cluster, as for `node.Node`: called in each process, when the node listens."""
 
 
 def alone(node: "SimNode") -> Neighbours:
@@ -103,7 +103,7 @@ def _serial() -> int:
 
 
 class SimListener:
-    """What a stream needs of its listener."""
+    """The part of a listener that a stream needs."""
 
     def __init__(self, services: Services, addresses: list[str]) -> None:
         self.services = services
@@ -152,9 +152,9 @@ class SimNode:
         self.burden = 0.0
         """Seconds that each task takes longer than it would elsewhere."""
         self.ambush: Callable[[], None] | None = None
-        """What befalls it when it has stored what came over a link, and has not said so yet."""
+        """A fault for the moment when it has stored a task from a link, and has not said so yet."""
         self.buried: Callable[[], None] | None = None
-        """What befalls it when it has given up a task."""
+        """A fault for the moment when it has given up a task."""
         self._join = join
         self.is_up = False
         self.died: Callable[[], None] = lambda: None
@@ -185,7 +185,7 @@ class SimNode:
         return self.machine.random
 
     async def dial(self, address: str, factory: Callable[[], Any], *trust: Any, limit: float = LIMIT) -> Dialed[Any]:
-        """What `cluster.dial.dial` does, over the simulated network. Raises `DialError`."""
+        """Does what `cluster.dial.dial` does, over the simulated network. Raises `DialError`."""
         try:
             async with asyncio.timeout(limit):
                 transport, protocol = await self.network.connect(address, factory)
@@ -207,7 +207,7 @@ class SimNode:
     # -- life --
 
     def start(self, process: Process) -> None:
-        """In the new process; what `Node._start` does."""
+        """Does what `Node._start` does, in the new process."""
         machine = self.machine
         self.instance = f"{machine.random.getrandbits(64):016x}"
         self.is_stopping = self._drains = False
@@ -223,7 +223,7 @@ class SimNode:
         try:
             self.storage.load(f"boot {machine.boots}")
         except OSError as error:
-            # As the real one: it says so and ends, and whoever looks after it starts it again.
+            # As the real one: it says so and ends, and its supervisor starts it again.
             self.trace(self.name, "cannot start", reason=error)
             machine.kill()
             return
@@ -313,7 +313,7 @@ class SimNode:
         return self._ping_status
 
     def status(self) -> dict[str, Any]:
-        """What a ping is answered with, as far as other nodes look at it."""
+        """The answer to a ping, as far as other nodes look at it."""
         held = self.pool.held
         return {
             "name": self.name, "id": self.id, "waiting": max(self.spool.total - len(self.spool.later) - held, 0), "running": held,
@@ -418,7 +418,7 @@ class SimPool:
         await asyncio.sleep(0.05)  # what has just been reported
 
     def stop_now(self) -> None:
-        """Ends at once; what runs is put back and does not count as an attempt."""
+        """Ends at once; running tasks are put back, and this does not count as an attempt."""
         self.is_stopping = True
         for worker in list(self.active):
             worker.give_back_rest()
@@ -445,7 +445,7 @@ class SimWorker:
         self.node.loop.call_later(0.0005 * self.random.random(), callback, *args)
 
     def give_back_rest(self) -> None:
-        """The node is stopping: what has not begun does not begin."""
+        """The node is stopping: tasks that have not begun do not begin."""
         if self.todo:
             rest, self.todo = self.todo[::-1], []
             self.pool.released(len(rest))

@@ -47,7 +47,7 @@ def forget_received() -> Any:
 
 
 def resend_as_new() -> Any:
-    """What is in doubt is sent again under another number."""
+    """A task in doubt is sent again under another number."""
     real = envelope.dress
 
     def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
@@ -58,7 +58,7 @@ def resend_as_new() -> Any:
 
 
 def re_place_doubts() -> Any:
-    """What is in doubt is given to another node too, when the one that may have it is down."""
+    """A task in doubt is given to another node, too, when the one that may have it is down."""
     real = Moving.re_place
 
     async def re_place(self: Moving, to: str, count: int, choose: Any) -> int:
@@ -106,7 +106,7 @@ def lose_proofs() -> Any:
 
 
 def clean_too_soon() -> Any:
-    """A batch whose last task has ended needs no sync any more, before its removal has succeeded."""
+    """A batch whose last task has ended is no longer synced, although its removal has not succeeded."""
     real = Journal.drop_if_finished
 
     def drop(self: Journal, batch: Any) -> None:

@@ -1,11 +1,11 @@
-"""What a cluster of many nodes costs each of them: the pure parts of nodes (peers, placement), virtual pings, no spool.
+"""The cost of a large cluster for each of its nodes: the pure parts of nodes (peers, placement), virtual pings, no spool.
 
     python -m simulation.scale 1000
 
 Nodes do not depend on each other's tables, so some of them (`--observers`) have one of all nodes, and the others only answer.
-A ping of somebody who is there takes a few milliseconds, of somebody who crashed it is refused (the machine is there) or times
-out (it is not), and as the real prober each node has so many pings under way at most. Nobody sends a task, which is the worst
-case: what tasks show need not be pinged.
+A ping of a live node takes a few milliseconds, that of a crashed node is refused (the machine is there) or times out (it is
+not), and as the real prober each node has so many pings under way at most. No tasks are sent, which is the worst
+case: tasks make pings unnecessary.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from spoolnode.protocol import hello as hellos
 
 ROUND_TRIP = 0.002
 PONG_BYTES = 640
-"""The answer of a real node with four workers; what others decide by is a part of it."""
+"""The answer of a real node with four workers; it has what others decide by."""
 CRASHED = 0.1
 """The part of all nodes that crashes."""
 ANSWERS, REFUSES, SILENT = "answers", "refuses", "silent"
@@ -54,7 +54,7 @@ class Member:
 
     @property
     def candidate(self) -> Candidate:
-        """What discovery says of it."""
+        """The candidate that discovery makes of it."""
         own = self.identity
         return Candidate("mdns", own.id, own.id, own.name, own.addresses)
 
@@ -68,7 +68,7 @@ class Observer:
         self.table = PeerTable(member.identity, rng, changed=self._changed, instance=member.status["instance"])
         self.pings = 0
         self.open: set[str] = set()
-        """Addresses to which there is a connection."""
+        """Addresses with an open connection."""
         self.under_way = 0
         self.waiting: deque[Peer] = deque()
         self.wakes_at = float("inf")
@@ -78,11 +78,11 @@ class Observer:
             self.placement.unavailable(peer.id)
 
     def found(self, member: Member, now: float) -> None:
-        """Discovery names somebody."""
+        """Discovery names a node."""
         self.table.found(member.candidate, now)
 
     def heard(self, member: Member, now: float) -> None:
-        """Somebody pings this node."""
+        """Another node pings this one."""
         own = member.identity
         self.table.heard(own.id, own.name, now, own.addresses, member.status["instance"])
 
@@ -95,7 +95,7 @@ class Observer:
 
 @dataclass
 class Result:
-    """What was measured."""
+    """The measurements."""
 
     nodes: int
     pings: float = 0.0
@@ -202,7 +202,7 @@ class Crowd:
     # -- what happens --
 
     def introduce(self) -> None:
-        """Discovery names everybody to everybody, over two seconds."""
+        """Discovery names all nodes to all nodes, over two seconds."""
         for one in self.observers:
             for other in self.members:
                 if other is not one.member:
@@ -233,7 +233,7 @@ class Crowd:
             member.how = how
 
     def come_back(self, them: list[Member]) -> None:
-        """They are there again, and ping everybody."""
+        """They are there again, and ping all others."""
         for member in them:
             member.how = ANSWERS
             for one in self.observers:

@@ -1,4 +1,4 @@
-"""What a seed does: how many nodes and clients, what they send when, and which faults come.
+"""The story of a seed: how many nodes and clients, what they send when, and which faults come.
 
 All is decided by `random.Random(seed)` before the run begins or, for what happens within a machine or a connection, by
 generators that are seeded from it; so the same seed is the same story, step by step.
@@ -43,7 +43,7 @@ def size_of(seed: int) -> Size:
 
 
 def run_seed(seed: int, trace: Callable[..., None] | None = None, join: Join | None = None) -> World:
-    """The story of one seed. Raises `Violation` when it breaks a promise. `join`: what connects the nodes."""
+    """The story of one seed. Raises `Violation` if it breaks a promise. `join`: connects the nodes."""
     world = World(seed, join)
     if trace is not None:
         write = trace
@@ -68,7 +68,7 @@ class Story:
         self.seconds = self.random.uniform(*size.seconds)
         """When the faults stop."""
         self.movers: list[SimNode] = []
-        """Nodes that may come back with another address; nobody sends to the one they have."""
+        """Nodes that may come back with another address; no task is sent to their present one."""
         self._hosts = 0
         self._is_about_doubt = world.seed % 4 == 1
         """Most tasks are for any node, and most faults come when it is not known where such a task is."""
@@ -97,7 +97,7 @@ class Story:
         self.world.later(when, node.machine.boot)
 
     def _decide(self) -> None:
-        """What holds for the whole story."""
+        """The facts of the whole story."""
         world, random = self.world, self.random
         world.segment.loss = random.choice((0.0, 0.0, 0.2, 0.6))
         world.segment.slowest = random.choice((0.05, 0.3, 2.0))
@@ -143,7 +143,7 @@ class Story:
         return task, request_of(task, plain=client.plain, variables=variables, pad=random.choice((0, 0, 0, 700, 4000)))
 
     def _destination(self) -> tuple[str, frozenset[str]]:
-        """What a task asks for, and where it may run then."""
+        """The wishes of a task, and where it may run then."""
         random, roll = self.random, self.random.random()
         if self._is_about_doubt and random.random() < 0.6:
             return "any", frozenset()
@@ -180,7 +180,7 @@ class Story:
         self.world.check()
 
     def doom(self) -> None:
-        """The same in the midst of what it does with its disk."""
+        """The same in the middle of its work on the disk."""
         node = self._node()
         call = self.random.choice((1, 2, 3, 5, 10, 20, 40))
         how = self.random.choice((node.machine.kill, node.machine.cut_power))
@@ -188,7 +188,7 @@ class Story:
         node.machine.doom(call, how)
 
     def ambush(self) -> None:
-        """The worst moment: a node has stored what came over a link, and whoever sent it is not told."""
+        """The worst moment: a node has stored a task from a link, and its sender is not told."""
         node = self._node()
         how = self.random.choice((node.machine.kill, node.machine.kill, node.machine.cut_power, self.cut_off, self.reset))
         blackout = self.random.random() < 0.4
@@ -204,7 +204,7 @@ class Story:
         node.ambush = befall
 
     def cut_off(self, node: SimNode) -> None:
-        """Nobody reaches a node, until all is well again."""
+        """Cuts a node off until the story's end."""
         for other in self._machines():
             if other is not node.machine:
                 self.world.network.block(other.host, node.machine.host)
@@ -277,7 +277,7 @@ class Story:
         self.world.say("bad way", source=here.name, target=there.name, delay=way.delay, loss=way.loss)
 
     def forged_goodbye(self) -> None:
-        """Somebody says goodbye in a node's name."""
+        """A forger says goodbye in a node's name."""
         node = self._node()
         self.world.say("forged goodbye", node=node.name)
         self.world.segment.forge_goodbye(node)

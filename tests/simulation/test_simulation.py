@@ -19,7 +19,7 @@ PLANT_SEEDS = 2000
 
 
 def story_of(seed: int) -> str:
-    """What `make simulate` prints."""
+    """The output of `make simulate`."""
     env = environment(PYTHONHASHSEED="0")
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env["PYTHONPATH"]])
     command = [sys.executable, "-m", "simulation", str(seed)]

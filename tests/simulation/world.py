@@ -36,7 +36,7 @@ class World:
 
     seed: int
     join: Join | None = None
-    """What connects the nodes; None: the real cluster, which finds them on `segment`."""
+    """Connects the nodes; None: the real cluster, which finds them on `segment`."""
     trace: Callable[..., None] = lambda who, what, **details: None
     loop: SimLoop = field(default_factory=SimLoop)
     nodes: list[SimNode] = field(default_factory=list)
@@ -83,7 +83,7 @@ class World:
     # -- what happens --
 
     def later(self, seconds: float, what: Callable[..., None], *args: Any) -> None:
-        """In so many seconds, by nobody's process."""
+        """Calls it in so many seconds, outside of all processes."""
         self.loop.call_later(seconds, what, *args, context=self.network.nobody)
 
     def say(self, what: str, **details: Any) -> None:
@@ -133,7 +133,7 @@ class World:
 
 
 def _end(world: World) -> None:
-    """Nothing of it runs any more, and nothing keeps it in memory."""
+    """Stops everything, and lets the memory go."""
     world.is_over = True
     for node in world.nodes:
         node.machine.kill_silently()

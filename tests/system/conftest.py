@@ -1,4 +1,4 @@
-"""What tests of a running node share."""
+"""Fixtures for tests of a running node."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""What an application wrote about its own runs, checked against what the clients were promised.
+"""Checks what an application wrote about its own runs against the promises to the clients.
 
 The application appends one line to a file for each event, with one write(2), so the file is a total order:
 
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 @dataclass
 class Ledger:
-    """What the clients know of each task, by number."""
+    """The clients' knowledge of each task, by number."""
 
     sent: set[int] = field(default_factory=set)
     """At least a byte of it has left."""
@@ -104,8 +104,8 @@ def check(lines: list[Line], ledger: Ledger, killed: Killed, kept: set[int]) -> 
     """The history in numbers, and everything in it that breaks a promise.
 
     Args:
-        lines: what the application wrote, after everything has come to rest.
-        ledger: what the clients were told.
+        lines: the application's lines, after everything has come to rest.
+        ledger: the answers to the clients.
         killed: every process that was killed.
         kept: tasks that are still on disk, waiting or dead.
     """
@@ -153,7 +153,7 @@ def _runs(lines: list[Line]) -> tuple[dict[int, list[Run]], list[str]]:
 
 
 def _judge(task: int, runs: list[Run], last: dict[tuple[str, str], int], killed: Killed) -> list[str]:
-    """What is wrong with the runs of one task: each but the last must have been cut by a kill before its record."""
+    """The faults in the runs of one task: each run but the last must have been cut by a kill before its record."""
     problems = []
     for index, run in enumerate(runs):
         worker = run.start.worker

@@ -1,6 +1,6 @@
-"""`python loopwatch.py join ...`: a node that notes each call to the file system which its event loop's thread makes itself.
+"""`python loopwatch.py join ...`: a node that notes each file system call of its event loop's own thread.
 
-What Python tells an audit hook is heard there (opening, listing, removing, renaming, ...); what it does not tell is wrapped.
+Calls that Python reports to an audit hook are heard there (opening, listing, removing, renaming, ...); others are wrapped.
 From when the node listens to its end, each new (call, functions of ours that led to it) is a line of JSON in the file that
 the variable SEEN names. Calls about /dev, /proc and /sys are none to a disk; nor are those about sockets and memory.
 """
@@ -29,7 +29,7 @@ _NO_DISK = ("/dev/", "/proc/", "/sys/", "/memfd:")
 
 
 class Watch:
-    """What the thread that made it does."""
+    """The work of the thread that made it."""
 
     def __init__(self, target: int) -> None:
         self.active = False
@@ -66,7 +66,7 @@ class Watch:
             self._busy = False
 
     def _path(self, target: Any) -> str:
-        """Empty for what is on no disk."""
+        """Empty for files that are not on a disk."""
         if not isinstance(target, int):
             return os.path.join(os.getcwd(), os.fsdecode(target)) if isinstance(target, str | bytes | os.PathLike) else ""
         found = self._real_fstat(target).st_mode

@@ -1,4 +1,4 @@
-"""What tests of the listener and of crashes say to a node: requests as bytes, and sockets without a client library."""
+"""For tests of the listener and of crashes: requests as bytes, and sockets without a client library."""
 
 import contextlib
 import random
@@ -49,7 +49,7 @@ def connect(address: Address, patience: float = PATIENCE, source: str = "", *, s
 def exchange(address: Address, data: bytes, patience: float = PATIENCE) -> bytes:
     """Sends bytes and returns everything that comes back until the node closes."""
     with connect(address, patience) as sock:
-        # It may have said no already; what it said is still there to be read.
+        # It may have refused already; its answer is still there to be read.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             sock.sendall(data)
         return read_all(sock)
@@ -76,10 +76,10 @@ def read_answers(sock: socket.socket, count: int) -> list[Answer]:
 
 
 def quiet_port(rng: random.Random) -> int:
-    """A free port that the kernel gives to nobody: below the range from which outgoing connections take theirs.
+    """A free port that the kernel does not give away: it lies below the range for outgoing connections.
 
     For nodes that are down at times. On a port of that range a client may connect to itself meanwhile (both ends of a
-    TCP connection to a port where nobody listens may be the same socket), and the node finds its port taken.
+    TCP connection to a port where nothing listens may be the same socket), and the node finds its port taken.
     """
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         low = int(file.read().split()[0])

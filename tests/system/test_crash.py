@@ -1,4 +1,4 @@
-"""kill -9 at any moment, of any process, again and again: what was acknowledged runs, and only what ran runs twice.
+"""kill -9 at any moment, of any process, again and again: acknowledged tasks run, and only running ones run twice.
 
 PYTEST_CRASH_SEED repeats the dice of a run (not its timing); PYTEST_CRASH_KILLS sets how many kills each mode takes.
 """
@@ -55,7 +55,7 @@ note("up", 0, "-")
 
 
 class Storm:
-    """A node, a crowd that feeds it, and somebody who kills."""
+    """A node, a crowd that feeds it, and a killer."""
 
     def __init__(self, node: RunningNode, rng: random.Random, *options: str) -> None:
         self.node = node
@@ -114,7 +114,7 @@ class Storm:
                 os.kill(pid, signal.SIGKILL)
 
     def _workers(self) -> list[int]:
-        """The workers that have loaded the application: what becomes of one that dies before is tested elsewhere."""
+        """The workers that have loaded the application: the death of one before that is tested elsewhere."""
         up = {int(line.worker.split(".")[1]) for line in read_lines(self.text()) if line.what == "up"}
         children = Path(f"/proc/{self.node.pid}/task/{self.node.pid}/children").read_text()
         return [int(pid) for pid in children.split() if int(pid) in up]

@@ -1,4 +1,4 @@
-"""Tasks fork: a child is never a second worker, however it ends; and nobody but the worker can end a task."""
+"""Tasks fork: a child is never a second worker, however it ends; and only the worker can end a task."""
 
 from collections import Counter
 from pathlib import Path

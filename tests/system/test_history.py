@@ -13,7 +13,7 @@ end 2 1.10.a main
 
 
 def problems_of(text: str, ledger: Ledger | None = None, killed: Killed | None = None, kept: set[int] | None = None) -> list[str]:
-    """What the checker finds when tasks 1 to 3 were sent, and 1 and 2 acknowledged."""
+    """The findings of the checker if tasks 1 to 3 were sent, and 1 and 2 acknowledged."""
     ledger = ledger or Ledger(sent={1, 2, 3}, acknowledged={1: 0.0, 2: 0.0})
     return check(read_lines(text), ledger, killed or Killed(), kept or set())[1]
 

@@ -1,6 +1,6 @@
-"""The event loop does not wait for a disk: what its thread still does to the file system itself stands here, with the reason.
+"""The event loop does not wait for a disk: the calls that its thread still makes itself stand here, with their reasons.
 
-A real node does all that it can do, under the watch of `loopwatch`, and with a guard on its disk (`GuardedDisk`).
+A real node does everything that it can, under the watch of `loopwatch`, and with a guard on its disk (`GuardedDisk`).
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class WatchedNode(RunningNode):
 
     @property
     def seen(self) -> list[dict[str, Any]]:
-        """What the watch has noted."""
+        """The notes of the watch."""
         return [json.loads(line) for line in whole_lines(self.directory / "seen")]
 
 
@@ -129,7 +129,7 @@ def send_on(node: RunningNode, other: RunningNode) -> None:
 
 
 def operate(node: RunningNode) -> None:
-    """What an operator does."""
+    """Does the work of an operator."""
     later = str(int(time.time()) + 3600)
     send(node, {"do": "later", "at": later}, {"do": "later", "at": later})
     first, second = (row["id"] for row in tasks(node) if row["state"] == "later")
@@ -148,7 +148,7 @@ def operate(node: RunningNode) -> None:
 
 
 def remove_sockets(node: RunningNode) -> None:
-    """Somebody cleans up too much."""
+    """Cleans up too much."""
     for name in ("control.sock", "spool.sock", "taken"):
         with contextlib.suppress(FileNotFoundError):
             (node.spool / name).unlink()

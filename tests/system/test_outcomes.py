@@ -1,4 +1,4 @@
-"""How a task ends: what the callable returns or raises, and what becomes of the task then."""
+"""How a task ends: the result or the exception of its callable, and what becomes of the task then."""
 
 import itertools
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Somebody removes files, or the spool directory, under a running node: what it acknowledges later is there, or it refuses."""
+"""Files, or the spool directory, are removed under a running node: it then refuses tasks, or has those that it acknowledges."""
 
 import json
 import os

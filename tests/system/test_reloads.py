@@ -1,4 +1,4 @@
-"""New code is taken whenever somebody asks, whatever the last load does, and no running task pays for it."""
+"""New code is taken whenever that is asked for, whatever the last load does, and running tasks do not pay for it."""
 
 import os
 import signal

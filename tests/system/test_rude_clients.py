@@ -155,7 +155,7 @@ def test_the_listener_grows_by_nothing_that_strangers_send(server: RunningNode, 
     rng = random.Random(7)
     corpus = [*RUBBISH.values(), *[rng.randbytes(rng.randint(1, 3000)) for _ in range(30)]]
 
-    # Random bytes may be the beginning of a request; the client ends its half, so that nobody waits for the rest.
+    # Random bytes may be the beginning of a request; the client ends its half, so that the node does not wait for the rest.
     def round_of_rubbish() -> None:
         for data in corpus:
             with connect(address) as sock, contextlib.suppress(ConnectionError):
@@ -244,7 +244,7 @@ def test_a_reader_that_does_not_read_is_held_back_and_memory_stays(server: Runni
     before = resident(server.pid)
     task = request({"a": "b", "filler": "x" * 100}, extended=True)
     with connect(address, small_window=True) as sock:
-        sock.settimeout(2.0)  # longer than --request-timeout: whoever is held back is not late
+        sock.settimeout(2.0)  # longer than --request-timeout: a client that is held back is not late
         sent, most, held_back = 0, 500_000 * len(task), False
         while not held_back and sent < most:
             try:
@@ -509,7 +509,7 @@ def namespace() -> Iterator[tuple[str, str]]:
 
 
 def ask_from(inside: str, source: str, host: str, port: int) -> list[str]:
-    """The beginning of what a client in the namespace hears: to a plain request, and to one of a web server."""
+    """The beginnings of the answers to a client in the namespace: to a plain request, and to one of a web server."""
     paths = ":".join([str(Path(__file__).parent), *sys.path])
     done = subprocess.run(
         ["ip", "netns", "exec", inside, sys.executable, "-c", STRANGER, paths, source, host, str(port)],

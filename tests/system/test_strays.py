@@ -1,4 +1,4 @@
-"""What tasks start ends with them: when their worker dies, when they take too long, when the node is killed; else it may stay."""
+"""Processes of tasks end with them if their worker dies, they take too long or the node is killed; else they may stay."""
 
 import os
 import shutil

@@ -35,7 +35,7 @@ class Unheard(RunningNode):
 
     @property
     def via(self) -> str:
-        """Its own socket: nobody has heard its port."""
+        """Its own socket: its port is not known."""
         return str(self.spool / "spool.sock")
 
 
@@ -48,7 +48,7 @@ def unheard(tmp_path: Path) -> Iterator[Unheard]:
 
 
 def works(node: Unheard, tasks: int) -> None:
-    """Sends tasks, the last of which fails, and sees that all are run and accounted for."""
+    """Sends tasks (the last one fails), and checks that all are run and accounted for."""
     for number in range(tasks):
         spoolnode.send_to_spooler({"n": str(number)}, via=node.via)
     spoolnode.send_to_spooler({"n": "fails"}, via=node.via)
@@ -76,7 +76,7 @@ def test_tasks_go_on_when_the_log_cannot_be_written(unheard: Unheard, where: str
 
 @pytest.fixture
 def reader(unheard: Unheard) -> Iterator[int]:
-    """The reading end of the pipe to which the log goes."""
+    """The reading end of the pipe for the log."""
     fifo = unheard.directory / "log"
     os.mkfifo(fifo)
     unheard.log_file = str(fifo)

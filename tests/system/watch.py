@@ -1,4 +1,4 @@
-"""What tests of a running node look at: its tasks, its processes, the notes that its application wrote."""
+"""For tests of a running node: its tasks, its processes, the notes of its application."""
 
 import os
 from collections import Counter
@@ -108,7 +108,7 @@ def resident(pid: int) -> int:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs (one that nobody has waited for does not)."""
+    """Whether the process runs (a zombie does not)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What tests of discovery share."""
+"""Fixtures for the tests of discovery."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of sources share: a sink and a report that remember, waiting for conditions on the loop, mDNS on loopback."""
+"""Helpers for the tests of sources: a sink and a report that remember, waiting for conditions on the loop, mDNS on loopback."""
 
 import asyncio
 import contextlib

@@ -38,7 +38,7 @@ class Names:
         return [join(address, port) for address in found]
 
     async def asked_again(self, times: int = 2) -> None:
-        """Returns when whoever asks has surely seen what was set last."""
+        """Returns when the source has certainly seen what was set last."""
         enough = self.asked + times
         await until(lambda: self.asked >= enough, "the next lookup")
 

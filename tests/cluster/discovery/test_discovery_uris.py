@@ -1,4 +1,4 @@
-"""What `--discover` takes, and where mDNS speaks."""
+"""The forms of `--discover`, and where mDNS speaks."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""mDNS on 127.0.0.1, with the real package: what it does not promise by itself, and what strangers can do."""
+"""mDNS on 127.0.0.1, with the real package: promises that it does not make itself, and what strangers can do."""
 
 import asyncio
 import errno

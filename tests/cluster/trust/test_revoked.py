@@ -1,4 +1,4 @@
-"""Certificates that are taken back, or end: whoever shows one is refused, and what is open is closed."""
+"""Certificates that are revoked or end: a party that shows one is refused, and open connections are closed."""
 
 import time
 from collections.abc import Callable

@@ -102,7 +102,7 @@ class OpenNode:
 
 
 class Talk(asyncio.Protocol):
-    """What the other side said, and how it ended."""
+    """The bytes of the other side, and how it ended."""
 
     def __init__(self, say: bytes = b"") -> None:
         self.said = b""
