@@ -261,13 +261,14 @@ class Inbox:
         news = await self._news_among(found)
         now = time.time()
         for index, file in enumerate(sorted(news, key=lambda file: file.order)):  # a directory lists its files in no order
-            if file.ref not in self._spool.files.known:
+            # Not sure even of one that an earlier scan has seen: who writes it may not be done yet.
+            if file.ref in self._spool.files.known:
+                self._spool.notice(file.ref, file.mtime, now, sure=False)
+            else:
                 with contextlib.suppress(OSError):  # it is gone, or closed to us
                     # The listing is older than what ended since; only what is there now counts.
                     mtime = os.lstat(self._spool.journal.layout.path(file.ref)).st_mtime
                     self._spool.notice(file.ref, mtime, now, sure=False)
-            else:
-                self._spool.notice(file.ref, file.mtime, now, sure=True)
             if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
                 await asyncio.sleep(0)
 
