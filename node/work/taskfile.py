@@ -10,8 +10,9 @@ import time
 from _thread import start_new_thread  # not `threading`: an application may replace that by something else (gevent)
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from os import close  # as it is before `surroundings` watches it
-from queue import SimpleQueue
+from itertools import groupby
+from os import close, closerange  # as they are before `surroundings` watches them
+from queue import Empty, SimpleQueue
 
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.outcome import Call, Ending
@@ -225,62 +226,60 @@ class FileTask(Task):
         close(self._descriptor)
 
 
+CLOSE_TOGETHER = 64
+"""Removed files that are closed together, at most."""
 CLOSERS = 4
-"""Threads that close removed files."""
-CLOSE_LATER = 64
-"""Removed files that may wait to be closed."""
-CLOSE_TOGETHER = 16
-"""Removed files for which a thread is woken at the latest."""
-SLOW_CLOSE = 100e-6
-"""Seconds that closing must take for another thread to be worth its price."""
+"""Threads that close them, at most: more than one only where the disk is slow."""
 _removed: deque[int] = deque()
-_wake: SimpleQueue[None] = SimpleQueue()
+_groups: SimpleQueue[list[int]] = SimpleQueue()
 _closers: list[int] = []
 
 
-class _Usual:
-    """How long closing a removed file takes, lately."""
-
-    seconds = 0.0
-
-    def close(self, descriptor: int) -> None:
-        """Closes it, and learns."""
-        began = time.monotonic()
-        try:  # noqa: SIM105  # a context takes longer than all else here
-            close(descriptor)
-        except OSError:
-            pass  # it is gone, and what it held with it
-        # One that took very long says more about who else wanted the processor than about the disk.
-        self.seconds += (min(time.monotonic() - began, 2 * SLOW_CLOSE) - self.seconds) / 16
-
-
-_usual = _Usual()
-
-
 def close_aside(descriptor: int) -> None:
-    """Closes a removed file, in another thread if that is slow here: its blocks are freed then, and a disk may take its time."""
-    if _usual.seconds < SLOW_CLOSE or len(_removed) >= CLOSE_LATER:
-        _usual.close(descriptor)
-        return
-    while len(_closers) < CLOSERS:
-        _closers.append(start_new_thread(_close_removed, ()))
+    """Has a removed file closed in another thread. The disk frees its space only then, which takes longer than the removal."""
     _removed.append(descriptor)
-    if len(_removed) % CLOSE_TOGETHER == 0:
-        _wake.put(None)
+    if len(_removed) >= CLOSE_TOGETHER:
+        close_removed()
 
 
 def close_removed() -> None:
     """Has those closed that were put aside: whoever removed them has nothing more to remove for now."""
-    if _removed:
-        _wake.put(None)
+    if group := _take_removed():
+        _groups.put(group)
+    # As many groups may wait as there are threads: nobody gets far ahead of the disk, nor runs out of descriptors.
+    if _groups.qsize() > len(_closers) and not _start_closer():
+        with contextlib.suppress(Empty):
+            _close(_groups.get_nowait())
 
 
-def _close_removed() -> None:
+def _take_removed() -> list[int]:
+    group: list[int] = []
+    with contextlib.suppress(IndexError):
+        while True:
+            group.append(_removed.popleft())
+    return group
+
+
+def _start_closer() -> bool:
+    """Whether there is another thread now."""
+    if len(_closers) >= CLOSERS:
+        return False
+    with contextlib.suppress(RuntimeError):  # the machine has none to give
+        _closers.append(start_new_thread(_close_groups, ()))
+        return True
+    return False
+
+
+def _close_groups() -> None:
     while True:
-        _wake.get()
-        with contextlib.suppress(IndexError):
-            while True:
-                _usual.close(_removed.popleft())
+        _close(_groups.get())
+
+
+def _close(group: list[int]) -> None:
+    """Closes these, neighbours with one call: with a call for each, threads would pass the interpreter to and fro."""
+    for _, run in groupby(enumerate(sorted(group)), lambda item: item[1] - item[0]):
+        numbers = [number for _, number in run]
+        closerange(numbers[0], numbers[-1] + 1)
 
 
 def close_held() -> None:
@@ -288,8 +287,9 @@ def close_held() -> None:
     for task in HELD.values():
         os.close(task._descriptor)
     HELD.clear()
-    while _removed:
-        os.close(_removed.popleft())
+    _close(_take_removed())
+    while not _groups.empty():
+        _close(_groups.get())
 
 
 class SpoolFileReader:

@@ -10,14 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from unittest import mock
 
 import pytest
 from support import eventually
 
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.work import taskfile
 from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
-from spoolnode.node.work.taskfile import HELD, KEPT_BATCHES, BatchReader, NotNow, SpoolFileReader, close_removed
+from spoolnode.node.work.taskfile import (
+    CLOSE_TOGETHER,
+    HELD,
+    KEPT_BATCHES,
+    BatchReader,
+    NotNow,
+    SpoolFileReader,
+    close_removed,
+)
 from spoolnode.protocol import batch, names, spoolfile
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT
@@ -95,16 +105,33 @@ def open_files() -> Iterator[str]:
             yield os.readlink(f"/proc/self/fd/{descriptor}")
 
 
-def test_removed_files_are_closed_aside_and_none_stays_open(reader: SpoolFileReader, path: Path) -> None:
+def remove_many(reader: SpoolFileReader, path: Path) -> int:
+    """Runs 300 tasks; how many of their removed files are open then."""
     for _ in range(300):
         path.write_bytes(spoolfile.head(BLOCK, 0))
         os.utime(path, (1, 1))
         reader.read(NAME).finish()
+    return sum(str(path) in name for name in open_files())
+
+
+def test_removed_files_are_closed_aside_and_none_stays_open(reader: SpoolFileReader, path: Path) -> None:
+    remove_many(reader, path)
     close_removed()
-    opened = Path("/proc/self/fd")
-    eventually(
-        lambda: not any(str(path) in os.readlink(link) for link in opened.iterdir() if link.is_symlink()), "all are closed"
-    )
+    eventually(lambda: not any(str(path) in name for name in open_files()), "all are closed")
+
+
+def test_removed_files_are_closed_where_no_thread_can_be_started(
+    reader: SpoolFileReader, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(taskfile, "start_new_thread", no_thread)
+    monkeypatch.setattr(taskfile, "_closers", [])  # those of other tests do not hear of the groups below
+    monkeypatch.setattr(taskfile, "_groups", SimpleQueue())
+    assert remove_many(reader, path) < CLOSE_TOGETHER
+    close_removed()
+    assert not any(str(path) in name for name in open_files())
 
 
 def test_a_task_with_two_names_keeps_its_lock_when_the_other_one_is_done(reader: SpoolFileReader, path: Path) -> None:
