@@ -19,7 +19,7 @@ HELD = {
     "sentences: who, whoever as a subject": 42,
     'sentences: "anew"': 16,
     'sentences: "for what is gone"': 1,
-    "lines of prose over 100 characters": 179,
+    "lines of prose over 100 characters": 0,
 }
 """A number goes down with the code, in the same commit, and never up."""
 
