@@ -18,7 +18,7 @@ from spoolnode.cluster.candidate import Candidate, Discovery, Identity
 from spoolnode.cluster.channel import Channel, Impostor
 from spoolnode.cluster.dial import DialFailure
 from spoolnode.cluster.discovery import make_sources
-from spoolnode.cluster.giving import is_this_machine, may_give
+from spoolnode.cluster.giving import giving, is_this_machine
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.link import LinkState
@@ -30,6 +30,7 @@ from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.sender import Dial, NotIt, Sender, SenderHost
 from spoolnode.cluster.status import Load, Status
+from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
 from spoolnode.node.neighbours import Greeting
@@ -47,31 +48,30 @@ CHUNK = 256
 """Tasks that are moved together: each batch of them is one round of fsyncs, and the node answers in between."""
 MOST_LOOKS = 8
 """Groups of tasks looked at in one round of sharing."""
-UNKNOWN_SECONDS = 60.0
-"""How long after the start a node may be unknown until it counts as down."""
-ASK_SECONDS = 10.0
-"""How long a drain waits for what peers say of themselves now; those that have not answered then get nothing."""
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
-LOST_SECONDS = 5.0
-"""How often unknown destinations are looked for, besides when a peer changes: a peer may have got another name."""
 LOOKED_FOR_AT_ONCE = 1000
-"""Of those, so many are looked for in one turn of the loop: about a millisecond."""
+"""Of unknown destinations, so many are looked for in one turn of the loop: about a millisecond."""
 MOST_UNKNOWN = 1024
 """Unknown destinations that the log tells of: whoever may enqueue can make them up."""
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 
-def joiner(trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None) -> Callable[[Node], "Cluster"]:
-    """What `run_node` wants: makes the cluster of a node. `dial` and `rng`: how to connect, and chance; tests bring their own."""
-    return lambda node: Cluster(node, trust, dial, rng)
+def joiner(
+    trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None, timing: Timing = USUAL
+) -> Callable[[Node], "Cluster"]:
+    """What `run_node` wants: makes the cluster of a node. Tests bring their own `dial` (how to connect), chance and timing."""
+    return lambda node: Cluster(node, trust, dial, rng, timing)
 
 
 class Cluster:
     """The other nodes, as one node sees them."""
 
-    def __init__(self, node: Node, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None) -> None:
+    def __init__(
+        self, node: Node, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None, timing: Timing = USUAL
+    ) -> None:
         self._node = node
+        self._timing = timing
         self._trust = trust
         self._loop = asyncio.get_running_loop()
         self._report = node.report
@@ -87,12 +87,12 @@ class Cluster:
         """Which version of it is on the disk."""
         self._keeping = self._keep_failed = False
         self.table = PeerTable(
-            identity, rng, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
-            may_give=may_give(node.config, certified=trust is not None), certified=trust is not None,
+            identity, rng, timing, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
+            giving=giving(node.config, certified=trust is not None),
         )  # fmt: skip
         self.placement = Placement(identity, rng)
         self._dial = dial or self._dial_tcp
-        self._prober = Prober(self.table, self._dial, self._introduce, self._answered, self._vouch)
+        self._prober = Prober(self.table, self._dial, self._introduce, self._answered, self._vouch, timing)
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
         self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self._report, rng)
         self._running: list[asyncio.Task[None]] = []
@@ -180,7 +180,7 @@ class Cluster:
         self._report_own()
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
-        self._loop.call_later(UNKNOWN_SECONDS + 1.0, self._look_again)  # by then, who is unknown may never come
+        self._loop.call_later(self._timing.unknown + 1.0, self._look_again)  # by then, who is unknown may never come
         for to in self._node.outbox.sizes():
             self._woken(to)
 
@@ -229,7 +229,7 @@ class Cluster:
                 spawn(sender.stop())
         for to in [name for name, found in outbox.destinations.items() if not found.size and name not in self._senders]:
             outbox.prune(to)
-        if self._loop.time() - self._searched_at >= LOST_SECONDS:
+        if self._loop.time() - self._searched_at >= self._timing.search:
             self._search()
         self.placement.retain(peer.id for peer in self.table)
         self._move_soon()
@@ -440,7 +440,7 @@ class Cluster:
         if target is None or not target.addresses:
             self._lost[to] = None
             return False
-        self._senders[to] = Sender(to, self._around)
+        self._senders[to] = Sender(to, self._around, self._timing)
         return True
 
     def _search(self) -> None:
@@ -472,7 +472,7 @@ class Cluster:
         return Introduction(hello, self._node.key, secrets.token_hex(keys.NONCE_SIZE))
 
     async def _dial_tcp(self, address: str, protocol: Callable[[], Channel], name: str) -> dialing.Dialed[Channel]:
-        return await dialing.dial(address, protocol, self._trust, name)
+        return await dialing.dial(address, protocol, self._trust, name, self._timing.connect)
 
     # -- moving tasks --
 
@@ -495,7 +495,7 @@ class Cluster:
         """Whether this is the id of a node that is down, or that nobody has heard of since the start."""
         peer = self.table.get(to)
         if peer is None:
-            return names.is_node_id(to) and self._loop.time() - self._started > UNKNOWN_SECONDS
+            return names.is_node_id(to) and self._loop.time() - self._started > self._timing.unknown
         return peer.state in (PeerState.DOWN, PeerState.REJECTED)
 
     async def _choose_again(self, to: str) -> None:
@@ -586,7 +586,7 @@ class Cluster:
         for peer in asked:
             self.table.ask_again(peer, began)
         self._prober.wake()
-        deadline = min(deadline, began + min(ASK_SECONDS, (deadline - began) / 4))
+        deadline = min(deadline, began + min(self._timing.ask, (deadline - began) / 4))
         while self._loop.time() < deadline and any(peer.pings.status_at < began and peer.state in ALIVE for peer in asked):
             await self._news(deadline)
         return began if any(peer.pings.status_at >= began for peer in asked) else float("-inf")

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from spoolnode.cluster.lookup import look_up
+from spoolnode.cluster.timing import Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import BadConfig, parse_address
 from spoolnode.node.ingress.tls import SHUTDOWN_SECONDS, Untrusted, why_tls_failed
@@ -20,8 +21,6 @@ from spoolnode.protocol.errors import SpoolnodeError
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
-LIMIT = 3.0
-"""Seconds for name, connection and handshake together: on a network that drops packets the kernel alone would take 130 s."""
 UNACKNOWLEDGED_MS = 15_000
 """Milliseconds that sent bytes may stay unacknowledged before the connection is given up (TCP_USER_TIMEOUT). The kernel also
 counts the time in which the other side's buffer is full, even if it is alive. So this must be longer than a node under load may
@@ -67,7 +66,7 @@ class Dialed(NamedTuple, Generic[P]):
 
 
 async def dial(
-    address: str, protocol_factory: Callable[[], P], trust: Trust | None, expected_name: str = "", limit: float = LIMIT
+    address: str, protocol_factory: Callable[[], P], trust: Trust | None, expected_name: str = "", limit: float = Timing.connect
 ) -> Dialed[P]:
     """Connects to a node. With `trust` its certificate is checked before the protocol exists.
 

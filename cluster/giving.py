@@ -9,18 +9,31 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import NamedTuple
 
 from spoolnode.cluster.lookup import is_literal
 from spoolnode.node.config import Config
 
 
-def may_give(config: Config, *, certified: bool) -> Callable[[str], bool]:
-    """Tells whether tasks may be given to an address (`host:port`) that only strangers name.
+class Giving(NamedTuple):
+    """To whom tasks are given."""
 
-    A host name is nothing that they can name: nobody knows where it leads.
+    certified: bool = False
+    """Whether all answers are those of nodes with certificates for their names."""
+    may: Callable[[str], bool] = lambda _address: True
+    """Whether tasks may be given to an address (`host:port`) of which only strangers say that a node is there."""
+
+
+ALL_ADDRESSES = Giving()
+
+
+def giving(config: Config, *, certified: bool) -> Giving:
+    """To whom a node with this configuration gives tasks.
+
+    A host name is nothing that strangers can name: where it leads is not known.
     """
     if certified or config.insecure:
-        return lambda _address: True
+        return Giving(certified)
     networks = config.networks()
 
     def may(address: str) -> bool:
@@ -31,7 +44,7 @@ def may_give(config: Config, *, certified: bool) -> Callable[[str], bool]:
         parsed = getattr(parsed, "ipv4_mapped", None) or parsed
         return parsed.is_loopback or any(parsed in network for network in networks) or is_this_machine(host)
 
-    return may
+    return Giving(may=may)
 
 
 def is_this_machine(host: str) -> bool:

@@ -13,7 +13,6 @@ from spoolnode.cluster.warnings import Once
 MOST_PEERS = 1024
 MOST_CANDIDATES = 16
 """Per peer: two or three sources name it under one or two keys; more is somebody who makes them up."""
-FORGET_SECONDS = 15 * 60.0
 
 Key = tuple[str, str]
 """A source, and what it calls a candidate."""
@@ -101,10 +100,10 @@ class PeerIndex:
             if self._by_address.get(address) is peer:
                 del self._by_address[address]
 
-    def forget_old(self, now: float) -> None:
-        """Removes those that have long been gone, and that no source names."""
+    def forget_old(self, now: float, seconds: float) -> None:
+        """Removes those that have been gone for so many seconds, and that no source names."""
         for peer in list(self._peers):
-            if peer.candidates or peer.pings.in_flight or now - peer.liveness.since < FORGET_SECONDS:
+            if peer.candidates or peer.pings.in_flight or now - peer.liveness.since < seconds:
                 continue
             if peer.state in (PeerState.DOWN, PeerState.REJECTED) or not peer.addresses:
                 self.remove(peer)

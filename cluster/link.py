@@ -15,18 +15,13 @@ from collections import deque
 from enum import Enum
 from typing import Any, NamedTuple
 
+from spoolnode.cluster.timing import Timing
 from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
 
 WINDOW = 4096
 """Tasks under way on one link..."""
 WINDOW_BYTES = 4 << 20
 """...and their bytes: what a connection can have in flight without waiting, on any network that matters."""
-ANSWER_SECONDS = 10.0
-"""How long nothing may be answered while something is under way: the other side syncs its disk before it answers."""
-SHORTEST, LONGEST = 1.0, 60.0
-"""Backoff, in seconds: drawn evenly from 0 up to a bound that doubles from the one to the other."""
-UNTRUSTED_SECONDS = 60.0
-"""After a failure of trust: it is a person who has to do something about it."""
 
 
 class LinkState(Enum):
@@ -85,7 +80,7 @@ def fate_of(refusal: Refused | None) -> Fate:
 class Link:
     """The state of one link. Times are monotonic, in seconds."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, timing: Timing) -> None:
         self.state = LinkState.IDLE
         self.flight: deque[Sent] = deque()
         """Sent and not answered, oldest first."""
@@ -99,6 +94,7 @@ class Link:
         self.closing = False
         """The other side asked us to slow down: nothing more is sent, and when all is answered the link pauses."""
         self._rng = rng
+        self._timing = timing
         self._heard_at = 0.0
 
     def may_begin(self, now: float) -> bool:
@@ -157,7 +153,7 @@ class Link:
     def is_stuck(self, now: float) -> bool:
         """Whether the other side has been silent for too long."""
         waits = self.state is LinkState.GREETING or (self.state is LinkState.OPEN and bool(self.flight))
-        return waits and now - self._heard_at > ANSWER_SECONDS
+        return waits and now - self._heard_at > self._timing.answer
 
     def rest(self) -> None:
         """Nothing is to be sent any more, and the connection was closed."""
@@ -173,8 +169,8 @@ class Link:
         doubtful, self.flight, self.flight_bytes = list(self.flight), deque(), 0
         self.failures += 1
         self.reason = reason
-        bound = min(LONGEST, SHORTEST * 2.0 ** min(self.failures - 1, 10))
-        self.retry_at = now + (UNTRUSTED_SECONDS if untrusted else bound * self._rng.random())
+        bound = min(self._timing.longest_retry, self._timing.first_retry * 2.0 ** min(self.failures - 1, 10))
+        self.retry_at = now + (self._timing.distrust if untrusted else bound * self._rng.random())
         self.state = LinkState.WAITING
         return doubtful
 

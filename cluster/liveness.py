@@ -67,6 +67,8 @@ class Seen(Enum):
     LINK_REFUSED = "link refused"
     UNTRUSTED = "untrusted"
     """It is not who it should be, or must not be talked to."""
+    DISPUTED = "disputed"
+    """It says an id or a name that is another node's; that may soon be over."""
     OUTSIDE = "outside"
     """All that is known of it are addresses to which no task may be given."""
     GOODBYE = "goodbye"
@@ -90,6 +92,7 @@ class Ask(Enum):
     """When nothing was exchanged for a while."""
     WITH_BACKOFF = "with backoff"
     AFTER_PAUSE = "after a pause"
+    AFTER_LONG_PAUSE = "after a long pause"
 
 
 class Step(NamedTuple):
@@ -110,7 +113,8 @@ _DRAINS = Step(PeerState.LEAVING, Ask.WHEN_SILENT)
 _LEAVES = Step(PeerState.LEAVING, Ask.AT_ONCE)
 _STRIKE = Step(PeerState.SUSPECT, Ask.AT_ONCE)
 _DOWN = Step(PeerState.DOWN, Ask.WITH_BACKOFF)
-_REJECT = Step(PeerState.REJECTED, Ask.AFTER_PAUSE)
+_REJECT = Step(PeerState.REJECTED, Ask.AFTER_LONG_PAUSE)
+_DISPUTE = Step(PeerState.REJECTED, Ask.AFTER_PAUSE)
 _APART = Step(PeerState.REJECTED, Ask.AS_PLANNED)
 
 # fmt: off
@@ -124,6 +128,7 @@ TRANSITIONS: dict[Seen, tuple[Step, ...]] = {
     Seen.LINK_BROKE:   (_STRIKE,  _STRIKE,  _ASK,     _SAME,    _ASK,     _SAME),  # all links break together: one strike
     Seen.LINK_REFUSED: (_DOWN,    _DOWN,    _DOWN,    _SAME,    _DOWN,    _DOWN),  # links have a backoff of their own
     Seen.UNTRUSTED:    (_REJECT,  _REJECT,  _REJECT,  _REJECT,  _REJECT,  _REJECT),
+    Seen.DISPUTED:     (_DISPUTE, _DISPUTE, _DISPUTE, _DISPUTE, _DISPUTE, _DISPUTE),
     Seen.OUTSIDE:      (_APART,   _APART,   _APART,   _APART,   _APART,   _APART),
     Seen.GOODBYE:      (_LEAVES,  _LEAVES,  _LEAVES,  _SAME,    _LEAVES,  _SAME),
     Seen.NAMED:        (_ASK,     _ASK,     _ASK,     _ASK,     _ASK,     _ASK),
@@ -170,7 +175,7 @@ class Liveness:
             self.strikes += 1
         elif step is _DOWN:
             self.strikes, self.misses = 0, self.misses + 1
-        elif step is _REJECT:
+        elif step in (_REJECT, _DISPUTE):
             self.strikes, self.rejections = 0, self.rejections + 1
 
 

@@ -10,12 +10,13 @@ place of the peer. Times are monotonic seconds, `wall` is the wall clock.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spoolnode.cluster import warnings
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.destinations import Destinations
+from spoolnode.cluster.giving import ALL_ADDRESSES, Giving
 from spoolnode.cluster.index import MOST_CANDIDATES, PeerIndex
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.liveness import Ask, Failure, PeerState, Seen, seen_by_link, seen_by_ping
@@ -24,11 +25,10 @@ from spoolnode.cluster.peer import MOST_ADDRESSES, Peer
 from spoolnode.cluster.pings import PingQueue
 from spoolnode.cluster.recognition import Recognition
 from spoolnode.cluster.status import Status
+from spoolnode.cluster.timing import Timing
 from spoolnode.cluster.vetting import Vetting
 from spoolnode.cluster.warnings import Once, Warn
 from spoolnode.cluster.watch import Changed, PeerWatch
-
-SWEEP_SECONDS = 60.0
 
 
 class PeerTable:
@@ -37,37 +37,37 @@ class PeerTable:
     Args:
         identity: who this node is.
         rng: for jitter.
+        timing: how often peers are pinged, and when they are forgotten.
         changed: called as `changed(peer, old, new)` whenever the state of a peer changes; it must not call the table back.
         warn: called as `warn(action, **details)` for what an operator must know.
         instance: the token of this process that its own status carries.
         known: whose name is whose, as proved before.
-        may_give: whether tasks may be given to an address (host:port) of which only strangers say that a node is there.
-        certified: whether all answers are those of nodes with certificates for their names.
+        giving: to whom tasks are given.
     """
 
     def __init__(
         self,
         identity: Identity,
         rng: random.Random,
+        timing: Timing,
         *,
         changed: Changed | None = None,
         warn: Warn | None = None,
         instance: str = "",
         known: Known | None = None,
-        may_give: Callable[[str], bool] = lambda _address: True,
-        certified: bool = False,
+        giving: Giving = ALL_ADDRESSES,
     ) -> None:
         self._identity = identity
-        self._may_give = may_give
-        self._certified = certified
+        self._timing = timing
+        self._giving = giving
         self._once = Once(warn or (lambda *_, **__: None))
         self.known = known or Known()
         """Whose name is whose."""
-        self._peers = PeerIndex(set(identity.addresses), may_give, self._once)
-        self._queue = PingQueue(self._peers, rng)
-        self._watch = PeerWatch(self._peers, self._queue, certified=certified, changed=changed)
-        self._recognition = Recognition(identity, instance, self._peers, self._watch, self._once, certified=certified)
-        self._vetting = Vetting(identity, self._peers, self.known, self._watch, self._once, certified=certified)
+        self._peers = PeerIndex(set(identity.addresses), giving.may, self._once)
+        self._queue = PingQueue(self._peers, rng, timing)
+        self._watch = PeerWatch(self._peers, self._queue, certified=giving.certified, changed=changed)
+        self._recognition = Recognition(identity, instance, self._peers, self._watch, self._once, certified=giving.certified)
+        self._vetting = Vetting(identity, self._peers, self.known, self._watch, self._once, certified=giving.certified)
         self.destinations = Destinations(self._peers, self.known)
         self._sweep_at = 0.0
 
@@ -146,7 +146,7 @@ class PeerTable:
         elif addresses:
             peer.known_at = addresses[:MOST_ADDRESSES]
             self._peers.locate(peer)
-        if peer.status is None or self._certified:
+        if peer.status is None or self._giving.certified:
             peer.name = name or peer.name
         self._vetting.shut_out(peer, now)
         if not (instance and peer.state is PeerState.UP and peer.status is not None and peer.status.instance == instance):
@@ -176,7 +176,7 @@ class PeerTable:
         """
         status, asked = Status.read(said), self._end_ping(who)
         if asked is None and isinstance(who, str) and ":" in who:
-            if not self._may_give(who):
+            if not self._giving.may(who):
                 return self._heard_outside(who, status, now)
             asked = self._met_at(who, now)
         if asked is None:
@@ -220,8 +220,8 @@ class PeerTable:
     def due(self, now: float) -> list[Peer]:
         """Whom to ping now; each is counted as being pinged until `answered` or `failed` says how that ended."""
         if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            self._peers.forget_old(now)
+            self._sweep_at = now + self._timing.forget / 15
+            self._peers.forget_old(now, self._timing.forget)
         return self._queue.due(now)
 
     def next_due(self) -> float | None:
@@ -232,7 +232,7 @@ class PeerTable:
 
     def accept(self, name: str, node_id: str, now: float) -> None:
         """The operator says whose name this is: those concerned are asked again at once."""
-        self.known.accept(name, node_id, certified=self._certified)
+        self.known.accept(name, node_id, certified=self._giving.certified)
         for peer in list(self._peers):
             if node_id == peer.id or peer.name == name:
                 self._once.over("name_twice", name, peer.id)

@@ -9,16 +9,7 @@ from collections.abc import Container
 
 from spoolnode.cluster.liveness import Ask, PeerState
 from spoolnode.cluster.peer import Peer
-
-SILENCE_SECONDS = 5.0
-"""A peer that is up is pinged when nothing was exchanged for so long (give or take a fifth)..."""
-STALE_SECONDS = 10.0
-"""...or when its status is older than this, for placement lives on that."""
-LONGEST_BACKOFF = 60.0
-REJECTED_SECONDS = 60.0
-"""Whoever could not prove who it is, is not asked again sooner, whatever is announced."""
-GAP_SECONDS = 0.5
-"""Between two pings of a peer, whatever is announced: forged announcements cost no more than this."""
+from spoolnode.cluster.timing import Timing
 
 
 class PingQueue:
@@ -27,17 +18,19 @@ class PingQueue:
     Args:
         peers: all that are peers still.
         rng: for jitter.
+        timing: how often.
     """
 
-    def __init__(self, peers: Container[Peer], rng: random.Random) -> None:
+    def __init__(self, peers: Container[Peer], rng: random.Random, timing: Timing) -> None:
         self._peers = peers
         self._rng = rng
+        self._timing = timing
         self._timers: list[tuple[float, int, Peer]] = []
         self._count = 0
 
-    def plan(self, peer: Peer, ask: Ask, now: float, pause: float = REJECTED_SECONDS) -> None:
-        """Plans the next ping of a peer; `pause` is how long to leave it alone, for `AFTER_PAUSE`."""
-        pings = peer.pings
+    def plan(self, peer: Peer, ask: Ask, now: float) -> None:
+        """Plans the next ping of a peer."""
+        pings, timing = peer.pings, self._timing
         match ask:
             case Ask.AT_ONCE:
                 self._soon(peer, now)
@@ -46,16 +39,16 @@ class PingQueue:
                 self._soon(peer, now)
             case Ask.WHEN_SILENT:
                 pings.not_before, pings.next_at, pings.at_once = float("-inf"), None, False
-                pings.silence = SILENCE_SECONDS * (0.8 + 0.4 * self._rng.random())
+                pings.silence = timing.silence * (0.8 + 0.4 * self._rng.random())
                 self._at(peer, now + pings.silence)
                 self.follow_up(peer, now)
             case Ask.WITH_BACKOFF:
                 pings.next_at, pings.at_once = None, False
-                bound = min(LONGEST_BACKOFF, 2.0 ** min(peer.liveness.misses - 1, 10))
+                bound = min(timing.longest_backoff, 2.0 ** min(peer.liveness.misses - 1, 10))
                 self._at(peer, now + bound * self._rng.random())
-            case Ask.AFTER_PAUSE:
+            case Ask.AFTER_PAUSE | Ask.AFTER_LONG_PAUSE:
                 pings.next_at, pings.at_once, pings.again = None, False, False
-                pings.not_before = now + pause
+                pings.not_before = now + (timing.silence if ask is Ask.AFTER_PAUSE else timing.distrust)
                 self._at(peer, pings.not_before)
 
     def follow_up(self, peer: Peer, now: float) -> None:
@@ -102,7 +95,7 @@ class PingQueue:
 
     def _at(self, peer: Peer, when: float) -> None:
         """Pings it at `when`, or sooner if that was planned already."""
-        when = max(when, peer.pings.not_before, peer.pings.begun_at + GAP_SECONDS)
+        when = max(when, peer.pings.not_before, peer.pings.begun_at + self._timing.gap)
         if peer.pings.next_at is None or when < peer.pings.next_at:
             peer.pings.next_at = when
             self._count += 1
@@ -115,4 +108,4 @@ class PingQueue:
         """The earliest time for the next ping, now that its timer has run down: something may have been exchanged meanwhile."""
         if peer.pings.at_once or peer.state is not PeerState.UP:
             return float("-inf")
-        return min(peer.pings.exchanged_at + peer.pings.silence, peer.pings.status_at + STALE_SECONDS)
+        return min(peer.pings.exchanged_at + peer.pings.silence, peer.pings.status_at + self._timing.stale)

@@ -12,11 +12,10 @@ from spoolnode.cluster.lookup import is_numeric
 from spoolnode.cluster.peer import Peer
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.sender import Dial
+from spoolnode.cluster.timing import Timing
 from spoolnode.node.background import spawn
 from spoolnode.protocol.errors import BadPacket, Refused
 
-LIMIT = 2.0
-"""Seconds that an answer may take."""
 AT_ONCE = 64
 """Pings under way to addresses..."""
 NAMES_AT_ONCE = 16
@@ -37,9 +36,10 @@ class Prober:
 
     def __init__(
         self, table: PeerTable, dial: Dial, introduce: Callable[[], Introduction], answered: Answered,
-        vouch: Callable[[dict[str, Any], str], None],
+        vouch: Callable[[dict[str, Any], str], None], timing: Timing,
     ) -> None:  # fmt: skip
         self._table = table
+        self._timing = timing
         self._vouch = vouch
         self._dial = dial
         self._introduce = introduce
@@ -110,7 +110,7 @@ class Prober:
             channel, introduction = self._channels[address] = dialed.protocol, self._introduce()
             channel.certified = dialed.name
         try:
-            pong = await channel.ask(introduction.packet(), LIMIT)
+            pong = await channel.ask(introduction.packet(), self._timing.pong)
             status = introduction.hear(read_pong(pong) or {})
             self._vouch(status, channel.certified)
             return status

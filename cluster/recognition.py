@@ -9,7 +9,6 @@ from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.index import PeerIndex
 from spoolnode.cluster.liveness import PeerState, Seen
 from spoolnode.cluster.peer import Peer
-from spoolnode.cluster.pings import SILENCE_SECONDS
 from spoolnode.cluster.status import Status
 from spoolnode.cluster.warnings import Once
 from spoolnode.cluster.watch import PeerWatch
@@ -101,7 +100,7 @@ class Recognition:
         self._watch.ask(known, now)
         if not peer.id:
             reason = warnings.has_id(known.id, known.name, known.answers_at)
-            self._watch.see(peer, Seen.UNTRUSTED, now, reason, pause=SILENCE_SECONDS)
+            self._watch.see(peer, Seen.DISPUTED, now, reason)
         elif not self._certified:
             self._reject_claim(peer, known, address, now)
         return True
@@ -126,7 +125,7 @@ class Recognition:
 
     def _reject_claim(self, peer: Peer, known: Peer, address: str, now: float) -> None:
         reason = warnings.claimed_id(self._once, known.id, known.name, (known.answers_at, address))
-        self._watch.see(peer, Seen.UNTRUSTED, now, reason, pause=SILENCE_SECONDS)
+        self._watch.see(peer, Seen.DISPUTED, now, reason)
 
     def _identify(self, peer: Peer, node_id: str, address: str, now: float) -> Peer | None:
         """Who it is that answered: `peer` itself, one it turns out to be, or another one that is at its address now."""

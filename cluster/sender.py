@@ -19,8 +19,9 @@ from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong,
 from spoolnode.cluster.destinations import Target
 from spoolnode.cluster.dial import Dialed, DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
-from spoolnode.cluster.link import ANSWER_SECONDS, Fate, Link, LinkState, Sent, WrongState
+from spoolnode.cluster.link import Fate, Link, LinkState, Sent, WrongState
 from spoolnode.cluster.liveness import PeerState
+from spoolnode.cluster.timing import Timing
 from spoolnode.node.outbox.envelope import Envelope
 from spoolnode.node.outbox.outbox import ANYONE, Outbox, Shipment
 from spoolnode.node.spool.journal import Journal
@@ -37,14 +38,10 @@ FILES_AT_ONCE = 16
 """...and when each is a file: of up to 192 KiB."""
 ATTEMPTS_AT_ONCE = 16
 """Links that begin to connect in one turn of the loop: that takes each of them about a tenth of a millisecond."""
-IDLE_SECONDS = 30.0
-"""How long a connection without work stays open: opening one costs more than keeping it, and a node restarts now and then."""
 WATERMARK_EVERY = 8192
 """Tasks after which the other side is told the low watermark again, so that it can forget."""
 BODY_PIECE = 1 << 18
 """Bytes of a large body sent at a time."""
-UNKNOWN_SECONDS = 5.0
-"""How often an unknown destination is looked for, besides when a peer appears: a peer may have got another name."""
 UWSGI = "uwsgi"
 """In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
 
@@ -93,10 +90,11 @@ class SenderHost:
 class Sender:
     """The sender of one destination."""
 
-    def __init__(self, to: str, around: SenderHost) -> None:
+    def __init__(self, to: str, around: SenderHost, timing: Timing) -> None:
         self.to = to
-        self.link = Link(around.rng)
+        self.link = Link(around.rng, timing)
         self._around = around
+        self._timing = timing
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._channel: Channel | None = None
@@ -168,7 +166,7 @@ class Sender:
                     has_turn = True
                     continue  # much may have changed meanwhile
                 left = self.link.retry_at - now
-                pause = left if self.link.state is LinkState.WAITING and left > 0 else UNKNOWN_SECONDS
+                pause = left if self.link.state is LinkState.WAITING and left > 0 else self._timing.search
             await self._sleep(pause)
 
     async def _sleep(self, pause: float | None) -> None:
@@ -243,7 +241,7 @@ class Sender:
         """Says hello; whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
         began = self._loop.time()
         introduction = self._introduction = self._around.introduce()
-        status = read_pong(await channel.ask(self._hello(), ANSWER_SECONDS))
+        status = read_pong(await channel.ask(self._hello(), self._timing.answer))
         if status is None:
             if ":" not in self.to:
                 raise NotIt(f"{self._address} is a uWSGI server now, not the node {self.to!r}")
@@ -260,7 +258,7 @@ class Sender:
         if identity == self._around.node_id:
             raise Ourselves("it is this node")
         if introduction.must_prove:
-            read_pong(await channel.ask(self._hello(), ANSWER_SECONDS))
+            read_pong(await channel.ask(self._hello(), self._timing.answer))
         await self._around.outbox.meet(self.to, identity)
         self._peer = identity
         self._since_watermark = self._written = self._answered = 0
@@ -309,7 +307,7 @@ class Sender:
             if channel.reason:
                 raise ChannelLost(channel.reason)
             if self.link.is_stuck(now):
-                raise ChannelLost(f"no answer within {ANSWER_SECONDS:g} s")
+                raise ChannelLost(f"no answer within {self._timing.answer:g} s")
             if self.link.closing and not self.link.flight:
                 self._pause()
                 return
@@ -321,7 +319,7 @@ class Sender:
 
     async def _idle(self, channel: Channel) -> None:
         """Waits for room, answers or work; ends the link when none comes."""
-        pause = 1.0 if self.link.flight else IDLE_SECONDS
+        pause = 1.0 if self.link.flight else self._timing.idle
         try:
             async with asyncio.timeout(pause):
                 await self._wake.wait()
@@ -363,7 +361,7 @@ class Sender:
         self._written += len(going)
         if going:
             channel.write(b"".join([envelope.head for envelope in going]))
-            await channel.drained(ANSWER_SECONDS)
+            await channel.drained(self._timing.answer)
         elif envelopes:
             envelope = envelopes.pop(0)
             self.link.sent(_sent(load, envelope), now)
@@ -383,7 +381,7 @@ class Sender:
                 if not piece:
                     raise ChannelLost(f"the file {envelope.ref} became shorter while it was sent")
                 channel.write(piece)
-                await channel.drained(ANSWER_SECONDS)
+                await channel.drained(self._timing.answer)
                 self.link.progress(self._loop.time())
                 at += len(piece)
         finally:
@@ -443,7 +441,7 @@ class Sender:
             if load is None:
                 if self.has_work:  # in doubt with another node, or frozen: to connect again at once would change nothing
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(IDLE_SECONDS):
+                        async with asyncio.timeout(self._timing.idle):
                             await self._wake.wait()
                 self.link.rest()
                 return
@@ -469,7 +467,7 @@ class Sender:
             raise ChannelLost(error.text) from error
         self.link.sent(sent, self._loop.time())
         try:
-            answer = await channel.ask(question, ANSWER_SECONDS)
+            answer = await channel.ask(question, self._timing.answer)
         finally:
             channel.close("done")
         if HEADER.pack(answer[0], len(answer[2]), answer[1]) == STORED:

@@ -6,7 +6,6 @@ from spoolnode.cluster.index import PeerIndex
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.liveness import ALIVE, PeerState, Seen
 from spoolnode.cluster.peer import Peer
-from spoolnode.cluster.pings import SILENCE_SECONDS
 from spoolnode.cluster.status import Status
 from spoolnode.cluster.warnings import Once
 from spoolnode.cluster.watch import PeerWatch
@@ -76,7 +75,7 @@ class Vetting:
         peer.name, peer.status, peer.answers_at = name, status, address or peer.answers_at
         holder = self._known.holder(name) or ""
         reason = warnings.claimed(self._once, name, holder, self._whereabouts(name, holder, peer), peer.id)
-        self._watch.see(peer, Seen.UNTRUSTED, now, reason, pause=SILENCE_SECONDS)
+        self._watch.see(peer, Seen.DISPUTED, now, reason)
         return False
 
     def _whereabouts(self, name: str, holder: str, peer: Peer) -> str:

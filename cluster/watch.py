@@ -8,7 +8,7 @@ from collections.abc import Callable
 from spoolnode.cluster.index import PeerIndex
 from spoolnode.cluster.liveness import Ask, PeerState, Seen
 from spoolnode.cluster.peer import Peer
-from spoolnode.cluster.pings import REJECTED_SECONDS, PingQueue
+from spoolnode.cluster.pings import PingQueue
 
 Changed = Callable[[Peer, PeerState, PeerState], None]
 
@@ -29,13 +29,13 @@ class PeerWatch:
         self._certified = certified
         self._changed = changed
 
-    def see(self, peer: Peer, seen: Seen, now: float, reason: str = "", *, pause: float = REJECTED_SECONDS) -> None:
-        """Something was seen of it; `reason` says it for people. `pause`: how long to leave it alone, if it is rejected."""
+    def see(self, peer: Peer, seen: Seen, now: float, reason: str = "") -> None:
+        """Something was seen of it; `reason` says it for people."""
         before = peer.state
         ask = peer.liveness.see(seen, now, reason)
         if peer.state is not before:
             self._follow(peer, before)
-        self._queue.plan(peer, ask, now, pause)
+        self._queue.plan(peer, ask, now)
 
     def ask(self, peer: Peer, now: float) -> None:
         """It is pinged at once: what is known of it may be over."""

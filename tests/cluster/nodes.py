@@ -24,9 +24,11 @@ from typing import Any, Self
 
 from history import Killed, Ledger, Summary, check, read_lines
 from netns import Hosts
+from quick import timed
 from support import PATIENCE, RunningNode, eventually
 from talk import connect, read_answers, request
 
+from spoolnode.cluster.timing import USUAL
 from spoolnode.control_client import ask
 from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
@@ -87,7 +89,7 @@ class HostNode(RunningNode):
 
     def command_line(self, args: list[str]) -> list[str]:
         """As the base class says."""
-        return self._cluster.hosts.command(self.host, args)
+        return self._cluster.hosts.command(self.host, timed(args, self._cluster.timing))
 
     @property
     def address(self) -> str:
@@ -166,6 +168,8 @@ class Cluster:
         self.hosts = hosts
         self.name = f"test-{secrets.token_hex(4)}"
         self.options = ["--retry-base", "0.05", "--retry-max", "0.2", "--max-attempts", "0"]
+        self.timing = USUAL
+        """Of nodes that are started from now on."""
         self.nodes: list[HostNode] = []
         self.history = History(directory / "history")
         self.ledger = Ledger()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quick import QUICK, timed
 from support import RunningNode, eventually, whole_lines
 from talk import connect, read_answers
 
@@ -56,6 +57,13 @@ class Party(RunningNode):
             tls = ["--tls-cert", str(made.certificate), "--tls-key", str(made.key), "--tls-ca", str(made.authority)]
         self.start(*tls, *args, app=APP, RAN=str(self.directory / "ran"))
         return self
+
+    timing = QUICK
+    """Of its next start."""
+
+    def command_line(self, args: list[str]) -> list[str]:
+        """As the base class says, with its timing."""
+        return timed(args, self.timing)
 
     @property
     def id(self) -> str:

@@ -15,6 +15,7 @@ from talk import connect
 from watch import dead, variables
 
 from spoolnode import send_to_spooler
+from spoolnode.cluster.timing import USUAL
 
 
 @pytest.mark.slow
@@ -69,6 +70,7 @@ def test_what_was_chosen_for_a_node_that_dies_before_anything_was_sent_runs_else
 def test_drain_asks_peers_how_they_are_now(tmp_path: Path) -> None:
     beta = FakeNode(status_of("bbbbbbbbbbbb", "beta", workers=0))
     alpha = Party(tmp_path / "alpha", "alpha")
+    alpha.timing = USUAL  # else it would know without asking
     try:
         alpha.start("--discover", f"static://{beta.address}", "--drain-on-stop", "--grace", "30")
         alpha.wait_for_log("peer_up", name="beta")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from spoolnode.cluster import link as links
 from spoolnode.cluster.link import Fate, Link, LinkState, Sent, WrongState, fate_of
+from spoolnode.cluster.timing import USUAL
 from spoolnode.protocol.errors import Reason, Refused
 
 NOW = 1000.0
@@ -30,7 +31,7 @@ def sent(number: int = 1, size: int = 100) -> Sent:
 
 
 def idle() -> Link:
-    return Link(random.Random(1))
+    return Link(random.Random(1), USUAL)
 
 
 def waiting() -> Link:
@@ -216,7 +217,7 @@ def test_what_will_never_be_taken_makes_no_longer_backoff_for_what_waits_behind_
     link.failures = 6
     link.answered(FORBIDDEN, NOW)
     link.failed(NOW, "the other side closed the connection")
-    assert link.retry_at - NOW <= links.SHORTEST
+    assert link.retry_at - NOW <= USUAL.first_retry
 
 
 # -- the window --
@@ -247,7 +248,7 @@ def test_bytes_fill_the_window_too_and_a_task_larger_than_it_is_sent_alone() -> 
 
 
 def test_the_backoff_doubles_up_to_a_minute_and_never_beyond() -> None:
-    link = Link(Highest())
+    link = Link(Highest(), USUAL)
     bounds = []
     for _ in range(40):
         link.begin(link.retry_at)
@@ -259,7 +260,7 @@ def test_the_backoff_doubles_up_to_a_minute_and_never_beyond() -> None:
 
 @given(st.integers(0, 2**32), st.integers(1, 2000))
 def test_every_backoff_is_drawn_from_0_to_its_bound(seed: int, failures: int) -> None:
-    link = Link(random.Random(seed))
+    link = Link(random.Random(seed), USUAL)
     link.failures = failures - 1
     link.begin(NOW)
     link.failed(NOW, "")
@@ -269,7 +270,7 @@ def test_every_backoff_is_drawn_from_0_to_its_bound(seed: int, failures: int) ->
 def test_links_that_broke_together_do_not_all_come_back_together() -> None:
     pauses = set()
     for seed in range(20):
-        link = Link(random.Random(seed))
+        link = Link(random.Random(seed), USUAL)
         link.begin(NOW)
         link.failed(NOW, "")
         pauses.add(round(link.retry_at, 3))
@@ -291,9 +292,9 @@ def test_one_task_taken_begins_the_backoff_anew_and_a_handshake_alone_does_not()
 def test_a_failure_of_trust_waits_a_minute_whatever_the_backoff() -> None:
     link = connecting()
     link.failed(NOW, "its certificate has expired", untrusted=True)
-    assert link.retry_at == NOW + links.UNTRUSTED_SECONDS
-    assert not link.may_begin(NOW + links.UNTRUSTED_SECONDS - 0.001)
-    assert link.may_begin(NOW + links.UNTRUSTED_SECONDS)
+    assert link.retry_at == NOW + USUAL.distrust
+    assert not link.may_begin(NOW + USUAL.distrust - 0.001)
+    assert link.may_begin(NOW + USUAL.distrust)
 
 
 def test_a_sign_of_life_ends_the_waiting_and_most_of_the_backoff() -> None:
@@ -336,13 +337,13 @@ def test_an_answer_to_nothing_is_an_error() -> None:
 
 
 def test_a_link_is_stuck_when_something_is_owed_and_nothing_came_for_too_long() -> None:
-    late = NOW + links.ANSWER_SECONDS + 0.001
+    late = NOW + USUAL.answer + 0.001
     assert not opened().is_stuck(late), "nothing is owed"
     assert not idle().is_stuck(late)
     assert not connecting().is_stuck(late), "that is for who connects to limit"
     assert greeting().is_stuck(late)
     assert in_flight().is_stuck(late)
-    assert not in_flight().is_stuck(NOW + links.ANSWER_SECONDS)
+    assert not in_flight().is_stuck(NOW + USUAL.answer)
 
 
 def test_answers_and_progress_keep_a_link_from_being_stuck() -> None:
@@ -358,4 +359,4 @@ def test_answers_and_progress_keep_a_link_from_being_stuck() -> None:
 def test_time_without_work_does_not_count_as_silence() -> None:
     link = opened()
     link.sent(sent(), NOW + 100)
-    assert not link.is_stuck(NOW + 100 + links.ANSWER_SECONDS)
+    assert not link.is_stuck(NOW + 100 + USUAL.answer)

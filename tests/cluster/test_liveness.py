@@ -35,6 +35,7 @@ PLAN = {
     "silent": Ask.WHEN_SILENT,
     "backoff": Ask.WITH_BACKOFF,
     "pause": Ask.AFTER_PAUSE,
+    "long": Ask.AFTER_LONG_PAUSE,
 }
 
 LEADS = {
@@ -46,7 +47,8 @@ LEADS = {
     Seen.REFUSED: "      down backoff  | down backoff  | down backoff  | down backoff    | down backoff   | down backoff",
     Seen.LINK_BROKE: "   suspect now   | suspect now   | suspect now   | down -          | leaving now    | rejected -",
     Seen.LINK_REFUSED: " down backoff  | down backoff  | down backoff  | down -          | down backoff   | down backoff",
-    Seen.UNTRUSTED: "    rejected pause| rejected pause| rejected pause| rejected pause  | rejected pause | rejected pause",
+    Seen.UNTRUSTED: "    rejected long | rejected long | rejected long | rejected long   | rejected long  | rejected long",
+    Seen.DISPUTED: "     rejected pause| rejected pause| rejected pause| rejected pause  | rejected pause | rejected pause",
     Seen.OUTSIDE: "      rejected -    | rejected -    | rejected -    | rejected -      | rejected -     | rejected -",
     Seen.GOODBYE: "      leaving now   | leaving now   | leaving now   | down -          | leaving now    | rejected -",
     Seen.NAMED: "        unknown now   | up now        | suspect now   | down now        | leaving now    | rejected now",
@@ -82,7 +84,7 @@ def test_what_is_counted_of_each_input_in_each_state(seen: Seen, state: PeerStat
         assert (peer.strikes, peer.misses, peer.rejections) == (0, 0, rejections)
     elif plan is Ask.WITH_BACKOFF:
         assert (peer.strikes, peer.misses, peer.rejections) == (0, misses + 1, rejections)
-    elif plan is Ask.AFTER_PAUSE:
+    elif plan in (Ask.AFTER_PAUSE, Ask.AFTER_LONG_PAUSE):
         assert (peer.strikes, peer.misses, peer.rejections) == (0, misses, rejections + 1)
     elif target is SUSPECT and (seen is Seen.SILENT or state is not SUSPECT):
         assert (peer.strikes, peer.misses, peer.rejections) == (strikes + 1, misses, rejections)

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoolnode.cluster import index, liveness, pings
+from spoolnode.cluster import index, liveness
 from spoolnode.cluster.candidate import Candidate, Identity
+from spoolnode.cluster.giving import Giving
 from spoolnode.cluster.known import MOST, Known
 from spoolnode.cluster.liveness import Failure, PeerState
 from spoolnode.cluster.peer import Peer
 from spoolnode.cluster.peers import PeerTable
+from spoolnode.cluster.timing import USUAL
 from spoolnode.protocol.hello import PROTOCOL
 
 UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED = PeerState
@@ -43,8 +45,8 @@ class Table(PeerTable):
     def __init__(self, seed: int = 0, **options: Any) -> None:
         self.changes: list[tuple[str, PeerState, PeerState]] = []
         self.warnings: list[tuple[str, dict[str, Any]]] = []
-        me = options.pop("me", ME)
-        super().__init__(me, random.Random(seed), changed=self._note, warn=self._warned, instance="ours", **options)
+        me, rng = options.pop("me", ME), random.Random(seed)
+        super().__init__(me, rng, USUAL, changed=self._note, warn=self._warned, instance="ours", **options)
         self.resolve = self.destinations.resolve
 
     def _note(self, peer: Peer, old: PeerState, new: PeerState) -> None:
@@ -277,7 +279,7 @@ def test_a_forged_goodbye_costs_one_ping() -> None:
     assert table.only().state is UP
     table.leaving("mdns", BETA, NOW + 0.1)
     assert table.due(NOW + 0.1) == [], "a flood of goodbyes is no flood of pings"
-    assert table.due(NOW + pings.GAP_SECONDS) == [table.only()]
+    assert table.due(NOW + USUAL.gap) == [table.only()]
 
 
 # -- who is who --
@@ -456,7 +458,7 @@ def test_an_id_belongs_to_the_key_that_was_proved_first_over_a_restart_too_until
 
 
 def test_keys_do_not_count_where_certificates_do_and_what_is_remembered_of_them_is_bounded() -> None:
-    table = Table(certified=True)
+    table = Table(giving=Giving(certified=True))
     claim(table, BETA, AT, key="1" * 32)
     assert table.known.key(BETA) == ""
     known = Known()
@@ -471,7 +473,7 @@ def test_keys_do_not_count_where_certificates_do_and_what_is_remembered_of_them_
 
 
 def test_a_certificate_for_the_name_takes_it_over_from_a_node_that_is_down_and_not_from_one_that_is_there() -> None:
-    table = Table(certified=True)
+    table = Table(giving=Giving(certified=True))
     claim(table, BETA, AT)
     assert claim(table, GAMMA, ELSEWHERE).state is REJECTED
     table.failed(BETA, Failure.REFUSED, NOW)
@@ -497,7 +499,7 @@ def inside(address: str) -> bool:
 
 
 def test_an_announcement_from_outside_is_no_peer_and_the_row_says_why() -> None:
-    table = Table(may_give=inside)
+    table = Table(giving=Giving(may=inside))
     table.found(mdns(GAMMA, ELSEWHERE), NOW)
     assert table.due(NOW + 100) == []
     (row,) = table.rows(NOW)
@@ -510,14 +512,14 @@ def test_an_announcement_from_outside_is_no_peer_and_the_row_says_why() -> None:
 
 
 def test_what_a_peer_says_of_itself_leads_to_no_address_outside() -> None:
-    table = Table(may_give=inside)
+    table = Table(giving=Giving(may=inside))
     table.heard(BETA, "beta", NOW, (ELSEWHERE, AT, "host.example:3031"))
     assert table.only().addresses == (AT,)
 
 
 @pytest.mark.parametrize("source", ["static://a", "dns://a", "dns+srv://a", "file:///a"])
 def test_an_address_that_the_operator_names_is_a_peer_wherever_it_is(source: str) -> None:
-    table = Table(may_give=inside)
+    table = Table(giving=Giving(may=inside))
     table.found(Candidate(source, "key", "", "", (ELSEWHERE,)), NOW)
     peer = table.ping(table.only(), NOW)
     assert table.answered(peer, status(GAMMA), 0.001, NOW, address=ELSEWHERE)
@@ -528,7 +530,7 @@ def test_an_address_that_the_operator_names_is_a_peer_wherever_it_is(source: str
 
 
 def test_an_announcement_gives_a_name_to_no_other_address_than_the_one_that_the_operator_named() -> None:
-    table = Table(may_give=lambda _address: False)
+    table = Table(giving=Giving(may=lambda _address: False))
     table.found(static(AT), NOW)
     table.found(mdns(BETA, ELSEWHERE), NOW)
     claim(table, BETA, AT)
@@ -538,7 +540,7 @@ def test_an_announcement_gives_a_name_to_no_other_address_than_the_one_that_the_
 
 
 def test_who_answers_where_only_a_task_led_is_no_peer() -> None:
-    table = Table(may_give=inside)
+    table = Table(giving=Giving(may=inside))
     assert table.answered(ELSEWHERE, status(GAMMA), 0.001, NOW) is None
     assert len(table) == 0
     foreign = table.answered(ELSEWHERE, status(GAMMA, cluster="other"), 0.001, NOW)
@@ -787,7 +789,7 @@ def test_a_call_leads_elsewhere_only_when_a_node_does_not_answer_where_it_was() 
 
 
 def test_with_certificates_a_node_moves_to_where_it_answers() -> None:
-    table = Table(certified=True)
+    table = Table(giving=Giving(certified=True))
     claim(table, BETA, AT)
     introduce(table, NOW + 1)
     target = table.resolve("beta")

@@ -5,10 +5,12 @@ the effect of each answer, and what stays when the connection breaks.
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from quick import QUICK
 from support import PATIENCE
 
 from spoolnode.cluster import sender as senders
@@ -19,6 +21,7 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import LinkState
 from spoolnode.cluster.liveness import PeerState
 from spoolnode.cluster.sender import NotIt, Sender, SenderHost
+from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
@@ -135,7 +138,7 @@ class Other:
 class SendingNode:
     """A spool with tasks for others, and a sender of them."""
 
-    def __init__(self, directory: Path, other: Other, to: str = "beta") -> None:
+    def __init__(self, directory: Path, other: Other, to: str = "beta", timing: Timing = QUICK) -> None:
         self.other = other
         self.to = to
         self.reports: list[tuple[str, dict[str, Any]]] = []
@@ -152,7 +155,7 @@ class SendingNode:
         self.storage.load("boot")
         self.disk.in_force = True
         self.admission = Admission(self.storage, lambda terms: [terms.destination], max_body=1 << 30, min_free=0)
-        self.sender = Sender(to, self._around())
+        self.sender = Sender(to, self._around(), timing)
         self.sender.link._rng = _Zero()  # no backoff: these tests ask what happens, not when
         self.outbox.when_woken(lambda _to: self.sender.wake())
 
@@ -236,12 +239,14 @@ async def until(condition: Callable[[], Any], what: str) -> None:
     assert condition(), what
 
 
-def run(tmp_path: Path, story: Callable[[SendingNode, Other], Awaitable[None]], to: str = "beta") -> None:
+def run(
+    tmp_path: Path, story: Callable[[SendingNode, Other], Awaitable[None]], to: str = "beta", timing: Timing = QUICK
+) -> None:  # fmt: skip
     """Runs a story with both sides."""
 
     async def main() -> None:
         async with asyncio.timeout(PATIENCE * 2), Other() as other:
-            sender = SendingNode(tmp_path, other, to)
+            sender = SendingNode(tmp_path, other, to, timing)
             try:
                 await story(sender, other)
             finally:
@@ -398,7 +403,7 @@ def test_a_refused_hello_sends_nothing_and_waits_a_minute(tmp_path: Path) -> Non
         sender.sender.nudge()
         await until(lambda: not sender.waiting, "somebody asks")
 
-    run(tmp_path, story)
+    run(tmp_path, story, timing=USUAL)
 
 
 @pytest.mark.parametrize(
@@ -522,10 +527,7 @@ def test_stopping_in_the_middle_keeps_what_is_under_way_for_the_next_start(tmp_p
     run(tmp_path, second)
 
 
-def test_a_silent_other_side_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(senders, "ANSWER_SECONDS", 0.2)
-    monkeypatch.setattr("spoolnode.cluster.link.ANSWER_SECONDS", 0.2)
-
+def test_a_silent_other_side_is_given_up(tmp_path: Path) -> None:
     async def story(sender: SendingNode, other: Other) -> None:
         other.gate.clear()
         await sender.enqueue(1)
@@ -534,7 +536,7 @@ def test_a_silent_other_side_is_given_up(tmp_path: Path, monkeypatch: pytest.Mon
         other.gate.set()
         await until(lambda: not sender.waiting, "it has left")
 
-    run(tmp_path, story)
+    run(tmp_path, story, timing=replace(QUICK, answer=0.2))
 
 
 def test_a_watermark_is_told_again_on_a_link_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -554,9 +556,7 @@ def test_a_watermark_is_told_again_on_a_link_that_goes_on(tmp_path: Path, monkey
     run(tmp_path, story)
 
 
-def test_an_idle_connection_is_kept_for_a_while_and_then_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(senders, "IDLE_SECONDS", 0.1)
-
+def test_an_idle_connection_is_kept_for_a_while_and_then_closed(tmp_path: Path) -> None:
     async def story(sender: SendingNode, other: Other) -> None:
         await sender.enqueue(1)
         await until(lambda: sender.sender.link.state is LinkState.IDLE and other.got, "it rests")
@@ -565,7 +565,7 @@ def test_an_idle_connection_is_kept_for_a_while_and_then_closed(tmp_path: Path, 
         assert other.connections == 2
         assert not sender.said("link_failed")
 
-    run(tmp_path, story)
+    run(tmp_path, story, timing=replace(QUICK, idle=0.1))
 
 
 # -- a real uWSGI, as it answers --

@@ -8,7 +8,8 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
-from spoolnode.cluster.dial import LIMIT, Dialed, DialError, DialFailure
+from spoolnode.cluster.dial import Dialed, DialError, DialFailure
+from spoolnode.cluster.timing import USUAL
 from spoolnode.node.disk.disk import discard
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
@@ -184,7 +185,7 @@ class SimNode:
         """The machine's own."""
         return self.machine.random
 
-    async def dial(self, address: str, factory: Callable[[], Any], *trust: Any, limit: float = LIMIT) -> Dialed[Any]:
+    async def dial(self, address: str, factory: Callable[[], Any], *trust: Any, limit: float = USUAL.connect) -> Dialed[Any]:
         """Does what `cluster.dial.dial` does, over the simulated network. Raises `DialError`."""
         try:
             async with asyncio.timeout(limit):

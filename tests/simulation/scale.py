@@ -21,13 +21,12 @@ from typing import Any
 
 from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.channel import Channel
-from spoolnode.cluster.dial import LIMIT as DIAL_LIMIT
 from spoolnode.cluster.liveness import Failure, PeerState
 from spoolnode.cluster.peer import Peer
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ANY, Placement
 from spoolnode.cluster.prober import AT_ONCE
-from spoolnode.cluster.prober import LIMIT as ANSWER_LIMIT
+from spoolnode.cluster.timing import USUAL
 from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.protocol import hello as hellos
 
@@ -65,7 +64,7 @@ class Observer:
     def __init__(self, member: Member, rng: Random) -> None:
         self.member = member
         self.placement = Placement(member.identity, rng)
-        self.table = PeerTable(member.identity, rng, changed=self._changed, instance=member.status["instance"])
+        self.table = PeerTable(member.identity, rng, USUAL, changed=self._changed, instance=member.status["instance"])
         self.pings = 0
         self.open: set[str] = set()
         """Addresses with an open connection."""
@@ -184,7 +183,7 @@ class Crowd:
             one.under_way += 1
             pause = ROUND_TRIP
             if other.how == SILENT:
-                pause = ANSWER_LIMIT if other.address in one.open else DIAL_LIMIT
+                pause = USUAL.pong if other.address in one.open else USUAL.connect
                 one.open.discard(other.address)
             self.later(pause, self._end, one, peer, other, other.how)
 
