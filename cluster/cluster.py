@@ -102,8 +102,8 @@ class Cluster:
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
         self._around = SenderHost(
-            node.journal, node.outbox, self._introduce, node.id, self.table.destinations.resolve, self._dial, rng, self._report,
-            self._vouch, self._met, self._missed, self._exchanged, self._is_us, self.table.destinations.answers_to,
+            node.outbox, node.storage.shipping, self._introduce, node.id, self.table.destinations.resolve, self._dial, rng,
+            self._report, self._vouch, self._met, self._missed, self._exchanged, self._is_us, self.table.destinations.answers_to,
         )  # fmt: skip
         self._moving = False
         self._again: set[str] = set()

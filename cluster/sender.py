@@ -10,7 +10,6 @@ import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby
 from traceback import format_exception
 from typing import Any
@@ -22,9 +21,10 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import Fate, Link, LinkState, Sent, WrongState
 from spoolnode.cluster.liveness import PeerState
 from spoolnode.cluster.timing import Timing
+from spoolnode.node.outbox.destination import ANYONE, UNSENT
 from spoolnode.node.outbox.envelope import Envelope
-from spoolnode.node.outbox.outbox import ANYONE, Outbox, Shipment
-from spoolnode.node.spool.journal import Journal
+from spoolnode.node.outbox.outbox import Outbox
+from spoolnode.node.outbox.shipping import Shipment, Shipping
 from spoolnode.node.spool.tasks import Taken
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
@@ -40,8 +40,6 @@ ATTEMPTS_AT_ONCE = 16
 """Links that begin to connect in one turn of the loop: that takes each of them about a tenth of a millisecond."""
 WATERMARK_EVERY = 8192
 """Tasks after which the other side is told the low watermark again, so that it can forget."""
-BODY_PIECE = 1 << 18
-"""Bytes of a large body sent at a time."""
 UWSGI = "uwsgi"
 """In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
 
@@ -60,9 +58,10 @@ class Ourselves(ChannelLost):
 class SenderHost:
     """What senders need of their cluster."""
 
-    journal: Journal
     outbox: Outbox
     """What waits."""
+    shipping: Shipping
+    """How they get it."""
     introduce: Callable[[], Introduction]
     """What is said at the beginning of a connection."""
     node_id: str
@@ -295,7 +294,13 @@ class Sender:
         """
         for (source, rank, before), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank, sent.doubtful)):
             refs = [sent.ref for sent in group]
-            self._around.outbox.give_back(self.to, self._peer, Taken(source, refs[::-1], rank), doubtful=doubtful or before)
+            owner = self._peer if doubtful or before else UNSENT
+            self._around.shipping.give_back(self.to, owner, Taken(source, refs[::-1], rank))
+
+    def _bring_back(self, load: Shipment, envelopes: list[Envelope]) -> None:
+        """These were not sent."""
+        owner = self._peer if load.doubtful else UNSENT
+        self._around.shipping.give_back(self.to, owner, load.rest(envelopes))
 
     # -- an open link --
 
@@ -332,7 +337,7 @@ class Sender:
         room = min(self.link.room(), TAKEN_AT_ONCE)
         if not room:
             return False
-        load = await self._around.outbox.take(self.to, self._peer, room, FILES_AT_ONCE)
+        load = await self._around.shipping.take(self.to, self._peer, room, FILES_AT_ONCE)
         if load is None:
             return False
         envelopes = load.envelopes
@@ -341,7 +346,7 @@ class Sender:
                 await self._send_envelopes(channel, load, envelopes)
         finally:
             if envelopes:
-                self._around.outbox.give_back(self.to, self._peer, load.rest(envelopes), doubtful=load.doubtful)
+                self._bring_back(load, envelopes)
         return True
 
     async def _send_envelopes(self, channel: Channel, load: Shipment, envelopes: list[Envelope]) -> None:
@@ -370,22 +375,16 @@ class Sender:
 
     async def _send_large(self, channel: Channel, envelope: Envelope) -> None:
         """Streams a body from the disk."""
-        journal = self._around.journal
-        disk, path = journal.reader.disk, journal.layout.path(str(envelope.ref))
-        descriptor = await journal.packing.run(lambda: disk.open(path))
-        try:
+        async with self._around.shipping.body(envelope) as pieces:
             channel.write(envelope.head)
-            at = envelope.body_at
-            while at < envelope.body_end:
-                piece = await journal.packing.run(partial(disk.read, descriptor, min(BODY_PIECE, envelope.body_end - at), at))
-                if not piece:
-                    raise ChannelLost(f"the file {envelope.ref} became shorter while it was sent")
+            left = envelope.body_end - envelope.body_at
+            async for piece in pieces:
                 channel.write(piece)
                 await channel.drained(self._timing.answer)
                 self.link.progress(self._loop.time())
-                at += len(piece)
-        finally:
-            await journal.packing.run(lambda: disk.close(descriptor))
+                left -= len(piece)
+        if left:
+            raise ChannelLost(f"the file {envelope.ref} became shorter while it was sent")
 
     def _on_answers(self, answers: list[Answer]) -> None:
         """What the other side said: tasks leave, come back, or are given up."""
@@ -416,10 +415,8 @@ class Sender:
                     later.append(sent)
                 elif refusal is not None:
                     unsure = sent.doubtful or refusal.reason is Reason.CONFLICT
-                    owner = self._peer if unsure else ""
-                    self._around.outbox.give_up(
-                        self.to, sent.source, sent.ref, sent.number, refusal.text, doubtful=owner, rank=sent.rank
-                    )
+                    owner = self._peer if unsure else UNSENT
+                    self._around.shipping.give_up(self.to, owner, Taken(sent.source, [sent.ref], sent.rank), refusal.text)
         finally:
             self._return(later, doubtful=False)
             for group in taken.values():
@@ -428,8 +425,8 @@ class Sender:
                 self._around.exchanged(self._peer)
 
     def _hand(self, group: list[Sent]) -> None:
-        pairs = [(sent.ref, sent.number) for sent in group]
-        self._around.outbox.handed(self.to, self._peer, group[0].source, pairs, group[0].rank)
+        taken = Taken(group[0].source, [sent.ref for sent in group], group[0].rank)
+        self._around.shipping.handed(self.to, self._peer, taken, [sent.number for sent in group])
 
     # -- a real uWSGI server --
 
@@ -437,7 +434,7 @@ class Sender:
         """One task a connection, as uWSGI takes them. Whether it has a task is sure only when it says so."""
         while not self.link.closing:
             self._wake.clear()
-            load = await self._around.outbox.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
+            load = await self._around.shipping.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
             if load is None:
                 if self.has_work:  # in doubt with another node, or frozen: to connect again at once would change nothing
                     with contextlib.suppress(TimeoutError):
@@ -450,7 +447,7 @@ class Sender:
                 while envelopes and not self.link.closing:
                     await self._send_plain(load, envelopes.pop(0))
             finally:
-                self._around.outbox.give_back(self.to, UWSGI, load.rest(envelopes), doubtful=load.doubtful)
+                self._bring_back(load, envelopes)
         self._pause()
 
     async def _send_plain(self, load: Shipment, envelope: Envelope) -> None:
@@ -458,7 +455,7 @@ class Sender:
         try:
             question = plain_packet(envelope)
         except Refused as refusal:
-            self._around.outbox.give_up(self.to, load.source, envelope.ref, envelope.number, refusal.text)
+            self._around.shipping.give_up(self.to, UNSENT, load.rest([envelope]), refusal.text)
             return
         try:
             channel = (await self._around.dial(self._address, Channel, "")).protocol

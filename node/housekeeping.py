@@ -131,7 +131,7 @@ class Housekeeping:
         await storage.journal.sync_marks()
         self.note_free(await storage.journal.moves.run(self.measure))
         if self._hold:
-            spawn(storage.outbox.give_up_expired(self._hold))  # tasks that have waited too long for another node
+            spawn(storage.expiry.give_up(self._hold))  # tasks that have waited too long for another node
         await self._look_around()
 
     def counters(self) -> dict[str, float]:

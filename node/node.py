@@ -26,7 +26,7 @@ from spoolnode.node.ingress.conversation import Services
 from spoolnode.node.ingress.listener import Listener
 from spoolnode.node.ingress.tls import Certified
 from spoolnode.node.neighbours import Alone, Greeting, Neighbours
-from spoolnode.node.outbox.outbox import boot_id
+from spoolnode.node.outbox.links import boot_id
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.reload import LoadAnswer, Reloads, stamps, watch_files, watch_source
 from spoolnode.node.spool.clock import Watch

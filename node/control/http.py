@@ -299,7 +299,7 @@ class Control:
         identity = _identity(request)
         node = self._node
         found = await self._find(identity)
-        to = node.outbox.destination(*found) if found is not None else None
+        to = node.outbox.where_to(*found) if found is not None else None
         if to is not None:
             if reason := self._try_now(to):
                 raise web.HTTPConflict(text=f"the task {identity} waits for {to}: {reason}")

@@ -43,6 +43,30 @@ class Envelope(NamedTuple):
         return len(self.head) + self.body_end - self.body_at
 
 
+BODY_PIECE = 1 << 18
+"""Bytes of a large body that are read at a time."""
+
+
+class Body:
+    """The large body of a task, in its file."""
+
+    def __init__(self, reader: Reader, envelope: Envelope) -> None:
+        """Opens the file. Raises OSError."""
+        self._disk = reader.disk
+        self._descriptor = self._disk.open(reader.layout.path(str(envelope.ref)))
+        self._at, self._end = envelope.body_at, envelope.body_end
+
+    def read(self) -> bytes:
+        """The next piece; empty at the end, and when the file became shorter. Raises OSError."""
+        piece = self._disk.read(self._descriptor, min(BODY_PIECE, self._end - self._at), self._at)
+        self._at += len(piece)
+        return piece
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._disk.close(self._descriptor)
+
+
 class Unsendable(NamedTuple):
     """A task that no link can send."""
 

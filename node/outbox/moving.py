@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
+from spoolnode.node.outbox.destination import NOBODY, UNSENT
 from spoolnode.node.outbox.envelope import AskedPlace, asked
 from spoolnode.node.outbox.outbox import Outbox
 from spoolnode.node.spool.place import Place
@@ -72,18 +73,19 @@ class Moving:
         stay: list[Taken] = []
         total = 0
         try:
-            while (taken := self._outbox.take_fresh(to, count)) is not None:
+            while (chosen := self._outbox.destination(to).take(NOBODY, count, count)) is not None:
+                taken, _ = chosen
                 source, refs, rank = taken
                 moved: dict[Ref, str] = {}
                 try:
                     moved = await self.hand_over(taken, choose)
                 finally:
                     stay.append(Taken(source, [ref for ref in refs if ref not in moved], rank))
-                    self._outbox.left(to, source, moved)
+                    self._outbox.end(to, source, [*moved])
                 total += len(moved)
         finally:
             for kept in reversed(stay):
-                self._outbox.keep(to, kept)
+                self._outbox.destination(to).give_back(kept, UNSENT)
             if stay:
                 self._outbox.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
         return total

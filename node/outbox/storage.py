@@ -5,8 +5,10 @@ import random
 import time
 from typing import Any
 
+from spoolnode.node.outbox.expiry import Expiry
 from spoolnode.node.outbox.moving import Moving
 from spoolnode.node.outbox.outbox import Outbox
+from spoolnode.node.outbox.shipping import Shipping
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.recovery import recover
@@ -22,6 +24,8 @@ class Storage:
         """`rng`: for the jitter of pauses."""
         self.journal = journal
         self.outbox = Outbox(journal)
+        self.shipping = Shipping(self.outbox, journal)
+        self.expiry = Expiry(self.outbox, self.shipping, journal)
         self.spool = Spool(self.journal, self.outbox, policy, rng)
         self.moving = Moving(self.spool, self.outbox)
 

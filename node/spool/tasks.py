@@ -8,7 +8,7 @@ import secrets
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, MutableSequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -91,7 +91,7 @@ class Source(ABC):
         """Takes one task out of that queue; its rank, or None when it was not there."""
 
     @abstractmethod
-    def left(self, refs: list[Any], ledger: Ledger) -> None:
+    def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
         """Tasks left the disk."""
 
     @abstractmethod
@@ -164,7 +164,7 @@ class Batch(Source):
     def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
         return queue.remove(self, ref)
 
-    def left(self, refs: list[Any], ledger: Ledger) -> None:
+    def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
         ledger.leave(self, len(refs))
 
     def touch(self, ledger: Ledger) -> bool:
@@ -217,7 +217,7 @@ class Files(Source):
     def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:  # noqa: ARG002  # its old place there is passed over
         return rank_of(str(ref)) if ref in self.known else None
 
-    def left(self, refs: list[Any], ledger: Ledger) -> None:
+    def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
         for ref in refs:
             self.known.pop(ref, None)
         ledger.touch_directories(*{ref.rpartition("/")[0] for ref in refs})

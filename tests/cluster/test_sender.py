@@ -164,8 +164,8 @@ class SendingNode:
 
     def _around(self) -> SenderHost:
         return SenderHost(
-            journal=self.journal,
             outbox=self.outbox,
+            shipping=self.storage.shipping,
             introduce=lambda: Introduction(Hello(NODE, "alpha", "default"), None, ""),
             node_id=NODE,
             resolve=self._resolve,

@@ -20,7 +20,7 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 def expired(outbox: Outbox, oldest: float) -> list[str]:
     """Takes the tasks that were accepted before that time. Returns their ids."""
-    return [source.place.id_of(ref, NODE) for _, _, source, ref, _ in outbox.expired(oldest, 100)]
+    return [taken.source.place.id_of(ref, NODE) for _, _, taken in outbox.take_old(oldest, 100) for ref in taken.refs]
 
 
 def test_a_batch_is_called_by_the_time_of_its_first_task_though_its_file_was_made_ahead() -> None:

@@ -47,7 +47,7 @@ async def sent(station: Station, to: str) -> list[int]:
     peer = {"beta": BETA}.get(to, to)
     await station.during(station.outbox.meet(to, peer))
     found: list[int] = []
-    while (load := await station.during(station.outbox.take(to, peer, 100, 100))) is not None:
+    while (load := await station.during(station.storage.shipping.take(to, peer, 100, 100))) is not None:
         blocks = [envelope.head[4 : 4 + HEADER.unpack_from(envelope.head)[1]] for envelope in load.envelopes]
         found += [int(said(block)[b"n"]) for block in blocks]
     return found
@@ -221,7 +221,7 @@ def test_task_that_the_disk_does_not_let_go_stays_and_owes_no_number(come: str, 
             (place,) = places(failing)
             assert place in (come, go)
             if go and place != go:
-                assert failing.outbox._destination(go).outstanding.low_watermark(1 << 63) == 1 << 63
+                assert failing.outbox.destination(go).outstanding.low_watermark(1 << 63) == 1 << 63
         assert call > 3
 
     run(story())

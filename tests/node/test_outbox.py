@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from linked import LARGE, Station, task
 
-from spoolnode.node.outbox import outbox as outboxes
+from spoolnode.node.outbox import expiry
+from spoolnode.node.outbox.destination import ANYONE, UNSENT
+from spoolnode.node.outbox.expiry import BURIED_TOGETHER, EXPIRED_AT_ONCE
 from spoolnode.node.outbox.moving import Kept
-from spoolnode.node.outbox.outbox import ANYONE, BURIED_TOGETHER, EXPIRED_AT_ONCE, Shipment
+from spoolnode.node.outbox.shipping import Shipment
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
@@ -31,7 +33,7 @@ async def accepted(station: Station, *numbers: int, to: str = "beta", **more: st
 async def taken(station: Station, count: int = 100, peer: str = BETA, to: str = "beta") -> Shipment | None:
     """The tasks that a link to that node would send."""
     await station.during(station.outbox.meet(to, peer))
-    load: Shipment | None = await station.during(station.outbox.take(to, peer, count, count))
+    load: Shipment | None = await station.during(station.storage.shipping.take(to, peer, count, count))
     return load
 
 
@@ -53,13 +55,12 @@ def numbers(load: Shipment | None) -> list[int]:
 
 def back(station: Station, load: Shipment, *, doubtful: bool, peer: str = BETA) -> None:
     """A link could not get rid of them."""
-    station.outbox.give_back("beta", peer, load.rest(load.envelopes), doubtful=doubtful)
+    station.storage.shipping.give_back("beta", peer if doubtful else UNSENT, load.rest(load.envelopes))
 
 
 async def handed(station: Station, load: Shipment, peer: str = BETA) -> None:
     """The other node has them."""
-    pairs = [(envelope.ref, envelope.number) for envelope in load.envelopes]
-    station.outbox.handed("beta", peer, load.source, pairs, load.rank)
+    station.storage.shipping.handed("beta", peer, load.rest(load.envelopes), [envelope.number for envelope in load.envelopes])
     await station.rest()
 
 
@@ -132,7 +133,7 @@ def test_a_task_that_the_disk_refused_owes_no_number() -> None:
         await station.rest()
         assert heard.refusals
         assert station.outbox.sizes() == {}
-        assert station.outbox._destination("beta").outstanding.low_watermark(1 << 63) == 1 << 63
+        assert station.outbox.destination("beta").outstanding.low_watermark(1 << 63) == 1 << 63
         assert first <= station.outbox.low_watermark("beta")
 
     run(story())
@@ -233,7 +234,7 @@ def test_numbers_rise_over_restarts_and_none_is_given_twice() -> None:
         station, seen = Station(), []
         for start in range(4):
             await accepted(station, start)
-            seen.append(station.outbox._destination("beta").outstanding._open.pairs()[-1][1] - 1)
+            seen.append(station.outbox.destination("beta").outstanding._open.pairs()[-1][1] - 1)
             station = station.killed() if start % 2 else station.after_power_cut(start)
         assert seen == sorted(set(seen))
         assert station.outbox.sizes() == {"beta": 4}
@@ -248,12 +249,12 @@ def test_the_watermark_rises_only_when_what_left_the_disk_has_left_it_for_good()
         load = await taken(station, 1)
         assert load is not None
         outbox = station.outbox
-        before = outbox._destination("beta").outstanding.low_watermark(0)
+        before = outbox.destination("beta").outstanding.low_watermark(0)
         await handed(station, load)
-        assert outbox._destination("beta").outstanding.low_watermark(0) == before == numbers(load)[0]
+        assert outbox.destination("beta").outstanding.low_watermark(0) == before == numbers(load)[0]
         assert outbox.has_ended
         await station.tidy()
-        assert outbox._destination("beta").outstanding.low_watermark(0) == before + 1
+        assert outbox.destination("beta").outstanding.low_watermark(0) == before + 1
 
     run(story())
 
@@ -265,12 +266,12 @@ def test_the_watermark_does_not_rise_when_the_disk_does_not_confirm() -> None:
         load = await taken(station)
         assert load is not None
         await handed(station, load)
-        before = station.outbox._destination("beta").outstanding.low_watermark(0)
+        before = station.outbox.destination("beta").outstanding.low_watermark(0)
         for call in range(1, 5):
             station.disk.fail_at(call, errno.EIO)
         await station.tidy()
         station.disk.heal()
-        assert station.outbox._destination("beta").outstanding.low_watermark(0) == before
+        assert station.outbox.destination("beta").outstanding.low_watermark(0) == before
 
     run(story())
 
@@ -288,7 +289,7 @@ def test_what_cannot_be_delivered_goes_to_dead_with_the_reason(*, settle: bool) 
         load = await taken(station)
         assert load is not None
         envelope = load.envelopes[0]
-        station.outbox.give_up("beta", load.source, envelope.ref, envelope.number, "never")
+        station.storage.shipping.give_up("beta", UNSENT, load.rest([envelope]), "never")
         await station.rest()
         (name,) = station.files("dead")
         assert b"not delivered to beta: never" in (station.disk.peek(station.journal.layout.path(f"dead/{name}")) or b"")
@@ -394,10 +395,9 @@ def test_what_has_waited_too_long_is_told_oldest_first_and_no_more_than_asked_fo
         station = Station()
         await accepted(station, 1, 2, 3)
         outbox = station.outbox
-        assert list(outbox.expired(0.0, 10)) == []
-        found = list(outbox.expired(float("inf"), 2))
-        assert len(found) == 2
-        assert {to for to, *_ in found} == {"beta"}
+        assert outbox.take_old(0.0, 10) == []
+        found = outbox.take_old(float("inf"), 2)
+        assert [(to, owner, len(taken.refs)) for to, owner, taken in found] == [("beta", UNSENT, 2)]
         assert await all_of(station) == [3]
 
     run(story())
@@ -408,9 +408,9 @@ def test_all_that_has_waited_too_long_is_given_up_in_time_however_much_it_is() -
         station = Station()
         count = 3 * EXPIRED_AT_ONCE + 7
         await accepted(station, *range(count))
-        await station.during(station.outbox.give_up_expired(1e6))
+        await station.during(station.storage.expiry.give_up(1e6))
         assert station.outbox.sizes() == {"beta": count}
-        await station.during(station.outbox.give_up_expired(-1e6))
+        await station.during(station.storage.expiry.give_up(-1e6))
         assert station.outbox.sizes() == {}
         assert len(station.files("dead")) == count
 
@@ -421,12 +421,12 @@ def test_what_is_given_up_together_shares_what_its_directory_costs(monkeypatch: 
     async def story() -> None:
         costs = []
         for together in (1, BURIED_TOGETHER):
-            monkeypatch.setattr(outboxes, "BURIED_TOGETHER", together)
+            monkeypatch.setattr(expiry, "BURIED_TOGETHER", together)
             station = Station()
             await accepted(station, *range(BURIED_TOGETHER))
             await station.settled()
             before = station.disk.calls
-            await station.during(station.outbox.give_up_expired(-1e6))
+            await station.during(station.storage.expiry.give_up(-1e6))
             assert len(station.files("dead")) == BURIED_TOGETHER
             costs.append(station.disk.calls - before)
         assert costs[1] < costs[0] - BURIED_TOGETHER, "at least one sync less for each"
@@ -443,11 +443,11 @@ def test_of_tasks_given_up_together_those_that_the_disk_keeps_stay_and_the_other
             await station.settled()
             station.disk.fail_at(calls, errno.EIO)
             first = station.disk.calls
-            await station.during(station.outbox.give_up_expired(-1e6))
+            await station.during(station.storage.expiry.give_up(-1e6))
             failed = station.disk.calls - first >= calls
             station.disk.heal()
             assert station.outbox.sizes().get("beta", 0) + len(station.files("dead")) == 3
-            await station.during(station.outbox.give_up_expired(-1e6))
+            await station.during(station.storage.expiry.give_up(-1e6))
             assert station.outbox.sizes() == {}
             assert len(station.files("dead")) == 3
             if not failed:
@@ -459,13 +459,13 @@ def test_of_tasks_given_up_together_those_that_the_disk_keeps_stay_and_the_other
 
 
 def test_thousands_of_destinations_are_looked_at_in_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outboxes, "DESTINATIONS_AT_ONCE", 10)
+    monkeypatch.setattr(expiry, "DESTINATIONS_AT_ONCE", 10)
 
     async def story() -> None:
         station = Station()
         for n in range(100):
             station.outbox.number(f"ghost-{n}")
-        job = asyncio.create_task(station.outbox.give_up_expired(1.0))
+        job = asyncio.create_task(station.storage.expiry.give_up(1.0))
         turns = 0
         while not job.done():
             turns += 1
@@ -480,10 +480,10 @@ def test_what_cannot_be_given_up_now_is_not_tried_again_and_again() -> None:
         station = Station()
         await accepted(station, 1, 2, 3)
         room, station.disk.space = station.disk.space, 0
-        await station.during(station.outbox.give_up_expired(-1e6))
+        await station.during(station.storage.expiry.give_up(-1e6))
         assert station.outbox.sizes() == {"beta": 3}
         station.disk.space = room
-        await station.during(station.outbox.give_up_expired(-1e6))
+        await station.during(station.storage.expiry.give_up(-1e6))
         assert len(station.files("dead")) == 3
 
     run(story())
@@ -513,7 +513,7 @@ def test_a_disk_that_cannot_be_read_keeps_the_tasks() -> None:
         await station.during(station.outbox.meet("beta", BETA))
         station.disk.fail_at(1, errno.EIO)
         with pytest.raises(OSError, match="put"):
-            await station.during(station.outbox.take("beta", BETA, 10, 10))
+            await station.during(station.storage.shipping.take("beta", BETA, 10, 10))
         assert tasks(await taken(station)) == [1]
 
     run(story())
@@ -526,7 +526,7 @@ def test_a_meeting_that_the_disk_does_not_note_did_not_take_place() -> None:
         station.disk.fail_at(1, errno.ENOSPC)
         with pytest.raises(OSError, match="space"):
             await station.during(station.outbox.meet("beta", BETA))
-        assert station.outbox._destination("beta").peer == ANYONE
+        assert station.outbox.destination("beta").peer == ANYONE
         assert tasks(await taken(station)) == [1]
 
     run(story())

@@ -40,7 +40,7 @@ def test_a_task_that_is_being_removed_is_not_sent(settled: bool) -> None:
         found = await waiting_task(life, settled)
         removal = asyncio.create_task(life.storage.remove(*found))
         await asyncio.sleep(0)
-        assert await life.outbox.take("beta", "", 10, 10) is None
+        assert await life.storage.shipping.take("beta", "", 10, 10) is None
         assert not await life.storage.remove(*found)
         await life.rest()
         assert await removal
@@ -61,7 +61,7 @@ def test_a_task_that_the_disk_did_not_let_go_waits_as_before() -> None:
         with pytest.raises(OSError, match=os.strerror(errno.EIO)):
             await removal
         assert life.outbox.sizes() == {"beta": 1}
-        assert life.outbox.destination(*found) == "beta"
+        assert life.outbox.where_to(*found) == "beta"
         assert not found[0].in_flight
 
     asyncio.run(story())
@@ -76,6 +76,6 @@ def test_a_task_that_somebody_else_removed_is_gone_for_the_link_too() -> None:
         await life.rest()
         assert not await removal
         assert life.outbox.sizes() == {}
-        assert await life.outbox.take("beta", "", 10, 10) is None
+        assert await life.storage.shipping.take("beta", "", 10, 10) is None
 
     asyncio.run(story())

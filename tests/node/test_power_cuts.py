@@ -103,8 +103,8 @@ def test_what_was_undeliverable_just_before_a_power_cut_is_dead_and_is_not_sent_
         station.admit(task(1, spool_node="beta"), link=None)
         await station.settled()
         await station.tidy()
-        ((to, owner, source, ref, number),) = list(station.outbox.expired(time.time() + 1e6, 10))
-        station.outbox.give_up(to, source, ref, number, "it waited too long", doubtful=owner)
+        ((to, owner, taken),) = station.outbox.take_old(time.time() + 1e6, 10)
+        station.storage.shipping.give_up(to, owner, taken, "it waited too long")
         await station.rest()
         for seed in SEEDS:
             again = station.after_power_cut(seed)

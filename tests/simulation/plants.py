@@ -62,7 +62,7 @@ def re_place_doubts() -> Any:
     real = Moving.re_place
 
     async def re_place(self: Moving, to: str, count: int, choose: Any) -> int:
-        found = self._outbox._destination(to)
+        found = self._outbox.destination(to)
         for queue in found.doubts.values():
             while (taken := queue.take(1 << 20)) is not None:
                 found.fresh.give_back(*taken)

@@ -191,7 +191,7 @@ class Stopped:
         """Uses the node's own code: which records still count, and when they are due, stands in several places."""
         import random
 
-        from spoolnode.node.outbox.outbox import boot_id
+        from spoolnode.node.outbox.links import boot_id
         from spoolnode.node.outbox.storage import Storage
         from spoolnode.node.spool.journal import Journal
         from spoolnode.node.spool.retry import RetryPolicy

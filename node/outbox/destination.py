@@ -1,0 +1,130 @@
+"""What waits for one destination, in its order: what was never sent, and what is in doubt, and with which node.
+
+A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number,
+and only to that node: another one could not know that it has run already.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from spoolnode.node.spool.queue import ReadyQueue, Ref
+from spoolnode.node.spool.sequence import Intervals, Outstanding
+from spoolnode.node.spool.tasks import OutboxFiles, Source, Taken
+from spoolnode.protocol.names import LAST
+
+ANYONE = ""
+"""In place of a node's id: whichever node answers to the destination."""
+NOBODY = "nobody"
+"""In place of a node's id: no task is in doubt there."""
+UNSENT = ""
+"""In place of the owner of a task: it was never sent, or is surely not stored there."""
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class Destination:
+    """One destination. The *owner* of a task is the id of the node that may have it, or `UNSENT`."""
+
+    name: str
+    files: OutboxFiles
+    """Where its tasks are when they have settled; that of all others, too."""
+    fresh: ReadyQueue = field(default_factory=ReadyQueue)
+    """The unsent ones."""
+    doubts: dict[str, ReadyQueue] = field(default_factory=dict)
+    """The others, by owner."""
+    outstanding: Outstanding = field(default_factory=Outstanding)
+    size: int = 0
+    """Tasks on disk."""
+    peer: str = ""
+    """The id of the node that last answered to this destination."""
+
+    def __repr__(self) -> str:
+        doubts = {owner: queue.size for owner, queue in self.doubts.items() if queue.size}
+        return f"<destination {self.name}: {self.size} tasks, {self.fresh.size} unsent, in doubt {doubts}, peer {self.peer!r}>"
+
+    def queue(self, owner: str) -> ReadyQueue:
+        """The tasks of that owner."""
+        if owner == UNSENT:
+            return self.fresh
+        if owner not in self.doubts:
+            self.doubts[owner] = ReadyQueue()
+        return self.doubts[owner]
+
+    def has_work(self, peer: str) -> bool:
+        """Whether something can be sent when the node of this id answers (`ANYONE`: not known yet)."""
+        return bool(self.fresh.size or any(queue.size for owner, queue in self.doubts.items() if peer in (owner, ANYONE)))
+
+    def take(self, peer: str, tasks: int, files: int) -> tuple[Taken, str] | None:
+        """Up to so many tasks, or files, for the node of that id, those in doubt first; and their owner. None: there are none."""
+        owners = [peer] if peer in self.doubts else []
+        for owner in (*owners, UNSENT):
+            queue = self.queue(owner)
+            while (taken := queue.take(tasks)) is not None:
+                source, refs, rank = taken
+                most = source.at_once(tasks, files)
+                queue.give_back(source, refs[most:], rank)
+                here, moved = source.ready(refs[:most])
+                queue.give_back(self.files, moved, rank)
+                if here:
+                    source.in_flight.update(here)
+                    return Taken(source, here, rank), owner
+        return None
+
+    def take_old(self, oldest: float, count: int) -> list[tuple[Taken, str]]:
+        """Up to `count` tasks that were accepted before `oldest` (seconds since 1970), and their owners."""
+        found: list[tuple[Taken, str]] = []
+        for owner, queue in self._queues():
+            old = queue.take_old(lambda source, ref: source.accepted_at(ref) < oldest, count) if queue.size else []
+            count -= len(old)
+            for source, ref in self._where_they_are(old):
+                source.in_flight.add(ref)
+                if not found or found[-1][0].source is not source or found[-1][1] != owner:
+                    found.append((Taken(source, [], LAST), owner))
+                found[-1][0].refs.append(ref)
+        return found
+
+    def _where_they_are(self, places: list[tuple[Source, Any]]) -> Iterator[tuple[Source, Any]]:
+        """The tasks to which places in a queue lead: they may have settled, or be gone."""
+        for source, ref in places:
+            here, moved = source.ready([ref])
+            yield from ((source, one) for one in here)
+            yield from ((self.files, one) for one in self.files.ready(moved)[0])
+
+    def give_back(self, taken: Taken, owner: str) -> None:
+        """Tasks were taken and stay: they are the next."""
+        taken.source.in_flight.difference_update(taken.refs)
+        self.queue(owner).give_back(*taken)
+
+    def withdraw(self, source: Source, ref: Ref) -> Callable[[], None]:
+        """Takes one task out of its queue: a link would take it between the look and the mark. The answer puts it back."""
+        ranks = [(owner, rank) for owner, queue in self._queues() if (rank := queue.remove(source, ref)) is not None]
+        source.in_flight.add(ref)
+
+        def put_back() -> None:
+            source.in_flight.discard(ref)
+            for owner, rank in ranks:
+                self.queue(owner).give_back(source, [ref], rank)
+
+        return put_back
+
+    def has(self, source: Source, ref: Ref) -> bool:
+        """Whether a task waits here."""
+        return any(queue.has(source, ref) for _, queue in self._queues())
+
+    def doubts_of_others(self) -> dict[str, Intervals]:
+        """The numbers that are in doubt with other nodes than the one that answers to this destination now."""
+        others: dict[str, Intervals] = {}
+        for owner, queue in self.doubts.items():
+            if owner != self.peer and queue.size:
+                others[owner] = Intervals()
+                for source, ref in queue.items():
+                    others[owner].add(source.sequence_number(ref))
+        return others
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing waits for it and nothing is owed."""
+        return not self.size and self.outstanding.low_watermark(0) == 0
+
+    def _queues(self) -> list[tuple[str, ReadyQueue]]:
+        return [(UNSENT, self.fresh), *self.doubts.items()]

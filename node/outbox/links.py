@@ -1,0 +1,76 @@
+"""The file `links`: what the sending side must remember over restarts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+from spoolnode.node.spool.recovery import move_aside, read_small
+from spoolnode.node.spool.sequence import Intervals
+from spoolnode.node.spool.store import Store
+
+Doubts = dict[str, dict[str, Intervals]]
+"""Numbers in doubt, by destination and by the id of the node that may have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Its content."""
+
+    run: int = 0
+    """The run of numbers that was given last."""
+    boot: str = ""
+    """The life of the machine in which it was written."""
+    clean: bool = False
+    """All marks were on the medium then."""
+    peers: dict[str, str] = field(default_factory=dict)
+    """The id of the node that answered last to each destination."""
+    doubts: Doubts = field(default_factory=dict)
+    """What is in doubt with other nodes than these."""
+
+    def encode(self) -> bytes:
+        """As it lies on disk."""
+        doubts = {to: {owner: numbers.pairs() for owner, numbers in owners.items()} for to, owners in self.doubts.items()}
+        content = {
+            "version": 1, "run": self.run, "boot": self.boot, "clean": self.clean, "peers": self.peers, "doubts": doubts
+        }  # fmt: skip
+        packed: bytes = msgpack.packb(content)
+        return packed
+
+
+def read_links(store: Store, boot: str, report: Callable[..., None]) -> Links:
+    """What an earlier process has left; what cannot be made out is moved aside, and everything counts as sent then.
+
+    Args:
+        boot: the life of the machine; a node that finds nothing has sent nothing in an earlier one.
+    """
+    data = read_small(store, store.layout.links, report)
+    if data is None:
+        return Links(boot=boot)
+    try:
+        return _links(msgpack.unpackb(data))
+    except (KeyError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
+        move_aside(store, "links", f"it is damaged: {error!r}; all that waits in outbox/ counts as sent", report)
+        return Links()
+
+
+def _links(content: dict[str, Any]) -> Links:
+    """Raises KeyError, TypeError, ValueError or AttributeError when it is none."""
+    if not isinstance(content["run"], int):
+        raise TypeError(f"run is {content['run']!r}")
+    doubts = {
+        str(name): {str(owner): Intervals([(int(start), int(end)) for start, end in pairs]) for owner, pairs in owners.items()}
+        for name, owners in content.get("doubts", {}).items()
+    }
+    peers = {str(name): str(peer) for name, peer in content.get("peers", {}).items()}
+    return Links(content["run"], str(content.get("boot", "")), bool(content.get("clean", False)), peers, doubts)
+
+
+def boot_id(now: float) -> str:
+    """One word for this life of the machine: it changes when the machine starts, or may have."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return f"unknown {now}"
