@@ -119,6 +119,9 @@ class Cluster:
         """Ids of the peers that are up and take nothing."""
         node.outbox.when_woken(self._woken)
 
+    def __repr__(self) -> str:
+        return f"<cluster {self._identity.cluster}: {self.table!r}, {len(self._senders)} senders>"
+
     # -- what the node asks --
 
     def route(self, terms: Terms) -> list[str]:
@@ -236,8 +239,7 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         """For the status of the node."""
-        states = [peer.state for peer in self.table]
-        return {"peers": {state.value: states.count(state) for state in PeerState if state in states}}
+        return {"peers": {state.value: count for state, count in self.table.states().items()}}
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer, with what waits for it here."""

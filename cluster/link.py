@@ -97,6 +97,10 @@ class Link:
         self._timing = timing
         self._heard_at = 0.0
 
+    def __repr__(self) -> str:
+        failed = f", failed {self.failures}x: {self.reason}" if self.failures else ""
+        return f"<link {self.state.value}, {len(self.flight)} tasks under way{', closing' if self.closing else ''}{failed}>"
+
     def may_begin(self, now: float) -> bool:
         """Whether a connection may be tried now."""
         return self.state is LinkState.IDLE or (self.state is LinkState.WAITING and now >= self.retry_at)

@@ -34,7 +34,7 @@ class Pings:
     """Something happened while one was in flight; its result may be older."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Peer:
     """One other node."""
 
@@ -66,6 +66,11 @@ class Peer:
     def new(cls, node_id: str, now: float) -> Self:
         """One of which nothing is known yet."""
         return cls(node_id, Liveness(now), Pings(exchanged_at=now, status_at=now))
+
+    def __repr__(self) -> str:
+        what = " ".join(part for part in (self.name, self.id) if part) or "of unknown id"
+        where = self.addresses[0] if self.addresses else "no address"
+        return f"<peer {what} at {where}, {self.state.value}{f': {self.reason}' if self.reason else ''}>"
 
     @property
     def state(self) -> PeerState:

@@ -77,6 +77,15 @@ class PeerTable:
     def __len__(self) -> int:
         return len(self._peers)
 
+    def __repr__(self) -> str:
+        counts = [f"{count} {state.value}" for state, count in self.states().items()]
+        return f"<peers of {self._identity.name}: {', '.join(counts) or 'none'}>"
+
+    def states(self) -> dict[PeerState, int]:
+        """How many peers are in each state; without states that none is in."""
+        states = [peer.state for peer in self]
+        return {state: states.count(state) for state in PeerState if state in states}
+
     def get(self, node_id: str) -> Peer | None:
         """The peer of that id."""
         return self._peers.get(node_id)

@@ -51,6 +51,10 @@ class Prober:
         self._room_for_names = asyncio.Semaphore(NAMES_AT_ONCE)
         self._task: asyncio.Task[None] | None = None
 
+    def __repr__(self) -> str:
+        state = "not started" if self._task is None else "stopped" if self._task.done() else "pinging"
+        return f"<prober {state}, {len(self._channels)} connections>"
+
     def start(self) -> None:
         """Pings from now on."""
         self._task = self._loop.create_task(self._run())

@@ -107,6 +107,9 @@ class Sender:
         self._introduction = around.introduce()
         self._task = self._loop.create_task(self._run())
 
+    def __repr__(self) -> str:
+        return f"<sender to {self.to}{f' at {self._address}' if self._address else ''}: {self.link!r}>"
+
     def wake(self) -> None:
         """Something waits, or something changed."""
         self._wake.set()

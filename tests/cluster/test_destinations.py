@@ -155,3 +155,23 @@ def test_links_to_thousands_of_addresses_begin_a_few_at_a_time_and_none_waits_fo
         await home.close()
 
     run(story())
+
+
+def test_a_cluster_and_its_prober_say_how_they_are(tmp_path: Path) -> None:
+    async def story() -> None:
+        home = Home(tmp_path / "spool")
+        cluster, prober = home.cluster, home.cluster._prober
+        assert (repr(cluster), repr(prober)) == (
+            "<cluster default: <peers of alpha: none>, 0 senders>",
+            "<prober not started, 0 connections>",
+        )
+        await cluster.start()
+        cluster.found(Candidate("static", "beta", "", "beta", ("127.0.0.1:7",)))
+        home.store("beta")
+        assert repr(cluster) == "<cluster default: <peers of alpha: 1 unknown>, 1 senders>"
+        assert repr(prober) == "<prober pinging, 0 connections>"
+        await home.close()
+        await asyncio.sleep(0)
+        assert repr(prober) == "<prober stopped, 0 connections>"
+
+    run(story())

@@ -360,3 +360,11 @@ def test_time_without_work_does_not_count_as_silence() -> None:
     link = opened()
     link.sent(sent(), NOW + 100)
     assert not link.is_stuck(NOW + 100 + USUAL.answer)
+
+
+def test_a_link_says_how_it_is() -> None:
+    assert repr(opened()) == "<link open, 0 tasks under way>"
+    link = in_flight()
+    link.answered(BUSY, NOW)
+    assert repr(link) == "<link open, 0 tasks under way, closing>"
+    assert repr(waiting()) == "<link waiting, 0 tasks under way, failed 1x: nothing listens>"

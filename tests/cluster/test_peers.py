@@ -902,6 +902,31 @@ def test_the_rows_say_what_people_ask_for() -> None:
     assert row == {**row, **who, **work, "rtt": 0.002, "strikes": 0, "rejections": 0, "reason": ""}
 
 
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (UNKNOWN, f"<peer beta {BETA} at {AT}, unknown>"),
+        (UP, f"<peer beta {BETA} at {AT}, up>"),
+        (DOWN, f"<peer beta {BETA} at {AT}, down: refused>"),
+    ],
+)
+def test_a_peer_says_who_and_where_and_how_it_is(state: PeerState, shown: str) -> None:
+    assert repr(peer_in(state).only()) == shown
+
+
+def test_a_peer_of_which_only_the_address_is_known_says_so() -> None:
+    table = Table()
+    table.found(static(), NOW)
+    assert repr(table.only()) == f"<peer of unknown id at {AT}, unknown>"
+
+
+def test_the_table_says_how_many_peers_are_in_each_state() -> None:
+    table = peer_in(UP)
+    assert repr(Table()) == "<peers of alpha: none>"
+    table.found(static(ELSEWHERE), NOW)
+    assert repr(table) == "<peers of alpha: 1 unknown, 1 up>"
+
+
 # -- properties --
 
 ADDRESSES = [f"10.0.0.{number}:3031" for number in range(2, 6)]

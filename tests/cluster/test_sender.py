@@ -422,6 +422,18 @@ def test_somebody_else_at_the_address_of_a_name_gets_nothing_and_the_reason_is_s
     run(tmp_path, story)
 
 
+def test_a_sender_says_where_it_sends_to_and_how_its_link_is(tmp_path: Path) -> None:
+    async def story(sender: SendingNode, other: Other) -> None:
+        assert repr(sender.sender) == "<sender to beta: <link idle, 0 tasks under way>>"
+        other.gate.clear()
+        await sender.enqueue(1)
+        await until(lambda: other.got, "it is under way")
+        assert repr(sender.sender) == f"<sender to beta at {other.address}: <link open, 1 tasks under way>>"
+        other.gate.set()
+
+    run(tmp_path, story)
+
+
 def test_at_an_address_whoever_is_there_is_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with asyncio.timeout(PATIENCE * 2), Other() as other:
