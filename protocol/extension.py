@@ -22,7 +22,7 @@ from typing import Any
 import msgpack
 
 MOST_NESTED = 64
-"""Extension values in one another that are read: each is a call in a call."""
+"""How deep extension values may be nested: each level is a nested call."""
 
 DATETIME, DATE, TIMEDELTA, UUID, DECIMAL, SET, TUPLE = range(1, 8)
 
@@ -51,7 +51,7 @@ def _unpackb(data: bytes, depth: int) -> Any:
 
 
 def _convert(value: object) -> object:
-    """Something that msgpack can carry, for what it cannot."""
+    """A value that msgpack can carry, in place of one that it cannot."""
     for kind in type(value).__mro__:
         convert = _CONVERSIONS.get(f"{kind.__module__}.{kind.__qualname__}")
         if convert is not None:
@@ -63,7 +63,7 @@ def _extension(code: int, data: Callable[[Any], bytes]) -> Callable[[Any], objec
     return lambda value: msgpack.ExtType(code, data(value))
 
 
-# By name: a program that has no UUID in its hands need not import what defines them.
+# By name: a program that uses no UUID need not import the module that defines it.
 _CONVERSIONS: dict[str, Callable[[Any], object]] = {
     "datetime.datetime": _extension(DATETIME, lambda value: datetime.isoformat(value).encode()),
     "datetime.date": _extension(DATE, lambda value: date.isoformat(value).encode()),
@@ -83,14 +83,14 @@ _CONVERSIONS: dict[str, Callable[[Any], object]] = {
 
 
 def _list(packed: list[bytes]) -> bytes:
-    """The list of values that are msgpack already."""
+    """A list of values that are already packed."""
     return b"".join([msgpack.Packer().pack_array_header(len(packed)), *packed])
 
 
 def _read(code: int, data: bytes, *, depth: int) -> object:
     if code in (SET, TUPLE, TIMEDELTA):
         if depth == MOST_NESTED:
-            raise ValueError(f"sets and tuples in one another deeper than {MOST_NESTED}")
+            raise ValueError(f"sets and tuples are nested deeper than {MOST_NESTED}")
         members = _unpackb(data, depth + 1)
         if not isinstance(members, list):
             raise ValueError(f"the extension type {code} holds a {type(members).__name__}; it must be a list")

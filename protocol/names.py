@@ -32,7 +32,7 @@ REASON = b"spool_reason"
 ATTEMPTS = b"spool_attempts"
 COPIES = b"spool_copies"
 NOTE = b"spool_note"
-"""In an answer: what the sender should know about a task that is stored nevertheless."""
+"""In an answer: a warning to the sender about a task that is stored nevertheless."""
 ORIGIN = b"spool_origin"
 """The id of the node that a task came from. Never believed: the receiver sets it to the id from the handshake."""
 SENDER = b"spool_sender"
@@ -83,11 +83,11 @@ _PLAIN = "._:@%-"
 
 RIGHT_PRIORITY = "a whole number from 0 to 9999999999"
 RIGHT_AT = "seconds since 1970, below 10000000000"
-"""What `priority` and `at` must be, for every error about them."""
+"""The values that `priority` and `at` must have, for every error about them."""
 
 
 def read_priority(value: bytes) -> int:
-    """The rank of a priority: lower runs sooner. An empty value is no priority (as in uWSGI)."""
+    """The rank of a priority: lower runs sooner. An empty value means none (as in uWSGI)."""
     if not value:
         return LAST
     if not _PRIORITY.fullmatch(value):

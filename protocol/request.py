@@ -9,7 +9,7 @@ from spoolnode.protocol.values import check_typed, unpack
 
 
 class Terms(NamedTuple):
-    """What the variables of a request mean for the spooler. The variables themselves stay as they were sent."""
+    """The meaning of a request's variables for the spooler. The variables themselves stay as they were sent."""
 
     rank: int = names.LAST
     """Lower runs sooner; `names.LAST` without a priority."""

@@ -23,7 +23,7 @@ _INSTEAD = {
     "generator": "list(value)",
     "PosixPath": "str(value)",
 }
-"""What to send in place of some common types."""
+"""A value to send in place of one of these types."""
 
 
 def fault(values: Mapping[str, Any]) -> str:

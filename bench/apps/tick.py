@@ -1,4 +1,4 @@
-"""The application of the calls: appends the time of each call to a file (monotonic, 8 bytes), whoever calls it."""
+"""The application of the calls: appends the time of each call to a file (monotonic, 8 bytes), from any caller."""
 
 import os
 import struct

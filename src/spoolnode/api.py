@@ -6,7 +6,7 @@ from spoolnode.wire import resolve, task_message
 
 
 class SpoolResult(int):
-    """What a callable returns to decide about its task. It has its own type because a function may mean something else by 0."""
+    """A return value by which a callable decides about its task. A type of its own, as a plain 0 may mean something else."""
 
 
 SPOOL_OK = SpoolResult(-2)

@@ -103,7 +103,7 @@ def _give_way(directory: str) -> None:
         importlib.import_module(late)
     beside = [name for name in names & sys.modules.keys() if _is_beside(name, directory)]
     for name in [name for name in sys.modules if name.partition(".")[0] in beside]:
-        del sys.modules[name]  # whoever imported it has it still
+        del sys.modules[name]  # the module that imported it still has it
 
 
 _OURS = frozenset({"__main__", "spoolnode", "uwsgi", "uwsgidecorators", "encodings", "site", *sys.builtin_module_names})

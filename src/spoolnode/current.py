@@ -1,4 +1,4 @@
-"""What a task may know about itself while it runs: `current_task()`."""
+"""`current_task()`: the facts that a task may know about itself while it runs."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,14 +15,14 @@ class CurrentTask:
     id: str
     """The task's id on this node, as `spoolnode show` takes it."""
     origin_id: str
-    """The id that it got where it was first accepted. It stays the same on every node and for every attempt, so it says
-    whether the work has been done already."""
+    """The id that it got when it was first accepted. It is the same on every node and for every attempt, so a task
+    can look up whether its work is done already."""
     attempt: int
     """Which attempt this is, from 1 (at most 255)."""
     max_attempts: int
     """After so many attempts it goes to `dead/`; 0: never."""
     function: str
-    """The function of `@spool` that it is for, as `module:qualname`; empty if it names none."""
+    """The `@spool` function that it is for, as `module:qualname`; empty if it names none."""
     node: str
     """The name of the node that runs it."""
     accepted_at: datetime
@@ -33,7 +33,7 @@ class CurrentTask:
 
 @dataclass(slots=True)
 class _Node:
-    """What is the same for all tasks of this process."""
+    """The facts that all tasks of this process share."""
 
     name: str = ""
     max_attempts: int = 0
@@ -48,8 +48,8 @@ def runs_on(name: str, max_attempts: int) -> None:
 
 
 def current_task() -> CurrentTask | None:
-    """The task that runs here, also in a thread that runs in a copy of its context (`asyncio.to_thread` does); else None."""
-    from spoolnode.node.work import current  # a web process, where nothing runs, need not have it
+    """The task that runs here, or None. Also works in a thread with a copy of the task's context (`asyncio.to_thread`)."""
+    from spoolnode.node.work import current  # a web process runs no tasks and need not load it
 
     task = current.running.get()
     return None if task is None else _shown(task)

@@ -71,11 +71,11 @@ class SpooledCall(Generic[P]):
         return client.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
     def spool_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Stores a call when Django's transaction commits that is open now; at once if none is. After a rollback: never.
+        """Stores a call when Django's open transaction commits, or at once without one. After a rollback nothing is stored.
 
         Raises:
-            BadTask: now, the function does not take these arguments, or they cannot travel.
-            SpoolnodeError: at the commit, what `spool` raises.
+            BadTask: at once, when the function does not take these arguments, or they cannot travel.
+            SpoolnodeError: at the commit, as `spool` does.
         """
         from django.db import transaction
 

@@ -1,7 +1,7 @@
 """Functions of the application that are called around each task.
 
     @before_task
-    def begin(task): ...                         # a failure of it is a failure of the task
+@before_task
 
     @after_task
     def end(task, outcome, error): ...           # a failure of it is a message in the log
@@ -56,7 +56,7 @@ class Hooks:
                     wait(result)
             ended = run(call)
         except BaseException as error:
-            if os.getpid() == process:  # the child of a task that forked ends here, too, and the task has not ended
+            if os.getpid() == process:  # a child that the task forked ends here, too, while the task goes on
                 self._close(task, _FAILED, error, wait)
             raise
         if not isinstance(ended, Outcome):
@@ -108,11 +108,11 @@ class Hooks:
 
 
 HOOKS = Hooks()
-"""Those of this process."""
+"""The hooks of this process."""
 
 
 def before_task(function: B) -> B:
-    """Has a function called before each task, with the `CurrentTask`. What it raises is a failure of the task.
+    """Has a function called before each task, with the `CurrentTask`. An error of it is a failure of the task.
 
     Raises:
         BadDecoration: this is not a function.
@@ -125,7 +125,7 @@ def after_task(function: A) -> A:
     """Has a function called after each task, with the `CurrentTask`, the outcome and the exception.
 
     The outcome is `done`, `failed`, `retry` (it asked to run again), `again` (`@spoolforever`) or `ignored`. The exception
-    is None unless the function raised one. What the hook raises is printed to the log, and changes nothing.
+    is None unless the function raised one. An error of the hook is printed to the log, and changes nothing.
 
     Raises:
         BadDecoration: this is not a function.
@@ -145,5 +145,5 @@ def _checked(function: F, decorator: str) -> F:
 
 def _task() -> CurrentTask:
     if (task := current_task()) is None:
-        raise RuntimeError("hooks are called around a task that runs in a worker")
+        raise RuntimeError("hooks can only be called around a task that runs in a worker")
     return task

@@ -1,4 +1,4 @@
-"""What an application registers when it is imported: functions by name, timers, hooks. One per process."""
+"""The registry of an application's functions (by name), timers and hooks, filled by its import. One per process."""
 
 import sys
 from collections.abc import Awaitable, Callable

@@ -49,7 +49,7 @@ class Address(NamedTuple):
 
     @property
     def hint(self) -> str:
-        """For the end of an error: what to do if nothing listens there."""
+        """The end of an error: what to do if nothing listens there."""
         if self.chosen:
             return ": is a node running there (`spoolnode join`)?"
         return ": start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA, via= or --via"

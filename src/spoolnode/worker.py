@@ -51,7 +51,7 @@ def load(facts: dict[str, Any]) -> App:
 
 
 class SpoolView:
-    """What an application may ask about its spool. Few applications ask, so modules are imported with the first question."""
+    """Answers an application's questions about its spool. Few ask, so modules are imported with the first question."""
 
     def __init__(self, root: str, node_id: str) -> None:
         self._root = root

@@ -20,7 +20,7 @@ ALIASES = {
     "plugins": "plugin",
     "lazy": "lazy-apps",
 }
-"""What users of uWSGI may type, and its name here."""
+"""The option that users of uWSGI may type, and its name here."""
 
 _WEB = "it is about web requests, which a node does not serve"
 

@@ -62,7 +62,7 @@ Connect = Callable[[Address, Target, Deadline], Coroutine[Any, Any, C]]
 
 
 class Endpoint(Generic[C]):
-    """What a client knows about one address: the shared connection, and whether a real uWSGI server is there."""
+    """A client's knowledge of one address: the shared connection, and whether a real uWSGI server is there."""
 
     def __init__(self, address: Address, connect: Connect[C], turn: Turn) -> None:
         self._address = address

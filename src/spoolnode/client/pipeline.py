@@ -259,7 +259,7 @@ class Pipeline(Generic[E]):
         raise Unanswered(f"{self._address}: {exchange.failure} before it answered; {MAY_BE_STORED}")
 
     def too_late(self, exchange: E) -> Unreachable | TimedOut:
-        """What to raise for an unsettled request whose time is up."""
+        """The error for an unsettled request whose time is up."""
         if exchange.given is Given.ALL:
             return TimedOut(f"{self._address}: no answer within {exchange.deadline.seconds:g} s; {MAY_BE_STORED}")
         what = "the task was" if exchange.given is Given.PART else "other tasks were"

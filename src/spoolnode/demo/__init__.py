@@ -1,4 +1,4 @@
-"""`spoolnode demo`: real nodes, a few tasks, what becomes of them. For a newcomer, in about fifteen seconds.
+"""`spoolnode demo`: real nodes run a few tasks and show what becomes of them. For a newcomer, in about fifteen seconds.
 
 Every step checks what it shows; the first broken promise ends the demo with a sentence.
 """

@@ -116,7 +116,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 
 
 def ran(node: DemoNode) -> list[str]:
-    """What its application has written."""
+    """The text that its application has written."""
     try:
         return (node.directory / demo_app.RAN).read_text().splitlines()
     except FileNotFoundError:

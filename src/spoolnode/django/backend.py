@@ -37,7 +37,7 @@ class Backend(TaskBackend):  # type: ignore[misc]  # Django has no types
         return self._enqueued(task, values, await spooled.aspool(*values))
 
     def _prepare(self, task: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
-        """The function that runs it, with its options; what that is called with."""
+        """The function that runs the task, with its options, and the arguments for that function."""
         self.validate_task(task)
         function = call_async if is_async(task.func) else call
         spooled = function.options(

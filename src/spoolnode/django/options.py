@@ -1,4 +1,4 @@
-"""What TASKS says of a backend. Nothing here needs Django."""
+"""The settings of a backend in TASKS. Nothing here needs Django."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class BackendOptions:
 
 
 def read_options(params: Mapping[str, Any]) -> BackendOptions:
-    """Those in an entry of TASKS."""
+    """The options in an entry of TASKS."""
     options = params.get("OPTIONS", {})
     return BackendOptions(options.get("NODES", {}), options.get("VIA"))
 

@@ -1,4 +1,4 @@
-"""What the workers of a node load for a Django project: `--app spoolnode.django.project`, with DJANGO_SETTINGS_MODULE set."""
+"""Loads a Django project into the workers of a node: `--app spoolnode.django.project`, with DJANGO_SETTINGS_MODULE set."""
 
 import asyncio
 from typing import Any
@@ -49,7 +49,7 @@ def _end() -> None:
 
 
 def _in_its_thread(function: Any) -> Any:
-    """Calls a function in the thread that has the task's connections: this one, or for an async task that of `sync_to_async`."""
+    """Calls a function in the thread that has the task's connections: this one, or `sync_to_async`'s for an async task."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

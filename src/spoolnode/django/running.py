@@ -31,7 +31,7 @@ async def call_async(alias: str, path: str, args: list[Any], kwargs: dict[str, A
 
 
 class _Run:
-    """One run of a task: what Django's signals tell of it."""
+    """One run of a task, with the result that Django's signals show."""
 
     def __init__(self, alias: str, path: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         from django.utils import timezone
@@ -72,4 +72,4 @@ class _Run:
 
     def _set(self, **changes: Any) -> None:
         for name, value in changes.items():
-            object.__setattr__(self.result, name, value)  # Django's record is frozen, and changed like this by its own backends
+            object.__setattr__(self.result, name, value)  # Django's record is frozen; its own backends change it like this
