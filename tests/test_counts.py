@@ -5,7 +5,7 @@ from pathlib import Path
 from counts import ROOT, counts
 
 HELD = {
-    "classes over 300 lines": 8,
+    "classes over 300 lines": 7,
     "classes with over 15 attributes": 11,
     "isinstance on the source of a task": 0,
     "modules in a cycle of imports at run time": 0,
@@ -13,12 +13,12 @@ HELD = {
     "public classes of one name": 2,
     "public functions of one name": 19,
     "module files of one name": 8,
-    'docstrings that begin with "What"': 104,
-    'sentences: "is/are no X"': 54,
-    "sentences: nobody, somebody, everybody": 99,
-    "sentences: who, whoever as a subject": 42,
-    'sentences: "anew"': 16,
-    'sentences: "for what is gone"': 1,
+    'docstrings that begin with "What"': 52,
+    'sentences: "is/are no X"': 35,
+    "sentences: nobody, somebody, everybody": 60,
+    "sentences: who, whoever as a subject": 27,
+    'sentences: "anew"': 13,
+    'sentences: "for what is gone"': 0,
     "lines of prose over 100 characters": 0,
 }
 """A number goes down with the code, in the same commit, and never up."""

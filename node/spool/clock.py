@@ -1,8 +1,8 @@
 """The wall clock may be set while tasks wait.
 
-A file's time says when it is due, as in uWSGI. When the clock is set back, files that wait for nothing, or for the end of a
-pause, have a time in the future; when the file was changed last (its ctime, which nobody can set) lies there too, and tells
-them from files whose time somebody gave them. Only a task that waits for the time that it asked for (`at`) is to wait longer.
+A file's mtime says when it is due, as in uWSGI. After the clock was set back, files that wait for nothing, or for the end of a
+pause, have an mtime in the future. Their ctime, which cannot be set, lies there too; this tells them from files whose time was
+set on purpose. Only a task that waits for the time that it asked for (`at`) waits longer.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spoolnode.node.spool.store import Store
 
 STEP_SECONDS = 1.0
-"""A change of the wall clock against the monotonic one that is a step."""
+"""Seconds by which the wall clock must move against the monotonic one to count as set."""
 
 
 @dataclass(slots=True)
@@ -30,24 +30,24 @@ class Watch:
     wall: float
 
     def step(self, monotonic: float, wall: float) -> float:
-        """By how many seconds it was set since the last look; negative when it was set back, 0.0 when it was not."""
+        """The seconds by which it was set since the last look: negative if it was set back, 0.0 if it was not set."""
         step = (wall - self.wall) - (monotonic - self.monotonic)
         self.monotonic, self.wall = monotonic, wall
         return step if abs(step) >= STEP_SECONDS else 0.0
 
 
 def was_set_back(mtime: float, changed: float, now: float) -> bool:
-    """Whether a file's time lies in the future because the clock was set back since it was written."""
+    """Whether a file's mtime lies in the future because the clock was set back after it was written."""
     return mtime > now and changed > now + STEP_SECONDS
 
 
 def correct_times(store: "Store", files: Iterable["FoundFile"], now: float) -> dict[str, float]:
-    """Gives waiting files the times that they would have if the clock had always been as it is now; the new ones, by ref.
+    """Gives waiting files the times that they would have if the clock had always shown the present time. Returns these by ref.
 
     Blocks. A file that cannot be read or changed stays as it is.
     """
     left = [file for file in files if was_set_back(file.mtime, file.changed, now)]
-    # All by the same, so that their order stays: what was written last was written just now.
+    # All by the same amount, which keeps their order: the file that was written last was written just now.
     step = max((file.changed for file in left), default=now) - now
     corrected = {}
     for file in left:

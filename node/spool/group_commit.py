@@ -2,9 +2,9 @@
 
 Ensures: a waiter hears `stored` only after the fsync that holds its task (with `sync` off: after the write).
 Ensures: a task is handed to `committed` only after that, so nothing runs that might not be there after a power cut.
-Ensures: when a write or an fsync fails, everyone in the group is refused, their records are marked void, and the
-         file takes no more: a failed fsync is final, it is never retried on the same file. Where the disk does not even
-         take the marks, the node itself does not run such a record, but one that starts later may: "at least once".
+Ensures: when a write or an fsync fails, every request of the group is refused, its record is marked void, and the
+         file takes no more: a failed fsync is final and never retried on the same file. If the disk does not even take
+         the marks, this node does not run such a record, but one that starts later may: "at least once".
 Assumes: one event loop calls everything but `_commit`, which runs in the disk thread.
 """
 
@@ -33,25 +33,25 @@ BATCH_SIZE = 1 << 20
 BATCH_SECONDS = 1.0
 """How long a batch takes tasks after its first one."""
 TOLD_AT_ONCE = 512
-"""Tasks of a commit that are told of in one turn of the loop, about three milliseconds: a slow disk gathers thousands."""
+"""Tasks of a commit that are reported in one turn of the loop, about three milliseconds: a slow disk gathers thousands."""
 INLINE_BODY = 128 << 10
 """The largest body kept in a batch, in bytes; larger ones get a file of their own."""
 
 
 class Waiter(Protocol):
-    """Whoever waits for the fate of one task; exactly one of the two is called, on the event loop."""
+    """Waits for the fate of one task. Exactly one of the two methods is called, on the event loop."""
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """It is safe; `copies`: so many times (`node=all`)."""
+        """It is safe; `copies`: how many times (`node=all`)."""
 
     def refused(self, refusal: Refused) -> None: ...
 
 
 class PromptWaiter(Waiter, Protocol):
-    """A waiter that can be told of its luck in the disk thread, right after the fsync: a hop of threads sooner."""
+    """A waiter that can be told in the disk thread, right after the fsync: a thread switch sooner."""
 
     def safe(self) -> None:
-        """The task is on disk; `stored` follows on the loop. Called in the disk thread; raises nothing."""
+        """The task is on disk; `stored` follows on the loop. Called in the disk thread; must not raise."""
 
 
 class Blank(NamedTuple):
@@ -63,7 +63,7 @@ class Blank(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """The requests that one fsync will serve, all in one batch."""
+    """Requests for one fsync, all in one batch."""
 
     batch: Batch
     start: int
@@ -72,15 +72,15 @@ class Group:
     special: dict[int, tuple[float, int]] = field(default_factory=dict)
     """Due time and rank of the tasks that have one."""
     outbound: dict[int, Outbound] = field(default_factory=dict)
-    """Those that are for other nodes."""
+    """The tasks for other nodes."""
     waiters: list[Waiter] = field(default_factory=list)
     prompt: list[PromptWaiter] = field(default_factory=list)
-    """Those of them that want to hear it in the disk thread too."""
+    """The waiters that are also told in the disk thread."""
     closes: bool = False
-    """It is the last of its batch."""
+    """Whether it is the last group of its batch."""
 
     def split(self, count: int) -> "Group":
-        """Takes out the first `count` of them, for whoever hears of a commit. What both have in common is not copied."""
+        """Takes out the first `count` requests, for the listeners to a commit. Parts that both share are not copied."""
         first = Group(
             self.batch, self.start, offsets=self.offsets[:count], waiters=self.waiters[:count],
             special=self.special, outbound=self.outbound,
@@ -107,28 +107,28 @@ class GroupCommit:
         self._ready: list[Group] = []
         self._busy = False
         self._untold: deque[tuple[Group, BaseException | None]] = deque()
-        """What commits have done, and went wrong with, and nobody has heard yet."""
+        """Finished commits with their errors, that are not reported yet."""
         self._tells_on = False
-        """The next turn of the loop goes on with it."""
+        """Whether the next turn of the loop goes on with them."""
         self._soon = False
         self._loop = asyncio.get_running_loop()
         self._has_spare = False
-        """The disk thread has a blank file for the next batch, or is making one."""
+        """Whether the disk thread has a blank file for the next batch, or is making one."""
         self._blank: Blank | None = None
-        """That file; of the disk thread alone."""
+        """That file; only for the disk thread."""
         self.told: Callable[[], None] = lambda: None
 
     def when_told(self, call: Callable[[], None]) -> None:
-        """`call` is to be called after the waiters of a commit have been told: the time to send what was gathered."""
+        """`call` is called after the waiters of a commit were told: the time to send the gathered answers."""
         self.told = call
 
     def add(
         self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None,
         outbound: Outbound | None = None,
     ) -> None:  # fmt: skip
-        """Takes one task, for here or (`outbound`) for another node. `waiter` is told later; nothing is raised.
+        """Takes one task, for this node or (`outbound`) for another one. `waiter` is told later. Never raises.
 
-        `prompt` is the same waiter, when it is in a hurry.
+        `prompt` is the same waiter, if it is in a hurry.
         """
         now = time.time()
         group = self._open
@@ -154,7 +154,7 @@ class GroupCommit:
         if outbound is not None:
             group.outbound[offset] = outbound
         if not self._busy and not self._soon:
-            # Not at once: what else came in this turn of the loop shares the fsync.
+            # Not at once: other requests of this turn of the loop share the fsync.
             self._soon = True
             self._loop.call_soon(self._start_if_idle)
 
@@ -164,7 +164,7 @@ class GroupCommit:
             self._start()
 
     def close_batch(self) -> None:
-        """The open batch takes no more; the next task opens another."""
+        """Closes the open batch; the next task opens another."""
         group, self._open = self._open, None
         if group is not None:
             group.closes = True
@@ -174,12 +174,12 @@ class GroupCommit:
 
     @property
     def open_since(self) -> float | None:
-        """When the open batch got its first task; None when there is none open."""
+        """When the open batch got its first task; None if no batch is open."""
         return self._open.batch.accepted if self._open is not None else None
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody waits for a commit."""
+        """Whether no request waits for a commit."""
         is_told = not self._untold
         return is_told and not self._busy and not self._ready and (self._open is None or not self._open.waiters)
 
@@ -208,7 +208,7 @@ class GroupCommit:
             if error is not None:
                 self._give_up(group)
             self._untold.append((group, error))
-        self._start()  # before the answers are sent: the disk works while we talk
+        self._start()  # before the answers are sent: the disk works meanwhile
         if not self._tells_on:
             self._tell_some()
 
@@ -242,9 +242,9 @@ class GroupCommit:
             waiter.stored(task_id(node_id, number, offset))
 
     def _give_up(self, group: Group) -> None:
-        """A commit failed."""
+        """Ends a group whose commit failed."""
         if self._open is not None and self._open.batch is group.batch:
-            # Whoever gathered meanwhile for the same file is refused with the others.
+            # Requests that gathered meanwhile for the same file are refused with the others.
             group.waiters += self._open.waiters
             self._open = None
         group.batch.void.update(group.offsets)
@@ -265,7 +265,7 @@ class GroupCommit:
 
     def _spare_made(self, problem: BaseException | None) -> None:
         self._busy = False
-        del problem  # without a spare the next batch is made when it is needed, and whoever waits then hears the reason
+        del problem  # without a spare the next batch is made when it is needed, and its waiters hear the reason
         if self._ready or (self._open is not None and self._open.waiters):
             self._start()
 
@@ -276,7 +276,7 @@ class GroupCommit:
         for group in groups:
             try:
                 self._write(group)
-            except Exception as error:  # noqa: BLE001  # whatever it is: who waits must hear of it
+            except Exception as error:  # noqa: BLE001  # whatever it is: the waiters must hear of it
                 self._disown(group)
                 errors.append(error)
                 continue
@@ -297,12 +297,12 @@ class GroupCommit:
             if self._sync:
                 self._disk.sync(batch.descriptor)
         if data and not self._disk.leads_to(self._layout.batch(batch.number), batch.descriptor):
-            raise OSError(errno.ENOENT, "somebody removed the file under the running node")
+            raise OSError(errno.ENOENT, "the file was removed under the running node")
         if group.closes:
             self._close(batch)
 
     def _begin(self, batch: Batch, data: bytes) -> None:
-        """The first records of a batch: a blank file gets its header, them and its name."""
+        """Writes the first records of a batch: gives a blank file its header, the records and its name."""
         blank, self._blank = self._blank, None
         if blank is None or not self._disk.leads_to(blank.path, blank.descriptor):
             if blank is not None:
@@ -316,7 +316,7 @@ class GroupCommit:
                 self._disk.sync(blank.descriptor)
             try:
                 self._disk.rename(blank.path, path)
-            except FileNotFoundError:  # somebody removed incoming/
+            except FileNotFoundError:  # incoming/ was removed
                 make_places(self._disk, self._layout)
                 self._disk.rename(blank.path, path)
             if self._sync:
@@ -327,9 +327,9 @@ class GroupCommit:
             raise
 
     def _disown(self, group: Group) -> None:
-        """Marks the records of a failed group void, as well as a failing disk lets us, and gives up the file.
+        """Marks the records of a failed group void, as far as a failing disk allows, and gives up the file.
 
-        Not finished: a finished record that came over a link proves that its number is taken.
+        It does not mark them finished: a finished record that came over a link proves that its number is taken.
         """
         batch = group.batch
         if batch.descriptor < 0:
@@ -365,7 +365,7 @@ class GroupCommit:
         return Blank(path, descriptor)
 
     def close(self) -> None:
-        """Ends the group commit, when it is idle; in the disk thread."""
+        """Ends the group commit if it is idle; in the disk thread."""
         blank, self._blank = self._blank, None
         if blank is not None:
             self._disk.close(blank.descriptor)

@@ -1,7 +1,7 @@
-"""One spool directory belongs to one node: locks on the directory itself and on a file in it, and what is done when somebody
-removes files, or the directory, under the running node.
+"""One spool directory belongs to one node: it locks the directory itself and a file in it, and repairs the directory if files
+in it, or all of it, are removed under the running node.
 
-The lock on the directory cannot be removed; the one on the file tells who holds it, and keeps earlier versions out.
+The lock on the directory cannot be removed; the one on the file tells which process holds it, and keeps earlier versions out.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from spoolnode.node.spool.store import Store
 
 
 class Hold:
-    """A spool directory in the hands of this process."""
+    """A spool directory that this process holds."""
 
     def __init__(self, layout: Layout, directory: int) -> None:
         self._layout = layout
@@ -26,24 +26,25 @@ class Hold:
         self._lock = -1
 
     def take(self) -> None:
-        """Raises BadConfig when another process has it, OSError when it cannot be used."""
+        """Takes the locks. Raises BadConfig if another process has them, OSError if the directory cannot be used."""
         try:
             fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise self._taken() from None
         except OSError:
-            pass  # a file system without locks on directories: the file's has to do
+            pass  # a file system without locks on directories: that of the file must do
         self._take_file()
 
     def mend(self, store: Store, own: dict[str, bytes]) -> list[str]:
-        """Makes anew what is missing of directories, lock, and the small files `own`, by path with what they hold; which of them.
+        """Makes missing directories, the lock and the small files `own` (contents by path) again. Returns the names of those it
+        made.
 
         Raises:
-            OSError: the directory itself is gone, or another one lies in its place.
+            OSError: the directory itself is gone, or another one is in its place.
         """
         named, held = os.stat(self._layout.root), os.fstat(self._directory)
         if (named.st_ino, named.st_dev) != (held.st_ino, held.st_dev):
-            raise OSError(errno.ENOENT, "it was moved away, and another one lies in its place")
+            raise OSError(errno.ENOENT, "it was moved away, and another one is in its place")
         missing = make_places(store.disk, self._layout)
         if not self._has_file():
             self._take_file()
@@ -55,7 +56,7 @@ class Hold:
         return missing
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Releases the locks."""
         for descriptor in (self._lock, self._directory):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -68,7 +69,7 @@ class Hold:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise self._taken() from None
-        with contextlib.suppress(OSError):  # a full disk: then nobody can say who holds it
+        with contextlib.suppress(OSError):  # a full disk: then the holder stays unknown
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -89,7 +90,7 @@ class Hold:
 
 
 def _open_lock(path: str) -> int:
-    """The lock file. A link, or whatever else lies there, is put aside; what a link leads to is not touched."""
+    """The lock file. A link, or anything else in its place, is put aside; the target of a link is not touched."""
     flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         found = os.lstat(path)
@@ -102,7 +103,7 @@ def _open_lock(path: str) -> int:
 
 @contextlib.contextmanager
 def lock_spool(layout: Layout) -> Iterator[Hold]:
-    """Holds the spool directory for this process; the kernel lets go of it when we die.
+    """Holds the spool directory for this process; the kernel releases it when the process dies.
 
     Raises:
         BadConfig: another node runs on it, or it cannot be made.

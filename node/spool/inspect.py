@@ -1,4 +1,4 @@
-"""Looking at a spool directory: what lies where, one task's contents. Reads only; works with and without a running node."""
+"""Looks at a spool directory: where tasks are, and one task's contents. Only reads; works with and without a running node."""
 
 import heapq
 import math
@@ -22,9 +22,9 @@ from spoolnode.protocol.spoolfile import WAITING
 
 WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
 SORTED_AT_ONCE = 10_000
-"""Tasks that are put in order without a pause for other threads: about ten milliseconds."""
+"""Tasks that are sorted without a pause for other threads: about ten milliseconds."""
 UNREAD = -1
-"""In place of the attempts of a file that was listed and not opened: of fifty thousand, people look at a hundred."""
+"""In place of the attempts of a file that was listed but not opened: of fifty thousand, people look at a hundred."""
 
 
 class Info(NamedTuple):
@@ -34,37 +34,37 @@ class Info(NamedTuple):
     state: str
     priority: int | None
     due: float | None
-    """Seconds since 1970; None is at once."""
+    """Seconds since 1970; None means at once."""
     attempts: int
-    """How often it was tried; of a task in the outbox: 1 when it may have been sent. `UNREAD` until `soonest` has chosen it."""
+    """The number of attempts; in the outbox, 1 if it may have been sent. `UNREAD` until `soonest` has chosen it."""
     accepted: float | None
-    """Seconds since 1970; None when it is not known: the file is from elsewhere, and its mtime says when it is due."""
+    """Seconds since 1970; None if unknown: the file is from elsewhere, and its mtime says when it is due."""
     changed: float
-    """Seconds since 1970; the mtime of a spool file: when it is due, and when a dead one was given up."""
+    """The mtime of a spool file, in seconds since 1970: when it is due, or when a dead task was given up."""
     size: int
     """Bytes: header, variables and body."""
     where: str
     """Path below the spool; a record of a batch as path:offset."""
     destination: str | None = None
-    """What a task in the outbox waits for..."""
+    """The destination that a task in the outbox waits for..."""
     sequence_number: int | None = None
-    """...and the number that it has on the link there."""
+    """...and its sequence number on the link there."""
 
 
 def waiting_tasks(reader: Reader, now: float) -> Iterator[Info]:
-    """Every task that waits for this node's workers (or is being run), in no order."""
+    """Every task that waits for this node's workers or is running, in no order."""
     for file in spool_files(reader):
         yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size)
     yield from batch_tasks(reader, now)
 
 
 def batch_tasks(reader: Reader, now: float) -> Iterator[Info]:
-    """Those of them that lie in batches."""
+    """The tasks of `waiting_tasks` that are in batches."""
     return (info for info in _all_batches(reader, now) if info.state != OUTBOX)
 
 
 def dead_tasks(reader: Reader, now: float, first: int = 0) -> Iterator[Info]:
-    """Every task that was given up; with `first` only so many, those that were given up first: the rest costs half as much."""
+    """Every task that was given up. With `first`, only the first so many to be given up, without a look at the others."""
     entries = _entries(reader, "dead")
     chosen = heapq.nsmallest(first, entries, key=lambda entry: entry.mtime) if first else entries
     return (_info_of(reader, f"dead/{entry.name}", DEAD, now, entry.mtime, entry.size) for entry in chosen)
@@ -79,7 +79,7 @@ def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
 
 
 def soonest(reader: Reader, tasks: Iterator[Info], limit: int) -> list[Info]:
-    """The first `limit` in the order in which they run, those that can be read; 0 is all of them."""
+    """The first `limit` readable tasks in the order in which they run; 0 is all of them."""
 
     def order(info: Info) -> tuple[bool, int, float]:
         rank = LAST if info.priority is None else info.priority
@@ -90,7 +90,7 @@ def soonest(reader: Reader, tasks: Iterator[Info], limit: int) -> list[Info]:
 
 
 def _sorted(tasks: Iterator[Info], order: Callable[[Info], Any]) -> Iterator[Info]:
-    """All of them, in order. A few at a time: one long sort would keep the interpreter, and the event loop, for seconds."""
+    """All tasks, in order. It sorts a few at a time: one long sort would block the event loop for seconds."""
     pieces = []
     while piece := sorted(islice(tasks, SORTED_AT_ONCE), key=order):
         pieces.append(piece)
@@ -98,14 +98,14 @@ def _sorted(tasks: Iterator[Info], order: Callable[[Info], Any]) -> Iterator[Inf
 
 
 def count_files(reader: Reader, directory: str) -> int:
-    """How many spool files lie in a directory below the spool."""
+    """The number of spool files in a directory below the spool."""
     return sum(1 for _ in _entries(reader, directory))
 
 
 def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
-    """The task of that id, wherever it is; None when it is nowhere. `identity` is validated by the caller.
+    """The task with that id, wherever it is; None if it is nowhere. The caller validates `identity`.
 
-    Without `now` it is not told whether it is due.
+    Without `now` the result does not say whether it is due.
     """
     prefix = f"{reader.node_id}_"
     number, _, offset = identity[len(prefix) :].partition("_")
@@ -114,7 +114,7 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
             if info.id == identity:
                 return info, reader.record(int(number), int(offset))
     name = names.file_name(identity)
-    for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are here, and need no search
+    for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are found here without a search
         place_info = _file_info(reader, ref, state, now)
         if place_info is not None:
             return place_info, Location(reader.layout.path(ref))
@@ -127,7 +127,7 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
 
 
 def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
-    """The task that came over a link and that its first node called so; None when it is not here. Looks into every task."""
+    """The task that came over a link with that id from its first node; None if it is not here. Looks into every task."""
     wanted = identity.encode()
     files = chain(
         (_file_info(reader, file.ref, WAITING_STATE, now) for file in spool_files(reader)),
@@ -140,19 +140,19 @@ def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info,
             block = reader.block_at(place)
             if wanted in block and dict(decode_variables(block)).get(names.ID) == wanted:
                 return info, place
-        except (OSError, BadPacket):  # it went away, or cannot be read
+        except (OSError, BadPacket):  # it has gone, or cannot be read
             continue
     return None
 
 
 def place_of(reader: Reader, info: Info) -> Location:
-    """Where a task lies. Raises OSError."""
+    """The location of a task. Raises OSError."""
     place, ref = place_at(info.where)
     return place.whole(reader, ref)
 
 
 def contents(reader: Reader, place: Location) -> dict[str, Any]:
-    """What a task carries, fit for JSON: variables, typed values, the size and the beginning of the body.
+    """The contents of a task, fit for JSON: variables, typed values, the size and the beginning of the body.
 
     Raises:
         BadPacket: it cannot be read.
@@ -172,7 +172,7 @@ def contents(reader: Reader, place: Location) -> dict[str, Any]:
 
 def _jsonable(value: Any, depth: int = 0) -> Any:
     if depth > values.MAX_DEPTH:
-        return "..."  # the admission takes none that is deeper; a file from elsewhere may be
+        return "..."  # the admission takes none that is deeper, but a file from elsewhere may be
     if isinstance(value, dict):
         return {str(key): _jsonable(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
@@ -186,7 +186,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
 
 
 def read_file(reader: Reader, place: Location) -> spoolfile.SpoolFile:
-    """The task at a place. Raises `BadPacket` when it cannot be read, FileNotFoundError when it is gone."""
+    """The task at a place. Raises `BadPacket` if it cannot be read, FileNotFoundError if it is gone."""
     descriptor = reader.disk.open(place.path)
     try:
         length = place.length if place.length >= 0 else reader.disk.size(descriptor)
@@ -224,12 +224,12 @@ def _file_info(reader: Reader, ref: str, state: str, now: float) -> Info | None:
     try:
         found = reader.disk.stat(reader.layout.path(ref))
     except OSError:
-        return None  # it went away
+        return None  # it has gone
     return _with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size))
 
 
 def _with_attempts(reader: Reader, info: Info) -> Info | None:
-    """The same, read; None when it went away, or is not ours to read: then it is not ours to run either."""
+    """The same, with its attempts; None if it has gone, or we may not read it: then we cannot run it either."""
     if info.attempts != UNREAD:
         return info
     try:
@@ -239,7 +239,7 @@ def _with_attempts(reader: Reader, info: Info) -> Info | None:
 
 
 def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, size: int) -> Info:
-    """What can be said of a spool file that was listed."""
+    """The facts about a spool file from its listing."""
     due = mtime if state == WAITING_STATE and now and mtime > now else None
     directory, slash, _ = ref.partition("/")
     priority = int(directory) if slash and directory.isdecimal() else None
@@ -254,7 +254,7 @@ def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, siz
 
 
 def _accepted(reader: Reader, identity: str) -> float | None:
-    """When this node accepted the task of that id: the number of its first batch is that time in microseconds."""
+    """When this node accepted the task with that id: the number of its first batch is that time in microseconds."""
     node_id, _, rest = identity.partition("_")
     number, _, offset = rest.partition("_")
     is_ours = node_id == reader.node_id and number.isdecimal() and offset.isdecimal() and len(number) < 18
@@ -269,7 +269,7 @@ def _all_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterato
 
 
 def _batch_tasks(reader: Reader, number: int, now: float, containing: bytes = b"") -> Iterator[Info]:
-    """The tasks of a batch, unless its file has nowhere what it should be `containing`."""
+    """The tasks of a batch, unless its file does not contain the bytes `containing`."""
     try:
         data = reader.contents(reader.layout.batch(number))
     except FileNotFoundError:

@@ -1,10 +1,10 @@
 """The journal: the batches of incoming/ with the numbers they prove, and the disk threads that all moves go through.
 
-Under the spool (what waits here) and the outbox (what waits for others): both have tasks in the same batches. A batch whose
-tasks have ended is removed; one with few left is *settled*: they get files of their own. What ended is made safe against a
-power cut within a second. Those who have queues register as a `Tenant` and are asked and told.
+It lies under the spool (tasks that wait here) and the outbox (tasks that wait for others), which have tasks in the same
+batches. A batch whose tasks have ended is removed; one with few left is *settled*: they get files of their own. The ends of
+tasks are made safe against a power cut within a second. The owners of queues register as a `Tenant`, and are asked and told.
 
-Which thread may touch what, and why that is safe, stands in ARCHITECTURE.md, "Threads".
+ARCHITECTURE.md, "Threads", says which thread may touch what, and why that is safe.
 """
 
 import asyncio
@@ -26,34 +26,34 @@ from spoolnode.node.spool.tasks import Batch, Counts, Source
 from spoolnode.protocol.names import task_id
 
 SETTLE_AT_MOST = 64
-"""Unfinished tasks that a closed batch may have left to be settled: the cost of a settlement is bounded by it."""
+"""Most unfinished tasks that a closed batch may have when it is settled: this bounds the cost of settling."""
 SETTLE_AFTER = 1.0
-"""Seconds that a batch stays closed before it is settled: most of its tasks end within that, and need no file."""
+"""Seconds between closing and settling a batch: most of its tasks end in this time, and need no file."""
 DISK_REST_SECONDS = 60.0
-"""Pause after a move that a full or failing disk did not take."""
+"""Seconds of pause after a move that a full or failing disk did not take."""
 
 
 class Tenant(Protocol):
-    """Who queues tasks of batches."""
+    """Has queues with tasks of batches."""
 
     def due(self, batch: Batch) -> dict[int, float]:
-        """When those of its tasks are due that wait for a time."""
+        """The due times of its tasks that wait for a time."""
 
     def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:
-        """These records have files of their own now; some are another tenant's. `due`: as it was before they moved."""
+        """These records have their own files now; some belong to another tenant. `due`: the due times before the move."""
 
     def thawed(self, batch: Batch) -> None:
-        """What could not be taken for a moment can be taken again."""
+        """Its tasks, which could not be taken for a moment, can be taken again."""
 
     def dropped(self, batch: Batch) -> None:
         """All its tasks have ended."""
 
     def syncing(self) -> Callable[[bool], None]:
-        """What ended so far is made safe now; the answer is called with whether that succeeded."""
+        """The ends of tasks so far are made safe now. The returned function is called with whether that succeeded."""
 
 
 class Journal:
-    """What the spool and the outbox of one directory share."""
+    """The part that the spool and the outbox of one directory share."""
 
     def __init__(
         self, disk: Disk, layout: Layout, node_id: str, *, sync: bool, report: Callable[..., None],
@@ -61,8 +61,8 @@ class Journal:
     ) -> None:  # fmt: skip
         """
         Args:
-            report: hears what is worth a line in the log.
-            trace: hears of each task that came and ended well; None when nobody wants to know: a line costs more than a task.
+            report: called for everything that is worth a line in the log. trace: called for each task that comes or ends well;
+            None if no such lines are wanted: a line costs more than a task.
         """
         self.disk = disk
         self.layout = layout
@@ -73,7 +73,7 @@ class Journal:
         self.store = Store(disk, layout, node_id, sync)
         """For the thread `moves` alone."""
         self.marker: Marker = self.store
-        """For the thread `packing` too."""
+        """Also for the thread `packing`."""
         self.reader: Reader = self.store
         """For any thread."""
         self.commits = thread("commit")
@@ -86,19 +86,19 @@ class Journal:
         self.placed: Callable[[], None] = lambda: None
         self._placing = 0
         self._received_safe = 0
-        """The version of it that is on the medium."""
+        """The version of `received` that is on the medium."""
         self._received_written = False
-        """Whether there was ever a file of it."""
+        """Whether its file was ever written."""
         self._last_number = 0
         self._dirty: set[int] = set()
         self._dirty_directories: set[str] = set()
 
     def when_placed(self, call: Callable[[], None]) -> None:
-        """`call` is to be called when no move is under way that gives files their names (see `placing`)."""
+        """`call` is called when no move that gives files their names is under way (see `placing`)."""
         self.placed = call
 
     def adopt(self, found: Found) -> None:
-        """Takes what a start has found: the numbers, and what the process before this one may have left unsynced."""
+        """Takes the findings of a start: the numbers, and the places that the last process may have left unsynced."""
         self._last_number = max(self._last_number, found.last_number)
         self.received = found.received
         self._received_written = not self.reader.is_gone("taken")
@@ -106,13 +106,13 @@ class Journal:
         self.touch_directories(*found.directories)
 
     async def close(self) -> None:
-        """Ends the disk threads, after what they have to do."""
+        """Ends the disk threads, after all their work."""
         await self.packing.close()
         await self.commits.close()
         await self.moves.close()
 
     def number(self) -> int:
-        """A number that no batch of this node ever had: microseconds since 1970, always rising."""
+        """A number that no batch of this node has ever had: microseconds since 1970, always rising."""
         self._last_number = max(self._last_number + 1, int(time.time() * 1_000_000))
         return self._last_number
 
@@ -126,7 +126,7 @@ class Journal:
 
     @contextlib.contextmanager
     def placing(self) -> Iterator[None]:
-        """While a move is under way that gives files their names: until they are known, such names are no news (see `inbox`)."""
+        """Marks the time of a move that names files: meanwhile `inbox` does not take such names for new files."""
         self._placing += 1
         try:
             yield
@@ -146,15 +146,15 @@ class Journal:
         """Returns when the numbers taken from other nodes so far are safe. Raises OSError."""
         version = self.received.version
         if version > self._received_safe:
-            # Not left to a save that is under way: that one may fail, and only its own caller would hear of it.
+            # Not left to a save under way: if that fails, only its own caller hears of it.
             data = self.received.encode()
             await self.moves.run(lambda: self.store.replace(self.layout.taken, data))
             self._note_received(version)
 
     async def save_missing(self) -> bool:
-        """Saves the numbers anew when somebody removed their file; whether somebody did. Raises OSError.
+        """Saves the numbers again if their file was removed. Returns whether it was. Raises OSError.
 
-        A file that was never there is written, too, but nobody has removed it.
+        A file that never existed is written, too, but does not count as removed.
         """
         is_first = not self._received_written
         if not len(self.received) or not await self.moves.run(lambda: self.reader.is_gone("taken")):
@@ -170,22 +170,22 @@ class Journal:
     # -- what ended --
 
     def touch(self, batch: Batch) -> None:
-        """Something in a batch is to be safe within a second."""
+        """Has the marks in a batch synced within a second."""
         self._dirty.add(batch.number)
 
     def touch_directories(self, *directories: str) -> None:
-        """The names in these directories below the spool are to be safe within a second."""
+        """Has the names in these directories below the spool synced within a second."""
         self._dirty_directories.update(map(self.layout.path, directories))
 
     def leave(self, batch: Batch, count: int) -> None:
-        """Tasks of a batch have left it."""
+        """Notes that tasks have left a batch."""
         batch.live -= count
         self._dirty.add(batch.number)
         if not batch.live:
             self.drop_if_finished(batch)
 
     def drop_if_finished(self, batch: Batch) -> None:
-        """Removes a batch in which nothing lives any more."""
+        """Removes a batch without unfinished tasks."""
         if not batch.closed or batch.live or batch.frozen:
             return
         version = self.received.version
@@ -204,7 +204,7 @@ class Journal:
             elif proofs is not None:
                 self._note_received(version)
 
-        # It stays among the dirty ones: until it is gone, its marks alone say that its tasks have ended.
+        # It stays dirty: until it is gone, only its marks say that its tasks have ended.
         self.batches.pop(batch.number, None)
         for tenant in self.tenants:
             tenant.dropped(batch)
@@ -212,7 +212,7 @@ class Journal:
         self.moves.submit(remove, removed)
 
     def reported(self, move: str, source: Source, ref: Ref) -> Callable[[Any, BaseException | None], None]:
-        """For the end of a move: says so when it failed."""
+        """A callback for the end of a move, which reports a failure."""
 
         def done(result: Any, error: BaseException | None) -> None:
             del result
@@ -222,7 +222,7 @@ class Journal:
         return done
 
     async def sync_marks(self) -> None:
-        """Makes what ended safe against a power cut; called once a second."""
+        """Makes the ends of tasks safe against a power cut; called once a second."""
         numbers, self._dirty = self._dirty, set()
         directories, self._dirty_directories = self._dirty_directories, set()
         synced = [tenant.syncing() for tenant in self.tenants]
@@ -233,7 +233,7 @@ class Journal:
             except OSError as error:
                 self.report("sync_failed", reason=str(error))
                 is_safe = False
-            except asyncio.CancelledError:  # a stop: how it ends is heard by nobody
+            except asyncio.CancelledError:  # a stop: nothing waits for the result
                 for tell in synced:
                     tell(False)
                 raise
@@ -256,14 +256,14 @@ class Journal:
                 await self._settle(batch)
 
     async def settle_all(self, goes_on: Callable[[], bool]) -> None:
-        """Gives each waiting task of a closed batch a file of its own, as far as `goes_on` says so and the disk has room.
+        """Gives each waiting task of a closed batch a file of its own, as long as `goes_on` returns true and the disk has room.
 
-        Those too that workers gave back, or that failed, just before: they wait when the moves that judge them are over.
+        This includes tasks that failed or were given back just before: they wait as soon as the moves that judge them are over.
         """
         await self.moves.run(lambda: None)
         for batch in sorted(self.batches.values(), key=lambda batch: batch.number):
             while batch.frozen:
-                await self.moves.run(lambda: None)  # another move of its tasks, which may have left some out
+                await self.moves.run(lambda: None)  # after another move of its tasks, which may have left some out
             if goes_on() and batch.closed and batch.live > len(batch.in_flight):
                 await self._settle(batch)
 
@@ -274,7 +274,7 @@ class Journal:
         try:
             with self.placing():
                 if batch.arrived:
-                    await self.save_received()  # a file does not prove what its record did
+                    await self.save_received()  # a file does not prove the number that its record proved
                 moved = await self.moves.run(lambda: batch.place.settle(self.store, in_flight, void, due, refused))
                 batch.moved.update(moved)
                 batch.void.update(moved)
@@ -283,7 +283,7 @@ class Journal:
                 for tenant in self.tenants:
                     tenant.settled(batch, moved, due)
         except OSError as error:
-            # A batch that somebody removed never settles; its tasks end as gone when their turn comes.
+            # A batch that was removed by hand never settles; its tasks end as gone when their turn comes.
             is_gone = isinstance(error, FileNotFoundError) and error.filename == self.layout.batch(batch.number)
             batch.closed_at = math.inf if is_gone else time.monotonic() + DISK_REST_SECONDS
             self.report("move_failed", move="settle", batch=batch.number, reason=str(error))
@@ -302,13 +302,14 @@ class Journal:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is anything to look after within the next second."""
+        """Whether there is work for the next second."""
         to_sync = self._dirty or self._dirty_directories
         return bool(to_sync) or any(batch.live - len(batch.in_flight) <= SETTLE_AT_MOST for batch in self.batches.values())
 
     def is_finished(self, source: Source, refs: Iterable[Ref]) -> set[Ref]:
-        """Which of these tasks have ended well, as the disk says. Few refs, just written: read on the loop.
+        """The tasks among these that have ended well, from the disk. They are few and just written, so the loop may read them.
 
-        Asked only after the death of a worker, when nothing else can tell. Of what cannot be read now a worker finds out.
+        Used only after the death of a worker, when nothing else can tell. A worker finds out about tasks that cannot be read
+        now.
         """
         return source.place.ended(self.reader, refs)

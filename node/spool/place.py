@@ -1,7 +1,7 @@
-"""Where a task lies on disk, and what is done to it there: as a record in a batch, or in a file of its own.
+"""The place of a task on disk, and what can be done to it there: a record in a batch, or a file of its own.
 
-The one module that knows the difference: both answer to the same calls. They hold no more than a number, so any thread may have
-them; the argument (a `Reader`, a `Marker`, the `Store`) says which thread may make a call. Everything here blocks.
+This is the only module that knows the difference: both have the same methods. A place holds at most a number, so any thread may
+have one; the argument (a `Reader`, a `Marker`, the `Store`) says which thread may make a call. Everything here blocks.
 
 A move is: a whole new file, safe under its name; only then is the old place marked or removed (see `store`).
 """
@@ -26,92 +26,92 @@ from spoolnode.protocol.packet import HEADER, MAX_BLOCK, encode_variables
 from spoolnode.protocol.spoolfile import FINISHED, VOID, WAITING
 
 MAX_REASON = 4096
-"""Bytes of a reason kept with a dead task..."""
+"""Bytes of a reason that are kept with a dead task..."""
 SHORT_REASON = 560
-"""...and when its variables leave little room: a link needs more, so for what was to go over one there is always so much."""
+"""...and if its variables leave little room. A link needs more room, so a task for a link always has this much."""
 
 Line = tuple[str, dict[str, Any]]
-"""What is worth a line of the log."""
+"""An event for the log: its name and its fields."""
 
 
 class Place(ABC):
-    """Where the tasks of one source lie; each is named by its ref."""
+    """The place where the tasks of one source lie; a ref names each."""
 
     keeps_times: ClassVar[bool]
-    """The disk says when a task that waits is due; else memory alone does."""
+    """Whether the disk says when a waiting task is due; if not, only memory does."""
 
     @abstractmethod
     def id_of(self, ref: Ref, node_id: str) -> str:
-        """The id of a task, on the node of that id."""
+        """The id of a task on the node with the id `node_id`."""
 
     @abstractmethod
     def where(self, ref: Ref) -> str:
-        """Where a task is, for people: the path of its file below the spool, with its offset if it is a record."""
+        """The place of a task, for people: the path of its file below the spool, and the offset of a record."""
 
     @abstractmethod
     def header(self, layout: Layout, ref: Ref) -> Location:
-        """Where the header of a task is."""
+        """The location of a task's header."""
 
     # -- for any thread --
 
     @abstractmethod
     def whole(self, reader: Reader, ref: Ref) -> Location:
-        """Where all bytes of a task are. Raises FileNotFoundError when it is gone."""
+        """The location of all bytes of a task. Raises FileNotFoundError if it is gone."""
 
     @abstractmethod
     def ended(self, reader: Reader, refs: Iterable[Ref]) -> set[Ref]:
-        """Which of these tasks have ended well; of those that cannot be read none."""
+        """The tasks among these that have ended well. One that cannot be read is not among them."""
 
     def progress(self, reader: Reader, ref: Ref) -> Progress:
-        """State and attempts of a task. Raises FileNotFoundError when it is gone."""
+        """State and attempts of a task. Raises FileNotFoundError if it is gone."""
         return reader.progress(self.header(reader.layout, ref))
 
     # -- for the thread that holds the task --
 
     @abstractmethod
     def set_attempts(self, marker: Marker, ref: Ref, attempts: int) -> None:
-        """Writes how often a task was tried."""
+        """Writes the number of attempts."""
 
     # -- for the store thread --
 
     @abstractmethod
     def put_off(self, store: Store, ref: Ref, due: float) -> float:
-        """A task waits until it is due; when that is, as the disk has noted it."""
+        """Has a task wait until it is due. Returns the due time as the disk has noted it."""
 
     @abstractmethod
     def take_over(self, store: Store, ref: Ref) -> None:
-        """Makes ours what we may read and not mark. Raises OSError when that cannot be."""
+        """Makes a task ours that we may read but not mark. Raises OSError if that is impossible."""
 
     @abstractmethod
     def keep_unreadable(self, store: Store, ref: Ref) -> str:
-        """Keeps in corrupt/ what can never be read; under which name. Raises OSError."""
+        """Keeps a task that can never be read in corrupt/. Returns its name there. Raises OSError."""
 
     @abstractmethod
     def quarantine(self, store: Store, ref: Ref, reason: str) -> list[Line]:
-        """The same; the lines about it."""
+        """The same. Returns the events for the log."""
 
     @abstractmethod
     def remove(self, store: Store, ref: Ref) -> bool:
-        """Removes one task by hand; False when none waits there: `ref` may be anything."""
+        """Removes one task by hand. Returns False if none waits there: `ref` may be anything."""
 
     @abstractmethod
     def leave(self, store: Store, refs: Iterable[Ref]) -> None:
-        """Tasks that are with a link leave the disk: the other node has them."""
+        """Removes tasks of a link from the disk: the other node has them."""
 
     @abstractmethod
     def hand_over(self, store: Store, targets: dict[Ref, str]) -> dict[Ref, str]:
-        """Moves tasks to other places; the new refs of those that moved.
+        """Moves tasks to other places. Returns the new refs of those that moved.
 
-        A task is in its new place for good, and gone from the old one for good, when this returns: so that a link may send
-        it and forget it. When the disk fails half way, what has moved by then has moved; OSError only when nothing has.
+        When this returns, a task is in its new place for good and gone from the old one for good, so a link may send it and
+        forget it. If the disk fails half way, the tasks that have moved by then stay moved. Raises OSError only if none has.
         """
 
     @abstractmethod
     def sync(self, store: Store, ref: Ref) -> None:
-        """Makes it safe that a task has ended there."""
+        """Makes the end of a task there safe."""
 
     def bury(self, store: Store, ref: Ref, reason: str, attempts: int) -> None:
-        """Moves a task to dead/, with the reason. When that fails it stays where it is, and is not in dead/."""
+        """Moves a task to dead/, with the reason. If that fails, it stays where it is, and is not in dead/."""
         problems = self.bury_together(store, [ref], reason, attempts)
         if problems:
             raise problems[ref]
@@ -119,9 +119,10 @@ class Place(ABC):
     def bury_together(
         self, store: Store, refs: Iterable[Ref], reason: str, attempts: int
     ) -> dict[Ref, OSError | BadPacket]:  # fmt: skip
-        """Moves tasks to dead/, all with one reason; why those stay where they are that do, and then are not in dead/.
+        """Moves tasks to dead/, all with one reason. Returns the errors of those that stay where they are; they are not in
+        dead/.
 
-        Their new names are made safe together: that takes half the time.
+        Their new names are made safe together, in half the time.
         """
         targets: dict[Ref, str] = {}
         problems: dict[Ref, OSError | BadPacket] = {}
@@ -138,15 +139,15 @@ class Place(ABC):
             try:
                 self._end(store, ref)
             except FileNotFoundError:
-                continue  # somebody removed it meanwhile
+                continue  # it was removed meanwhile
             except OSError as error:
                 discard(store.disk, store.layout.path(target))
                 problems[ref] = error
-        # The removal, or the mark, is made safe with the others of this second.
+        # The removal, or the mark, is made safe with all others of this second.
         return problems
 
     def _copy_to_dead(self, store: Store, ref: Ref, reason: str, attempts: int) -> str:
-        """The ref of the copy."""
+        """Copies a task to dead/. Returns the ref of the copy."""
         target = self._dead_ref(store, f"dead/{names.file_name(self.id_of(ref, store.node_id))}")
         place = self.whole(store, ref)
         for most in (MAX_REASON, SHORT_REASON):
@@ -160,11 +161,11 @@ class Place(ABC):
 
     @abstractmethod
     def _dead_ref(self, store: Store, ref: str) -> str:
-        """Where in dead/ it may go that is called so."""
+        """A free ref in dead/ for a task of this name."""
 
     @abstractmethod
     def _end(self, store: Store, ref: Ref) -> None:
-        """A task leaves this place: it has another one."""
+        """Removes a task from this place: it has another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +201,10 @@ class InBatch(Place):
         return due
 
     def take_over(self, store: Store, ref: Ref) -> None:
-        raise PermissionError(f"the record {ref} of a batch, {store.layout.batch(self.number)}, has always been ours")
+        raise PermissionError(f"the record {ref} of the batch {store.layout.batch(self.number)} is ours already")
 
     def keep_unreadable(self, store: Store, ref: Ref) -> str:  # noqa: ARG002  # all of it is kept
-        """A copy of its batch, which was cut short; all other tasks in it go on."""
+        """Keeps a copy of its batch, which was cut short; all other tasks in it go on."""
         data = store.contents(store.layout.batch(self.number))
         return store.keep_damage(self.number, len(data), data)
 
@@ -236,13 +237,13 @@ class InBatch(Place):
         """Gives each waiting task a spool file of its own, except those in flight with a worker.
 
         Args:
-            void: records that are no tasks, though they may look like some.
-            due: when those are due that are not ready now, by offset.
-            refused: those of `void` that never were tasks.
+            void: records that are not tasks, but may look like tasks.
+            due: the due times of those that are not ready now, by offset.
+            refused: those of `void` that were never tasks.
 
         Returns:
-            The ref of the new file for each offset; their records are marked finished. When the disk fails half way, what
-            has moved by then has moved; OSError only when nothing has.
+            The ref of the new file for each offset; their records are marked finished. If the disk fails half way, the tasks
+            that have moved by then stay moved. Raises OSError only if none has.
         """
         moved: dict[int, str] = {}
         problem = None
@@ -250,7 +251,7 @@ class InBatch(Place):
             if record.state != WAITING or record.offset in in_flight or record.offset in void:
                 continue
             try:
-                # What is not due later is ready, whatever the record says (`retry`), also when the clock was set back.
+                # A task that is not due later is ready, whatever the record says (`retry`), even after the clock was set back.
                 ready = min(record.accepted, time.time())
                 place = self._location(store, record)
                 ref = self._settled_ref(store, record, place)
@@ -264,7 +265,7 @@ class InBatch(Place):
             try:
                 store.mark(self.number, [offset])
             except OSError as error:
-                # Its file must not run: when that has ended and is gone, the record would be found waiting.
+                # Its file must not run: after that has ended and gone, the record would still wait.
                 problem = error
                 discard(store.disk, store.layout.path(ref))
                 del moved[offset]
@@ -297,7 +298,7 @@ class InBatch(Place):
             if store.sync and moved:
                 store.sync_batch(self.number)
         except OSError:
-            # Back to where they were. Where even that fails the new files are the tasks, and the old records look finished.
+            # Back to where they were. If even that fails, the new files are the tasks, and the old records look finished.
             store.mark(self.number, [int(offset) for offset in moved], WAITING)
             for target in moved.values():
                 discard(store.disk, store.layout.path(target))
@@ -326,7 +327,7 @@ class InBatch(Place):
 
 @dataclass(frozen=True, slots=True)
 class InFiles(Place):
-    """A spool file; its ref is its path below the spool. Its time says since when it waits, or until when."""
+    """A spool file; its ref is its path below the spool. Its time says since when or until when it waits."""
 
     keeps_times: ClassVar = True
 
@@ -391,8 +392,8 @@ class InFiles(Place):
             ref = str(place)
             path = store.layout.path(ref)
             try:
-                # Before it is there: a file whose time is past may run at once. An attempt at sending is none at running.
-                # What somebody has put into outbox/ has no number yet, and waits from now on.
+                # Before it is there: a file whose time is past may run at once. An attempt to send is not an attempt to run.
+                # A file that was put into outbox/ by hand has no number yet, and waits from now on.
                 accepted = time.time() if is_outbound(ref) and not number_of(ref) else store.disk.stat(path).mtime
                 store.disk.set_mtime(path, _mtime_at(store, Location(path), target, accepted))
                 self.set_attempts(store, ref, 0)
@@ -411,7 +412,7 @@ class InFiles(Place):
         except OSError as error:
             problem = error
             for place, target in list(moved.items()):
-                with contextlib.suppress(OSError):  # then it is in its new place, and the caller hears so
+                with contextlib.suppress(OSError):  # then it stays in its new place, and the caller hears so
                     store.disk.rename(store.layout.path(target), store.layout.path(str(place)))
                     del moved[place]
         if problem is not None and not moved:
@@ -429,7 +430,7 @@ IN_FILES = InFiles()
 
 
 def place_at(where: str) -> tuple[Place, Ref]:
-    """The place and the ref of a task that is where `Place.where` says."""
+    """The place and the ref of a task, from the text of `Place.where`."""
     path, _, offset = where.rpartition(":")
     if is_incoming(path):
         return InBatch(batch_number(os.path.basename(path)) or 0), int(offset)

@@ -1,7 +1,7 @@
-"""What waits, in which order: the ready tasks by priority and time of acceptance, the others by the time they are due.
+"""The order of waiting tasks: ready ones by priority and time of acceptance, the others by their due time.
 
-Pure data structures. A task is a *ref* (a number or a name) in a *source* (a batch, or the directory). A backlog of a
-million tasks in batches costs four bytes a task here: refs of one batch lie together in an array, called a run.
+Pure data structures. A task is a *ref* (a number or a name) in a *source* (a batch, or the directory). A backlog of a million
+tasks in batches costs four bytes a task: refs of one batch lie together in an array, called a run.
 """
 
 import heapq
@@ -17,13 +17,13 @@ from typing import Any
 from spoolnode.protocol.names import LAST
 
 COMPACT_AFTER = 1024
-"""Refs that a run may have given away before their memory is taken back..."""
+"""Refs that a run may have given away before their memory is freed..."""
 COMPACT_AT_MOST = 1 << 16
-"""...and that many at the most, also of a long run: to free a million names in one go takes 20 ms."""
+"""...and at most this many, even in a long run: freeing a million names at once takes 20 ms."""
 TIDY_AFTER = 1024
-"""Dead entries that are no burden, however few live."""
+"""Dead entries that do not matter, however few live."""
 TIDY_AT_ONCE = 8
-"""Entries of a heap that is left that are looked at with each call: more than a call can leave dead."""
+"""Entries of an old heap that each call looks at: more than a call can leave dead."""
 
 Ref = int | str
 """The offset of a record in its batch, or the path of a spool file below the spool."""
@@ -31,7 +31,7 @@ Ref = int | str
 
 @dataclass(eq=False, slots=True)
 class Run:
-    """Refs of one source and one rank, oldest first. `start` is how many of them are gone."""
+    """Refs of one source and one rank, oldest first. The first `start` of them are taken already."""
 
     source: Any
     refs: MutableSequence[Any]
@@ -41,7 +41,7 @@ class Run:
         return len(self.refs) - self.start
 
     def index(self, ref: Ref) -> int:
-        """Where a ref is in `refs`; -1 when it is not here."""
+        """The index of a ref in `refs`; -1 if it is not here."""
         try:
             return self.refs.index(ref, self.start)
         except ValueError:
@@ -62,14 +62,14 @@ class ReadyQueue:
     """The tasks that may run now."""
 
     age: Callable[[Any, Ref], float] = lambda _source, _ref: 0.0
-    """When a task was accepted, for `oldest`."""
+    """Tells when a task was accepted, for `oldest`."""
     size: int = 0
     _ranks: list[int] = field(default_factory=list)
     _lanes: dict[int, deque[Run]] = field(default_factory=dict)
     _bounds: dict[int, float] = field(default_factory=dict)
-    """Of each rank: no task at its head was accepted before this."""
+    """A bound for each rank: the task at its head was not accepted before this."""
     _oldest: list[tuple[float, int]] = field(default_factory=list)
-    """A heap of these bounds and ranks; a pair that is not in `_bounds` any more counts for nothing."""
+    """A heap of these bounds and ranks; a pair that is no longer in `_bounds` does not count."""
 
     def add(self, source: Any, refs: Iterable[Ref], rank: int = LAST) -> None:
         """Adds tasks behind all others of their rank."""
@@ -94,9 +94,9 @@ class ReadyQueue:
             self.size += len(items)
 
     def take(self, count: int) -> tuple[Any, MutableSequence[Any], int] | None:
-        """Removes up to `count` tasks of one source that are to run next, as (source, refs, rank); None when none may.
+        """Removes up to `count` tasks of one source that run next, as (source, refs, rank); None if there are none.
 
-        Sources with a true `frozen` are passed over: their tasks are being moved.
+        Sources with a true `frozen` are skipped: their tasks are being moved.
         """
         for rank in self._ranks:
             for run in self._lanes[rank]:
@@ -110,7 +110,7 @@ class ReadyQueue:
         return None
 
     def take_old(self, is_old: Callable[[Any, Ref], bool], count: int) -> list[tuple[Any, Ref]]:
-        """Removes up to `count` tasks, of each rank those before the first that is not old."""
+        """Removes up to `count` old tasks: in each rank, those before the first that is not old."""
         taken: list[tuple[Any, Ref]] = []
         for rank in [*self._ranks]:
             lane = self._lanes[rank]
@@ -125,7 +125,7 @@ class ReadyQueue:
         return taken
 
     def remove(self, source: Any, ref: Ref) -> int | None:
-        """Removes one task; its rank, or None when it is not here. Takes time in proportion to what waits here."""
+        """Removes one task. Returns its rank, or None if it is not here. Takes time in proportion to what waits here."""
         for rank in self._ranks:
             for run in self._lanes[rank]:
                 if run.source is source and (index := run.index(ref)) >= 0:
@@ -137,7 +137,7 @@ class ReadyQueue:
         return None
 
     def has(self, source: Any, ref: Ref) -> bool:
-        """Whether one task is here. Takes time in proportion to what waits here."""
+        """Whether one task is here. Takes time in proportion to the tasks here."""
         runs = (run for lane in self._lanes.values() for run in lane if run.source is source)
         return any(run.index(ref) >= 0 for run in runs)
 
@@ -147,9 +147,9 @@ class ReadyQueue:
         return [(run.source, ref) for run in runs for ref in run.refs[run.start :]]
 
     def oldest(self) -> float | None:
-        """When the oldest of the tasks at the heads of the ranks was accepted; None when none is here.
+        """When the oldest of the tasks at the heads of the ranks was accepted; None if there are none.
 
-        However many ranks there are: only those are looked at whose head may be the oldest and has changed.
+        Fast with any number of ranks: it looks only at those whose head may be the oldest and has changed.
         """
         looked_at = set()
         while self._oldest:
@@ -161,7 +161,7 @@ class ReadyQueue:
                     self._bounds.pop(rank, None)
                 continue
             if rank in looked_at:
-                return bound  # of a file that is gone nobody knows when it came, and is told the time
+                return bound  # the age of a file that is gone is unknown; `age` then returns the present time
             looked_at.add(rank)
             accepted = self.age(lane[0].source, lane[0].refs[lane[0].start])
             if accepted <= bound:
@@ -190,20 +190,20 @@ class ReadyQueue:
 
 
 DueTask = tuple[float, int, Any, Ref, int, bool]
-"""A task that is due later: when, a count that keeps the order of equal times, source, ref, rank, whether it pauses."""
+"""A task that is due later: its time, a count that keeps the order of equal times, source, ref, rank, whether it pauses."""
 
 
 @dataclass(slots=True)
 class Later:
-    """The tasks that are due at a time to come, soonest first.
+    """The tasks that are due later, soonest first.
 
-    However much waits here, a call takes time in proportion to the tasks that it is about. What is removed stays in the heap,
-    dead, until it comes up; when more than half of a heap is dead, the living move to a new one, a few with each call.
+    With any number of tasks, a call takes time in proportion to the tasks that it is about. A removed entry stays in the heap,
+    dead, until it comes up. When more than half of a heap is dead, the living entries move to a new one, a few with each call.
     """
 
     _heap: list[DueTask] = field(default_factory=list)
     _old: list[DueTask] = field(default_factory=list)
-    """A heap that is being left."""
+    """The old heap, whose entries move to the new one."""
     _held: dict[Any, dict[Ref, DueTask]] = field(default_factory=dict)
     """The living entries, by source and ref."""
     _size: int = 0
@@ -216,7 +216,7 @@ class Later:
         """Adds a task that is due at `due` (seconds since 1970), or gives it another time.
 
         Args:
-            pauses: it waits for a while, and not for that time of the clock.
+            pauses: it waits for a length of time, not for that time of the clock.
         """
         self._count += 1
         entry = (due, self._count, source, ref, rank, pauses)
@@ -227,12 +227,12 @@ class Later:
         self._tidy()
 
     def next_due(self) -> float | None:
-        """When the soonest is due."""
+        """When the next task is due; None without tasks."""
         heap = self._soonest()
         return heap[0][0] if heap else None
 
     def pop_due(self, now: float, limit: int) -> list[tuple[float, Any, Ref, int]]:
-        """Removes up to `limit` that are due, as (due, source, ref, rank), soonest first."""
+        """Removes up to `limit` due tasks, as (due, source, ref, rank), soonest first."""
         due: list[tuple[float, Any, Ref, int]] = []
         while len(due) < limit and (heap := self._soonest()) and heap[0][0] <= now:
             when, _, source, ref, rank, _ = heapq.heappop(heap)
@@ -241,9 +241,9 @@ class Later:
         return due
 
     def take(self, count: int) -> list[DueTask]:
-        """Removes up to `count` of one source and one rank, whenever they are due; none when none may.
+        """Removes up to `count` tasks of one source and one rank, whenever they are due.
 
-        Sources with a true `frozen` are passed over: their tasks are being moved.
+        Sources with a true `frozen` are skipped: their tasks are being moved.
         """
         for source, held in self._held.items():
             if not source.frozen:
@@ -255,7 +255,7 @@ class Later:
         return []
 
     def remove(self, source: Any, ref: Ref) -> DueTask | None:
-        """Removes one task; its entry, or None when it is not here."""
+        """Removes one task. Returns its entry, or None if it is not here."""
         entry = self._held.get(source, {}).get(ref)
         if entry is None:
             return None
@@ -272,7 +272,7 @@ class Later:
         return {ref: entry[0] for ref, entry in self._held.get(source, {}).items()}
 
     def pausing(self) -> list[DueTask]:
-        """All that pause. Takes time in proportion to what waits here: for when the clock was set."""
+        """All tasks that pause. Takes time in proportion to the tasks here; for after the clock was set."""
         return [entry for held in self._held.values() for entry in held.values() if entry[5]]
 
     def shift(self, entry: DueTask, step: float) -> None:
@@ -292,7 +292,7 @@ class Later:
         return self._held.get(entry[2], {}).get(entry[3]) is not entry
 
     def _soonest(self) -> list[DueTask]:
-        """The heap whose first entry is the soonest of all that live; an empty one when none lives."""
+        """The heap whose first entry is the soonest of all living ones; an empty heap if none lives."""
         for heap in (self._heap, self._old):
             while heap and self._is_dead(heap[0]):
                 heapq.heappop(heap)
@@ -304,7 +304,7 @@ class Later:
         if not self._old and len(self._heap) > 2 * self._size + TIDY_AFTER:
             self._heap, self._old = [], self._heap
         for _ in range(min(TIDY_AT_ONCE, len(self._old))):
-            entry = self._old.pop()  # a heap without its last entry is still one
+            entry = self._old.pop()  # a heap without its last entry is still a heap
             if not self._is_dead(entry):
                 heapq.heappush(self._heap, entry)
 

@@ -1,10 +1,10 @@
-"""What lies in a spool directory, read, and the marks of tasks that somebody holds. What moves them is in `store`.
+"""Reading a spool directory, and marking tasks that the caller holds. Moves are in `store`.
 
-Three steps, each with the disk that it needs, so that a type says what a thread may do (ARCHITECTURE.md, "Threads"):
+Three steps, each with the disk that it needs: the type says what a thread may do (ARCHITECTURE.md, "Threads"):
 
     Reader            any thread: changes nothing
-    Marker(Reader)    the store and the packing thread: a byte of a task that its caller holds
-    Store(Marker)    the store thread alone: whatever gives a task another place, or an end
+    Marker(Reader)    the store and the packing thread: sets a byte of a task that its caller holds
+    Store(Marker)     only the store thread: gives a task another place, or an end
 
 Everything here blocks.
 """
@@ -23,11 +23,11 @@ from spoolnode.protocol.packet import HEADER, Variables, decode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
 
 LARGEST_OWN = 64 << 20
-"""Bytes of a file of our own that is read whole: a batch has 1 MiB, `taken` and `links` some hundreds for each other node."""
+"""The largest file of our own, in bytes, that is read whole: a batch has 1 MiB, `taken` and `links` some 100 for each peer."""
 
 
 class Location(NamedTuple):
-    """Where the bytes of a task lie: a whole spool file, or a record of a batch."""
+    """The place of a task's bytes: a whole spool file, or a record of a batch."""
 
     path: str
     base: int = 0
@@ -51,7 +51,7 @@ class Reader:
     node_id: str
 
     def record(self, number: int, offset: int) -> Location:
-        """Where a record of a batch lies."""
+        """The location of a record of a batch."""
         path = self.layout.batch(number)
         descriptor = self.disk.open(path)
         try:
@@ -61,7 +61,7 @@ class Reader:
         return Location(path, offset, batchfile.payload_length(front, len(front)))
 
     def progress(self, header: Location) -> Progress:
-        """State and attempts of the task whose header is there. Raises FileNotFoundError when it is gone."""
+        """State and attempts of the task with this header. Raises FileNotFoundError if it is gone."""
         descriptor = self.disk.open(header.path)
         try:
             front = self.disk.read(descriptor, HEADER.size, header.base)
@@ -84,29 +84,29 @@ class Reader:
         return [item for item in batchfile.read_records(data, number) if isinstance(item, batchfile.Record)]
 
     def contents(self, path: str) -> bytes:
-        """All bytes of a file of our own. Raises OSError (EFBIG) when it has more than any of them ever has."""
+        """All bytes of a file of our own. Raises OSError (EFBIG) if it has more than such a file ever has."""
         descriptor = self.disk.open(path)
         try:
             size = self.disk.size(descriptor)
             if size > LARGEST_OWN:
-                raise OSError(errno.EFBIG, f"it has {size} bytes, and at most {LARGEST_OWN} when it is sound", path)
+                raise OSError(errno.EFBIG, f"it has {size} bytes; a sound one has at most {LARGEST_OWN}", path)
             return self.disk.read(descriptor, size, 0)
         finally:
             self.disk.close(descriptor)
 
     def reason_beside(self, ref: str) -> Variables:
-        """The reason and the attempts of a dead task, when they lie in a file of their own; else nothing."""
+        """The reason and the attempts of a dead task, if they are in a file of their own; else empty."""
         try:
             return decode_variables(self.contents(self.layout.path(reason_ref(ref))))
         except (OSError, BadPacket):
             return []
 
     def block_of(self, ref: str) -> bytes:
-        """The variables of a spool file, encoded. Raises `Short` when they are not all there."""
+        """The variables of a spool file, encoded. Raises `Short` if they are not all there."""
         return self.block_at(Location(self.layout.path(ref)))
 
     def block_at(self, place: Location) -> bytes:
-        """The variables of a task, encoded. Raises `Short` when they are not all there."""
+        """The variables of a task, encoded. Raises `Short` if they are not all there."""
         descriptor = self.disk.open(place.path)
         try:
             return self._block(descriptor, place)
@@ -114,7 +114,7 @@ class Reader:
             self.disk.close(descriptor)
 
     def has_body(self, place: Location, size: int) -> bool:
-        """Whether a body follows the variables, `size` bytes, of a task."""
+        """Whether a body follows the variables of a task, which take `size` bytes."""
         length = place.length
         if length < 0:
             descriptor = self.disk.open(place.path)
@@ -125,11 +125,11 @@ class Reader:
         return length > HEADER.size + size
 
     def variables_at(self, place: Location) -> Variables:
-        """The variables of a task. Raises BadPacket when they cannot be read."""
+        """The variables of a task. Raises BadPacket if they cannot be read."""
         return decode_variables(self.block_at(place))
 
     def is_gone(self, ref: str) -> bool:
-        """Whether a file below the spool is not there; one that cannot be looked at may be."""
+        """Whether a file below the spool is missing. One that we cannot look at may exist."""
         try:
             self.disk.stat(self.layout.path(ref))
         except FileNotFoundError:
@@ -151,12 +151,12 @@ class Reader:
 
 @dataclass
 class Marker(Reader):
-    """Sets bytes in the headers of tasks that its caller holds: nobody else touches these meanwhile."""
+    """Sets bytes in the headers of tasks that its caller holds, which nothing else touches meanwhile."""
 
     disk: MarkingDisk
 
     def mark_own(self, number: int, offsets: Sequence[int], at: int = STATE_AT, value: int = FINISHED) -> None:
-        """Sets a byte of many tasks of a batch that nobody else touches meanwhile, a worker neither: they are with a link."""
+        """Sets a byte of many tasks of a batch that are with a link, so that nothing else, not even a worker, touches them."""
         descriptor = self.disk.open(self.layout.batch(number))
         try:
             start = min(offsets) - batchfile.RECORD_SIZE
@@ -166,9 +166,9 @@ class Marker(Reader):
             self.disk.close(descriptor)
 
     def set_bytes(self, descriptor: int, data: bytes, start: int, offsets: Iterable[int], at: int, value: int) -> None:
-        """Sets byte `at` of these tasks of a batch, which are in `data`, read from `start`, with what lies before them.
+        """Sets byte `at` of tasks of a batch. `data` holds their payloads and the bytes before them, read from `start` on.
 
-        One write for all that lie side by side: a call for each would be a quarter of what sending costs.
+        Neighbours share one write: a call for each would be a quarter of the cost of sending.
         """
         changed = bytearray(data)
         first = last = following = -1
@@ -185,7 +185,7 @@ class Marker(Reader):
             self.disk.write(descriptor, bytes(changed[first : last + 1]), start + first)
 
     def set_attempts(self, header: Location, attempts: int) -> None:
-        """Writes how often the task was tried whose header is there."""
+        """Writes the number of attempts into this header."""
         self._poke([(header.path, header.base + ATTEMPTS_AT, min(attempts, spoolfile.MAX_ATTEMPTS))])
 
     def _poke(self, bytes_to_write: list[tuple[str, int, int]]) -> None:

@@ -1,6 +1,6 @@
-"""What a node finds in its directory when it starts: reads it all, repairs nothing silently, forgets nothing.
+"""Reads a node's directory at its start: everything, without silent repairs, and without forgetting anything.
 
-Runs before the loop. A million tasks in batches take a few seconds; a line of progress is logged for each further second.
+It runs before the loop. A million tasks in batches take a few seconds; each further second logs a line of progress.
 """
 
 import contextlib
@@ -38,12 +38,12 @@ class FoundOutbound(NamedTuple):
     rank: int
     number: int
     sent: bool
-    """It may have been sent."""
+    """Whether it may have been sent."""
 
 
 @dataclass(slots=True)
 class FoundBatch:
-    """A batch with tasks that wait."""
+    """A batch with waiting tasks."""
 
     batch: Batch
     ready: dict[int, "array[int]"] = field(default_factory=dict)
@@ -65,12 +65,12 @@ class FoundFile:
 
     @property
     def order(self) -> tuple[float, int, str]:
-        """Oldest first; of one time, the names tell: 80 is before 1000."""
+        """The key for sorting, oldest first. Of one time, the names decide: 80 comes before 1000."""
         return self.mtime, len(self.ref), self.ref
 
     size: int
     changed: float = 0.0
-    """When anything of it was changed last."""
+    """When anything about it last changed."""
 
 
 class FoundOutboxFile(NamedTuple):
@@ -89,35 +89,35 @@ class Found:
     batches: list[FoundBatch] = field(default_factory=list)
     files: list[FoundFile] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
-    """Where files of tasks lie, or lay: below the spool."""
+    """Directories below the spool where files of tasks are, or were."""
     outbox: list[FoundOutboxFile] = field(default_factory=list)
     arrived: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Large tasks in arriving/: where they go, when they are due."""
+    """Large tasks in arriving/: where they go, and when they are due."""
     received: Received = field(default_factory=Received)
-    """Numbers taken from other nodes: the file of them, and what the tasks themselves prove."""
+    """Numbers taken from other nodes: from their file, and proved by the tasks themselves."""
     last_number: int = 0
-    """The highest number of a batch, also of one that cannot be read."""
+    """The highest number of a batch, including batches that cannot be read."""
 
 
 @dataclass(slots=True)
 class Proofs:
-    """What the records of batches say of sequence numbers."""
+    """The sequence numbers that the records of batches prove."""
 
     received: Received
     seen: set[tuple[str, str, int]] = field(default_factory=set)
 
 
 def recover(store: Store, now: float, report: Callable[..., None]) -> Found:
-    """Reads the spool. `report(action, **details)` hears what is worth a line in the log.
+    """Reads the spool. `report(action, **details)` is called for everything that is worth a line in the log.
 
     Raises:
         BadConfig: a directory of the spool is a symbolic link.
-        OSError: the spool directory itself, or what must not be forgotten, cannot be read.
+        OSError: the spool directory itself, or a file that must not be forgotten, cannot be read.
     """
     prepare(store, report)
     try:
         store.disk.entries(store.layout.corrupt)
-    except PermissionError as error:  # nothing that runs needs it
+    except PermissionError as error:  # running tasks do not need it
         report("not_scanned", directory="corrupt", reason=error.strerror)
     for entry in store.disk.entries(store.layout.tmp):
         if not entry.is_directory:
@@ -140,20 +140,20 @@ def recover(store: Store, now: float, report: Callable[..., None]) -> Found:
         _make_safe(store, sorted({store.layout.directory_of(ref) for ref in refs}), report)
     _find_arrived(store, found, now, report)
     _read_batches(store, found, settled, now, report)
-    # The directories may be new, and batches may have been removed: what now runs and ends relies on both.
+    # The directories may be new, and batches may have been removed: tasks that now run and end rely on both.
     _make_safe(store, [store.layout.incoming, store.layout.root, os.path.dirname(store.layout.root)], report)
     return found
 
 
 def prepare(store: Store, report: Callable[..., None]) -> None:
-    """Every directory that a node needs. What else lies in such a place is moved aside, whatever it is."""
+    """Makes every directory that a node needs. Anything else in such a place is moved aside."""
     layout = store.layout
     try:
         store.disk.make_directory(layout.root)
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        # The spool directory itself may be reached through a link: its lock is on what that leads to.
+        # The spool directory itself may be reached through a link: its lock is on the target.
     for path in (layout.corrupt, *layout.directories[1:]):
         try:
             make_own_directory(store.disk, path)
@@ -161,17 +161,17 @@ def prepare(store: Store, report: Callable[..., None]) -> None:
             name = os.path.basename(path)
             kept = f"{name}.{time.time_ns()}" if path == layout.corrupt else f"corrupt/{name}.{time.time_ns()}"
             store.disk.rename(path, layout.path(kept))
-            report("quarantined", file=name, corrupt=kept, reason="it is no directory")
+            report("quarantined", file=name, corrupt=kept, reason="it is not a directory")
             store.disk.make_directory(path)
     for name in ("control.sock", "spool.sock"):
         with contextlib.suppress(FileNotFoundError):
             entry = store.disk.stat(layout.path(name))
             if entry.is_directory or entry.is_file:
-                move_aside(store, name, "it is no socket", report)
+                move_aside(store, name, "it is not a socket", report)
 
 
 def make_own_directory(disk: Disk, path: str) -> None:
-    """Raises BadConfig when a link is there, NotADirectoryError for all else that is none."""
+    """Makes a directory. Raises BadConfig if a link is in its place, NotADirectoryError for anything else."""
     try:
         disk.make_directory(path)
     except OSError as error:
@@ -184,7 +184,7 @@ def make_own_directory(disk: Disk, path: str) -> None:
 
 
 def move_aside(store: Store, ref: str, reason: str, report: Callable[..., None]) -> None:
-    """To corrupt/, if the disk lets it go."""
+    """Moves something to corrupt/, if the disk allows it."""
     try:
         report("quarantined", file=ref, corrupt=store.quarantine(ref), reason=reason)
     except OSError as error:
@@ -219,7 +219,7 @@ def _make_safe(store: Store, directories: list[str], report: Callable[..., None]
     for path in directories:
         try:
             store.disk.sync_directory(path)
-        except OSError as error:  # the one above the spool may be closed to us
+        except OSError as error:  # we may have no access to the one above the spool
             report("sync_failed", directory=path, reason=str(error))
 
 
@@ -228,14 +228,14 @@ def spool_files(
 ) -> Iterator[FoundFile]:
     """Every spool file at the top and in the numeric directories (which may nest, as in uWSGI).
 
-    A numeric directory that cannot be read is passed over, and reported. Those that were read are added to `directories`.
+    A numeric directory that cannot be read is skipped and reported. Those that were read are added to `directories`.
     """
     pending = [("", LAST)]
     while pending:
         directory, rank = pending.pop()
         try:
             entries = reader.disk.entries(reader.layout.path(directory))
-        except OSError as error:  # closed to us, failing, or nested too deep for a path
+        except OSError as error:  # not readable, failing, or nested too deep for a path
             if not directory:
                 raise
             if report is not None:
@@ -252,7 +252,7 @@ def spool_files(
 
 
 def shown(name: str) -> str:
-    """A name that somebody made up, fit for a line of a log."""
+    """A name from outside, fit for a line of the log."""
     return ascii(name)[1:-1][:200]
 
 
@@ -260,7 +260,7 @@ def _outbox_files(reader: Reader, report: Callable[..., None]) -> Iterator[Found
     for directory in reader.disk.entries(reader.layout.outbox):
         name = f"outbox/{directory.name}"
         if not directory.is_directory or not is_destination(directory.name):
-            report("not_scanned", directory=shown(name), reason="it is no directory that is called like a destination")
+            report("not_scanned", directory=shown(name), reason="it is not a directory with the name of a destination")
             continue
         try:
             entries = reader.disk.entries(reader.layout.path(name))
@@ -279,8 +279,8 @@ def _outbox_files(reader: Reader, report: Callable[..., None]) -> Iterator[Found
 def _drop_second_names(store: Store, found: Found, report: Callable[..., None]) -> None:
     """A power cut in the middle of a move between two directories may leave a file in both; one of them is the task.
 
-    One that is dead and waits, too, is dead: it was given up, and the removal of the other file was not yet safe (or somebody
-    asked for it again, and may ask once more). But what somebody copied out of dead/ by hand is to run.
+    A task that is both dead and waiting is dead: it was given up, and the removal of the other file was not yet safe (or a
+    retry was asked for, and can be asked for again). But a file that was copied out of dead/ by hand runs.
     """
     dead = {places.ref_id(f"dead/{entry.name}"): f"dead/{entry.name}" for entry in store.disk.entries(store.layout.dead)}
     seen: set[str] = set()
@@ -290,7 +290,7 @@ def _drop_second_names(store: Store, found: Found, report: Callable[..., None]) 
 
 
 def _is_second(store: Store, ref: str, dead: dict[str, str], seen: set[str], report: Callable[..., None]) -> bool:
-    """Whether a file is the second one of a task; it is removed then."""
+    """Whether a file is the second one of a task. If so, removes it."""
     identity = places.ref_id(ref)
     is_dead = identity in dead and _has_reason(store, dead[identity]) and not _has_reason(store, ref)
     if not is_dead and identity not in seen:
@@ -307,7 +307,7 @@ def _is_second(store: Store, ref: str, dead: dict[str, str], seen: set[str], rep
 
 
 def _has_reason(store: Store, ref: str) -> bool:
-    """Whether a file says why it is dead: one that was copied from there by hand does so too."""
+    """Whether a file says why it is dead; one that was copied out of dead/ by hand does so, too."""
     try:
         return REASON in dict(decode_variables(store.block_of(ref))) or (places.is_dead(ref) and bool(store.reason_beside(ref)))
     except (OSError, BadPacket):
@@ -315,13 +315,13 @@ def _has_reason(store: Store, ref: str) -> bool:
 
 
 _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV, errno.EFBIG)
-"""What opening or reading something says that is no regular file, or much larger than any of ours."""
+"""Errors of opening or reading something that is not a regular file, or much larger than any of ours."""
 
 
 def read_small(store: Store, path: str, report: Callable[..., None]) -> bytes | None:
-    """What one of our own small files holds; None when there is none. What is none of ours is moved aside.
+    """The contents of one of our own small files; None if it does not exist. Anything that is not such a file is moved aside.
 
-    Raises OSError when it cannot be read now: what it holds must not be forgotten.
+    Raises OSError if it cannot be read now: its contents must not be forgotten.
     """
     try:
         return store.contents(path)
@@ -330,12 +330,12 @@ def read_small(store: Store, path: str, report: Callable[..., None]) -> bytes | 
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
-        move_aside(store, os.path.basename(path), f"it is no file of ours: {error.strerror}", report)
+        move_aside(store, os.path.basename(path), f"it is not a file of ours: {error.strerror}", report)
         return None
 
 
 def _read_received(store: Store, now: float, report: Callable[..., None]) -> Received:
-    """The numbers taken. Without them a task whose answer was under way may be taken twice; so the loss is told."""
+    """The numbers taken. Without them a task whose answer was under way may be taken twice, so a loss is reported."""
     data = read_small(store, store.layout.taken, report)
     if data is None:
         return Received()
@@ -347,12 +347,12 @@ def _read_received(store: Store, now: float, report: Callable[..., None]) -> Rec
 
 
 def _find_arrived(store: Store, found: Found, now: float, report: Callable[..., None]) -> None:
-    """Large tasks from peers: their numbers are taken, and made safe before they lose the place that proves it."""
+    """Finds large tasks from peers. Their numbers are taken, and safe before the tasks leave the place that proves them."""
     known = {places.ref_id(file.ref) for file in found.files}
     for entry in store.disk.entries(store.layout.arriving):
         ref = f"arriving/{entry.name}"
         if not entry.is_file or not places.is_spool_file(entry.name):
-            report("not_scanned", file=shown(ref), reason="it is no spool file")
+            report("not_scanned", file=shown(ref), reason="it is not a spool file")
             continue
         try:
             block = store.block_of(ref)
@@ -367,7 +367,7 @@ def _find_arrived(store: Store, found: Found, now: float, report: Callable[..., 
         if came is not None:
             found.received.take(came[:2], came[2])
         if places.ref_id(ref) in known:
-            _drop_arrived(store, ref, found.received, report)  # it was there under both names
+            _drop_arrived(store, ref, found.received, report)  # it was under both names
         else:
             final = places.waiting_ref(places.ref_id(ref), rank)
             found.arrived[ref] = final, entry.mtime if entry.mtime > now else 0.0
@@ -382,7 +382,7 @@ def _drop_arrived(store: Store, ref: str, received: Received, report: Callable[.
 
 
 def _came(block: bytes) -> tuple[str, str, int, int] | None:
-    """Where a task came from; None when it says so in a way that no link would, or not at all."""
+    """Where a task came from; None if it does not say so in a link's way."""
     try:
         return undress(block)
     except Refused:
@@ -390,7 +390,7 @@ def _came(block: bytes) -> tuple[str, str, int, int] | None:
 
 
 def _settled(node_id: str, refs: list[str]) -> dict[int, set[int]]:
-    """The records that already have a file of their own, here or in dead/: the crash came before they were marked."""
+    """The records that already have a file of their own, here or in dead/: a crash came before they were marked."""
     settled: dict[int, set[int]] = {}
     prefix = f"{SPOOL_PREFIX}{node_id}_"
     for ref in refs:
@@ -438,13 +438,13 @@ def _read_batch(
 
 
 def _batch_data(store: Store, number: int, report: Callable[..., None]) -> bytes | None:
-    """The bytes of a batch; None when it is none that we can read."""
+    """The bytes of a batch; None if we cannot read it."""
     try:
         data = store.contents(store.layout.batch(number))
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
-        move_aside(store, f"incoming/{number}.batch", f"it is no batch: {error.strerror}", report)
+        move_aside(store, f"incoming/{number}.batch", f"it is not a batch: {error.strerror}", report)
         return None
     try:
         written = batchfile.read_header(data)
@@ -463,9 +463,9 @@ def _batch_data(store: Store, number: int, report: Callable[..., None]) -> bytes
 
 
 def _is_odd(data: bytes, record: batchfile.Record) -> bool:
-    """Whether a whole record holds no task: no node of ours wrote it."""
+    """Whether a whole record does not hold a task: no node wrote it."""
     if record.kind == batchfile.HERE:
-        return False  # a worker will say what it is
+        return False  # a worker will judge it
     try:
         said = decode_variables(_block_at(data, record))
     except BadPacket:
@@ -476,7 +476,7 @@ def _is_odd(data: bytes, record: batchfile.Record) -> bool:
 def _is_repeat(data: bytes, record: batchfile.Record, proofs: Proofs) -> bool:
     """Whether a waiting record repeats another one.
 
-    It was refused by a failing disk, sent again, and stored elsewhere; and the mark that disowns it was lost.
+    A failing disk refused it, it was sent again and stored elsewhere, and the mark that disowns the first one was lost.
     """
     came = _came(_block_at(data, record))
     if came is None:
@@ -494,7 +494,7 @@ def _block_at(data: bytes, record: batchfile.Record) -> bytes:
 
 
 def _mark_moved(store: Store, batch: Batch, moved: set[int], again: set[int], report: Callable[..., None]) -> None:
-    """Records that have files are no tasks any more; safely so before one of these files can be done and gone."""
+    """Marks records that have files of their own, and makes that safe before one of these files can be done and gone."""
     batch.void |= moved | again
     batch.refused |= again
     try:

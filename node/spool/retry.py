@@ -1,4 +1,4 @@
-"""When to try again, and when to give up. Pure: the randomness is passed in."""
+"""Decides when to try again, and when to give up. Pure: the randomness is passed in."""
 
 import random
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with jitter (each pause is drawn from the upper half of its range, so that it never is zero)."""
+    """Exponential backoff with jitter (each pause is drawn from the upper half of its range, so it is never zero)."""
 
     max_attempts: int = 20
-    """Attempts after which a task is given up; 0 is never."""
+    """Attempts after which a task is given up; 0 means never."""
     base: float = 1.0
     """The longest pause after the first failed attempt, in seconds."""
     longest: float = 3600.0
     """The longest pause of all, in seconds."""
 
     def gives_up(self, attempts: int) -> bool:
-        """Whether a task that failed `attempts` times is to be tried no more."""
+        """Whether a task that failed `attempts` times is given up."""
         return 0 < self.max_attempts <= attempts
 
     def pause(self, attempts: int, rng: random.Random) -> float:

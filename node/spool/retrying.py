@@ -1,6 +1,6 @@
-"""Which tasks will be tried again: how often they asked for it, and why they did not end well. Pure.
+"""The tasks that will be tried again: how many times they asked for it, and why they failed. Pure.
 
-There may be a million of them, so each costs a place in a dict and no more; reasons are kept for the last few hundred.
+There may be a million of them, so each costs only an entry in a dict; reasons are kept for the last few hundred.
 """
 
 from collections import OrderedDict
@@ -14,15 +14,15 @@ REASONS = 250
 REASON_SIZE = 4096
 """Characters of a reason that are kept."""
 MOST_ROUNDS = 64
-"""More are not counted: the pause has long reached its bound."""
+"""Most rounds that are counted: the pause has long reached its bound."""
 
 
 class Retrying:
-    """Its length is how many tasks did not end well yet; those that only asked to be called again are not among them."""
+    """Its length is the number of tasks that failed; those that only asked to be called again do not count."""
 
     def __init__(self) -> None:
         self._rounds: dict[Any, dict[Ref, int]] = {}
-        """By source and ref: how often in a row a task asked to be called again; 0 when it failed."""
+        """How many times in a row a task asked to be called again, by source and ref; 0 if it failed."""
         self._failed = 0
         self._reasons: OrderedDict[str, str] = OrderedDict()
 
@@ -30,7 +30,7 @@ class Retrying:
         return self._failed
 
     def fail(self, source: Any, ref: Ref, identity: str, reason: str) -> None:
-        """A task did not end well."""
+        """Notes that a task failed."""
         self._set(source, ref, 0)
         self._reasons[identity] = reason[:REASON_SIZE]
         self._reasons.move_to_end(identity)
@@ -38,14 +38,14 @@ class Retrying:
             self._reasons.popitem(last=False)
 
     def ask(self, source: Any, ref: Ref, identity: str) -> int:
-        """A task asked to be called again; how often it did so in a row."""
+        """Notes that a task asked to be called again. Returns how many times in a row it did."""
         self._reasons.pop(identity, None)
         rounds = min(self._rounds.get(source, {}).get(ref, 0) + 1, MOST_ROUNDS)
         self._set(source, ref, rounds)
         return rounds
 
     def forget(self, source: Any, refs: Iterable[Ref]) -> None:
-        """Tasks ended, or left."""
+        """Forgets tasks that ended or left."""
         held = self._rounds.get(source)
         if held is None:
             return
@@ -55,18 +55,18 @@ class Retrying:
             del self._rounds[source]
 
     def move(self, source: Any, ref: Ref, target: Any, new_ref: Ref) -> None:
-        """A task has another place."""
+        """Notes the new place of a task."""
         rounds = self._rounds.get(source, {}).get(ref)
         if rounds is not None:
             self.forget(source, [ref])
             self._set(target, new_ref, rounds)
 
     def drop(self, source: Any) -> None:
-        """Nothing of this source is left."""
+        """Forgets all tasks of a source."""
         self.forget(source, list(self._rounds.get(source, ())))
 
     def reason(self, identity: str) -> str:
-        """Why a task that waits did not end well the last time; empty when it did, or when that is not kept any more."""
+        """Why a waiting task failed the last time; empty if it did not, or if the reason is no longer kept."""
         return self._reasons.get(identity, "")
 
     def _set(self, source: Any, ref: Ref, rounds: int) -> None:

@@ -1,12 +1,12 @@
-"""Sequence numbers: which a receiver has taken, and which a sender still owes. Pure data structures over sets of intervals.
+"""Sequence numbers: those that a receiver has taken, and those that a sender still owes. Pure: sets of intervals.
 
-A task that is routed to another node gets the next number of its node when it is accepted. The receiver remembers, for
-each sender and each destination as that sender calls it, which numbers it has taken; a repeat is answered "stored" and
-stored no second time. Numbers rise, so a set is a few intervals, not an entry a task; and the sender says from time to time
-below which number (the *low_watermark*) nothing of it is open any more, so what lies there needs no memory at all.
+A task that is routed to another node gets the next number of its node when it is accepted. For
+each sender, and each destination as that sender calls it, the receiver remembers which numbers it has taken. It answers
+"stored" to a repeat without storing it again. Numbers rise, so a set is a few intervals, not an entry for each task. From time
+to time the sender tells its *low watermark*: no task with a lower number is open, so numbers below it need no memory.
 
-What is below the low watermark and comes all the same is neither new nor surely taken (a replayed packet; two nodes with one id):
-it is refused, so that nothing runs twice and nothing is taken for stored that is not.
+A number below the low watermark that comes nevertheless is neither new nor certainly taken (a replayed packet; two nodes with
+one id). It is refused, so that no task runs twice, or counts as stored although it is not.
 """
 
 from bisect import bisect_right
@@ -20,15 +20,16 @@ from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import MAX_NUMBER
 
 RUN_BITS = 32
-"""A node's numbers are (run << RUN_BITS) + n: each start of the node begins a new run, so none is given twice."""
+"""A node's numbers are (run << RUN_BITS) + n: each start of the node begins a new run, so no number is given twice."""
 MOST_GAPS = 1 << 16
-"""Gaps that are remembered in the numbers of one link. Beyond, the lowest are closed: what lies in them is then below the low
-watermark, and goes to its sender's dead/ if it ever comes, from where it can be retried."""
+"""Most gaps that are remembered in the numbers of one link. Beyond this, the lowest are closed: their tasks are then below the
+low watermark, and go to their sender's dead/ if they ever come, from where they can be retried."""
 LAST_RUN = (MAX_NUMBER >> RUN_BITS) - 1
-"""The highest run: the clock says so in the year 2106, or a clock that is wrong."""
+"""The highest run: reached in the year 2106, or by a wrong clock."""
 WATERMARK_AHEAD = 3600
-"""Seconds that a low watermark may lie ahead of this node's clock (a number says in which second its run began). One further
-ahead is a forgery or a clock that ran ahead, and is not believed: that costs memory, and to believe it would end the link."""
+"""Seconds that a low watermark may lie ahead of this node's clock (a number says in which second its run began). One
+further ahead is a forgery, or from a clock that ran ahead, and is not believed: this costs memory, but believing it would end
+the link."""
 
 
 class Intervals:
@@ -46,7 +47,7 @@ class Intervals:
         return bool(self._starts)
 
     def __len__(self) -> int:
-        """How many intervals it takes."""
+        """The number of intervals."""
         return len(self._starts)
 
     def __repr__(self) -> str:
@@ -59,7 +60,7 @@ class Intervals:
 
     @property
     def end(self) -> int:
-        """What follows the highest member; there must be one."""
+        """The number after the highest member; there must be one."""
         return self._ends[-1]
 
     def start_of(self, index: int) -> int:
@@ -92,7 +93,7 @@ class Intervals:
             self._ends.insert(at + 1, number + 1)
 
     def remove(self, number: int) -> None:
-        """Removes one; removing what is not in it changes nothing."""
+        """Removes one; removing a number that is not in it changes nothing."""
         at = bisect_right(self._starts, number) - 1
         if at < 0 or number >= self._ends[at]:
             return
@@ -117,7 +118,7 @@ class Intervals:
 
 
 class Verdict(Enum):
-    """What a number is to its receiver."""
+    """A receiver's judgement of a number."""
 
     NEW = "new"
     RECEIVED = "received"
@@ -128,7 +129,7 @@ class Verdict(Enum):
 
 
 Key = tuple[str, str]
-"""Whose numbers: the sender (`forward.sender_of`), and the destination as it calls it."""
+"""The owner of numbers: the sender (`forward.sender_of`), and the destination as it calls it."""
 
 
 @dataclass(slots=True)
@@ -150,16 +151,16 @@ class Received:
         return key in self._of
 
     def __len__(self) -> int:
-        """Of how many links something is remembered."""
+        """The number of links that are remembered."""
         return len(self._of)
 
     def forget_idle(self) -> None:
-        """Forgets the links of which nothing but a low watermark is known: all that they sent is over."""
+        """Forgets links with nothing but a low watermark: all their tasks are over."""
         self._of = {key: known for key, known in self._of.items() if known.received or known.pending}
         self.version += 1
 
     def judge(self, key: Key, number: int) -> Verdict:
-        """What to do with a task of that number."""
+        """The judgement of a task with that number."""
         known = self._of.get(key)
         if known is None:
             return Verdict.NEW
@@ -170,28 +171,28 @@ class Received:
         return Verdict.PENDING if number in known.pending else Verdict.NEW
 
     def begin(self, key: Key, number: int) -> None:
-        """It is being stored."""
+        """Notes that it is being stored."""
         self._numbers(key).pending.add(number)
 
     def refuse(self, key: Key, number: int) -> None:
-        """It was not stored after all."""
+        """Notes that it was not stored after all."""
         self._numbers(key).pending.discard(number)
 
     def take(self, key: Key, number: int) -> None:
-        """It is stored, safely."""
+        """Notes that it is stored safely."""
         known = self._numbers(key)
         known.pending.discard(number)
         if known.low_watermark <= number <= MAX_NUMBER:
             known.received.add(number)
             self.version += 1
             if len(known.received) > MOST_GAPS:
-                self.raise_watermark(key, known.received.start_of(MOST_GAPS // 8))  # some at once: each closing is work
+                self.raise_watermark(key, known.received.start_of(MOST_GAPS // 8))  # some at once, because each closing is work
 
     def raise_watermark(self, key: Key, low_watermark: int) -> None:
-        """The sender says that nothing below `low_watermark` is open any more. One lower than before changes nothing.
+        """Takes a low watermark from the sender: no task below it is open. One lower than before changes nothing.
 
-        It rises no higher than past the highest number that was received: above there is nothing to forget, and a watermark
-        that is said in another node's name must not keep out what that node has not sent yet.
+        It does not rise above the highest number that was received. There is nothing to forget above it, and a watermark that
+        was said in another node's name must not keep out tasks that that node has not sent yet.
         """
         known = self._numbers(key)
         low_watermark = min(low_watermark, known.received.end) if known.received else known.low_watermark
@@ -201,7 +202,7 @@ class Received:
             self.version += 1
 
     def encode(self) -> bytes:
-        """What must survive, for `decode`."""
+        """The state that must survive, for `decode`."""
         rows = [
             (*key, known.low_watermark, known.received.pairs())
             for key, known in self._of.items()
@@ -212,10 +213,10 @@ class Received:
 
     @classmethod
     def decode(cls, data: bytes, now: float) -> "Received":
-        """What `encode` made. A low watermark that would not be believed at the time `now` is left out.
+        """The state that `encode` made. A low watermark that is not credible at the time `now` is left out.
 
         Raises:
-            BadPacket: it is something else.
+            BadPacket: it is anything else.
         """
         received = cls()
         try:
@@ -239,27 +240,27 @@ class Received:
 
 
 def _checked(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Raises ValueError when these are no intervals: sorted, apart, and of numbers that there are."""
+    """Checks that these are intervals: sorted, disjoint, of valid numbers. Raises ValueError if not."""
     before = -1
     for start, end in pairs:
         if not before < start < end <= MAX_NUMBER + 1:
-            raise ValueError(f"{start} to {end} is no interval after {before}")
+            raise ValueError(f"{start} to {end} is not an interval after {before}")
         before = end
     return pairs
 
 
 class Outstanding:
-    """The numbers of one destination that are not durably ended: what its low watermark is made of."""
+    """The numbers of one destination whose tasks have not ended durably; its low watermark follows from them."""
 
     def __init__(self) -> None:
         self._open = Intervals()
 
     def give(self, number: int) -> None:
-        """A task got this number."""
+        """Notes that a task got this number."""
         self._open.add(number)
 
     def end(self, number: int) -> None:
-        """Its task has left the disk, safely: it will never be sent again."""
+        """Notes that its task has left the disk safely, and will never be sent again."""
         self._open.remove(number)
 
     def low_watermark(self, following: int) -> int:

@@ -1,8 +1,8 @@
-"""The spool: which tasks are here, in what order they run, and what becomes of them. The one owner of that knowledge.
+"""The spool: only it knows which tasks are here, in which order they run, and what becomes of them.
 
-Lives on the event loop and never blocks it: disk work goes to threads (see `journal`).
+It lives on the event loop and never blocks it: disk work goes to threads (see `journal`).
 
-What a task in memory is: see `tasks`.
+`tasks` says what a task in memory is.
 """
 
 import asyncio
@@ -29,28 +29,28 @@ from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST, file_name
 
 UNSURE_SECONDS = 2.0
-"""A file found by a scan (not by an event) may still be written to; it is left alone until it is as old as this."""
+"""A file found by a scan (not by an event) may still be written to; it is left alone until this age."""
 SHORT_SECONDS = 60.0
-"""How long a file may end before its variables do until it counts as damaged."""
+"""Seconds after which a file that ends before its variables do counts as damaged."""
 WAKE_AT_ONCE = 1000
 """Tasks that are made ready in one turn of the loop: about two milliseconds."""
 LOCKED_SECONDS = 1.0
-"""Pause before a file is tried again that somebody else holds locked."""
+"""Pause before a file that another process holds locked is tried again."""
 
 
 class Outgoing(Protocol):
-    """Who has the tasks for other nodes."""
+    """The owner of the tasks for other nodes."""
 
     @property
     def in_batches(self) -> int:
-        """Those of them that lie in batches."""
+        """How many of them are in batches."""
 
     def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
-        """A task for the destination `to` is safe."""
+        """Takes a task that is safe on disk, for the destination `to`."""
 
 
 class Spool:
-    """One spool directory and all that waits in it."""
+    """One spool directory and all its waiting tasks."""
 
     def __init__(self, journal: Journal, outgoing: Outgoing, policy: RetryPolicy, rng: random.Random) -> None:
         self.journal = journal
@@ -72,25 +72,25 @@ class Spool:
         self._policy = policy
         self._rng = rng
         self._arrived: dict[str, tuple[str, float]] = {}
-        """Large tasks in arriving/, by their refs: where they go, when they are due."""
+        """Large tasks in arriving/, by their refs: where they go, and when they are due."""
         self._publishing = False
 
     def when_changed(self, call: Callable[[], None]) -> None:
-        """`call` is to be called when tasks became ready."""
+        """Has `call` called when tasks become ready."""
         self.changed = call
 
     def when_landing(self, call: Callable[[], None]) -> None:
-        """`call` is to be called before a file that was with a worker and stays is with it no more."""
+        """Has `call` called just before a worker gives back a file that stays."""
         self.landing = call
 
     def count_repeat(self) -> None:
-        """One more task came over a link a second time."""
+        """Counts a task that came over a link a second time."""
         self.repeats += 1
 
     # -- life --
 
     def adopt(self, found: Found, now: float) -> None:
-        """Puts what a start has found into the queues, oldest first. `now`: the wall clock, in seconds."""
+        """Puts the tasks that a start has found into the queues, oldest first. `now`: the wall clock, in seconds."""
         self._arrived = found.arrived
         files = sorted(found.files, key=lambda file: file.order)
         position = 0
@@ -128,8 +128,8 @@ class Spool:
             for offset in group.offsets:
                 self.trace("accepted", id=self.id_of(batch, offset))
         if group.closes:
-            # Only now: a batch counts as finished when it is closed and nothing in it lives, and what a closing group
-            # brings lives from here on.
+            # Only now: a batch counts as finished when it is closed and has no unfinished tasks, and those of a closing group
+            # count from here on.
             batch.closed = True
             batch.closed_at = time.monotonic()
             self.journal.drop_if_finished(batch)
@@ -154,7 +154,7 @@ class Spool:
                 self.queue.add(group.batch, [offset], rank)
 
     def notice(self, ref: str, mtime: float, now: float, *, sure: bool) -> None:
-        """A spool file is there: a new one, or one whose time changed.
+        """Notes a spool file: a new one, or one whose time has changed.
 
         Args:
             sure: its writer has closed it, so it is whole.
@@ -172,13 +172,13 @@ class Spool:
         self._schedule_file(ref, due)
 
     def forget(self, ref: str) -> None:
-        """A spool file is gone; somebody removed or moved it."""
+        """Notes that a spool file was removed or moved by hand."""
         if ref not in self.files.in_flight:
             self._unknow(ref)
             self.retrying.forget(self.files, [ref])
 
     def _unknow(self, ref: str) -> float | None:
-        """Forgets a file; when it was due."""
+        """Forgets a file. Returns when it was due."""
         due = self.files.known.pop(ref, None)
         if due:
             self.later.remove(self.files, ref)
@@ -194,21 +194,21 @@ class Spool:
             self.changed()
 
     async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0, queued: bool = True) -> None:
-        """Runs `job`, which gives a file the name `ref`, in the store thread, and queues the file (an outbox's is not)."""
+        """Runs `job`, which names a file `ref`, in the store thread, and queues the file (unless it is in an outbox)."""
         with self.journal.placing():
             await self.moves.run(job)
             if queued:
                 self._schedule_file(ref, due)
 
     def publish(self, ref: str, final: str, due: float) -> None:
-        """A large task from a peer is safe in arriving/: it takes its place here as soon as its number is safe without it."""
+        """Takes a large task from a peer that is safe in arriving/. It moves on when its number is safe without it."""
         self._arrived[ref] = final, due
         spawn(self.publish_arrived())
 
     async def publish_arrived(self) -> None:
-        """Publishes what is left in arriving/; what the disk does not take now is tried again a second later."""
+        """Publishes the tasks in arriving/. Those that the disk does not take now are tried again a second later."""
         if self._publishing:
-            return  # whoever is at it sees the new ones too
+            return  # the present call sees the new ones, too
         self._publishing = True
         try:
             while self._arrived:
@@ -216,7 +216,7 @@ class Spool:
                 await self._publish_one(ref, final, due)
                 del self._arrived[ref]
         except OSError as error:
-            self._arrived[ref] = self._arrived.pop(ref)  # behind the others: they may be luckier
+            self._arrived[ref] = self._arrived.pop(ref)  # behind the others, which may be luckier
             self.report("move_failed", move="publish", file=ref, reason=str(error))
         finally:
             self._publishing = False
@@ -228,14 +228,14 @@ class Spool:
         except BadPacket as error:
             self.corrupt(self.files, ref, str(error))
         except FileNotFoundError:
-            # It moved the time before, and the disk did not confirm it.
+            # It moved the last time, but the disk did not confirm it.
             self._schedule_file(final, due)
             self.journal.touch_directories("arriving", os.path.dirname(final))
 
     # -- to the workers and back --
 
     def take(self, count: int) -> Taken | None:
-        """Up to `count` tasks of one source that are to run now; None when there are none."""
+        """Takes up to `count` tasks of one source to run now; None if there are none."""
         while (taken := self.queue.take(count)) is not None:
             source, refs, rank = taken
             here, moved = source.ready(refs)
@@ -247,21 +247,21 @@ class Spool:
         return None
 
     def take_later(self, count: int) -> list[DueTask]:
-        """Up to `count` tasks of one source and one rank that are due later, with their times; see `give_back_later`."""
+        """Takes up to `count` tasks of one source and one rank that are due later, with their times; see `give_back_later`."""
         entries = self.later.take(count)
         for _, _, source, ref, _, _ in entries:
             source.in_flight.add(ref)
         return entries
 
     def give_back_later(self, entries: Iterable[DueTask]) -> None:
-        """Tasks that were taken before their time go on waiting for it."""
+        """Puts back tasks that were taken before their time; they go on waiting for it."""
         for due, _, source, ref, rank, pauses in entries:
             self._land(source, [ref])
             if source.still_here([ref]):
                 self._wait_until(due, source, ref, rank, pauses=pauses)
 
     def done(self, source: Source, refs: list[Ref]) -> None:
-        """Tasks have ended well; the worker has marked or removed them."""
+        """Notes that tasks have ended well; the worker has marked or removed them."""
         self.counts.done += len(refs)
         if self.trace:
             for ref in refs:
@@ -269,23 +269,23 @@ class Spool:
         self.end(source, refs)
 
     def gone(self, source: Source, ref: Ref) -> None:
-        """A task was not there any more when its turn came."""
+        """Notes that a task was gone when its turn came."""
         self.end(source, [ref])
 
     def give_back(self, taken: Taken) -> None:
-        """Tasks were with a worker and did not start: they are the next to run."""
+        """Takes back tasks that were with a worker and did not start: they run next."""
         source, refs, rank = taken
         self._land(source, refs)
         self.queue.give_back(source, source.still_here(refs), rank)
         self.changed()
 
     def postpone(self, source: Source, ref: Ref, rank: int, due: float) -> None:
-        """A task could not start yet; this is no attempt."""
+        """Puts off a task that could not start yet; this does not count as an attempt."""
         self._land(source, [ref])
         self._put_later(source, ref, rank, due)
 
     def interrupted(self, source: Source, ref: Ref, rank: int) -> None:
-        """We stopped a task ourselves: it is the next to run, and the attempt does not count."""
+        """Takes back a task that the node itself stopped: it runs next, and the attempt does not count."""
 
         place = source.place
 
@@ -295,7 +295,7 @@ class Spool:
                 place.set_attempts(self.store, ref, attempts - 1)
 
         def uncounted(result: None, error: BaseException | None) -> None:
-            # Not earlier: the next attempt, counted at its start, would be taken for this one.
+            # Not earlier: the next attempt, counted at its start, would be uncounted instead.
             self.journal.reported("uncount", source, ref)(result, error)
             self.report("put_back", id=self.id_of(source, ref))
             self.give_back(Taken(source, [ref], rank))
@@ -303,7 +303,7 @@ class Spool:
         self.moves.submit(uncount, uncounted)
 
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
-        """A task has to run again, or is given up."""
+        """Judges a task that did not end well: it runs again, or is given up."""
 
         place, asked = source.place, outcome.kind in (Ending.AGAIN, Ending.RETRY)
         rounds = self.retrying.ask(source, ref, self.id_of(source, ref)) if outcome.kind is Ending.RETRY else 0
@@ -342,12 +342,12 @@ class Spool:
         if isinstance(error, FileNotFoundError):
             self.gone(source, ref)
             return
-        # The disk failed us: the task stays where it is, and is tried again.
+        # The disk failed: the task stays where it is, and is tried again.
         self.report("move_failed", id=self.id_of(source, ref), reason=str(error))
         self.postpone(source, ref, rank, time.time() + min(DISK_REST_SECONDS, self._policy.longest))
 
     def _give_up(self, batch: Batch, offset: int, rank: int, reason: str, attempts: int) -> None:
-        """Buries a task found at the start that has used up its attempts."""
+        """Buries a task that has used up its attempts, found at the start."""
 
         def buried(result: None, error: BaseException | None) -> None:
             del result
@@ -362,9 +362,9 @@ class Spool:
         self.moves.submit(lambda: batch.place.bury(self.store, offset, reason, attempts), buried)
 
     def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
-        """A task cannot be read now: it stays where it is, and is tried again, sooner when somebody changes its file.
+        """Puts off a task that cannot be read now: it stays where it is and is tried again, sooner if its file changes.
 
-        A file that we may read, and only not mark, becomes ours.
+        A file that we may read but not mark becomes ours.
         """
 
         def taken(result: None, error: BaseException | None) -> None:
@@ -379,7 +379,7 @@ class Spool:
         self.moves.submit(lambda: place.take_over(self.store, ref), taken)
 
     def corrupt(self, source: Source, ref: Ref, reason: str) -> None:
-        """A task can never be read: its file, or what is left of its batch, is kept in corrupt/; all others go on."""
+        """Gives up a task that can never be read: its file, or the rest of its batch, is kept in corrupt/. All others go on."""
         place = source.place
 
         def kept(lines: list[Line] | None, error: BaseException | None) -> None:
@@ -395,7 +395,7 @@ class Spool:
         if outcome.kind in (Ending.AGAIN, Ending.RETRY):
             self.report("again", id=identity, due=due)
         elif due:
-            # The traceback is told once; `show` has that of the last attempt, and dead/ keeps it.
+            # The traceback is logged once; `show` has that of the last attempt, and dead/ keeps it.
             reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]
             self.report("retry", id=identity, attempts=attempts, due=due, **_ended(outcome), reason=reason)
         else:
@@ -408,16 +408,16 @@ class Spool:
     def _wait_until(self, due: float, source: Source, ref: Ref, rank: int, *, pauses: bool = False) -> None:
         self.later.add(due, source, ref, rank, pauses=pauses)
         if self.later.next_due() == due:
-            self.changed()  # the node has to wake sooner than it meant to
+            self.changed()  # the node has to wake sooner than planned
 
     def end(self, source: Source, refs: list[Ref]) -> None:
-        """Tasks left the disk."""
+        """Notes that tasks left the disk."""
         self.retrying.forget(source, refs)
         source.in_flight.difference_update(refs)
         source.left(refs, self.journal)
 
     def _land(self, source: Source, refs: Iterable[Ref]) -> None:
-        """Tasks are with no worker any more, and stay."""
+        """Notes that tasks have left their worker, and stay."""
         if source is self.files:
             self.landing()
         source.in_flight.difference_update(refs)
@@ -425,7 +425,7 @@ class Spool:
     # -- by the clock --
 
     def wake_due(self, now: float | None = None) -> None:
-        """Moves what is due to the ready queue, as much as one turn of the loop has time for."""
+        """Moves due tasks to the ready queue, as many as one turn of the loop has time for."""
         for _, source, ref, rank in self.later.pop_due(time.time() if now is None else now, WAKE_AT_ONCE):
             if source.put_off(ref, 0.0):
                 self.queue.add(source, [ref], rank)
@@ -433,7 +433,7 @@ class Spool:
             self.changed()
 
     async def clock_was_set_back(self, step: float) -> None:
-        """Pauses last as long as they were meant to, and what is ready stays ready; `step` is negative, in seconds."""
+        """Keeps pauses as long as they were meant to be, and ready tasks ready; `step` is negative, in seconds."""
         for index, entry in enumerate(self.later.pausing()):
             self.later.shift(entry, step)
             if index % WAKE_AT_ONCE == WAKE_AT_ONCE - 1:
@@ -447,22 +447,22 @@ class Spool:
     def close_old_batch(self) -> None:
         """Closes the open batch once it has been open for its time."""
         since = self.group_commit.open_since
-        if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # a clock may be set back
+        if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # the clock may be set back
             self.group_commit.close_batch()
 
     async def settle(self) -> None:
-        """Publishes what is left in arriving/, and gives the last few tasks of old batches files of their own."""
+        """Publishes the tasks in arriving/, and gives the last few tasks of old batches files of their own."""
         if self._arrived:
             await self.publish_arrived()
         await self.journal.settle()
 
     async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Gives all that waits in batches files of their own, as far as `goes_on` says so and the disk has room."""
+        """Gives all tasks that wait in batches files of their own, as long as `goes_on` returns true and the disk has room."""
         await self.commit_all()
         await self.journal.settle_all(goes_on)
 
     async def commit_all(self) -> None:
-        """Closes the open batch; returns when all that came before is acknowledged."""
+        """Closes the open batch. Returns when all earlier tasks are acknowledged."""
         self.group_commit.close_batch()
         while not self.group_commit.is_idle:
             await self.journal.commits.run(lambda: None)
@@ -470,7 +470,7 @@ class Spool:
     # -- by hand --
 
     async def remove(self, source: Source, ref: Ref) -> bool:
-        """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
+        """Removes a waiting task. Returns False, and does nothing, if it does not wait there (any longer)."""
         if ref in source.in_flight or source.frozen or (put_back := self._withdraw(source, ref)) is None:
             return False
         source.in_flight.add(ref)
@@ -487,7 +487,7 @@ class Spool:
         return removed
 
     def _withdraw(self, source: Source, ref: Ref) -> Callable[[], None] | None:
-        """Takes a waiting task out of its order; what puts it back, or None when it does not wait."""
+        """Takes a waiting task out of its order. Returns a function that puts it back, or None if it does not wait."""
         if (entry := self.later.remove(source, ref)) is not None:
             return lambda: self.give_back_later([entry])
         if (rank := source.withdraw(self.queue, ref)) is not None:
@@ -495,7 +495,7 @@ class Spool:
         return None
 
     def hurry(self, source: Source, ref: Ref) -> bool:
-        """Makes a task that is due later ready now; whether it was one."""
+        """Makes a task that is due later ready now. Returns whether it was due later."""
 
         def hurried(result: float | None, error: BaseException | None) -> None:
             # Not earlier: a worker that finds a file's time in the future leaves it alone.
@@ -521,7 +521,7 @@ class Spool:
     # -- looking --
 
     def find(self, identity: str) -> tuple[Source, Ref] | None:
-        """Where the task of that id is; None when it is not among the waiting and running ones. See also `at`."""
+        """Where the task with that id is; None if it neither waits nor runs. See also `at`."""
         name = file_name(identity)
         if name in self.files.known:
             return self.files, name
@@ -531,13 +531,13 @@ class Spool:
             batch = self.journal.batches.get(int(number))
             if batch is not None and int(offset) not in batch.void:
                 return batch, int(offset)
-        if "%" in identity:  # its file is called oddly, and its id stands for that
+        if "%" in identity:  # the id stands for the odd name of its file
             return next(((self.files, ref) for ref in self.files.known if ref_id(ref) == identity), None)
         refs = (f"{directory}{name}" for directory in ("", *self.files.directories))
         return next(((self.files, ref) for ref in refs if ref in self.files.known), None)
 
     def accepted_at(self, source: Source, ref: Ref) -> float:
-        """When a task was accepted (a batch knows it of its first one), in seconds since 1970; now for what is gone."""
+        """When a task was accepted, in seconds since 1970. In a batch: its first task; of a file that is gone: now."""
         accepted = source.accepted_at(ref)
         if accepted is not None:
             return accepted
@@ -548,7 +548,7 @@ class Spool:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is anything to look after within the next second."""
+        """Whether there is work for the next second."""
         return bool(self._arrived or self.group_commit.open_since is not None or self.queue.size) or self.journal.is_busy
 
     @property
@@ -560,11 +560,11 @@ class Spool:
     # -- what the journal asks and tells --
 
     def due(self, batch: Batch) -> dict[int, float]:
-        """When those of its tasks are due that wait for a time."""
+        """The due times of its tasks that wait for a time."""
         return {int(ref): when for ref, when in self.later.of(batch).items()}
 
     def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:
-        """Tasks of a batch have files of their own: those that were ready keep their place, which leads to the file."""
+        """Notes that tasks of a batch have files of their own. Ready ones keep their place, which leads to the file."""
         for offset, ref in moved.items():
             if is_outbound(ref):
                 continue
@@ -575,18 +575,18 @@ class Spool:
             if offset in due:
                 self._wait_until(due[offset], self.files, ref, rank_of(ref))
                 if not still_later:
-                    self.hurry(self.files, ref)  # it became ready while it was moved
+                    self.hurry(self.files, ref)  # it became ready during the move
 
     def thawed(self, batch: Batch) -> None:  # noqa: ARG002  # any of them
-        """What could not start for a moment can start again."""
+        """Starts tasks that could not start for a moment."""
         self.changed()
 
     def dropped(self, batch: Batch) -> None:
-        """All tasks of a batch have ended."""
+        """Forgets a batch whose tasks have all ended."""
         self.retrying.drop(batch)
 
     def syncing(self) -> Callable[[bool], None]:
-        """There is nothing to do here when what ended is safe."""
+        """Returns a function without effect: the spool has nothing to do when ends of tasks are safe."""
         return lambda _is_safe: None
 
 

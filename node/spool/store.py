@@ -1,8 +1,8 @@
 """The moves of whole files, and the steps that all moves are made of: copy, confirm, mark. The moves of tasks are in `place`.
 
-Everything here blocks and runs in the store thread (or at the start, before there is any). Every move is: a whole new file under
-tmp/, sync, rename, sync of the directory; only then is the old place marked or removed. So a task may for a moment be in
-two places after a crash, never in none; recovery knows the pairs by their names.
+Everything here blocks and runs in the store thread (or at the start, before that thread exists). Every move is: a whole new
+file under tmp/, sync, rename, sync of the directory; only then is the old place marked or removed. So after a crash a task may
+be in two places, but never in none. Recovery knows the pairs by their names.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from spoolnode.protocol.packet import HEADER, Variables, decode_variables, encod
 from spoolnode.protocol.spoolfile import FINISHED, STATE_AT
 
 COPY_SIZE = 1 << 20
-"""Bytes of a body moved at a time."""
+"""Bytes of a body that are copied at a time."""
 LONGEST_NAME = 255
-"""Bytes of a name in a directory, on every file system that matters."""
+"""Bytes of a name in a directory, on every common file system."""
 
 
 @dataclass
@@ -37,17 +37,17 @@ class Store(Marker):
     # -- marking --
 
     def mark(self, number: int, offsets: Iterable[int], state: int = FINISHED) -> None:
-        """Marks tasks of a batch finished; or void, or waiting again."""
+        """Marks tasks of a batch as finished, void, or waiting again."""
         self._poke([(self.layout.batch(number), offset + STATE_AT, state) for offset in offsets])
 
     def sync_marks(self, numbers: Iterable[int], directories: Iterable[str]) -> None:
         """Makes marks in batches, and removals from directories, safe against a power cut.
 
-        One that fails does not keep the others from it; the first error is raised at the end. What failed is not tried
-        again (see `group_commit`): after a power cut such a task may run once more.
+        A failure does not stop the others; the first error is raised at the end. A failed sync is not tried again (see
+        `group_commit`): after a power cut such a task may run once more.
         """
         problems: list[OSError] = []
-        # The batches first: a file that came from one may be gone for good only when its record is marked for good.
+        # Batches first: a file that came from one may be gone for good only after its record is marked for good.
         jobs = [partial(self.sync_batch, number) for number in numbers]
         jobs += [partial(self.disk.sync_directory, directory) for directory in directories]
         for job in jobs:
@@ -71,7 +71,7 @@ class Store(Marker):
     # -- the steps of a move --
 
     def confirm(self, refs: Iterable[str]) -> None:
-        """Makes the names of new files safe; when that fails the files are gone, so that no task is in two places."""
+        """Makes the names of new files safe. If that fails, removes the files, so that no task is in two places."""
         new = set(refs)
         try:
             for directory in {self.layout.directory_of(ref) for ref in new}:
@@ -86,7 +86,7 @@ class Store(Marker):
             raise
 
     def new_ref(self, identity: str, rank: int) -> str:
-        """The ref of a task that is to wait here; its directory is there."""
+        """A ref for a task that is to wait here. Makes its directory."""
         if rank == names.LAST:
             return waiting_ref(identity, rank)
         try:
@@ -94,11 +94,11 @@ class Store(Marker):
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
-            return waiting_ref(identity, names.LAST)  # something else lies there; a task without a priority is better than none
+            return waiting_ref(identity, names.LAST)  # not a directory: better a task without a priority than no task
         return waiting_ref(identity, rank)
 
     def free_ref(self, ref: str) -> str:
-        """That ref, or one like it when there is a task of that name already: somebody may have given two files one name."""
+        """That ref, or one like it if a task has that name already: two files may have got one name by hand."""
         try:
             self.disk.stat(self.layout.path(ref))
         except FileNotFoundError:
@@ -110,7 +110,7 @@ class Store(Marker):
     def copy(
         self, place: Location, ref: str, *, attempts: int, mtime: float, extra: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        """Writes the task at `place` to a new file; what we added when it died is left out, `extra` is added."""
+        """Writes the task at `place` to a new file, without the variables that its death added, and with `extra`."""
         source = self.disk.open(place.path)
         try:
             block = self._block(source, place)
@@ -126,20 +126,20 @@ class Store(Marker):
             self.disk.close(source)
 
     def sync_directory(self, path: str) -> None:
-        """Makes the names in a directory safe, if this spool is to be safe."""
+        """Makes the names in a directory safe, unless the node never syncs."""
         if self.sync:
             self.disk.sync_directory(path)
 
     # -- moves of files --
 
     def remove(self, ref: str) -> None:
-        """Removes a spool file, and what lies beside it."""
+        """Removes a spool file, and the reason beside it."""
         self.disk.unlink(self.layout.path(ref))
         if is_dead(ref):
             discard(self.disk, self.layout.path(reason_ref(ref)))
 
     def revive(self, source: str, target: str = "", *, attempts: int = 0) -> str:
-        """Moves a task from dead/ back among the waiting ones, or to the ref `target` in outbox/; the ref of its new file."""
+        """Moves a task from dead/ to the waiting ones, or to the ref `target` in outbox/. Returns its new ref."""
         place = Location(self.layout.path(source))
         variables = self.variables_at(place)
         if target:
@@ -152,46 +152,46 @@ class Store(Marker):
         except OSError:
             discard(self.disk, self.layout.path(ref))
             raise
-        with contextlib.suppress(OSError):  # it has moved all the same; after a power cut it may be in both places
+        with contextlib.suppress(OSError):  # it has moved nevertheless; after a power cut it may be in both places
             self.sync_directory(os.path.dirname(place.path))
         return ref
 
     def replace(self, path: str, data: bytes) -> None:
-        """Replaces a small file of our own; returns when the new one is safe, also without `sync`: a torn one is of no use.
+        """Replaces a small file of our own. Returns when the new one is safe, even without `sync`: a torn one is useless.
 
-        When that fails, one of the two is there.
+        If that fails, the old or the new file is there.
         """
         self._write(os.path.relpath(path, self.layout.root), [data], mtime=None, always=True)
         self.disk.sync_directory(os.path.dirname(path))
 
     def quarantine(self, ref: str) -> str:
-        """Moves a file that cannot be read to corrupt/; its new name there."""
+        """Moves a file that cannot be read to corrupt/. Returns its new name there."""
         target = ref.replace("/", "_")
         taken = {entry.name for entry in self.disk.entries(self.layout.corrupt)}
         if target in taken or len(os.fsencode(target)) > LONGEST_NAME:
             target = f"{os.fsdecode(os.fsencode(target)[: LONGEST_NAME - 20])}.{time.time_ns()}"
         self.disk.rename(self.layout.path(ref), os.path.join(self.layout.corrupt, target))
-        with contextlib.suppress(OSError):  # it has moved all the same, and a rename loses nothing
+        with contextlib.suppress(OSError):  # it has moved nevertheless, and a rename loses nothing
             self.sync_directory(self.layout.corrupt)
         return target
 
     def copy_file(self, path: str, ref: str) -> None:
-        """A second copy of a whole spool file, as a new task."""
+        """Copies a whole spool file as a new task."""
         self.copy(Location(path), ref, attempts=0, mtime=self.disk.stat(path).mtime)
 
     def publish(self, ref: str) -> str:
-        """Puts a whole file of arriving/ among the waiting ones; its new ref. Its time stays."""
+        """Moves a whole file from arriving/ to the waiting ones. Returns its new ref. Its mtime stays."""
         variables = decode_variables(self.block_of(ref))
         target = self.new_ref(ref_id(ref), rank_of_variables(variables))
         self.disk.rename(self.layout.path(ref), self.layout.path(target))
-        # After a power cut in the middle of it both names may be there; then the rename does nothing.
+        # After a power cut in the middle both names may exist; then the rename does nothing.
         discard(self.disk, self.layout.path(ref))
         for directory in dict.fromkeys([self.layout.directory_of(target), self.layout.root, self.layout.arriving]):
             self.sync_directory(directory)
         return target
 
     def keep_damage(self, number: int, start: int, data: bytes) -> str:
-        """Keeps the damaged middle of a batch in corrupt/; its name there."""
+        """Keeps the damaged middle of a batch in corrupt/. Returns its name there."""
         name = f"{number}.batch.{start}"
         if name not in {entry.name for entry in self.disk.entries(self.layout.corrupt)}:
             self._write(f"corrupt/{name}", [data], mtime=None)
@@ -199,23 +199,23 @@ class Store(Marker):
         return name
 
     def remove_batch(self, number: int) -> None:
-        """Removes a batch whose tasks are all finished, and nothing when it is gone already."""
+        """Removes a batch whose tasks are all finished, if it still exists."""
         with contextlib.suppress(FileNotFoundError):
             self.disk.unlink(self.layout.batch(number))
 
     def put(self, ref: str, parts: list[bytes], mtime: float | None) -> None:
-        """A new spool file; returns when it is safe."""
+        """Makes a new spool file. Returns when it is safe."""
         self._write(ref, parts, mtime=mtime)
         self.confirm([ref])
 
     def put_reason(self, ref: str, block: bytes) -> None:
-        """Puts variables beside the dead task that is to be at `ref`."""
+        """Puts the variables with the reason beside the dead task that will be at `ref`."""
         self._write(reason_ref(ref), [block], mtime=None)
 
     def take_over(self, ref: str) -> None:
-        """A file that we may read and not write becomes ours: a copy takes its place. So it is when root copies one here.
+        """Makes a file ours that we may read but not write (root copied it here): a copy takes its place.
 
-        Raises OSError when we may not read it either.
+        Raises OSError if we may not read it either.
         """
         path = self.layout.path(ref)
         source = self.disk.open_to_read(path)
@@ -260,7 +260,7 @@ class Store(Marker):
 
 
 def destination_of_variables(variables: Variables) -> str:
-    """Where a task that waits for a peer is to go: what was chosen for it, else what was asked for."""
+    """The destination of a task that waits for a peer: the one chosen for it, else the one asked for."""
     said = dict(variables)
     return (said.get(names.TO) or said.get(names.NODE, b"")).decode("ascii", "replace")
 
@@ -270,8 +270,8 @@ class NoRoom(Exception):
 
 
 def rank_of_variables(variables: Variables) -> int:
-    """The rank that a task asks for; a priority that makes no sense (uWSGI takes any) is none."""
+    """The rank that a task asks for. A priority that makes no sense (uWSGI takes any text) counts as none."""
     try:
-        return names.read_priority(dict(variables).get(b"priority", b""))  # of two the last counts, as when it was accepted
+        return names.read_priority(dict(variables).get(b"priority", b""))  # the last of two counts, as at acceptance
     except Refused:
         return names.LAST

@@ -1,8 +1,8 @@
-"""Who gets how many of the waiting tasks. Pure: numbers in, numbers out.
+"""Decides how many waiting tasks each worker gets. Pure: numbers in, numbers out.
 
-A worker's *window* is how many tasks it may hold: what it does in `WINDOW_SECONDS` at the pace it showed, so that quick
-tasks travel by the hundred and slow ones one by one. It at most doubles with each report, because one quick task says
-little about the next. A worker whose present task takes longer than it should gets nothing more until that one ends.
+A worker's *window* is the number of tasks that it may hold: its work for `WINDOW_SECONDS` at the pace it has shown, so that
+quick tasks travel by the hundred and slow ones one by one. It at most doubles with each report, because one quick task says
+little about the next. A worker whose present task takes longer than expected gets no more until that one ends.
 """
 
 from dataclasses import dataclass
@@ -10,36 +10,36 @@ from dataclasses import dataclass
 from spoolnode.node.work.messages import MAX_CHUNK
 
 WINDOW_SECONDS = 0.02
-"""How much work a worker may hold. More hides a longer way to the node; less loses less time when a task is slow."""
+"""Seconds of work that a worker may hold. More hides a longer way to the node; less loses less time when a task is slow."""
 MAX_WINDOW = 2 * MAX_CHUNK
 """Two chunks: one that runs, one that is ready when it ends."""
 STALLED_SECONDS = 0.05
-"""A task that runs longer than this stalls what its worker holds behind it."""
+"""A task that runs longer than this stalls the tasks behind it in its worker."""
 
 
 @dataclass(slots=True)
 class Pace:
-    """How quickly one worker works."""
+    """The pace of one worker."""
 
     window: int = 1
 
     def observe(self, tasks: int, seconds: float) -> None:
-        """A report: so many tasks took so long together."""
+        """Takes a report: `tasks` tasks took `seconds` together."""
         if tasks and seconds > 0:
             self.window = max(1, int(min(WINDOW_SECONDS * tasks / seconds, self.window * 2, MAX_WINDOW)))
 
 
 @dataclass(slots=True)
 class View:
-    """What is to be known of one worker."""
+    """The facts about one worker."""
 
     held: int
-    """Tasks that it has and that have not ended."""
+    """Tasks that it has and has not ended."""
     window: int
     asynchronous: int
-    """Those of them that run in its event loop; they take no room in the window."""
+    """Those of them that run in its event loop; they do not count for the window."""
     concurrency: int
-    """As many may run in its event loop."""
+    """How many may run in its event loop."""
     stalled: bool
 
 
@@ -48,14 +48,14 @@ def room(view: View) -> int:
     if view.stalled:
         return 0
     free = view.window - (view.held - view.asynchronous)
-    # While one chunk runs the next one is sent whole, not in crumbs.
+    # While one chunk runs, the next one is sent whole, not in crumbs.
     if free * 2 < view.window:
         return 0
     return min(free, MAX_CHUNK, view.concurrency - view.asynchronous if view.asynchronous else MAX_CHUNK)
 
 
 def plan(views: list[View], waiting: int) -> list[tuple[int, int]]:
-    """Which workers get how many tasks, as (index, count): even shares, the emptiest first."""
+    """The number of tasks for each worker, as (index, count): even shares, the emptiest worker first."""
     open_to_work = sorted((index for index in range(len(views)) if room(views[index]) > 0), key=lambda index: views[index].held)
     shares = []
     for done, index in enumerate(open_to_work):
@@ -69,7 +69,7 @@ def plan(views: list[View], waiting: int) -> list[tuple[int, int]]:
 
 
 def to_relieve(views: list[View], waiting: int) -> list[int]:
-    """Workers that should give back what they have not started: one is stalled, another has nothing to do."""
+    """Workers that should give back tasks that have not started: they are stalled, and another worker is idle."""
     if waiting or not any(view.held == 0 for view in views):
         return []
     return [index for index, view in enumerate(views) if view.stalled and view.held - view.asynchronous > 1]

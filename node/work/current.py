@@ -1,4 +1,4 @@
-"""The task that runs in this context: whoever prints, and the application that asks, finds it here."""
+"""The task that runs in this context, for its output, and for an application that asks."""
 
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from spoolnode.node.work.taskfile import Task
 
 running: ContextVar["Task | None"] = ContextVar("running", default=None)
-"""Threads and async tasks have it when they run in a copy of the task's context."""
+"""Threads and async tasks have it if they run in a copy of the task's context."""
 
 
 def file_name() -> str:

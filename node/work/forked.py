@@ -1,7 +1,7 @@
-"""Children that tasks fork: no child is a worker. It has no way to the node, marks nothing, and never comes back to our loop.
+"""Children that tasks fork: a child is not a worker. It cannot reach the node, marks nothing, and never returns to our loop.
 
-A forked child may do what it likes inside the task: compute, exec, `os._exit`. When it returns from the task instead, or
-leaves it with an exception or `sys.exit`, it ends there, with the status that Python would give it.
+A forked child may do what it likes inside the task: compute, exec, `os._exit`. If it returns from the task, or leaves it with
+an exception or `sys.exit`, it ends there, with the status that Python would give it.
 """
 
 import contextlib
@@ -15,20 +15,21 @@ from collections.abc import Callable
 from spoolnode.node.work import output
 
 SOON = 5.0
-"""Seconds after a fork within which an idle worker looks whether the child came back; later ones are seen after the next task."""
+"""Seconds after a fork in which an idle worker checks for children that came back; later it does so after each task."""
 _PID = struct.Struct("<i")
 _pid = 0
 """The worker's own process id."""
 _forked_at = float("-inf")
 _back: tuple[int, int] = (-1, -1)
-"""A pipe on which children that came back say so before they end."""
+"""A pipe into which children that came back write before they end."""
 
 
 def keep_children_out(let_go: Callable[[], None]) -> None:
     """From now on only this process is the worker.
 
     Args:
-        let_go: called in each child that Python forks (`os.fork`, `pty.fork`, `multiprocessing`): gives up what is the worker's.
+        let_go: called in each child that Python forks (`os.fork`, `pty.fork`, `multiprocessing`): gives up what belongs to the
+        worker.
     """
     global _pid, _back  # noqa: PLW0603  # they are the process's own
     _pid = os.getpid()
@@ -47,18 +48,18 @@ def expects_children() -> bool:
 
 
 def reap() -> None:
-    """Between two tasks, in the worker: no zombies are left of children that came back. All others are the task's."""
+    """Reaps children that came back, between two tasks, in the worker. All other children belong to their task."""
     with contextlib.suppress(BlockingIOError):
         while True:
             (child,) = _PID.unpack(os.read(_back[0], _PID.size))
-            with contextlib.suppress(ChildProcessError):  # its task has waited for it, or it is a child of a child
+            with contextlib.suppress(ChildProcessError):  # its task has reaped it, or it is a child of a child
                 os.waitpid(child, 0)
 
 
 def end_if_forked(error: BaseException | None = None) -> None:
-    """Ends this process when it is not the worker but a child that came back from its task, with `error` or without.
+    """Ends this process if it is not the worker but a child that came back from its task, with `error` or without.
 
-    It asks the kernel, not a hook of Python's: a fork in C is seen as well.
+    It asks the kernel, not a hook of Python, so it also notices a fork in C.
     """
     if os.getpid() == _pid:
         return
@@ -75,7 +76,7 @@ def end_if_forked(error: BaseException | None = None) -> None:
 
 
 def _status_of(error: SystemExit) -> int:
-    """As the interpreter reads `sys.exit(code)`."""
+    """The exit status, as the interpreter reads `sys.exit(code)`."""
     if error.code is None or isinstance(error.code, int):
         return (error.code or 0) & 0xFF
     sys.stderr.write(f"{error.code}\n")

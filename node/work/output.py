@@ -1,4 +1,4 @@
-"""What tasks print, line by line, with the task that printed it."""
+"""The output of tasks, line by line, with the task that printed it."""
 
 import codecs
 import contextlib
@@ -13,7 +13,7 @@ from spoolnode.node.work import current
 from spoolnode.node.work.messages import MAX_TEXT
 
 rest: dict[tuple[str, str], str] = {}
-"""What was printed without a line end yet, by stream and task."""
+"""Printed text without a line end yet, by stream and task."""
 cut: dict[tuple[str, str], bytes] = {}
 """The beginning of a character whose end was not written to `buffer` yet, by stream and task."""
 
@@ -21,7 +21,7 @@ cut: dict[tuple[str, str], bytes] = {}
 class TaskOutput(io.TextIOBase):
     """Stands in for sys.stdout or sys.stderr in a worker: whole lines go to `emit(task, stream, text)`.
 
-    What C code and child processes write to descriptors 1 and 2 does not pass here; the node reads those itself.
+    Output of C code and child processes on descriptors 1 and 2 does not pass here; the node reads that itself.
     """
 
     def __init__(self, stream: str, descriptor: int, emit: Callable[[str, str, str], None]) -> None:
@@ -48,14 +48,14 @@ class TaskOutput(io.TextIOBase):
 
     @property
     def write_through(self) -> bool:
-        """What has no line end waits for it."""
+        """Text waits for its line end."""
         return False
 
     def reconfigure(
         self, *, encoding: str | None = None, errors: str | None = None, newline: str | None = None,
         line_buffering: bool | None = None, write_through: bool | None = None,
     ) -> None:  # fmt: skip
-        """Nothing but a flush: lines of text go to the log, whatever an encoding would make of them."""
+        """Only flushes: lines go to the log as text, so an encoding does not matter."""
         del encoding, errors, newline, line_buffering, write_through
         self.flush()
 
@@ -66,12 +66,12 @@ class TaskOutput(io.TextIOBase):
         return self._descriptor
 
     def detach(self) -> Any:
-        """What somebody wants to wrap anew; unlike others, this stream goes on to work."""
+        """The stream to wrap again; unlike other streams, this one goes on working."""
         self.flush()
         return self.buffer
 
     def close(self) -> None:
-        """Sends what was printed. The stream stays open: it is not this task's alone."""
+        """Sends the printed text. The stream stays open, because other tasks use it, too."""
         self.flush()
 
     def write(self, text: str) -> int:
@@ -81,7 +81,7 @@ class TaskOutput(io.TextIOBase):
         with self._lock:
             lines = (rest.pop((self._stream, task), "") + text).split("\n")
             if len(lines[-1]) > MAX_TEXT:
-                lines.append("")  # who never ends a line must not fill our memory
+                lines.append("")  # a line without end must not fill our memory
             if lines[-1]:
                 rest[self._stream, task] = lines[-1]
         for line in lines[:-1]:
@@ -90,7 +90,7 @@ class TaskOutput(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Sends what the current task has printed without a line end."""
+        """Sends the current task's text without a line end."""
         task = current.file_name()
         with self._lock:
             text = rest.pop((self._stream, task), "") + cut.pop((self._stream, task), b"").decode("utf-8", "replace")
@@ -98,7 +98,7 @@ class TaskOutput(io.TextIOBase):
             self._emit(task, self._stream, text[start : start + MAX_TEXT])
 
     def print_to_descriptor(self) -> None:
-        """From now on whole lines go to the descriptor."""
+        """Sends whole lines to the descriptor from now on."""
         self._lock = threading.Lock()  # another thread may have held it when we were forked
         self._emit = self._write_line
         self.buffer = open(self._descriptor, "wb", 0, closefd=False)  # noqa: SIM115  # as long as the process lives
@@ -109,7 +109,7 @@ class TaskOutput(io.TextIOBase):
 
 
 class TaskBytes(io.BufferedIOBase):
-    """`sys.stdout.buffer` in a worker: UTF-8 that is printed as the text it is; other bytes are shown as U+FFFD."""
+    """`sys.stdout.buffer` in a worker: UTF-8 is printed as text; other bytes are shown as U+FFFD."""
 
     def __init__(self, text: TaskOutput, stream: str) -> None:
         self._text = text
@@ -140,7 +140,7 @@ class TaskBytes(io.BufferedIOBase):
         self._text.flush()
 
     def close(self) -> None:
-        """As that of the text."""
+        """Does what the text stream's `close` does."""
         self.flush()
 
 
@@ -148,7 +148,7 @@ _streams: list[TaskOutput] = []
 
 
 def flush_task() -> None:
-    """Sends what the current task has printed and what still waits for something: it has ended, and prints no more."""
+    """Sends the rest of the current task's output, because the task has ended."""
     if [sys.stdout, sys.stderr] != _streams:
         for other, ours in zip((sys.stdout, sys.stderr), _streams, strict=False):
             if other is not ours:
@@ -159,13 +159,13 @@ def flush_task() -> None:
 
 
 def _flush_other(stream: Any) -> None:
-    """What the application, or the task, has put in the place of one of our streams may hold back what was printed."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, or None, or no stream
+    """Flushes a stream that the application, or the task, has put in the place of one of ours."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # it is closed, None, or not a stream
         stream.flush()
 
 
 def print_to_descriptors() -> None:
-    """In a child that a task forked: it prints as any program does, and what the worker has begun to print is the worker's."""
+    """In a child that a task forked: prints like any program. A line that the worker has begun stays the worker's."""
     rest.clear()
     cut.clear()
     for stream in _streams:
@@ -173,7 +173,7 @@ def print_to_descriptors() -> None:
 
 
 def capture_output(emit: Callable[[str, str, str], None]) -> None:
-    """From now on Python's output goes to `emit`."""
+    """Sends Python's output to `emit` from now on."""
     stdout: Any = TaskOutput("stdout", 1, emit)
     stderr: Any = TaskOutput("stderr", 2, emit)
     sys.stdout, sys.stderr = stdout, stderr

@@ -1,4 +1,4 @@
-"""One worker process as the node sees it: started, spoken to, heard, watched, killed."""
+"""One worker process as the node sees it: starts it, talks to it, watches it, kills it."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from spoolnode.node.work.balance import Pace
 from spoolnode.node.work.slots import Running, Slots
 
 PRINTED_AT_ONCE = 100
-"""Lines printed past Python that go to the log in one turn of the loop; until the rest has, no more of them are read."""
+"""Lines printed past Python that are logged in one turn of the loop; no more are read until the rest is logged."""
 
 
 @dataclass(eq=False, slots=True)
@@ -44,7 +44,7 @@ class WorkerProcess:
     command: list[str]
     facts: dict[str, Any]
     mark: str
-    """What tells the processes that its tasks start from all others (see `strays`)."""
+    """Marks the processes that its tasks start (see `strays`)."""
     concurrency: int
     on_message: Callable[["WorkerProcess", list[Any]], None]
     on_print: Callable[["WorkerProcess", str, str], None]
@@ -56,22 +56,22 @@ class WorkerProcess:
     done: int = 0
     """Tasks that it has ended."""
     timers: set[Timer] = field(default_factory=set)
-    """Timers that it was told to call and that have not ended."""
+    """Timers that it was told to call and has not ended."""
     ready: bool = False
     stopping: bool = False
     broken: str = ""
     """Why its application did not load."""
     overdue: set[tuple[int, int]] = field(default_factory=set)
-    """The tasks for whose lateness we killed it."""
+    """The late tasks for which we killed it."""
     excused: dict[Running, float] = field(default_factory=dict)
-    """Seconds that what runs may take longer, because node and worker were stopped meanwhile."""
+    """Extra seconds for running tasks, because node and worker were stopped meanwhile."""
     left: list[int] = field(default_factory=list)
-    """Processes of its tasks that it left behind and that we could not end."""
+    """Processes of its tasks that could not be ended."""
     interrupted: bool = False
-    """We killed it in order to stop, and blame nobody."""
+    """Whether we killed it in order to stop; then no task is blamed."""
 
     def start(self) -> None:
-        """Starts the process. Raises OSError when the machine has no room for it; then nothing is left of it."""
+        """Starts the process. Raises OSError, and leaves nothing, if the machine has no room for it."""
         self._loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
             self.slots = Slots.create(self.concurrency + 1)
@@ -107,7 +107,7 @@ class WorkerProcess:
         self.pid = self._process.pid
 
     def _undo(self) -> None:
-        """It runs, but we could not take hold of it."""
+        """Ends a process that runs but could not be set up."""
         with self._process:  # closes the pipes and waits
             self.kill()
 
@@ -122,23 +122,23 @@ class WorkerProcess:
             self._send_some()
 
     def excuse(self, seconds: float) -> None:
-        """What runs now may take so much longer."""
+        """Gives running tasks this many more seconds."""
         self.excused = {item: self.excused.get(item, 0.0) + seconds for item in self.slots.running()}
 
     def late(self, now: float) -> set[tuple[int, int]]:
-        """The tasks that are over their time, as (chunk, position)."""
+        """The tasks past their time, as (chunk, position)."""
         running = self.slots.running()
         return {(item.chunk, item.position) for item in running if 0 < item.deadline < now - self.excused.get(item, 0.0)}
 
     def stop(self) -> None:
-        """Asks it to end what runs and to exit."""
+        """Asks it to end its tasks and exit."""
         if not self.stopping:
             self.stopping = True
             self.send(["stop"])
 
     def kill(self) -> None:
-        """Kills it, and whatever its tasks have started."""
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself, and its death is on the way to us
+        """Kills it, and all that its tasks have started."""
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself, and its death is about to be noticed
             os.killpg(self.pid, signal.SIGKILL)
 
     @property
@@ -157,7 +157,7 @@ class WorkerProcess:
                 self._loop.add_writer(self._sock, self._send_some)
                 return
             except OSError:
-                self._unsent.clear()  # it died; what it had is dealt with when its death is seen
+                self._unsent.clear()  # it died; its tasks are settled when its death is noticed
                 break
             self._unsent.popleft()
         self._loop.remove_writer(self._sock)
@@ -171,7 +171,7 @@ class WorkerProcess:
             except (OSError, ValueError, msgpack.UnpackException):
                 message = None
             if message is None:
-                # Either it died, or a task closed its way to us, or wrote into it: then it is of no use any more.
+                # Either it died, or a task closed its socket or wrote into it: then it is of no further use.
                 self._loop.remove_reader(self._sock)
                 self.kill()
                 return
@@ -194,7 +194,7 @@ class WorkerProcess:
             self._say(stream, pipe, is_open=bool(data))
 
     def _say(self, stream: str, pipe: Any, *, is_open: bool) -> None:
-        """Tells the next lines; then the rest in another turn of the loop, or the pipe is read on."""
+        """Reports the next lines. The rest follows in another turn of the loop, or the pipe is read again."""
         lines = self._lines[stream]
         for _ in range(min(len(lines), PRINTED_AT_ONCE)):
             self.on_print(self, stream, lines.popleft().decode("utf-8", "replace"))
@@ -210,12 +210,12 @@ class WorkerProcess:
         if running:
             spawn(self._end_with_children(min(item.started for item in running)))
         else:
-            self._end()  # what tasks that ended have left behind may stay
+            self._end()  # processes that ended tasks have left behind may stay
 
     async def _end_with_children(self, since: float) -> None:
-        """Kills what the tasks that ran have started, before anybody hears of their end and runs them again."""
-        self.stopping = True  # it gets nothing more
-        self.kill()  # we have not waited for it yet, so its number is still its group's
+        """Kills processes that the running tasks have started, before their end is reported and they run again."""
+        self.stopping = True  # it gets no more tasks
+        self.kill()  # it is not reaped yet, so its pid still belongs to its group
         try:
             _, self.left = await self._loop.run_in_executor(None, strays.end, self.mark, since)
         except RuntimeError:  # no room for a thread
@@ -227,17 +227,17 @@ class WorkerProcess:
         self._process.wait()
         try:
             self._drain()
-        finally:  # whatever its last words were, its tasks must be accounted for
+        finally:  # whatever its last messages were, its tasks must be settled
             self.on_death(self)
             self.slots.close()
 
     def _drain(self) -> None:
-        """Hears the last words."""
+        """Takes the last messages."""
         try:
             while (message := messages.receive(self._sock)) is not None:
                 self.on_message(self, message)
         except (OSError, ValueError, msgpack.UnpackException):
-            pass  # nothing more was said, or nothing that makes sense
+            pass  # no more messages, or none that makes sense
         for stream in ("stdout", "stderr"):
             pipe = getattr(self._process, stream)
             self._printed(stream, pipe)
@@ -249,11 +249,11 @@ class WorkerProcess:
 
 
 def _variables(settings: list[str]) -> dict[str, str]:
-    """`NAME=VALUE` taken apart. Set when the worker starts and not in it: some are read only then."""
+    """Splits `NAME=VALUE` pairs. They are set at the start of a worker, not later, because some are read only then."""
     return {name: value for name, _, value in (item.partition("=") for item in settings)}
 
 
 def worker_command() -> list[str]:
-    """How a worker is started: the face's module, which knows how to load applications."""
-    # -P: what lies in the current directory is the application's, and is not to be imported by the worker for its own use.
+    """The command that starts a worker: the face's module, which can load applications."""
+    # -P: modules in the current directory belong to the application, and must not be imported for the worker's own use.
     return [sys.executable, "-P", "-m", "spoolnode.worker"]

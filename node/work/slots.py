@@ -1,7 +1,7 @@
-"""Which task runs now, in a few bytes of memory that a worker and the node share.
+"""The task that runs now, in a few bytes of memory that a worker and the node share.
 
-A worker writes its slot before each task; the node reads it when a deadline passes, and after a death, so that exactly
-the task that ran is blamed. The memory outlives the worker: it belongs to an anonymous file that both have mapped.
+A worker writes its slot before each task; the node reads it when a deadline passes, and after a death, so exactly the task that
+ran is blamed. The memory outlives the worker: it belongs to an anonymous file that both have mapped.
 
     slot = u32 chunk (0: nothing runs) | u32 position in the chunk | f64 started | f64 deadline (0: none), monotonic seconds
 """
@@ -17,11 +17,11 @@ TIMER = 0xFFFFFFFF
 
 
 ASYNC_GRACE = 5.0
-"""Seconds that the event loop gets to end a task that is over its time, until the whole worker is killed."""
+"""Seconds that the event loop gets to end a task past its time, before the whole worker is killed."""
 
 
 class Running(NamedTuple):
-    """What a slot says."""
+    """The contents of a slot."""
 
     chunk: int
     position: int
@@ -30,7 +30,7 @@ class Running(NamedTuple):
 
 
 class Slots:
-    """The slots of one worker: slot 0 for what runs in its main thread, the others for async tasks."""
+    """The slots of one worker: slot 0 for its main thread, the others for async tasks."""
 
     def __init__(self, descriptor: int, count: int) -> None:
         self.descriptor = descriptor
@@ -45,20 +45,20 @@ class Slots:
         return cls(descriptor, count)
 
     def begin(self, slot: int, chunk: int, position: int, started: float, deadline: float) -> None:
-        """This task runs now."""
+        """Notes that this task runs now."""
         _SLOT.pack_into(self._memory, slot * _SLOT.size, chunk, position, started, deadline)
 
     def end(self, slot: int) -> None:
-        """Nothing runs in this slot."""
+        """Empties a slot."""
         _SLOT.pack_into(self._memory, slot * _SLOT.size, 0, 0, 0.0, 0.0)
 
     def main(self) -> Running | None:
-        """What runs in the main thread."""
+        """The task in the main thread."""
         running = Running._make(_SLOT.unpack_from(self._memory))
         return running if running.chunk else None
 
     def limits(self) -> dict[tuple[int, int], float]:
-        """Everything that runs, as (chunk, position), with the seconds that it may run; below zero is without a limit."""
+        """All running tasks, as (chunk, position), with the seconds that they may run; below zero means no limit."""
         slots = enumerate(map(Running._make, _SLOT.iter_unpack(self._memory)))
         return {
             (item.chunk, item.position): item.deadline - item.started - (ASYNC_GRACE if slot else 0.0)
@@ -67,16 +67,16 @@ class Slots:
         }
 
     def running(self) -> list[Running]:
-        """Everything that runs."""
+        """All running tasks."""
         return [item for item in map(Running._make, _SLOT.iter_unpack(self._memory)) if item.chunk]
 
     def detach(self) -> None:
-        """In a forked child: what it still writes here reaches nobody."""
+        """In a forked child: its writes no longer reach the node."""
         self._memory.close()
         self._memory = mmap.mmap(-1, _SLOT.size * self._count)
         os.close(self.descriptor)
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Frees the memory."""
         self._memory.close()
         os.close(self.descriptor)

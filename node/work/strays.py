@@ -1,9 +1,10 @@
-"""What tasks have started and nobody waits for any more: found by a mark in their environment, and killed.
+"""Finds processes that tasks have started and left, by a mark in their environment, and kills them.
 
-A process group does not hold what called `setsid`, and a parent is forgotten when it dies; the mark stays, unless a program was
-started with an environment of its own (then its process group may still hold it). Where we may make a cgroup, that holds all.
+A process group does not hold a process that called `setsid`, and a parent is forgotten when it dies. The mark stays, unless a
+program was started with an environment of its own (then its process group may still hold it). A cgroup, where we may make one,
+holds all of them.
 
-This file is also the whole program of the warden (see `warden`), and so imports nothing of ours and little else.
+This file is also the whole program of the warden (see `warden`), so it imports nothing of ours and little else.
 """
 
 import contextlib
@@ -14,11 +15,11 @@ import sys
 import time
 
 MARK = "_SPOOLNODE_MARK"
-"""The variable in the environment of each worker, and so of all that its tasks start; no user's misspelt setting."""
+"""The variable in the environment of each worker, and so of its tasks' processes. Its name cannot be a misspelt setting."""
 CGROUP = "spoolnode-"
-"""How the names of our cgroups begin."""
+"""The beginning of our cgroups' names."""
 PATIENCE = 3.0
-"""Seconds within which what was killed must be gone."""
+"""Seconds within which killed processes must be gone."""
 _PAUSE = 0.01
 
 
@@ -28,25 +29,25 @@ def mark_of(instance: str, worker: int | None = None) -> str:
 
 
 def end(mark: str, since: float = 0.0) -> tuple[int, list[int]]:
-    """Kills all that carries a mark and began after `since` (monotonic seconds); how many, and what is left nevertheless."""
+    """Kills all processes with a mark that began after `since` (monotonic seconds). Returns how many, and which are left."""
     needle = f"\0{MARK}={mark}".encode()
     killed: set[int] = set()
     deadline = time.monotonic() + PATIENCE
     while (found := [pid for pid in _processes() if _kill(pid, needle, since)]) and time.monotonic() < deadline:
         killed.update(found)
-        time.sleep(_PAUSE)  # what was killed needs a moment to go, and may have started something just before
+        time.sleep(_PAUSE)  # killed processes need a moment to go, and may have started others just before
     return len(killed), found
 
 
 def reap(but: set[int]) -> None:
-    """Waits for children of ours that have ended, but not for these: somebody else does."""
-    with contextlib.suppress(ChildProcessError):  # there are none at all
+    """Reaps children that have ended, except for those in `but`, which are reaped elsewhere."""
+    with contextlib.suppress(ChildProcessError):  # no children at all
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in but:
             os.waitpid(ended.si_pid, os.WNOHANG)
 
 
 def cgroup_of(instance: str) -> str:
-    """Where the cgroup of one run of a node is, or would be, below our own one (cgroups(7), version 2); empty: there are none."""
+    """The path of the cgroup of one run of a node, below our own one (cgroups(7), version 2); empty without cgroups."""
     try:
         with open("/proc/self/mounts", encoding="utf-8", errors="replace") as mounts:
             mounted = next((words[1] for words in map(str.split, mounts) if words[2] == "cgroup2"), "")
@@ -58,11 +59,11 @@ def cgroup_of(instance: str) -> str:
 
 
 def join_cgroup(path: str, pid: int) -> None:
-    """A process, and all that it will start, belong to that cgroup from now on, where we may make one.
+    """Puts a process, and all that it will start, into that cgroup, if we may make one.
 
-    That takes root or a delegated subtree. Those that ended nodes have left, and in which nothing runs any more, are removed.
+    That takes root or a delegated subtree. Also removes empty cgroups that ended nodes have left.
     """
-    with contextlib.suppress(OSError):  # we may not, or it has ended: the mark is still there
+    with contextlib.suppress(OSError):  # we may not, or it has ended: the mark remains
         if not os.path.isdir(path):
             below = os.path.dirname(path)
             for other in os.listdir(below):
@@ -73,13 +74,13 @@ def join_cgroup(path: str, pid: int) -> None:
 
 
 def end_cgroup(path: str) -> int:
-    """Kills all that is in it, and removes it; how many processes there were."""
+    """Kills all processes in a cgroup, and removes it. Returns how many there were."""
     deadline = time.monotonic() + PATIENCE
     try:
         with open(f"{path}/cgroup.procs", encoding="ascii") as file:
             count = len(file.read().split())
         _write(f"{path}/cgroup.kill", "1")
-    except OSError:  # it is not there, or the kernel is older than 5.14: the mark is still there
+    except OSError:  # it does not exist, or the kernel is older than 5.14: the mark remains
         return 0
     while not remove_cgroup(path) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
@@ -87,7 +88,7 @@ def end_cgroup(path: str) -> int:
 
 
 def remove_cgroup(path: str) -> bool:
-    """Whether it is gone: it stays as long as something runs in it."""
+    """Removes a cgroup. Returns whether it is gone: it stays as long as a process runs in it."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -104,16 +105,16 @@ def _write(path: str, text: str) -> None:
 
 GOODBYE = "goodbye"
 _DEAF_TO = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-"""What may reach all processes of a node at once; the warden ends when the node has ended."""
+"""Signals that may reach all processes of a node at once; the warden ends when the node has ended."""
 
 
 def live_as_warden(pipe: int, instance: str, cgroup: str) -> None:
     """The life of the warden's process.
 
     Args:
-        pipe: says `+PID` and `-PID` of the node's workers, and `GOODBYE` when the node ends as it should; it ends with the node.
-        instance: is in the marks of that node's workers.
-        cgroup: where that of its workers is, if there is one; empty: this machine has none.
+        pipe: brings `+PID` and `-PID` of the node's workers, and `GOODBYE` if the node ends as it should; it ends with the
+        node. instance: the word in the marks of that node's workers. cgroup: the path of its workers' cgroup; empty if this
+        machine has none.
     """
     for number in _DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
@@ -132,7 +133,7 @@ def live_as_warden(pipe: int, instance: str, cgroup: str) -> None:
 
 
 def read_instances(path: str) -> list[str]:
-    """The runs of nodes that did not end as they should, as that file remembers them."""
+    """The runs of nodes that did not end as they should, from that file."""
     try:
         with open(path, encoding="ascii", errors="replace") as file:
             return [line for line in file.read(4096).split() if re.fullmatch("[0-9a-f]{16}", line)]
@@ -141,7 +142,7 @@ def read_instances(path: str) -> list[str]:
 
 
 def write_instances(path: str, instances: list[str]) -> None:
-    """Remembers these runs; that need not survive more than their processes do. Raises OSError."""
+    """Saves these runs, without a sync: they need to survive only as long as their processes. Raises OSError."""
     with open(path, "w", encoding="ascii") as file:
         file.write("".join(f"{instance}\n" for instance in instances))
 
@@ -149,14 +150,14 @@ def write_instances(path: str, instances: list[str]) -> None:
 def _processes() -> list[int]:
     try:
         names = os.listdir("/proc")
-    except OSError:  # it is not mounted: then nothing can be found
+    except OSError:  # /proc is not mounted: then nothing can be found
         return []
     return [int(name) for name in names if name.isdecimal() and int(name) != os.getpid()]
 
 
 def _kill(pid: int, needle: bytes, since: float) -> bool:
-    """Kills a process if it is meant; whether it was. By a descriptor, so that the number cannot become another process's."""
-    with contextlib.suppress(OSError):  # it has ended, or is another user's
+    """Kills a process if it has the mark. Returns whether it did. It uses a descriptor: a pid could be reused meanwhile."""
+    with contextlib.suppress(OSError):  # it has ended, or belongs to another user
         descriptor = os.pidfd_open(pid)
         try:
             with open(f"/proc/{pid}/environ", "rb") as file:
@@ -170,7 +171,7 @@ def _kill(pid: int, needle: bytes, since: float) -> bool:
 
 
 def _began(pid: int) -> float:
-    """When a process began, in monotonic seconds; rounded up, for the kernel counts in hundredths."""
+    """When a process began, in monotonic seconds; rounded up, because the kernel counts in hundredths."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         ticks = int(file.read().rpartition(b")")[2].split()[19])
     asleep = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

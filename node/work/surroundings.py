@@ -1,11 +1,10 @@
-"""What a process has one of and a task may change: put back before the next task, so that none runs in what another left.
+"""The process-wide state that a task may change: it is restored before the next task, so that none inherits it from another.
 
 The working directory, the umask, the signal mask of the main thread, signal handlers, the limits of resources, descriptors
 0 to 2, the environment, sys.stdin, sys.stdout and sys.stderr, an alarm. Async tasks run side by side, and share all of these.
 
-Asking the kernel, or telling it, for each task would cost half of what a quick task costs in all (five calls, 4 us of 8 to 12,
-measured). So the few functions of Python that change these note that they were called; a change that C code makes by itself is
-not seen.
+Asking the kernel for each task would cost half as much as a whole quick task (five calls, 4 us of 8 to 12, measured). So the
+few functions of Python that change this state note that they were called. Changes by C code are not noticed.
 """
 
 import contextlib
@@ -29,14 +28,14 @@ _CHANGERS: tuple[tuple[ModuleType, str], ...] = (
     *((resource, name) for name in sorted(_OF_LIMITS)),
 )
 _STANDARD = range(3)
-"""The descriptors that every program takes for its input, its output and its errors."""
+"""The descriptors of standard input, output and error."""
 _LIMITS = sorted({value for name, value in vars(resource).items() if name.startswith("RLIMIT_")})
 _called: set[str] = set()
-"""Which of them were called since the last look."""
+"""The watched functions that were called since the last check."""
 
 
 def watch() -> None:
-    """From now on changes are noticed: before the application is loaded, so that it gets hold of no other functions."""
+    """Notices changes from now on; called before the application is loaded, so that it gets only the watched functions."""
     for module, name in _CHANGERS:
         setattr(module, name, _noting(getattr(module, name), module.__name__))
 
@@ -51,22 +50,22 @@ def _noting(function: Callable[..., Any], module: str) -> Callable[..., Any]:
             _called.add(name)
         return function(*args, **kwargs)
 
-    call.__module__ = module  # by that name it is pickled, for a pool of processes
+    call.__module__ = module  # it is pickled by that name, for a pool of processes
     if function in os.supports_fd:
         os.supports_fd.add(call)
     return call
 
 
 def _names_standard(arguments: tuple[Any, ...]) -> bool:
-    """Whether one of these may be a descriptor below 3; nearly every call is about another."""
+    """Whether one of these may be a descriptor below 3, which is rare."""
     return any(not isinstance(value, int) or value < len(_STANDARD) for value in arguments)
 
 
 class Surroundings:
-    """The state of this process as it is now, to come back to."""
+    """The state of this process as it is now, to restore later."""
 
     def __init__(self) -> None:
-        # Not the path: it may lead elsewhere by then, and what was loaded belongs here.
+        # Not the path: it may lead elsewhere by then, and the loaded code belongs here.
         self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._umask = os.umask(0)
         os.umask(self._umask)
@@ -75,7 +74,7 @@ class Surroundings:
         self._handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
         self._limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
         self._standard: dict[int, int] = {}
-        """Duplicates of the standard descriptors, but for one that the application itself has closed."""
+        """Duplicates of the standard descriptors, except for those that the application itself has closed."""
         for number in _STANDARD:
             with contextlib.suppress(OSError):
                 self._standard[number] = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, len(_STANDARD))
@@ -83,16 +82,16 @@ class Surroundings:
         self._has_alarm = signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
 
     def restore(self) -> None:
-        """Undoes what has changed since.
+        """Undoes the changes since.
 
-        Raises OSError or ValueError when that is not possible: a hard limit, once lowered, takes a privilege to raise.
+        Raises OSError or ValueError if that is impossible: it takes a privilege to raise a lowered hard limit.
         """
         if _called:
             self._restore_process()
         sys.stdin, sys.stdout, sys.stderr = self._streams
 
     def _restore_process(self) -> None:
-        if _called & _OF_LIMITS:  # first: the others may need what was taken
+        if _called & _OF_LIMITS:  # first: the others may need the resources
             self._restore_limits()
         if _called & _OF_DESCRIPTORS:
             for number, duplicate in self._standard.items():
@@ -127,5 +126,5 @@ class Surroundings:
 
 
 def _variables() -> dict[bytes, bytes]:
-    """The environment as Python holds it: comparing the mapping around it would decode each variable for each task."""
+    """The environment as Python holds it: comparing `os.environ` would decode each variable for each task."""
     return os.environ._data  # type: ignore[attr-defined,no-any-return]  # see above; it has been there since Python 3.2

@@ -1,4 +1,4 @@
-"""A worker's view of tasks on disk: reads one, marks its start, records its end."""
+"""Tasks on disk, for a worker: reads one, marks its start, records its end."""
 
 import contextlib
 import errno
@@ -7,7 +7,7 @@ import mmap
 import os
 import stat
 import time
-from _thread import start_new_thread  # not `threading`: an application may replace that by something else (gevent)
+from _thread import start_new_thread  # not `threading`, which an application may replace (gevent)
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import groupby
@@ -26,7 +26,7 @@ from spoolnode.protocol.packet import HEADER, MAX_BLOCK
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
 
 HELD: dict[str, "FileTask"] = {}
-"""The spool files that this process runs now, by path: whoever wants to look at one must not open it again."""
+"""The spool files that this process runs now, by path. Code that wants to look at one must not open it again."""
 
 HEADER_SIZE = HEADER.size
 _OVER = (FINISHED, VOID)
@@ -36,7 +36,7 @@ KEPT_BATCHES = 8
 
 
 class NotNow(Exception):
-    """This task cannot run now; the verdict is one of `wire`'s."""
+    """This task cannot run now; the verdict is one of `messages`."""
 
     def __init__(self, verdict: str, detail: str | float = "") -> None:
         super().__init__(verdict)
@@ -50,33 +50,33 @@ class Task(Call):
     __slots__ = ("deadline",)
 
     deadline: float
-    """When it must have ended, in monotonic seconds; 0.0: it has no limit. Set when it starts."""
+    """When it must have ended, in monotonic seconds; 0.0 without a limit. Set when it starts."""
 
     def begin(self) -> None:
-        """It starts: one attempt more."""
+        """Counts an attempt, at its start."""
         raise NotImplementedError
 
     def finish(self) -> None:
-        """It ended well and needs no more work."""
+        """Records that it ended well."""
         raise NotImplementedError
 
     def leave(self) -> None:
-        """It did not end well, and stays where it is."""
+        """Lets go of it without an end: it stays where it is."""
         raise NotImplementedError
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1; from 255 on it stays at that. Only once it has begun."""
+        """The number of this attempt, from 1 to at most 255. Valid only once it has begun."""
         raise NotImplementedError
 
     @property
     def accepted(self) -> float:
-        """When this node accepted it, in seconds since 1970; when its file was written, if that came from elsewhere."""
+        """When this node accepted it, or, for a file from elsewhere, when the file was written; in seconds since 1970."""
         raise NotImplementedError
 
     @property
     def timeout(self) -> float:
-        """The task's own limit in seconds; 0.0 without one. A limit that makes no sense is none."""
+        """The task's own limit in seconds; 0.0 without one, or if it makes no sense."""
         value = dict(self.variables).get(names.TIMEOUT)
         try:
             return 0.0 if value is None else names.read_timeout(value)
@@ -85,7 +85,7 @@ class Task(Call):
 
 
 class BatchTask(Task):
-    """A record of a batch, through a shared mapping of the file: each mark is one store into memory that outlives us."""
+    """A record of a batch, in a shared mapping of the file: a mark is one store into memory that outlives the process."""
 
     __slots__ = ("_memory", "_offset")
 
@@ -118,7 +118,7 @@ class BatchTask(Task):
 
 
 class BatchReader:
-    """The batches from which a worker runs tasks."""
+    """The batches whose tasks a worker runs."""
 
     def __init__(self, root: str, node_id: str) -> None:
         self._layout = Layout(root)
@@ -126,7 +126,7 @@ class BatchReader:
         self._memories: OrderedDict[int, mmap.mmap] = OrderedDict()
 
     def reader(self, number: int) -> Callable[[int], BatchTask]:
-        """A function that reads the task at an offset of that batch. Raises NotNow from it."""
+        """A function that reads the task at an offset of that batch. The function raises NotNow."""
         prefix = names.file_name(f"{self._node_id}_{number}_")
         memory, problem = None, NotNow(GONE)
         try:
@@ -136,7 +136,7 @@ class BatchReader:
         except OSError as error:
             problem = _unreadable(error)
         except ValueError:
-            problem = NotNow(CORRUPT, _CUT)  # nothing is left of it
+            problem = NotNow(CORRUPT, _CUT)  # it is empty
         size = len(memory) if memory is not None else 0
 
         def read(offset: int) -> BatchTask:
@@ -157,14 +157,14 @@ class BatchReader:
 
     def _map(self, number: int) -> mmap.mmap:
         memory = self._memories.pop(number, None)
-        # Somebody may have removed the file, or cut it: a look behind its new end would end this process.
+        # The file may have been removed, or cut: reading past its new end would end this process.
         if os.stat(self._layout.batch(number)).st_size != len(memory or b""):
             memory = None
         if memory is None:
             descriptor = _open(self._layout.batch(number), os.O_RDWR)
             try:
                 memory = mmap.mmap(descriptor, 0)
-                memory.madvise(mmap.MADV_DONTFORK)  # a child of a task marks nothing, and keeps no batch from being removed
+                memory.madvise(mmap.MADV_DONTFORK)  # a task's child marks nothing, and does not keep a batch from being removed
             finally:
                 os.close(descriptor)
         self._memories[number] = memory
@@ -176,8 +176,8 @@ class BatchReader:
 class FileTask(Task):
     """A spool file, held under uWSGI's lock (a POSIX record lock over the whole file) as long as it runs.
 
-    Closing *any* descriptor of the file in this process would drop the lock (fcntl(2)); so nobody here opens it again:
-    those who want to look at a running task find it in `HELD`.
+    Closing *any* descriptor of the file in this process would drop the lock (fcntl(2)). So the file is never opened again here:
+    code that wants to look at a running task finds it in `HELD`.
     """
 
     __slots__ = ("_attempt", "_descriptor", "_is_only_name", "path")
@@ -210,12 +210,12 @@ class FileTask(Task):
         try:
             os.unlink(self.path)
         except FileNotFoundError:
-            pass  # the task, or a person, removed it: that is what we want
+            pass  # the task, or a person, has removed it, which is all we want
         except OSError:
-            # It cannot be removed; the mark says to whoever finds it that it needs no more work.
+            # It cannot be removed; the mark says that it needs no more work.
             os.pwrite(self._descriptor, bytes([FINISHED]), STATE_AT)
         else:
-            if self._is_only_name:  # the lock on a removed file is nobody's; on one with another name it is that task's
+            if self._is_only_name:  # a removed file needs no lock; on one with another name the lock is that task's
                 del HELD[self.path]
                 close_aside(self._descriptor)
                 return
@@ -243,10 +243,10 @@ def close_aside(descriptor: int) -> None:
 
 
 def close_removed() -> None:
-    """Has those closed that were put aside: whoever removed them has nothing more to remove for now."""
+    """Has the files that were put aside closed, because no more files are removed for now."""
     if group := _take_removed():
         _groups.put(group)
-    # As many groups may wait as there are threads: nobody gets far ahead of the disk, nor runs out of descriptors.
+    # As many groups may wait as there are threads, so a worker neither gets far ahead of the disk nor runs out of descriptors.
     if _groups.qsize() > len(_closers) and not _start_closer():
         with contextlib.suppress(Empty):
             _close(_groups.get_nowait())
@@ -261,7 +261,7 @@ def _take_removed() -> list[int]:
 
 
 def _start_closer() -> bool:
-    """Whether there is another thread now."""
+    """Starts another thread. Returns whether that succeeded."""
     if len(_closers) >= CLOSERS:
         return False
     with contextlib.suppress(RuntimeError):  # the machine has none to give
@@ -276,14 +276,14 @@ def _close_groups() -> None:
 
 
 def _close(group: list[int]) -> None:
-    """Closes these, neighbours with one call: with a call for each, threads would pass the interpreter to and fro."""
+    """Closes these, neighbours with one call: a call for each would pass the interpreter between threads."""
     for _, run in groupby(enumerate(sorted(group)), lambda item: item[1] - item[0]):
         numbers = [number for _, number in run]
         closerange(numbers[0], numbers[-1] + 1)
 
 
 def close_held() -> None:
-    """In a forked child: closes the files that the worker runs or has run. Its locks on them stay: they are no child's."""
+    """In a forked child: closes the files that the worker runs or has run. The worker's locks stay: a child has none."""
     for task in HELD.values():
         os.close(task._descriptor)
     HELD.clear()
@@ -293,7 +293,7 @@ def close_held() -> None:
 
 
 class SpoolFileReader:
-    """The spool files that a worker runs."""
+    """Reads the spool files that a worker runs."""
 
     def __init__(self, root: str) -> None:
         self._prefix = Layout(root).path("")
@@ -333,11 +333,11 @@ class SpoolFileReader:
         except BadPacket as error:
             raise NotNow(CORRUPT, str(error)) from error
         if state == FINISHED:
-            # It ended well, and the removal was cut short.
+            # It ended well, but its removal was cut short.
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise NotNow(GONE)
-        # Before the body is read, which may be more than this machine has: the kernel then kills us, and the attempt counts.
+        # Before the body is read, which may be too much for this machine: if the kernel kills us for it, the attempt counts.
         attempt = min(attempts + 1, MAX_ATTEMPTS)
         if attempt > attempts:
             os.pwrite(descriptor, bytes([attempt]), ATTEMPTS_AT)
@@ -349,13 +349,13 @@ class SpoolFileReader:
         return FileTask(block, body, path, descriptor, attempt, is_only_name=found.st_nlink == 1)
 
     def _check(self, path: str, descriptor: int, began: float) -> os.stat_result:
-        """What the locked file is, provided that the name by which it was opened still leads to it and that it is due."""
+        """The stat of the locked file. Raises NotNow unless its name still leads to it, and it is due."""
         found = os.fstat(descriptor)
-        # Whoever removes or moves a file changes its ctime, so most need no second look at the name.
+        # Removing or moving a file changes its ctime, so most names need no second look.
         if found.st_nlink != 1 or found.st_ctime > began - STEP_SECONDS:
             _check_name(path, found)
         if not stat.S_ISREG(found.st_mode):
-            raise NotNow(CORRUPT, "it is no regular file")
+            raise NotNow(CORRUPT, "it is not a regular file")
         if found.st_mtime > began and not was_set_back(found.st_mtime, found.st_ctime, began):
             raise NotNow(EARLY, found.st_mtime)
         return found
@@ -372,7 +372,7 @@ def _check_name(path: str, found: os.stat_result) -> None:
 
 
 def _open(path: str, flags: int) -> int:
-    """Opens a file, never as descriptor 0, 1 or 2. A task may have closed these, and another will print into them."""
+    """Opens a file, never as descriptor 0, 1 or 2: a task may have closed these, and another will print into them."""
     descriptor = os.open(path, flags | os.O_CLOEXEC)
     if descriptor > 2:
         return descriptor
@@ -382,18 +382,18 @@ def _open(path: str, flags: int) -> int:
 
 
 def _occupy_standard() -> None:
-    """Puts /dev/null where a standard descriptor is closed: a mapping keeps a descriptor of its own too, the lowest free one."""
+    """Puts /dev/null in the place of closed standard descriptors: a mapping keeps a descriptor, too, the lowest free one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def _unreadable(error: OSError) -> NotNow:
-    """What an error says about the file: nothing, when the machine is short of something."""
+    """The verdict for an error; one of the machine (out of something) says nothing about the file."""
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOLCK, errno.EINTR):
         return NotNow(LOCKED)
     if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENODEV):
-        return NotNow(CORRUPT, f"it is no regular file: {error.strerror}")
+        return NotNow(CORRUPT, f"it is not a regular file: {error.strerror}")
     return NotNow(UNREADABLE, error.strerror or str(error))
 
 

@@ -1,11 +1,11 @@
-"""The worker process: takes chunks of tasks from the node, runs them, records how each ended.
+"""The worker process: takes chunks of tasks from the node, runs them, records their ends.
 
-The main thread runs one task after another. A handler that returns an awaitable is handed to an event loop in a second
-thread, and the main thread goes on. A third thread listens to the node, so that tasks which have not started can be
-taken back while one runs for hours.
+The main thread runs one task after another. A handler that returns an awaitable is handed to an event loop in a second thread,
+and the main thread goes on. A third thread listens to the node, so that tasks that have not started can be taken back while one
+runs for hours.
 
-The record of an end is made here, before the next task starts, and where it survives the death of every process: in the
-task's own header byte through a shared mapping of its batch, or by the removal of its spool file.
+It records an end itself, before the next task starts, and in a place that survives the death of every process: in the task's
+own header byte through a shared mapping of its batch, or by removing its spool file.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 
-# As they are before an application patches them (gevent): what moves the worker must not depend on what runs in it.
+# From before an application patches them (gevent): the worker must not depend on the code that runs in it.
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -42,22 +42,22 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 REPORT_SECONDS = 0.005
-"""How long results may be held back to be reported together."""
+"""Seconds that results may be held back, to be reported together."""
 _NOT_OF_APPLICATION = (f"{Path(__file__).parents[2]}{os.sep}", importlib.__file__, "<frozen importlib")
-"""How the names of files begin whose frames say nothing about the application."""
+"""Beginnings of the names of files whose frames say nothing about the application."""
 REAP_SECONDS = 0.2
-"""How often an idle worker looks whether a child that a task has just forked came back."""
+"""Seconds between two checks of an idle worker whether a child that a task has just forked came back."""
 _FOR_THE_NODE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that may reach the whole group (a terminal, `systemctl`), and on which only the node acts."""
+"""Signals that may reach the whole group (a terminal, `systemctl`), but on which only the node acts."""
 
 
 class Chunk:
-    """Tasks that the node gave us at once."""
+    """Tasks that the node sent together."""
 
     def __init__(self, number: int, batch: int | None, refs: Any) -> None:
         self.number = number
         self.batch = batch
-        """Where they are; None: each is a spool file of its own."""
+        """The batch that they are in; None if each is a spool file of its own."""
         self.refs = refs
         self.todo = deque(range(len(refs)))
         """Positions not started; taken from the left by the main thread, from the right when the node wants them back."""
@@ -77,7 +77,7 @@ class Worker:
         self._files = SpoolFileReader(root)
         self._work: SimpleQueue[Chunk | Timer | AskedCall | None] = SimpleQueue()
         self._aside: deque[Chunk | None] = deque()
-        """What came while a task waited for the call of a timer."""
+        """Messages that came while a task waited for the call of a timer."""
         self._chunks: deque[Chunk] = deque()
         self._stopping = False
         self._ended: list[int] = []
@@ -89,7 +89,7 @@ class Worker:
         os.register_at_fork(after_in_child=self._async.stop_in_child)
 
     def run(self) -> None:
-        """Works until the node says stop, or is gone."""
+        """Works until the node says stop or is gone."""
         self.send(["ready", os.getpid(), [list(timer) for timer in self._app.timers], self._app.warning])
         start_new_thread(self._listen, ())
         while (item := self._next()) is not None:
@@ -101,7 +101,7 @@ class Worker:
         self._async.join()
 
     def _next(self) -> Chunk | Timer | AskedCall | None:
-        """What to do next; waits for it."""
+        """Waits for the next thing to do."""
         if self._aside:
             return self._aside.popleft()
         while expects_children():
@@ -112,7 +112,7 @@ class Worker:
         return self._work.get()
 
     def send(self, message: list[Any]) -> None:
-        """Says something to the node; a packet is sent whole, so threads need no lock."""
+        """Sends a message to the node. A packet is sent whole, so threads need no lock."""
         messages.send(self._sock, message)
 
     # -- the node's wishes, in the listening thread --
@@ -129,7 +129,7 @@ class Worker:
                 if kind == "stop":
                     self._stopping = True
                     self._work.put(None)
-        os._exit(0)  # the node is gone; whatever runs is run again by the next one
+        os._exit(0)  # the node is gone; the next one runs our tasks again
 
     def _enqueue(self, message: list[Any]) -> None:
         _, number, batch, refs = message
@@ -155,7 +155,7 @@ class Worker:
     def _run_chunk(self, chunk: Chunk) -> None:
         now = self._since = time.monotonic()
         self._restore()
-        # Only now, when no task runs that may have left this process without descriptors.
+        # Only now, while no task runs that may have left this process without descriptors.
         read = self._files.read if chunk.batch is None else self._batches.reader(chunk.batch)
         while True:
             try:
@@ -171,7 +171,7 @@ class Worker:
         self._chunks.remove(chunk)
 
     def _restore(self) -> None:
-        """Puts back what a task has changed. When that cannot be, this process runs nothing more, and the node replaces it."""
+        """Undoes the changes of a task. If that is impossible, this process runs no more tasks, and the node replaces it."""
         try:
             self._surroundings.restore()
         except (OSError, ValueError) as problem:
@@ -181,9 +181,9 @@ class Worker:
             self._give_back()
 
     def _run_task(self, chunk: Chunk, read: Callable[[Any], Task], position: int, started: float) -> float:
-        """Runs one task that starts now; the time when it ended."""
+        """Runs one task, starting now. Returns the time when it ended."""
         limit = self._timeout
-        # Before it is read: a task whose body is too much for this process is to blame for that.
+        # Before it is read: a task with a body that is too large for this process is to blame.
         self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)
         try:
             task = read(chunk.refs[position])
@@ -209,7 +209,7 @@ class Worker:
         elif isinstance(outcome, Outcome):
             self._keep(task, position, outcome)
         else:
-            # While there is no place for it this thread waits with it, and is stalled; its time has not begun.
+            # Until there is a place for it, this thread waits and is stalled; the task's time has not begun.
             self._slots.begin(0, chunk.number, position, started, 0.0)
             self._report(chunk, time.monotonic())
             self._async.start(outcome, task, chunk.number, position, limit)
@@ -217,7 +217,7 @@ class Worker:
         return time.monotonic()
 
     def _keep(self, task: Task, position: int, outcome: Outcome) -> None:
-        """A task did not end well, and stays on disk."""
+        """Notes a task that did not end well, and stays on disk."""
         task.leave()
         self._others.append(describe(task, position, outcome))
 
@@ -229,7 +229,7 @@ class Worker:
         self._since = now
 
     def _call(self, what: Timer | AskedCall) -> None:
-        """Calls a timer, or what the application asked for."""
+        """Makes a call of a timer, or one that the application asked for."""
         started = time.monotonic()
         self._restore()
         current.running.set(None)
@@ -245,7 +245,7 @@ class Worker:
         self._tell_of_call(item, self._try(item))
 
     def _try(self, what: Timer | AskedCall) -> str | None:
-        """Makes a call; why it failed."""
+        """Makes a call. Returns why it failed."""
         try:
             result = self._app.call_timer(what) if isinstance(what, Timer) else what.function()
             if isinstance(result, Awaitable):
@@ -261,7 +261,7 @@ class Worker:
 
 
 class AsyncTasks:
-    """The async tasks of a worker, in an event loop of their own; the thread and asyncio itself come with the first."""
+    """The async tasks of a worker, in an event loop of their own. The first one starts the thread and loads asyncio."""
 
     def __init__(self, worker: Worker, concurrency: int) -> None:
         self._worker = worker
@@ -273,10 +273,10 @@ class AsyncTasks:
         self._loop: Any = None
 
     def start(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
-        """Starts one; returns at once while there is room for it, else when there is."""
+        """Starts one. Returns at once if there is room for it, else when there is."""
         slot = self._free.get()
         started = time.monotonic()
-        # Here and not in the loop's thread: from now on, without a gap, the task counts as running.
+        # Here, not in the loop's thread: from now on, without a gap, the task counts as running.
         self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
         self._submit(self._run(awaitable, task, chunk, position, limit, slot)).add_done_callback(_must_not_fail)
 
@@ -302,7 +302,7 @@ class AsyncTasks:
             end_if_forked()
 
     def stop_in_child(self) -> None:
-        """In a child that one of these tasks forked: none of the others takes another step, not even in this turn of the loop."""
+        """In a child that one of these tasks forked: stops all others, even in this turn of the loop."""
         if self._loop is not None:
             self._loop.stop()
             self._loop.call_soon(end_if_forked)
@@ -322,7 +322,7 @@ class AsyncTasks:
         task.deadline = started + limit if limit else 0.0
         current.running.set(task)
         try:
-            # Not `wait_for`: before Python 3.12 it makes a task of its own, and a SystemExit in that ends the loop.
+            # Not `wait_for`: before Python 3.12 it makes a task of its own, and a SystemExit in it ends the loop.
             async with asyncio.timeout(limit or None):
                 outcome = await awaitable
         except TimeoutError as error:
@@ -348,12 +348,12 @@ class AsyncTasks:
         self._tell(time.monotonic() - started)
 
     def _tell(self, seconds: float = 0.0) -> None:
-        """How many run, and how long one ran that has just ended."""
+        """Reports how many run, and the time of one that has just ended."""
         self._worker.send(["async", self._concurrency - self._free.qsize(), seconds])
 
 
 def _must_not_fail(run: "Future[None]") -> None:
-    """Ends the worker when the end of a task could not be recorded (its disk failed): the node then accounts for it."""
+    """Ends the worker if the end of a task could not be recorded (its disk failed): the node then settles it."""
     problem = run.exception()
     if problem is not None:
         traceback.print_exception(problem)
@@ -366,12 +366,12 @@ async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
 
 
 def failure(error: BaseException) -> Outcome:
-    """The outcome of an exception: what it says first, then its traceback without that. Raises nothing, whatever it is."""
+    """The outcome of an exception: its message, then the traceback without it. Never raises, whatever the exception is."""
     return Outcome(Ending.FAILED, _shown(error, _reason))
 
 
 def _shown(error: BaseException, show: Callable[[BaseException], str]) -> str:
-    """What `show` makes of an exception; its type alone when the exception's own code, or the memory, prevents that."""
+    """The text that `show` makes of an exception, or only its type if its own code or a lack of memory prevents that."""
     try:
         return show(error)
     except BaseException as problem:  # noqa: BLE001  # see above
@@ -388,7 +388,7 @@ def _reason(error: BaseException) -> str:
     lines = traceback.format_exception(type(error), error, _frames_of_application(error))
     if lines[-len(last) :] == last:
         del lines[-len(last) :]
-    # Both may be cut: the summary at its end, the traceback at its beginning.
+    # Both may be cut: the message at its end, the traceback at its beginning.
     summary = "".join(last).strip()[: messages.MAX_TEXT // 2]
     trace = "".join(lines).rstrip()[-(messages.MAX_TEXT // 2 - 1) :]
     return f"{summary}\n{trace}" if trace else summary
@@ -399,7 +399,7 @@ def _whole(error: BaseException) -> str:
 
 
 def _frames_of_application(error: BaseException) -> TracebackType | None:
-    """The traceback without the frames at its beginning that are ours or the import system's."""
+    """The traceback without leading frames of ours or of the import system."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_OF_APPLICATION):
         trace = trace.tb_next
@@ -407,12 +407,12 @@ def _frames_of_application(error: BaseException) -> TracebackType | None:
 
 
 def describe(task: Task, position: int, outcome: Outcome) -> list[Any]:
-    """An outcome as it is sent to the node."""
+    """An outcome in the form for the node."""
     return [position, outcome.kind.value, outcome.reason[-messages.MAX_TEXT :], outcome.delay, _function_of(task)]
 
 
 def _function_of(task: Task) -> str:
-    """The name of the function that a task is for; empty when it names none."""
+    """The name of the function that a task is for; empty if it names none."""
     try:
         variables = dict(task.variables)
     except BadPacket:
@@ -421,11 +421,11 @@ def _function_of(task: Task) -> str:
 
 
 def main(load: Callable[[dict[str, Any]], App]) -> None:
-    """The life of a worker process; its settings come as the first packet on the socket of that descriptor.
+    """The life of a worker process; its settings come in the first packet on its socket.
 
     Args:
-        load: loads the application; whatever it raises is reported to the node with its traceback, but for a `BadConfig`
-            of its own, which is a sentence.
+        load: loads the application. Its exceptions are reported to the node with their tracebacks, except for its own
+        `BadConfig`, which is a sentence.
     """
     sock = socket.socket(fileno=int(sys.argv.pop()))
     settings = messages.receive(sock)
@@ -433,7 +433,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         return
     facts: dict[str, Any] = settings[0]
     for descriptor in (sock.fileno(), facts["slots"]):
-        os.set_inheritable(descriptor, False)  # it had to be inherited by us, and by nobody whom a task starts
+        os.set_inheritable(descriptor, False)  # we had to inherit it, but programs that tasks start must not
     for number in _FOR_THE_NODE:
         signal.signal(number, _leave_it_to_the_node)
     _die_with_the_node(facts["node_pid"])
@@ -457,15 +457,15 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
     worker.run()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # threads of the application must not keep a stopped worker
+    os._exit(0)  # threads of the application must not keep a stopped worker alive
 
 
 def _leave_it_to_the_node(number: int, frame: object) -> None:
-    """Nothing. A handler and not SIG_IGN, which the programs that tasks start would inherit."""
+    """Does nothing. It is a handler because programs that tasks start would inherit SIG_IGN."""
 
 
 def _let_go(sock: socket.socket, slots: Slots) -> None:
-    """In a child that a task forked: gives up all that is the worker's."""
+    """In a child that a task forked: gives up all that belongs to the worker."""
     sock.close()
     slots.detach()
     close_held()
@@ -476,7 +476,7 @@ def _let_go(sock: socket.socket, slots: Slots) -> None:
 
 
 def _die_with_the_node(node_pid: int) -> None:
-    """Asks the kernel for SIGKILL when the node dies, so that no task of a dead node runs beside the next one."""
+    """Asks the kernel for SIGKILL when the node dies, so that a dead node's task does not run beside the next node."""
     pr_set_pdeathsig = 1
     ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
     if os.getppid() != node_pid:
