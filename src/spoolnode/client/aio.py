@@ -136,7 +136,8 @@ class LoopConnection:
             pass
         except OSError:
             self._cut()
-        self._await_room(self._pipeline.has_unsent)
+        if self._pipeline.has_unsent is not self._awaits_room:
+            self._await_room(not self._awaits_room)
 
     def _await_room(self, needed: bool) -> None:
         if needed and not self._awaits_room:
@@ -196,19 +197,14 @@ async def send(address: Address, message: Message, timeout: float) -> str:  # no
     """As `client.send`, without blocking the loop."""
     if silence.is_silent():
         return silence.INSTEAD
-    endpoint = await _endpoint(address)
-    answer = await endpoint.send(message, Deadline(timeout, renews=len(message.body) >= LARGE))
-    identity = task_id(address, answer)
-    tell(answer)
-    return identity
-
-
-async def _endpoint(address: Address) -> Endpoint[LoopConnection]:
     endpoints = await _endpoints_of_this_loop()
     endpoint = endpoints.get(address.text)
     if endpoint is None:
         endpoint = endpoints[address.text] = Endpoint(address, connect, _LoopTurn())
-    return endpoint
+    answer = await endpoint.send(message, Deadline(timeout, renews=len(message.body) >= LARGE))
+    identity = task_id(address, answer)
+    tell(answer)
+    return identity
 
 
 async def _endpoints_of_this_loop() -> dict[str, Endpoint[LoopConnection]]:

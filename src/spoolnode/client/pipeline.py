@@ -164,6 +164,8 @@ class Pipeline(Generic[E]):
         """The pieces to give to the kernel next, in this order; none after the end."""
         if self.state is PipelineState.ENDED:
             return []
+        if len(self._unsent) == 1:
+            return self._unsent[0].rest
         pieces: list[bytes | memoryview] = []
         for exchange in self._unsent:
             pieces += exchange.rest
