@@ -49,7 +49,7 @@ class Introduction:
         public, nonce, proof = status.get("public"), status.get("nonce"), status.get("proof")
         if self._fingerprint and identity != self._other:
             raise Impostor(f"it was the node {self._other}, and says now that it is {identity!r}")
-        if not self._fingerprint and self._key is not None and keys.is_public(public) and keys.is_nonce(nonce):
+        if not self._fingerprint and self._key is not None and keys.is_public_key(public) and keys.is_nonce(nonce):
             said = self._hello
             talk = Talk(said.id, said.public, said.nonce, identity, str(public), str(nonce))
             if not self._key.is_answer(str(proof), talk):

@@ -51,7 +51,7 @@ def is_loopback(address: str) -> bool:
     return host == "localhost" or (is_literal(host) and ip_address(host).is_loopback)
 
 
-def resolve(host: str) -> list[str]:
+def resolve_host(host: str) -> list[str]:
     """The IP addresses of a host, by the system's resolver. Blocks.
 
     Raises:
@@ -67,7 +67,7 @@ def resolve(host: str) -> list[str]:
 class LookUps:
     """All look-ups of a process."""
 
-    def __init__(self, resolve: Resolve = resolve, *, most: int = MOST, kept: int = KEPT) -> None:
+    def __init__(self, resolve: Resolve = resolve_host, *, most: int = MOST, kept: int = KEPT) -> None:
         self._resolve = resolve
         self._most = most
         self._kept = kept

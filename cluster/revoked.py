@@ -25,7 +25,7 @@ class Revoked(NamedTuple):
     """When the first of the lists expires, in seconds since 1970: after that no certificate can be accepted."""
 
 
-def read(path: str, authorities: str) -> Revoked:
+def read_revoked(path: str, authorities: str) -> Revoked:
     """The lists in a file, one after the other, each in PEM form.
 
     Args:

@@ -64,7 +64,7 @@ def encode(hello: Hello) -> bytes:
     return packet(PING, encode_variables(variables), modifier2=EXTENDED)
 
 
-def read(block: bytes) -> Hello:
+def read_hello(block: bytes) -> Hello:
     """The hello in the block of an extended ping.
 
     Raises:
@@ -100,7 +100,7 @@ def read(block: bytes) -> Hello:
 
 
 def _check_key(hello: Hello) -> None:
-    if not keys.is_public(hello.public):
+    if not keys.is_public_key(hello.public):
         raise _malformed("spool_public", hello.public, "64 hexadecimal digits")
     if not keys.is_nonce(hello.nonce):
         raise _malformed("spool_nonce", hello.nonce, "32 hexadecimal digits")

@@ -84,7 +84,7 @@ def fingerprint(public: str) -> str:
     return hashlib.sha256(bytes.fromhex(public)).hexdigest()[:32]
 
 
-def is_public(text: object) -> bool:
+def is_public_key(text: object) -> bool:
     """Whether this has the form of a public half."""
     return isinstance(text, str) and bool(_PUBLIC.fullmatch(text))
 

@@ -207,7 +207,7 @@ def is_for_spooler(name: str) -> bool:
     return name in FOR_SPOOLER or name.startswith("spool_")
 
 
-def task_id(node_id: str, number: int, offset: int) -> str:
+def id_of_record(node_id: str, number: int, offset: int) -> str:
     """The id of a task that this node accepted: unique in the cluster, in order of acceptance on that node."""
     return f"{node_id}_{number}_{offset}"
 

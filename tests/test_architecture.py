@@ -2,10 +2,11 @@
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import pytest
 from documents import ROOT, blocks, page, section, table
+from sources import LAYERS
 
 from spoolnode.cluster.liveness import TRANSITIONS, PeerState
 from spoolnode.node.disk.disk import Disk, MarkingDisk, ReadingDisk
@@ -46,15 +47,15 @@ def test_every_method_that_it_names_exists() -> None:
     assert not {f"{owner}.{member}" for owner, member in named if member not in exists[owner]}
 
 
-@pytest.mark.parametrize("layer", ["node", "cluster"])
-def test_every_module_stands_in_a_table_with_its_reason(layer: str) -> None:
+@pytest.mark.parametrize(("layer", "told_one_by_one"), [("node", "**/*.py"), ("cluster", "*.py"), ("face", "**/*.py")])
+def test_every_module_stands_in_a_table_with_its_reason(layer: str, told_one_by_one: str) -> None:
     text = section(ARCHITECTURE, "Who may know whom")
-    inside, _, outside = text.partition("And of cluster/:")
-    listed = [name for row in table(inside if layer == "node" else outside) for name in re.findall(r"`([\w/]+)`", row[0])]
-    told_one_by_one = "**/*.py" if layer == "node" else "*.py"
-    modules = {path.stem for path in (ROOT / layer).glob(told_one_by_one)} - {"__init__"}
-    rooms = {f"{path.parent.name}/" for path in (ROOT / layer).glob("*/__init__.py")}
-    assert sorted(listed) == sorted(modules | rooms)
+    tables = dict(zip(["node", "cluster", "face"], re.split(r"And of \S+/", text), strict=True))
+    listed = [name for row in table(tables[layer]) for name in re.findall(r"`([\w/]+)`", row[0])]
+    folder = ROOT / LAYERS[layer]
+    modules = Counter(path.stem for path in folder.glob(told_one_by_one) if path.stem != "__init__")
+    rooms = {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")} - {f"{other}/" for other in LAYERS}
+    assert sorted(listed) == sorted([*modules.elements(), *rooms])
 
 
 def arrows(title: str) -> list[tuple[str, str, str]]:

@@ -159,39 +159,57 @@ def test_imports_point_down(module: str) -> None:
     assert not {name for name in imports_of(module) if (layer := layer_of(name)) and RANK[layer] > own}
 
 
-ROOMS = ["disk", "spool", "outbox", "ingress", "work", "control"]
-BELOW = {
-    "": set(),  # config, log, ...: what all rooms may know
-    "disk": {""},
-    "spool": {"", "disk"},
-    "outbox": {"", "disk", "spool"},
-    "ingress": {"", "disk", "spool", "outbox"},
-    "work": {"", "disk", "spool"},
-    "control": {"", "disk", "spool", "outbox", "ingress", "work"},
-    "node": {"", *ROOMS},
+BELOW: dict[str, dict[str, set[str]]] = {
+    "node": {
+        "": set(),  # config, log, ...: what all rooms may know
+        "disk": {""},
+        "spool": {"", "disk"},
+        "outbox": {"", "disk", "spool"},
+        "ingress": {"", "disk", "spool", "outbox"},
+        "work": {"", "disk", "spool"},
+        "control": {"", "disk", "spool", "outbox", "ingress", "work"},
+        "node": {"", "disk", "spool", "outbox", "ingress", "work", "control"},
+    },
+    "face": {
+        "": set(),  # context, errors, wire
+        "client": {""},
+        "calls": {"", "client"},
+        "compat": {"", "client", "calls"},
+        "runtime": {"", "client", "calls", "compat"},
+        "django": {"", "client", "calls"},
+        "doctor": {"", "client", "compat"},
+        "demo": {"", "client"},
+        "cli": {"", "client", "doctor", "demo"},
+    },
 }
-"""Of each room of node/: which others it may know."""
-TOP = {"node", "housekeeping"}
-"""The modules of node/ that lie above its rooms."""
+"""Of each room of a layer: which others of that layer it may know. The first is the small modules that all may know."""
+ELSEWHERE = {
+    "node": {"node": "node", "housekeeping": "node"},
+    "face": {"api": "client", "uwsgi": "client", "decorators": "calls", "__main__": "cli"},
+}
+"""Modules at the top of a layer that are not small ones: above all rooms, or public, so that their path must not change."""
 
 
-def room_of(name: str) -> str | None:
-    """The room in node/ that a full name belongs to; empty for the modules that every room may know, None outside node/."""
-    parts = name.split(".")
-    if parts[:2] != ["spoolnode", "node"] or len(parts) < 3:
+def room_of(name: str) -> tuple[str, str] | None:
+    """Layer and room of a full name; None in a layer without rooms."""
+    layer = layer_of(name) or ""
+    if layer not in BELOW:
         return None
-    return parts[2] if parts[2] in ROOMS else "node" if parts[2] in TOP else ""
+    top, *_ = [*name.split(".")[1 if layer == "face" else 2 :], ""]
+    return layer, ELSEWHERE[layer].get(top, top if top in BELOW[layer] else "")
 
 
-def test_node_has_the_rooms_that_are_told() -> None:
-    assert sorted(ROOMS) == sorted(path.parent.name for path in (ROOT / "node").glob("*/__init__.py"))
+@pytest.mark.parametrize("layer", BELOW)
+def test_a_layer_has_the_rooms_that_are_told(layer: str) -> None:
+    rooms = {path.parent.name for path in (ROOT / LAYERS[layer]).glob("*/__init__.py")} - LAYERS.keys()
+    assert rooms == BELOW[layer].keys() - {"", "node"}
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if room_of(name) is not None])
-def test_rooms_of_node_know_only_what_is_below_them(module: str) -> None:
-    own = room_of(module) or ""
-    known = {room for name in real_imports_of(module) if (room := room_of(name)) is not None}
-    assert not known - {own} - BELOW[own]
+def test_rooms_know_only_what_is_below_them(module: str) -> None:
+    layer, own = room_of(module) or ("", "")
+    known = {found[1] for name in real_imports_of(module) if (found := room_of(name)) and found[0] == layer}
+    assert not known - {own} - BELOW[layer][own]
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) == "protocol"])

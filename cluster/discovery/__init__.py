@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from spoolnode.cluster.candidate import Discovery, Identity
-from spoolnode.cluster.discovery.addresses import split
+from spoolnode.cluster.discovery.addresses import split_address
 from spoolnode.cluster.discovery.dns import addresses_of
 from spoolnode.cluster.discovery.file import File
 from spoolnode.cluster.discovery.mdns import Mdns
@@ -104,12 +104,12 @@ def _static(uri: _Uri, setting: _Setting) -> Discovery:
     _only(uri)
     targets = list(dict.fromkeys(uri.rest.split(",")))
     for target in targets:
-        split(target)
+        split_address(target)
     return Static(uri.text, targets, setting.report, rng=setting.rng)
 
 
 def _dns(uri: _Uri, setting: _Setting) -> Discovery:
-    host, port = split(uri.rest)
+    host, port = split_address(uri.rest)
     return Polled(uri.text, addresses_of(host, port), setting.report, rng=setting.rng, refresh=_refresh(uri))
 
 

@@ -10,7 +10,7 @@ Lookup = Callable[[str, int], Awaitable[list[str]]]
 """Host and port -> the addresses of that host with that port. Raises OSError if the lookup fails."""
 
 
-def split(text: str) -> tuple[str, int]:
+def split_address(text: str) -> tuple[str, int]:
     """Host and port of an address.
 
     Raises:
@@ -27,7 +27,7 @@ def join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def look_up(host: str, port: int) -> list[str]:
+async def addresses_at(host: str, port: int) -> list[str]:
     """The addresses of a host, by the system's resolver.
 
     Raises:

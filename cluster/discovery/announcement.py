@@ -40,7 +40,7 @@ def node_id_in(name: str) -> str:
     return node_id if names.is_node_id(node_id) else ""
 
 
-def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> AsyncServiceInfo:
+def service_info(identity: Identity, run: str, port: int, addresses: list[str]) -> AsyncServiceInfo:
     """The records of this node.
 
     Raises:
@@ -69,7 +69,9 @@ def describe(identity: Identity, run: str, port: int, addresses: list[str]) -> A
     )
 
 
-def read(info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[LocalAddress]) -> tuple[Candidate, str] | None:
+def candidate_in(
+    info: AsyncServiceInfo, identity: Identity, source: str, speaking: list[LocalAddress]
+) -> tuple[Candidate, str] | None:
     """The candidate in these records, and its `run`; None if it is not one for us.
 
     A candidate with our own id is this node, or a copy of it.

@@ -13,7 +13,7 @@ import os
 from typing import Any
 
 from spoolnode.cluster.candidate import Candidate, Sink
-from spoolnode.cluster.discovery.addresses import split
+from spoolnode.cluster.discovery.addresses import split_address
 from spoolnode.cluster.discovery.health import Health, why
 from spoolnode.cluster.discovery.listing import Listing
 from spoolnode.node.log import Report
@@ -102,7 +102,7 @@ def _read_group(group: Any, number: int, source: str) -> list[Candidate]:
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise ValueError(f'entry {number} must be {{"targets": ["host:port", ...]}}')
     for target in targets:
-        split(target)
+        split_address(target)
     labels = group.get("labels", {})
     identity, name = (labels.get("id", ""), labels.get("name", "")) if isinstance(labels, dict) else (None, None)
     if identity != "" and not (isinstance(identity, str) and names.is_node_id(identity)):

@@ -127,7 +127,7 @@ class Lookout:
                     break
 
     def _resolved(self, sink: Sink, name: str, info: AsyncServiceInfo) -> None:
-        found = announcement.read(info, self._identity, self._uri, self._speaking)
+        found = announcement.candidate_in(info, self._identity, self._uri, self._speaking)
         if found is not None and found[0].id == self._identity.id:
             found = self._copy_of_us(*found)
         if found is None:

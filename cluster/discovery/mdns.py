@@ -166,7 +166,7 @@ class Mdns:
             port, addresses = await self._reachable(view)
             self._lookout.ours = {join(address, port) for address in addresses}
             if addresses:
-                await station.announce(announcement.describe(self._identity, self._start, port, addresses))
+                await station.announce(announcement.service_info(self._identity, self._start, port, addresses))
         except (OSError, TooLong, Error) as error:
             self._announcing.failed(f"this node is not announced: {why(error)}")
         else:

@@ -8,7 +8,7 @@ import importlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from spoolnode.cluster.discovery.addresses import Lookup, join, look_up
+from spoolnode.cluster.discovery.addresses import Lookup, addresses_at, join
 from spoolnode.cluster.discovery.polled import Ask
 from spoolnode.node.config import BadConfig
 
@@ -18,7 +18,7 @@ Records = Callable[[str], Awaitable[list[tuple[str, int]]]]
 """A name -> targets and ports of its SRV records, the best first. Raises OSError if no answer came."""
 
 
-def targets_of(name: str, records: Records, lookup: Lookup = look_up) -> Ask:
+def targets_of(name: str, records: Records, lookup: Lookup = addresses_at) -> Ask:
     """Asks for the SRV records of a name and for the addresses of their targets; the key is `target:port`."""
 
     async def ask() -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 from spoolnode.cluster.candidate import Candidate, Sink
-from spoolnode.cluster.discovery.addresses import Lookup, look_up, split
+from spoolnode.cluster.discovery.addresses import Lookup, addresses_at, split_address
 from spoolnode.cluster.discovery.health import Health, why
 from spoolnode.cluster.lookup import is_literal
 from spoolnode.node.log import Report
@@ -26,7 +26,7 @@ class Static:
         report: Report,
         *,
         rng: random.Random,
-        lookup: Lookup = look_up,
+        lookup: Lookup = addresses_at,
         refresh: float = REFRESH_SECONDS,
     ) -> None:
         self.uri = uri
@@ -42,7 +42,7 @@ class Static:
             self._found(sink, target, [target])
         async with asyncio.TaskGroup() as group:  # a hanging lookup holds up no other name
             for target in self._targets:
-                if not is_literal(split(target)[0]):
+                if not is_literal(split_address(target)[0]):
                     group.create_task(self._follow(sink, target))
             await asyncio.Event().wait()
 
@@ -50,7 +50,7 @@ class Static:
         """Does nothing: this source cannot tell others."""
 
     async def _follow(self, sink: Sink, target: str) -> None:
-        host, port = split(target)
+        host, port = split_address(target)
         health = Health(self._report, self.uri)
         known: list[str] = []
         while True:

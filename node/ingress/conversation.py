@@ -24,8 +24,7 @@ from spoolnode.node.turns import Turns
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.headers import without_secrets
-from spoolnode.protocol.hello import Hello
-from spoolnode.protocol.hello import read as read_hello
+from spoolnode.protocol.hello import Hello, read_hello
 from spoolnode.protocol.keys import NONCE_SIZE
 from spoolnode.protocol.packet import EXTENDED, PING
 from spoolnode.protocol.reader import Body, Request, RequestReader

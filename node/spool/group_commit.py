@@ -24,7 +24,7 @@ from spoolnode.node.disk.threads import DiskThread
 from spoolnode.node.spool.tasks import Batch, Outbound
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.names import LAST, task_id
+from spoolnode.protocol.names import LAST, id_of_record
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.spoolfile import STATE_AT, VOID
 
@@ -239,7 +239,7 @@ class GroupCommit:
         self._committed(group)
         node_id, number = self._node_id, group.batch.number
         for waiter, offset in zip(group.waiters, group.offsets, strict=True):
-            waiter.stored(task_id(node_id, number, offset))
+            waiter.stored(id_of_record(node_id, number, offset))
 
     def _give_up(self, group: Group) -> None:
         """Ends a group whose commit failed."""

@@ -287,7 +287,7 @@ def _record_info(node_id: str, number: int, record: Record, data: bytes, now: fl
     start = record.offset + HEADER.size
     block = data[start : start + HEADER.unpack_from(data, record.offset)[1]] if is_outbound else b""
     return Info(
-        names.task_id(node_id, number, record.offset), state, None if record.rank == LAST else record.rank, due, record.attempts,
-        record.accepted, record.accepted, record.length, InBatch(number).where(record.offset),
+        names.id_of_record(node_id, number, record.offset), state, None if record.rank == LAST else record.rank, due,
+        record.attempts, record.accepted, record.accepted, record.length, InBatch(number).where(record.offset),
         destination_of_variables(decode_variables(block)) if is_outbound else None, record.number if is_outbound else None,
     )  # fmt: skip

@@ -23,7 +23,7 @@ from spoolnode.node.spool.recovery import Found
 from spoolnode.node.spool.sequence import Received
 from spoolnode.node.spool.store import Store
 from spoolnode.node.spool.tasks import Batch, Counts, Source
-from spoolnode.protocol.names import task_id
+from spoolnode.protocol.names import id_of_record
 
 SETTLE_AT_MOST = 64
 """Most unfinished tasks that a closed batch may have when it is settled: this bounds the cost of settling."""
@@ -118,7 +118,7 @@ class Journal:
 
     def new_id(self, serial: int) -> str:
         """An id for a task that gets a file of its own."""
-        return task_id(self.node_id, self.number(), serial)
+        return id_of_record(self.node_id, self.number(), serial)
 
     def id_of(self, source: Source, ref: Ref) -> str:
         """The id of a task."""

@@ -176,7 +176,7 @@ class InBatch(Place):
     number: int
 
     def id_of(self, ref: Ref, node_id: str) -> str:
-        return names.task_id(node_id, self.number, int(ref))
+        return names.id_of_record(node_id, self.number, int(ref))
 
     def where(self, ref: Ref) -> str:
         return f"{batch_ref(self.number)}:{ref}"

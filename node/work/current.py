@@ -10,7 +10,7 @@ running: ContextVar["Task | None"] = ContextVar("running", default=None)
 """Threads and async tasks have it if they run in a copy of the task's context."""
 
 
-def file_name() -> str:
+def running_file() -> str:
     """The file name of the task that runs; empty outside of one."""
     task = running.get()
     return task.file_name if task is not None else ""

@@ -47,7 +47,7 @@ def expects_children() -> bool:
     return time.monotonic() - _forked_at < SOON
 
 
-def reap() -> None:
+def reap_children() -> None:
     """Reaps children that came back, between two tasks, in the worker. All other children belong to their task."""
     with contextlib.suppress(BlockingIOError):
         while True:

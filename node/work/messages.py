@@ -54,7 +54,7 @@ NOT_RUN = frozenset({GONE, EARLY, LOCKED, SHORT, UNREADABLE, CORRUPT})
 """Verdicts about tasks that did not even start."""
 
 
-def send(sock: socket.socket, message: list[Any]) -> None:
+def send_message(sock: socket.socket, message: list[Any]) -> None:
     """Sends one message. Blocks if the other side does not read (unless the socket is non-blocking)."""
     sock.send(msgpack.packb(message, unicode_errors="surrogatepass"))
 

@@ -77,7 +77,7 @@ class TaskOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        task = current.file_name()
+        task = current.running_file()
         with self._lock:
             lines = (rest.pop((self._stream, task), "") + text).split("\n")
             if len(lines[-1]) > MAX_TEXT:
@@ -91,7 +91,7 @@ class TaskOutput(io.TextIOBase):
 
     def flush(self) -> None:
         """Sends the current task's text without a line end."""
-        task = current.file_name()
+        task = current.running_file()
         with self._lock:
             text = rest.pop((self._stream, task), "") + cut.pop((self._stream, task), b"").decode("utf-8", "replace")
         for start in range(0, len(text), MAX_TEXT):
@@ -128,7 +128,7 @@ class TaskBytes(io.BufferedIOBase):
 
     def write(self, data: Any) -> int:
         given = bytes(memoryview(data))
-        place = (self._stream, current.file_name())
+        place = (self._stream, current.running_file())
         whole = cut.pop(place, b"") + given
         text, length = codecs.utf_8_decode(whole, "replace", False)
         if length < len(whole):

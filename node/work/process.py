@@ -256,4 +256,4 @@ def _variables(settings: list[str]) -> dict[str, str]:
 def worker_command() -> list[str]:
     """The command that starts a worker: the face's module, which can load applications."""
     # -P: modules in the current directory belong to the application, and must not be imported for the worker's own use.
-    return [sys.executable, "-P", "-m", "spoolnode.worker"]
+    return [sys.executable, "-P", "-m", "spoolnode.runtime.worker_process"]

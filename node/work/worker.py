@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from spoolnode.node.config import BadConfig
 from spoolnode.node.outcome import DONE, App, AskedCall, Ending, Outcome, Timer, read_timer
 from spoolnode.node.work import current, messages, output
-from spoolnode.node.work.forked import end_if_forked, expects_children, keep_children_out, reap
+from spoolnode.node.work.forked import end_if_forked, expects_children, keep_children_out, reap_children
 from spoolnode.node.work.output import capture_output
 from spoolnode.node.work.slots import ASYNC_GRACE, TIMER, Slots
 from spoolnode.node.work.surroundings import Surroundings, watch
@@ -97,7 +97,7 @@ class Worker:
                 self._run_chunk(item)
             else:
                 self._call(item)
-            reap()
+            reap_children()
         self._async.join()
 
     def _next(self) -> Chunk | Timer | AskedCall | None:
@@ -108,12 +108,12 @@ class Worker:
             try:
                 return self._work.get(timeout=REAP_SECONDS)
             except Empty:
-                reap()
+                reap_children()
         return self._work.get()
 
     def send(self, message: list[Any]) -> None:
         """Sends a message to the node. A packet is sent whole, so threads need no lock."""
-        messages.send(self._sock, message)
+        messages.send_message(self._sock, message)
 
     # -- the node's wishes, in the listening thread --
 
@@ -420,7 +420,7 @@ def _function_of(task: Task) -> str:
     return (variables.get(names.FUNCTION) or variables.get(LEGACY_FUNCTION) or b"").decode("utf-8", "replace")
 
 
-def main(load: Callable[[dict[str, Any]], App]) -> None:
+def run_worker(load: Callable[[dict[str, Any]], App]) -> None:
     """The life of a worker process; its settings come in the first packet on its socket.
 
     Args:
@@ -438,7 +438,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         signal.signal(number, _leave_it_to_the_node)
     _die_with_the_node(facts["node_pid"])
     slots = Slots(facts["slots"], facts["concurrency"] + 1)
-    capture_output(lambda task, stream, text: messages.send(sock, ["print", task, stream, text]))
+    capture_output(lambda task, stream, text: messages.send_message(sock, ["print", task, stream, text]))
     keep_children_out(lambda: _let_go(sock, slots))
     watch()
     try:
@@ -449,7 +449,7 @@ def main(load: Callable[[dict[str, Any]], App]) -> None:
         trace = _frames_of_application(error)
         is_sentence = isinstance(error, BadConfig) and trace is None
         text = _shown(error, str if is_sentence else _whole)
-        messages.send(sock, ["broken", text[-messages.MAX_TEXT :], is_sentence])
+        messages.send_message(sock, ["broken", text[-messages.MAX_TEXT :], is_sentence])
         return
     worker = Worker(
         sock, slots, facts["root"], facts["node_id"], app, facts["timeout"], facts["concurrency"]

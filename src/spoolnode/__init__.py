@@ -11,10 +11,10 @@ TYPE_CHECKING = False  # type checkers take it for that of typing, which is expe
 if TYPE_CHECKING:
     from spoolnode import uwsgi
     from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, asend_to_spooler, send_to_spooler
-    from spoolnode.current import CurrentTask, current_task
+    from spoolnode.calls.current_task import CurrentTask, current_task
+    from spoolnode.calls.hooks import after_task, before_task
     from spoolnode.decorators import cron, spool, spoolforever, spoolraw, timer
     from spoolnode.errors import BadDecoration, TimedOut, Unanswered, Unreachable
-    from spoolnode.hooks import after_task, before_task
     from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused, SpoolnodeError
 
 __all__ = [
@@ -48,8 +48,8 @@ __all__ = [
 _HOMES = {
     "spoolnode.api": ("SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "asend_to_spooler", "send_to_spooler"),
     "spoolnode.decorators": ("cron", "spool", "spoolforever", "spoolraw", "timer"),
-    "spoolnode.current": ("CurrentTask", "current_task"),
-    "spoolnode.hooks": ("after_task", "before_task"),
+    "spoolnode.calls.current_task": ("CurrentTask", "current_task"),
+    "spoolnode.calls.hooks": ("after_task", "before_task"),
     "spoolnode.errors": ("BadDecoration", "TimedOut", "Unanswered", "Unreachable"),
     "spoolnode.protocol.errors": ("BadPacket", "BadTask", "Reason", "Refused", "SpoolnodeError"),
 }

@@ -3,7 +3,7 @@
 import sys
 
 
-def run() -> None:
+def run_command() -> None:
     """Runs the command, with the modules of Python, not with those of the same names in the current directory."""
     if not sys.flags.safe_path:
         del sys.path[0]  # `-m` has put the current directory there
@@ -13,4 +13,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    run_command()

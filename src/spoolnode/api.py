@@ -51,4 +51,4 @@ async def asend_to_spooler(
     """As `send_to_spooler`, without blocking the loop. Cancelled, the task may have been stored."""
     from spoolnode.client import aio  # asyncio, only when it is used
 
-    return await aio.send(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))
+    return await aio.asend(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))

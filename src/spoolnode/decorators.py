@@ -21,18 +21,18 @@ from functools import update_wrapper, wraps
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
 
 from spoolnode import client
-from spoolnode.compat.context import WorkerContext
+from spoolnode.calls.registry import INTERACTIVE, REGISTRY, full_name
+from spoolnode.calls.results import again, conclude, outcome_of, outcome_of_function
+from spoolnode.context import WorkerContext
 from spoolnode.errors import BadDecoration
 from spoolnode.node.outcome import Call, Outcome, Timer
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.unfit import fault
 from spoolnode.protocol.values import encode_task, pack, unpack
-from spoolnode.registry import INTERACTIVE, REGISTRY, full_name
-from spoolnode.results import again, conclude, outcome_of, outcome_of_function
 from spoolnode.wire import Message, destination, message, resolve, send_timeout
 
-P = ParamSpec("P")
+Params = ParamSpec("Params")
 R = TypeVar("R")
 
 MAX_VALUES = 60_000
@@ -57,20 +57,23 @@ class Options:
     """Seconds that sending may take. None: the environment's SPOOLNODE_SEND_TIMEOUT, else 5."""
 
 
-class SpooledCall(Generic[P]):
+class SpooledCall(Generic[Params]):
     """A function together with options, from `options()`."""
 
-    def __init__(self, function: "SpooledFunction[P, Any]", options: Options) -> None:
+    def __init__(self, function: "SpooledFunction[Params, Any]", options: Options) -> None:
         self._function = function
         self._options = options
 
-    def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    def __repr__(self) -> str:
+        return f"<call of {self._function.name}: {self._options}>"
+
+    def spool(self, /, *args: Params.args, **kwargs: Params.kwargs) -> str:
         """Stores a call and returns its id. Raises what `send_to_spooler` raises, and `BadTask` for arguments that the
         function does not take."""
         request = self._function.request(self._options, args, kwargs)
         return client.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
-    def spool_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def spool_on_commit(self, /, *args: Params.args, **kwargs: Params.kwargs) -> None:
         """Stores a call when Django's open transaction commits, or at once without one. After a rollback nothing is stored.
 
         Raises:
@@ -83,22 +86,22 @@ class SpooledCall(Generic[P]):
         to, patience = resolve(self._options.via), send_timeout(self._options.send_timeout)
         transaction.on_commit(lambda: client.send(to, request, patience))
 
-    async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def aspool(self, /, *args: Params.args, **kwargs: Params.kwargs) -> str:
         """As `spool`, without blocking the loop."""
         from spoolnode.client import aio
 
         request = self._function.request(self._options, args, kwargs)
-        return await aio.send(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
+        return await aio.asend(resolve(self._options.via), request, send_timeout(self._options.send_timeout))
 
 
-def _takes_only(error: type[Exception], what: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def _takes_only(error: type[Exception], what: str) -> Callable[[Callable[Params, R]], Callable[Params, R]]:
     """Makes the error for an unknown option a sentence with all known ones."""
 
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+    def decorate(function: Callable[Params, R]) -> Callable[Params, R]:
         known = list(getattr(function, "__kwdefaults__", ()))
 
         @wraps(function)
-        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        def checked(*args: Params.args, **kwargs: Params.kwargs) -> R:
             for name in kwargs:
                 if name not in known:
                     raise error(f"{what} takes no option {name!r}; it takes {', '.join(known[:-1])} and {known[-1]}")
@@ -109,10 +112,10 @@ def _takes_only(error: type[Exception], what: str) -> Callable[[Callable[P, R]],
     return decorate
 
 
-class SpooledFunction(Generic[P, R]):
+class SpooledFunction(Generic[Params, R]):
     """A decorated function. Calling it calls the function; `spool` and `aspool` store the call instead."""
 
-    def __init__(self, function: Callable[P, R], name: str, options: Options, forever: bool, raw: bool) -> None:
+    def __init__(self, function: Callable[Params, R], name: str, options: Options, forever: bool, raw: bool) -> None:
         update_wrapper(self, function)
         self.function = function
         self.name = name
@@ -124,7 +127,7 @@ class SpooledFunction(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<spooled function {self.name}>"
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: Params.args, **kwargs: Params.kwargs) -> R:
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -133,22 +136,22 @@ class SpooledFunction(Generic[P, R]):
             return self
         return SpooledMethod(self, instance)
 
-    def spool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    def spool(self, /, *args: Params.args, **kwargs: Params.kwargs) -> str:
         """Stores a call with these arguments and returns its id.
 
         Raises:
             BadTask: the function does not take these arguments, or they cannot travel.
             SpoolnodeError: everything else that `send_to_spooler` raises.
         """
-        return SpooledCall[P](self, self._options).spool(*args, **kwargs)
+        return SpooledCall[Params](self, self._options).spool(*args, **kwargs)
 
-    def spool_on_commit(self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+    def spool_on_commit(self, /, *args: Params.args, **kwargs: Params.kwargs) -> None:
         """Stores a call when Django's transaction commits (see `SpooledCall.spool_on_commit`)."""
-        SpooledCall[P](self, self._options).spool_on_commit(*args, **kwargs)
+        SpooledCall[Params](self, self._options).spool_on_commit(*args, **kwargs)
 
-    async def aspool(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def aspool(self, /, *args: Params.args, **kwargs: Params.kwargs) -> str:
         """As `spool`, without blocking the loop."""
-        return await SpooledCall[P](self, self._options).aspool(*args, **kwargs)
+        return await SpooledCall[Params](self, self._options).aspool(*args, **kwargs)
 
     @_takes_only(BadTask, "options()")
     def options(
@@ -160,7 +163,7 @@ class SpooledFunction(Generic[P, R]):
         timeout: float | None = None,
         via: str | None = None,
         send_timeout: float | None = None,
-    ) -> SpooledCall[P]:
+    ) -> SpooledCall[Params]:
         """This function with other options (see `Options`). Options that are not given keep the values from the decorator.
 
         Raises:
@@ -222,6 +225,9 @@ class SpooledMethod:
         self._function = function
         self._instance = instance
 
+    def __repr__(self) -> str:
+        return f"<spooled function {self._function.name} as a method>"
+
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._function(self._instance, *args, **kwargs)
 
@@ -246,7 +252,7 @@ class _Decorator:
         self._raw = raw
 
     @overload
-    def __call__(self, function: Callable[P, R], /) -> SpooledFunction[P, R]: ...
+    def __call__(self, function: Callable[Params, R], /) -> SpooledFunction[Params, R]: ...
 
     @overload
     def __call__(
@@ -257,7 +263,7 @@ class _Decorator:
         priority: int | None = None,
         timeout: float | None = None,
         name: str | None = None,
-    ) -> Callable[[Callable[P, R]], SpooledFunction[P, R]]: ...
+    ) -> Callable[[Callable[Params, R]], SpooledFunction[Params, R]]: ...
 
     @_takes_only(BadDecoration, "@spool")
     def __call__(
@@ -349,11 +355,11 @@ def timer(seconds: float) -> Callable[[Callable[[], R]], Callable[[], R]]:
 _CRON_RANGES = (("minute", 0, 59), ("hour", 0, 23), ("day", 1, 31), ("month", 1, 12), ("weekday", 0, 7))
 
 
-def _takes_five(function: Callable[P, R]) -> Callable[P, R]:
+def _takes_five(function: Callable[Params, R]) -> Callable[Params, R]:
     """Makes the error for a call of `cron` without its five arguments a sentence."""
 
     @wraps(function)
-    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checked(*args: Params.args, **kwargs: Params.kwargs) -> R:
         if len(args) + len(kwargs) != len(_CRON_RANGES) or kwargs.keys() != {name for name, *_ in _CRON_RANGES[len(args) :]}:
             raise BadDecoration("@cron takes five numbers: minute, hour, day, month, weekday; -1 is any")
         return function(*args, **kwargs)

@@ -32,7 +32,7 @@ MAY_BE_STORED = "the task may or may not have been stored"
 NOT_STORED = "nothing was stored"
 
 Variable = tuple[bytes, bytes]
-Target = tuple[str, int] | str
+SocketAddress = tuple[str, int] | str
 """An address as a socket takes it: host and port, or a unix socket's path."""
 
 
@@ -40,7 +40,7 @@ class Address(NamedTuple):
     """Where a node listens: as it was written, and where to try, one after the other."""
 
     text: str
-    targets: tuple[Target, ...]
+    targets: tuple[SocketAddress, ...]
     chosen: bool = True
     """Whether the user has named it."""
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from support import RunningNode, command
 
-from spoolnode.doctor.directory import file_system_type, free_space
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.doctor.machine import listen, lock_holder, node
+from spoolnode.doctor.spool_directory import file_system_type, free_space
 from spoolnode.node.disk.layout import Layout
 
 

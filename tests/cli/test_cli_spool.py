@@ -14,7 +14,7 @@ import pytest
 from support import RunningNode, command, eventually
 
 import spoolnode
-from spoolnode.cli.output import print_table
+from spoolnode.cli.printing import print_table
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.packet import encode_variables
 

@@ -10,7 +10,7 @@ import pytest
 from support import RunningNode, command
 
 from spoolnode.cli.settings import SETTINGS, gather
-from spoolnode.cli.uwsgi_ini import read
+from spoolnode.cli.uwsgi_ini import read_ini
 from spoolnode.cli.uwsgi_settings import from_ini
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.protocol.packet import MAX_BLOCK
@@ -74,7 +74,7 @@ def test_ini_file_reads_as_the_real_one_reads_it(ini: Path) -> None:
     )
     shown = (done.stdout + done.stderr).partition("[uwsgi]\n")[2].partition(";end of")[0]
     theirs = [tuple(part.strip() for part in line.partition("=")[::2]) for line in shown.splitlines() if line]
-    ours = [(option.name, option.value) for option in read(str(ini), environment)]
+    ours = [(option.name, option.value) for option in read_ini(str(ini), environment)]
     words = {"chdir", "module", "spooler", "spooler-import", "import", "env", "touch-reload", "procname", "mule", "later",
              "spooler-harakiri", "spooler-processes"}  # fmt: skip
     assert ours

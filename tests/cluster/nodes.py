@@ -28,8 +28,8 @@ from quick import timed
 from support import PATIENCE, RunningNode, eventually
 from talk import connect, read_answers, request
 
+from spoolnode.client.control import ask
 from spoolnode.cluster.timing import USUAL
-from spoolnode.control_client import ask
 from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
 

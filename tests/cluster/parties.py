@@ -16,11 +16,11 @@ from support import RunningNode, eventually, whole_lines
 from talk import connect, read_answers
 
 from spoolnode import send_to_spooler
+from spoolnode.client.control import ask
 from spoolnode.cluster.introduction import Introduction
-from spoolnode.control_client import ask
 from spoolnode.protocol.answer import REFUSED, read_answer, read_status, status_pong
 from spoolnode.protocol.errors import Refused
-from spoolnode.protocol.hello import PROTOCOL, Hello, encode, read
+from spoolnode.protocol.hello import PROTOCOL, Hello, encode, read_hello
 from spoolnode.protocol.keys import NONCE_SIZE, NodeKey
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
@@ -136,8 +136,8 @@ def hello(**changes: Any) -> bytes:
 
 def say_as(node: RunningNode, key: NodeKey, said: bytes, *packets: bytes) -> list[str]:
     """The same without TLS, from a party that says this hello and proves its key."""
-    introduction = Introduction(read(said[4:]), key, secrets.token_hex(NONCE_SIZE))
-    asked = read(said[4:])
+    introduction = Introduction(read_hello(said[4:]), key, secrets.token_hex(NONCE_SIZE))
+    asked = read_hello(said[4:])
     heard: list[str] = []
     with connection(node, None) as sock:
         sock.sendall(introduction.packet(asked.to, asked.low_watermark))

@@ -32,7 +32,7 @@ from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.hello import Hello, read
+from spoolnode.protocol.hello import Hello, read_hello
 from spoolnode.protocol.packet import decode_variables, encode_variables
 from spoolnode.protocol.request import read_terms
 
@@ -106,7 +106,7 @@ class Other:
                 head = await reader.readexactly(4)
                 block = await reader.readexactly(int.from_bytes(head[1:3], "little"))
                 if head[0] == 100:
-                    self.hellos.append(read(block))
+                    self.hellos.append(read_hello(block))
                     writer.write(self._pong())
                     continue
                 if not await self._task(head[3], dict(decode_variables(block)), reader, writer):

@@ -32,7 +32,7 @@ from zeroconf import Zeroconf
 
 from spoolnode import send_to_spooler
 from spoolnode.cluster.candidate import Identity
-from spoolnode.cluster.discovery.announcement import describe
+from spoolnode.cluster.discovery.announcement import service_info
 from spoolnode.protocol.packet import EXTENDED, SPOOL_REQUEST, encode_variables, packet
 
 pytestmark = pytest.mark.slow
@@ -551,7 +551,7 @@ def test_a_forged_announcement_leads_to_an_impostor_that_hears_nothing(
     lie = Identity("bbbbbbbbbbbb", "beta", cluster, (impostor.address,), tls=True)
     zeroconf = Zeroconf(interfaces=["127.0.0.1"])
     try:
-        info = describe(lie, "00000000", int(impostor.address.rpartition(":")[2]), ["127.0.0.1"])
+        info = service_info(lie, "00000000", int(impostor.address.rpartition(":")[2]), ["127.0.0.1"])
         zeroconf.register_service(info, cooperating_responders=True)
         enqueue(alpha, "1", "beta")
         alpha.wait_for_log("peer_rejected", name="beta")

@@ -8,7 +8,7 @@ import pytest
 from smallnode import SmallNode, StartNode
 
 from spoolnode import client
-from spoolnode.registry import REGISTRY
+from spoolnode.calls.registry import REGISTRY
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from spoolnode.compat.context import WorkerContext
+from spoolnode.context import WorkerContext
 from spoolnode.protocol import answer
 from spoolnode.protocol.packet import PING, Variables, decode_variables
 from spoolnode.protocol.reader import Body, Request, RequestReader

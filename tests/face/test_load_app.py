@@ -16,7 +16,7 @@ WORKER = """
 import json, sys, traceback
 sys.path.insert(0, {tests!r})
 from smallnode import context
-from spoolnode.app import load_app
+from spoolnode.runtime.loading import load_app
 from spoolnode.node.outcome import Call
 spec, tasks = json.loads(sys.argv[1])
 app = load_app(spec, context())

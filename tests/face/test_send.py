@@ -376,7 +376,7 @@ def test_nobody_there_says_what_was_tried_and_how_to_start_a_node() -> None:
     assert "start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA" in untold.hint
 
 
-@pytest.mark.parametrize("send", [client.send, lambda *args: asyncio.run(aio.send(*args))], ids=["sync", "async"])
+@pytest.mark.parametrize("send", [client.send, lambda *args: asyncio.run(aio.asend(*args))], ids=["sync", "async"])
 def test_client_that_is_told_nothing_tries_both_families(send: Callable[..., str]) -> None:
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
         port = listener.getsockname()[1]

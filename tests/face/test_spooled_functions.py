@@ -17,12 +17,12 @@ from smallnode import SmallNode, StartNode, context
 
 import spoolnode
 from spoolnode import BadDecoration, BadTask, cron, spool, spoolforever, spoolraw, timer
-from spoolnode.dispatch import Dispatcher
+from spoolnode.calls.registry import REGISTRY
 from spoolnode.node.outcome import Call, Ending, Outcome, Timer
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.values import pack
-from spoolnode.registry import REGISTRY
+from spoolnode.runtime.handler import Dispatcher
 
 calls: list[Any] = []
 

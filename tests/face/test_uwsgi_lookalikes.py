@@ -15,15 +15,15 @@ import pytest
 from smallnode import SmallNode, StartNode, context
 
 from spoolnode import uwsgi
+from spoolnode.calls.registry import REGISTRY
 from spoolnode.compat import uwsgi_module, uwsgidecorators
 from spoolnode.compat.absent import FUNCTIONS, NEVER_CALLED
-from spoolnode.compat.context import WorkerContext
-from spoolnode.dispatch import Dispatcher
+from spoolnode.context import WorkerContext
 from spoolnode.node.outcome import Call, Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.values import encode_task, pack
-from spoolnode.registry import REGISTRY
+from spoolnode.runtime.handler import Dispatcher
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from smallnode import StartNode, context
 from support import PATIENCE, environment
 
 from spoolnode import send_to_spooler
+from spoolnode.calls.registry import REGISTRY
 from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module, uwsgidecorators
-from spoolnode.compat.context import WorkerContext
-from spoolnode.compat.options import uwsgi_options
+from spoolnode.compat.uwsgi_opt import uwsgi_options
+from spoolnode.context import WorkerContext
 from spoolnode.node.config import Config
 from spoolnode.node.outcome import AskedCall
-from spoolnode.registry import REGISTRY
 
 heard: list[Any] = []
 
@@ -223,7 +223,7 @@ def test_lock_is_taken_while_the_application_is_imported_and_refused_to_tasks(re
 def test_only_the_first_worker_enqueues_while_it_imports(start_node: StartNode) -> None:
     node = start_node()
     with silence.importing(is_first=False):
-        assert send_to_spooler({"a": "b"}, via=node.address) == silence.INSTEAD
+        assert send_to_spooler({"a": "b"}, via=node.address) == silence.UNSENT_ID
         from_thread = threading.Thread(target=send_to_spooler, args=({"from": "thread"},), kwargs={"via": node.address})
         from_thread.start()
         from_thread.join(20)

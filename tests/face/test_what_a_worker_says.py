@@ -32,13 +32,13 @@ def first_words(directory: Path, app: str) -> list[Any]:
     with ours:
         with theirs:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "spoolnode.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "spoolnode.runtime.worker_process", str(theirs.fileno())],
                 cwd=directory,
                 env={"PYTHONPATH": str(Path(OURS).parent)},
                 pass_fds=(theirs.fileno(), slots.descriptor),
             )
         try:
-            messages.send(ours, [facts])
+            messages.send_message(ours, [facts])
             ours.settimeout(30)
             words = messages.receive(ours)
         finally:

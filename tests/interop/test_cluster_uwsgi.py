@@ -12,7 +12,7 @@ from real_programs import LINES, UWSGI, Lines, Uwsgi, free_port, need
 from support import PATIENCE, RunningNode, eventually
 
 from spoolnode import send_to_spooler, spool
-from spoolnode.control_client import ask
+from spoolnode.client.control import ask
 
 pytestmark = pytest.mark.slow
 

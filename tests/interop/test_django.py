@@ -152,7 +152,7 @@ def test_a_call_that_is_spooled_on_commit_is_stored_when_the_transaction_commits
     printed = shell(
         shop,
         "from django.db import transaction\n"
-        "from spoolnode.control_client import ask\n"
+        "from spoolnode.client.control import ask\n"
         f"stored = lambda: print(ask({str(shop.spool)!r}, 'GET', '/status')['total'])\n"
         "with transaction.atomic():\n"
         "    connected.spool_on_commit(1)\n"

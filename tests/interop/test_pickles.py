@@ -9,7 +9,7 @@ from real_programs import exchange, packet
 from support import RunningNode, eventually, whole_lines
 
 from spoolnode import Refused, send_to_spooler
-from spoolnode.compat.values import environment
+from spoolnode.compat.uwsgi_values import environment
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.values import pack
 

@@ -71,9 +71,9 @@ def test_the_largest_chunk_of_the_longest_names_is_one_packet_and_the_end_is_non
     with theirs:
         message = ["run", 1, None, ["9" * 10 + "/" + "x" * 244] * messages.MAX_CHUNK]
         with ours:
-            messages.send(ours, message)
+            messages.send_message(ours, message)
             assert messages.receive(theirs) == message
-            messages.send(ours, ["print", "t", "stdout", "\udcff" * 100])
+            messages.send_message(ours, ["print", "t", "stdout", "\udcff" * 100])
             assert messages.receive(theirs) == ["print", "t", "stdout", "\udcff" * 100]
         assert messages.receive(theirs) is None
 

@@ -228,8 +228,8 @@ def test_a_settlement_cut_short_at_any_call_leaves_no_task_twice() -> None:
             disk.crash()
             found = recover(store, NOW, Log())
             names_found = [file.ref.rpartition("/")[2] for file in found.files]
-            expected = {names.file_name(names.task_id(NODE, NUMBER, offset)) for offset in offsets_of(*records)}
-            names_found += [names.file_name(names.task_id(NODE, NUMBER, offset)) for offset in found_offsets(found)]
+            expected = {names.file_name(names.id_of_record(NODE, NUMBER, offset)) for offset in offsets_of(*records)}
+            names_found += [names.file_name(names.id_of_record(NODE, NUMBER, offset)) for offset in found_offsets(found)]
             assert sorted(names_found) == sorted(expected)
 
 
@@ -243,7 +243,7 @@ def test_a_record_whose_file_was_found_never_comes_back_once_that_file_ran() -> 
         disk.write(descriptor, batch_of(record(), record()), 0)
         disk.sync(descriptor)
         disk.sync_directory(store.layout.incoming)
-        ref = names.file_name(names.task_id(NODE, NUMBER, offset))
+        ref = names.file_name(names.id_of_record(NODE, NUMBER, offset))
         store.put(ref, [spoolfile.head(BLOCK)], None)
         assert found_offsets(recover(store, NOW, Log())) == [other]
         disk.unlink(store.layout.path(ref))

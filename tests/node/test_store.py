@@ -46,7 +46,7 @@ def task(name: str = "a", *, body: bytes = b"", due: float = 0.0, rank: int = na
 
 
 def ref_of(offset: int, rank: int | None = None) -> str:
-    name = names.file_name(names.task_id(NODE, NUMBER, offset))
+    name = names.file_name(names.id_of_record(NODE, NUMBER, offset))
     return name if rank is None else f"{rank}/{name}"
 
 

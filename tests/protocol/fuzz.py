@@ -100,7 +100,7 @@ def terms_of_a_peer_are_refused_or_harmless(data: bytes, _: random.Random) -> No
 
 def a_hello_is_refused_or_of_harmless_parts(data: bytes, _: random.Random) -> None:
     try:
-        found = hello.read(data)
+        found = hello.read_hello(data)
     except Refused:
         return
     assert names.is_node_id(found.id)
@@ -110,7 +110,7 @@ def a_hello_is_refused_or_of_harmless_parts(data: bytes, _: random.Random) -> No
     assert all(names.is_address(address) for address in found.addresses)
     assert 0 <= found.low_watermark <= names.MAX_NUMBER
     found = found._replace(instance="")  # compared, never shown: any bytes will do
-    assert hello.read(hello.encode(found)[4:]) == found
+    assert hello.read_hello(hello.encode(found)[4:]) == found
 
 
 def a_spool_file_is_a_bad_packet_or_says_what_its_bytes_say(data: bytes, _: random.Random) -> None:

@@ -9,7 +9,7 @@ from wire import HELLO_BLOCK, MALFORMED_BLOCKS, block, packet
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.hello import MOST_ADDRESSES, PROTOCOL, Hello, encode, read
+from spoolnode.protocol.hello import MOST_ADDRESSES, PROTOCOL, Hello, encode, read_hello
 
 SAID = {
     b"spool_hello": b"1",
@@ -35,7 +35,7 @@ def without(*keys: str) -> bytes:
 
 def refusal(content: bytes) -> Refused:
     with pytest.raises(Refused) as caught:
-        read(content)
+        read_hello(content)
     return caught.value
 
 
@@ -47,7 +47,7 @@ def test_a_hello_is_an_extended_ping_with_the_documented_variables() -> None:
 
 
 def test_a_hello_is_read_as_it_was_meant() -> None:
-    assert read(block(SAID)) == MEANT
+    assert read_hello(block(SAID)) == MEANT
 
 
 def test_the_version_that_nodes_speak_is_on_the_wire_already() -> None:
@@ -56,7 +56,7 @@ def test_the_version_that_nodes_speak_is_on_the_wire_already() -> None:
 
 
 def test_what_a_ping_may_leave_out_is_empty() -> None:
-    assert read(without("to", "instance", "addresses", "floor")) == Hello("0123456789ab", "alpha", "default")
+    assert read_hello(without("to", "instance", "addresses", "floor")) == Hello("0123456789ab", "alpha", "default")
 
 
 node_ids = st.text("0123456789abcdef", min_size=12, max_size=12)
@@ -76,12 +76,12 @@ hello_packets = st.builds(
 
 @given(hello_packets)
 def test_every_hello_arrives_as_it_was_sent(hello: Hello) -> None:
-    assert read(encode(hello)[4:]) == hello
+    assert read_hello(encode(hello)[4:]) == hello
 
 
 @given(hello_packets)
 def test_a_hello_with_variables_that_this_version_does_not_know_is_read_all_the_same(hello: Hello) -> None:
-    assert read(encode(hello)[4:] + block({b"spool_future": b"\xff", b"x": b""})) == hello
+    assert read_hello(encode(hello)[4:] + block({b"spool_future": b"\xff", b"x": b""})) == hello
 
 
 # --- what is refused ---
@@ -167,13 +167,13 @@ def test_what_must_be_said_must_be_said(key: str) -> None:
 
 
 def test_addresses_that_are_none_are_left_out_and_many_are_too_many() -> None:
-    assert read(said(addresses=b"/run/x.sock,10.0.0.1:1,h:0,,../x:1,\xff:1")).addresses == ("10.0.0.1:1",)
+    assert read_hello(said(addresses=b"/run/x.sock,10.0.0.1:1,h:0,,../x:1,\xff:1")).addresses == ("10.0.0.1:1",)
     many = b",".join(b"10.0.0.%d:1" % number for number in range(100))
-    assert len(read(said(addresses=many)).addresses) == MOST_ADDRESSES
+    assert len(read_hello(said(addresses=many)).addresses) == MOST_ADDRESSES
 
 
 def test_a_long_instance_is_cut_and_a_long_value_is_not_shown_whole() -> None:
-    assert len(read(said(instance=b"a" * 60_000)).instance) <= 40
+    assert len(read_hello(said(instance=b"a" * 60_000)).instance) <= 40
     assert len(refusal(said(name=b"\r\n\x1b" * 10_000)).text) < 600
     assert refusal(said(name=b"\r\n\x1b")).text.isprintable()
 
@@ -181,7 +181,7 @@ def test_a_long_instance_is_cut_and_a_long_value_is_not_shown_whole() -> None:
 @given(garbage | st.lists(st.tuples(st.sampled_from(sorted(SAID)), st.binary(max_size=20)), max_size=9).map(block))
 def test_any_block_is_refused_or_a_hello_of_harmless_parts(content: bytes) -> None:
     try:
-        found = read(content)
+        found = read_hello(content)
     except Refused:
         return
     assert found.protocol == PROTOCOL
@@ -199,4 +199,4 @@ def test_the_longest_hello_fits_into_the_smallest_buffer_of_a_real_uwsgi() -> No
         "f" * 12, "n" * 63, "c" * 63, "x" * 249 + ":65535", "i" * 40, ("h" * 249 + ":65535",) * MOST_ADDRESSES, names.MAX_NUMBER
     )
     assert len(encode(longest)) < 4096
-    assert hellos.read(encode(longest)[4:]) == longest
+    assert hellos.read_hello(encode(longest)[4:]) == longest

@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoolnode.protocol.keys import NodeKey, Talk, fingerprint, is_nonce, is_public
+from spoolnode.protocol.keys import NodeKey, Talk, fingerprint, is_nonce, is_public_key
 from spoolnode.protocol.x25519 import public_of, x25519
 
 SECRETS = st.binary(min_size=32, max_size=32)
@@ -70,9 +70,9 @@ def test_a_public_half_with_which_everybody_shares_the_same_proves_nothing(publi
 
 
 def test_what_is_said_has_its_form() -> None:
-    assert is_public(ALPHA.public)
+    assert is_public_key(ALPHA.public)
     assert is_nonce("0" * 32)
     assert len(fingerprint(ALPHA.public)) == 32
     for wrong in ("", "x" * 64, ALPHA.public + "\n", b"0" * 64, None):
-        assert not is_public(wrong)
+        assert not is_public_key(wrong)
         assert not is_nonce(wrong)

@@ -242,13 +242,13 @@ def test_every_task_id_makes_a_file_name_that_fits_and_leads_back(identity: str)
 
 
 def test_the_id_of_an_accepted_task_is_a_task_id_and_tells_node_batch_and_offset() -> None:
-    identity = names.task_id("0123456789abcdef", 2**64 - 1, 2**32)
+    identity = names.id_of_record("0123456789abcdef", 2**64 - 1, 2**32)
     assert identity == "0123456789abcdef_18446744073709551615_4294967296"
     assert names.is_task_id(identity)
 
 
 def test_ids_differ_when_node_batch_or_offset_do() -> None:
-    seen = [names.task_id(node, number, offset) for node in ("a", "b") for number in (1, 11) for offset in (1, 11)]
+    seen = [names.id_of_record(node, number, offset) for node in ("a", "b") for number in (1, 11) for offset in (1, 11)]
     assert len(set(seen)) == len(seen)
 
 

@@ -273,7 +273,7 @@ def _payloads(disk: FakeDisk, node_id: str) -> Iterable[tuple[str, str, bytes]]:
         for item in batchfile.read_records(data, number):
             if isinstance(item, batchfile.Record) and item.state == spoolfile.WAITING:
                 kind = OUTBOX if item.kind == batchfile.OUTBOUND else HERE
-                yield kind, names.task_id(node_id, number, item.offset), data[item.offset : item.offset + item.length]
+                yield kind, names.id_of_record(node_id, number, item.offset), data[item.offset : item.offset + item.length]
     pending = [("", HERE), ("arriving/", HERE), ("dead/", DEAD)]
     pending += [(f"outbox/{name}/", OUTBOX) for name in _names(disk, f"{ROOT}/outbox")]
     while pending:

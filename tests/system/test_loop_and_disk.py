@@ -19,7 +19,7 @@ from support import RunningNode, eventually, whole_lines
 from talk import connect, exchange, read_answers, request
 from watch import NOTES, status, tasks, wait_for_note
 
-from spoolnode.control_client import ask
+from spoolnode.client.control import ask
 from spoolnode.protocol.names import NODE
 
 ALLOWED = {

@@ -12,7 +12,7 @@ from talk import connect, read_answers, request
 from watch import NOTES, Gate, notes, wait_for_note
 
 import spoolnode
-from spoolnode.control_client import ask
+from spoolnode.client.control import ask
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import head
 

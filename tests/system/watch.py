@@ -7,7 +7,7 @@ from typing import Any
 
 from support import RunningNode, eventually, whole_lines
 
-from spoolnode.control_client import ask
+from spoolnode.client.control import ask
 from spoolnode.protocol.spoolfile import SpoolFile, parse
 
 NOTES = '''

@@ -20,8 +20,8 @@ _COMMANDS = {
     "join": "join",
     "send": "send",
     "status": "look",
-    "peers": "peers",
-    "accept": "peers",
+    "peers": "other_nodes",
+    "accept": "other_nodes",
     "ls": "look",
     "show": "look",
     "rm": "change",
@@ -41,18 +41,18 @@ _COMMANDS = {
 """Each command and the module of this package that has it, in the order of the help."""
 
 
-class Failure(click.ClickException):
+class CommandFailure(click.ClickException):
     """Ends a command with one sentence on standard error, and exit status 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable_lines(message))
 
 
-class _WrongSetting(Failure):
+class _WrongSetting(CommandFailure):
     exit_code = 2
 
 
-class _Unsure(Failure):
+class _Unsure(CommandFailure):
     exit_code = 3
 
 
@@ -86,14 +86,14 @@ class _Commands(click.Group):
         except OSError as error:
             if isinstance(error, BrokenPipeError) or not error.filename:
                 raise
-            raise Failure(f"{error.filename!r} cannot be used: {error.strerror}") from error
+            raise CommandFailure(f"{error.filename!r} cannot be used: {error.strerror}") from error
 
 
-def _failure_of(error: Exception) -> Failure:
+def _failure_of(error: Exception) -> CommandFailure:
     from spoolnode.errors import Unanswered
     from spoolnode.node.config import BadConfig
 
-    kind = _WrongSetting if isinstance(error, BadConfig) else _Unsure if isinstance(error, Unanswered) else Failure
+    kind = _WrongSetting if isinstance(error, BadConfig) else _Unsure if isinstance(error, Unanswered) else CommandFailure
     return kind(str(error))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from spoolnode.cli import Failure
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.options import WholeRange, json_option
 
 DIRECTORY = "ca"
@@ -101,7 +101,7 @@ def ca_show(files: tuple[Path, ...], as_json: bool) -> None:
 
     A certificate is shown as revoked if a ca.crl beside it revokes it.
     """
-    from spoolnode.cli.output import print_json, print_pairs
+    from spoolnode.cli.printing import print_json, print_pairs
 
     found = [_row(shown) for file in files for shown in _ca().show(file)]
     if as_json:
@@ -142,5 +142,5 @@ def _ca() -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "cryptography":
             raise
-        raise Failure("`spoolnode ca` needs the package cryptography: pip install cryptography") from error
+        raise CommandFailure("`spoolnode ca` needs the package cryptography: pip install cryptography") from error
     return authority

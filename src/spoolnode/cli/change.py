@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import click
 
-from spoolnode.cli import Failure
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.look import limit_option, list_tasks
 from spoolnode.cli.options import duration, json_option, spool_option
 
@@ -108,8 +108,8 @@ def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> N
     Exit status 1 if tasks wait for a destination that no known node has.
     """
     from spoolnode.cli.directory import root_of
-    from spoolnode.cli.output import print_json
-    from spoolnode.control_client import ask
+    from spoolnode.cli.printing import print_json
+    from spoolnode.client.control import ask
 
     root_of(spool)
     rows = ask(spool, "POST", f"/flush?{urlencode({'to': destinations}, doseq=True)}")
@@ -126,13 +126,13 @@ def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> N
 
 def _in_peers(spool: str) -> frozenset[str]:
     """The destinations that `spoolnode peers` shows."""
-    from spoolnode.control_client import ask
+    from spoolnode.client.control import ask
 
     return frozenset(row[key] for row in ask(spool, "GET", "/peers") for key in ("id", "name", "address"))
 
 
 def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
-    from spoolnode.cli.output import say
+    from spoolnode.cli.printing import say
 
     to, count = row["destination"], row["waiting"]
     tasks = _tasks(count)
@@ -162,19 +162,19 @@ def reload_command(wait: float, spool: str) -> None:
     Exit status: 0 the new code runs; 1 it does not load, or the node declined, and standard error says why; 2 the command
     line is wrong; 3 it is still loading after --wait seconds.
     """
-    from spoolnode.control_client import TIMEOUT, ask
+    from spoolnode.client.control import ASK_SECONDS, ask
 
-    answer = ask(spool, "POST", f"/reload?wait={wait:g}", TIMEOUT + wait)
+    answer = ask(spool, "POST", f"/reload?wait={wait:g}", ASK_SECONDS + wait)
     if answer["outcome"] == "failed":
-        raise Failure(f"the application does not load, and the old workers go on:\n{answer['reason'].rstrip()}")
+        raise CommandFailure(f"the application does not load, and the old workers go on:\n{answer['reason'].rstrip()}")
     if answer["outcome"] == "stopping":
-        raise Failure("the node was stopped before the application was loaded")
+        raise CommandFailure("the node was stopped before the application was loaded")
     if answer["outcome"] == "loading":
         raise _StillLoading(f"the application is still loading after {wait:g} s; the log will show the outcome")
     click.echo("reloaded: new tasks run the new code" if wait else "asked to reload; the log will show the outcome")
 
 
-class _StillLoading(Failure):
+class _StillLoading(CommandFailure):
     exit_code = 3
 
 
@@ -191,9 +191,9 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     most --grace seconds. The rest stays in the spool: tasks that were addressed to this node, tasks for nodes that are down,
     and those that no peer could take (kept). `spoolnode stop` cuts it short.
     """
-    from spoolnode.cli.directory import Stopped, root_of
-    from spoolnode.cli.output import print_json, say
-    from spoolnode.control_client import ask
+    from spoolnode.cli.directory import StoppedDirectory, root_of
+    from spoolnode.cli.printing import print_json, say
+    from spoolnode.client.control import ask
 
     root = root_of(spool)
     before = ask(root, "POST", "/drain")
@@ -205,7 +205,7 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
             print_json(before)
         return
     _wait_for_end(root)
-    stopped = Stopped(root)
+    stopped = StoppedDirectory(root)
     left = stopped.left()
     if as_json:
         print_json({"drained": True, "before": count, "left": left, "spool": root})
@@ -239,7 +239,7 @@ def stop_command(wait: bool, files: bool, spool: str) -> None:
     with --drain-on-stop (see `spoolnode drain`). SIGTERM does the same.
     """
     from spoolnode.cli.settle import say_what_is_left
-    from spoolnode.control_client import ask
+    from spoolnode.client.control import ask
 
     ask(spool, "POST", f"/stop?files={files:d}")
     if wait or files:
@@ -273,11 +273,11 @@ def _ids_or_all(ids: Sequence[str], everything: bool) -> None:
 
 
 def _retry_all(spool: str, as_json: bool) -> None:
-    from spoolnode.cli.directory import Running, open_directory
-    from spoolnode.cli.output import patiently, print_json
+    from spoolnode.cli.directory import RunningDirectory, open_directory
+    from spoolnode.cli.printing import patiently, print_json
 
     directory = open_directory(spool)
-    if isinstance(directory, Running):
+    if isinstance(directory, RunningDirectory):
         total = directory.count_dead()
         count = patiently(directory.retry_dead, "retrying", lambda: total - directory.count_dead(), total)
     else:
@@ -292,7 +292,7 @@ def _only_dead(directory: "Directory", action: Action) -> Action:
     def act(identity: str) -> str | None:
         state = directory.task(identity)["state"]
         if state != "dead":
-            raise Failure(f"the task {identity} is not dead but {state}")
+            raise CommandFailure(f"the task {identity} is not dead but {state}")
         return action(identity)
 
     return act
@@ -304,7 +304,7 @@ def _each(
 ) -> None:  # fmt: skip
     """Acts on one task after the other. After a failure it goes on with the next, but the exit status is 1."""
     from spoolnode.cli.directory import identity_of, open_directory
-    from spoolnode.cli.output import print_json, watched
+    from spoolnode.cli.printing import print_json, watched
     from spoolnode.protocol.errors import SpoolnodeError
 
     action = action_of(open_directory(spool))
@@ -315,7 +315,7 @@ def _each(
             identity = identity_of(text)
             to = action(identity)
             rows.append({"id": identity, done: True, **({"destination": to} if to else {})})
-        except (SpoolnodeError, Failure) as error:
+        except (SpoolnodeError, CommandFailure) as error:
             rows.append({"id": text, done: False, "error": str(error)})
     if as_json:
         print_json(rows)
@@ -330,7 +330,7 @@ def _for(row: dict[str, Any]) -> str:
 
 
 def _say(rows: list[dict[str, Any]], done: str, quiet: bool) -> None:
-    from spoolnode.cli.output import say
+    from spoolnode.cli.printing import say
 
     word = "is ready" if done == "ready" else done
     for row in rows:

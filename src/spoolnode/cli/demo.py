@@ -10,6 +10,6 @@ def demo_command() -> None:
     It starts a node in a temporary directory, sends it tasks, kills it, starts it again, and stops it. Then it starts three
     nodes that find each other, and kills one of them.
     """
-    from spoolnode.demo import run
+    from spoolnode.demo.show import run_demo
 
-    run()
+    run_demo()

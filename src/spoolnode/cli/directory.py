@@ -10,9 +10,9 @@ from struct import error as StructError
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from spoolnode.cli import Failure
-from spoolnode.cli.output import watched
-from spoolnode.control_client import NotRunning, ask
+from spoolnode.cli import CommandFailure
+from spoolnode.cli.printing import watched
+from spoolnode.client.control import NotRunning, ask
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, is_dead, outbox_ref, reason_ref, ref_id
 from spoolnode.node.outbox.revival import destination_again
@@ -33,7 +33,7 @@ READERS: dict[str, Callable[[Store, float], Iterator[inspect.Info]]] = {
 
 
 class Directory(Protocol):
-    """A spool directory, for the commands. Every method may raise `SpoolnodeError` or `Failure`."""
+    """A spool directory, for the commands. Every method may raise `SpoolnodeError` or `CommandFailure`."""
 
     def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
         """Tasks that are waiting (later and running ones too), dead, or in the outbox, in their order; a limit of 0 is none."""
@@ -58,41 +58,44 @@ class Directory(Protocol):
 
 
 def root_of(spool: str) -> str:
-    """The absolute path of a spool directory. Raises `Failure` if it does not exist, or we may not read it."""
+    """The absolute path of a spool directory. Raises `CommandFailure` if it does not exist, or we may not read it."""
     root = os.path.abspath(spool)
     if os.path.isfile(root):
-        raise Failure(f"{root} is a file, not a directory; name the spool directory with --spool, or SPOOLNODE_SPOOL")
+        raise CommandFailure(f"{root} is a file, not a directory; name the spool directory with --spool, or SPOOLNODE_SPOOL")
     if not os.path.isdir(root):
-        raise Failure(f"the spool directory {root} does not exist; name yours with --spool, or SPOOLNODE_SPOOL")
+        raise CommandFailure(f"the spool directory {root} does not exist; name yours with --spool, or SPOOLNODE_SPOOL")
     if not os.access(root, os.R_OK | os.X_OK):
-        raise Failure(f"you may not read the spool directory {root}")
+        raise CommandFailure(f"you may not read the spool directory {root}")
     return root
 
 
 def open_directory(spool: str) -> Directory:
-    """The spool directory at that path. Raises `Failure` if it does not exist."""
+    """The spool directory at that path. Raises `CommandFailure` if it does not exist."""
     root = root_of(spool)
     try:
         ask(root, "GET", "/status")
     except NotRunning:
-        return Stopped(root)
-    return Running(root)
+        return StoppedDirectory(root)
+    return RunningDirectory(root)
 
 
 def identity_of(text: str) -> str:
-    """The id in an id, a file name or a path of a spool file. Raises `Failure` if it cannot be an id."""
+    """The id in an id, a file name or a path of a spool file. Raises `CommandFailure` if it cannot be an id."""
     name = text.rpartition("/")[2]
     identity = names.id_of_file(name) if name.startswith(names.SPOOL_PREFIX) else name
     if not names.is_task_id(identity):
-        raise Failure(f"{text[:80]!r} is not a task id; `spoolnode ls` shows the ids")
+        raise CommandFailure(f"{text[:80]!r} is not a task id; `spoolnode ls` shows the ids")
     return identity
 
 
-class Running:
+class RunningDirectory:
     """The directory of a running node: everything goes through its control socket."""
 
     def __init__(self, root: str) -> None:
         self._root = root
+
+    def __repr__(self) -> str:
+        return f"<RunningDirectory {self._root}>"
 
     def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = ask(self._root, "GET", f"/tasks?state={state}&limit={limit}", BULK_SECONDS)
@@ -118,12 +121,15 @@ class Running:
         ask(self._root, "POST", "/settle", BULK_SECONDS)
 
 
-class Stopped:
+class StoppedDirectory:
     """The directory of a node that does not run. It changes files under the node's lock, so that no node starts meanwhile."""
 
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
         self._store = Store(RealDisk(), self._layout, _node_id(self._layout))
+
+    def __repr__(self) -> str:
+        return f"<StoppedDirectory {self._layout.root}>"
 
     def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
         found = watched(READERS[state](self._store, time.time()), f"reading {self._layout.root}")
@@ -136,9 +142,9 @@ class Stopped:
         try:
             return {**info._asdict(), **inspect.contents(self._store, place)}
         except OSError as error:
-            raise Failure(f"the task {identity} cannot be read: {error.strerror}") from error
+            raise CommandFailure(f"the task {identity} cannot be read: {error.strerror}") from error
         except BadPacket as error:
-            raise Failure(f"the task {identity} cannot be read: {error}") from error
+            raise CommandFailure(f"the task {identity} cannot be read: {error}") from error
 
     def remove(self, identity: str) -> None:
         with self._lock():
@@ -158,11 +164,11 @@ class Stopped:
             if info.state == inspect.DEAD:
                 return self._revive(info.where)
             if info.state == inspect.OUTBOX:
-                raise Failure(f"the task {identity} waits for {info.destination}; it is sent when a node runs here")
+                raise CommandFailure(f"the task {identity} waits for {info.destination}; it is sent when a node runs here")
             if place.length >= 0:
-                raise Failure(f"the task {identity} lies in a batch file; it can be made ready when its node runs")
+                raise CommandFailure(f"the task {identity} lies in a batch file; it can be made ready when its node runs")
             if info.state != inspect.LATER:
-                raise Failure(f"the task {identity} is ready already; it runs when a node with an application runs here")
+                raise CommandFailure(f"the task {identity} is ready already; it runs when a node with an application runs here")
             self._store.disk.set_mtime(place.path, time.time())
             return ""
 
@@ -221,7 +227,7 @@ class Stopped:
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
         found = inspect.find_place(self._store, identity, time.time())
         if found is None:
-            raise Failure(f"there is no task {identity} here: it has ended, was removed, or never existed")
+            raise CommandFailure(f"there is no task {identity} here: it has ended, was removed, or never existed")
         return found
 
     @contextmanager
@@ -233,9 +239,10 @@ class Stopped:
             with lock_spool(self._layout):
                 yield
         except BadConfig as error:
-            raise Failure(str(error)) from error
+            raise CommandFailure(str(error)) from error
         except OSError as error:
-            raise Failure(f"the spool directory {self._layout.root} cannot be changed: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise CommandFailure(f"the spool directory {self._layout.root} cannot be changed: {reason}") from error
 
 
 def _node_id(layout: Layout) -> str:
@@ -255,7 +262,7 @@ def _unless_taken(path: str, identity: str) -> Iterator[None]:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise Failure(f"the task {identity} is being run by another program") from error
+            raise CommandFailure(f"the task {identity} is being run by another program") from error
         yield
     finally:
         os.close(descriptor)

@@ -27,7 +27,7 @@ def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
 
     Exit status 1 if something would keep a node from running or from keeping its promises.
     """
-    from spoolnode.cli.output import print_json
+    from spoolnode.cli.printing import print_json
     from spoolnode.cli.settings import gather
     from spoolnode.doctor import examine
     from spoolnode.protocol.printable import printable, printable_lines

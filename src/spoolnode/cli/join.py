@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spoolnode.cli import Failure
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.options import TYPED, NodeCommand, as_typed, config_option, json_option, of_uwsgi
 from spoolnode.cli.uwsgi_options import WITHOUT_EFFECT
 
@@ -110,7 +110,7 @@ def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
 def _run(config: "Config", report: "Log") -> int:
     import uvloop
 
-    from spoolnode.cli.output import say
+    from spoolnode.cli.printing import say
     from spoolnode.cluster.cluster import joiner
     from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
@@ -125,9 +125,9 @@ def _run(config: "Config", report: "Log") -> int:
     except AppBroken as error:
         report.flush()
         say(str(error).rstrip(), err=True)
-        raise Failure(f"the application {config.app!r} does not load, so the node did not start") from error
+        raise CommandFailure(f"the application {config.app!r} does not load, so the node did not start") from error
     except OSError as error:
-        raise Failure(f"the node cannot run: {_reason(error)}") from error
+        raise CommandFailure(f"the node cannot run: {_reason(error)}") from error
 
 
 def _reason(error: OSError) -> str:
@@ -146,7 +146,7 @@ def config_command(file: str | None, as_json: bool, ini: tuple[str, ...], **give
 
     Each has its meaning above it: a good file to start from. It takes the options of `join`, and reads the same sources.
     """
-    from spoolnode.cli.output import print_json
+    from spoolnode.cli.printing import print_json
     from spoolnode.cli.settings import as_toml, gather, in_force
 
     _without_uwsgi(given)

@@ -11,14 +11,14 @@ MOST_REASONS = 20
 """Most destinations for which a listing says why their tasks wait."""
 STATUS_SECONDS = 5.0
 """How long `status` waits: a node that is silent for this long is not well, and `status` should say so."""
-LIMIT = 100
+ROWS = 100
 """Tasks that a listing shows by default."""
 
 
 def limit_option(function: Any) -> Any:
     """`--limit`."""
     return click.option(
-        "--limit", type=WholeRange(0), default=LIMIT, show_default=True, metavar="N", help="Show at most this many; 0: all."
+        "--limit", type=WholeRange(0), default=ROWS, show_default=True, metavar="N", help="Show at most this many; 0: all."
     )(function)
 
 
@@ -28,8 +28,8 @@ def limit_option(function: Any) -> Any:
 def status_command(spool: str, as_json: bool) -> None:
     """Shows the state of a running node."""
     from spoolnode.cli.directory import root_of
-    from spoolnode.cli.output import print_json, print_pairs
-    from spoolnode.control_client import ask
+    from spoolnode.cli.printing import print_json, print_pairs
+    from spoolnode.client.control import ask
 
     root_of(spool)
     status = ask(spool, "GET", "/status", STATUS_SECONDS)
@@ -40,7 +40,7 @@ def status_command(spool: str, as_json: bool) -> None:
 
 
 def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
-    from spoolnode.cli.output import ago, size
+    from spoolnode.cli.printing import ago, size
 
     state = f"running for {ago(status['uptime'])}" + ("" if status["state"] == "running" else f", {status['state']}")
     app = status["app"] or "none: tasks are accepted and kept"
@@ -84,7 +84,7 @@ def _named(to: str, link: dict[str, Any] | None) -> str:
 
 def _link(link: dict[str, Any] | None) -> str:
     """Why tasks for another node still wait."""
-    from spoolnode.cli.output import ago
+    from spoolnode.cli.printing import ago
 
     if link is None or not link["reason"]:
         return ""
@@ -104,7 +104,7 @@ def _workers(status: dict[str, Any]) -> str:
 
 
 def _oldest(seconds: float | None) -> str:
-    from spoolnode.cli.output import ago
+    from spoolnode.cli.printing import ago
 
     return "" if seconds is None else f", the oldest for {ago(seconds)}"
 
@@ -138,7 +138,7 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
 def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
     """Prints the tasks of a state."""
     from spoolnode.cli.directory import function_of, open_directory, read_block, reason_of
-    from spoolnode.cli.output import print_json, print_table
+    from spoolnode.cli.printing import print_json, print_table
 
     rows = open_directory(spool).tasks(state, limit + 1 if limit else 0)
     more = bool(limit) and len(rows) > limit
@@ -165,8 +165,8 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
 def _say_why(spool: str) -> None:
     """Says for each destination without an open link why its tasks wait. Only a running node knows it."""
     from spoolnode.cli.directory import root_of
-    from spoolnode.cli.output import say
-    from spoolnode.control_client import NotRunning, ask
+    from spoolnode.cli.printing import say
+    from spoolnode.client.control import NotRunning, ask
 
     try:
         links = ask(root_of(spool), "GET", "/status")["links"]
@@ -180,7 +180,7 @@ def _say_why(spool: str) -> None:
 def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:
     """Replaces the ids of nodes, which any and tag:X became, with names. Only a running node knows them."""
     from spoolnode.cli.directory import root_of
-    from spoolnode.control_client import NotRunning, ask
+    from spoolnode.client.control import NotRunning, ask
 
     try:
         known = {peer["id"]: peer["name"] for peer in ask(root_of(spool), "GET", "/peers") if peer["name"]}
@@ -195,20 +195,20 @@ def _age(row: dict[str, Any]) -> str:
 
 
 def _since(when: float | None) -> str:
-    from spoolnode.cli.output import ago
+    from spoolnode.cli.printing import ago
 
     return "" if when is None else ago(max(time.time() - when, 0.0), units=1)
 
 
 def _due(row: dict[str, Any]) -> str:
-    from spoolnode.cli.output import ago
+    from spoolnode.cli.printing import ago
 
     seconds = (row["due"] or 0.0) - time.time()
     return f"in {ago(seconds, units=1)}" if seconds > 0 else ""
 
 
 def _size(row: dict[str, Any]) -> str:
-    from spoolnode.cli.output import size
+    from spoolnode.cli.printing import size
 
     return size(row["size"])
 
@@ -247,7 +247,7 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
     (shown as spool_id; spool_origin is the id of that node). It works with or without a running node.
     """
     from spoolnode.cli.directory import identity_of, open_directory
-    from spoolnode.cli.output import print_json, print_pairs
+    from spoolnode.cli.printing import print_json, print_pairs
 
     task = open_directory(spool).task(identity_of(identity))
     if as_json:
@@ -257,7 +257,7 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
 
 
 def _task_lines(task: dict[str, Any]) -> list[tuple[str, Any]]:
-    from spoolnode.cli.output import moment, size
+    from spoolnode.cli.printing import moment, size
 
     special = {"priority": None, "due": moment, "accepted": moment, "changed": moment, "size": size, "body_size": size}
     lines = []

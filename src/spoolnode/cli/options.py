@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from spoolnode.cli.uwsgi_options import ALIASES, INSTEAD, SHORT, WITHOUT_EFFECT
+from spoolnode.cli.uwsgi_options import ALIASES, INSTEAD, SHORT_FORMS, WITHOUT_EFFECT
 from spoolnode.node.duration import RIGHT, read_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,7 +61,7 @@ class NodeCommand(click.Command):
                     ctx.fail(f"--{name} is given twice, and a node has one: {advice}")
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            name = SHORT.get(error.option_name, error.option_name.removeprefix("--"))
+            name = SHORT_FORMS.get(error.option_name, error.option_name.removeprefix("--"))
             if name in INSTEAD:
                 ctx.fail(f"a node has no {error.option_name}: {INSTEAD[name]}")
             raise

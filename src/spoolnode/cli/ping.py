@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from spoolnode.cli import Failure
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.options import json_option, time_limit
 
 if TYPE_CHECKING:
     from spoolnode.protocol.answer import Answer
-    from spoolnode.wire import Address, Target
+    from spoolnode.wire import Address, SocketAddress
 
 
 class Reply(NamedTuple):
@@ -39,7 +39,7 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
     ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or port 3031 of this machine. A real uWSGI server
     answers too, but says nothing about itself.
     """
-    from spoolnode.cli.output import print_json, say
+    from spoolnode.cli.printing import print_json, say
     from spoolnode.protocol.answer import read_status
     from spoolnode.wire import resolve
 
@@ -77,19 +77,19 @@ def exchange(where: "Address", modifier2: int, limit: float) -> Reply:
                 connected.settimeout(max(started + limit - time.monotonic(), 0.001))
                 data = connected.recv(65536)
                 if not data:
-                    raise Failure(
+                    raise CommandFailure(
                         f"{name}: closed the connection without an answer; it does not speak uwsgi, or does not let us in"
                     )
                 answers += reader.answers(data)
     except TimeoutError as error:
-        raise Failure(f"{name}: no answer in {limit:g} s") from error
+        raise CommandFailure(f"{name}: no answer in {limit:g} s") from error
     except OSError as error:
-        raise Failure(f"{name}: cannot connect: {error.strerror or error}{where.hint}") from error
+        raise CommandFailure(f"{name}: cannot connect: {error.strerror or error}{where.hint}") from error
     except BadPacket as error:
-        raise Failure(f"{name}: does not speak uwsgi: {error}") from error
+        raise CommandFailure(f"{name}: does not speak uwsgi: {error}") from error
     modifier1, _, block = answers[0]
     if modifier1 != PING:
-        raise Failure(f"{name}: {_refusal(answers[0])}")
+        raise CommandFailure(f"{name}: {_refusal(answers[0])}")
     return Reply(time.monotonic() - started, block)
 
 
@@ -106,7 +106,7 @@ def _refusal(answer: "Answer") -> str:
     return "refused the ping; its owner can let this machine in with --allow"
 
 
-def _connect(targets: "tuple[Target, ...]", limit: float) -> socket.socket:
+def _connect(targets: "tuple[SocketAddress, ...]", limit: float) -> socket.socket:
     """Connects to the first target that accepts it. Raises the error of the last one."""
     for target in targets[:-1]:
         with contextlib.suppress(OSError):
@@ -114,7 +114,7 @@ def _connect(targets: "tuple[Target, ...]", limit: float) -> socket.socket:
     return _connect_to(targets[-1], limit)
 
 
-def _connect_to(target: "Target", limit: float) -> socket.socket:
+def _connect_to(target: "SocketAddress", limit: float) -> socket.socket:
     if isinstance(target, tuple):
         return socket.create_connection(target, limit)
     connected = socket.socket(socket.AF_UNIX)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from spoolnode.cli import Failure
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.options import json_option, time_limit
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -55,7 +55,7 @@ def send_command(
 
     Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
     """
-    from spoolnode.cli.output import print_json
+    from spoolnode.cli.printing import print_json
 
     identity, copies, note = _send(_task(pairs, typed, special), node, timeout, via, send_timeout)
     if as_json:
@@ -147,7 +147,7 @@ def _read_body(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise Failure(f"the body {os.fspath(path)!r} cannot be read: {error.strerror}; nothing was sent") from error
+        raise CommandFailure(f"the body {os.fspath(path)!r} cannot be read: {error.strerror}; nothing was sent") from error
 
 
 def read_time(text: str, now: float) -> float:

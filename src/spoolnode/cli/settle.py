@@ -38,7 +38,7 @@ def settle_command(spool: str, as_json: bool) -> None:
     ones, stay where only a node looks.
     """
     from spoolnode.cli.directory import open_directory, root_of
-    from spoolnode.cli.output import print_json
+    from spoolnode.cli.printing import print_json
 
     open_directory(spool).settle()
     if as_json:

@@ -108,7 +108,7 @@ _OPERATORS: dict[str, Callable[[int, int], int]] = {
 }
 
 
-def read(place: str, environment: Mapping[str, str]) -> list[Option]:
+def read_ini(place: str, environment: Mapping[str, str]) -> list[Option]:
     """All options of an ini file, in order, with everything filled in.
 
     Args:

@@ -77,5 +77,5 @@ INSTEAD = {
 }  # fmt: skip
 """Options of uWSGI that we do not take, and what to use instead."""
 
-SHORT = {"-H": "home", "-d": "daemonize", "-t": "harakiri", "-x": "xml", "-y": "yaml", "-L": "disable-logging"}
+SHORT_FORMS = {"-H": "home", "-d": "daemonize", "-t": "harakiri", "-x": "xml", "-y": "yaml", "-L": "disable-logging"}
 """Short forms of those, and of others that have no short form here."""

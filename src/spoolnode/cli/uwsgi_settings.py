@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spoolnode.cli.settings import read_text
-from spoolnode.cli.uwsgi_ini import Option, read
+from spoolnode.cli.uwsgi_ini import Option, read_ini
 from spoolnode.cli.uwsgi_options import IMPORTS, INSTEAD
 from spoolnode.node.config import BadConfig
 from spoolnode.protocol.packet import MAX_BLOCK
@@ -39,7 +39,7 @@ def from_ini(places: Sequence[str], given: Mapping[str, Any], environment: Mappi
     Raises:
         BadConfig: a file cannot be read, a value is invalid, or it needs two nodes.
     """
-    return _settings_of([option for place in places for option in read(place, environment)], given)
+    return _settings_of([option for place in places for option in read_ini(place, environment)], given)
 
 
 def _settings_of(options: list[Option], given: Mapping[str, Any]) -> FromIni:

@@ -11,7 +11,7 @@ import os
 import threading
 
 from spoolnode.client import silence
-from spoolnode.client.blocking import ThreadConnection, ThreadTurn, connect, run
+from spoolnode.client.blocking import ThreadConnection, ThreadTurn, run_blocking
 from spoolnode.client.deadline import Deadline
 from spoolnode.client.endpoint import Endpoint
 from spoolnode.protocol.answer import Answer
@@ -40,7 +40,7 @@ def send(address: Address, message: Message, timeout: float) -> str:
         Unanswered: no answer came; it may have been stored. `TimedOut` if the time was up.
     """
     if silence.is_silent():
-        return silence.INSTEAD
+        return silence.UNSENT_ID
     answer = _ask(address, message, timeout)
     identity = task_id(address, answer)
     tell(answer)
@@ -50,7 +50,7 @@ def send(address: Address, message: Message, timeout: float) -> str:
 def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int, str]:
     """As `send`. Returns the id of the first copy, the number of copies (1 unless `node="all"`), and the node's note."""
     if silence.is_silent():
-        return silence.INSTEAD, 1, ""
+        return silence.UNSENT_ID, 1, ""
     answer = _ask(address, message, timeout)
     return task_id(address, answer), copies(answer), note(answer)
 
@@ -65,7 +65,7 @@ def close() -> None:
 
 
 def _ask(address: Address, message: Message, timeout: float) -> Answer:
-    return run(_endpoint(address).send(message, Deadline(timeout, renews=len(message.body) >= LARGE)))
+    return run_blocking(_endpoint(address).send(message, Deadline(timeout, renews=len(message.body) >= LARGE)))
 
 
 def _endpoint(address: Address) -> Endpoint[ThreadConnection]:
@@ -73,7 +73,7 @@ def _endpoint(address: Address) -> Endpoint[ThreadConnection]:
     endpoint = _endpoints.get(key)
     if endpoint is None:
         with _endpoints_lock:
-            endpoint = _endpoints.setdefault(key, Endpoint(address, connect, ThreadTurn()))
+            endpoint = _endpoints.setdefault(key, Endpoint(address, ThreadConnection.open, ThreadTurn()))
     return endpoint
 
 

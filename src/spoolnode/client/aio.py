@@ -11,14 +11,14 @@ import os
 import select
 import socket
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, Self
 
 from spoolnode.client import silence
 from spoolnode.client.deadline import Deadline
 from spoolnode.client.endpoint import Endpoint
 from spoolnode.client.pipeline import Exchange, Given, Pipeline, PipelineState, broken
 from spoolnode.protocol.answer import Answer
-from spoolnode.wire import LARGE, Address, Message, Target, task_id, tell
+from spoolnode.wire import LARGE, Address, Message, SocketAddress, task_id, tell
 
 
 class _LoopTurn:
@@ -79,6 +79,12 @@ class LoopConnection:
         self._awaits_room = False
         """Whether the loop calls it as soon as the kernel takes more."""
         self._loop.add_reader(connected.fileno(), self._read)
+
+    @classmethod
+    async def open(cls, address: Address, target: SocketAddress, deadline: Deadline) -> Self:
+        """A new connection. Raises OSError: if a name has several addresses, that of the last one."""
+        async with asyncio.timeout(deadline.left):
+            return cls(address, await (_connected_unix(target) if isinstance(target, str) else _connected_tcp(*target)))
 
     def __repr__(self) -> str:
         return f"<LoopConnection of {self._pipeline!r}>"
@@ -193,14 +199,14 @@ class LoopConnection:
 _loops: dict[tuple[int, asyncio.AbstractEventLoop], tuple[dict[str, Endpoint[LoopConnection]], AsyncGenerator[None]]] = {}
 
 
-async def send(address: Address, message: Message, timeout: float) -> str:  # noqa: ASYNC109 - as `client.send`
+async def asend(address: Address, message: Message, timeout: float) -> str:  # noqa: ASYNC109 - as `client.send`
     """As `client.send`, without blocking the loop."""
     if silence.is_silent():
-        return silence.INSTEAD
+        return silence.UNSENT_ID
     endpoints = await _endpoints_of_this_loop()
     endpoint = endpoints.get(address.text)
     if endpoint is None:
-        endpoint = endpoints[address.text] = Endpoint(address, connect, _LoopTurn())
+        endpoint = endpoints[address.text] = Endpoint(address, LoopConnection.open, _LoopTurn())
     answer = await endpoint.send(message, Deadline(timeout, renews=len(message.body) >= LARGE))
     identity = task_id(address, answer)
     tell(answer)
@@ -230,12 +236,6 @@ async def _close_with_loop(endpoints: dict[str, Endpoint[LoopConnection]]) -> As
 def _close(endpoints: dict[str, Endpoint[LoopConnection]]) -> None:
     for endpoint in endpoints.values():
         endpoint.close()
-
-
-async def connect(address: Address, target: Target, deadline: Deadline) -> LoopConnection:
-    """A new connection. Raises OSError, that of the last address if a name has several."""
-    async with asyncio.timeout(deadline.left):
-        return LoopConnection(address, await (_connected_unix(target) if isinstance(target, str) else _connected_tcp(*target)))
 
 
 async def _connected_unix(path: str) -> socket.socket:

@@ -1,7 +1,8 @@
 """A connection that threads share: each sends for itself, and one of the waiting threads reads for all.
 
 It needs no extra thread. The first thread in the line that waits (the *leader*) reads; when its own answer has come, the next
-one leads. The methods are coroutines so that both clients can share `Endpoint`, but they never suspend: `run` needs no loop.
+one leads. The methods are coroutines so that both clients can share `Endpoint`, but they never suspend: `run_blocking`
+needs no loop.
 
     _sending   held while one request is written, so that the order of bytes is the order of the line
     _state     guards the pipeline and the leader; never held during a system call that may block
@@ -14,12 +15,12 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from spoolnode.client.deadline import Deadline
 from spoolnode.client.pipeline import Exchange, Given, Pipeline, broken
 from spoolnode.protocol.answer import Answer
-from spoolnode.wire import Address, Message, Target
+from spoolnode.wire import Address, Message, SocketAddress
 
 PEEK_SECONDS = 0.5
 """After this time a sender that waits for room checks whether it has become the leader."""
@@ -27,7 +28,7 @@ PEEK_SECONDS = 0.5
 R = TypeVar("R")
 
 
-def run(steps: Coroutine[Any, Any, R]) -> R:
+def run_blocking(steps: Coroutine[Any, Any, R]) -> R:
     """Runs a coroutine that blocks where others suspend. Returns or raises what it does."""
     try:
         steps.send(None)
@@ -75,6 +76,22 @@ class ThreadConnection:
         self._leader: _ThreadExchange | None = None
         self._readable = select.poll()
         self._readable.register(connected, select.POLLIN)
+
+    @classmethod
+    async def open(cls, address: Address, target: SocketAddress, deadline: Deadline) -> Self:
+        """A new connection. Raises OSError: if a name has several addresses, that of the last one."""
+        if isinstance(target, str):
+            return cls(address, _connected(socket.AF_UNIX, target, deadline))
+        last: OSError = TimeoutError()
+        for family, _, _, _, place in socket.getaddrinfo(*target, type=socket.SOCK_STREAM):
+            try:
+                connected = _connected(family, place, deadline)
+            except OSError as error:
+                last = error
+            else:
+                connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return cls(address, connected)
+        raise last
 
     def __repr__(self) -> str:
         return f"<ThreadConnection of {self._pipeline!r}>"
@@ -210,22 +227,6 @@ class ThreadConnection:
         self._pipeline.retire()
         if self._pipeline.is_over:
             self._socket.close()
-
-
-async def connect(address: Address, target: Target, deadline: Deadline) -> ThreadConnection:
-    """A new connection. Raises OSError, that of the last address if a name has several."""
-    if isinstance(target, str):
-        return ThreadConnection(address, _connected(socket.AF_UNIX, target, deadline))
-    last: OSError = TimeoutError()
-    for family, _, _, _, place in socket.getaddrinfo(*target, type=socket.SOCK_STREAM):
-        try:
-            connected = _connected(family, place, deadline)
-        except OSError as error:
-            last = error
-        else:
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return ThreadConnection(address, connected)
-    raise last
 
 
 def _connected(family: int, place: Any, deadline: Deadline) -> socket.socket:

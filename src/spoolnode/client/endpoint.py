@@ -1,7 +1,7 @@
 """Sends a task to an address: chooses the connection, and decides when to send again. Both clients run these coroutines.
 
 The connections of the asynchronous client suspend them; those of the blocking client never do, and block instead (see
-`blocking.run`).
+`blocking.run_blocking`).
 """
 
 import os
@@ -12,7 +12,7 @@ from spoolnode.client.deadline import Deadline
 from spoolnode.client.pipeline import Doubtful, Unsent
 from spoolnode.errors import Unanswered, Unreachable
 from spoolnode.protocol.answer import Answer
-from spoolnode.wire import LARGE, NOT_STORED, QUESTION, Address, Message, Target, body_would_be_dropped, is_spoolnode
+from spoolnode.wire import LARGE, NOT_STORED, QUESTION, Address, Message, SocketAddress, body_would_be_dropped, is_spoolnode
 
 TRIES = 3
 """How many connections are tried if each ends before the request was sent whole: such a server never listens."""
@@ -57,7 +57,7 @@ class Turn(Protocol):
 
 
 C = TypeVar("C", bound=ClientConnection)
-Connect = Callable[[Address, Target, Deadline], Coroutine[Any, Any, C]]
+Connect = Callable[[Address, SocketAddress, Deadline], Coroutine[Any, Any, C]]
 """Opens a connection. Raises OSError."""
 
 

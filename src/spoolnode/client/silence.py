@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-INSTEAD = "enqueued-by-the-first-worker"
+UNSENT_ID = "enqueued-by-the-first-worker"
 """The id that the other workers get for a task."""
 
 _silent = False

@@ -67,10 +67,10 @@ NEVER_CALLED: dict[str, str] = {
 }
 """Decorators of `uwsgidecorators` whose functions are never called, with the reason."""
 
-DECORATORS: dict[str, str] = {**NEVER_CALLED, "mulefunc": f"calling it fails: {_MULES}"}
+NOT_IN_DECORATORS: dict[str, str] = {**NEVER_CALLED, "mulefunc": f"calling it fails: {_MULES}"}
 """The names of `uwsgidecorators` that do not work."""
 
-UWSGI: dict[str, str] = {
+NOT_IN_UWSGI: dict[str, str] = {
     **FUNCTIONS,
     "add_file_monitor": FILES,
     "register_rpc": NEVER_CALLED["rpc"],

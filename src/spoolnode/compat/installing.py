@@ -8,7 +8,7 @@ from types import ModuleType
 from spoolnode.compat import uwsgidecorators
 
 
-def install(uwsgi: ModuleType) -> None:
+def install_lookalikes(uwsgi: ModuleType) -> None:
     """From here on `uwsgi` is this module, and the next import of `uwsgidecorators` gives ours."""
     sys.modules["uwsgi"] = uwsgi
     sys.modules.pop("uwsgidecorators", None)

@@ -20,6 +20,9 @@ class WorkersLock:
         self._depth = 0
         self._descriptor = -1
 
+    def __repr__(self) -> str:
+        return f"<WorkersLock on {self._path}{', held here' if self._depth else ''}>"
+
     def __enter__(self) -> None:
         self._threads.acquire()
         if not self._depth:

@@ -8,14 +8,14 @@ over. Signals are not tasks: one that is raised when the worker dies is lost, as
 import sys
 from collections.abc import Callable
 
-from spoolnode.compat.context import WorkerContext
+from spoolnode.calls.registry import REGISTRY, full_name
+from spoolnode.context import WorkerContext
 from spoolnode.errors import BadDecoration, Unavailable
 from spoolnode.node.outcome import AskedCall, Timer
-from spoolnode.registry import REGISTRY, full_name
 
 ANY = (-1, -1, -1, -1, -1)
 """The cron fields of a timer that has a period."""
-Handler = Callable[[int], object]
+SignalHandler = Callable[[int], object]
 
 
 class Signals:
@@ -23,11 +23,14 @@ class Signals:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._handlers: dict[int, Handler] = {}
+        self._handlers: dict[int, SignalHandler] = {}
         self.received = 0
         """The last signal whose handler was called."""
 
-    def register(self, number: int, target: str, handler: Handler) -> None:
+    def __repr__(self) -> str:
+        return f"<Signals: handlers of {', '.join(map(str, self._handlers)) or 'none'}>"
+
+    def register(self, number: int, target: str, handler: SignalHandler) -> None:
         """`uwsgi.register_signal`: as there, only while the application is loaded, and each number once.
 
         Raises:

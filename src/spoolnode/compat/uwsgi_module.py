@@ -14,10 +14,10 @@ from typing import Any
 
 from spoolnode import client
 from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY
-from spoolnode.compat import absent, values
-from spoolnode.compat.context import WorkerContext
+from spoolnode.compat import absent, uwsgi_values
 from spoolnode.compat.locks import WorkersLock
 from spoolnode.compat.signals import Signals
+from spoolnode.context import WorkerContext
 from spoolnode.node.disk.layout import Layout, waiting_ref
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, SpoolnodeError
@@ -27,7 +27,7 @@ from spoolnode.protocol.spoolfile import parse
 from spoolnode.protocol.values import Encoded
 from spoolnode.wire import Address, message, resolve, send_timeout
 
-VERSION = (2, 0, 31)
+UWSGI_VERSION = (2, 0, 31)
 """The release of uWSGI whose behaviour this module has."""
 
 
@@ -80,8 +80,8 @@ def _constants(context: WorkerContext) -> dict[str, Any]:
         "SPOOL_IGNORE": SPOOL_IGNORE,
         "spoolers": (spool,),
         "opt": {"spooler": spool, "master": True, **context.options},
-        "version": ".".join(map(str, VERSION)).encode(),
-        "version_info": (*VERSION, 0, b""),
+        "version": ".".join(map(str, UWSGI_VERSION)).encode(),
+        "version_info": (*UWSGI_VERSION, 0, b""),
         "hostname": host,
         "started_on": now,
         "is_a_reload": Flag(context.is_reload),
@@ -142,11 +142,11 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
     def spooler_jobs() -> list[bytes]:
         return [os.fsencode(path) for path in context.jobs()]
 
-    def spooler_get_task(path: bytes | str) -> values.Environment | None:
+    def spooler_get_task(path: bytes | str) -> uwsgi_values.Environment | None:
         """The task of this path, or None. It takes no lock, so a task may look at itself."""
         name = os.fsdecode(path)
         task = context.get_task(name)
-        return None if task is None else values.environment(*task, name)
+        return None if task is None else uwsgi_values.environment(*task, name)
 
     def set_spooler_frequency(seconds: int) -> bool:
         """Sets the seconds until a task that asked for it runs again (0: --spooler-frequency), and nothing else."""
@@ -160,7 +160,7 @@ def _functions(context: WorkerContext) -> dict[str, Callable[..., Any]]:
     def spooler_pids() -> list[int]:
         return [0] if context.is_importing else context.pids()
 
-    def parsefile(path: str) -> values.Environment | None:
+    def parsefile(path: str) -> uwsgi_values.Environment | None:
         """The variables in a spool file, or any file that holds a uwsgi packet; also of a task without a file yet."""
         if not isinstance(path, str):
             raise TypeError(f"parsefile() argument 1 must be str, not {type(path).__name__}")
@@ -256,7 +256,7 @@ def _locking(context: WorkerContext, workers_lock: WorkersLock) -> dict[str, Cal
 def _spool(context: WorkerContext, task: object) -> bytes:
     try:
         spool, address, task = _addressed(context, task)
-        encoded = values.encode(task)
+        encoded = uwsgi_values.encode_for_uwsgi(task)
         terms = read_terms(encoded.block, local=True)
         if terms.due > time.time() and len(encoded.block) + len(_OWN_FILE) <= MAX_BLOCK:
             encoded = Encoded(encoded.block + _OWN_FILE, encoded.body)
@@ -307,7 +307,7 @@ def _memory() -> tuple[int, int]:
     return int(resident) * page, int(size) * page
 
 
-def _parse_file(path: str) -> values.Environment | None:
+def _parse_file(path: str) -> uwsgi_values.Environment | None:
     """The variables in a file. If it does not hold a packet, prints the reason and returns None."""
     try:
         with open(path, "rb") as file:
@@ -317,7 +317,7 @@ def _parse_file(path: str) -> values.Environment | None:
         return None
 
 
-def _without_name(variables: Variables) -> values.Environment:
-    env = values.environment(variables, b"", "")
+def _without_name(variables: Variables) -> uwsgi_values.Environment:
+    env = uwsgi_values.environment(variables, b"", "")
     del env["spooler_task_name"]
     return env

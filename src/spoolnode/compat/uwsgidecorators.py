@@ -15,14 +15,14 @@ from functools import partial, update_wrapper, wraps
 from threading import Thread
 from typing import Any, NoReturn
 
-from spoolnode.compat import values
-from spoolnode.compat.absent import DECORATORS, NEVER_CALLED
-from spoolnode.compat.context import WorkerContext
+from spoolnode.calls.registry import REGISTRY, full_name
+from spoolnode.calls.results import again, conclude, outcome_of
+from spoolnode.compat import uwsgi_values
+from spoolnode.compat.absent import NEVER_CALLED, NOT_IN_DECORATORS
 from spoolnode.compat.uwsgi_module import set_user_harakiri
+from spoolnode.context import WorkerContext
 from spoolnode.errors import BadDecoration, Unavailable
 from spoolnode.node.outcome import DONE, Call, Outcome
-from spoolnode.registry import REGISTRY, full_name
-from spoolnode.results import again, conclude, outcome_of
 
 __all__ = [  # exactly those of the real one
     "Thread", "cron", "erlang", "farm", "farm_loop", "filemon", "get_free_signal", "harakiri", "lock", "manage_spool_request",
@@ -99,6 +99,9 @@ class _Spooled:
 
     spool = __call__
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lstrip('_')} {full_name(self.f)}>"
+
     def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[Any, Any]:
         return {**(args[0] if args else {}), **kwargs}
 
@@ -138,9 +141,9 @@ def spoolraw(f: Function | None = None, pass_arguments: bool = False) -> Any:
     return spool_decorate(f, pass_arguments, _SpooledRaw)
 
 
-def run(name: str, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
+def run_decorated(name: str, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
     """Runs a stored call of one of `spooler_functions`, in a worker."""
-    env = _decoded(values.environment(call.variables, call.body, call.file_name))
+    env = _decoded(uwsgi_values.environment(call.variables, call.body, call.file_name))
     stored = _stored_result(name, env)
     return conclude(_made(name, env, dict(call.variables)), lambda returned: _outcome(stored, returned, context))
 
@@ -366,14 +369,14 @@ def mulefunc(f: Function | int | str) -> Any:
 
     @wraps(f)
     def refuse(*_: Any, **__: Any) -> NoReturn:
-        raise Unavailable(f"{full_name(f)} is a @mulefunc: {DECORATORS['mulefunc']}")
+        raise Unavailable(f"{full_name(f)} is a @mulefunc: {NOT_IN_DECORATORS['mulefunc']}")
 
     return refuse
 
 
 def mule_msg_dispatcher(message: bytes) -> NoReturn:
     """The default of `uwsgi.mule_msg_hook`, which is never called."""
-    raise Unavailable(f"{len(message)} bytes for a mule: {DECORATORS['mulefunc']}")
+    raise Unavailable(f"{len(message)} bytes for a mule: {NOT_IN_DECORATORS['mulefunc']}")
 
 
 def _never_called(name: str) -> None:

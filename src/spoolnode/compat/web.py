@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from spoolnode.compat import uwsgi_module
-from spoolnode.compat.context import WorkerContext
-from spoolnode.compat.installing import install
+from spoolnode.compat.installing import install_lookalikes
+from spoolnode.compat.spool_view import SpoolView
+from spoolnode.context import WorkerContext
 from spoolnode.errors import Unavailable
 from spoolnode.node.disk.layout import Layout
-from spoolnode.worker import SpoolView
 
 
 def install_modules(spool: str | None) -> None:
@@ -31,7 +31,7 @@ def install_modules(spool: str | None) -> None:
         reload=_no_server("reload"),
         stop=_no_server("stop"),
     )
-    install(module)
+    install_lookalikes(module)
 
 
 def _no_server(name: str) -> Callable[..., NoReturn]:

@@ -17,10 +17,10 @@ from typing import Any
 import click
 
 import spoolnode
-from spoolnode import demo_app
+from spoolnode.demo import sample
 from spoolnode.protocol.errors import SpoolnodeError
 
-PATIENCE = 60.0
+STAGE_SECONDS = 60.0
 """Seconds that any one thing may take, also on a slow and busy machine: the demo concludes nothing from speed."""
 
 
@@ -41,10 +41,13 @@ class DemoNode:
         self.log: list[dict[str, Any]] = []
         self._process: subprocess.Popen[str] | None = None
 
+    def __repr__(self) -> str:
+        return f"<DemoNode {self.name} at {self.via}, {'running' if self._process else 'stopped'}>"
+
     def start(self) -> None:
         """Starts it; returns when it is ready."""
         listen, seen = self.via, len(self.log)
-        line = ["join", "--spool", "spool", "--listen", listen, "--app", "spoolnode.demo_app", "--name", self.name]
+        line = ["join", "--spool", "spool", "--listen", listen, "--app", "spoolnode.demo.sample", "--name", self.name]
         line += ["--cluster", self._cluster] if self._cluster else ["--discover", "none"]
         line += ["--retry-base", "0.2"]
         say_command(line)
@@ -69,7 +72,7 @@ class DemoNode:
         if self._process is None:
             return 0
         self._process.send_signal(number)
-        status = self._process.wait(PATIENCE)
+        status = self._process.wait(STAGE_SECONDS)
         self._process = None
         return status
 
@@ -93,7 +96,7 @@ def step(title: str) -> None:
     click.echo(click.style(f"\n{_steps}. {title}", bold=True))
 
 
-def tell(text: str) -> None:
+def narrate(text: str) -> None:
     """Prints a line under the heading."""
     click.echo(f"   {text}")
 
@@ -102,15 +105,15 @@ def shows(node: DemoNode, *lines: str) -> None:
     """Waits for lines of the application, and shows them."""
     for line in lines:
         wait_for(partial(has_run, node, line), f"the application writes {line!r}")
-        tell(click.style(f"the application ran: {line}", fg="green"))
+        narrate(click.style(f"the application ran: {line}", fg="green"))
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> Any:
     """The first true value of `condition`. Raises `BrokenPromise` if there is none in time."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + STAGE_SECONDS
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise BrokenPromise(f"this did not happen in {PATIENCE:g} s: {what}")
+            raise BrokenPromise(f"this did not happen in {STAGE_SECONDS:g} s: {what}")
         time.sleep(0.01)
     return value
 
@@ -118,7 +121,7 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
 def ran(node: DemoNode) -> list[str]:
     """The text that its application has written."""
     try:
-        return (node.directory / demo_app.RAN).read_text().splitlines()
+        return (node.directory / sample.RAN).read_text().splitlines()
     except FileNotFoundError:
         return []
 
@@ -135,7 +138,7 @@ def counted(node: DemoNode) -> list[str]:
 @contextlib.contextmanager
 def held(node: DemoNode, number: int) -> Iterator[None]:
     """Keeps its application from getting beyond the task with this number."""
-    hold = node.directory / demo_app.HOLD
+    hold = node.directory / sample.HOLD
     hold.write_text(str(number))
     try:
         yield
@@ -147,20 +150,20 @@ def all_counted(node: DemoNode, many: int) -> None:
     """Waits until its application has counted this far, and checks what ran twice."""
     wait_for(lambda: len(set(counted(node))) == many, f"all {many} have run")
     twice = len(counted(node)) - many
-    tell(f"all {many} have run, none is lost; {twice} ran twice: at most the one that was running is run again")
+    narrate(f"all {many} have run, none is lost; {twice} ran twice: at most the one that was running is run again")
     if twice > 1:
         raise BrokenPromise(f"{twice} tasks ran twice, and only one can have been running")
 
 
 def say_command(line: list[str]) -> None:
     """Shows a command."""
-    tell(click.style(f"$ spoolnode {shlex.join(line)}", fg="cyan"))
+    narrate(click.style(f"$ spoolnode {shlex.join(line)}", fg="cyan"))
 
 
 def output(line: list[str], node: DemoNode) -> str:
     """Runs a command, and returns its output. Raises `BrokenPromise` if it fails."""
     done = subprocess.run(
-        _command(line), cwd=node.directory, env=_environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+        _command(line), cwd=node.directory, env=_environment(), capture_output=True, text=True, timeout=STAGE_SECONDS, check=False
     )
     if done.returncode:
         raise BrokenPromise(f"`spoolnode {shlex.join(line)}` ended with {done.returncode}: {done.stderr.strip()}")

@@ -4,7 +4,7 @@ import json
 import signal
 
 import spoolnode
-from spoolnode import demo_app
+from spoolnode.demo import sample
 from spoolnode.demo.stage import (
     BrokenPromise,
     DemoNode,
@@ -12,17 +12,17 @@ from spoolnode.demo.stage import (
     counted,
     has_run,
     held,
+    narrate,
     output,
     say_command,
     shows,
     step,
-    tell,
     wait_for,
 )
 
-MANY = 300
+FOR_BETA = 300
 """Tasks sent to a node that is killed meanwhile."""
-RUN = 5
+ENDED_ON_BETA = 5
 """How many of them have ended by then."""
 
 
@@ -41,21 +41,21 @@ def show_three(alpha: DemoNode, beta: DemoNode, gamma: DemoNode) -> None:
     for node in (alpha, beta, gamma):
         if node.end(signal.SIGTERM) != 0:
             raise BrokenPromise(f"{node.name} did not stop with status 0")
-    tell("each says goodbye to the others first")
+    narrate("each says goodbye to the others first")
 
 
 def _peers(alpha: DemoNode) -> None:
     line = ["peers", "--spool", "spool"]
     say_command(line)
     for text in output(line, alpha).splitlines():
-        tell(f"  {text}")
+        narrate(f"  {text}")
 
 
 def _to_another(alpha: DemoNode, beta: DemoNode) -> None:
     step("A task sent on alpha runs on beta")
     line = ["send", "name=Eve", "--node", "beta", "--via", alpha.via]
     say_command(line)
-    tell(f"-> {output(line, alpha)}: on alpha's disk now; it leaves it when it is on beta's")
+    narrate(f"-> {output(line, alpha)}: on alpha's disk now; it leaves it when it is on beta's")
     shows(beta, "hello Eve")
     if has_run(alpha, "hello Eve"):
         raise BrokenPromise("it ran on alpha too")
@@ -63,27 +63,27 @@ def _to_another(alpha: DemoNode, beta: DemoNode) -> None:
 
 def _to_all(*nodes: DemoNode) -> None:
     step("A task for all runs on each")
-    tell('send_to_spooler({"name": "everybody"}, node="all")')
+    narrate('send_to_spooler({"name": "everybody"}, node="all")')
     spoolnode.send_to_spooler({"name": "everybody"}, node="all", via=nodes[0].via)
     for node in nodes:
         wait_for(lambda node=node: has_run(node, "hello everybody"), f"it runs on {node.name}")  # type: ignore[misc] # bound now
-    tell("the application ran it on alpha, on beta and on gamma")
+    narrate("the application ran it on alpha, on beta and on gamma")
 
 
 def _to_a_dead_one(alpha: DemoNode, beta: DemoNode) -> None:
-    step(f"{MANY} tasks are sent to beta, through alpha; beta is killed with kill -9 in the middle")
-    send = demo_app.count.options(via=alpha.via, node="beta").spool
-    with held(beta, RUN):
-        for number in range(MANY // 2):
+    step(f"{FOR_BETA} tasks are sent to beta, through alpha; beta is killed with kill -9 in the middle")
+    send = sample.count.options(via=alpha.via, node="beta").spool
+    with held(beta, ENDED_ON_BETA):
+        for number in range(FOR_BETA // 2):
             send(number)
-        wait_for(lambda: len(counted(beta)) > RUN, "some have run")
+        wait_for(lambda: len(counted(beta)) > ENDED_ON_BETA, "some have run")
         beta.end(signal.SIGKILL)
-    for number in range(MANY // 2, MANY):
+    for number in range(FOR_BETA // 2, FOR_BETA):
         send(number)
     waiting = wait_for(lambda: _waiting_for_beta(alpha), "tasks wait on alpha")
-    tell(f"all are acknowledged, {RUN} have run, one was running, {waiting} wait on alpha's disk. Beta comes back:")
+    narrate(f"all are acknowledged, {ENDED_ON_BETA} have run, one was running, {waiting} wait on alpha's disk. Beta comes back:")
     beta.start()
-    all_counted(beta, MANY)
+    all_counted(beta, FOR_BETA)
     wait_for(lambda: not _waiting_for_beta(alpha), "nothing waits on alpha")
 
 

@@ -7,7 +7,7 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
 
-from spoolnode.django.options import problems
+from spoolnode.django.backend_options import problems
 
 BACKEND = "spoolnode.django.Backend"
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from spoolnode.calls.registry import is_async
+from spoolnode.django.backend_options import read_options
 from spoolnode.django.library import TaskBackend, base, normalize_json, signals
-from spoolnode.django.options import read_options
 from spoolnode.django.running import call, call_async
-from spoolnode.registry import is_async
 
 HIGHEST = 100
 """Django's highest priority, which runs first. Ours count from 0, and lower ones run sooner."""

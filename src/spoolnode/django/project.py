@@ -9,7 +9,7 @@ from django.db import close_old_connections, connections, reset_queries
 from django.utils.module_loading import autodiscover_modules
 
 from spoolnode import after_task, before_task
-from spoolnode.current import CurrentTask
+from spoolnode.calls.current_task import CurrentTask
 from spoolnode.django import running
 
 __all__ = ["running"]
@@ -25,14 +25,14 @@ def set_up() -> None:
 
 
 @before_task
-def begin(task: CurrentTask) -> Any:
+def begin_task(task: CurrentTask) -> Any:
     """As Django does before a request."""
     del task
     return _in_its_thread(_begin)
 
 
 @after_task
-def end(task: CurrentTask, outcome: str, error: BaseException | None) -> Any:
+def end_task(task: CurrentTask, outcome: str, error: BaseException | None) -> Any:
     """As Django does after a request."""
     del task, outcome, error
     return _in_its_thread(_end)

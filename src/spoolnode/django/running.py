@@ -3,7 +3,7 @@
 from typing import Any
 
 from spoolnode import spool
-from spoolnode.current import current_task
+from spoolnode.calls.current_task import current_task
 
 
 @spool(name="spoolnode.django:call")

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from spoolnode.doctor import application, directory, machine
+from spoolnode.doctor import application, machine, spool_directory
 from spoolnode.doctor.finding import Finding
 from spoolnode.node.config import Config
 from spoolnode.node.disk.layout import Layout
@@ -12,13 +12,13 @@ from spoolnode.node.disk.layout import Layout
 def examine(config: Config) -> Iterator[Finding]:
     """All checks for a node with this (validated) configuration, in an order that helps a reader."""
     layout = Layout(config.spool)
-    yield directory.usable(layout)
+    yield spool_directory.usable(layout)
     if os.path.isdir(layout.root):
-        yield directory.file_system(layout.root)
+        yield spool_directory.file_system(layout.root)
         if os.access(layout.root, os.W_OK | os.X_OK):
-            yield directory.sync_cost(layout)
-        yield directory.free_space(layout.root, config.min_free)
-        yield from directory.contents(layout)
+            yield spool_directory.sync_cost(layout)
+        yield spool_directory.free_space(layout.root, config.min_free)
+        yield from spool_directory.leftovers(layout)
     yield machine.node(layout)
     yield from machine.application(layout)
     yield from application.uses_of_uwsgi(config)

@@ -12,12 +12,12 @@ from importlib.machinery import PathFinder
 from typing import NamedTuple
 
 from spoolnode.compat import absent, uwsgidecorators
-from spoolnode.compat.context import WorkerContext
 from spoolnode.compat.uwsgi_module import build
+from spoolnode.context import WorkerContext
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.config import Config
 
-MODULES = {"uwsgi": absent.UWSGI, "uwsgidecorators": absent.DECORATORS}
+MODULES = {"uwsgi": absent.NOT_IN_UWSGI, "uwsgidecorators": absent.NOT_IN_DECORATORS}
 """The names that do not work, by module."""
 SHOWN = 3
 """Most places that are shown for one name."""
@@ -217,5 +217,5 @@ def _use(node: ast.AST, modules: dict[str, str], stars: set[str], shown: str) ->
     if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and isinstance(node.value, ast.Name):
         if node.value.id in modules:
             yield Use(modules[node.value.id], node.attr, f"{shown}:{node.lineno}")
-    elif isinstance(node, ast.Name) and "uwsgidecorators" in stars and node.id in absent.DECORATORS:
+    elif isinstance(node, ast.Name) and "uwsgidecorators" in stars and node.id in absent.NOT_IN_DECORATORS:
         yield Use("uwsgidecorators", node.id, f"{shown}:{node.lineno}")

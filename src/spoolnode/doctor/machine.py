@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 
-from spoolnode.control_client import ControlError, NotRunning, ask
+from spoolnode.client.control import ControlError, NotRunning, ask
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.disk.layout import Layout

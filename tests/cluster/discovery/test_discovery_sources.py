@@ -12,7 +12,7 @@ import pytest
 from hearing import Heard, check, running, until
 
 from spoolnode.cluster.candidate import Candidate
-from spoolnode.cluster.discovery.addresses import join, look_up
+from spoolnode.cluster.discovery.addresses import addresses_at, join
 from spoolnode.cluster.discovery.dns import addresses_of
 from spoolnode.cluster.discovery.file import MAX_BYTES, File, read_peers
 from spoolnode.cluster.discovery.listing import Listing
@@ -149,10 +149,10 @@ def test_addresses_that_the_name_no_longer_has_are_withdrawn() -> None:
 
 def test_the_systems_resolver_is_asked() -> None:
     async def test() -> None:
-        assert "127.0.0.1:3031" in await look_up("localhost", 3031)
-        assert await look_up("::1", 3031) == ["[::1]:3031"]
+        assert "127.0.0.1:3031" in await addresses_at("localhost", 3031)
+        assert await addresses_at("::1", 3031) == ["[::1]:3031"]
         with pytest.raises(OSError, match="not a host name"):
-            await look_up("a" * 64 + ".example", 3031)
+            await addresses_at("a" * 64 + ".example", 3031)
 
     check(test())
 

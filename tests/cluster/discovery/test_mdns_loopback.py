@@ -30,7 +30,7 @@ def send_pointers(ids: list[str], ttl: int) -> None:
 
 def described(cluster: str, node_id: str, port: int) -> AsyncServiceInfo:
     identity = Identity(node_id, f"node-{port}", cluster, (), tls=False)
-    return announcement.describe(identity, "00000000", port, ["127.0.0.1"])
+    return announcement.service_info(identity, "00000000", port, ["127.0.0.1"])
 
 
 @pytest.fixture
@@ -254,18 +254,20 @@ def test_records_that_nobody_can_use_are_ignored(cluster: str) -> None:
     speaking = [interfaces.LocalAddress("lo", 1, "127.0.0.1", 8)]
 
     def read(info: AsyncServiceInfo) -> object:
-        return announcement.read(info, own, "mdns", speaking)
+        return announcement.candidate_in(info, own, "mdns", speaking)
 
-    good = announcement.describe(identity(ids[0]), "1", 4001, ["127.0.0.1"])
+    good = announcement.service_info(identity(ids[0]), "1", 4001, ["127.0.0.1"])
     assert read(good)
-    assert read(announcement.describe(identity(ids[1]), "1", 4001, ["0.0.0.0", "224.0.0.1", "fe80::1"])) is None
-    assert read(announcement.describe(identity(ids[2]), "1", 0, ["127.0.0.1"])) is None
-    assert read(announcement.describe(identity(ids[3], cluster="other"), "1", 4001, ["127.0.0.1"])) is None
+    assert read(announcement.service_info(identity(ids[1]), "1", 4001, ["0.0.0.0", "224.0.0.1", "fe80::1"])) is None
+    assert read(announcement.service_info(identity(ids[2]), "1", 0, ["127.0.0.1"])) is None
+    assert read(announcement.service_info(identity(ids[3], cluster="other"), "1", 4001, ["127.0.0.1"])) is None
     another = AsyncServiceInfo(SERVICE, announcement.service_name(ids[4]), port=4001, properties=good.decoded_properties)
     assert read(another) is None
     outside = [interfaces.LocalAddress("eth0", 2, "10.0.0.1", 24)]
-    assert announcement.read(good, own, "mdns", outside) is None, "a loopback address from another machine means ourselves"
-    named_badly = read(announcement.describe(identity(ids[5], name="a b\n"), "1", 4001, ["127.0.0.1"]))
+    assert announcement.candidate_in(good, own, "mdns", outside) is None, (
+        "a loopback address from another machine means ourselves"
+    )
+    named_badly = read(announcement.service_info(identity(ids[5], name="a b\n"), "1", 4001, ["127.0.0.1"]))
     assert isinstance(named_badly, tuple)
     assert named_badly[0].name == ""
 

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from spoolnode.current import CurrentTask, current_task
+from spoolnode.calls.current_task import CurrentTask, current_task
 from spoolnode.errors import BadDecoration
 from spoolnode.node.outcome import Call, Ending, Outcome
 

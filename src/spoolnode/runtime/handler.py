@@ -4,14 +4,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from spoolnode.compat import uwsgidecorators, values
-from spoolnode.compat.context import WorkerContext
-from spoolnode.hooks import HOOKS
+from spoolnode.calls.hooks import HOOKS
+from spoolnode.calls.registry import REGISTRY, is_async
+from spoolnode.calls.results import conclude, outcome_of
+from spoolnode.compat import uwsgi_values, uwsgidecorators
+from spoolnode.context import WorkerContext
 from spoolnode.node.outcome import DONE, Call, Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.values import decode_block
-from spoolnode.registry import REGISTRY, is_async
-from spoolnode.results import conclude, outcome_of
 
 _LEGACY_FUNCTION = b"ud_spool_func"
 
@@ -28,6 +28,9 @@ class Dispatcher:
     def __init__(self, context: WorkerContext, named: Callable[[dict[str, Any]], object] | None) -> None:
         self._context = context
         self._named = named
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher to {REGISTRY!r}{', or a named callable' if self._named else ''}>"
 
     def _rule(self, returned: object) -> Outcome:
         return outcome_of(returned, self._context.frequency)
@@ -67,12 +70,12 @@ class Dispatcher:
         legacy = named.get(_LEGACY_FUNCTION)
         name = (legacy or b"").decode("utf-8", "replace")
         if name in REGISTRY.legacy and _set_in("uwsgi") in (uwsgidecorators.manage_spool_request, None):
-            return uwsgidecorators.run(name, call, self._context)
+            return uwsgidecorators.run_decorated(name, call, self._context)
         return self._run_unnamed(call, legacy)
 
     def _run_unnamed(self, call: Call, legacy: bytes | None) -> Outcome | Awaitable[Outcome]:
         if (in_bytes := bytes_spooler()) is not None:
-            result = in_bytes(values.environment(call.variables, call.body, call.file_name))
+            result = in_bytes(uwsgi_values.environment(call.variables, call.body, call.file_name))
         elif (in_str := str_spooler() or self._named) is not None:
             result = in_str(decode_block(call.block, call.body, call.file_name))
         else:
@@ -86,7 +89,7 @@ class Dispatcher:
         return any(found)
 
 
-def bytes_spooler() -> Callable[[values.Environment], object] | None:
+def bytes_spooler() -> Callable[[uwsgi_values.Environment], object] | None:
     """The callable that the application itself has set as `uwsgi.spooler` after `import uwsgi`."""
     found = _set_in("uwsgi")
     return uwsgidecorators.previous_spooler if found is uwsgidecorators.manage_spool_request else found

@@ -9,7 +9,7 @@ from typing import Any
 from spoolnode.node.disk.layout import Layout
 from spoolnode.protocol.errors import SpoolnodeError
 
-TIMEOUT = 60.0
+ASK_SECONDS = 60.0
 """Seconds that an answer may take: listing a large spool takes long."""
 
 
@@ -32,7 +32,7 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def ask(spool: str, method: str, path: str, timeout: float = TIMEOUT) -> Any:
+def ask(spool: str, method: str, path: str, timeout: float = ASK_SECONDS) -> Any:
     """The node's answer, decoded.
 
     Raises:

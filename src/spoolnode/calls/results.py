@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from types import AsyncGeneratorType, GeneratorType
 
 from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, SpoolResult
-from spoolnode.compat.context import DEFAULT_FREQUENCY
+from spoolnode.context import DEFAULT_FREQUENCY
 from spoolnode.node.outcome import DONE, Ending, Outcome
 
 Rule = Callable[[object], Outcome]

@@ -1,53 +1,16 @@
-"""A worker process: `python -m spoolnode.worker DESCRIPTOR`, which only a node starts.
-
-This is where the node's machinery (`spoolnode.node.work.worker`) and the application (`spoolnode.app`) meet.
-"""
+"""The spool as an application may look at it: `uwsgi.spooler_jobs` and the like."""
 
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from spoolnode.app import load_app
-from spoolnode.compat.context import WorkerContext
-from spoolnode.compat.options import uwsgi_options
-from spoolnode.current import runs_on
-from spoolnode.node.config import BadConfig
 from spoolnode.node.disk.layout import Layout, ref_id
-from spoolnode.node.outcome import App
 from spoolnode.node.work.taskfile import HELD
-from spoolnode.node.work.worker import main
 from spoolnode.protocol.names import file_name
 from spoolnode.protocol.packet import Variables
 
 if TYPE_CHECKING:
     from spoolnode.node.spool.reader import Reader
-
-
-def load(facts: dict[str, Any]) -> App:
-    """Loads the application with the facts about the node. Tasks that it sends go to the node's own socket.
-
-    Raises:
-        BadConfig: its working directory cannot be entered.
-        BaseException: what `load_app` raises.
-    """
-    try:
-        os.chdir(facts["chdir"])
-    except OSError as error:
-        raise BadConfig(
-            f"the application's working directory {facts['chdir']} cannot be entered: {error.strerror}; "
-            "name one that exists with --chdir"
-        ) from error
-    os.environ["SPOOLNODE_VIA"] = facts["socket"]
-    os.environ["SPOOLNODE_SPOOL"] = facts["root"]
-    root = os.path.realpath(facts["root"])  # as in uWSGI
-    spool = SpoolView(root, facts["node_id"])
-    context = WorkerContext(
-        root, facts["worker"] + 1, facts["node_pid"], spool.pids, spool.jobs, spool.task, frequency=facts["frequency"],
-        options=uwsgi_options(facts["settings"]), is_first=facts["is_first"], is_reload=facts["is_reload"],
-    )  # fmt: skip
-    settings = facts["settings"]
-    runs_on(settings["name"], settings["max_attempts"])
-    return load_app(facts["app"], context, settings["import_"], settings["pythonpath"])
 
 
 class SpoolView:
@@ -57,9 +20,12 @@ class SpoolView:
         self._root = root
         self._node_id = node_id
 
+    def __repr__(self) -> str:
+        return f"<SpoolView of {self._root}>"
+
     def pids(self) -> list[int]:
         """The process ids of all workers."""
-        from spoolnode.control_client import ask  # see the class
+        from spoolnode.client.control import ask  # see the class
 
         return [int(pid) for pid in ask(self._root, "GET", "/status")["worker_pids"]]
 
@@ -93,7 +59,3 @@ class SpoolView:
         from spoolnode.node.spool.reader import Reader  # see the class
 
         return Reader(RealDisk(), Layout(self._root), self._node_id)
-
-
-if __name__ == "__main__":
-    main(load)

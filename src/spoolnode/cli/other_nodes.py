@@ -11,7 +11,7 @@ import click
 from spoolnode.cli.options import json_option, spool_option
 
 WATCH_SECONDS = 1.0
-NOBODY = "no other node is known"
+NO_PEERS = "no other node is known"
 
 
 @click.command("peers")
@@ -32,8 +32,8 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     dns, dns+srv, file: from the name server or the file of --discover. its own call: it has called this node.
     """
     from spoolnode.cli.directory import root_of
-    from spoolnode.cli.output import print_json
-    from spoolnode.control_client import ask
+    from spoolnode.cli.printing import print_json
+    from spoolnode.client.control import ask
 
     root = root_of(spool)
     if watch:
@@ -64,7 +64,7 @@ def accept_command(name: str, identity: str, spool: str) -> None:
     from urllib.parse import urlencode
 
     from spoolnode.cli.directory import root_of
-    from spoolnode.control_client import ask
+    from spoolnode.client.control import ask
 
     root = root_of(spool)
     ask(root, "POST", f"/accept?{urlencode({'name': name, 'id': identity})}")
@@ -74,8 +74,8 @@ def accept_command(name: str, identity: str, spool: str) -> None:
 
 
 def _watch(root: str, as_json: bool) -> None:
-    from spoolnode.cli.output import say
-    from spoolnode.control_client import ask
+    from spoolnode.cli.printing import say
+    from spoolnode.client.control import ask
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, Python would ignore it
     try:
@@ -92,10 +92,10 @@ def _watch(root: str, as_json: bool) -> None:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    from spoolnode.cli.output import print_table
+    from spoolnode.cli.printing import print_table
 
     cells = [[column(row) for column in _COLUMNS.values()] for row in rows]
-    print_table(list(_COLUMNS), cells, NOBODY, below=[_reason(row) for row in rows])
+    print_table(list(_COLUMNS), cells, NO_PEERS, below=[_reason(row) for row in rows])
 
 
 def _reason(row: dict[str, Any]) -> str:
@@ -105,7 +105,7 @@ def _reason(row: dict[str, Any]) -> str:
 
 
 def _since(row: dict[str, Any]) -> str:
-    from spoolnode.cli.output import ago
+    from spoolnode.cli.printing import ago
 
     return ago(row["since"], units=1)
 

@@ -124,7 +124,7 @@ def free_space(root: str, floor: int) -> Finding:
     return Finding("free space", WARN if free < 2 * floor else OK, text)
 
 
-def contents(layout: Layout) -> Iterator[Finding]:
+def leftovers(layout: Layout) -> Iterator[Finding]:
     """Files in the directory that need a look."""
     reader = Reader(RealDisk(), layout, "-")
     ours = {os.path.basename(path) for path in layout.directories}

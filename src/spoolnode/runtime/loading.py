@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from spoolnode.calls.registry import REGISTRY
 from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module
-from spoolnode.compat.context import WorkerContext
-from spoolnode.compat.installing import install
-from spoolnode.dispatch import Dispatcher
+from spoolnode.compat.installing import install_lookalikes
+from spoolnode.context import WorkerContext
 from spoolnode.node.config import BadConfig
 from spoolnode.node.outcome import App
-from spoolnode.registry import REGISTRY
+from spoolnode.runtime.handler import Dispatcher
 
 
 def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), path: Sequence[str] = ()) -> App:
@@ -40,7 +40,7 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
         if os.path.isdir(directory):
             _give_way(directory)
         _put_on_path(directory)
-    install(uwsgi_module.build(context))
+    install_lookalikes(uwsgi_module.build(context))
     context.is_loading = True
     with silence.importing(is_first=context.is_first):
         context.is_importing = True
@@ -84,7 +84,7 @@ def _put_on_path(directory: str) -> None:
         sys.path.insert(0, directory)
 
 
-_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.client.aio", "spoolnode.control_client", "spoolnode.node.spool.inspect")
+_IMPORTED_LATE = ("asyncio", "inspect", "spoolnode.client.aio", "spoolnode.client.control", "spoolnode.node.spool.inspect")
 """Modules that a worker imports only when a task needs them."""
 
 

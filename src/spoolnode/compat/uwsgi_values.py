@@ -54,7 +54,7 @@ def _check_pickles(env: Environment, ours: dict[bytes, bytes], typed: Mapping[st
         )
 
 
-def encode(task: object) -> Encoded:
+def encode_for_uwsgi(task: object) -> Encoded:
     """The variables and the body of a task for `uwsgi.spool`. The caller's dict stays as it is.
 
     Beyond uWSGI's rules, keys and values may be str. `at`, `priority`, `spooler` and `spool_node` travel as they are;

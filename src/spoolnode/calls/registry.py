@@ -6,7 +6,7 @@ from os.path import basename
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Protocol
 
-from spoolnode.compat.context import WorkerContext
+from spoolnode.context import WorkerContext
 from spoolnode.errors import BadDecoration
 from spoolnode.node.outcome import Call, Outcome, Timer
 

@@ -1,0 +1,1 @@
+"""The application in a worker process: it is loaded, and each task finds its callable."""
