@@ -20,7 +20,7 @@ from spoolnode.cluster.dial import DialFailure
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.giving import giving, is_this_machine
 from spoolnode.cluster.introduction import Introduction
-from spoolnode.cluster.known import Known
+from spoolnode.cluster.known_file import KnownFile
 from spoolnode.cluster.link import LinkState
 from spoolnode.cluster.liveness import ALIVE, PeerState
 from spoolnode.cluster.lookup import is_literal, is_loopback
@@ -37,7 +37,6 @@ from spoolnode.node.neighbours import Greeting
 from spoolnode.node.node import Node
 from spoolnode.node.outbox.envelope import AskedPlace
 from spoolnode.node.outbox.moving import Kept
-from spoolnode.node.spool.recovery import read_small
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import Reason, Refused
@@ -82,10 +81,8 @@ class Cluster:
         self._identity = identity
         self._here = {*node.config.listen, *listening}
         rng = rng or random.Random()
-        self._known = self._read_known()
-        self._kept = self._known.version
-        """Which version of it is on the disk."""
-        self._keeping = self._keep_failed = False
+        self._known_file = KnownFile(node.journal, self._report)
+        self._known = self._known_file.known
         self.table = PeerTable(
             identity, rng, timing, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
             giving=giving(node.config, certified=trust is not None),
@@ -220,7 +217,7 @@ class Cluster:
 
     def tick(self) -> None:
         """A second has passed."""
-        self._keep_changes()
+        self._known_file.tick()
         self._report_own()
         if self._trust is not None:
             self._trust.close_ended(time.time(), self._report)
@@ -286,35 +283,7 @@ class Cluster:
             if to in (name, node_id):
                 self._senders[to].nudge()
         self._search()
-        spawn(self._keep_known())
-
-    def _read_known(self) -> Known:
-        """Raises nothing: a node starts, whatever lies in its directory."""
-        path = self._node.journal.layout.known
-        try:
-            data = read_small(self._node.journal.store, path, self._report)
-            return Known.decode(data) if data is not None else Known()
-        except (OSError, ValueError) as error:
-            self._report("known_damaged", reason=f"{path} cannot be read, whose name is whose is found out anew: {error}")
-        return Known()
-
-    def _keep_changes(self) -> None:
-        if self._known.version != self._kept and not self._keeping:
-            spawn(self._keep_known())
-
-    async def _keep_known(self) -> None:
-        store, path = self._node.journal.store, self._node.journal.layout.known
-        version, data = self._known.version, self._known.encode()
-        self._keeping = True
-        try:
-            await self._node.journal.moves.run(lambda: store.replace(path, data))
-            self._kept, self._keep_failed = version, False
-        except OSError as error:  # tried again with each tick, and said once
-            if not self._keep_failed:
-                self._report("sync_failed", file="known", reason=str(error))
-            self._keep_failed = True
-        finally:
-            self._keeping = False
+        self._known_file.write()
 
     def reload(self) -> None:
         """Reads the certificates again."""
@@ -359,8 +328,7 @@ class Cluster:
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
             self._note_room(peer, peer.status)
-        if not self._keep_failed:  # else the next tick tries again
-            self._keep_changes()
+        self._known_file.changed()
         self._prober.wake()
         return peer
 
