@@ -161,7 +161,7 @@ def test_imports_point_down(module: str) -> None:
 
 BELOW: dict[str, dict[str, set[str]]] = {
     "node": {
-        "": set(),  # config, log, ...: what all rooms may know
+        "": set(),  # config, log, ...: modules that all rooms may know
         "disk": {""},
         "spool": {"", "disk"},
         "outbox": {"", "disk", "spool"},

@@ -26,7 +26,7 @@ _count = itertools.count()
 
 BRIDGE = "br0"
 SINK = "sink0"
-"""A cable whose other end leads nowhere: what is sent there is lost."""
+"""A cable with a loose end: packets sent there are lost."""
 
 
 class Hosts:
@@ -105,7 +105,7 @@ class Hosts:
     def _make(self) -> None:
         _run(_IP, "netns", "add", self._switch)
         self._on_switch("link", "set", "lo", "up")
-        # No snooping: what a bridge forgets after minutes of silence is not the subject of these tests.
+        # No snooping: a bridge forgets groups after minutes of silence, and these tests are not about that.
         self._on_switch("link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0")
         self._on_switch("link", "set", BRIDGE, "up")
         self._on_switch("link", "add", SINK, "type", "veth", "peer", "name", f"{SINK}b")

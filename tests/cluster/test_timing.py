@@ -17,7 +17,7 @@ PEERS = 20
 
 
 class Segment:
-    """A node and its peers, all of which answer at once until they are silent."""
+    """A node and its peers, which all answer at once until they are silent."""
 
     def __init__(self, timing: Timing, seed: int) -> None:
         self.timing = timing

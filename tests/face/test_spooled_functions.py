@@ -176,7 +176,7 @@ def test_a_function_may_count_as_it_likes_and_still_ask_to_be_called_again(
 
 
 async def awaited(outcome: Any) -> Outcome:
-    return await outcome  # type: ignore[no-any-return]  # of what a dispatcher gives
+    return await outcome  # type: ignore[no-any-return]  # the dispatcher's value
 
 
 def test_a_generator_that_is_returned_is_a_failure_because_nothing_of_it_has_run(node: SmallNode) -> None:

@@ -84,7 +84,7 @@ def shop(node: RunningNode) -> RunningNode:
 
 
 def manage(node: RunningNode, *args: str, code: int = 0, **changes: str) -> str:
-    """What `manage.py` says."""
+    """The output of `manage.py`."""
     done = subprocess.run(
         [sys.executable, "manage.py", *args], cwd=node.directory, env=environment(**changes), capture_output=True, text=True,
         check=False,
@@ -94,7 +94,7 @@ def manage(node: RunningNode, *args: str, code: int = 0, **changes: str) -> str:
 
 
 def shell(node: RunningNode, program: str) -> list[str]:
-    """What a program prints that runs in the project, as a web process does."""
+    """The output of a program that runs in the project, as a web process does."""
     return manage(node, "shell", "-v0", "-c", "from shop.tasks import *\n" + program, SPOOLNODE_VIA=node.via).splitlines()
 
 

@@ -131,7 +131,7 @@ def test_nginx_conf_is_complete(examples: Path, node: RunningNode, place: Path) 
             status, headers, content = nginx.ask("POST", "/sendmassmail", sent)
             assert status == 202, content
             assert headers["X-Spool-Id"]
-        # Nothing in it tells nginx from a client of uWSGI, but for what the configuration adds.
+        # Only the lines that the configuration adds tell nginx from a client of uWSGI.
         answer = exchange(("127.0.0.1", nginx.port), b"GET /sendmassmail HTTP/1.0\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 202 ")
     finally:

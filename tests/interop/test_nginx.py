@@ -179,7 +179,7 @@ def test_body_of_three_megabytes_arrives_whole(nginx: Nginx, address: str, tasks
 
 
 def test_chunked_body_arrives_whole_with_uwsgi_params(nginx: Nginx, address: str, tasks: Lines) -> None:
-    # nginx counts the body and tells its length in CONTENT_LENGTH; unbuffered it gathers chunks all the same.
+    # nginx counts the body and tells its length in CONTENT_LENGTH; unbuffered it gathers chunks nevertheless.
     unbuffered = WITH_PARAMS.replace("/params", "/off").replace("}", "uwsgi_request_buffering off; }")
     start(nginx, address, WITH_PARAMS, unbuffered)
     large, small = random.Random(17).randbytes(3_000_000), b"a few bytes"

@@ -1,4 +1,4 @@
-"""What tasks print: whole lines, each with the task that printed it, whatever that does to its streams."""
+"""What tasks print: whole lines, each with the task that printed it, even if that changes its streams."""
 # ruff: noqa: T201  # printing is what these tests are about
 
 import io
@@ -20,7 +20,7 @@ Lines = list[tuple[str, str, str]]
 
 @contextmanager
 def worker() -> Iterator[Lines]:
-    """Within it this process prints as a worker does; what is told: task, stream, text."""
+    """Within it this process prints as a worker does. Yields the list of (task, stream, text) that is told."""
     lines: Lines = []
     streams = sys.stdout, sys.stderr
     capture_output(lambda task, stream, text: lines.append((task, stream, text)))

@@ -1,4 +1,4 @@
-"""One worker process as the node sees it: what it says is heard, what it leaves is cleared away, whatever it does."""
+"""One worker process as the node sees it: the node hears what it says and clears away what it leaves, in all cases."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The key of a node: what it proves, to which node, and that no other node can."""
+"""The key of a node: it proves the node's id to each other node, and no other node can do that."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey

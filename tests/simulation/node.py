@@ -360,7 +360,7 @@ class SimJournal(Journal):
         self.failures = 0
 
     async def sync_marks(self) -> None:
-        """As it is, and told."""
+        """Does the same, and notes in the history which ends are safe."""
         ended, self.unsafe = self.unsafe, []
         failures = self.failures
         await super().sync_marks()

@@ -26,7 +26,7 @@ from .node import Join, SimNode
 LIMIT = 1200.0
 """Seconds after the last fault in which everything must have run."""
 CLOCK_STAYS = 60.0
-"""A clock that was further ahead than this stays so: what is due by it would else wait until the others are there too."""
+"""A clock that was further ahead than this stays ahead: else tasks due by it would wait until the others catch up."""
 GOOD_PACE = 1.0
 
 

@@ -72,7 +72,7 @@ def test_sighup_and_its_like_while_a_node_starts_do_not_end_it(node: RunningNode
 
     def is_harmless() -> bool:
         there = node.spool.exists()
-        harmless = handled(node.pid, signal.SIGHUP)  # asked second: what is true now may have come a moment ago
+        harmless = handled(node.pid, signal.SIGHUP)  # asked second: it may have become true a moment ago
         assert harmless or not there, "it is harmless before anything else is done"
         return harmless
 

@@ -1,4 +1,4 @@
-"""What a task knows about itself, and the hooks around it: real workers of real nodes."""
+"""A task's facts about itself, and the hooks around it: real workers of real nodes."""
 
 import json
 import subprocess
@@ -72,7 +72,7 @@ def enqueue(node: RunningNode, *calls: str) -> list[str]:
 
 
 def told(node: RunningNode, place: str) -> list[Any]:
-    """What the application wrote down of `current_task()` at that place."""
+    """The facts of `current_task()` that the application wrote down at that place."""
     lines = [note.partition(" ") for note in notes(node)]
     return [json.loads(said) for where, _, said in lines if where == place]
 

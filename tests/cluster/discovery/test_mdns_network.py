@@ -145,7 +145,7 @@ def test_partition_at_start_up_heals(hosts: Hosts, start: Start) -> None:
     hosts.cut(0)
     tuning = {"announce": 2.0, "glance": 1000.0}
     cut_off, other = start(0, tuning=tuning), start(1, tuning=tuning)
-    # The package itself asks 14 s after its start for the last time; what it heals is not the subject here.
+    # The package itself asks 14 s after its start for the last time; this test is not about what that heals.
     over = max(cut_off.started(), other.started()) + 16
     eventually(lambda: time.monotonic() > over, "the package has asked for the last time")
     assert not [line for line in cut_off.lines + other.lines if line["event"] == "found"]
