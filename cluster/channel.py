@@ -1,4 +1,4 @@
-"""A connection to another node, as bytes and answers: what links and pings share. A thin shell over an asyncio transport."""
+"""A connection to another node that carries bytes and answers, for links and pings: a thin shell over an asyncio transport."""
 
 import asyncio
 from collections import deque
@@ -11,11 +11,11 @@ from spoolnode.protocol.packet import PING
 
 
 class ChannelLost(SpoolnodeError):
-    """The other side erred: the connection ended, or it said what is no answer."""
+    """The other side erred: the connection ended, or its bytes are not an answer."""
 
 
 class Impostor(ChannelLost):
-    """The other side is not who it says, by its certificate or its key."""
+    """The other side is not the node that it claims to be, by its certificate or its key."""
 
 
 class Channel(asyncio.Protocol):
@@ -23,11 +23,11 @@ class Channel(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.heard: Callable[[list[Answer]], None] | None = None
-        """Called with what came; None: `ask` waits for it."""
+        """Called with the answers that came; None: `ask` waits for them."""
         self.ended: Callable[[], None] = lambda: None
-        """Called when the connection is gone."""
+        """Called when the connection has ended."""
         self.reason = ""
-        """Why it is gone; empty as long as it is there."""
+        """Why it has ended; empty as long as it is open."""
         self.error: Exception | None = None
         self.certified = ""
         """The node's name in the other side's certificate; empty without TLS."""
@@ -56,7 +56,7 @@ class Channel(asyncio.Protocol):
         if self.heard is not None:
             self.heard(answers)
         elif len(self._answers) + len(answers) > 1:
-            self.abort("it answers what was not asked")
+            self.abort("it sent an unexpected answer")
         else:
             self._answers += answers
             self._news.set()
@@ -75,13 +75,13 @@ class Channel(asyncio.Protocol):
         self._writable.set()
 
     def write(self, data: bytes) -> None:
-        """Sends bytes. Raises `ChannelLost` when the connection is gone."""
+        """Sends bytes. Raises `ChannelLost` if the connection has ended."""
         if self.reason or self._transport.is_closing():  # uvloop's transports raise RuntimeError, asyncio's do not
             raise ChannelLost(self.reason or "the connection broke")
         self._transport.write(data)
 
     async def drained(self, limit: float) -> None:
-        """Returns when there is room for more. Raises `ChannelLost` when there never will be."""
+        """Returns when there is room for more. Raises `ChannelLost` if there never will be."""
         try:
             async with asyncio.timeout(limit):
                 await self._writable.wait()
@@ -93,7 +93,7 @@ class Channel(asyncio.Protocol):
     async def ask(self, packet: bytes, limit: float) -> Answer:
         """Sends a packet and returns its answer. Raises `ChannelLost`."""
         if self._answers:
-            self.abort("it answers what was not asked")
+            self.abort("it sent an unexpected answer")
             raise ChannelLost(self.reason)
         self.write(packet)
         try:
@@ -109,7 +109,7 @@ class Channel(asyncio.Protocol):
         return self._answers.popleft()
 
     def close(self, reason: str) -> None:
-        """Ends the connection; what has been written is still sent."""
+        """Ends the connection; written bytes are still sent."""
         if self._transport is not None:
             self._transport.close()
         self._end(reason or "closed by this side")
@@ -130,11 +130,11 @@ class Channel(asyncio.Protocol):
 
 
 def read_pong(answer: Answer) -> dict[str, Any] | None:
-    """The status in the answer to a hello; None when a real uWSGI server answered, which has none.
+    """The status in the answer to a hello; None if a real uWSGI server answered, which has none.
 
     Raises:
-        Refused: the other side does not want us.
-        BadPacket: it is no such answer.
+        Refused: the other side refuses us.
+        BadPacket: it is not such an answer.
     """
     modifier1, modifier2, block = answer
     if modifier1 == PING:
@@ -146,7 +146,7 @@ def read_pong(answer: Answer) -> dict[str, Any] | None:
 
 
 def refusal_in(modifier2: int, block: bytes) -> Refused | None:
-    """The refusal in the answer to a task; None when it is stored. Raises `BadPacket` when it is neither."""
+    """The refusal in the answer to a task; None if it is stored. Raises `BadPacket` if the answer is neither."""
     if is_stored(modifier2, block):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Where a destination is: an address, or the id or the name of a node. Pure."""
+"""Finds destinations: an address, or the id or name of a node. Pure."""
 
 from typing import NamedTuple
 
@@ -15,10 +15,10 @@ class Target(NamedTuple):
     """Where a destination is."""
 
     id: str
-    """Empty when not known."""
+    """Empty if unknown."""
     name: str
     addresses: tuple[str, ...]
-    """The best first; none when it is not known where it is."""
+    """The best first; empty if unknown."""
     state: PeerState
 
 
@@ -27,7 +27,7 @@ class Destinations:
 
     Args:
         peers: all of them.
-        known: whose name is whose.
+        known: the names and ids that were proved.
     """
 
     def __init__(self, peers: PeerIndex, known: Known) -> None:
@@ -35,7 +35,7 @@ class Destinations:
         self._known = known
 
     def resolve(self, destination: str) -> Target | None:
-        """Where an address, a node's id or a node's name is; None when no node of that id or name is known."""
+        """The target of an address, a node's id or a node's name; None if no node with that id or name is known."""
         if destination.startswith("tag:"):
             return None
         if ":" in destination:
@@ -47,7 +47,7 @@ class Destinations:
         return Target(peer.id, peer.name, peer.addresses, peer.state) if peer else None
 
     def meant(self, destination: str) -> Peer | None:
-        """The peer of this id or name."""
+        """The peer with this id or name."""
         return self._peers.get(destination) or self._named(destination)
 
     def called(self) -> set[str]:
@@ -55,7 +55,7 @@ class Destinations:
         return {*self._peers.ids(), *self._known.claimed(), *(peer.name for peer in self._peers)}
 
     def answers_to(self, destination: str, node_id: str) -> bool:
-        """Whether the node of that id is the one that this id or name means."""
+        """Whether this id or name means the node with that id."""
         return node_id in (destination, self._known.holder(destination))
 
     def why_not(self, destination: str) -> str:
@@ -64,16 +64,16 @@ class Destinations:
         if holder:
             return f"the node {holder}, which has the name {destination!r}, has not been found"
         if holder is None:
-            return f"no node of the id or name {destination} is known"
+            return f"no node with the id or name {destination} is known"
         who = ", ".join(f"{other}{f' at {at}' if at else ''}" for other, at in self._known.rivals(destination).items())
-        remedy = f"say which one has it with spoolnode accept {destination} ID"
+        remedy = f"give it to one of them with spoolnode accept {destination} ID"
         return f"the name {destination!r} is claimed by several nodes ({who}), so none gets anything: {remedy}"
 
     def _named(self, name: str) -> Peer | None:
-        """The peer that has this name. Where none has proved it, one that announces it alone may."""
+        """The peer with this name. If none has proved it, a peer that alone announces it may have it."""
         holder = self._known.holder(name)
         if holder is not None:
             return self._peers.get(holder)
         named = sorted((peer for peer in self._peers if peer.name == name), key=lambda peer: (_RANK[peer.state], peer.id))
         claims = [peer for peer in named if peer.state in ALIVE or peer.state is PeerState.UNKNOWN]
-        return named[0] if named and len(claims) < 2 else None  # of two neither
+        return named[0] if named and len(claims) < 2 else None  # of two, neither gets it

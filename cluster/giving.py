@@ -1,8 +1,8 @@
-"""To whom tasks are given: the other side of `--allow`.
+"""Decides which addresses may get tasks: the other side of `--allow`.
 
-With certificates, to every node that proves its name. Without, only to addresses inside the networks that may also enqueue
-here, and to this machine; and to those that the operator has named in a source (see `peers`), or a client in a task. An
-announcement by itself is nothing: everybody on the network segment can make one.
+With certificates, every node that proves its name. Without, only addresses in the networks that may also enqueue here, this
+machine, and addresses that the operator has named in a source (see `peers`), or a client in a task. An announcement alone does
+not count: anything on the network segment can make one.
 """
 
 import socket
@@ -16,21 +16,21 @@ from spoolnode.node.config import Config
 
 
 class Giving(NamedTuple):
-    """To whom tasks are given."""
+    """The rule for the addresses that may get tasks."""
 
     certified: bool = False
-    """Whether all answers are those of nodes with certificates for their names."""
+    """Whether each answer comes from a node with a certificate for its name."""
     may: Callable[[str], bool] = lambda _address: True
-    """Whether tasks may be given to an address (`host:port`) of which only strangers say that a node is there."""
+    """Whether tasks may be given to an address (`host:port`) that only strangers name."""
 
 
 ALL_ADDRESSES = Giving()
 
 
 def giving(config: Config, *, certified: bool) -> Giving:
-    """To whom a node with this configuration gives tasks.
+    """The rule for a node with this configuration.
 
-    A host name is nothing that strangers can name: where it leads is not known.
+    Strangers cannot name a host name: it is unknown where it leads.
     """
     if certified or config.insecure:
         return Giving(certified)
@@ -48,7 +48,7 @@ def giving(config: Config, *, certified: bool) -> Giving:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether an IP address is one of this machine's own: then a socket can be bound to it. No packet is sent."""
+    """Whether an IP address is one of this machine's own: then a socket can be bound to it. Sends no packet."""
     if ip_address(host).is_unspecified or ip_address(host).is_multicast:
         return False
     with suppress(OSError), socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -1,4 +1,4 @@
-"""All peers, and where to find each: by its id, by an address, by what a source calls it. Pure.
+"""All peers, found by their ids, by their addresses, or by a source's keys. Pure.
 
 A peer comes when a source names it, when it calls, or when it answers. Two that turn out to be one are merged.
 """
@@ -12,19 +12,19 @@ from spoolnode.cluster.warnings import Once
 
 MOST_PEERS = 1024
 MOST_CANDIDATES = 16
-"""Per peer: two or three sources name it under one or two keys; more is somebody who makes them up."""
+"""Most candidates of a peer: two or three sources name it under one or two keys; more are made up."""
 
 Key = tuple[str, str]
-"""A source, and what it calls a candidate."""
+"""A source, and its key for a candidate."""
 
 
 class PeerIndex:
     """All peers.
 
     Args:
-        ours: addresses that are this node.
+        ours: addresses of this node.
         may_give: whether tasks may be given to an address (host:port) that only strangers name.
-        once: told when the table is full.
+        once: warns if the table is full.
     """
 
     def __init__(self, ours: set[str], may_give: Callable[[str], bool], once: Once) -> None:
@@ -46,11 +46,11 @@ class PeerIndex:
         return peer in self._peers
 
     def get(self, node_id: str) -> Peer | None:
-        """The peer of that id."""
+        """The peer with that id."""
         return self._by_id.get(node_id)
 
     def find(self, who: str) -> Peer | None:
-        """The peer of an id or an address. Of several that claim one address, the one that answered there last."""
+        """The peer with an id or an address. If several claim an address, the one that last answered there."""
         if peer := self._by_id.get(who):
             return peer
         peer = self._by_address.get(who)
@@ -65,7 +65,7 @@ class PeerIndex:
         return peer
 
     def named(self, source: str, key: str) -> Peer | None:
-        """The peer that a source calls so."""
+        """The peer with that key of a source."""
         return self._by_key.get((source, key))
 
     def ids(self) -> set[str]:
@@ -90,7 +90,7 @@ class PeerIndex:
         return peer
 
     def remove(self, peer: Peer) -> None:
-        """It is a peer no longer."""
+        """Removes a peer."""
         self._peers.pop(peer, None)
         if self._by_id.get(peer.id) is peer:
             del self._by_id[peer.id]
@@ -111,12 +111,12 @@ class PeerIndex:
     # -- who is who --
 
     def identify(self, peer: Peer, node_id: str) -> None:
-        """A peer of which only the address was known has this id."""
+        """Gives its id to a peer that was known only by an address."""
         peer.id = node_id
         self._by_id[node_id] = peer
 
     def absorb(self, peer: Peer, known: Peer) -> None:
-        """Both are one; `known` is left."""
+        """Merges two that are one; `known` is left."""
         for key, candidate in peer.candidates.items():
             self._give(key, candidate, known)
         peer.candidates = {}
@@ -128,7 +128,7 @@ class PeerIndex:
         self.locate(known)
 
     def hand_over(self, peer: Peer, other: Peer | None, address: str) -> None:
-        """Another node answers at this address of `peer`: the candidates that name only the address are that one's."""
+        """Moves the candidates that name only this address of `peer` to the other node, which answers there."""
         for key, candidate in list(peer.candidates.items()):
             if address in candidate.addresses and not candidate.id:
                 self.withdraw(peer, key)
@@ -143,7 +143,7 @@ class PeerIndex:
             self.locate(other)
 
     def name(self, peer: Peer, candidate: Candidate) -> None:
-        """A source names it so."""
+        """Adds a candidate of a source to a peer."""
         self._give((candidate.source, candidate.key), candidate, peer)
         if not peer.status:
             peer.name = candidate.name or peer.name
@@ -152,7 +152,7 @@ class PeerIndex:
         self.locate(peer)
 
     def withdraw(self, peer: Peer, key: Key, *, keep: bool = False) -> None:
-        """A source does not name it so any more; `keep` its addresses."""
+        """Removes the candidate with this key; `keep` its addresses."""
         candidate = peer.candidates.pop(key)
         del self._by_key[key]
         if keep:
@@ -160,7 +160,7 @@ class PeerIndex:
         self.locate(peer)
 
     def locate(self, peer: Peer) -> None:
-        """What is known of its addresses has changed."""
+        """Updates the index after a change of its addresses."""
         had = {*peer.addresses}
         peer.locate(self.ours, self.may_give)
         for address in had - {*peer.addresses}:

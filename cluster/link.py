@@ -1,4 +1,5 @@
-"""One link to one destination, as a state machine: when to connect, what is under way, what an answer means. No I/O, no clock.
+"""One link to one destination, as a state machine: when to connect, the tasks under way, the meaning of answers. No I/O, no
+clock.
 
                       begin            connected           greeted
     IDLE / WAITING  -------> CONNECTING -------> GREETING -------> OPEN
@@ -6,8 +7,8 @@
        |      +---- failed ------+------------------+---------------+
        +--------------------------- rest ---------------------------+
 
-What was sent and not answered when a link fails is in doubt: the other side may have it. It is sent again with its number,
-which the other side knows if it has it. Answers come in the order of sending.
+Tasks that were sent and not answered when a link fails are in doubt: the other side may have them. They are sent again with
+their numbers, which the other side knows if it has them. Answers come in the order of sending.
 """
 
 import random
@@ -21,34 +22,34 @@ from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
 WINDOW = 4096
 """Tasks under way on one link..."""
 WINDOW_BYTES = 4 << 20
-"""...and their bytes: what a connection can have in flight without waiting, on any network that matters."""
+"""...and their bytes: enough to keep a connection busy on any network that matters."""
 
 
 class LinkState(Enum):
-    """Where a link stands."""
+    """The state of a link."""
 
     IDLE = "idle"
     """Nothing to do."""
     WAITING = "waiting"
-    """It failed, and is not tried again before its time."""
+    """It has failed, and waits for its next attempt."""
     CONNECTING = "connecting"
     GREETING = "greeting"
     OPEN = "open"
 
 
 class Fate(Enum):
-    """What an answer means for its task."""
+    """The meaning of an answer for its task."""
 
     TAKEN = "taken"
     """The other side has it, safely."""
     LATER = "later"
-    """It does not take tasks now; this one is not there."""
+    """It does not take tasks now, and does not have this one."""
     NEVER = "never"
-    """It will not take this one, whenever it comes."""
+    """It will never take this one."""
 
 
 class WrongState(SpoolnodeError):
-    """We erred: this cannot happen in this state."""
+    """We erred: this is impossible in this state."""
 
     def __init__(self, state: LinkState, what: str) -> None:
         super().__init__(f"a link that is {state.value} cannot be {what}")
@@ -62,16 +63,16 @@ class Sent(NamedTuple):
     ref: Any
     number: int
     size: int
-    """Bytes."""
+    """In bytes."""
     doubtful: bool = False
-    """It was sent before, and not answered: that it is refused now does not say that it is not there."""
+    """Whether it was sent before and not answered: a refusal now does not mean that it is not there."""
 
 
 _NEVER = frozenset({Reason.MALFORMED, Reason.TOO_LARGE, Reason.CONFLICT, Reason.FORBIDDEN, Reason.LENGTH_REQUIRED})
 
 
 def fate_of(refusal: Refused | None) -> Fate:
-    """What an answer means: None is "stored"."""
+    """The meaning of an answer: None is "stored"."""
     if refusal is None:
         return Fate.TAKEN
     return Fate.NEVER if refusal.reason in _NEVER else Fate.LATER
@@ -83,16 +84,16 @@ class Link:
     def __init__(self, rng: random.Random, timing: Timing) -> None:
         self.state = LinkState.IDLE
         self.flight: deque[Sent] = deque()
-        """Sent and not answered, oldest first."""
+        """Tasks sent and not answered, oldest first."""
         self.flight_bytes = 0
         self.failures = 0
-        """In a row."""
+        """Failures in a row."""
         self.reason = ""
-        """Why it failed last."""
+        """The reason of the last failure."""
         self.retry_at = 0.0
-        """When it may be tried again, while it is waiting."""
+        """When it may be tried again, if it is waiting."""
         self.closing = False
-        """The other side asked us to slow down: nothing more is sent, and when all is answered the link pauses."""
+        """Whether the other side asked us to slow down: no more is sent, and when all is answered the link pauses."""
         self._rng = rng
         self._timing = timing
         self._heard_at = 0.0
@@ -102,33 +103,33 @@ class Link:
         return f"<link {self.state.value}, {len(self.flight)} tasks under way{', closing' if self.closing else ''}{failed}>"
 
     def may_begin(self, now: float) -> bool:
-        """Whether a connection may be tried now."""
+        """Whether it may connect now."""
         return self.state is LinkState.IDLE or (self.state is LinkState.WAITING and now >= self.retry_at)
 
     def begin(self, now: float) -> None:
-        """A connection is tried."""
+        """Notes an attempt to connect."""
         if not self.may_begin(now):
             raise WrongState(self.state, "begun")
         self.state, self.closing = LinkState.CONNECTING, False
 
     def connected(self, now: float) -> None:
-        """There is a connection; the hello is sent."""
+        """Notes that it is connected, and the hello is sent."""
         self._expect(LinkState.CONNECTING, "connected")
         self.state, self._heard_at = LinkState.GREETING, now
 
     def greeted(self, now: float) -> None:
-        """The other side is who it should be."""
+        """Notes that the other side is the right one."""
         self._expect(LinkState.GREETING, "greeted")
         self.state, self._heard_at, self.closing = LinkState.OPEN, now, False
 
     def room(self) -> int:
-        """How many more tasks may be sent."""
+        """How many more tasks may be sent now."""
         if self.state is not LinkState.OPEN or self.closing or self.flight_bytes >= WINDOW_BYTES:
             return 0
         return WINDOW - len(self.flight)
 
     def sent(self, sent: Sent, now: float) -> None:
-        """A task is on its way."""
+        """Notes a task that was sent."""
         self._expect(LinkState.OPEN, "sent on")
         if not self.flight:
             self._heard_at = now
@@ -136,7 +137,7 @@ class Link:
         self.flight_bytes += sent.size
 
     def answered(self, refusal: Refused | None, now: float) -> tuple[Sent, Fate]:
-        """The oldest task under way is answered; what becomes of it. Raises `WrongState` when nothing is under way."""
+        """Notes the answer to the oldest task in flight. Returns the task and its fate. Raises `WrongState` if none is."""
         self._expect(LinkState.OPEN, "answered")
         if not self.flight:
             raise WrongState(self.state, "answered: nothing is under way")
@@ -147,11 +148,11 @@ class Link:
         if fate is Fate.LATER and refusal is not None:
             self.closing, self.reason = True, refusal.text
         else:
-            self.failures = 0  # also when it never takes this one: others must not wait longer for that
+            self.failures = 0  # even if it never takes this one: others must not wait longer because of that
         return sent, fate
 
     def progress(self, now: float) -> None:
-        """Bytes of a large task went out."""
+        """Notes that bytes of a large task were sent."""
         self._heard_at = now
 
     def is_stuck(self, now: float) -> bool:
@@ -160,14 +161,14 @@ class Link:
         return waits and now - self._heard_at > self._timing.answer
 
     def rest(self) -> None:
-        """Nothing is to be sent any more, and the connection was closed."""
+        """Notes that all is sent, and the connection was closed."""
         self._expect(LinkState.OPEN, "rested")
         if self.flight:
             raise WrongState(self.state, "rested: tasks are under way")
         self.state = LinkState.IDLE
 
     def failed(self, now: float, reason: str, *, untrusted: bool = False) -> list[Sent]:
-        """It came to nothing, or ended; what is in doubt now, oldest first."""
+        """Notes that it failed or ended. Returns the tasks in doubt now, oldest first."""
         if self.state in (LinkState.IDLE, LinkState.WAITING):
             raise WrongState(self.state, "failed")
         doubtful, self.flight, self.flight_bytes = list(self.flight), deque(), 0
@@ -179,14 +180,14 @@ class Link:
         return doubtful
 
     def pause(self, now: float) -> None:
-        """The other side is busy or full, everything is answered, the connection was closed: not again before a while."""
+        """Notes that the other side is busy or full, all is answered, and the connection was closed: it pauses for a while."""
         self._expect(LinkState.OPEN, "paused")
         if self.flight:
             raise WrongState(self.state, "paused: tasks are under way")
         self.failed(now, self.reason)
 
     def nudge(self, now: float) -> None:
-        """A sign of life of the other side, or somebody asks: no more waiting."""
+        """Ends its waiting: the other side has shown a sign of life, or an operator asks."""
         if self.state is LinkState.WAITING:
             self.retry_at = now
             self.failures = min(self.failures, 1)

@@ -1,4 +1,4 @@
-"""How one peer is, as a state machine: what this node sees of it, and where that leads. No I/O, no clock.
+"""The state of one peer, as a state machine: the inputs that this node sees, and where they lead. No I/O, no clock.
 
                  answers            goodbye, or drains
     UNKNOWN ----------------> UP ----------------------> LEAVING        REJECTED
@@ -9,7 +9,7 @@
                                      silent, for the third time
 
     From every state: an answer leads to UP, or to LEAVING if the peer drains; a refused connection to DOWN;
-    an answer of a node that it should not be to REJECTED.
+    an answer of a wrong node to REJECTED.
 
 Only what this node sees itself counts: its pings and its links. An announcement or a call is a hint, which can be forged. It
 makes this node ask at once; the one state that it leads to is LEAVING, which the next answer ends. There is no gossip and no
@@ -20,11 +20,11 @@ from enum import Enum
 from typing import NamedTuple
 
 STRIKES = 3
-"""Pings in a row without an answer, until a peer is down."""
+"""Pings in a row without an answer after which a peer is down."""
 
 
 class PeerState(Enum):
-    """How a peer is."""
+    """The state of a peer."""
 
     UNKNOWN = "unknown"
     """Named by a source, not reached yet."""
@@ -35,7 +35,7 @@ class PeerState(Enum):
     LEAVING = "leaving"
     """Said goodbye, or answers that it drains: it gets no new tasks."""
     REJECTED = "rejected"
-    """Could not prove who it is, or must not be talked to."""
+    """Could not prove which node it is, or must not be contacted."""
 
 
 class Failure(Enum):
@@ -45,32 +45,32 @@ class Failure(Enum):
     """Connection refused: the machine is there, the node is not."""
     TIMEOUT = "timeout"
     OTHER = "other"
-    """The connection broke, or what came was no answer."""
+    """The connection broke, or its bytes were not an answer."""
     UNTRUSTED = "untrusted"
     """TLS or identity."""
 
 
 class Seen(Enum):
-    """The inputs: things that this node sees of a peer."""
+    """The inputs: events of a peer that this node sees."""
 
     ANSWERED = "answered"
     """A ping, or the hello of a link."""
     DRAINING = "draining"
-    """The same; and it said that it drains."""
+    """The same, and it said that it drains."""
     TAKEN = "taken"
     """It took a task."""
     SILENT = "silent"
-    """A ping came to nothing: no answer in time, or the connection broke."""
+    """A ping failed: no answer in time, or the connection broke."""
     REFUSED = "refused"
     """A ping found it absent: the machine refuses the connection, or another node answers where it was."""
     LINK_BROKE = "link broke"
     LINK_REFUSED = "link refused"
     UNTRUSTED = "untrusted"
-    """It is not who it should be, or must not be talked to."""
+    """It is not the right node, or must not be contacted."""
     DISPUTED = "disputed"
     """It says an id or a name that is another node's; that may soon be over."""
     OUTSIDE = "outside"
-    """All that is known of it are addresses to which no task may be given."""
+    """It has only addresses that may not get tasks."""
     GOODBYE = "goodbye"
     """A source says that it leaves."""
     NAMED = "named"
@@ -78,7 +78,7 @@ class Seen(Enum):
     NAMED_AGAIN = "named again"
     """A source says the same as before."""
     HEARD = "heard"
-    """A connection came in that says its id."""
+    """A connection came in with its id."""
 
 
 class Ask(Enum):
@@ -87,19 +87,19 @@ class Ask(Enum):
     AS_PLANNED = "as planned"
     AT_ONCE = "at once"
     REGARDLESS = "regardless"
-    """At once, even if it was to be left alone for a while."""
+    """At once, even during a pause."""
     WHEN_SILENT = "when silent"
-    """When nothing was exchanged for a while."""
+    """When there was no exchange for a while."""
     WITH_BACKOFF = "with backoff"
     AFTER_PAUSE = "after a pause"
     AFTER_LONG_PAUSE = "after a long pause"
 
 
 class Step(NamedTuple):
-    """Where an input leads."""
+    """The effect of an input."""
 
     state: PeerState | None
-    """None: it stays as it is."""
+    """None: the state stays."""
     ask: Ask
 
 
@@ -141,21 +141,21 @@ _COLUMN = {state: column for column, state in enumerate(PeerState)}
 
 
 class Liveness:
-    """How one peer is. Times are monotonic, in seconds."""
+    """The state of one peer. Times are monotonic, in seconds."""
 
     def __init__(self, now: float) -> None:
         self.state = PeerState.UNKNOWN
         self.since = now
         self.reason = ""
-        """Why it failed last; empty when it did not since it was up."""
+        """Why it failed last; empty if it has not failed since it was up."""
         self.strikes = 0
         """Pings in a row without an answer; the links that broke first count as one."""
         self.misses = 0
-        """Pings that failed since it is down."""
+        """Failed pings since it went down."""
         self.rejections = 0
 
     def see(self, seen: Seen, now: float, reason: str = "") -> Ask:
-        """Takes an input; when the peer is to be pinged next."""
+        """Takes an input. Returns when the peer is pinged next."""
         self.reason = reason or self.reason
         step = TRANSITIONS[seen][_COLUMN[self.state]]
         if step is _STRIKE and self.strikes + 1 >= STRIKES:
@@ -180,10 +180,10 @@ class Liveness:
 
 
 def seen_by_ping(failure: Failure) -> Seen:
-    """The input that a failed ping is."""
+    """The input for a failed ping."""
     return {Failure.REFUSED: Seen.REFUSED, Failure.UNTRUSTED: Seen.UNTRUSTED}.get(failure, Seen.SILENT)
 
 
 def seen_by_link(failure: Failure) -> Seen:
-    """The input that a failed link is."""
+    """The input for a failed link."""
     return {Failure.REFUSED: Seen.LINK_REFUSED, Failure.UNTRUSTED: Seen.UNTRUSTED}.get(failure, Seen.LINK_BROKE)

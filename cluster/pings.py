@@ -1,6 +1,6 @@
-"""When each peer is pinged. Pure: `PingQueue` says whom to ping now, and when to look again; a ping itself is the prober's.
+"""Decides when each peer is pinged. Pure: `PingQueue` says which peers to ping now, and when to look again; the prober pings.
 
-A peer has one ping in flight at most. What happens meanwhile may be newer than its result, so another one follows at once.
+A peer has at most one ping in flight. Events meanwhile may be newer than its result, so another ping follows at once.
 """
 
 import heapq
@@ -16,9 +16,9 @@ class PingQueue:
     """The pings of all peers.
 
     Args:
-        peers: all that are peers still.
+        peers: all present peers.
         rng: for jitter.
-        timing: how often.
+        timing: the times between pings.
     """
 
     def __init__(self, peers: Container[Peer], rng: random.Random, timing: Timing) -> None:
@@ -52,13 +52,13 @@ class PingQueue:
                 self._at(peer, pings.not_before)
 
     def follow_up(self, peer: Peer, now: float) -> None:
-        """A ping has told how the peer was; if something happened meanwhile, it is pinged again at once."""
+        """Follows a ping: if something happened meanwhile, the peer is pinged again at once."""
         if peer.pings.again:
             peer.pings.again = False
             self._soon(peer, now)
 
     def due(self, now: float) -> list[Peer]:
-        """Whom to ping now; each of these pings is in flight then."""
+        """The peers to ping now; each of these pings is then in flight."""
         due = []
         while self._timers and self._timers[0][0] <= now:
             when, _, peer = heapq.heappop(self._timers)
@@ -105,7 +105,7 @@ class PingQueue:
         return not peer.pings.in_flight and bool(peer.addresses) and peer in self._peers
 
     def _put_off(self, peer: Peer) -> float:
-        """The earliest time for the next ping, now that its timer has run down: something may have been exchanged meanwhile."""
+        """The earliest time for the next ping, now that its timer has run down: there may have been an exchange meanwhile."""
         if peer.pings.at_once or peer.state is not PeerState.UP:
             return float("-inf")
         return min(peer.pings.exchanged_at + peer.pings.silence, peer.pings.status_at + self._timing.stale)

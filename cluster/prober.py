@@ -28,7 +28,7 @@ FAILURES = {
 }
 
 Answered = Callable[[Peer, dict[str, Any], float, str], object]
-"""Who answered (as the table knows it so far), what, after how many seconds, at which address."""
+"""Called with the peer (as the table knows it so far), its answer, the seconds that it took, and the address."""
 
 
 class Prober:
@@ -56,15 +56,15 @@ class Prober:
         return f"<prober {state}, {len(self._channels)} connections>"
 
     def start(self) -> None:
-        """Pings from now on."""
+        """Starts pinging."""
         self._task = self._loop.create_task(self._run())
 
     def wake(self) -> None:
-        """The table has changed: something may be due sooner."""
+        """Looks again: the table has changed, and a ping may be due sooner."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Pings nobody any more."""
+        """Stops pinging."""
         if self._task is not None:
             self._task.cancel()
         for channel, _ in self._channels.values():
@@ -84,7 +84,7 @@ class Prober:
                 continue
 
     async def _ping(self, peer: Peer) -> None:
-        """One ping, with exactly one result for the table."""
+        """Sends one ping, with exactly one result for the table."""
         async with self._room if all(map(is_numeric, peer.addresses)) else self._room_for_names:
             kind, reason = Failure.OTHER, "it has no address"
             for address in peer.addresses:

@@ -1,7 +1,7 @@
 """Carries the tasks of one destination to it: the shell around a `Link`, with the connection, the disk and the clock.
 
-It sleeps until something waits and the link may begin; connects; says hello; and then keeps the window full: takes tasks
-from the outbox, sends them, and lets each leave the disk when the other side has said that it has it.
+It sleeps until tasks wait and the link may begin; connects; says hello; and then keeps the window full: it takes tasks
+from the outbox, sends them, and lets each leave the disk when the other side has confirmed it.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import HEADER, PING, PLAIN, SPOOL_REQUEST, decode_variables, encode_variables, packet
 
 TAKEN_AT_ONCE = 1024
-"""Tasks read from the disk together, when they lie in a batch..."""
+"""Tasks that are read from the disk together, if they are in a batch..."""
 FILES_AT_ONCE = 16
-"""...and when each is a file: of up to 192 KiB."""
+"""...and if each is a file, of up to 192 KiB."""
 ATTEMPTS_AT_ONCE = 16
-"""Links that begin to connect in one turn of the loop: that takes each of them about a tenth of a millisecond."""
+"""Links that begin to connect in one turn of the loop: each takes about a tenth of a millisecond."""
 WATERMARK_EVERY = 8192
-"""Tasks after which the other side is told the low watermark again, so that it can forget."""
+"""After this many tasks the other side is told the low watermark again, so that it can forget."""
 UWSGI = "uwsgi"
 """In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
 
@@ -47,7 +47,7 @@ Dial = Callable[..., Awaitable[Dialed[Channel]]]
 
 
 class NotIt(ChannelLost):
-    """Somebody else than the destination is there."""
+    """Another node than the destination is there."""
 
 
 class Ourselves(ChannelLost):
@@ -56,34 +56,33 @@ class Ourselves(ChannelLost):
 
 @dataclass
 class SenderHost:
-    """What senders need of their cluster."""
+    """The cluster, as its senders need it."""
 
     outbox: Outbox
-    """What waits."""
     shipping: Shipping
-    """How they get it."""
+    """Gives them the tasks of the outbox."""
     introduce: Callable[[], Introduction]
-    """What is said at the beginning of a connection."""
+    """Makes the introduction for a new connection."""
     node_id: str
     resolve: Callable[[str], Target | None]
     dial: Dial
     rng: random.Random
     report: Callable[..., None]
     vouch: Callable[[dict[str, Any], str], None]
-    """Raises `Impostor` when a status is not that of the node which a certificate names, or which has had that id so far."""
+    """Checks a status. Raises `Impostor` if it is not that of the node in the certificate, or of the known owner of its id."""
     met: Callable[[dict[str, Any], float, str], None]
-    """A hello was answered: what was said, in how many seconds, at which address. Raises `NotIt` when it must get nothing."""
+    """Called with the answer to a hello, its seconds, and the address. Raises `NotIt` if the node must get nothing."""
     missed: Callable[[str, DialFailure | None, str], None]
-    """An address did not answer, or broke off."""
+    """Called if an address did not answer, or broke off."""
     exchanged: Callable[[str], None]
-    """A task was taken by the node of that id."""
+    """Called if the node with that id has taken a task."""
     is_us: Callable[[str], Awaitable[None]]
-    """A destination turned out to be this node."""
+    """Called if a destination turned out to be this node."""
     answers_to: Callable[[str, str], bool]
-    """Whether an id or name means the node of that id."""
+    """Whether an id or name means the node with that id."""
 
     gate: Gate = field(default_factory=lambda: Gate(ATTEMPTS_AT_ONCE))
-    """Through which each attempt goes: thousands of destinations may be tried at the same time."""
+    """Each attempt goes through it: thousands of destinations may be tried at the same time."""
 
 
 class Sender:
@@ -103,7 +102,7 @@ class Sender:
         self._written = self._answered = 0
         """Tasks on this connection, and how many of them were answered."""
         self._watermarks: deque[int] = deque()
-        """How many tasks were written before each hello that tells a low watermark: its answer comes between theirs."""
+        """For each hello with a low watermark, the tasks that were written before it: its answer comes between theirs."""
         self._introduction = around.introduce()
         self._task = self._loop.create_task(self._run())
 
@@ -111,7 +110,7 @@ class Sender:
         return f"<sender to {self.to}{f' at {self._address}' if self._address else ''}: {self.link!r}>"
 
     def wake(self) -> None:
-        """Something waits, or something changed."""
+        """Looks again: tasks wait, or something has changed."""
         self._wake.set()
 
     def nudge(self) -> None:
@@ -120,19 +119,19 @@ class Sender:
         self._wake.set()
 
     def give_up(self, reason: str) -> None:
-        """Ends the connection, if there is one: the node at its other end is gone. What is in doubt is sent again."""
+        """Ends the connection, if there is one: the node at its other end is gone. Tasks in doubt are sent again."""
         if self._channel is not None:
             self._channel.abort(reason)
 
     async def stop(self) -> None:
-        """Ends the link; what is in doubt stays, with its number."""
+        """Ends the link. Tasks in doubt stay, with their numbers."""
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
     @property
     def has_work(self) -> bool:
-        """Whether anything waits that could be sent."""
+        """Whether tasks wait that could be sent."""
         return self._around.outbox.has_work(self.to, ANYONE)
 
     # -- the life of a link --
@@ -154,7 +153,7 @@ class Sender:
             self._fail(reason)
 
     async def _due(self) -> Target:
-        """Waits until there is work and a peer to send it to, the backoff is over, and it is this link's turn."""
+        """Waits for work, a peer to send it to, the end of the backoff, and this link's turn."""
         has_turn = False
         while True:
             now = self._loop.time()
@@ -178,7 +177,7 @@ class Sender:
                 await self._wake.wait()
 
     async def _try_all(self, target: Target) -> None:
-        """One attempt: the addresses of the destination in turn, until one answers."""
+        """Makes one attempt: tries the addresses of the destination in turn, until one answers."""
         self.link.begin(self._loop.time())
         problem, kind = "", None
         for address in target.addresses:
@@ -223,24 +222,24 @@ class Sender:
             self._channel, self._peer = None, ANYONE
 
     def _lost(self, channel: Channel, error: Exception) -> None:
-        if self.link.closing:  # it refused, and then closed because more was coming: that is no failure of the connection
+        if self.link.closing:  # it refused, and then closed because more was coming: the connection has not failed
             self._fail(self.link.reason)
             return
         refused = refusal_of(channel.error, self._address)
         kind = refused.kind if refused is not None else None
-        if not isinstance(error, NotIt):  # whoever is there instead is well, and the table knows who it is
+        if not isinstance(error, NotIt):  # another node is there, and answers; the table knows which one
             self._around.missed(
                 self._address, DialFailure.UNTRUSTED if isinstance(error, Impostor) else kind, str(refused or error)
             )
         self._fail(str(refused or error), untrusted=kind is DialFailure.UNTRUSTED, quiet=self._is_leaving())
 
     def _is_leaving(self) -> bool:
-        """Whether the other side has said goodbye: then the end of the link is no news."""
+        """Whether the other side has said goodbye: then the end of the link is not news."""
         target = self._around.resolve(self.to)
         return target is not None and target.state is PeerState.LEAVING
 
     async def _greet(self, channel: Channel) -> bool:
-        """Says hello; whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
+        """Says hello. Returns whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
         began = self._loop.time()
         introduction = self._introduction = self._around.introduce()
         status = read_pong(await channel.ask(self._hello(), self._timing.answer))
@@ -273,27 +272,28 @@ class Sender:
         return self._introduction.packet(self.to, self._around.outbox.low_watermark(self.to))
 
     def _fail(self, reason: str, *, untrusted: bool = False, quiet: bool = False) -> None:
-        """The link ends; what is in doubt goes back."""
+        """Ends the link; tasks in doubt go back to the outbox."""
         first = not self.link.failures
         doubtful = self.link.failed(self._loop.time(), reason, untrusted=untrusted)
         self._return(doubtful, doubtful=True)
-        if first and not quiet:  # the others are in `spoolnode peers`: a destination may be down for days
+        if first and not quiet:  # later failures are in `spoolnode peers`: a destination may be down for days
             doubt = {"in_doubt": len(doubtful)} if doubtful else {}
             target = self._around.resolve(self.to)
             named = {"name": target.name} if target is not None and target.name not in ("", self.to) else {}
             self._around.report("link_failed", destination=self.to, **named, reason=reason, **doubt)
 
     def _pause(self) -> None:
-        """The other side takes nothing now."""
+        """Pauses: the other side takes nothing now."""
         first = not self.link.failures
         self.link.pause(self._loop.time())
         if first:
             self._around.report("link_paused", destination=self.to, reason=self.link.reason)
 
     def _return(self, items: list[Sent], *, doubtful: bool) -> None:
-        """Tasks go back to the outbox, the newest first, so that the oldest is the first again.
+        """Puts tasks back into the outbox, the newest first, so that the oldest comes first again.
 
-        What was in doubt before stays so: a node that refuses a repeat because it drains, say, may have taken it all the same.
+        A task that was in doubt before stays so: a node may refuse a repeat (because it drains, say) and have the task
+        nevertheless.
         """
         for (source, rank, before), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank, sent.doubtful)):
             refs = [sent.ref for sent in group]
@@ -301,14 +301,14 @@ class Sender:
             self._around.shipping.give_back(self.to, owner, Taken(source, refs[::-1], rank))
 
     def _bring_back(self, load: Shipment, envelopes: list[Envelope]) -> None:
-        """These were not sent."""
+        """Takes back tasks that were not sent."""
         owner = self._peer if load.doubtful else UNSENT
         self._around.shipping.give_back(self.to, owner, load.rest(envelopes))
 
     # -- an open link --
 
     async def _carry(self, channel: Channel) -> None:
-        """Keeps the window full until there is no work, or the link ends."""
+        """Keeps the window full until the work or the link ends."""
         channel.heard = self._on_answers
         while True:
             now = self._loop.time()
@@ -326,7 +326,7 @@ class Sender:
                     return
 
     async def _idle(self, channel: Channel) -> None:
-        """Waits for room, answers or work; ends the link when none comes."""
+        """Waits for room, answers or work. Ends the link if none comes."""
         pause = 1.0 if self.link.flight else self._timing.idle
         try:
             async with asyncio.timeout(pause):
@@ -336,7 +336,7 @@ class Sender:
                 self.link.rest()
 
     async def _send_some(self, channel: Channel) -> bool:
-        """Sends what there is room for; whether anything was sent."""
+        """Sends the tasks that there is room for. Returns whether any were sent."""
         room = min(self.link.room(), TAKEN_AT_ONCE)
         if not room:
             return False
@@ -353,7 +353,7 @@ class Sender:
         return True
 
     async def _send_envelopes(self, channel: Channel, load: Shipment, envelopes: list[Envelope]) -> None:
-        """Sends the small ones in one piece up to the first large one, or that one. What was begun is taken off the list."""
+        """Sends the small ones up to the first large one together, or that one. Those that were begun leave the list."""
         if channel.reason or self.link.state is not LinkState.OPEN:
             raise ChannelLost(channel.reason)
         small = next((index for index, envelope in enumerate(envelopes) if envelope.body_end), len(envelopes))
@@ -390,12 +390,12 @@ class Sender:
             raise ChannelLost(f"the file {envelope.ref} became shorter while it was sent")
 
     def _on_answers(self, answers: list[Answer]) -> None:
-        """What the other side said: tasks leave, come back, or are given up."""
+        """Takes answers: tasks leave, come back, or are given up."""
         try:
             self._sort(answers)
         except (BadPacket, WrongState) as error:
             if self._channel is not None:
-                self._channel.abort(f"it answered what was not asked: {error}")
+                self._channel.abort(f"it sent an unexpected answer: {error}")
         self._wake.set()
 
     def _sort(self, answers: list[Answer]) -> None:
@@ -434,12 +434,12 @@ class Sender:
     # -- a real uWSGI server --
 
     async def _carry_plain(self) -> None:
-        """One task a connection, as uWSGI takes them. Whether it has a task is sure only when it says so."""
+        """Sends one task on each connection, as uWSGI takes them. Only its answer makes sure that it has a task."""
         while not self.link.closing:
             self._wake.clear()
             load = await self._around.shipping.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
             if load is None:
-                if self.has_work:  # in doubt with another node, or frozen: to connect again at once would change nothing
+                if self.has_work:  # in doubt with another node, or frozen: connecting again at once would not change that
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._timing.idle):
                             await self._wake.wait()
@@ -488,12 +488,12 @@ _KEPT = names.FROM_CLIENTS - {names.NODE, names.BODY_LENGTH, names.VALUES}
 
 
 def plain_packet(envelope: Envelope) -> bytes:
-    """The request for a real uWSGI server: without what only nodes understand. Raises `Refused` when it would lose a part."""
+    """The request for a real uWSGI server, without variables for nodes only. Raises `Refused` if the task would lose a part."""
     size = HEADER.unpack_from(envelope.head)[1]
     if envelope.body_end or len(envelope.head) > HEADER.size + size:
         raise Refused(Reason.FORBIDDEN, "it has a body, which a uWSGI server would drop")
     variables = decode_variables(envelope.head[HEADER.size :])
     if any(key == names.VALUES for key, _ in variables):
-        raise Refused(Reason.FORBIDDEN, "it has values of other types than text, which a uWSGI server cannot read")
+        raise Refused(Reason.FORBIDDEN, "it has values that are not text, which a uWSGI server cannot read")
     kept = [(key, value) for key, value in variables if not key.startswith(names.OURS) or key in _KEPT]
     return packet(SPOOL_REQUEST, encode_variables(kept), PLAIN)

@@ -1,4 +1,4 @@
-"""Takes what is seen of a peer to its state machine, and does what follows from that. Pure.
+"""Passes events of peers to their state machines, and does what follows. Pure.
 
 Each change of a peer's state goes through `PeerWatch.see`.
 """
@@ -19,7 +19,7 @@ class PeerWatch:
     Args:
         peers: all of them.
         queue: their pings.
-        certified: whether all answers are those of nodes with certificates for their names.
+        certified: whether each answer comes from a node with a certificate for its name.
         changed: called as `changed(peer, old, new)` whenever the state of a peer changes; it must not call back.
     """
 
@@ -30,7 +30,7 @@ class PeerWatch:
         self._changed = changed
 
     def see(self, peer: Peer, seen: Seen, now: float, reason: str = "") -> None:
-        """Something was seen of it; `reason` says it for people."""
+        """Takes an event of a peer. `reason` describes it for people."""
         before = peer.state
         ask = peer.liveness.see(seen, now, reason)
         if peer.state is not before:
@@ -38,11 +38,11 @@ class PeerWatch:
         self._queue.plan(peer, ask, now)
 
     def ask(self, peer: Peer, now: float) -> None:
-        """It is pinged at once: what is known of it may be over."""
+        """Pings it at once: its state may be out of date."""
         self._queue.plan(peer, Ask.AT_ONCE, now)
 
     def is_held(self, peer: Peer) -> bool:
-        """Whether it answers where it proved who it is. Without certificates, nothing that others say leads away from there."""
+        """Whether it answers where it proved its identity. Without certificates, other nodes cannot lead us away from there."""
         return not self._certified and peer.answers
 
     def _follow(self, peer: Peer, before: PeerState) -> None:

@@ -1,30 +1,30 @@
-"""Bodies on their way: gathered in memory, bounded for each and for all connections together."""
+"""Bodies on their way: gathered in memory, with bounds for each connection and for all together."""
 
 UPLOAD_PIECE = 1 << 20
 """Bytes of a large body gathered before they are written..."""
 MAX_GATHERED = 16 << 20
 """...unless all connections together have gathered more than this..."""
 LEAST_PIECE = 16 << 10
-"""...then so many are enough, and smaller bodies are written as they come too: many clients may be slow at once."""
+"""...then this many are enough, and smaller bodies are written as they come, too: many clients may be slow at once."""
 MAX_PIECES = 512
-"""Pieces in which a body may lie in memory: a body that comes in crumbs would take twenty times its size."""
+"""Most pieces of a body in memory: a body that comes in crumbs would take twenty times its size."""
 
 
 class Gathered:
-    """Bodies in memory that have not come whole, of all connections together."""
+    """Incomplete bodies in memory, of all connections together."""
 
     __slots__ = ("size",)
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes."""
+        """In bytes."""
 
     def __repr__(self) -> str:
         return f"<Gathered {self.size} bytes{', crowded' if self.is_crowded else ''}>"
 
     @property
     def is_crowded(self) -> bool:
-        """Whether there is so much that smaller pieces have to do."""
+        """Whether there is so much that smaller pieces must be enough."""
         return self.size > MAX_GATHERED
 
 
@@ -37,13 +37,13 @@ class Pieces:
         self._all = gathered
         self._pieces: list[bytes] = []
         self.size = 0
-        """Bytes of them."""
+        """In bytes."""
 
     def __repr__(self) -> str:
         return f"<Pieces {len(self._pieces)} of {self.size} bytes together>"
 
     def add(self, data: bytes) -> None:
-        """One more has come."""
+        """Adds a piece."""
         self._pieces.append(data)
         if len(self._pieces) > MAX_PIECES:
             self._pieces = [b"".join(self._pieces)]
@@ -52,17 +52,17 @@ class Pieces:
 
     @property
     def are_enough(self) -> bool:
-        """Whether they should be written, if they are those of a large body."""
+        """Whether they should be written, for a large body."""
         return self.size >= (LEAST_PIECE if self._all.is_crowded else UPLOAD_PIECE)
 
     def joined(self) -> bytes:
-        """All of them; they are still in memory."""
+        """All of them, joined; they stay in memory."""
         if len(self._pieces) != 1:
             self._pieces = [b"".join(self._pieces)]
         return self._pieces[0]
 
     def drop(self) -> None:
-        """They leave memory."""
+        """Frees their memory."""
         self._pieces = []
         self._all.size -= self.size
         self.size = 0

@@ -1,16 +1,17 @@
-"""Who may be connected at once, and who goes when every place is taken: clients that dawdle keep nobody else out. Pure."""
+"""Decides how many may be connected at once, and which one goes when every place is taken: clients that dawdle do not keep
+others out. Pure."""
 
 from itertools import islice
 from typing import Protocol
 
 MAX_RESERVED = 256
-"""Descriptors that connections leave to workers, files, links and the owner; at most half of all there are."""
+"""Descriptors that connections leave for workers, files, links and the owner; at most half of all."""
 OWN_PLACES = 64
-"""Connections of the node's own socket beyond the limit."""
+"""Connections on the node's own socket beyond the limit."""
 DAWDLES_SECONDS = 1.0
-"""Whoever has sent a part of a request and nothing for so long may have to go..."""
+"""A client that has sent a part of a request, and nothing for this long, may have to go..."""
 IDLE_SECONDS = 10.0
-"""...and whoever has nothing to say for so long. A client notices before it uses such a connection again."""
+"""...and one that has been idle for this long. A client notices before it uses such a connection again."""
 MOST_LOOKED_AT = 32
 
 
@@ -18,7 +19,7 @@ class Guest(Protocol):
     """A connection."""
 
     since: float
-    """Monotonic time of its last progress."""
+    """The monotonic time of its last progress."""
 
     @property
     def is_incomplete(self) -> bool:
@@ -26,11 +27,11 @@ class Guest(Protocol):
         ...
 
     def give_way(self) -> None:
-        """Closes it."""
+        """Closes the connection."""
 
     @property
     def waits_for_us(self) -> bool:
-        """Whether it is our turn."""
+        """Whether it waits for us."""
         ...
 
 
@@ -41,27 +42,27 @@ class Room:
         """
         Args:
             wanted: connections that the operator wants to hold at once.
-            descriptors: how many this process may have; each connection takes one, and one more while its body is written.
+            descriptors: how many this process may have. Each connection takes one, and another while its body is written.
         """
         free = descriptors - min(MAX_RESERVED, descriptors // 2)
         self.limit = min(wanted, free * 3 // 4)
         self.uploads = free // 4
         self._new: dict[Guest, None] = {}
-        """Those that have not finished a request yet, the oldest first."""
+        """Connections that have not finished a request yet, oldest first."""
         self._known: dict[Guest, None] = {}
-        """Those that have, the one whose last progress is longest ago first."""
+        """Connections that have, the one with the oldest progress first."""
 
     def enter(self, guest: Guest) -> None:
-        """One more is connected."""
+        """Adds a connection."""
         self._new[guest] = None
 
     def progressed(self, guest: Guest) -> None:
-        """It has sent a request, or a good part of a body."""
+        """Notes that it has sent a request, or a good part of a body."""
         if self._new.pop(guest, guest) is None or self._known.pop(guest, guest) is None:
             self._known[guest] = None
 
     def leave(self, guest: Guest) -> None:
-        """It is gone, or must go."""
+        """Removes one that is gone, or must go."""
         self._new.pop(guest, None)
         self._known.pop(guest, None)
 

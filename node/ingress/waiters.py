@@ -1,4 +1,4 @@
-"""Between the group commit and those that wait for an answer: copies of one task, tasks that leave, tasks that arrive."""
+"""Waiters between the group commit and the answer: copies of one task, tasks that leave, tasks that arrive."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ from spoolnode.protocol.forward import RECEIVER_ROOM
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 
 KNOWN = "known"
-"""The id told for a task that is stored already; its sender knows the real one."""
+"""The id in the answer for a task that is stored already; its sender knows the real one."""
 
 
 class Copies:
@@ -24,13 +24,13 @@ class Copies:
         self._refusal: Refused | None = None
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """One is safe."""
+        """Notes that one is safe."""
         del copies
         self._stored.append(task_id)
         self._one_less()
 
     def refused(self, refusal: Refused) -> None:
-        """One was not taken: the disk fails."""
+        """Notes that one was not stored, because the disk fails."""
         self._refusal = refusal
         self._one_less()
 
@@ -39,13 +39,13 @@ class Copies:
         if self._open:
             return
         if self._stored:
-            self._waiter.stored(self._stored[0], len(self._stored))  # what is stored will run, so it is not refused
+            self._waiter.stored(self._stored[0], len(self._stored))  # stored tasks will run, so this is not a refusal
         elif self._refusal is not None:
             self._waiter.refused(self._refusal)
 
 
 class Leaving:
-    """A task for another node on its way to this disk: gives its number back when it does not get there."""
+    """A task for another node on its way to this disk. It gives its number back if it is not stored."""
 
     __slots__ = ("_number", "_storage", "_to", "_waiter")
 
@@ -56,17 +56,17 @@ class Leaving:
         self._waiter = waiter
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """It is safe."""
+        """Notes that it is safe."""
         self._waiter.stored(task_id, copies)
 
     def refused(self, refusal: Refused) -> None:
-        """Nobody will ever send it."""
+        """Gives the number back: the task will never be sent."""
         self._storage.outbox.refused(self._to, self._number)
         self._waiter.refused(refusal)
 
 
 class Arrival:
-    """A task that came over a link, on its way to this disk: its number is taken when it is safe there, and not before."""
+    """A task from a link, on its way to this disk. Its number is taken only when it is safe there."""
 
     __slots__ = ("_link", "_number", "_storage", "_waiter", "block")
 
@@ -76,34 +76,34 @@ class Arrival:
         self._number = number
         self._waiter = waiter
         self.block = block + _sender(link)
-        """Its variables, and who sent it."""
+        """Its variables, with its sender."""
         if len(self.block) > MAX_BLOCK:
             raise Refused(
                 Reason.TOO_LARGE, f"the variables take {len(block)} bytes; over a link they may take {MAX_BLOCK - RECEIVER_ROOM}"
             )
 
     def taken(self) -> None:
-        """It is safe, and proves its number."""
+        """Takes its number: it is safe, and proves it."""
         self._storage.journal.received.take(self._link, self._number)
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """It is safe."""
+        """Notes that it is safe."""
         self.taken()
         self._waiter.stored(task_id, copies)
 
     def forget(self) -> None:
-        """It may come again."""
+        """Forgets that it is under way: it may come again."""
         self._storage.journal.received.refuse(self._link, self._number)
 
     def refused(self, refusal: Refused) -> None:
-        """The disk did not take it."""
+        """Refuses it: the disk did not take it."""
         self.forget()
         self._waiter.refused(refusal)
 
 
 @lru_cache(maxsize=1024)
 def _sender(link: Key) -> bytes:
-    """The variables that say who sent a task."""
+    """The variables that name the sender of a task."""
     origin, _, key = link[0].partition("/")
     said = [(names.ORIGIN, origin), *([(names.SENDER, key)] if key else []), (names.TO, link[1])]
     return encode_variables([(name, value.encode()) for name, value in said])

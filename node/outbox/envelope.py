@@ -1,7 +1,7 @@
-"""Tasks that wait for another node, as what a link sends: read from the disk, dressed as packets of the extended dialect.
+"""Reads tasks for another node from the disk, and dresses them as packets of the extended dialect for a link.
 
-Everything here blocks and runs in the packing thread, so that reading for a link waits for nobody. What it changes is one byte
-of a task that the link has taken: that it may have been sent.
+Everything here blocks and runs in the packing thread, so that reading for a link does not wait for other work. It changes only
+one byte of a task that the link has taken: that it may have been sent.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
 
 _MAY_MATTER = (names.OURS, b"args", b"function_name")
-"""A block without any of these asks for nothing, and holds no pickle."""
+"""A block without any of these asks for nothing and does not hold a pickle."""
 SENT = b"\x01"
-"""The attempts of a task that may have reached the other node. Written before it is sent, so a kill -9 does not hide it."""
+"""The attempts byte of a task that may have reached the other node. Set before sending, so a kill -9 does not hide it."""
 
 
 class Envelope(NamedTuple):
-    """One task, ready to be sent."""
+    """One task, ready to send."""
 
     ref: int | str
     number: int
@@ -35,7 +35,7 @@ class Envelope(NamedTuple):
     """Header and variables, and the body unless it is large."""
     body_at: int = 0
     body_end: int = 0
-    """Where a large body lies in the file `ref`; both 0 for others."""
+    """The place of a large body in the file `ref`; both 0 for other tasks."""
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ class Body:
         self._at, self._end = envelope.body_at, envelope.body_end
 
     def read(self) -> bytes:
-        """The next piece; empty at the end, and when the file became shorter. Raises OSError."""
+        """The next piece; empty at the end, or if the file became shorter. Raises OSError."""
         piece = self._disk.read(self._descriptor, min(BODY_PIECE, self._end - self._at), self._at)
         self._at += len(piece)
         return piece
@@ -76,7 +76,7 @@ class Unsendable(NamedTuple):
 
 @singledispatch
 def pack_tasks(place: Place, marker: Marker, refs: Sequence[Any]) -> list[Envelope | Unsendable]:
-    """The waiting ones among these tasks. Raises OSError, FileNotFoundError when all are gone with their batch."""
+    """Packs the waiting ones among these tasks. Raises OSError, or FileNotFoundError if their batch is gone."""
     raise NotImplementedError
 
 
@@ -114,7 +114,7 @@ def _pack_records(place: InBatch, marker: Marker, offsets: Sequence[int]) -> lis
 def _pack_files(_place: InFiles, marker: Marker, refs: Sequence[str]) -> list[Envelope | Unsendable]:
     packed = []
     for ref in refs:
-        with contextlib.suppress(FileNotFoundError):  # somebody removed it
+        with contextlib.suppress(FileNotFoundError):  # it was removed
             envelope = pack_file(marker, ref)
             if envelope is not None:
                 packed.append(envelope)
@@ -122,14 +122,14 @@ def _pack_files(_place: InFiles, marker: Marker, refs: Sequence[str]) -> list[En
 
 
 def pack_file(marker: Marker, ref: str) -> Envelope | Unsendable | None:
-    """A task in a file of its own; None when it has ended. Raises OSError, FileNotFoundError when it is gone."""
+    """A task in a file of its own; None if it has ended. Raises OSError, or FileNotFoundError if the file is gone."""
     number, identity = number_of(ref), ref_id(ref)
     descriptor = marker.disk.open(marker.layout.path(ref))
     try:
         size = marker.disk.size(descriptor)
         data = marker.disk.read(descriptor, min(size, HEADER.size + MAX_BLOCK), 0)
         if len(data) < HEADER.size or data[STATE_AT] != WAITING:
-            return None if len(data) >= HEADER.size else Unsendable(ref, "the file is no spool file")
+            return None if len(data) >= HEADER.size else Unsendable(ref, "the file is not a spool file")
         body_at = HEADER.size + HEADER.unpack_from(data)[1]
         if size < body_at:
             return Unsendable(ref, "the file ends before its variables do")
@@ -144,16 +144,16 @@ def pack_file(marker: Marker, ref: str) -> Envelope | Unsendable | None:
 
 
 class AskedPlace(NamedTuple):
-    """What a task says of where it may be."""
+    """Where a task asks to be."""
 
     destination: str
-    """What its sender asked for; empty: nothing."""
+    """The destination that its sender asked for; empty if none."""
     hops: int
-    """How often it was handed on."""
+    """How many times it was handed on."""
 
 
 def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int | str, AskedPlace]:
-    """What these tasks ask for; those that are gone, malformed, or may not leave are not in the answer. Raises OSError."""
+    """Where these tasks ask to be; without those that are gone, malformed, or may not leave. Raises OSError."""
     found: dict[int | str, AskedPlace] = {}
     for ref in refs:
         try:
@@ -161,7 +161,7 @@ def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int |
             block = reader.block_at(whole)
             said = dict(decode_variables(block)) if any(mark in block for mark in _MAY_MATTER) else {}
             if names.PICKLED in said or _is_pickled(reader, whole, said, len(block)):
-                continue  # no other node would take what is pickled
+                continue  # other nodes do not take pickles
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
             found[ref] = AskedPlace(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
         except (FileNotFoundError, BadPacket, Refused):
@@ -170,7 +170,7 @@ def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int |
 
 
 def _is_pickled(reader: Reader, place: Location, said: dict[bytes, bytes], size: int) -> bool:
-    """Whether a library would unpickle some of it. The admission marks such a task; one that a uWSGI put there has no mark."""
+    """Whether a library would unpickle a part of it. The admission marks such a task; one from a uWSGI has no mark."""
     if pickles.are_pickled(said, body=False):
         return True
     return pickles.are_pickled(said, body=True) and reader.has_body(place, size)

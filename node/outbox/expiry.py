@@ -1,4 +1,4 @@
-"""What has waited too long for another node is given up (`--hold`)."""
+"""Gives up tasks that have waited too long for another node (`--hold`)."""
 
 import asyncio
 import time
@@ -8,15 +8,15 @@ from spoolnode.node.outbox.shipping import Shipping
 from spoolnode.node.spool.journal import Journal
 
 EXPIRED_AT_ONCE = 100
-"""Tasks whose hold is over that are given up before others have their turn at the disk..."""
+"""Tasks past their hold that are given up before other work gets the disk..."""
 BURIED_TOGETHER = 32
-"""...so many of them at once, which shares what their directory costs, and is told in two milliseconds."""
+"""...this many of them together, which shares the cost of their directory; reporting them takes two milliseconds."""
 DESTINATIONS_AT_ONCE = 500
-"""Destinations that are looked at for such tasks in one turn of the loop."""
+"""Destinations that are searched for such tasks in one turn of the loop."""
 
 
 class Expiry:
-    """Looks for what has waited too long, in one outbox."""
+    """Looks for tasks in one outbox that have waited too long."""
 
     def __init__(self, outbox: Outbox, shipping: Shipping, journal: Journal) -> None:
         self._outbox = outbox
@@ -25,7 +25,7 @@ class Expiry:
         self._is_at_it = False
 
     async def give_up(self, hold: float) -> None:
-        """What has waited for longer than `hold` seconds goes to dead/; returns at once when an earlier call is still at it."""
+        """Moves tasks that have waited for longer than `hold` seconds to dead/. Returns at once if an earlier call is busy."""
         if self._is_at_it:
             return
         self._is_at_it = True
@@ -39,7 +39,7 @@ class Expiry:
 
     async def _give_up_old(self, among: list[str], hold: float) -> None:
         reason, before = f"it waited {hold:g} s (--hold)", -1
-        # Not on and on when the disk takes none; what it did not take is back in its queue.
+        # Not for ever if the disk takes none: then they are back in their queue.
         while self._outbox.total != before and (old := self._outbox.take_old(time.time() - hold, EXPIRED_AT_ONCE, among)):
             before = self._outbox.total
             for to, owner, taken in old:
@@ -47,4 +47,4 @@ class Expiry:
                 for start in range(0, len(taken.refs), BURIED_TOGETHER):
                     together = taken._replace(refs=taken.refs[start : start + BURIED_TOGETHER])
                     self._shipping.give_up(to, owner, together, told)
-            await self._journal.moves.run(lambda: None)  # the disk has done these
+            await self._journal.moves.run(lambda: None)  # the disk has moved these

@@ -1,4 +1,4 @@
-"""The file `links`: what the sending side must remember over restarts."""
+"""The file `links`: the memory of the sending side over restarts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ Doubts = dict[str, dict[str, Intervals]]
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Its content."""
+    """The contents of the file."""
 
     run: int = 0
     """The run of numbers that was given last."""
     boot: str = ""
-    """The life of the machine in which it was written."""
+    """The boot of the machine in which it was written."""
     clean: bool = False
-    """All marks were on the medium then."""
+    """Whether all marks were on the medium then."""
     peers: dict[str, str] = field(default_factory=dict)
     """The id of the node that answered last to each destination."""
     doubts: Doubts = field(default_factory=dict)
-    """What is in doubt with other nodes than these."""
+    """The numbers in doubt with other nodes than these."""
 
     def encode(self) -> bytes:
-        """As it lies on disk."""
+        """The bytes of the file."""
         doubts = {to: {owner: numbers.pairs() for owner, numbers in owners.items()} for to, owners in self.doubts.items()}
         content = {
             "version": 1, "run": self.run, "boot": self.boot, "clean": self.clean, "peers": self.peers, "doubts": doubts
@@ -40,10 +40,10 @@ class Links:
 
 
 def read_links(store: Store, boot: str, report: Callable[..., None]) -> Links:
-    """What an earlier process has left; what cannot be made out is moved aside, and everything counts as sent then.
+    """The state from an earlier process. If it is damaged it is moved aside, and every task counts as sent.
 
     Args:
-        boot: the life of the machine; a node that finds nothing has sent nothing in an earlier one.
+        boot: this boot of the machine; a node that finds no file has sent nothing in an earlier one.
     """
     data = read_small(store, store.layout.links, report)
     if data is None:
@@ -51,12 +51,12 @@ def read_links(store: Store, boot: str, report: Callable[..., None]) -> Links:
     try:
         return _links(msgpack.unpackb(data))
     except (KeyError, TypeError, ValueError, AttributeError, msgpack.UnpackException) as error:
-        move_aside(store, "links", f"it is damaged: {error!r}; all that waits in outbox/ counts as sent", report)
+        move_aside(store, "links", f"it is damaged: {error!r}; all tasks in outbox/ count as sent", report)
         return Links()
 
 
 def _links(content: dict[str, Any]) -> Links:
-    """Raises KeyError, TypeError, ValueError or AttributeError when it is none."""
+    """Checks the contents of `links`. Raises KeyError, TypeError, ValueError or AttributeError if they are wrong."""
     if not isinstance(content["run"], int):
         raise TypeError(f"run is {content['run']!r}")
     doubts = {
@@ -68,7 +68,7 @@ def _links(content: dict[str, Any]) -> Links:
 
 
 def boot_id(now: float) -> str:
-    """One word for this life of the machine: it changes when the machine starts, or may have."""
+    """A word for this boot of the machine: it changes when the machine starts, or may have started."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

@@ -1,7 +1,7 @@
-"""The outbox: tasks that wait for other nodes, by destination, and the numbers that they got.
+"""The outbox: tasks that wait for other nodes, by destination, and their sequence numbers.
 
-Lives on the event loop. A task lies in a batch of incoming/ like any other until it settles, then in a file of
-outbox/DESTINATION/. It leaves the disk when the other node has said, after its own fsync, that it has it.
+It lives on the event loop. A task lies in a batch of incoming/ like any other until it settles, then in a file of
+outbox/DESTINATION/. It leaves the disk once the other node says, after its own fsync, that it has the task.
 """
 
 import contextlib
@@ -39,30 +39,30 @@ class Outbox:
         self._run = 0
         self._boot = ""
         self._old_doubts: Doubts = {}
-        """Read at the start: numbers in doubt with nodes that have been replaced since, until `adopt` has sorted them in."""
+        """From the start: numbers in doubt with nodes that were replaced since, until `adopt` has sorted them in."""
         self._ended: list[tuple[str, int]] = []
         self._marks_unsure = False
-        """Marks may be lost in a power cut: those of files are synced with nothing else, and a sync may have failed."""
+        """Whether marks may be lost in a power cut: nothing syncs those of files, and a sync may have failed."""
         self._is_safe = False
-        """What earlier processes ended is on the medium; before, a power cut could bring back what we know nothing of."""
+        """Whether tasks that earlier processes ended are gone from the medium, so that a power cut cannot bring them back."""
 
     def when_woken(self, call: Callable[[str], None]) -> None:
-        """`call` is to be called with a destination for which something came."""
+        """Has `call` called with each destination that has got a task."""
         self.woken = call
 
     # -- numbers --
 
     def start(self, boot: str, now: float) -> bool:
-        """Begins a run of numbers; before anything is routed. Whether tasks that look unsent may have been sent all the same.
+        """Begins a run of numbers, before tasks are routed. Returns whether tasks that look unsent may have been sent.
 
         Args:
-            boot: tells one life of the machine from another; after a power cut marks may be lost.
+            boot: a word for this boot of the machine; after a power cut marks may be lost.
             now: the wall clock, in seconds.
         """
         self._boot = boot
         known = read_links(self._journal.store, boot, self._journal.report)
         self._run = min(max(int(now), known.run + 1), LAST_RUN)
-        # At a random place of the run: a copy of this directory that starts in the same second gives other numbers.
+        # At a random place in the run: a copy of this directory that starts in the same second gives other numbers.
         self._next = (self._run << RUN_BITS) + 1 + secrets.randbits(RUN_BITS - 2)
         for name, peer in known.peers.items():
             self.destination(name).peer = peer
@@ -70,7 +70,7 @@ class Outbox:
         try:
             self._journal.store.replace(self._journal.layout.links, self._links(clean=False).encode())
         except OSError as error:
-            # A full disk keeps nobody from running. The clock alone makes the next run a new one then.
+            # A full disk does not keep tasks from running. Then the clock alone makes the next run a new one.
             self._journal.report("sync_failed", file="links", reason=str(error))
         return known.boot != boot and not known.clean
 
@@ -82,13 +82,13 @@ class Outbox:
         return Links(self._run, self._boot, clean, peers, doubts)
 
     async def save(self) -> None:
-        """Writes down what must be remembered. Raises OSError."""
+        """Saves what must be remembered. Raises OSError."""
         data = self._links(clean=False).encode()
         await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
 
     async def stop(self) -> None:
-        """Notes that everything written is on the medium: marks tell the truth at the next start."""
-        with contextlib.suppress(OSError):  # then the next start takes more tasks for doubtful than need be
+        """Notes that everything is on the medium, so that the next start trusts the marks."""
+        with contextlib.suppress(OSError):  # then more tasks than necessary are in doubt at the next start
             data = self._links(clean=not self._marks_unsure).encode()
             await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
 
@@ -99,19 +99,19 @@ class Outbox:
         return number
 
     def low_watermark(self, to: str) -> int:
-        """The lowest number of `to` that may still be sent."""
+        """The lowest number for `to` that may still be sent."""
         return self.destination(to).outstanding.low_watermark(self._next) if self._is_safe else 0
 
     # -- in --
 
     def adopt(self, found: Found, now: float, *, suspicious: bool) -> None:
-        """Takes what a start has found. `suspicious`: also what is not marked may have been sent."""
+        """Takes the tasks that a start has found. `suspicious`: even unmarked ones may have been sent."""
         for batch in found.batches:
             for item in batch.outbound:
                 self._adopt_one(item.to, batch.batch, item.offset, item.rank, item.number, item.sent or suspicious)
         for file in found.outbox:
             ref, accepted = file.ref, min(file.mtime, now)
-            if not number_of(ref):  # somebody has put it there: it waits from now on
+            if not number_of(ref):  # it was put there by hand: it waits from now on
                 numbered = self._numbered(file)
                 if numbered is None:
                     continue
@@ -121,7 +121,7 @@ class Outbox:
         self._old_doubts.clear()
 
     def _numbered(self, file: FoundOutboxFile) -> str | None:
-        """Gives a file a number; its new ref, or None when the disk does not let it have one."""
+        """Gives a file a number. Returns its new ref, or None if the disk failed."""
         to = destination_of(file.ref)
         number = self.number(to)
         ref = outbox_ref(to, ref_id(file.ref), number)
@@ -142,18 +142,18 @@ class Outbox:
         found.queue(owner).add(source, [ref], rank)
 
     def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
-        """A task in a batch is safe."""
+        """Takes a task in a batch, which is safe on disk."""
         found = self.destination(to)
         self._grow(found, 1)
         found.fresh.add(batch, [offset], rank)
         self.woken(to)
 
     def refused(self, to: str, number: int) -> None:
-        """A task that got a number was not stored; nobody will ever send it."""
+        """Takes back the number of a task that was not stored, and so will never be sent."""
         self.destination(to).outstanding.end(number)
 
     def accept_file(self, ref: str, accepted: float) -> None:
-        """A task in a file of outbox/ is safe; `accepted`: since when it waits, in seconds since 1970."""
+        """Takes a task in a file of outbox/, which is safe. `accepted`: when it was accepted, in seconds since 1970."""
         found = self.destination(destination_of(ref))
         self._grow(found, 1)
         self.files.known[ref] = accepted
@@ -163,12 +163,12 @@ class Outbox:
     # -- out --
 
     def has_work(self, to: str, peer: str) -> bool:
-        """Whether something can be sent to that destination, when the node of this id answers (`ANYONE`: not known yet)."""
+        """Whether a task can be sent to that destination if the node with this id answers (`ANYONE`: not known yet)."""
         found = self.destinations.get(to)
         return found is not None and found.has_work(peer)
 
     async def meet(self, to: str, peer: str) -> None:
-        """A node answered to a destination: noted, safely, before anything is sent to it. Raises OSError."""
+        """Notes which node answers to a destination; safe on disk before anything is sent to it. Raises OSError."""
         found = self.destination(to)
         if found.peer != peer:
             before, found.peer = found.peer, peer
@@ -179,14 +179,14 @@ class Outbox:
                 raise
 
     def marked(self, source: Source) -> None:
-        """Tasks were marked as sent."""
+        """Notes that tasks were marked as sent."""
         self._marks_unsure |= not source.touch(self._journal)
 
     def take_old(self, oldest: float, count: int, among: Iterable[str] | None = None) -> list[tuple[str, str, Taken]]:
-        """Up to `count` tasks that were accepted before `oldest` (seconds since 1970): destination, owner, and they themselves.
+        """Takes up to `count` tasks that were accepted before `oldest` (seconds since 1970), as (destination, owner, tasks).
 
         Args:
-            among: destinations; all, when it is None.
+            among: the destinations to search; None means all.
         """
         old: list[tuple[str, str, Taken]] = []
         for found in [self.destinations[name] for name in among or self.destinations if name in self.destinations]:
@@ -198,7 +198,7 @@ class Outbox:
         return old
 
     async def remove(self, source: Source, ref: Any) -> bool:
-        """Removes a waiting task by hand; False when it is with a link, or gone."""
+        """Removes a waiting task by hand. Returns False if a link has it, or it is gone."""
         to = self.where_to(source, ref)
         if to is None or ref in source.in_flight or source.frozen:
             return False
@@ -208,7 +208,7 @@ class Outbox:
             removed = await self._journal.moves.run(lambda: place.remove(self._journal.store, ref))
             ended = True
         except FileNotFoundError:
-            ended = True  # somebody else removed it
+            ended = True  # it was removed meanwhile
         finally:
             if ended:
                 self.end(to, source, [ref])
@@ -218,7 +218,7 @@ class Outbox:
         return removed
 
     def where_to(self, source: Source, ref: Ref) -> str | None:
-        """Where a task in here is to go; None when it is none of ours."""
+        """The destination of a task in the outbox; None if it is not in here."""
         if source is self.files:
             return destination_of(str(ref)) if ref in self.files.known else None
         return next((name for name, found in self.destinations.items() if found.has(source, ref)), None)
@@ -231,14 +231,14 @@ class Outbox:
         self.end(to, source, refs, numbers)
 
     def end(self, to: str, source: Source, refs: Sequence[Any], numbers: Sequence[int] = ()) -> None:
-        """Tasks have left the disk, or have another place. `numbers`: theirs, when they are known."""
+        """Notes that tasks have left the disk, or have another place. `numbers`: their numbers, if known."""
         self._grow(self.destination(to), -len(refs))
         self._ended += [(to, number) for number in numbers or map(source.sequence_number, refs) if number]
         source.in_flight.difference_update(refs)
         source.left(refs, self._journal)
 
     def syncing(self) -> Callable[[bool], None]:
-        """The numbers of tasks that have left the disk are no more owed when that is safe."""
+        """Once the removal of tasks is safe, their numbers are no longer owed."""
         ended, self._ended = self._ended, []
 
         def synced(is_safe: bool) -> None:
@@ -247,7 +247,7 @@ class Outbox:
                 for to, number in ended:
                     self.destination(to).outstanding.end(number)
             else:
-                self._marks_unsure = True  # and the numbers stay owed: after a power cut their tasks may be sent again
+                self._marks_unsure = True  # the numbers stay owed, too: after a power cut their tasks may be sent again
 
         return synced
 
@@ -258,36 +258,36 @@ class Outbox:
 
     # -- what the journal asks and tells --
 
-    def due(self, batch: Batch) -> dict[int, float]:  # noqa: ARG002  # of none
-        """Nothing that goes to another node waits for its time here."""
+    def due(self, batch: Batch) -> dict[int, float]:  # noqa: ARG002  # they never have any
+        """Tasks for other nodes do not wait for their time here."""
         return {}
 
     def settled(self, batch: Batch, moved: dict[int, str], due: dict[int, float]) -> None:  # noqa: ARG002  # see `due`
-        """Tasks of a batch have files of their own; their places in the queues lead there."""
+        """Notes that tasks of a batch have files of their own; their places in the queues lead there."""
         for ref in moved.values():
             if is_outbound(ref):
                 self.files.known[ref] = batch.accepted
 
     def thawed(self, batch: Batch) -> None:
-        """Links found its tasks frozen, and may try again."""
+        """Lets links that found its tasks frozen try again."""
         if batch.outbound:
             for name in self.sizes():
                 self.woken(name)
 
     def dropped(self, batch: Batch) -> None:
-        """Nothing of it is known here any more."""
+        """Forgets a batch."""
 
     @property
     def in_batches(self) -> int:
-        """Tasks that lie in batches."""
+        """Tasks that are in batches."""
         return self.total - len(self.files.known)
 
     def size(self, to: str) -> int:
-        """How many wait for one destination."""
+        """The number of tasks for one destination."""
         return self.destinations[to].size if to in self.destinations else 0
 
     def sizes(self) -> dict[str, int]:
-        """How many wait for each destination for which any do."""
+        """The number of tasks for each destination with any."""
         return {name: found.size for name, found in self.destinations.items() if found.size}
 
     def _grow(self, found: Destination, count: int) -> None:
@@ -295,13 +295,13 @@ class Outbox:
         self.total += count
 
     def prune(self, name: str) -> None:
-        """Forgets a destination for which nothing waits and nothing is owed."""
+        """Forgets a destination without waiting tasks and owed numbers."""
         found = self.destinations.get(name)
         if found is not None and found.is_over:
             del self.destinations[name]
 
     def destination(self, name: str) -> Destination:
-        """What waits for that destination."""
+        """The queues of a destination."""
         if name not in self.destinations:
             self.destinations[name] = Destination(name, self.files)
         return self.destinations[name]

@@ -1,6 +1,6 @@
-"""What links do with the tasks of the outbox: take them to send, bring them back, hand them over, give them up.
+"""The tasks of the outbox in the hands of links: taken to send, brought back, handed over, given up.
 
-Lives on the event loop; the packing thread reads tasks for the links and marks them as sent, the store thread ends them.
+It lives on the event loop; the packing thread reads tasks for the links and marks them as sent, the store thread ends them.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ class Shipment:
     rank: int
     envelopes: list[Envelope]
     doubtful: bool = False
-    """They may be with the other node already, whatever it answers now but "stored"."""
+    """Whether the other node may have them already, unless it answers "stored" now."""
 
     def rest(self, envelopes: list[Envelope]) -> Taken:
-        """Those of them that are in these envelopes."""
+        """The tasks among them that are in these envelopes."""
         return Taken(self.source, [envelope.ref for envelope in envelopes], self.rank)
 
 
@@ -41,9 +41,9 @@ class Shipping:
         self._journal = journal
 
     async def take(self, to: str, peer: str, tasks: int, files: int) -> Shipment | None:
-        """Up to so many tasks (or files, when each is one) to send to the node of that id, those in doubt first.
+        """Takes up to `tasks` tasks, or `files` files, to send to the node with that id; those in doubt first.
 
-        None when there are none now.
+        Returns None if there are none now.
 
         Raises:
             OSError: they cannot be read; they stay.
@@ -66,7 +66,7 @@ class Shipping:
         return Shipment(taken.source, taken.rank, envelopes, doubtful=owner != UNSENT)
 
     def _sort_out(self, found: Destination, taken: Taken, owner: str, packed: Sequence[Envelope | Unsendable]) -> None:
-        """What is gone is forgotten, what cannot be sent is given up."""
+        """Forgets tasks that are gone, and gives up those that cannot be sent."""
         source, refs, rank = taken
         if len(packed) < len(refs):
             there = {envelope.ref for envelope in packed}
@@ -77,7 +77,7 @@ class Shipping:
 
     @contextlib.asynccontextmanager
     async def body(self, envelope: Envelope) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The large body of a task, piece by piece; less of it when its file became shorter. Raises OSError."""
+        """The large body of a task, piece by piece; less of it if its file became shorter. Raises OSError."""
         run = self._journal.packing.run
         body = await run(lambda: Body(self._journal.reader, envelope))
 
@@ -91,11 +91,11 @@ class Shipping:
             await run(body.close)
 
     def give_back(self, to: str, owner: str, taken: Taken) -> None:
-        """A link could not get rid of tasks, in order of sending. `owner`: the id of the node that may have them, or `UNSENT`."""
+        """Takes back tasks of a link, in the order of sending. `owner`: the id of the node that may have them, or `UNSENT`."""
         self._outbox.destination(to).give_back(taken, owner)
 
     def handed(self, to: str, peer: str, taken: Taken, numbers: Sequence[int]) -> None:
-        """The other node has these tasks, safely: they leave this disk. `numbers`: theirs, as they were sent."""
+        """Removes tasks that the other node has on its disk. `numbers`: their numbers, as sent."""
         source, refs, _ = taken
         place = source.place
 
@@ -114,10 +114,10 @@ class Shipping:
         self._journal.moves.submit(lambda: place.leave(self._journal.store, refs), left)
 
     def give_up(self, to: str, owner: str, taken: Taken, reason: str) -> None:
-        """Tasks that were taken cannot be delivered: they go to dead/, with the reason.
+        """Moves tasks that cannot be delivered to dead/, with the reason.
 
         Args:
-            owner: who may have them; they stay in doubt there when the disk does not let them go.
+            owner: the node that may have them; if the disk fails, they stay in doubt with it.
         """
         store, place = self._journal.store, taken.source.place
 
@@ -127,10 +127,10 @@ class Shipping:
                 try:
                     if not isinstance(problem, BadPacket):
                         raise problem
-                    # Not even that can be read: what is left of it is kept.
+                    # Not even that can be read: keep the rest of it.
                     place.keep_unreadable(store, ref)
                 except FileNotFoundError:
-                    continue  # somebody removed it
+                    continue  # it was removed
                 except OSError as error:
                     problems[ref] = error
             return problems
@@ -145,7 +145,7 @@ class Shipping:
         self._journal.moves.submit(bury, buried)
 
     def _buried(self, to: str, taken: Taken, reason: str, stay: dict[Any, BaseException]) -> None:
-        """Tasks are in dead/, but for those that `stay`."""
+        """Notes that tasks are in dead/, except for those that `stay`."""
         report, source = self._journal.report, taken.source
         for ref, why in stay.items():
             report("move_failed", move="bury", id=self._journal.id_of(source, ref), reason=str(why))

@@ -239,7 +239,7 @@ def test_flush_tries_now_and_says_when_it_cannot(make: Node, app: str) -> None:
     done = alone.command("flush", "beta", "gamma", "tag:none")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "Error: 1 task for beta cannot be sent: no node of the id or name beta is known",
+        "Error: 1 task for beta cannot be sent: no node with the id or name beta is known",
         "nothing waits for gamma",
         "Error: 1 task for tag:none cannot be sent: no node with the tag none is known",
     ]
@@ -300,7 +300,7 @@ def test_retry_of_a_task_in_the_outbox_tries_its_destination(make: Node) -> None
     unknown, known = send(alone, "a=b", "--node", "beta"), send(alone, "a=b", "--node", CLOSED)
     done = alone.command("retry", unknown)
     assert done.returncode == 1
-    assert f"the task {unknown} waits for beta: no node of the id or name beta is known" in done.stderr
+    assert f"the task {unknown} waits for beta: no node with the id or name beta is known" in done.stderr
     done = eventually(lambda: _good(alone, "retry", known), "it is not being sent")
     assert done.stdout == f"{known} is ready, for {CLOSED}\n"
     alone.stop()
@@ -503,7 +503,7 @@ def test_accept_says_what_is_no_name_and_no_id(make: Node, name: str, identity: 
 
 def test_who_sends_to_a_name_that_nobody_has_is_told_that_it_is_unknown(pair: tuple[RunningNode, RunningNode]) -> None:
     alpha, _ = pair
-    told = "the destination 'nobody' is unknown: no node of the id or name nobody is known; the task waits for it"
+    told = "the destination 'nobody' is unknown: no node with the id or name nobody is known; the task waits for it"
     done = alpha.command("send", "a=b", "--node", "nobody")
     assert (done.returncode, done.stderr.strip()) == (0, told)
     assert is_waiting(alpha, done.stdout.strip())

@@ -187,7 +187,7 @@ def test_a_task_with_values_that_are_no_text_is_not_sent_to_a_server_that_cannot
     assert send_to_spooler({"n": "1", "count": 5}, node=to, via=node.via)
     assert add.options(node=to, via=node.via).spool(1, b=2)
     assert send_to_spooler({"n": "2"}, node=to, via=node.via)
-    reason = "it has values of other types than text, which a uWSGI server cannot read"
+    reason = "it has values that are not text, which a uWSGI server cannot read"
     for place in range(2):
         node.wait_for_log("dead", destination=to, reason=reason, count=place + 1)
     Lines(server.directory).wait(1, '[["n", "2"]]')
