@@ -25,16 +25,16 @@ from spoolnode.cluster.link import LinkState
 from spoolnode.cluster.liveness import ALIVE, PeerState
 from spoolnode.cluster.lookup import is_literal, is_loopback
 from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.peer_status import Load, Status
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.sender import Dial, NotIt, Sender, SenderHost
-from spoolnode.cluster.status import Load, Status
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
+from spoolnode.node.host import Host
 from spoolnode.node.neighbours import Greeting
-from spoolnode.node.node import Node
 from spoolnode.node.outbox.envelope import AskedPlace
 from spoolnode.node.outbox.moving import Kept
 from spoolnode.protocol import hello as hellos
@@ -58,7 +58,7 @@ WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 def joiner(
     trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None, timing: Timing = USUAL
-) -> Callable[[Node], "Cluster"]:
+) -> Callable[[Host], "Cluster"]:
     """What `run_node` wants: makes the cluster of a node. Tests bring their own `dial` (how to connect), chance and timing."""
     return lambda node: Cluster(node, trust, dial, rng, timing)
 
@@ -67,21 +67,22 @@ class Cluster:
     """The other nodes, as one node sees them."""
 
     def __init__(
-        self, node: Node, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None, timing: Timing = USUAL
+        self, node: Host, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None, timing: Timing = USUAL
     ) -> None:
         self._node = node
+        self._storage = node.storage
         self._timing = timing
         self._trust = trust
         self._loop = asyncio.get_running_loop()
         self._report = node.report
-        listening = [address for address in node.listener.addresses if names.is_address(address)]
+        listening = [address for address in node.addresses if names.is_address(address)]
         self._listening = (node.config.advertise,) if node.config.advertise else tuple(listening)
         fixed = tuple(address for address in self._listening if not address.startswith(WILDCARDS))
         identity = Identity(node.id, node.config.name, node.config.cluster, fixed, trust is not None)
         self._identity = identity
         self._here = {*node.config.listen, *listening}
         rng = rng or random.Random()
-        self._known_file = KnownFile(node.journal, self._report)
+        self._known_file = KnownFile(node.storage.journal, self._report)
         self._known = self._known_file.known
         self.table = PeerTable(
             identity, rng, timing, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
@@ -99,8 +100,9 @@ class Cluster:
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
         self._around = SenderHost(
-            node.outbox, node.storage.shipping, self._introduce, node.id, self.table.destinations.resolve, self._dial, rng,
-            self._report, self._vouch, self._met, self._missed, self._exchanged, self._is_us, self.table.destinations.answers_to,
+            node.storage.outbox, node.storage.shipping, self._introduce, node.id, self.table.destinations.resolve, self._dial,
+            rng, self._report, self._vouch, self._met, self._missed, self._exchanged, self._is_us,
+            self.table.destinations.answers_to,
         )  # fmt: skip
         self._moving = False
         self._again: set[str] = set()
@@ -114,7 +116,7 @@ class Cluster:
         """Destinations that the log has called unknown."""
         self._full: set[str] = set()
         """Ids of the peers that are up and take nothing."""
-        node.outbox.when_woken(self._woken)
+        node.storage.outbox.when_woken(self._woken)
 
     def __repr__(self) -> str:
         return f"<cluster {self._identity.cluster}: {self.table!r}, {len(self._senders)} senders>"
@@ -181,7 +183,7 @@ class Cluster:
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
         self._loop.call_later(self._timing.unknown + 1.0, self._look_again)  # by then, who is unknown may never come
-        for to in self._node.outbox.sizes():
+        for to in self._storage.outbox.sizes():
             self._woken(to)
 
     async def leave(self) -> None:
@@ -222,7 +224,7 @@ class Cluster:
         if self._trust is not None:
             self._trust.close_ended(time.time(), self._report)
         self._warn_of_expiry()
-        outbox = self._node.outbox
+        outbox = self._storage.outbox
         for to, sender in list(self._senders.items()):
             if sender.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
                 del self._senders[to]
@@ -240,7 +242,7 @@ class Cluster:
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer, with what waits for it here."""
-        sizes = self._node.outbox.sizes()
+        sizes = self._storage.outbox.sizes()
         rows, names_of = self.table.rows(self._loop.time()), self._known.names()
         for row in rows:
             row["former_names"] = [name for name in names_of.get(row["id"], []) if name != row["name"]]
@@ -324,7 +326,7 @@ class Cluster:
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         self._moved_on.set()
         if peer is not None and peer.id and peer.status is not None and peer.state is PeerState.UP:
-            queued = self._node.outbox.size(peer.id)
+            queued = self._storage.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
             self._note_room(peer, peer.status)
@@ -383,14 +385,14 @@ class Cluster:
 
     def _look_again(self) -> None:
         """There may be somebody now for what waits for a tag, or for a node that is down."""
-        self._again.update(to for to in self._node.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
+        self._again.update(to for to in self._storage.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
         self._move_soon()
 
     async def _is_us(self, to: str) -> None:
         """A destination turned out to be this node: what waits for it runs here."""
         self._here.add(to)
         self.placement.is_also(to)
-        if claimed := await self._node.moving.re_place(to, CHUNK, lambda _asked: HERE):
+        if claimed := await self._storage.moving.re_place(to, CHUNK, lambda _asked: HERE):
             self._report("claimed", destination=to, tasks=claimed)
 
     # -- links --
@@ -427,9 +429,9 @@ class Cluster:
                 self._search_again = False
                 called = self.table.destinations.called()
                 for index, to in enumerate([*self._lost], 1):
-                    if to in called or not self._node.outbox.size(to):
+                    if to in called or not self._storage.outbox.size(to):
                         self._lost.pop(to, None)
-                    if to in called and self._node.outbox.size(to):
+                    if to in called and self._storage.outbox.size(to):
                         self._woken(to)
                     if index % LOOKED_FOR_AT_ONCE == 0:
                         await asyncio.sleep(0)
@@ -485,7 +487,7 @@ class Cluster:
             (place,) = self.placement.choose(asked.destination, self._loop.time())
             return None if place == to else place
 
-        if moved := await self._node.moving.re_place(to, CHUNK, choose):
+        if moved := await self._storage.moving.re_place(to, CHUNK, choose):
             named = {"name": name} if (name := self._name_of(to)) else {}
             places = sorted(self._for_people(place) for place in chosen)
             self._report("chosen_again", destination=to, **named, tasks=moved, chosen=", ".join(places))
@@ -498,7 +500,7 @@ class Cluster:
         own = Load.of(self._own_status())
         aside: list[Kept] = []
         try:
-            for peer, count in sharing.offers(own, self._loads(), seconds, self._node.spool.queue.size).items():
+            for peer, count in sharing.offers(own, self._loads(), seconds, self._storage.spool.queue.size).items():
                 moved = 0
                 while moved < count and len(aside) < MOST_LOOKS:
                     went = await self._give(peer, min(CHUNK, count - moved), aside)
@@ -508,7 +510,7 @@ class Cluster:
                 if moved:
                     self._report("shared", peer=peer, tasks=moved)
         finally:
-            self._node.moving.put_back(aside)
+            self._storage.moving.put_back(aside)
 
     async def _give(self, peer: str, count: int, aside: "list[Kept]") -> int | None:
         tags = self._tags(peer)
@@ -516,7 +518,7 @@ class Cluster:
         def choose(asked: AskedPlace) -> str | None:
             return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
 
-        moved = await self._node.moving.give_away(count, choose, aside)
+        moved = await self._storage.moving.give_away(count, choose, aside)
         self.placement.placed(peer, moved or 0)
         return moved
 
@@ -528,7 +530,7 @@ class Cluster:
 
     async def drain(self, seconds: float) -> int:
         """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
-        spool = self._node.spool
+        spool = self._storage.spool
         handed, deadline = 0, self._loop.time() + seconds
         aside: list[Kept] = []
         since = await self._ask_all(deadline)
@@ -540,7 +542,7 @@ class Cluster:
                     break
                 handed += went
         finally:
-            self._node.moving.put_back(aside)
+            self._storage.moving.put_back(aside)
         while self._loop.time() < deadline and self._undelivered():
             await self._news(deadline)
         return handed
@@ -579,11 +581,11 @@ class Cluster:
                 return fitting
             return None
 
-        return await self._node.moving.give_away(len(places), choose, aside, later=True)
+        return await self._storage.moving.give_away(len(places), choose, aside, later=True)
 
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""
-        for to in self._node.outbox.sizes():
+        for to in self._storage.outbox.sizes():
             target = self.table.destinations.resolve(to)
             if target is not None and target.state is PeerState.UP:
                 return True
@@ -591,7 +593,7 @@ class Cluster:
 
     def _loads(self, since: float = float("-inf")) -> dict[str, Load]:
         """What the peers that can run tasks have to do; those that have said so `since`."""
-        sizes = self._node.outbox.sizes()
+        sizes = self._storage.outbox.sizes()
         fresh = [peer for peer in self.table if peer.pings.status_at >= since]
         up = [peer for peer in fresh if peer.state is PeerState.UP and peer.status is not None and peer.status.works]
         return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}

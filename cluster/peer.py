@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from spoolnode.cluster.candidate import Candidate
 from spoolnode.cluster.liveness import Liveness, PeerState
-from spoolnode.cluster.status import Status
+from spoolnode.cluster.peer_status import Status
 
 MOST_ADDRESSES = 8
 STRANGERS = "mdns"

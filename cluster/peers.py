@@ -22,9 +22,9 @@ from spoolnode.cluster.known import Known
 from spoolnode.cluster.liveness import Ask, Failure, PeerState, Seen, seen_by_link, seen_by_ping
 from spoolnode.cluster.lookup import is_loopback
 from spoolnode.cluster.peer import MOST_ADDRESSES, Peer
+from spoolnode.cluster.peer_status import Status
 from spoolnode.cluster.pings import PingQueue
 from spoolnode.cluster.recognition import Recognition
-from spoolnode.cluster.status import Status
 from spoolnode.cluster.timing import Timing
 from spoolnode.cluster.vetting import Vetting
 from spoolnode.cluster.warnings import Once, Warn

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spoolnode.cluster.candidate import Identity
-from spoolnode.cluster.status import Load, Status
+from spoolnode.cluster.peer_status import Load, Status
 
 HERE = ""
 """The destination that is this node."""

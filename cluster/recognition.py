@@ -9,7 +9,7 @@ from spoolnode.cluster.candidate import Candidate, Identity
 from spoolnode.cluster.index import PeerIndex
 from spoolnode.cluster.liveness import PeerState, Seen
 from spoolnode.cluster.peer import Peer
-from spoolnode.cluster.status import Status
+from spoolnode.cluster.peer_status import Status
 from spoolnode.cluster.warnings import Once
 from spoolnode.cluster.watch import PeerWatch
 

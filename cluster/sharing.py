@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from spoolnode.cluster.status import Load
+from spoolnode.cluster.peer_status import Load
 
 MOST_HOPS = 3
 """A task is shared no more often. It stays where it is then, whatever waits there."""

@@ -6,7 +6,7 @@ from spoolnode.cluster.index import PeerIndex
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.liveness import ALIVE, PeerState, Seen
 from spoolnode.cluster.peer import Peer
-from spoolnode.cluster.status import Status
+from spoolnode.cluster.peer_status import Status
 from spoolnode.cluster.warnings import Once
 from spoolnode.cluster.watch import PeerWatch
 from spoolnode.protocol.hello import PROTOCOL

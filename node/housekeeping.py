@@ -8,28 +8,14 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from spoolnode.node.background import spawn
-from spoolnode.node.control.rates import Rates
+from spoolnode.node.config import Config
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.clock import Watch
+from spoolnode.node.work.workers import Workers
 
 HOUSEKEEPING_SECONDS = 1.0
 QUIET_SECONDS = 5.0
 """How often, when nothing happens: an idle node sleeps."""
-
-
-class Workers(Protocol):
-    """The workers that run the tasks."""
-
-    @property
-    def held(self) -> int:
-        """Tasks that they have."""
-
-    @property
-    def busy(self) -> float:
-        """Seconds of work of all of them together."""
-
-    def dispatch(self) -> None:
-        """Gives them the tasks that are ready."""
 
 
 class Entrance(Protocol):
@@ -47,23 +33,21 @@ class Housekeeping:
     """The rounds of one node, and its alarm clock."""
 
     def __init__(
-        self, storage: Storage, workers: Workers, entrance: Entrance, report: Callable[..., None], *, hold: float, min_free: int,
-        look_around: Callable[[], Awaitable[None]], clock: Watch | None = None,
+        self, storage: Storage, workers: Workers, entrance: Entrance, config: Config, report: Callable[..., None], *,
+        sample: Callable[[], None], look_around: Callable[[], Awaitable[None]], clock: Watch | None = None,
     ) -> None:  # fmt: skip
         """
         Args:
-            hold: seconds that a task may wait for another node; 0: no limit.
-            min_free: free bytes below which nothing is let in, for the log.
+            sample: notes the counters, for rates.
             look_around: more work for each round.
             clock: started before the spool was read, which may take minutes, because the clock may be set meanwhile.
         """
-        self.rates = Rates()
         self._storage = storage
         self._workers = workers
         self._entrance = entrance
         self._report = report
-        self._hold = hold
-        self._min_free = min_free
+        self._config = config
+        self._sample = sample
         self._look_around = look_around
         self._loop = asyncio.get_running_loop()
         self._clock = clock or Watch(time.monotonic(), time.time())
@@ -121,7 +105,7 @@ class Housekeeping:
     async def _tidy(self) -> None:
         """One round."""
         storage = self._storage
-        self.rates.sample(time.monotonic(), self.counters())
+        self._sample()
         if (step := self._clock.step(time.monotonic(), time.time())) < 0:
             self._report("clock_set_back", seconds=round(-step, 3))
             await storage.spool.clock_was_set_back(step)
@@ -130,14 +114,9 @@ class Housekeeping:
         await storage.spool.settle()
         await storage.journal.sync_marks()
         self.note_free(await storage.journal.moves.run(self.measure))
-        if self._hold:
-            spawn(storage.expiry.give_up(self._hold))  # tasks that have waited too long for another node
+        if self._config.hold:
+            spawn(storage.expiry.give_up(self._config.hold))  # tasks that have waited too long for another node
         await self._look_around()
-
-    def counters(self) -> dict[str, float]:
-        """The counters since the start from which the rates are computed."""
-        counts = self._storage.journal.counts
-        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self._workers.busy}
 
     def measure(self) -> int | None:
         """Bytes free; None if the directory is gone or its disk fails, which others report. Blocks."""
@@ -154,4 +133,4 @@ class Housekeeping:
         was_low = self._entrance.is_low
         self._entrance.note_free(free)
         if (is_low := self._entrance.is_low) != was_low:
-            self._report("disk_low" if is_low else "disk_ok", free=free, min_free=self._min_free)
+            self._report("disk_low" if is_low else "disk_ok", free=free, min_free=self._config.min_free)

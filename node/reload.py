@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from spoolnode.node.background import spawn
+from spoolnode.node.config import Config
 
 PATIENCE = 5.0
 """Seconds that a load gets at least, if a newer one is asked for meanwhile; then the newer one takes its place."""
@@ -167,6 +168,22 @@ async def watch_files(before: dict[str, Stamp], changed: Callable[[str], object]
             now = before[path] = await asyncio.to_thread(_stamp, path)
             if now not in (stamp, None):
                 changed(path)
+
+
+async def watch_sources(config: Config, home: str, ask: Callable[[], object], report: Callable[..., None]) -> None:
+    """Begins to watch what `--reload` and `--touch-reload` name: returns when no change can be missed any more.
+
+    `home`: the application's directory; `ask`: asks for a reload.
+    """
+
+    def touched(path: str) -> None:
+        report("touched", file=path)
+        ask()
+
+    if config.reload:
+        spawn(watch_source(home, ask))
+    if config.touch_reload:
+        spawn(watch_files(await stamps(config.touch_reload), touched))
 
 
 async def stamps(paths: Iterable[str]) -> dict[str, Stamp]:

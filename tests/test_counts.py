@@ -5,19 +5,19 @@ from pathlib import Path
 from counts import ROOT, counts
 
 HELD = {
-    "classes over 300 lines": 7,
+    "classes over 300 lines": 5,
     "classes with over 15 attributes": 11,
     "isinstance on the source of a task": 0,
     "modules in a cycle of imports at run time": 2,
-    "modules in a cycle of imports for types": 6,
+    "modules in a cycle of imports for types": 4,
     "public classes of one name": 1,
     "public functions of one name": 3,
     "module files of one name": 2,
-    'docstrings that begin with "What"': 33,
+    'docstrings that begin with "What"': 30,
     'sentences: "is/are no X"': 27,
-    "sentences: nobody, somebody, everybody": 43,
-    "sentences: who, whoever as a subject": 22,
-    'sentences: "anew"': 13,
+    "sentences: nobody, somebody, everybody": 42,
+    "sentences: who, whoever as a subject": 21,
+    'sentences: "anew"': 9,
     'sentences: "for what is gone"': 0,
     "lines of prose over 100 characters": 0,
 }

@@ -184,7 +184,7 @@ BELOW: dict[str, dict[str, set[str]]] = {
 }
 """Of each room of a layer: which others of that layer it may know. The first is the small modules that all may know."""
 ELSEWHERE = {
-    "node": {"node": "node", "housekeeping": "node"},
+    "node": dict.fromkeys(("node", "life", "places", "housekeeping", "host"), "node"),
     "face": {"api": "client", "uwsgi": "client", "decorators": "calls", "__main__": "cli"},
 }
 """Modules at the top of a layer that are not small ones: above all rooms, or public, so that their path must not change."""

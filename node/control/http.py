@@ -21,62 +21,57 @@ import asyncio
 import contextlib
 import json
 import os
-import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from aiohttp import web
 
-from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.control import metrics
+from spoolnode.node.control.admin import STATES, NoSuchTask, NotAllowedNow, TaskAdmin
+from spoolnode.node.control.status import NodeStatus
+from spoolnode.node.control.stop import Stop
 from spoolnode.node.disk.disk import is_full
-from spoolnode.node.disk.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.ingress.listener import cannot_listen
-from spoolnode.node.outbox.revival import destination_again
+from spoolnode.node.neighbours import Neighbours
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.reload import LoadAnswer
 from spoolnode.node.spool import inspect
-from spoolnode.node.spool.reader import Reader
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
-from spoolnode.protocol.request import Terms
-
-if TYPE_CHECKING:
-    from spoolnode.node.node import Node
-    from spoolnode.node.spool.tasks import Source
 
 LONGEST_WAIT = 86400.0
 """The longest that an answer may be asked to wait, in seconds."""
-COUNT_SECONDS = 1.0
-"""How old the numbers of dead and corrupt files may be; older when counting takes long."""
 MAX_HTTP = 64
 """Connections on `--http`: each takes a descriptor, and anybody who reaches it can open some."""
-LINKS_AT_ONCE = 500
-"""Destinations that are looked at in one turn of the loop: about three milliseconds."""
 ROWS_AT_ONCE = 1000
 """Tasks of a list that are sent together: the whole list may be of a million."""
-COUNT_REST = 20
-"""At least so many times as long as a count took is the pause after it."""
-
-
-class SetAside(NamedTuple):
-    """How many files lie in the directories from which nothing runs."""
-
-    dead: int = 0
-    corrupt: int = 0
 
 
 class Control:
     """The control interface of one node."""
 
-    def __init__(self, node: "Node") -> None:
-        self._node = node
+    def __init__(
+        self, config: Config, storage: Storage, neighbours: Neighbours, status: NodeStatus, admin: TaskAdmin, stop: Stop,
+        reload: Callable[[], LoadAnswer | None], report: Callable[..., None],
+    ) -> None:  # fmt: skip
+        """`reload`: asks for a reload; None when the node has no application, or is stopping."""
+        self._config = config
+        self._path = storage.journal.layout.control
+        self._storage = storage
+        self._neighbours = neighbours
+        self._status = status
+        self._admin = admin
+        self._stop = stop
+        self._ask_to_reload = reload
+        self._report = report
         self._runners: list[web.AppRunner] = []
         self._public: asyncio.Server | None = None
         """What listens on `--http`."""
-        self._counting = asyncio.Lock()
-        self._recount_at = float("-inf")
-        self.aside = SetAside()
-        """As of the last `recount`."""
+
+    def __repr__(self) -> str:
+        return f"<Control on {self._path}{' and ' * bool(self.http_address)}{self.http_address}>"
 
     async def start(self) -> None:
         """Listens on the control socket, and on `--http`.
@@ -84,7 +79,7 @@ class Control:
         Raises:
             BadConfig: it cannot listen there.
         """
-        path = self._node.layout.control
+        path = self._path
         try:
             if os.path.lexists(path):  # noqa: ASYNC240  # before anything is served
                 os.unlink(path)  # the lock says that no other node is here
@@ -94,16 +89,16 @@ class Control:
             if not is_full(error):
                 await self.stop()
                 raise BadConfig(f"cannot listen on {path} (the control socket): {_reason(error)}") from error
-            self._node.report("move_failed", file=path, reason=_reason(error), kept="made as soon as there is room")
+            self._report("move_failed", file=path, reason=_reason(error), kept="made as soon as there is room")
         try:
-            await self._serve_metrics(self._node.config.http)
+            await self._serve_metrics(self._config.http)
         except BadConfig:
             await self.stop()
             raise
 
     async def listen_again(self, gone: Collection[str]) -> list[str]:
         """Makes the control socket anew when its path is among these; its path then. Raises OSError."""
-        path = self._node.layout.control
+        path = self._path
         if path not in gone:
             return []
         runner = self._runners[0]
@@ -120,7 +115,7 @@ class Control:
         for runner in self._runners:
             await runner.cleanup()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._node.layout.control)
+            os.unlink(self._path)
 
     @property
     def http_address(self) -> str:
@@ -156,72 +151,55 @@ class Control:
         application = web.Application(middlewares=[_errors_as_json])
         application.add_routes(
             [
-                web.get("/status", self._status),
-                web.get("/peers", self._peers),
-                web.get("/tasks", self._tasks),
-                web.get("/tasks/{id}", self._task),
-                web.delete("/tasks/{id}", self._remove),
-                web.post("/tasks/{id}/retry", self._retry),
-                web.post("/dead/retry", self._retry_dead),
-                web.post("/flush", self._flush),
-                web.post("/accept", self._accept),
-                web.post("/drain", self._drain),
-                web.post("/reload", self._reload),
-                web.post("/settle", self._settle),
-                web.post("/stop", self._stop),
+                web.get("/status", self._get_status),
+                web.get("/peers", self._get_peers),
+                web.get("/tasks", self._get_tasks),
+                web.get("/tasks/{id}", self._get_task),
+                web.delete("/tasks/{id}", self._delete_task),
+                web.post("/tasks/{id}/retry", self._post_retry),
+                web.post("/dead/retry", self._post_retry_dead),
+                web.post("/flush", self._post_flush),
+                web.post("/accept", self._post_accept),
+                web.post("/drain", self._post_drain),
+                web.post("/reload", self._post_reload),
+                web.post("/settle", self._post_settle),
+                web.post("/stop", self._post_stop),
             ]
         )
         return application
 
     def _public_application(self) -> web.Application:
         application = web.Application(middlewares=[self._only_allowed])
-        application.add_routes([web.get("/metrics", self._metrics), web.get("/healthz", self._health)])
+        application.add_routes([web.get("/metrics", self._get_metrics), web.get("/healthz", self._get_health)])
         return application
 
     @web.middleware
     async def _only_allowed(self, request: web.Request, handler: Any) -> web.StreamResponse:
         """Metrics are for whoever may enqueue; whether the node is well may be asked by anybody (a load balancer)."""
-        if request.path == "/metrics" and request.remote is not None and not self._node.config.lets_in(request.remote):
+        if request.path == "/metrics" and request.remote is not None and not self._config.lets_in(request.remote):
             raise web.HTTPForbidden(text=f"requests from {request.remote} are not answered: see --allow\n")
         response: web.StreamResponse = await handler(request)
         return response
 
     # -- looking --
 
-    async def _status(self, request: web.Request) -> web.Response:
+    async def _get_status(self, request: web.Request) -> web.Response:
         del request
-        await self.recount()
-        return _json(await self._full_status())
+        return _json(await self._status.in_full())
 
-    async def _full_status(self) -> dict[str, Any]:
-        """Also what is of no interest to who pings."""
-        links = {}
-        for index, (to, size) in enumerate(self._node.outbox.sizes().items(), 1):
-            if (link := self._node.neighbours.link(to)) is not None:
-                links[to] = {"waiting": size, **link}
-            if index % LINKS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return {**self._node.status(), "links": links}
-
-    async def _peers(self, request: web.Request) -> web.Response:
+    async def _get_peers(self, request: web.Request) -> web.Response:
         del request
-        return _json(self._node.neighbours.peers())
+        return _json(self._neighbours.peers())
 
-    async def _tasks(self, request: web.Request) -> web.StreamResponse:
+    async def _get_tasks(self, request: web.Request) -> web.StreamResponse:
         state = request.query.get("state", "waiting")
         limit = request.query.get("limit", "100")
         if not limit.isdecimal():
             raise web.HTTPBadRequest(text=f"limit is {limit!r}; it must be a number, 0 for all")
-        listings: dict[str, Callable[[Reader, float], Iterator[inspect.Info]]] = {
-            "waiting": inspect.waiting_tasks,
-            "dead": partial(inspect.dead_tasks, first=int(limit)),
-            "outbox": inspect.outbox_tasks,
-        }
-        if state not in listings:
-            raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(listings)}")
-        reader = self._node.journal.reader
-        found = await self._aside(lambda: inspect.soonest(reader, listings[state](reader, time.time()), int(limit)))
-        running = {row["id"]: row for row in self._node.pool.running()}
+        if state not in STATES:
+            raise web.HTTPBadRequest(text=f"state is {state!r}; it must be one of {', '.join(STATES)}")
+        found = await self._admin.listed(state, int(limit))
+        running = self._admin.running()
         if len(found) <= ROWS_AT_ONCE:
             return _json([_row(info, running) for info in found])
         return await self._stream(request, found, running)
@@ -234,143 +212,34 @@ class Control:
         await response.prepare(request)
         for start in range(0, len(found), ROWS_AT_ONCE):
             rows = [_row(info, running) for info in found[start : start + ROWS_AT_ONCE]]
-            piece = await self._aside(partial(_encoded, rows))
+            piece = await _in_a_thread(partial(_encoded, rows))
             await response.write((b", " if start else b"[") + piece)
         await response.write(b"]")
         return response
 
-    async def _task(self, request: web.Request) -> web.Response:
-        reader = self._node.journal.reader
-
-        def read(identity: str) -> dict[str, Any] | None:
-            now = time.time()
-            found = inspect.find_place(reader, identity, now) or inspect.find_arrived(reader, identity, now)
-            return None if found is None else {**found[0]._asdict(), **inspect.contents(reader, found[1])}
-
-        identity = _identity(request)
-        try:
-            shown = await self._aside(lambda: read(identity))
-        except (BadPacket, FileNotFoundError) as error:
-            raise web.HTTPNotFound(text=f"the task {identity} cannot be read: {error}") from error
-        if shown is None:
-            raise _not_found(identity)
-        running = {row["id"]: row for row in self._node.pool.running()}
-        identity = shown["id"]
-        if identity in running:
-            shown |= {"state": "running", **running[identity]}
-        if shown["state"] != "dead" and (reason := self._node.spool.retrying.reason(identity)):
-            shown["last_error"] = reason
-        return _json(shown)
-
-    async def _aside(self, job: Callable[[], Any]) -> Any:
-        """Long reads have a thread of their own, so that no task waits for them."""
-        return await asyncio.get_running_loop().run_in_executor(None, job)
+    async def _get_task(self, request: web.Request) -> web.Response:
+        return _json(await self._admin.show(_identity(request)))
 
     # -- changing --
 
-    async def _remove(self, request: web.Request) -> web.Response:
+    async def _delete_task(self, request: web.Request) -> web.Response:
         identity = _identity(request)
-        node = self._node
-        while (found := await self._find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
-            await asyncio.sleep(0.01)  # it is being moved to a file of its own
-        if found is not None and found[1] in found[0].in_flight:
-            raise web.HTTPConflict(text=f"the task {identity} is {self._holder(*found)}; only waiting tasks can be removed")
-        if found is None or not await node.storage.remove(*found):
-            path = await self._dead_or_outbox(identity)
-            await node.journal.moves.run(lambda: node.journal.store.remove(path))
-            self._recount_at = float("-inf")
-        self._node.report("removed", id=identity)
+        await self._admin.remove(identity)
         return _json({"id": identity, "removed": True})
 
-    async def _find(self, identity: str) -> "tuple[Source, Any] | None":
-        """Where a task is that waits, or is with a worker or a link."""
-        node = self._node
-        found = node.spool.find(identity)
-        if found is None and node.outbox.files.known:
-            place = await self._aside(lambda: inspect.find_place(node.journal.reader, identity))
-            found = node.storage.at(place[0].where) if place is not None else None
-        return found
-
-    def _holder(self, source: "Source", ref: Any) -> str:
-        """Where a task is that is in flight."""
-        return "being sent to another node right now" if source.sequence_number(ref) else "with a worker"
-
-    async def _retry(self, request: web.Request) -> web.Response:
+    async def _post_retry(self, request: web.Request) -> web.Response:
         identity = _identity(request)
-        node = self._node
-        found = await self._find(identity)
-        to = node.outbox.where_to(*found) if found is not None else None
-        if to is not None:
-            if reason := self._try_now(to):
-                raise web.HTTPConflict(text=f"the task {identity} waits for {to}: {reason}")
-        elif found is None or not node.spool.hurry(*found):
-            place = await self._aside(lambda: inspect.find_place(node.journal.reader, identity))
-            if place is not None and place[0].state != inspect.DEAD:
-                raise web.HTTPConflict(text=f"the task {identity} is ready, running or being sent already")
-            to = await self._revive(await self._dead_or_outbox(identity, outbox=False))
-        self._node.report("retry_asked", id=identity)
+        to = await self._admin.retry(identity)
         return _json({"id": identity, "ready": True, **({"destination": to} if to else {})})
 
-    async def _retry_dead(self, request: web.Request) -> web.Response:
+    async def _post_retry_dead(self, request: web.Request) -> web.Response:
         del request
-        reader = self._node.journal.reader
-        dead = await self._aside(lambda: list(inspect.dead_tasks(reader, time.time())))
-        for info in dead:
-            await self._revive(info.where)
-            self._node.report("retry_asked", id=info.id)
-        return _json({"ready": len(dead)})
+        return _json({"ready": await self._admin.retry_dead()})
 
-    async def _revive(self, where: str) -> str:
-        """Puts a dead task back among the waiting ones; for which node: empty is this one."""
-        node = self._node
-        with node.journal.placing():
-            asked = await node.journal.moves.run(lambda: destination_again(node.journal.reader.block_of(where)))
-            to = node.neighbours.route(Terms(destination=asked))[0] if asked else ""
-            target = outbox_ref(to, ref_id(where), node.outbox.number(to)) if to else ""
-            try:
-                ref = await node.journal.moves.run(lambda: node.journal.store.revive(where, target))
-            except BaseException:
-                if target:
-                    node.outbox.refused(to, number_of(target))
-                raise
-            if to:
-                node.outbox.accept_file(ref, time.time())
-            else:
-                node.spool.notice(ref, 0.0, time.time(), sure=True)
-        self._recount_at = float("-inf")
-        return to
+    async def _post_flush(self, request: web.Request) -> web.Response:
+        return _json(await self._admin.flush(request.query.getall("to", [])))
 
-    async def _flush(self, request: web.Request) -> web.Response:
-        sizes = self._node.outbox.sizes()
-        rows, aliases = [], self._aliases()
-        for index, asked in enumerate(request.query.getall("to", []) or sizes, 1):
-            waiting = [name for name in {asked, *aliases.get(asked, ())} if name in sizes]
-            reasons = [self._try_now(name) for name in waiting]
-            tried, count = "" in reasons, sum(sizes[name] for name in waiting)
-            reason = "" if tried else "".join(reasons[:1])
-            rows.append({"destination": asked, "waiting": count, "tried": tried, "reason": reason})
-            if index % LINKS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return _json(rows)
-
-    def _aliases(self) -> dict[str, set[str]]:
-        """For each name of a node, and each tag: all names under which tasks may wait for it, or for those that have it."""
-        found: dict[str, set[str]] = {}
-        for row in self._node.neighbours.peers():
-            called = {row["id"], row["name"], row["address"], *row["former_names"]} - {""}
-            for name in (*called, *(f"tag:{tag}" for tag in row["tags"])):
-                found.setdefault(name, set()).update(called)
-        return found
-
-    def _try_now(self, to: str) -> str:
-        """Tries a destination for which something waits; why that cannot be, empty when it can."""
-        link = self._node.neighbours.link(to)
-        if link is None or not link["known"]:
-            return str(link["reason"]) if link is not None else "this node is in no cluster"
-        self._node.neighbours.flush(to)
-        return ""
-
-    async def _accept(self, request: web.Request) -> web.Response:
+    async def _post_accept(self, request: web.Request) -> web.Response:
         name, identity = request.query.get("name", ""), request.query.get("id", "")
         if not is_node_name(name):
             right = "1 to 63 of letters, digits, '.', '_' and '-'"
@@ -378,39 +247,26 @@ class Control:
         if not is_node_id(identity):
             right = "the 12 hexadecimal digits that `spoolnode peers` shows"
             raise web.HTTPBadRequest(text=f"{identity!r} is no node's id; it must be {right}")
-        self._node.neighbours.accept(name, identity)
+        self._neighbours.accept(name, identity)
         return _json({"name": name, "id": identity})
 
-    async def _drain(self, request: web.Request) -> web.Response:
+    async def _post_drain(self, request: web.Request) -> web.Response:
         del request
-        node = self._node
-        if node.problem() == "stopping":
-            raise web.HTTPConflict(text=f"{node.admission.closed or 'this node is stopping'} already")
-        before = {"waiting": node.spool.total, "outbox": node.outbox.total}
-        node.ask_to_drain()
+        if self._stop.is_asked:
+            raise web.HTTPConflict(text=f"this node is {self._stop.state} already")
+        before = {"waiting": self._storage.spool.total, "outbox": self._storage.outbox.total}
+        self._stop.ask_to_drain(waiting=before["waiting"])
         return _json({"draining": True, **before})
 
-    async def _dead_or_outbox(self, identity: str, *, outbox: bool = True) -> str:
-        reader = self._node.journal.reader
-        found = await self._aside(lambda: inspect.find_place(reader, identity))
-        allowed = (inspect.DEAD, inspect.OUTBOX) if outbox else (inspect.DEAD,)
-        if found is None or found[0].state not in allowed:
-            raise _not_found(identity)
-        return str(found[0].where)
-
-    async def _reload(self, request: web.Request) -> web.Response:
+    async def _post_reload(self, request: web.Request) -> web.Response:
         """Asks for it, and waits for so many seconds for what becomes of it."""
         try:
             seconds = float(request.query.get("wait", "0"))
         except ValueError:
             raise web.HTTPBadRequest(text=f"wait={request.query['wait'][:80]!r}: it must be a number of seconds") from None
-        answer = self._node.ask_to_reload()
+        answer = self._ask_to_reload()
         if answer is None:
-            why = (
-                "this node is stopping"
-                if self._node.config.app
-                else "this node has no application, so there is nothing to reload"
-            )
+            why = "this node is stopping" if self._config.app else "this node has no application, so there is nothing to reload"
             raise web.HTTPConflict(text=why)
         if not seconds > 0:
             return _json({"outcome": "asked", "reason": ""})
@@ -419,50 +275,29 @@ class Control:
             return _json({"outcome": "stopping" if answer.done() else "loading", "reason": ""})
         return _json({"outcome": "failed" if answer.result() else "reloaded", "reason": answer.result()})
 
-    async def _settle(self, request: web.Request) -> web.Response:
+    async def _post_settle(self, request: web.Request) -> web.Response:
         del request
-        before = self._node.journal.in_batches
-        await self._node.spool.settle_all()
-        return _json({"settled": before - self._node.journal.in_batches, "left": self._node.journal.in_batches})
+        journal = self._storage.journal
+        before = journal.in_batches
+        await self._storage.spool.settle_all()
+        return _json({"settled": before - journal.in_batches, "left": journal.in_batches})
 
-    async def _stop(self, request: web.Request) -> web.Response:
-        self._node.leaves_files |= request.query.get("files") == "1"
-        self._node.ask_to_stop()
+    async def _post_stop(self, request: web.Request) -> web.Response:
+        self._stop.ask(files=request.query.get("files") == "1")
         return _json({"stopping": True})
 
     # -- metrics --
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def _get_metrics(self, request: web.Request) -> web.Response:
         del request
-        await self.recount()
-        status = await self._full_status()
-        body = await self._aside(lambda: metrics.render(status))
+        status = await self._status.in_full()
+        body = await _in_a_thread(lambda: metrics.render(status))
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def _health(self, request: web.Request) -> web.Response:
+    async def _get_health(self, request: web.Request) -> web.Response:
         del request
-        problem = self._node.problem()
+        problem = self._status.problem()
         return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
-
-    # -- counting what lies aside --
-
-    async def recount(self) -> None:
-        """Brings `aside` up to date, in a thread: a directory of a hundred thousand dead tasks takes a while."""
-        async with self._counting:
-            if time.monotonic() < self._recount_at:
-                return
-            began = time.monotonic()
-            self.aside = await self._aside(self._count)
-            now = time.monotonic()
-            self._recount_at = now + max(COUNT_SECONDS, COUNT_REST * (now - began))
-
-    def _count(self) -> SetAside:
-        reader = self._node.journal.reader
-        try:
-            corrupt = len(reader.disk.entries(reader.layout.corrupt))
-        except PermissionError:  # the start says so; nothing that runs needs it
-            corrupt = 0
-        return SetAside(dead=inspect.count_files(reader, "dead"), corrupt=corrupt)
 
 
 def _newest(server: web.Server) -> Callable[[], asyncio.Protocol]:
@@ -486,6 +321,10 @@ async def _errors_as_json(
         return await handler(request)
     except web.HTTPError as error:
         return _json({"error": error.text}, status=error.status)
+    except NoSuchTask as error:
+        return _json({"error": str(error)}, status=404)
+    except NotAllowedNow as error:
+        return _json({"error": str(error)}, status=409)
     except OSError as error:  # it went away meanwhile, or its disk fails us
         return _json({"error": f"nothing was changed: {_reason(error)}"}, status=409)
     except BadPacket as error:
@@ -502,6 +341,11 @@ def _row(info: inspect.Info, running: dict[str, dict[str, Any]]) -> dict[str, An
     return {**row, "state": "running", **running[info.id]} if info.id in running else row
 
 
+async def _in_a_thread(job: Callable[[], bytes]) -> bytes:
+    """Encoding takes long, and no task shall wait for it."""
+    return await asyncio.get_running_loop().run_in_executor(None, job)
+
+
 def _encoded(rows: list[dict[str, Any]]) -> bytes:
     return ", ".join(json.dumps(row) for row in rows).encode()
 
@@ -511,10 +355,6 @@ def _identity(request: web.Request) -> str:
     if not is_task_id(identity):
         raise web.HTTPBadRequest(text=f"{identity[:80]!r} is no task id")
     return identity
-
-
-def _not_found(identity: str) -> web.HTTPNotFound:
-    return web.HTTPNotFound(text=f"there is no task {identity} here: it has ended, was removed, or never was")
 
 
 def _json(content: Any, status: int = 200) -> web.Response:

@@ -1,10 +1,22 @@
-"""A thread for disk work beside the event loop: jobs run one after another, results come back on the loop."""
+"""Threads for disk work beside the event loop: its results come back on the loop."""
 
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
+
+
+class UploadThreads(ThreadPoolExecutor):
+    """Several threads whose jobs run in any order."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, thread_name_prefix="upload")
+
+    async def close(self) -> None:
+        """Returns when everything submitted so far is done; the threads are gone then."""
+        await asyncio.get_running_loop().run_in_executor(None, self.shutdown)
 
 
 class DiskThread:

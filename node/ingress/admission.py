@@ -4,8 +4,8 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
+from spoolnode.node.disk.threads import UploadThreads
 from spoolnode.node.ingress.pieces import LEAST_PIECE, Gathered
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.ingress.waiters import KNOWN, Arrival, Copies, Leaving
@@ -52,14 +52,17 @@ class InlineTask:
 class Admission:
     """Checks what every request must pass, and hands it to the group commit, to a file of its own, or to an outbox."""
 
-    def __init__(self, storage: Storage, route: Route, *, max_body: int, min_free: int) -> None:
+    def __init__(
+        self, storage: Storage, route: Route, threads: UploadThreads | None = None, *, max_body: int, min_free: int
+    ) -> None:
+        """`threads`: write large bodies; tests bring their own."""
         self._storage = storage
         self._route = route
         self._max_body = max_body
         self._min_free = min_free
         # As it was named, and without symbolic links: /var/run is one, to /run.
         self._roots = [os.fsencode(os.path.realpath(storage.journal.layout.root)), os.fsencode(storage.journal.layout.root)]
-        self._executor = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="upload")
+        self._executor = threads or UploadThreads(UPLOAD_THREADS)
         self._serials = itertools.count(1)
         self._uploading: set[Upload] = set()
         self._max_uploads = MAX_UPLOADS
@@ -250,9 +253,9 @@ class Admission:
         upload.over = self._uploading.discard
         return upload
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Returns when no upload is being written."""
-        self._executor.shutdown()
+        await self._executor.close()
 
 
 _PICKLED = encode_variables([(names.PICKLED, b"1")])

@@ -210,16 +210,23 @@ class Stream(asyncio.Protocol):
 class Listener:
     """All listening sockets of a node."""
 
-    def __init__(self, config: Config, services: Services, trust: Certified | None = None) -> None:
+    def __init__(
+        self, config: Config, services: Services, sockets: list[socket.socket], own_socket: str, trust: Certified | None = None
+    ) -> None:
+        """
+        Args:
+            sockets: those of `bind_all`.
+            own_socket: the path of the node's own socket, for its owner and its workers.
+        """
         self._config = config
         self.services = services
         self._handshakes = Handshakes(trust, services, config.request_timeout, self._gone) if trust is not None else None
         self._loop = asyncio.get_running_loop()
         self._allowed: dict[str, bool] = {}
+        self._bound = sockets
         self._sockets: list[tuple[socket.socket, str]] = []
-        """Each with its path, when it has one."""
-        self._own = ""
-        """The path of the node's own socket."""
+        """On which it listens; each with its path, when it has one."""
+        self._own = own_socket
         self._modes: dict[str, int | None] = {}
         """The paths at which it is to listen, with their modes."""
         self._sweeper: asyncio.TimerHandle | None = None
@@ -229,26 +236,18 @@ class Listener:
         self.connections = 0
         self.strangers = 0
         """Streams from where nothing is taken."""
-        self.addresses: list[str] = []
+        self.addresses = [name_of(sock) for sock in sockets]
         """Where it listens, with the ports that the system chose for port 0."""
 
-    def open(self, own_socket: str) -> None:
-        """Binds and listens, but for the node's own socket.
+    def __repr__(self) -> str:
+        return f"<Listener on {', '.join(self.addresses)}: {self.connections} connections>"
 
-        Args:
-            own_socket: the path of the node's own socket, for its owner and its workers.
-
-        Raises:
-            BadConfig: an address cannot be listened on.
-        """
-        mode = int(self._config.chmod_socket, 8) if self._config.chmod_socket else None
-        for address in self._config.listen:
-            for sock in bind(address, mode):
-                self._listen(sock, mode)
-                self.addresses.append(name_of(sock))
-        self._own = own_socket
-        if os.path.lexists(own_socket):
-            os.unlink(own_socket)  # the lock says that no other node is here
+    def open(self) -> None:
+        """Listens, but for the node's own socket."""
+        for sock in self._bound:
+            self._listen(sock, mode_of(self._config))
+        if os.path.lexists(self._own):
+            os.unlink(self._own)  # the lock says that no other node is here
         if self.room.limit < self._config.max_connections:
             self.services.report("few_descriptors", max_connections=self._config.max_connections, limit=self.room.limit)
         self._sweep()
@@ -478,6 +477,16 @@ def _begins_plainly(listening: socket.socket, descriptor: int) -> bool:
         return True  # whoever reads it finds out
     finally:
         sock.detach()
+
+
+def mode_of(config: Config) -> int | None:
+    """The mode that unix sockets get; None is as the umask says."""
+    return int(config.chmod_socket, 8) if config.chmod_socket else None
+
+
+def bind_all(config: Config) -> list[socket.socket]:
+    """Bound sockets for all addresses that are to be listened on. Raises BadConfig."""
+    return [sock for address in config.listen for sock in bind(address, mode_of(config))]
 
 
 def bind(address: str, mode: int | None) -> list[socket.socket]:

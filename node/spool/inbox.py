@@ -83,6 +83,14 @@ class Inbox:
             self._directories = {root: ""}
             self._watch_below("")
 
+    def warn_of_unscanned(self) -> None:
+        """uWSGI takes any priority name and never runs one that is not a number; users who move over hear of it. Blocks."""
+        layout = self._spool.journal.layout
+        ours = {os.path.basename(path) for path in layout.directories}
+        for name in self._spool.journal.reader.disk.directories(layout.root):
+            if name not in ours and not is_priority(name):
+                self._report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
+
     def start(self) -> None:
         """From now on hears of what came since `watch`, and of what comes."""
         if self._inotify is None:

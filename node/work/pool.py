@@ -502,6 +502,16 @@ class WorkerPool:
         return {worker.pid for worker in self.workers + self._leaving + self._loading}
 
     @property
+    def ready(self) -> int:
+        """How many are up."""
+        return sum(worker.ready for worker in self.workers)
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The processes of the present ones, up or not."""
+        return [worker.pid for worker in self.workers]
+
+    @property
     def leaving(self) -> int:
         """Old workers that still finish what they run."""
         return len(self._leaving)

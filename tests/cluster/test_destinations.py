@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from spoolnode.cluster.candidate import Candidate
@@ -35,7 +34,7 @@ class Home:
     def __init__(self, path: Path) -> None:
         self.id, self.instance, self.key = NODE, "instance", NodeKey(bytes(32))
         self.config = Config(spool=str(path), name="alpha", discover=["none"])
-        self.listener = SimpleNamespace(addresses=["127.0.0.1:1"])
+        self.addresses = ["127.0.0.1:1"]
         self.reports: list[tuple[str, dict[str, Any]]] = []
         self.journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=self.report)
         self.storage = Storage(self.journal, RetryPolicy(3), random.Random(1))
@@ -45,7 +44,7 @@ class Home:
         self.called: list[str] = []
         self.hangs = False
         """Whom it calls, neither answers nor refuses."""
-        self.cluster = Cluster(self, None, self.dial, random.Random(1))  # type: ignore[arg-type] # a stand-in
+        self.cluster = Cluster(self, None, self.dial, random.Random(1))
 
     def report(self, action: str, **details: Any) -> None:
         self.reports.append((action, details))

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolnode.cluster.candidate import Identity
+from spoolnode.cluster.peer_status import Status
 from spoolnode.cluster.placement import HERE, Placement
-from spoolnode.cluster.status import Status
 
 ME = Identity("aaaaaaaaaaaa", "alpha", "main", ("10.0.0.1:3031",), tls=False)
 BETA, GAMMA, DELTA = "bbbbbbbbbbbb", "cccccccccccc", "dddddddddddd"

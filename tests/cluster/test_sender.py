@@ -220,7 +220,7 @@ class SendingNode:
     async def close(self) -> None:
         """Ends it."""
         await self.sender.stop()
-        await asyncio.to_thread(self.admission.close)
+        await self.admission.close()
         await self.storage.close()
         assert not self.disk.violations
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spoolnode.cluster.peer_status import Load, Status
 from spoolnode.cluster.sharing import MOST_HOPS, START_AT, may_be_shared, offers, spread
-from spoolnode.cluster.status import Load, Status
 
 LOADS = st.builds(Load, st.integers(0, 100_000), st.integers(0, 64), st.just(0.0) | st.floats(0.001, 10_000.0))
 PEERS = st.dictionaries(st.sampled_from("bcdefgh"), LOADS)

@@ -75,9 +75,9 @@ class Station:
         self.storage = Storage(self.journal, policy, random.Random(1))
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
         self.threads = [self._stepped(thread) for thread in (self.journal.commits, self.journal.moves, self.journal.packing)]
-        self.admission = Admission(self.storage, route or (lambda terms: [terms.destination]), max_body=1 << 20, min_free=0)
-        self.admission._executor.shutdown()
-        self.admission._executor = Inline()  # type: ignore[assignment] # any executor will do
+        route = route or (lambda terms: [terms.destination])
+        inline: Any = Inline()  # any executor will do
+        self.admission = Admission(self.storage, route, inline, max_body=1 << 20, min_free=0)
         self.life = life
         """How often the machine has started."""
         self.storage.load(f"boot {life}")

@@ -12,6 +12,7 @@ import msgpack
 import pytest
 
 from spoolnode.node import housekeeping as module
+from spoolnode.node.config import Config
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.housekeeping import Housekeeping
@@ -22,6 +23,9 @@ from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.store import Store
 
 ROOMY = SimpleNamespace(is_low=False, note_free=lambda _free: None)
+
+
+def none() -> None: ...
 
 
 async def nothing() -> None: ...
@@ -43,7 +47,7 @@ def test_rounds_end_also_when_the_node_gets_work_in_the_moment_of_its_stop(
         async def look_around() -> None:
             rests.set()
 
-        rounds = Housekeeping(storage, idle, ROOMY, print, hold=0, min_free=0, look_around=look_around)
+        rounds = Housekeeping(storage, idle, ROOMY, Config(hold=0), print, sample=none, look_around=look_around)
         rounds.start()
         await rests.wait()
         for _ in range(10):
@@ -78,7 +82,7 @@ def test_a_stop_that_does_not_hear_how_a_sync_ended_takes_it_for_a_failed_one(
 
         monkeypatch.setattr(journal.store, "sync_marks", failing)
         idle = SimpleNamespace(held=0, busy=0.0, dispatch=lambda: None)
-        rounds = Housekeeping(storage, idle, ROOMY, print, hold=0, min_free=0, look_around=nothing)
+        rounds = Housekeeping(storage, idle, ROOMY, Config(hold=0), print, sample=none, look_around=nothing)
         rounds.start()
         while not begun.is_set():
             await asyncio.sleep(0.005)

@@ -8,8 +8,8 @@ import pytest
 
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.node import own_files, read_identity
 from spoolnode.node.spool.hold import lock_spool
+from spoolnode.node.spool.identity import read_identity
 from spoolnode.node.spool.recovery import prepare
 from spoolnode.node.spool.store import Store
 
@@ -41,9 +41,9 @@ def test_a_kill_while_they_are_written_again_gives_no_id_another_key(tmp_path: P
         before = read_identity(layout, nothing)
         for path in tmp_path.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        doomed = Doomed(RealDisk(), layout, before[0])
+        doomed = Doomed(RealDisk(), layout, before.id)
         doomed.lives = lives
         with pytest.raises(Killed):
-            hold.mend(doomed, own_files(layout, *before))
-    identity, secret = read_identity(layout, nothing)
-    assert identity != before[0] or secret == before[1]
+            hold.mend(doomed, before.files(layout))
+    after = read_identity(layout, nothing)
+    assert after.id != before.id or after.secret == before.secret

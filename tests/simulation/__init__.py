@@ -4,7 +4,7 @@ Real: everything in `node` between the bytes of a connection and the calls to th
 Admission, Conversation, Stream, Outbox), and the whole `cluster` (peers, pings, placement, links, sharing, draining) but its
 sources.
 Simulated: the event loop's clock, the disk threads, the disk, the network, discovery, the workers, the clients, the
-faults. `node.SimNode` does the same as `node.Node` by the clock, at the start and at the end.
+faults. A node starts and stops in the order of a real one (`node.life`), and does the same by the clock (`node.housekeeping`).
 
     make simulate SEED=7        replays one seed and prints what happened
     make simulate SEED=0-2000   many, on all cores; prints those that fail

@@ -174,9 +174,12 @@ class SimLoop(asyncio.BaseEventLoop):
             self._fail(error if error is not None else Violation(context["message"]))
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override] # fewer ways than the real one
-        """Only the simulation's own executors, without threads."""
+        """As asyncio's, without threads: the simulation has executors of its own, and the loop's pool is its next step."""
         future: asyncio.Future[Any] = self.create_future()
-        executor.begin(lambda: func(*args), future)
+        if executor is None:
+            self.call_soon(lambda: future.set_result(func(*args)))
+        else:
+            executor.begin(lambda: func(*args), future)
         return future
 
     async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:  # type: ignore[override] # fewer ways than the real one

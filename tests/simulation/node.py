@@ -1,15 +1,21 @@
-"""A simulated node: the real spool, admission and conversations; workers, sockets and the rest of `node.Node` are simulated."""
+"""A simulated node: the real parts between a connection and the disk, started and stopped in the real order (`node.life`).
+
+Workers, sockets and the disk are simulated; of what belongs to a real process (signals, the inbox, operators) there is nothing.
+"""
 
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
 from typing import Any
 
 from spoolnode.cluster.dial import Dialed, DialError, DialFailure
 from spoolnode.cluster.timing import USUAL
+from spoolnode.node.config import Config
+from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.status import NodeStatus, ThisProcess
+from spoolnode.node.control.stop import Stop
 from spoolnode.node.disk.disk import discard
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
@@ -18,19 +24,19 @@ from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.conversation import Conversation, Services
 from spoolnode.node.ingress.listener import Stream
 from spoolnode.node.ingress.room import Room
-from spoolnode.node.neighbours import Alone, Greeting, Neighbours
+from spoolnode.node.life import Life
+from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.outcome import Ending, Outcome
+from spoolnode.node.reload import Reloads
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.tasks import Source, Taken
+from spoolnode.node.work.pool import AppBroken
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.batch import payload_length
-from spoolnode.protocol.hello import PROTOCOL, Hello
 from spoolnode.protocol.keys import NodeKey
-from spoolnode.protocol.request import Terms
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
-from spoolnode.protocol.version import VERSION
 
 from .disk import SimExecutor, SimThread
 from .history import ROOT, Copy, History
@@ -40,39 +46,17 @@ from .network import Network
 
 POLICY = RetryPolicy(max_attempts=4, base=0.5, longest=8.0)
 SWEEP_SECONDS = 0.5
-REQUEST_SECONDS = 10.0
-"""--request-timeout"""
 GRACE = 5.0
 """--grace"""
-PING_SECONDS = 0.05
-MIN_FREE = 1 << 16
-CLUSTER = "simulation"
 PORT = 3031
 
-
-@dataclass
-class Config:
-    """The settings of a node, as far as the cluster asks for them."""
-
-    name: str
-    listen: list[str]
-    tag: list[str]
-    share: float = 0.0
-    hold: float = 0.0
-    advertise: str = ""
-    cluster: str = CLUSTER
-    app: str = "app"
-    insecure: bool = True
-    discover: tuple[str, ...] = ("none",)  # `discovery` has a source of its own
-
-
 Join = Callable[["SimNode"], Neighbours]
-"""Makes a node's cluster, as for `node.Node`: called in each process, when the node listens."""
+"""Makes a node's cluster, as for `node.Node`: called in each process."""
 
 
 def alone(node: "SimNode") -> Neighbours:
     """No cluster."""
-    return Alone(node.name, node.id, [node.address], [])
+    return Alone(node.name, node.id, node.addresses, [])
 
 
 class SimStream(Stream):
@@ -104,15 +88,37 @@ def _serial() -> int:
 
 
 class SimListener:
-    """The part of a listener that a stream needs."""
+    """Listens on the simulated network, and is to a stream what its listener is."""
 
-    def __init__(self, services: Services, addresses: list[str]) -> None:
+    def __init__(self, node: "SimNode", services: Services, process: Process) -> None:
         self.services = services
-        self.addresses = addresses
+        self.addresses = node.addresses
         self.streams: set[Stream] = set()
         self.room = Room(1 << 20, 1 << 24)
         self.connections = 0
         self.strangers = 0
+        self._network = node.network
+        self._process = process
+        self._limit = node.config.request_timeout
+        self._places = [*node.addresses, *([f"{node.alias}:{PORT}"] if node.alias else [])]
+
+    def open(self) -> None:
+        """Listens."""
+        for address in self._places:
+            self._network.listen(self._process, address, self.accept)
+
+    def open_own(self) -> None:
+        """There is none."""
+
+    def close(self) -> None:
+        """Listens no more."""
+        for address in self._places:
+            self._network.close(address)
+
+    def close_streams(self) -> None:
+        """Ends what is still connected."""
+        for stream in list(self.streams):
+            stream.close()
 
     def accept(self, host: str) -> Stream:
         """As `Listener._converse`, for a connection from `host`."""
@@ -127,9 +133,29 @@ class SimListener:
     def _sweep(self) -> None:
         now = time.monotonic()
         for stream in list(self.streams):
-            stream.sweep(now, REQUEST_SECONDS)
+            stream.sweep(now, self._limit)
         if self.connections:
             asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+
+
+class Nobody:
+    """The control interface, of which nobody asks anything."""
+
+    async def start(self) -> None:
+        """Nothing."""
+
+    async def stop(self) -> None:
+        """Nothing."""
+
+
+class Undropped:
+    """The inbox, into which nobody drops a file."""
+
+    def start(self) -> None:
+        """Nothing."""
+
+    def stop(self) -> None:
+        """Nothing."""
 
 
 class SimNode:
@@ -160,6 +186,7 @@ class SimNode:
         self.is_up = False
         self.died: Callable[[], None] = lambda: None
         """Called when its process has died."""
+        self.stop: Stop
         machine.main = self.start
         machine.died = self._died
 
@@ -208,13 +235,15 @@ class SimNode:
     # -- life --
 
     def start(self, process: Process) -> None:
-        """Does what `Node._start` does, in the new process."""
+        """Does what `Node.run` does, in the new process."""
         machine = self.machine
         self.instance = f"{machine.random.getrandbits(64):016x}"
-        self.is_stopping = self._drains = False
-        self._ping_at = float("-inf")
-        self._ping_status: dict[str, Any] = {}
-        self.config = Config(self.name, [self.address], self.tags, self.share, self.hold)
+        self.config = Config(
+            spool=ROOT, name=self.name, listen=[self.address], tag=self.tags, share=self.share, hold=self.hold, app="app",
+            cluster="simulation", insecure=True, discover=["none"],  # `discovery` has a source of its own
+            grace=GRACE, max_body=1 << 20, min_free=1 << 16,
+        )  # fmt: skip
+        self.addresses = [self.address]
         self.trace(self.name, "starts")
         guard = GuardedDisk(machine.disk, Layout(ROOT))
         rng = Random(machine.random.getrandbits(32))
@@ -229,38 +258,55 @@ class SimNode:
             machine.kill()
             return
         guard.in_force = True
-        self.admission = Admission(self.storage, self._route, max_body=1 << 20, min_free=MIN_FREE)
-        self.executor = self.admission._executor = SimExecutor(self.loop, machine.pace)  # type: ignore[assignment] # a stand-in
-        self.services = Services(
-            self.admission, self._pinged, self.report, self.report, self._greet, self.admission.hear_watermark, self._unknown
-        )
-        self.spool.group_commit.when_told(self._flush)
-        self.listener = SimListener(self.services, [self.address])
-        self.pool = SimPool(self)
-        self.housekeeping = Housekeeping(
-            self.storage, self.pool, self.admission, self.report, hold=self.hold, min_free=MIN_FREE, look_around=self._look_around
-        )
-        self.housekeeping.note_free(self.housekeeping.measure())
-        self._listening = [self.address, *([f"{self.alias}:{PORT}"] if self.alias else [])]
-        for address in self._listening:
-            self.network.listen(process, address, self.listener.accept)
-        self.neighbours = self._join(self)
-        self._main = self.loop.create_task(self._run())
+        self._put_together(process)
+        self._main = self.loop.create_task(self._live())
 
-    async def _run(self) -> None:
-        for to, count in self.outbox.sizes().items():
-            is_here = self.neighbours.route(Terms(destination=to)) == [""]
-            if is_here and await self.moving.re_place(to, count, lambda _asked: ""):
-                self.trace(self.name, "claimed", destination=to)
-        await self.neighbours.start()
+    def _put_together(self, process: Process) -> None:
+        """As `Node._put_together`."""
+        config, storage, report = self.config, self.storage, self.report
+        self.neighbours = neighbours = self._join(self)
+        threads: Any = SimExecutor(self.loop, self.machine.pace)
+        admission = Admission(storage, neighbours.route, threads, max_body=config.max_body, min_free=config.min_free)
+        self.services = services = Services(
+            admission, self.pinged, report, report, neighbours.greet, admission.hear_watermark, neighbours.unknown
+        )
+        self.spool.group_commit.when_told(self._send_answers)
+        listener = SimListener(self, services, process)
+        self.pool = pool = SimPool(self)
+        self.stop = Stop(pool, report, drains=False)
+        self._aside = Counting(self.journal.reader)
+        self._status = NodeStatus(
+            config=config, id=self.id, process=ThisProcess(self.instance, 1, time.monotonic()),
+            storage=storage, admission=admission, services=services, listener=listener, workers=pool,
+            neighbours=neighbours, aside=self._aside, stop=self.stop,
+            log_dropped=lambda: 0,
+        )  # fmt: skip
+        housekeeping = Housekeeping(
+            storage, pool, admission, config, report, sample=self._status.sample, look_around=self._look_around
+        )
+        housekeeping.note_free(housekeeping.measure())
+        self._life = Life(
+            config=config, report=report, stop=self.stop, storage=storage, admission=admission, services=services,
+            listener=listener, inbox=Undropped(), neighbours=neighbours, workers=pool,
+            reloads=Reloads(pool.load, AppBroken, pool.room, report), control=Nobody(), housekeeping=housekeeping,
+            ready=self._ready,
+        )  # fmt: skip
+
+    async def _live(self) -> None:
+        await self._life.start()
+        await self.stop.wait()
+        await self._life.shut_down()
+        self.machine.exit()
+
+    def _ready(self) -> None:
         self.is_up = True
         self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.outbox.total)
-        self.housekeeping.start()
 
     async def _look_around(self) -> None:
         self.neighbours.tick()
+        await self._aside.recount()
 
-    def _flush(self) -> None:
+    def _send_answers(self) -> None:
         """Answers are ready."""
         if self.ambush is not None and any(conversation._link_key for conversation in self.services.talking):
             befall, self.ambush = self.ambush, None
@@ -271,61 +317,19 @@ class SimNode:
 
     def ask_to_stop(self, drains: bool) -> None:
         """SIGTERM, or `spoolnode drain`. In the process."""
-        if self.is_up and not self.is_stopping:
-            self.is_stopping, self._drains = True, drains
-            self.loop.create_task(self._shut_down())
-
-    async def _shut_down(self) -> None:
-        """As `Node._shut_down`."""
-        self.trace(self.name, "stopping", drains=self._drains, waiting=self.spool.total, outbox=self.outbox.total)
-        self.admission.stop("this node is draining" if self._drains else "this node is stopping")
-        await self.neighbours.leave()
-        for address in self._listening:
-            self.network.close(address)
-        await self.pool.stop()
-        if self._drains:
-            handed = await self.neighbours.drain(GRACE)
-            self.trace(self.name, "drained", handed=handed, left=self.spool.total, outbox=self.outbox.total)
-        await self.housekeeping.stop()
-        self.pool.stop_now()
-        await self.neighbours.stop()
-        await self.executor.close()
-        await self.storage.close()
-        self.services.flush()
-        for stream in list(self.listener.streams):
-            stream.close()
-        for _ in range(3):
-            await asyncio.sleep(0)
-        self.machine.exit()
-
-    def _route(self, terms: Terms) -> list[str]:
-        return self.neighbours.route(terms)
-
-    def _unknown(self, destination: str) -> str:
-        return self.neighbours.unknown(destination)
-
-    def _greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
-        return self.neighbours.greet(hello, peer, certified, nonce)
-
-    def _pinged(self) -> dict[str, Any]:
-        now = self.loop.time()
-        if now - self._ping_at > PING_SECONDS:
-            self._ping_at, self._ping_status = now, self.status()
-        return self._ping_status
+        if self.is_up and not self.stop.is_asked:
+            if drains:
+                self.stop.ask_to_drain(self.spool.total)
+            else:
+                self.stop.ask()
 
     def status(self) -> dict[str, Any]:
-        """The answer to a ping, as far as other nodes look at it."""
-        held = self.pool.held
-        return {
-            "name": self.name, "id": self.id, "waiting": max(self.spool.total - len(self.spool.later) - held, 0), "running": held,
-            "workers": self.workers, "tags": self.tags, "cluster": CLUSTER, "protocol": PROTOCOL, "version": VERSION,
-            "instance": self.instance, "pace": self._pace(), "time": time.time(), "draining": self.is_stopping,
-            "accepting": not self.admission.closed and not self.admission.is_low, **self.neighbours.status(),
-        }  # fmt: skip
+        """As other nodes and operators are told."""
+        return self._status.now()
 
-    def _pace(self) -> float:
-        rates = self.housekeeping.rates.per_second(time.monotonic(), self.housekeeping.counters())
-        return round(self.workers * (rates["done"] + rates["failed"]) / rates["busy"], 3) if rates["busy"] > 0 else 0.0
+    def pinged(self) -> dict[str, Any]:
+        """What is answered to a ping."""
+        return self._status.for_ping()
 
     def _died(self, how: str) -> None:
         self.is_up = False
@@ -338,7 +342,7 @@ class SimNode:
     @property
     def is_settled(self) -> bool:
         """Whether it runs, and nothing waits or runs on it."""
-        if not self.machine.is_running or not self.is_up or self.is_stopping:
+        if not self.machine.is_running or not self.is_up or self.stop.is_asked:
             return False
         return not (self.spool.total or self.outbox.total)
 
@@ -374,16 +378,34 @@ class SimPool:
     def __init__(self, node: SimNode) -> None:
         self.node = node
         self.held = 0
-        self.busy = 0.0
+        self.busy = self.seconds = 0.0
         """How long tasks ran."""
+        self.deaths = self.leaving = self.ready = 0
         self.active: dict[SimWorker, None] = {}
         self.is_stopping = False
-        self._idle = node.workers
+        self._idle = 0
         self._planned = False
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """One for each."""
+        return list(range(self.ready))
+
+    def running(self) -> list[dict[str, Any]]:
+        """Of those that run a task."""
+        return [{} for worker in self.active if worker.is_running]
+
+    async def load(self) -> None:
+        """The application is loaded."""
+        self.ready = self._idle = self.node.workers
+        self.dispatch()
+
+    async def room(self) -> None:
+        """There is."""
 
     def dispatch(self) -> None:
         """Gives the idle workers what is ready."""
-        if self.node.is_up and not self._planned and self._idle and self.node.spool.queue.size:
+        if not self._planned and self._idle and self.node.spool.queue.size:
             self._planned = True
             self.node.loop.call_soon(self._dispatch)
 
@@ -445,6 +467,11 @@ class SimWorker:
     def _later(self, callback: Callable[..., None], *args: Any) -> None:
         self.node.loop.call_later(0.0005 * self.random.random(), callback, *args)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs a task."""
+        return self._running is not None
+
     def give_back_rest(self) -> None:
         """The node is stopping: tasks that have not begun do not begin."""
         if self.todo:
@@ -480,6 +507,7 @@ class SimWorker:
         seconds = 0.03 * roll if roll < 0.9 else 5 * self.random.random() ** 2
         seconds += self.node.burden * self.random.random()
         self.pool.busy += seconds
+        self.pool.seconds += seconds
         self.node.loop.call_later(seconds, self._end, ref, copy)
 
     def _end(self, ref: Any, copy: Copy) -> None:
@@ -514,6 +542,7 @@ class SimWorker:
     def _die(self, ref: Any, copy: Copy) -> None:
         """The worker's process dies, perhaps after the end of the task and before it could say so."""
         self.node.trace(self.node.name, "worker dies", n=copy.task.n)
+        self.pool.deaths += 1
         if self.random.random() < 0.5:
             self._finish(ref, copy)
         else:

@@ -93,8 +93,8 @@ def main() -> None:
     guards: list[GuardedDisk] = []
     listen, load = Listener.open, node.Storage.load
 
-    def listen_and_watch(self: Listener, own_socket: str) -> None:
-        listen(self, own_socket)
+    def listen_and_watch(self: Listener) -> None:
+        listen(self)
         watch.active = True
 
     def load_and_guard(self: node.Storage, boot: str = "") -> None:

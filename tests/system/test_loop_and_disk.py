@@ -35,7 +35,6 @@ ALLOWED = {
     "node.work.process.WorkerProcess._execute": "a worker is started: the call returns when the kernel has loaded the"
     " interpreter, which is in memory, because this process runs it too",
     # At the start: the loop has not turned since, or it makes sockets.
-    "cluster.known_file.KnownFile._read": "at the start, before the loop's first turn",
     "node.control.http.Control.start": "at the start: the control socket is made",
     "node.reload.watch_source": "at the start: the package for `--reload` is imported",
     # At the end: nothing more is taken in.

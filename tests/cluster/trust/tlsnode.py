@@ -14,7 +14,7 @@ from support import PATIENCE
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import Config
 from spoolnode.node.ingress.conversation import Services
-from spoolnode.node.ingress.listener import Listener
+from spoolnode.node.ingress.listener import Listener, bind_all
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
 T = TypeVar("T")
@@ -74,8 +74,8 @@ class OpenNode:
             def _is_allowed(self, host: str) -> bool:
                 return not stranger and super()._is_allowed(host)
 
-        self.listener = OneOfTwo(self._config, self.services, self._trust)
-        self.listener.open(self._socket)
+        self.listener = OneOfTwo(self._config, self.services, bind_all(self._config), self._socket, self._trust)
+        self.listener.open()
         return self
 
     async def __aexit__(self, *args: object) -> None:

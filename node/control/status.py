@@ -1,0 +1,167 @@
+"""The node in numbers: for operators, for metrics, and for the nodes that ping it.
+
+All names in it are a promise: people, Prometheus and other nodes read them.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from spoolnode.node.config import Config
+from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.rates import Rates
+from spoolnode.node.control.stop import Stop
+from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.neighbours import Neighbours
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.work.workers import Workers
+from spoolnode.protocol.hello import PROTOCOL
+from spoolnode.protocol.version import VERSION
+
+PING_SECONDS = 0.05
+"""How old the status in the answer to a ping may be."""
+LINKS_AT_ONCE = 500
+"""Destinations that are looked at in one turn of the loop: about three milliseconds."""
+
+
+class Listening(Protocol):
+    """The sockets of a node."""
+
+    addresses: list[str]
+    """Where it listens, with the ports that the system chose for port 0."""
+    connections: int
+    """How many are open."""
+
+
+class ThisProcess(NamedTuple):
+    """One life of the node."""
+
+    instance: str
+    """Tells it from another process with the same id (a copied spool directory)."""
+    pid: int
+    began: float
+    """In monotonic seconds."""
+
+
+@dataclass(eq=False, kw_only=True)
+class NodeStatus:
+    """How one node is, from its parts."""
+
+    config: Config
+    id: str
+    process: ThisProcess
+    storage: Storage
+    admission: Admission
+    services: Services
+    listener: Listening
+    workers: Workers
+    neighbours: Neighbours
+    aside: Counting
+    stop: Stop
+    log_dropped: Callable[[], int]
+    """How many lines of the log could not be written."""
+    _rates: Rates = field(default_factory=Rates)
+    _pinged: tuple[float, dict[str, Any]] = (float("-inf"), {})
+    """When the last one for a ping was made, and that."""
+
+    def __repr__(self) -> str:
+        total, outbox = self.storage.spool.total, self.storage.outbox.total
+        return f"<NodeStatus of {self.config.name}: {self.stop.state}, {total} tasks, {outbox} in the outbox>"
+
+    def now(self) -> dict[str, Any]:
+        """The node in numbers."""
+        spool, outbox, counts = self.storage.spool, self.storage.outbox, self.storage.journal.counts
+        workers, aside, services = self.workers, self.aside.found, self.services
+        rates = self._per_second()
+        return {
+            "name": self.config.name, "id": self.id, "spool": self.storage.journal.layout.root,
+            "listen": self.listener.addresses, "tags": self.config.tag, "pid": self.process.pid,
+            "uptime": round(time.monotonic() - self.process.began, 3),
+            "state": self.stop.state, "sync": self.config.sync, "app": self.config.app,
+            "workers": workers.ready, "worker_pids": workers.worker_pids, "old_workers": workers.leaving,
+            "total": spool.total, "waiting": self.ready_tasks, "running": len(workers.running()),
+            "held": workers.held, "later": len(spool.later), "retrying": len(spool.retrying),
+            "dead": aside.dead, "outbox": outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
+            "rates": {name: rate for name, rate in rates.items() if name != "busy"},
+            "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
+            "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in services.refusals.items()},
+            "worker_deaths": workers.deaths, "task_seconds": round(workers.seconds, 6),
+            "connections": self.listener.connections, "free": self.admission.free, "min_free": self.config.min_free,
+            "outbox_total": outbox.total, "handshake_failures": services.handshake_failures,
+            "forwarded": outbox.forwarded, "repeats": spool.repeats, **self._for_peers(rates), **self.neighbours.status(),
+            "log_dropped": self.log_dropped(),
+        }  # fmt: skip
+
+    def for_ping(self) -> dict[str, Any]:
+        """The status for a ping. It is kept for a moment: clients may ping thousands of times at once."""
+        now = time.monotonic()
+        if now - self._pinged[0] > PING_SECONDS:
+            self._pinged = now, _for_ping(self.now())
+        return self._pinged[1]
+
+    async def in_full(self) -> dict[str, Any]:
+        """The same with the links, which only operators want."""
+        await self.aside.recount()
+        links = {}
+        for index, (to, size) in enumerate(self.storage.outbox.sizes().items(), 1):
+            if (link := self.neighbours.link(to)) is not None:
+                links[to] = {"waiting": size, **link}
+            if index % LINKS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return {**self.now(), "links": links}
+
+    def problem(self) -> str:
+        """Why this node should get no work now; empty when it is well."""
+        if self.stop.is_asked:
+            return "stopping"
+        if self.admission.closed:
+            return self.admission.closed
+        if self.admission.is_low:
+            return "the disk is full"
+        if self.config.app and not self.workers.ready:
+            return "no worker is up"
+        return ""
+
+    @property
+    def ready_tasks(self) -> int:
+        """Tasks that wait for a worker, and not for their time."""
+        spool = self.storage.spool
+        return max(spool.total - len(spool.later) - self.workers.held, 0)
+
+    def oldest_waiting(self) -> float | None:
+        """Seconds that the oldest ready task has waited; None when none waits."""
+        oldest = self.storage.spool.queue.oldest()
+        return None if oldest is None else round(max(time.time() - oldest, 0.0), 3)
+
+    def sample(self) -> None:
+        """Notes where the counters stand: rates are told since then. Called from time to time."""
+        self._rates.sample(time.monotonic(), self._counters())
+
+    def _per_second(self) -> dict[str, float]:
+        return self._rates.per_second(time.monotonic(), self._counters())
+
+    def _counters(self) -> dict[str, float]:
+        """All that only rises and whose rate is told."""
+        counts = self.storage.journal.counts
+        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.workers.busy}
+
+    def _for_peers(self, rates: dict[str, float]) -> dict[str, Any]:
+        """The part of the status that other nodes decide by."""
+        return {
+            "cluster": self.config.cluster, "protocol": PROTOCOL, "version": VERSION, "instance": self.process.instance,
+            "pace": self._pace(rates), "time": time.time(),
+            "draining": self.stop.is_asked, "accepting": not self.admission.closed and not self.admission.is_low,
+        }  # fmt: skip
+
+    def _pace(self, rates: dict[str, float]) -> float:
+        """Tasks a second that the workers do when they have work, as seen over the last minute; 0.0 when nothing was seen."""
+        ended, busy = rates["done"] + rates["failed"], rates["busy"]
+        return round(len(self.workers.worker_pids) * ended / busy, 3) if busy > 0 else 0.0
+
+
+def _for_ping(status: dict[str, Any]) -> dict[str, Any]:
+    """A status without what grows with the number of destinations: an answer to a ping has 64 KiB."""
+    return {name: value for name, value in status.items() if name != "outbox"}

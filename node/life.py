@@ -1,0 +1,162 @@
+"""The order in which the parts of a node start, and in which they stop. The simulation lives by it too.
+
+Start: what waits for this node itself becomes its own, operators and workers get their sockets, the application loads; only
+then what others leave here is taken, peers hear of the node, and tasks are handed out.
+
+Stop: nothing is taken in any more; what runs ends, and peers hear goodbye; waiting tasks are handed over, if that is wished,
+or get files of their own; then links, disk threads and connections end, in this order, so that every promise is kept and
+heard.
+"""
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.control.stop import Stop
+from spoolnode.node.housekeeping import Housekeeping
+from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.neighbours import Neighbours
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.reload import Reloads
+from spoolnode.node.work.pool import AppBroken
+from spoolnode.node.work.workers import Workers
+from spoolnode.protocol.request import Terms
+
+SETTLE_AT_STOP = 1000
+"""Tasks in batches that get files of their own at each clean stop: about half a second."""
+
+
+class Sockets(Protocol):
+    """Where clients and peers connect."""
+
+    def open(self) -> None:
+        """Listens."""
+
+    def open_own(self) -> None:
+        """Listens on the node's own socket too. Raises BadConfig."""
+
+    def close(self) -> None:
+        """Listens no more; connections that wait for an answer still get it."""
+
+    def close_streams(self) -> None:
+        """Ends what is still connected."""
+
+
+class Drops(Protocol):
+    """Where tasks are dropped as files."""
+
+    def start(self) -> None:
+        """Takes them from now on."""
+
+    def stop(self) -> None:
+        """Takes no more."""
+
+
+class Desk(Protocol):
+    """Where operators ask."""
+
+    async def start(self) -> None:
+        """Answers from now on. Raises BadConfig."""
+
+    async def stop(self) -> None:
+        """Answers no more."""
+
+
+async def nothing() -> None:
+    """Does nothing."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Life:
+    """The parts of a node that start and stop."""
+
+    config: Config
+    report: Callable[..., None]
+    stop: Stop
+    storage: Storage
+    admission: Admission
+    services: Services
+    listener: Sockets
+    inbox: Drops
+    neighbours: Neighbours
+    workers: Workers
+    reloads: Reloads
+    control: Desk
+    housekeeping: Housekeeping
+    ready: Callable[[], None]
+    """Called when it is up, before the first task is handed out."""
+    before_load: Callable[[], Awaitable[None]] = nothing
+    """Comes when operators can ask, and before the application loads."""
+
+    async def start(self) -> None:
+        """Raises AppBroken, BadConfig, OSError: it cannot start, and all has ended again."""
+        # The listener is open before the workers start: an application may enqueue while it is imported.
+        self.listener.open()
+        await self._claim_outbox()
+        try:
+            await self.control.start()
+            self.listener.open_own()
+            await self.before_load()
+            if self.config.app and not self.stop.is_asked:
+                await self.reloads.first()
+        except (AppBroken, BadConfig, OSError):
+            self.listener.close()
+            await self._end()
+            raise
+        self.inbox.start()
+        await self.neighbours.start()
+        self.stop.started()
+        self.ready()
+        self.housekeeping.start()
+
+    async def shut_down(self) -> None:
+        """Ends all, with grace unless it is asked for again."""
+        running, hint = len(self.workers.running()), "a second SIGTERM ends it at once"
+        self.report("stopping", running=running, grace=self.config.grace, hint=hint)
+        self.admission.stop("this node is draining" if self.stop.drains else "this node is stopping")
+        self.listener.close()
+        self.inbox.stop()
+        await self.reloads.stop()
+        await asyncio.gather(self.neighbours.leave(), self.workers.stop())
+        if self.stop.drains and not self.stop.is_hasty:
+            await self._drain()
+        if self.stop.leaves_files or self.storage.journal.in_batches <= SETTLE_AT_STOP:
+            # People, and a uWSGI server, find what waits as spool files.
+            await self.storage.spool.settle_all(lambda: not self.stop.is_hasty)
+        await self._end()
+        self.report("stopped", waiting=self.storage.spool.total, outbox=self.storage.outbox.total)
+
+    async def _claim_outbox(self) -> None:
+        """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
+        for to, count in self.storage.outbox.sizes().items():
+            is_here = self.neighbours.route(Terms(destination=to)) == [""]
+            if is_here and (claimed := await self.storage.moving.re_place(to, count, lambda _asked: "")):
+                self.report("claimed", destination=to, tasks=claimed)
+
+    async def _drain(self) -> None:
+        try:
+            await self.stop.unless_hasty(self._hand_over())
+        except Exception as error:  # noqa: BLE001  # the rest of the stop must not depend on it; it is reported in full
+            self.report("mistake", reason="the drain ended early", traceback="".join(traceback.format_exception(error)))
+        left = self.storage.spool.total + self.storage.outbox.total
+        self.report("drained", left=left, kept="on disk, for the next start" if left else "nothing")
+
+    async def _hand_over(self) -> None:
+        await self.neighbours.drain(self.config.grace)
+
+    async def _end(self) -> None:
+        await self.housekeeping.stop()
+        self.workers.stop_now()
+        await self.neighbours.stop()
+        await self.control.stop()
+        await self.admission.close()
+        await self.storage.close()
+        self.services.flush()
+        self.listener.close_streams()
+        # The last answers leave with the next turns of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
