@@ -4,7 +4,7 @@ from typing import Any
 
 from spoolnode.calls.registry import is_async
 from spoolnode.django.backend_options import read_options
-from spoolnode.django.library import TaskBackend, base, normalize_json, signals
+from spoolnode.django.library import TaskBackend, new_result, normalize_json, signals
 from spoolnode.django.running import call, call_async
 
 HIGHEST = 100
@@ -51,13 +51,3 @@ class Backend(TaskBackend):  # type: ignore[misc]  # Django has no types
         result = new_result(task, self.alias, identity, args, kwargs)
         signals.task_enqueued.send(type(self), task_result=result)
         return result
-
-
-def new_result(task: Any, alias: str, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """Django's record of a task that waits."""
-    from django.utils import timezone
-
-    return base.TaskResult(
-        task=task, id=identity, status=base.TaskResultStatus.READY, enqueued_at=timezone.now(), started_at=None,
-        last_attempted_at=None, finished_at=None, args=args, kwargs=kwargs, backend=alias, errors=[], worker_ids=[],
-    )  # fmt: skip

@@ -15,4 +15,14 @@ except ImportError:
 
 TaskBackend: Any = BaseTaskBackend
 
-__all__ = ["TaskBackend", "base", "normalize_json", "signals", "tasks"]
+__all__ = ["TaskBackend", "base", "new_result", "normalize_json", "signals", "tasks"]
+
+
+def new_result(task: Any, alias: str, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """Django's record of a task that waits."""
+    from django.utils import timezone
+
+    return base.TaskResult(
+        task=task, id=identity, status=base.TaskResultStatus.READY, enqueued_at=timezone.now(), started_at=None,
+        last_attempted_at=None, finished_at=None, args=args, kwargs=kwargs, backend=alias, errors=[], worker_ids=[],
+    )  # fmt: skip

@@ -37,11 +37,11 @@ class _Run:
         from django.utils import timezone
         from django.utils.module_loading import import_string
 
-        from spoolnode.django.backend import Backend, new_result
-        from spoolnode.django.library import base, signals
+        from spoolnode.django.library import base, new_result, signals
 
-        self._now, self._signals, self._sender, self._base = timezone.now, signals, Backend, base
         self.task = import_string(path)
+        self._now, self._signals, self._base = timezone.now, signals, base
+        self._sender = type(self.task.using(backend=alias).get_backend())
         here = current_task()
         self.result = new_result(self.task, alias, here.id if here else "", args, kwargs)
         if here is not None:
@@ -49,7 +49,7 @@ class _Run:
             self.result.worker_ids.extend([here.node] * here.attempt)  # Django counts attempts by them
         self._set(status=base.TaskResultStatus.RUNNING, started_at=self._now(), last_attempted_at=self._now())
         self.context = (base.TaskContext(task_result=self.result),) if self.task.takes_context else ()
-        signals.task_started.send(sender=Backend, task_result=self.result)
+        signals.task_started.send(sender=self._sender, task_result=self.result)
 
     def succeeded(self, returned: Any) -> None:
         """The task has ended."""
