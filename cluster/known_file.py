@@ -1,4 +1,4 @@
-"""Keeps on disk whose name is whose (`known`), so that it is proved once and not at each start."""
+"""Keeps on disk which name belongs to which node (`known`), so that nodes prove it once and not at each start."""
 
 from spoolnode.cluster.known import Known
 from spoolnode.node.background import spawn
@@ -8,7 +8,7 @@ from spoolnode.node.spool.recovery import read_small
 
 
 class KnownFile:
-    """The file `known` of a spool directory. A change is written soon after it; a write that failed is tried again at each tick.
+    """The file `known` of a spool directory. A change is written soon; a failed write is tried again at each tick.
 
     Args:
         journal: the disk and its threads.
@@ -21,25 +21,25 @@ class KnownFile:
         self._path = journal.layout.known
         self.known = self._read()
         self._kept = self.known.version
-        """Which version of it is on the disk."""
+        """The version that is on the disk."""
         self._is_writing = self._has_failed = False
 
     def _read(self) -> Known:
-        """Raises nothing: a node starts, whatever lies in its directory."""
+        """Reads `known`. Never raises: a node starts whatever its directory holds."""
         try:
             data = read_small(self._journal.store, self._path, self._report)
             return Known.decode(data) if data is not None else Known()
         except (OSError, ValueError) as error:
-            self._report("known_damaged", reason=f"{self._path} cannot be read, whose name is whose is found out anew: {error}")
+            self._report("known_damaged", reason=f"{self._path} cannot be read, so nodes must prove their names again: {error}")
         return Known()
 
     def changed(self) -> None:
-        """Something may have changed: writes it, unless the last write failed."""
+        """Writes a possible change, unless the last write failed."""
         if not self._has_failed:
             self.tick()
 
     def tick(self) -> None:
-        """Writes what has changed."""
+        """Writes changes."""
         if self.known.version != self._kept and not self._is_writing:
             self.write()
 
@@ -53,7 +53,7 @@ class KnownFile:
         try:
             await self._journal.moves.run(lambda: self._journal.store.replace(self._path, data))
             self._kept, self._has_failed = version, False
-        except OSError as error:  # said once
+        except OSError as error:  # reported once
             if not self._has_failed:
                 self._report("sync_failed", file="known", reason=str(error))
             self._has_failed = True

@@ -1,4 +1,4 @@
-"""One other node, as this one knows it: who it is, where it is, how it is, when it is pinged. Pure."""
+"""One other node, as this one knows it: its identity, its addresses, its state, its pings. Pure."""
 
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from spoolnode.cluster.peer_status import Status
 
 MOST_ADDRESSES = 8
 STRANGERS = "mdns"
-"""The source that everything on the network segment can write to."""
+"""The source that anything on the network segment can write to."""
 
 
 @dataclass(slots=True)
@@ -18,20 +18,20 @@ class Pings:
     """The pings of one peer; see `pings`."""
 
     exchanged_at: float
-    """When it last showed that it is there."""
+    """When it last showed a sign of life."""
     status_at: float
-    """When it last said how it is."""
+    """When its status last came."""
     in_flight: int = 0
-    """More than one only when two peers turned out to be one."""
+    """More than one only if two peers turned out to be one."""
     begun_at: float = float("-inf")
     not_before: float = float("-inf")
     next_at: float | None = None
     silence: float = 0.0
-    """How long nothing may be exchanged while it is up."""
+    """Seconds without an exchange after which it is pinged, while it is up."""
     at_once: bool = False
-    """The next one is not put off because something was exchanged."""
+    """Whether an exchange does not put off the next one."""
     again: bool = False
-    """Something happened while one was in flight; its result may be older."""
+    """Whether something happened while one was in flight, so that its result may be older."""
 
 
 @dataclass(eq=False, repr=False)
@@ -39,7 +39,7 @@ class Peer:
     """One other node."""
 
     id: str
-    """Empty as long as only its address is known, and for ever when it is a real uWSGI."""
+    """Empty as long as only its address is known, and always for a real uWSGI."""
     liveness: Liveness
     pings: Pings
     name: str = ""
@@ -50,21 +50,21 @@ class Peer:
     rtt: float = 0.0
     candidates: dict[tuple[str, str], Candidate] = field(default_factory=dict)
     known_at: tuple[str, ...] = ()
-    """Addresses that no source names (any more)."""
+    """Addresses that no source names (now)."""
     said_at: tuple[str, ...] = ()
-    """Where calls in its name say that it is, while it answers elsewhere; becomes `known_at` when it does not any more."""
+    """Addresses from calls in its name while it answers elsewhere; they become `known_at` when it no longer does."""
     named_at: set[str] = field(default_factory=set)
     """Addresses that an operator has named: tasks may be given there."""
     outside: tuple[str, ...] = ()
-    """An address to which none may be given."""
+    """An address that may not get tasks."""
     double: str = ""
-    """Where another process said that it has this id."""
+    """The address where another process claimed this id."""
     answers_at: str = ""
     absorbed_by: "Peer | None" = None
 
     @classmethod
     def new(cls, node_id: str, now: float) -> Self:
-        """One of which nothing is known yet."""
+        """A new peer, without any facts yet."""
         return cls(node_id, Liveness(now), Pings(exchanged_at=now, status_at=now))
 
     def __repr__(self) -> str:
@@ -74,12 +74,12 @@ class Peer:
 
     @property
     def state(self) -> PeerState:
-        """How it is."""
+        """Its state."""
         return self.liveness.state
 
     @property
     def reason(self) -> str:
-        """Why it failed last; empty when it did not since it was up."""
+        """Why it failed last; empty if it has not failed since it was up."""
         return self.liveness.reason
 
     @property
@@ -89,21 +89,21 @@ class Peer:
 
     @property
     def is_only_hinted(self) -> bool:
-        """Whether only strangers name it: neither the configuration nor itself."""
+        """Whether only strangers name it, neither the configuration nor the node itself."""
         return all(source.startswith(STRANGERS) for source, _ in self.candidates)
 
     @property
     def answers(self) -> bool:
-        """Whether it answers where it has said who it is."""
+        """Whether it answers at an address where it has proved its identity."""
         return self.state in (PeerState.UP, PeerState.LEAVING) and self.status is not None and bool(self.answers_at)
 
     def locate(self, ours: Container[str], may_give: Callable[[str], bool]) -> None:
-        """Its addresses in order: where it answers, what sources name, then the rest.
+        """Puts its addresses in order: where it answers, those that sources name, then the rest.
 
-        As long as it is up, no announcement leads away from where it answers. Then what is announced goes first.
+        As long as it is up, no announcement leads away from where it answers. After that, announced addresses come first.
 
         Args:
-            ours: addresses that are this node.
+            ours: addresses of this node.
             may_give: whether tasks may be given to an address that only strangers name.
         """
         named = [address for candidate in self.candidates.values() for address in candidate.addresses]
@@ -116,7 +116,7 @@ class Peer:
         self.addresses = tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
 
     def row(self, now: float) -> dict[str, Any]:
-        """How it is, for people."""
+        """Its row of the table for people."""
         status = self.status or Status()
         return {
             "name": self.name,

@@ -1,6 +1,6 @@
-"""What a node says of itself when it is pinged, and how much work that is. Pure.
+"""The status of a node, from its answer to a ping, and its load. Pure.
 
-A status comes from the network: whatever has the wrong type or an impossible value counts as not said.
+A status comes from the network: items with a wrong type or an impossible value are ignored.
 """
 
 import math
@@ -13,41 +13,41 @@ from spoolnode.protocol import names
 MOST_TAGS = 32
 LONGEST_TEXT = 200
 MOST = 10**12
-"""Of anything that is counted, or done in a second."""
+"""The largest count, or number in a second, that is believed."""
 SLOWEST = 1e-6
-"""Tasks a second: less is as good as not known."""
+"""Tasks a second: a lower pace counts as unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The answer to a ping. A real uWSGI says nothing, so every part has a default."""
+    """The answer to a ping. A real uWSGI does not send one, so every part has a default."""
 
     id: str = ""
     name: str = ""
     cluster: str = ""
     protocol: int = 0
-    """0 when it did not say."""
+    """0 if unknown."""
     version: str = ""
     instance: str = ""
-    """A random token of the process: tells a node from a copy of its spool directory."""
+    """A random token of the process: tells a node from one on a copy of its spool directory."""
     tags: frozenset[str] = frozenset()
     workers: int = 0
     """0 is a node that runs no tasks."""
     waiting: int = 0
     running: int = 0
     pace: float = 0.0
-    """Tasks a second that its workers do when they have work; 0.0 when not known."""
+    """Tasks a second that its workers do when they have work; 0.0 if unknown."""
     draining: bool = False
     accepting: bool = False
     time: float = 0.0
-    """Its wall clock; 0.0 when it did not say."""
+    """Its wall clock; 0.0 if unknown."""
     app: str = ""
     key: str = ""
-    """The fingerprint of the key that it has proved; set by who heard it."""
+    """The fingerprint of the key that it has proved; set by the receiver."""
 
     @classmethod
     def read(cls, said: Mapping[str, Any]) -> Self:
-        """The parts that make sense."""
+        """The status from these items, as far as they make sense."""
         node_id, name = _text(said, "id"), _text(said, "name")
         tags = said.get("tags")
         kept = [tag for tag in tags if isinstance(tag, str) and names.is_node_name(tag)] if isinstance(tags, list | tuple) else []
@@ -72,7 +72,7 @@ class Status:
 
     @property
     def takes_tasks(self) -> bool:
-        """Whether it may be sent tasks that it would store."""
+        """Whether it would store tasks."""
         return self.accepting and not self.draining
 
     @property
@@ -83,13 +83,13 @@ class Status:
 
 @dataclass(slots=True)
 class Load:
-    """How much a node has to do, and how quickly it does it."""
+    """The work of a node, and how quickly it does it."""
 
     tasks: int = 0
-    """What waits and what runs."""
+    """Waiting and running tasks."""
     workers: int = 1
     pace: float = 0.0
-    """Tasks a second; 0.0 when not known."""
+    """Tasks a second; 0.0 if unknown."""
 
     @classmethod
     def of(cls, status: Status, queued: int = 0) -> Self:
@@ -97,7 +97,7 @@ class Load:
         return cls(status.waiting + status.running + queued, status.workers, status.pace)
 
     def within(self, seconds: float) -> int:
-        """How many tasks it does in that time. Of unknown pace: one for each worker, so that a pace can be seen."""
+        """The tasks that it does in that time. If the pace is unknown, one for each worker, so that a pace can be seen."""
         return int(self.pace * seconds) if self.pace else self.workers
 
 

@@ -1,12 +1,12 @@
-"""The table of peers: hears what sources, calls, pings and links tell, and asks the modules that decide. Pure.
+"""The table of peers: takes the news of sources, calls, pings and links to the modules that decide. Pure.
 
-    liveness, pings             how a peer is, and when it is pinged; `watch` takes what was seen to both
-    recognition, vetting        who it is that answers, and whether it may be talked to
+    liveness, pings             the state of a peer, and when it is pinged; `watch` tells both
+    recognition, vetting        which node answers, and whether it may be contacted
     index, destinations         all peers; which one a destination means
 
 The prober takes the peers from `due`, tries the addresses of each in their order, and ends each ping with exactly one
-`answered(peer, ...)` or `failed(peer, ...)`. Links tell what they see through the same two, with an address or a node id in
-place of the peer. Times are monotonic seconds, `wall` is the wall clock.
+`answered(peer, ...)` or `failed(peer, ...)`. Links report through the same two, with an address or a node id in place of the
+peer. Times are monotonic seconds, `wall` is the wall clock.
 """
 
 import random
@@ -35,14 +35,14 @@ class PeerTable:
     """All peers.
 
     Args:
-        identity: who this node is.
+        identity: the identity of this node.
         rng: for jitter.
         timing: how often peers are pinged, and when they are forgotten.
         changed: called as `changed(peer, old, new)` whenever the state of a peer changes; it must not call the table back.
-        warn: called as `warn(action, **details)` for what an operator must know.
-        instance: the token of this process that its own status carries.
-        known: whose name is whose, as proved before.
-        giving: to whom tasks are given.
+        warn: called as `warn(action, **details)` for everything that an operator must know.
+        instance: the token of this process, as in its own status.
+        known: the names and ids that were proved before.
+        giving: which addresses may get tasks.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class PeerTable:
         self._giving = giving
         self._once = Once(warn or (lambda *_, **__: None))
         self.known = known or Known()
-        """Whose name is whose."""
+        """The names and ids that were proved."""
         self._peers = PeerIndex(set(identity.addresses), giving.may, self._once)
         self._queue = PingQueue(self._peers, rng, timing)
         self._watch = PeerWatch(self._peers, self._queue, certified=giving.certified, changed=changed)
@@ -87,7 +87,7 @@ class PeerTable:
         return {state: states.count(state) for state in PeerState if state in states}
 
     def get(self, node_id: str) -> Peer | None:
-        """The peer of that id."""
+        """The peer with that id."""
         return self._peers.get(node_id)
 
     def is_here(self, destination: str) -> bool:
@@ -95,7 +95,7 @@ class PeerTable:
         return destination in (self._identity.id, self._identity.name) or destination in self._peers.ours
 
     def is_reached(self, node_id: str, instance: str, host: str) -> bool:
-        """Whether we reach this very process of that node at that host. Anybody can say that it is another node when it calls."""
+        """Whether we reach this very process of that node at that host. Any caller can claim to be another node."""
         peer = self._peers.get(node_id)
         if peer is None or peer.status is None or peer.status.instance != instance:
             return False
@@ -108,7 +108,7 @@ class PeerTable:
     # -- what sources say --
 
     def found(self, candidate: Candidate, now: float) -> None:
-        """A source names somebody; replaces what had the same source and key."""
+        """Takes a candidate; it replaces the one with the same source and key."""
         candidate = candidate._replace(addresses=candidate.addresses[:MOST_ADDRESSES])
         key = (candidate.source, candidate.key)
         before = self._peers.named(*key)
@@ -126,24 +126,24 @@ class PeerTable:
         self._vetting.shut_out(peer, now)
 
     def gone(self, source: str, key: str, now: float) -> None:
-        """A source does not name it any more. Its address is kept as long as it lives."""
+        """Notes that a source no longer names a candidate. Its address is kept as long as it lives."""
         del now
         if peer := self._peers.named(source, key):
             self._peers.withdraw(peer, (source, key), keep=True)
 
     def leaving(self, source: str, key: str, now: float) -> None:
-        """A goodbye, perhaps a forged one: one ping tells. The source says by itself when it names it no more."""
+        """Notes a goodbye, perhaps a forged one: a ping will tell. `gone` follows once the source drops the candidate."""
         if peer := self._peers.named(source, key):
             self._watch.see(peer, Seen.GOODBYE, now)
 
     # -- what calls say --
 
     def heard(self, node_id: str, name: str, now: float, addresses: tuple[str, ...] = (), instance: str = "") -> None:
-        """A connection came in that says this id. It says nothing on whether we reach it, so it only makes us try at once.
+        """Notes a connection from a node that says this id. It does not prove that we reach the node, so we try at once.
 
-        Not when we reach that very process already (`instance`): every ping is heard, and two nodes would ping each other
-        without end. Its name counts when it has never answered, or has a certificate for it; without one, the addresses count
-        when it does not answer where it has proved who it is.
+        If we already reach that very process (`instance`), we do not: each ping is heard, and two nodes would ping each other
+        without end. Its name counts if it has never answered, or has a certificate for it. Without one, its addresses count if
+        it does not answer where it has proved its identity.
         """
         if node_id == self._identity.id:
             return
@@ -162,7 +162,7 @@ class PeerTable:
             self._watch.see(peer, Seen.HEARD, now)
 
     def met_copy(self, address: str) -> None:
-        """A node with our id introduced itself: one spool directory is a copy of the other."""
+        """Notes a hello with our id: one spool directory is a copy of the other."""
         warnings.id_twice(self._once, self._identity.id, address)
 
     # -- what pings and links see --
@@ -170,10 +170,10 @@ class PeerTable:
     def answered(
         self, who: Peer | str, said: Mapping[str, Any], rtt: float, now: float, *, wall: float = 0.0, address: str = ""
     ) -> Peer | None:
-        """A ping, or the handshake of a link, was answered.
+        """Takes the answer to a ping, or to the handshake of a link.
 
         Args:
-            who: the peer from `due`, whose ping has ended with this; or the address or id, for a link.
+            who: the peer from `due`, whose ping ends with this; for a link, the address or id.
             said: its status; empty for a real uWSGI.
             rtt: seconds between question and answer.
             now: when the answer came.
@@ -181,7 +181,7 @@ class PeerTable:
             address: where it answered.
 
         Returns:
-            Who it is; None when it is this node itself, or there is no room in the table.
+            The peer; None if it is this node itself, or the table is full.
         """
         status, asked = Status.read(said), self._end_ping(who)
         if asked is None and isinstance(who, str) and ":" in who:
@@ -205,7 +205,7 @@ class PeerTable:
         return peer
 
     def failed(self, who: Peer | str, failure: Failure, now: float, reason: str = "") -> None:
-        """A ping (`who` is the peer from `due`) or a link (an address or id) failed."""
+        """Takes the failure of a ping (`who` is the peer from `due`) or of a link (an address or id)."""
         peer = self._end_ping(who)
         if peer is None:
             return
@@ -214,12 +214,12 @@ class PeerTable:
             self._watch.see(peer, seen_by_ping(failure), now, reason)
             self._queue.follow_up(peer, now)
         elif who not in (peer.id, peer.answers_at) and self._watch.is_held(peer):
-            self._watch.ask(peer, now)  # a link to another address of it says nothing on the one where it answers
+            self._watch.ask(peer, now)  # a link to another address of it says nothing about the one where it answers
         else:
             self._watch.see(peer, seen_by_link(failure), now, reason)
 
     def exchanged(self, who: str, now: float) -> None:
-        """A task was taken there: a sign of life. `who` is an id or an address."""
+        """Notes that a task was taken there, a sign of life. `who` is an id or an address."""
         if peer := self._peers.find(who):
             peer.pings.exchanged_at = now
             self._watch.see(peer, Seen.TAKEN, now)
@@ -227,20 +227,20 @@ class PeerTable:
     # -- whom to ping --
 
     def due(self, now: float) -> list[Peer]:
-        """Whom to ping now; each is counted as being pinged until `answered` or `failed` says how that ended."""
+        """The peers to ping now. Each counts as being pinged until `answered` or `failed` ends that."""
         if now >= self._sweep_at:
             self._sweep_at = now + self._timing.forget / 15
             self._peers.forget_old(now, self._timing.forget)
         return self._queue.due(now)
 
     def next_due(self) -> float | None:
-        """When to call `due` next. It may turn out that nothing is to be done then."""
+        """When to call `due` next. It may then return nothing."""
         return self._queue.next_due()
 
     # -- what an operator says --
 
     def accept(self, name: str, node_id: str, now: float) -> None:
-        """The operator says whose name this is: those concerned are asked again at once."""
+        """Gives a name to the node that the operator chose, and asks the peers concerned again at once."""
         self.known.accept(name, node_id, certified=self._giving.certified)
         for peer in list(self._peers):
             if node_id == peer.id or peer.name == name:
@@ -248,13 +248,13 @@ class PeerTable:
                 self.ask_again(peer, now)
 
     def ask_again(self, peer: Peer, now: float) -> None:
-        """What a peer was rejected for may be over."""
+        """Asks a rejected peer again: the reason may be gone."""
         self._queue.plan(peer, Ask.REGARDLESS, now)
 
     # -- inside --
 
     def _end_ping(self, who: Peer | str) -> Peer | None:
-        """Who is meant; when it is a peer, one ping of it has ended."""
+        """The peer that is meant; if `who` is a peer, one of its pings ends."""
         if isinstance(who, str):
             return self._peers.find(who)
         while who.absorbed_by:
@@ -263,7 +263,7 @@ class PeerTable:
         return who if who in self._peers else None
 
     def _met_at(self, address: str, now: float) -> Peer | None:
-        """A link reached an address that only a task names."""
+        """The peer for an address that only a task names, reached by a link."""
         peer = self._peers.add("", now)
         if peer:
             peer.known_at = (address,)
@@ -271,13 +271,13 @@ class PeerTable:
         return peer
 
     def _heard_outside(self, address: str, status: Status, now: float) -> Peer | None:
-        """Something answered at an address that only a task names: no peer. Returned when it must get nothing."""
+        """Checks an answer at an address that only a task names. Returns a peer only if it must get nothing."""
         stranger = Peer.new("", now)
         stranger.addresses = (address,)
         return stranger if status.id != self._identity.id and self._vetting.is_foreign(stranger, status, now) else None
 
     def _greet(self, peer: Peer, status: Status, rtt: float, address: str, now: float) -> None:
-        """It answered as it should."""
+        """Takes a good answer of a peer."""
         peer.status, peer.rtt, peer.name = status, rtt, status.name or peer.name
         peer.pings.status_at = peer.pings.exchanged_at = now
         if address and address != peer.answers_at:
@@ -286,7 +286,7 @@ class PeerTable:
         self._watch.see(peer, Seen.DRAINING if status.draining else Seen.ANSWERED, now)
 
     def _compare(self, peer: Peer, status: Status, wall: float, news: bool) -> None:
-        """Tells of a clock that is off, and of another node with this one's name."""
+        """Warns of a clock that is off, and of another node with this one's name."""
         if wall and status.time:
             warnings.clock(self._once, peer.id, peer.name, status.time + peer.rtt / 2 - wall)
         if news and status.id and status.name == self._identity.name:
@@ -294,7 +294,7 @@ class PeerTable:
             warnings.own_name_twice(self._once, status.name, ids, addresses)
 
     def _own_address(self) -> str:
-        """Where others reach this node: what is advertised, or turned out to be this node, rather than the loopback."""
+        """Where others reach this node: the advertised address, or one that turned out to be ours; preferably not loopback."""
         own = self._identity.addresses
         known = [*own, *sorted(self._peers.ours - {*own})]
         return next((address for address in known if not is_loopback(address)), next(iter(known), "no address (this one)"))

@@ -1,8 +1,8 @@
-"""On which node a task is to run. Pure: reports and times are passed in.
+"""Chooses the node for a task. Pure: reports and times are passed in.
 
-`any` and `tag:X` take two nodes at random and choose the one with less to do: nearly as good as the least loaded of all, and many
-nodes that choose by the same old reports do not all choose the same. Between two reports of a node, what was placed on it
-since is added, and what it is likely to have done is taken off.
+`any` and `tag:X` pick two nodes at random and choose the one with less to do. This is nearly as good as the least loaded of
+all, and many nodes that choose by the same old reports do not all choose the same. Between two reports of a node, tasks placed
+on it since are added, and those that it has probably done are subtracted.
 """
 
 import random
@@ -19,31 +19,31 @@ ANY, ALL, TAG = "any", "all", "tag:"
 
 @dataclass(slots=True)
 class _Node:
-    """One node as placement sees it; its own is `HERE`."""
+    """One node as placement sees it; this one is `HERE`."""
 
     id: str
     tags: frozenset[str]
     up: bool
     works: bool
-    """It may be chosen to run a task."""
+    """Whether it may be chosen to run a task."""
     tasks: float
-    """As reported, and placed since."""
+    """Tasks as reported, and placed since."""
     workers: int
     pace: float
     at: float
-    """When that was reported."""
+    """When they were reported."""
 
     def tasks_at(self, now: float) -> float:
-        """How many it is likely to have now."""
+        """The number that it probably has now."""
         return max(self.tasks - self.pace * (now - self.at), 0.0)
 
 
 class Placement:
-    """Chooses. It must be told each status of the peers that are up, when one is not any more, and the own status once a second.
+    """Chooses. It must hear each status of a peer that is up, when a peer is no longer up, and the own status once a second.
 
     Args:
-        identity: who this node is.
-        rng: for the choice.
+        identity: the identity of this node.
+        rng: for the choices.
     """
 
     def __init__(self, identity: Identity, rng: random.Random) -> None:
@@ -51,17 +51,17 @@ class Placement:
         self._ours = {HERE, identity.id, identity.name, *identity.addresses}
         self._nodes: dict[str, _Node] = {}
         self._any: list[_Node] | None = None
-        """Who may be chosen; None when that must be found out again."""
+        """The nodes that may be chosen; None if they must be found again."""
         self._tagged: dict[str, list[_Node]] = {}
 
     def is_also(self, address: str) -> None:
-        """This address turned out to be this node."""
+        """Notes that this address is this node."""
         self._ours.add(address)
 
     def reported(self, node_id: str, status: Status, now: float, queued: int = 0) -> bool:
-        """A peer that is up (or this node, as `HERE`) said how it is; `queued` tasks wait in our outbox for it.
+        """Takes the status of a peer that is up (or of this node, as `HERE`); `queued` tasks wait in our outbox for it.
 
-        Whether it may be chosen for something now for which it might not be chosen before.
+        Returns whether it may now be chosen for tasks for which it might not be chosen before.
         """
         load = Load.of(status, queued)
         new = _Node(node_id, status.tags, True, status.works, float(load.tasks), load.workers, load.pace, now)
@@ -74,13 +74,13 @@ class Placement:
         return new.works
 
     def unavailable(self, node_id: str) -> None:
-        """A peer is suspect, leaving, down or rejected. Its tags are remembered."""
+        """Notes that a peer is suspect, leaving, down or rejected. Its tags are remembered."""
         if (node := self._nodes.get(node_id)) and node.up:
             node.up = False
             self._any = None
 
     def retain(self, node_ids: Iterable[str]) -> None:
-        """All others are in the table no more."""
+        """Forgets all others."""
         gone = self._nodes.keys() - {HERE, *node_ids}
         for node_id in gone:
             del self._nodes[node_id]
@@ -88,12 +88,12 @@ class Placement:
             self._any = None
 
     def placed(self, node_id: str, count: int) -> None:
-        """So many tasks went there otherwise than by `choose` (which counts its own)."""
+        """Counts tasks that went there without `choose` (which counts its own)."""
         if node := self._nodes.get(node_id):
             node.tasks += count
 
     def choose(self, destination: str, now: float) -> list[str]:
-        """Where a task goes: ids of nodes, `HERE`, or the destination as it is. More than one only for `all`."""
+        """Where a task goes: ids of nodes, `HERE`, or the unchanged destination. More than one only for `all`."""
         if destination == ANY:
             return [self._choose(self._eligible(), now) or HERE]
         if destination == ALL:
@@ -103,12 +103,12 @@ class Placement:
         return [HERE] if destination in self._ours else [destination]
 
     def knows(self, destination: str) -> bool:
-        """Whether there is a node with that tag, up or not."""
+        """Whether a node with that tag is known, up or not."""
         tag = destination.removeprefix(TAG)
         return bool(self._with_tag(destination)) or any(tag in node.tags and node.workers for node in self._nodes.values())
 
     def _choose(self, nodes: list[_Node], now: float) -> str | None:
-        """Of two at random the one with less to do, and counts the task there."""
+        """Picks two at random, chooses the one with less to do, and counts the task there."""
         if not nodes:
             return None
         node = nodes[0]
@@ -121,7 +121,7 @@ class Placement:
         return node.id
 
     def _choose_tagged(self, destination: str, now: float) -> str:
-        """A node with that tag; if none may be chosen, one that is not up; else it waits for one under the tag itself."""
+        """A node with that tag; if none may be chosen, one that is not up; else the tag itself, under which the task waits."""
         place = self._choose(self._with_tag(destination), now)
         if place is not None:
             return place
@@ -130,7 +130,7 @@ class Placement:
         return self._rng.choice(known) if known else destination
 
     def _everybody(self) -> list[str]:
-        """Everybody who runs tasks: elsewhere a copy would wait for ever. This node, when there is nobody."""
+        """All nodes that run tasks: elsewhere a copy would wait for ever. If there are none, this node."""
         nodes = self._eligible()
         for node in nodes:
             node.tasks += 1
@@ -148,13 +148,13 @@ class Placement:
         if nodes is None:
             tag = destination.removeprefix(TAG)
             nodes = [node for node in eligible if tag in node.tags]
-            if nodes:  # tags that nobody has come from anybody: they take no memory
+            if nodes:  # unknown tags may be made up: they take no memory
                 self._tagged[destination] = nodes
         return nodes
 
 
 def _lighter(one: _Node, other: _Node, now: float) -> _Node:
-    """The one on which a task would wait less; between two that are idle, the one with more free workers."""
+    """The node where a task would wait less; of two idle ones, the one with more free workers."""
     first, second = one.tasks_at(now), other.tasks_at(now)
     one_idle, other_idle = first < one.workers, second < other.workers
     if one_idle != other_idle:

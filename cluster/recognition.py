@@ -1,7 +1,7 @@
-"""Who it is that answers: the peer that was asked, another one, this node itself, or a claim that counts for nothing. Pure.
+"""Finds out which node answers: the peer that was asked, another one, this node itself, or a claim that does not count. Pure.
 
-Anything on the network can repeat the id and the instance that a ping tells. So a node moves to another address only when one of
-this node's own pings, which asks where it answered first, does not find it there any more. With certificates its answer is proof.
+Anything on the network can repeat the id and the instance from a ping. So a node moves to another address only if one of this
+node's own pings, which first asks where it answered last, no longer finds it there. With certificates its answer is proof.
 """
 
 from spoolnode.cluster import warnings
@@ -14,19 +14,19 @@ from spoolnode.cluster.warnings import Once
 from spoolnode.cluster.watch import PeerWatch
 
 MOST_OURS = 64
-"""Addresses that are this node."""
+"""Most addresses of this node."""
 
 
 class Recognition:
     """Tells peers apart.
 
     Args:
-        identity: who this node is.
+        identity: the identity of this node.
         instance: the token of this process that its own status carries.
         peers: all of them.
-        watch: hears what an answer shows.
-        once: told what an operator must know.
-        certified: whether all answers are those of nodes with certificates for their names.
+        watch: told what an answer shows.
+        once: warns the operator.
+        certified: whether each answer comes from a node with a certificate for its name.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Recognition:
         self._certified = certified
 
     def owner(self, candidate: Candidate, now: float) -> Peer | None:
-        """Whose candidate this is. An id that is only said gets a row of its own; an address is whose who answered there."""
+        """The owner of a candidate. An unproved id gets its own row; an address belongs to the peer that answered there."""
         if candidate.id and candidate.id != self._identity.id:
             return self._peers.get(candidate.id) or self._peers.add(candidate.id, now, candidate.source)
         for peer in map(self._peers.find, candidate.addresses):
@@ -49,13 +49,13 @@ class Recognition:
         return self._peers.add("", now, candidate.source)
 
     def recognise(self, peer: Peer, pinged: Peer | None, status: Status, address: str, now: float) -> Peer | None:
-        """Who it is that answered; None when the answer counts for no peer.
+        """The peer that answered; None if the answer does not count for a peer.
 
         Args:
-            peer: who was asked, as far as is known.
+            peer: the peer that was asked, as far as is known.
             pinged: the peer whose own ping this answers; None: a link asked.
             status: the answer.
-            address: where it came from; empty when that is not known.
+            address: where it came from; empty if unknown.
             now: when it came.
         """
         if status.id == self._identity.id:
@@ -69,7 +69,7 @@ class Recognition:
         return self._identify(peer, status.id, address, now)
 
     def _is_us(self, peer: Peer, status: Status, address: str, now: float) -> None:
-        """Our id answered: it is this node, under an address that we did not know for ours, or a copy of it."""
+        """Handles an answer with our id: this node, at an address that we did not know as ours, or a copy of it."""
         if status.instance != self._instance:
             warnings.id_twice(self._once, self._identity.id, address)
             self._watch.see(peer, Seen.UNTRUSTED, now, f"it has the id of this node, {self._identity.id}")
@@ -83,9 +83,9 @@ class Recognition:
             self._watch.see(peer, Seen.REFUSED, now, f"{address} is this node itself")
 
     def _is_copy(self, peer: Peer, known: Peer, status: Status, address: str, now: float) -> bool:
-        """Whether another process than the one that we reach says that it has the same id. The one that we reach keeps it.
+        """Whether a process that claims this id is another than the one that we reach. The one that we reach keeps the id.
 
-        As long as it answers: whether it still does is asked at once. Then the other one has moved, or is a copy.
+        It does so as long as it answers, so we ping it at once. If it no longer answers, the id moves to the other one.
         """
         if known.status is None or known.state is not PeerState.UP or not address:
             return False
@@ -95,7 +95,7 @@ class Recognition:
             known.double = ""
             return False
         if peer is known:
-            return False  # where it was it did not answer this ping
+            return False  # it did not answer this ping at its old address
         known.double = address
         self._watch.ask(known, now)
         if not peer.id:
@@ -106,9 +106,9 @@ class Recognition:
         return True
 
     def _is_claim(self, peer: Peer, known: Peer, address: str, now: float) -> bool:
-        """Whether something at another address says that it is a node that answers where it is known.
+        """Whether another address only claims to be a node that still answers at its known one.
 
-        Whether that one still does is asked at once. An address that an operator named is one more of it.
+        We ping the known one at once. An address that an operator named counts as one more of the node.
         """
         if not self._watch.is_held(known) or address in ("", known.answers_at):
             return False
@@ -118,7 +118,7 @@ class Recognition:
         elif not peer.id and address in peer.named_at:
             self._peers.absorb(peer, known)
         elif not peer.id and not peer.candidates:
-            self._peers.remove(peer)  # only a task leads there: it gets what is for this address
+            self._peers.remove(peer)  # only a task leads there: it gets the tasks for this address
         else:
             self._reject_claim(peer, known, address, now)
         return True
@@ -128,7 +128,7 @@ class Recognition:
         self._watch.see(peer, Seen.DISPUTED, now, reason)
 
     def _identify(self, peer: Peer, node_id: str, address: str, now: float) -> Peer | None:
-        """Who it is that answered: `peer` itself, one it turns out to be, or another one that is at its address now."""
+        """The peer that answered: `peer` itself, one that it turns out to be, or another one that is at its address now."""
         if peer.id == node_id:
             return peer
         if not peer.id:

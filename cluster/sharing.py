@@ -1,4 +1,4 @@
-"""Who does whose work: a node with too much to do offers the excess (`--share`), one that ends hands over the rest. Pure."""
+"""Moves work between nodes: a node with too much offers the excess (`--share`), one that ends hands over the rest. Pure."""
 
 import math
 from collections.abc import Mapping
@@ -6,27 +6,27 @@ from collections.abc import Mapping
 from spoolnode.cluster.peer_status import Load
 
 MOST_HOPS = 3
-"""A task is shared no more often. It stays where it is then, whatever waits there."""
+"""A task is shared at most this many times. Then it stays where it is, however much waits there."""
 START_AT = 1.25
-"""A node offers when more waits than its limit by this factor, and then all above the limit: not a few tasks each second."""
+"""A node offers if more than this many times its limit waits, and then all above the limit: not a few tasks each second."""
 IDLE_BELOW = 0.5
-"""A peer is offered tasks when it has less to do than this part of its own limit."""
+"""A peer is offered tasks if it has less to do than this part of its own limit."""
 
 
 def may_be_shared(hops: int) -> bool:
-    """Whether a task that was forwarded so often may be shared once more."""
+    """Whether a task that was forwarded this many times may be shared again."""
     return hops < MOST_HOPS
 
 
 def offers(own: Load, peers: Mapping[str, Load], seconds: float, movable: int) -> dict[str, int]:
-    """How many waiting tasks go to which peer now.
+    """The number of waiting tasks that go to each peer now.
 
-    A node's limit is what it does in `seconds`. Who has more gives away the excess; a peer is filled up to its limit and never
-    above, so nobody who was given tasks has to give them on.
+    A node's limit is its work for `seconds`. A node with more gives away the excess. A peer is filled up to its limit and never
+    above, so it need not pass on tasks that it was given.
 
     Args:
-        own: what this node has to do.
-        peers: those that may be chosen to run tasks, with what is on its way to them.
+        own: the load of this node.
+        peers: the loads of peers that may be chosen to run tasks, with the tasks on their way to them.
         seconds: the setting `--share`.
         movable: how many of the waiting tasks may move (not addressed to this node, not shared too often).
     """
@@ -43,7 +43,7 @@ def offers(own: Load, peers: Mapping[str, Load], seconds: float, movable: int) -
 
 
 def spread(count: int, peers: Mapping[str, Load]) -> dict[str, int]:
-    """How to hand `count` tasks over so that all peers come to their end at about the same time; none to who runs none."""
+    """Shares `count` tasks so that all peers finish at about the same time; peers that run none get none."""
     speeds = _speeds({node_id: load for node_id, load in peers.items() if load.workers > 0})
     if not speeds or count <= 0:
         return {}
@@ -53,14 +53,14 @@ def spread(count: int, peers: Mapping[str, Load]) -> dict[str, int]:
 
 
 def _speeds(peers: Mapping[str, Load]) -> dict[str, float]:
-    """How quick each is: its pace; if that is not known, what its workers do at the mean pace of the workers of the others."""
+    """The speed of each: its pace, or, if unknown, that of its workers at the mean pace of the others' workers."""
     known = [load for load in peers.values() if load.pace > 0]
     each = sum(load.pace for load in known) / sum(load.workers for load in known) if known else 1.0
     return {node_id: load.pace or load.workers * each for node_id, load in peers.items()}
 
 
 def _level(count: int, loads: list[tuple[int, float]]) -> float:
-    """The time at which all are at their end when `count` tasks fill up those that would be sooner."""
+    """The time at which all finish if `count` tasks fill up those that would finish sooner."""
     loads = sorted(loads, key=lambda load: load[0] / load[1])
     tasks, speed = float(count), 0.0
     for index, (has, quick) in enumerate(loads):
@@ -73,7 +73,7 @@ def _level(count: int, loads: list[tuple[int, float]]) -> float:
 
 
 def _round(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
-    """Whole tasks, `count` together; those with the largest rest get the ones left."""
+    """Whole tasks, `count` together; peers with the largest remainders get the rest."""
     shares = {node_id: math.floor(share) for node_id, share in wanted.items()}
     left = count - sum(shares.values())
     by_rest = sorted(wanted, key=lambda node_id: (shares[node_id] - wanted[node_id], node_id))
@@ -83,9 +83,9 @@ def _round(count: int, wanted: Mapping[str, float]) -> dict[str, int]:
 
 
 def _up_to(count: int, room: Mapping[str, int]) -> dict[str, int]:
-    """`count` tasks over the room there is, each in proportion."""
+    """`count` tasks shared in proportion to the room."""
     total = sum(room.values())
     if count >= total:
         return dict(room)
-    # Rounding never gives more than there is room: a share is less than its room, so the next whole number is not above it.
+    # Rounding never exceeds the room: a share is less than its room, so the next whole number is not above it.
     return _round(count, {node_id: count * part / total for node_id, part in room.items()}) if count > 0 else {}

@@ -1,4 +1,4 @@
-"""Whether a peer that answers may be talked to: its cluster, its version, its name, its addresses. Pure."""
+"""Decides whether a peer that answers may be contacted: by its cluster, its version, its name, its addresses. Pure."""
 
 from spoolnode.cluster import warnings
 from spoolnode.cluster.candidate import Identity
@@ -13,15 +13,15 @@ from spoolnode.protocol.hello import PROTOCOL
 
 
 class Vetting:
-    """Looks at what peers say of themselves, and rejects those that must get nothing.
+    """Checks the statuses of peers, and rejects those that must get nothing.
 
     Args:
-        identity: who this node is.
+        identity: the identity of this node.
         peers: all of them.
-        known: whose name is whose.
-        watch: hears who is rejected.
+        known: the names and ids that were proved.
+        watch: told which peers are rejected.
         once: told what an operator must know.
-        certified: whether all answers are those of nodes with certificates for their names.
+        certified: whether each answer comes from a node with a certificate for its name.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Vetting:
         self._certified = certified
 
     def passes(self, peer: Peer, status: Status, address: str, now: float) -> bool:
-        """Whether it may be talked to; one that may not is rejected, and an operator is told."""
+        """Whether it may be contacted. One that may not is rejected, and the operator is warned."""
         return not self.is_foreign(peer, status, now) and self._has_name(peer, status, address, now)
 
     def is_foreign(self, peer: Peer, status: Status, now: float) -> bool:
@@ -56,7 +56,7 @@ class Vetting:
         return True
 
     def shut_out(self, peer: Peer, now: float) -> None:
-        """One of which nothing is known but addresses to which no task may be given is told of, and left alone."""
+        """Warns of a peer with only addresses that may not get tasks, and leaves it alone."""
         if peer.outside and not peer.addresses:
             reason = warnings.outside(self._once, peer.id, peer.name, peer.outside[0])
             self._watch.see(peer, Seen.OUTSIDE, now, reason)
@@ -79,7 +79,7 @@ class Vetting:
         return False
 
     def _whereabouts(self, name: str, holder: str, peer: Peer) -> str:
-        """Where the holder of a name is; of a disputed one, who else claims it."""
+        """Where the holder of a name is; for a disputed name, the other claimants."""
         if holder:
             known = self._peers.get(holder)
             return known.answers_at if known else ""

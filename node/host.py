@@ -1,4 +1,4 @@
-"""All that a cluster may use of the node it belongs to: the other direction of `neighbours`."""
+"""All that a cluster may use of its node: the other direction of `neighbours`."""
 
 from typing import Any, Protocol
 
@@ -9,7 +9,7 @@ from spoolnode.protocol.keys import NodeKey
 
 
 class Host(Protocol):
-    """One node, as its cluster sees it. Nothing of it is changed but by its methods."""
+    """One node, as its cluster sees it. Only its methods change it."""
 
     @property
     def config(self) -> Config:
@@ -21,23 +21,23 @@ class Host(Protocol):
 
     @property
     def instance(self) -> str:
-        """Tells this process from another one with the same id (a copied spool directory)."""
+        """A token that tells this process from another one with the same id (a copied spool directory)."""
 
     @property
     def key(self) -> NodeKey | None:
-        """Proves that the id is its own; None when the disk was too full to keep one."""
+        """The key that proves its id; None if the disk was too full to keep one."""
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens, with the ports that the system chose for port 0."""
+        """The addresses where it listens, with the ports that the system chose for port 0."""
 
     @property
     def report(self) -> Report:
-        """Writes a line of its log."""
+        """Writes a line to its log."""
 
     @property
     def storage(self) -> Storage:
-        """All that is on its disk: the tasks that wait here and for other nodes, and how they are moved."""
+        """Its disk: the tasks that wait here and for other nodes, and their moves."""
 
     def status(self) -> dict[str, Any]:
-        """How it is, as other nodes are told. Not before it starts."""
+        """The status that it tells other nodes. Only after it has started."""

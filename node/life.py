@@ -1,11 +1,11 @@
-"""The order in which the parts of a node start, and in which they stop. The simulation lives by it too.
+"""The order in which the parts of a node start and stop. The simulation uses it, too.
 
-Start: what waits for this node itself becomes its own, operators and workers get their sockets, the application loads; only
-then what others leave here is taken, peers hear of the node, and tasks are handed out.
+Start: the node takes over tasks that waited for itself, opens the sockets for operators and workers, and loads the application.
+Only then does it take dropped files, tell its peers, and hand out tasks.
 
-Stop: nothing is taken in any more; what runs ends, and peers hear goodbye; waiting tasks are handed over, if that is wished,
-or get files of their own; then links, disk threads and connections end, in this order, so that every promise is kept and
-heard.
+Stop: it takes in no more tasks, lets running ones end, and says goodbye to its peers. Waiting tasks are handed over, if asked
+for, or get files of their own. Then links, disk threads and connections end, in this order, so that every promise is kept and
+every answer is sent.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ SETTLE_AT_STOP = 1000
 
 
 class Sockets(Protocol):
-    """Where clients and peers connect."""
+    """The sockets for clients and peers."""
 
     def open(self) -> None:
         """Listens."""
@@ -40,30 +40,30 @@ class Sockets(Protocol):
         """Listens on the node's own socket too. Raises BadConfig."""
 
     def close(self) -> None:
-        """Listens no more; connections that wait for an answer still get it."""
+        """Stops listening. Connections that wait for an answer still get it."""
 
     def close_streams(self) -> None:
-        """Ends what is still connected."""
+        """Ends the connections that are left."""
 
 
 class Drops(Protocol):
-    """Where tasks are dropped as files."""
+    """The directories where tasks are dropped as files."""
 
     def start(self) -> None:
-        """Takes them from now on."""
+        """Starts to take files."""
 
     def stop(self) -> None:
-        """Takes no more."""
+        """Stops taking files."""
 
 
 class Desk(Protocol):
-    """Where operators ask."""
+    """The control interface."""
 
     async def start(self) -> None:
-        """Answers from now on. Raises BadConfig."""
+        """Starts to answer. Raises BadConfig."""
 
     async def stop(self) -> None:
-        """Answers no more."""
+        """Stops answering."""
 
 
 async def nothing() -> None:
@@ -88,12 +88,12 @@ class Life:
     control: Desk
     housekeeping: Housekeeping
     ready: Callable[[], None]
-    """Called when it is up, before the first task is handed out."""
+    """Called once the node is up, before the first task is handed out."""
     before_load: Callable[[], Awaitable[None]] = nothing
-    """Comes when operators can ask, and before the application loads."""
+    """Called once operators can ask, before the application loads."""
 
     async def start(self) -> None:
-        """Raises AppBroken, BadConfig, OSError: it cannot start, and all has ended again."""
+        """Starts all parts. If that raises (AppBroken, BadConfig, OSError), all of them have ended again."""
         # The listener is open before the workers start: an application may enqueue while it is imported.
         self.listener.open()
         await self._claim_outbox()
@@ -114,7 +114,7 @@ class Life:
         self.housekeeping.start()
 
     async def shut_down(self) -> None:
-        """Ends all, with grace unless it is asked for again."""
+        """Ends all parts, with grace unless it is asked for again."""
         running, hint = len(self.workers.running()), "a second SIGTERM ends it at once"
         self.report("stopping", running=running, grace=self.config.grace, hint=hint)
         self.admission.stop("this node is draining" if self.stop.drains else "this node is stopping")
@@ -131,7 +131,7 @@ class Life:
         self.report("stopped", waiting=self.storage.spool.total, outbox=self.storage.outbox.total)
 
     async def _claim_outbox(self) -> None:
-        """Tasks that waited for a destination which is this node now (it got that name, or that address) are ours to run."""
+        """Takes over tasks that waited for a destination that is this node now (it got that name, or that address)."""
         for to, count in self.storage.outbox.sizes().items():
             is_here = self.neighbours.route(Terms(destination=to)) == [""]
             if is_here and (claimed := await self.storage.moving.re_place(to, count, lambda _asked: "")):

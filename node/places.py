@@ -1,4 +1,4 @@
-"""The files of a running node that others can see and remove: noticed when they are gone, and made again."""
+"""Notices when files of a running node were removed, and makes them again."""
 
 import os
 from collections.abc import Callable
@@ -15,13 +15,13 @@ REMOVED = "the spool directory of this node was removed or moved away"
 
 
 class Places:
-    """The spool directory with the node's own files and sockets in it."""
+    """The spool directory, with the node's own files and sockets."""
 
     def __init__(
         self, hold: Hold, own: dict[str, bytes], storage: Storage, admission: Admission, listener: Listener, control: Control,
         report: Callable[..., None], report_rarely: Callable[..., None],
     ) -> None:  # fmt: skip
-        """`own`: small files that are written again, by path with what they hold."""
+        """`own`: small files to write again, as path -> contents."""
         self._hold = hold
         self._own = own
         self._storage = storage
@@ -32,21 +32,21 @@ class Places:
         self._report = report
         self._report_rarely = report_rarely
         self._is_lost = False
-        """The directory is not where it was."""
+        """Whether the directory is no longer where it was."""
 
     def __repr__(self) -> str:
         return f"<Places in {self._layout.root}{', which is gone' * self._is_lost}>"
 
     async def look(self) -> None:
-        """Says when files were removed, or the directory was moved away, and makes again what can be made."""
+        """Reports files that were removed and a directory that was moved away, and makes again what it can."""
         was_lost, self._is_lost = self._is_lost, False
         try:
             if made := await self._make_missing():
-                self._report("made_anew", names=made, reason="they were gone, or there was no room for them")
+                self._report("made_anew", names=made, reason="they were missing, or the disk had no room for them")
         except (FileNotFoundError, NotADirectoryError) as error:
             self._is_lost = True
             if not was_lost:
-                hint = "no task is taken until it is there again"
+                hint = "tasks are refused until it is back"
                 self._report("spool_lost", spool=self._layout.root, reason=error.strerror, hint=hint)
         except (OSError, BadConfig) as error:
             self._report_rarely("move_failed", move="make anew", reason=str(error))
@@ -55,13 +55,13 @@ class Places:
         self._admission.pause(REMOVED if self._is_lost else "")
 
     async def _make_missing(self) -> list[str]:
-        """The names of those. Raises OSError, BadConfig."""
+        """Makes missing files again. Returns their names. Raises OSError, BadConfig."""
         sockets = [*self._listener.paths, self._layout.control]
         made, gone = await self._storage.journal.moves.run(partial(self._mend, sockets))
         made += await self._storage.save_missing()
         return [*made, *self._listener.listen_again(gone), *await self._control.listen_again(gone)]
 
     def _mend(self, sockets: list[str]) -> tuple[list[str], set[str]]:
-        """The files that were made again, and which of these sockets have lost their names. Blocks."""
+        """Makes missing files again. Returns them, and which of these sockets have lost their names. Blocks."""
         made = self._hold.mend(self._storage.journal.store, self._own)
         return made, {path for path in sockets if not os.path.lexists(path)}

@@ -1,4 +1,4 @@
-"""Operators and tasks: list them, look at one, remove it, make it ready again, try a destination now."""
+"""What operators do to tasks: list them, look at one, remove it, make it ready again, try a destination now."""
 
 import asyncio
 import time
@@ -24,15 +24,15 @@ STATES: dict[str, Callable[[Reader, float, int], Iterator[inspect.Info]]] = {
     "dead": lambda reader, now, limit: inspect.dead_tasks(reader, now, first=limit),
     "outbox": lambda reader, now, _limit: inspect.outbox_tasks(reader, now),
 }
-"""The lists there are."""
+"""The lists of tasks, by name."""
 
 
 class NoSuchTask(SpoolnodeError):
-    """You erred: no task has that id here (any more)."""
+    """You erred: no task with that id is here (any more)."""
 
 
 class NotAllowedNow(SpoolnodeError):
-    """You erred: a task is where nothing can be done with it now."""
+    """You erred: the task is in a place where this is impossible now."""
 
 
 class TaskAdmin:
@@ -60,7 +60,7 @@ class TaskAdmin:
         return found
 
     def running(self) -> dict[str, dict[str, Any]]:
-        """More about those that run now, by their ids."""
+        """Facts about the tasks that run now, by their ids."""
         return {row["id"]: row for row in self._workers.running()}
 
     async def show(self, identity: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class TaskAdmin:
     async def remove(self, identity: str) -> None:
         """Removes a task that waits or is dead. Raises `NoSuchTask`, `NotAllowedNow`, OSError."""
         while (found := await self._find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
-            await asyncio.sleep(0.01)  # it is being moved to a file of its own
+            await asyncio.sleep(0.01)  # it is moving to a file of its own
         if found is not None and found[1] in found[0].in_flight:
             raise NotAllowedNow(f"the task {identity} is {_holder(*found)}; only waiting tasks can be removed")
         if found is None or not await self._storage.remove(*found):
@@ -100,7 +100,7 @@ class TaskAdmin:
         self._report("removed", id=identity)
 
     async def retry(self, identity: str) -> str | None:
-        """Makes a task ready now, wherever it waits; the destination for which it waits then, if it is not for here.
+        """Makes a task ready now, wherever it waits. Returns the destination for which it then waits; None if that is here.
 
         Raises `NoSuchTask`, `NotAllowedNow`, OSError.
         """
@@ -118,7 +118,7 @@ class TaskAdmin:
         return to
 
     async def retry_dead(self) -> int:
-        """Makes all dead ones ready again; how many."""
+        """Makes all dead tasks ready again. Returns how many."""
         reader = self._journal.reader
         dead = await _read(lambda: list(inspect.dead_tasks(reader, time.time())))
         for info in dead:
@@ -127,7 +127,7 @@ class TaskAdmin:
         return len(dead)
 
     async def flush(self, asked: list[str]) -> list[dict[str, Any]]:
-        """Tries these destinations now, or all for which something waits; a row for each."""
+        """Tries these destinations now, or all that tasks wait for. Returns a row for each."""
         sizes = self._outbox.sizes()
         rows, aliases = [], self._aliases()
         for index, name in enumerate(asked or sizes, 1):
@@ -141,7 +141,7 @@ class TaskAdmin:
         return rows
 
     async def _find(self, identity: str) -> tuple[Source, Any] | None:
-        """Where a task is that waits, or is with a worker or a link."""
+        """The place of a task that waits, or is with a worker or a link."""
         found = self._spool.find(identity)
         if found is None and self._outbox.files.known:
             place = await _read(lambda: inspect.find_place(self._journal.reader, identity))
@@ -156,7 +156,7 @@ class TaskAdmin:
         return str(found[0].where)
 
     async def _revive(self, where: str) -> str:
-        """Puts a dead task back among the waiting ones; for which node: empty is this one."""
+        """Puts a dead task back to the waiting ones. Returns the node that it waits for; empty is this one."""
         journal, outbox = self._journal, self._outbox
         with journal.placing():
             asked = await journal.moves.run(lambda: destination_again(journal.reader.block_of(where)))
@@ -176,7 +176,7 @@ class TaskAdmin:
         return to
 
     def _aliases(self) -> dict[str, set[str]]:
-        """For each name of a node, and each tag: all names under which tasks may wait for it, or for those that have it."""
+        """All names under which tasks may wait, for each name of a node and each tag."""
         found: dict[str, set[str]] = {}
         for row in self._neighbours.peers():
             called = {row["id"], row["name"], row["address"], *row["former_names"]} - {""}
@@ -185,23 +185,23 @@ class TaskAdmin:
         return found
 
     def _try_now(self, to: str) -> str:
-        """Tries a destination for which something waits; why that cannot be, empty when it can."""
+        """Tries a destination that tasks wait for. Returns why that is impossible, or an empty text."""
         link = self._neighbours.link(to)
         if link is None or not link["known"]:
-            return str(link["reason"]) if link is not None else "this node is in no cluster"
+            return str(link["reason"]) if link is not None else "this node is not in a cluster"
         self._neighbours.flush(to)
         return ""
 
 
 async def _read(job: Callable[[], Any]) -> Any:
-    """Long reads have a thread of their own, so that no task waits for them."""
+    """Runs a long read in a thread of its own, so that tasks do not wait for it."""
     return await asyncio.get_running_loop().run_in_executor(None, job)
 
 
 def _holder(source: Source, ref: Any) -> str:
-    """Where a task is that is in flight."""
+    """Says where a task in flight is."""
     return "being sent to another node right now" if source.sequence_number(ref) else "with a worker"
 
 
 def _unknown(identity: str) -> NoSuchTask:
-    return NoSuchTask(f"there is no task {identity} here: it has ended, was removed, or never was")
+    return NoSuchTask(f"there is no task {identity} here: it has ended, was removed, or never existed")

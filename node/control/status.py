@@ -22,25 +22,25 @@ from spoolnode.protocol.hello import PROTOCOL
 from spoolnode.protocol.version import VERSION
 
 PING_SECONDS = 0.05
-"""How old the status in the answer to a ping may be."""
+"""How old the status in the answer to a ping may be, in seconds."""
 LINKS_AT_ONCE = 500
-"""Destinations that are looked at in one turn of the loop: about three milliseconds."""
+"""Destinations that are checked in one turn of the loop: about three milliseconds."""
 
 
 class Listening(Protocol):
     """The sockets of a node."""
 
     addresses: list[str]
-    """Where it listens, with the ports that the system chose for port 0."""
+    """The addresses where it listens, with the ports that the system chose for port 0."""
     connections: int
-    """How many are open."""
+    """Open connections."""
 
 
 class ThisProcess(NamedTuple):
-    """One life of the node."""
+    """One run of the node."""
 
     instance: str
-    """Tells it from another process with the same id (a copied spool directory)."""
+    """A token that tells it from another process with the same id (a copied spool directory)."""
     pid: int
     began: float
     """In monotonic seconds."""
@@ -48,7 +48,7 @@ class ThisProcess(NamedTuple):
 
 @dataclass(eq=False, kw_only=True)
 class NodeStatus:
-    """How one node is, from its parts."""
+    """The status of one node, collected from its parts."""
 
     config: Config
     id: str
@@ -62,10 +62,10 @@ class NodeStatus:
     aside: Counting
     stop: Stop
     log_dropped: Callable[[], int]
-    """How many lines of the log could not be written."""
+    """Returns the number of log lines that could not be written."""
     _rates: Rates = field(default_factory=Rates)
     _pinged: tuple[float, dict[str, Any]] = (float("-inf"), {})
-    """When the last one for a ping was made, and that."""
+    """When the last status for a ping was made, and the status."""
 
     def __repr__(self) -> str:
         total, outbox = self.storage.spool.total, self.storage.outbox.total
@@ -114,7 +114,7 @@ class NodeStatus:
         return {**self.now(), "links": links}
 
     def problem(self) -> str:
-        """Why this node should get no work now; empty when it is well."""
+        """Why this node should not get work now; empty if it is well."""
         if self.stop.is_asked:
             return "stopping"
         if self.admission.closed:
@@ -127,29 +127,29 @@ class NodeStatus:
 
     @property
     def ready_tasks(self) -> int:
-        """Tasks that wait for a worker, and not for their time."""
+        """Tasks that wait for a worker, not for their time."""
         spool = self.storage.spool
         return max(spool.total - len(spool.later) - self.workers.held, 0)
 
     def oldest_waiting(self) -> float | None:
-        """Seconds that the oldest ready task has waited; None when none waits."""
+        """Seconds that the oldest ready task has waited; None if none waits."""
         oldest = self.storage.spool.queue.oldest()
         return None if oldest is None else round(max(time.time() - oldest, 0.0), 3)
 
     def sample(self) -> None:
-        """Notes where the counters stand: rates are told since then. Called from time to time."""
+        """Notes the counters, from time to time: rates are since then."""
         self._rates.sample(time.monotonic(), self._counters())
 
     def _per_second(self) -> dict[str, float]:
         return self._rates.per_second(time.monotonic(), self._counters())
 
     def _counters(self) -> dict[str, float]:
-        """All that only rises and whose rate is told."""
+        """The values that only rise and whose rates are shown."""
         counts = self.storage.journal.counts
         return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.workers.busy}
 
     def _for_peers(self, rates: dict[str, float]) -> dict[str, Any]:
-        """The part of the status that other nodes decide by."""
+        """The part of the status by which other nodes decide."""
         return {
             "cluster": self.config.cluster, "protocol": PROTOCOL, "version": VERSION, "instance": self.process.instance,
             "pace": self._pace(rates), "time": time.time(),
@@ -157,11 +157,11 @@ class NodeStatus:
         }  # fmt: skip
 
     def _pace(self, rates: dict[str, float]) -> float:
-        """Tasks a second that the workers do when they have work, as seen over the last minute; 0.0 when nothing was seen."""
+        """Tasks a second that the workers do when they have work, over the last minute; 0.0 if unknown."""
         ended, busy = rates["done"] + rates["failed"], rates["busy"]
         return round(len(self.workers.worker_pids) * ended / busy, 3) if busy > 0 else 0.0
 
 
 def _for_ping(status: dict[str, Any]) -> dict[str, Any]:
-    """A status without what grows with the number of destinations: an answer to a ping has 64 KiB."""
+    """A status without the parts that grow with the number of destinations: an answer to a ping has room for 64 KiB."""
     return {name: value for name, value in status.items() if name != "outbox"}

@@ -1,4 +1,4 @@
-"""That a node is to stop: how it is asked for, and what is to become of the tasks that wait."""
+"""The request that a node stops, and what happens to its waiting tasks then."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,13 @@ from spoolnode.node.work.workers import Workers
 
 
 class Stop:
-    """The wish that a node should end. Asked for once, it ends with grace; asked for again, at once."""
+    """The stop of a node. The first request ends it with grace, the second at once."""
 
     def __init__(self, workers: Workers, report: Callable[..., None], *, drains: bool) -> None:
         """
         Args:
-            workers: are killed when it is to end at once.
-            drains: waiting tasks are handed over at the end, however it is asked for.
+            workers: killed if it must end at once.
+            drains: whether any stop hands over the waiting tasks at the end.
         """
         self._workers = workers
         self._report = report
@@ -23,23 +23,23 @@ class Stop:
         self._times = 0
         self._job: asyncio.Task[None] | None = None
         self.drains = drains
-        """Waiting tasks are handed over at the end."""
+        """Whether waiting tasks are handed over at the end."""
         self.leaves_files = False
-        """All that waits is to have files of its own at the end."""
+        """Whether each waiting task gets a file of its own at the end."""
         self._is_up = False
-        """The node has started; before that, a stop needs no grace."""
+        """Whether the node has started; before that, a stop needs no grace."""
 
     def __repr__(self) -> str:
         return f"<Stop: {self.state}, asked {self._times} times>"
 
     def started(self) -> None:
-        """The node is up."""
+        """Notes that the node is up."""
         self._is_up = True
 
     def ask(self, *, files: bool = False) -> None:
-        """The first time: stop with grace. The second time, or while the application still loads: stop now.
+        """Stops: with grace the first time, at once the second time or while the application still loads.
 
-        `files`: gives all that waits a file of its own before.
+        `files`: first gives each waiting task a file of its own.
         """
         self.leaves_files |= files
         self._times += 1
@@ -51,14 +51,14 @@ class Stop:
             self._workers.stop_now()
 
     def ask_to_drain(self, waiting: int) -> None:
-        """Takes nothing more in, lets what runs end, hands the waiting tasks over (so many, for the log), and stops."""
+        """Takes in no more tasks, lets running ones end, hands over the `waiting` ones (their number, for the log), and stops."""
         self.drains = True
         self._report("draining", waiting=waiting)
         self.ask()
 
     @property
     def is_asked(self) -> bool:
-        """Whether it ends."""
+        """Whether a stop was asked for."""
         return self._asked.is_set()
 
     @property
@@ -68,17 +68,17 @@ class Stop:
 
     @property
     def state(self) -> str:
-        """In a word for the status."""
+        """A word for the status."""
         if not self.is_asked:
             return "running"
         return "draining" if self.drains else "stopping"
 
     async def wait(self) -> None:
-        """Returns when it is asked for."""
+        """Returns once a stop is asked for."""
         await self._asked.wait()
 
     async def unless_hasty(self, job: Coroutine[Any, Any, None]) -> None:
-        """Does a part of a stop with grace; returns early when it is asked for again. Raises what the job raises."""
+        """Does a part of a stop with grace. Returns early if it is asked for again. Raises what the job raises."""
         self._job = asyncio.get_running_loop().create_task(job)
         with contextlib.suppress(asyncio.CancelledError):
             await self._job

@@ -13,18 +13,18 @@ from spoolnode.protocol.keys import NodeKey
 
 
 class NodeIdentity(NamedTuple):
-    """Both in hexadecimal."""
+    """An id and a secret, both in hexadecimal."""
 
     id: str
     secret: str
-    """Empty where a full disk took none."""
+    """Empty if the disk was too full to keep one."""
 
     def key(self) -> NodeKey | None:
-        """Made of the secret; None without one."""
+        """The key made of the secret; None without a secret."""
         return NodeKey(bytes.fromhex(self.secret)) if self.secret else None
 
     def files(self, layout: Layout) -> dict[str, bytes]:
-        """Both as files, for those who write them again, in this order: an id without its key would get another one."""
+        """Both as path -> contents, to be written again in this order: an id without its key would get another one."""
         own = {layout.node_key: self.secret, layout.node_id: self.id}
         return {path: f"{content}\n".encode() for path, content in own.items() if content}
 
@@ -32,8 +32,8 @@ class NodeIdentity(NamedTuple):
 def read_identity(layout: Layout, report: Report) -> NodeIdentity:
     """The identity of this spool directory's node.
 
-    The secret is safe before anybody hears of it. A new id comes with a new secret: who removes the id from a copy of a directory
-    makes another node of it. Where a full disk takes no secret the node does without until the next start: then it is empty.
+    The secret is safe on disk before anything uses it. A new id comes with a new secret, so removing the id from a copy of a
+    directory makes the copy another node. If the disk is too full, the secret is empty until the next start.
 
     Raises:
         BadConfig: a file holds something else.
@@ -55,9 +55,9 @@ def read_identity(layout: Layout, report: Report) -> NodeIdentity:
 
 
 def _read_own(path: str, digits: int) -> str:
-    """The hexadecimal digits in a file of this node; empty when it is not there."""
+    """The hexadecimal digits in a file of this node; empty if it does not exist."""
     try:
-        # Not blocking: it may be a pipe. No more than is shown: it may be anything.
+        # Non-blocking, because it may be a pipe. Only as much as is shown, because it may be anything.
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             text = file.read(100).decode("ascii", "replace").strip()
     except FileNotFoundError:
@@ -65,6 +65,6 @@ def _read_own(path: str, digits: int) -> str:
     except IsADirectoryError:
         raise BadConfig(f"{path} is a directory; it must be a file with {digits} hexadecimal digits") from None
     if len(text) != digits or not set(text) <= set("0123456789abcdef"):
-        shown = repr(text[:40]) if digits == 12 else "something else"  # a damaged secret is one all the same
+        shown = repr(text[:40]) if digits == 12 else "something else"  # a damaged secret is still a secret
         raise BadConfig(f"{path} holds {shown}; it must hold {digits} hexadecimal digits")
     return text

@@ -1,4 +1,4 @@
-"""Processes that tasks have started and left behind: those of earlier runs are ended at the start, ended ones are reaped."""
+"""Ends processes that tasks of earlier runs have left behind, and reaps those that have ended."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,7 @@ REAP_SECONDS = 1.0
 
 
 async def end_leftovers(moves: DiskThread, path: str, instance: str, report: Callable[..., None]) -> None:
-    """Ends what tasks of runs that were killed have started; from now on this is a run that may be killed.
+    """Ends processes of tasks from runs that were killed, and notes that this run may be killed, too.
 
     `path`: the file that remembers such runs; `instance`: this one.
     """
@@ -22,7 +22,7 @@ async def end_leftovers(moves: DiskThread, path: str, instance: str, report: Cal
         killed, left = await asyncio.to_thread(strays.end, strays.mark_of(other))
         killed += in_group
         if killed or left:
-            reason = "tasks of a node that was killed had started them"
+            reason = "tasks of a node that was killed have started them"
             report("strays_ended", processes=killed, left=left, reason=reason)
     if earlier:
         await _remember(moves, path, [instance], report)
@@ -31,12 +31,12 @@ async def end_leftovers(moves: DiskThread, path: str, instance: str, report: Cal
 async def _remember(moves: DiskThread, path: str, instances: list[str], report: Callable[..., None]) -> None:
     try:
         await moves.run(partial(strays.write_instances, path, instances))
-    except OSError as error:  # the warden does without; only when it is killed too the next start does not know
+    except OSError as error:  # the warden does not need it; the next start would, if the warden is killed, too
         report("strays_unknown", reason=f"{path}: {error.strerror}")
 
 
 async def reap_orphans(workers: Callable[[], set[int]]) -> None:
-    """As the first process of a container we get what others have left behind, and must wait for its end. For ever.
+    """Reaps orphans for ever: the first process of a container inherits them.
 
     `workers`: the processes for which the pool waits.
     """

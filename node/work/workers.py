@@ -1,4 +1,4 @@
-"""The workers together, as the rest of a node sees them. `pool` is the real thing; the simulation has another."""
+"""All workers, as the rest of a node sees them. `pool` implements it; the simulation has another implementation."""
 
 from typing import Any, Protocol
 
@@ -7,36 +7,36 @@ class Workers(Protocol):
     """All workers of a node."""
 
     seconds: float
-    """Time that all runs of tasks together took."""
+    """Seconds that all runs of tasks took together."""
     busy: float
-    """Time that the workers' main threads spent on tasks."""
+    """Seconds that the main threads of workers spent on tasks."""
     deaths: int
-    """Workers that died while they should not."""
+    """Workers that died unexpectedly."""
 
     @property
     def ready(self) -> int:
-        """How many are up."""
+        """Workers that are up."""
 
     @property
     def worker_pids(self) -> list[int]:
-        """The processes of the present ones, up or not."""
+        """The process ids of the present workers, up or not."""
 
     @property
     def leaving(self) -> int:
-        """Old workers that still finish what they run."""
+        """Old workers that still finish their tasks."""
 
     @property
     def held(self) -> int:
-        """Tasks that are with them."""
+        """Tasks that workers hold."""
 
     def running(self) -> list[dict[str, Any]]:
         """The tasks that run now."""
 
     def dispatch(self) -> None:
-        """Gives them what is ready."""
+        """Gives ready tasks to workers."""
 
     async def stop(self) -> None:
-        """Lets what runs end, for a while; the rest is put back."""
+        """Lets running tasks end, for a while, and puts the rest back."""
 
     def stop_now(self) -> None:
-        """Ends at once; what runs is put back."""
+        """Ends at once, and puts running tasks back."""
