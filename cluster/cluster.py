@@ -16,6 +16,7 @@ from spoolnode.cluster import dial as dialing
 from spoolnode.cluster import sharing
 from spoolnode.cluster.candidate import Candidate, Discovery, Identity
 from spoolnode.cluster.channel import Channel, Impostor
+from spoolnode.cluster.destinations import Target
 from spoolnode.cluster.dial import DialFailure
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.giving import giving, is_this_machine
@@ -29,7 +30,7 @@ from spoolnode.cluster.peer_status import Load, Status
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
-from spoolnode.cluster.sender import Dial, NotIt, Sender, SenderHost
+from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE, Dial, NotIt, Sender
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
@@ -37,6 +38,7 @@ from spoolnode.node.host import Host
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.outbox.envelope import AskedPlace
 from spoolnode.node.outbox.moving import Kept
+from spoolnode.node.turns import Gate
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import Reason, Refused
@@ -64,7 +66,7 @@ def joiner(
 
 
 class Cluster:
-    """The other nodes, as one node sees them."""
+    """The other nodes, as one node sees them: its `Neighbours`, and the `SenderHost` of its senders."""
 
     def __init__(
         self, node: Host, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None, timing: Timing = USUAL
@@ -74,36 +76,35 @@ class Cluster:
         self._timing = timing
         self._trust = trust
         self._loop = asyncio.get_running_loop()
-        self._report = node.report
+        self.report = node.report
         listening = [address for address in node.addresses if names.is_address(address)]
         self._listening = (node.config.advertise,) if node.config.advertise else tuple(listening)
         fixed = tuple(address for address in self._listening if not address.startswith(WILDCARDS))
         identity = Identity(node.id, node.config.name, node.config.cluster, fixed, trust is not None)
         self._identity = identity
         self._here = {*node.config.listen, *listening}
-        rng = rng or random.Random()
-        self._known_file = KnownFile(node.storage.journal, self._report)
+        self.node_id = node.id
+        self.outbox = node.storage.outbox
+        self.shipping = node.storage.shipping
+        self.rng = rng or random.Random()
+        self.gate = Gate(ATTEMPTS_AT_ONCE)
+        self._known_file = KnownFile(node.storage.journal, self.report)
         self._known = self._known_file.known
         self.table = PeerTable(
-            identity, rng, timing, changed=self._changed, warn=self._report, instance=node.instance, known=self._known,
+            identity, self.rng, timing, changed=self._changed, warn=self.report, instance=node.instance, known=self._known,
             giving=giving(node.config, certified=trust is not None),
         )  # fmt: skip
-        self.placement = Placement(identity, rng)
-        self._dial = dial or self._dial_tcp
-        self._prober = Prober(self.table, self._dial, self._introduce, self._answered, self._vouch, timing)
+        self.placement = Placement(identity, self.rng)
+        self.dial = dial or self._dial_tcp
+        self._prober = Prober(self.table, self.dial, self.introduce, self._answered, self.vouch, timing)
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
-        self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self._report, rng)
+        self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self.report, self.rng)
         self._running: list[asyncio.Task[None]] = []
         self._senders: dict[str, Sender] = {}
         self._lost: dict[str, None] = {}  # a set that keeps its order
         """Destinations for which something waits, and that nobody is known to be: made-up names cost no sender."""
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
-        self._around = SenderHost(
-            node.storage.outbox, node.storage.shipping, self._introduce, node.id, self.table.destinations.resolve, self._dial,
-            rng, self._report, self._vouch, self._met, self._missed, self._exchanged, self._is_us,
-            self.table.destinations.answers_to,
-        )  # fmt: skip
         self._moving = False
         self._again: set[str] = set()
         """Destinations whose tasks are to be chosen again."""
@@ -116,7 +117,7 @@ class Cluster:
         """Destinations that the log has called unknown."""
         self._full: set[str] = set()
         """Ids of the peers that are up and take nothing."""
-        node.storage.outbox.when_woken(self._woken)
+        self.outbox.when_woken(self._woken)
 
     def __repr__(self) -> str:
         return f"<cluster {self._identity.cluster}: {self.table!r}, {len(self._senders)} senders>"
@@ -134,7 +135,7 @@ class Cluster:
         if ":" in destination.removeprefix(TAG) or destination in (ANY, ALL) or self._is_here(destination):
             return ""
         is_tag = destination.startswith(TAG)
-        target = None if is_tag else self.table.destinations.resolve(destination)
+        target = None if is_tag else self.resolve(destination)
         if self.placement.knows(destination) if is_tag else target is not None and target.addresses:
             self._unknown.discard(destination)
             return ""
@@ -142,7 +143,7 @@ class Cluster:
         note = f"the destination {destination!r} is unknown: {why}; the task waits for it"
         if destination not in self._unknown and len(self._unknown) < MOST_UNKNOWN:
             self._unknown.add(destination)
-            self._report("unknown_destination", destination=destination, reason=why)
+            self.report("unknown_destination", destination=destination, reason=why)
         return note
 
     def greet(self, hello: hellos.Hello, peer: str, certified: str, nonce: str) -> Greeting:
@@ -183,7 +184,7 @@ class Cluster:
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
         self._loop.call_later(self._timing.unknown + 1.0, self._look_again)  # by then, who is unknown may never come
-        for to in self._storage.outbox.sizes():
+        for to in self.outbox.sizes():
             self._woken(to)
 
     async def leave(self) -> None:
@@ -195,7 +196,7 @@ class Cluster:
         results = await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
         for problem in results:
             if isinstance(problem, Exception):
-                self._report("discovery_failed", reason=str(problem))
+                self.report("discovery_failed", reason=str(problem))
 
     async def stop(self) -> None:
         """Ends all links."""
@@ -222,9 +223,9 @@ class Cluster:
         self._known_file.tick()
         self._report_own()
         if self._trust is not None:
-            self._trust.close_ended(time.time(), self._report)
+            self._trust.close_ended(time.time(), self.report)
         self._warn_of_expiry()
-        outbox = self._storage.outbox
+        outbox = self.outbox
         for to, sender in list(self._senders.items()):
             if sender.link.state in (LinkState.IDLE, LinkState.WAITING) and not outbox.size(to):
                 del self._senders[to]
@@ -242,7 +243,7 @@ class Cluster:
 
     def peers(self) -> list[dict[str, Any]]:
         """A row for each peer, with what waits for it here."""
-        sizes = self._storage.outbox.sizes()
+        sizes = self.outbox.sizes()
         rows, names_of = self.table.rows(self._loop.time()), self._known.names()
         for row in rows:
             row["former_names"] = [name for name in names_of.get(row["id"], []) if name != row["name"]]
@@ -253,7 +254,7 @@ class Cluster:
     def link(self, destination: str) -> dict[str, Any]:
         """How the link stands to a destination."""
         to = destination
-        target, sender = self.table.destinations.resolve(to), self._senders.get(to)
+        target, sender = self.resolve(to), self._senders.get(to)
         known = target is not None and bool(target.addresses)
         state, failures, retry_in, reason = LinkState.IDLE, 0, None, ""
         if sender is not None:
@@ -279,7 +280,7 @@ class Cluster:
     def accept(self, name: str, node_id: str) -> None:
         """The operator says which node has a name."""
         self.table.accept(name, node_id, self._loop.time())
-        self._report("accepted_name", name=name, id=node_id)
+        self.report("accepted_name", name=name, id=node_id)
         self._prober.wake()
         for to in self._senders:
             if to in (name, node_id):
@@ -293,8 +294,8 @@ class Cluster:
             spawn(self._reload(self._trust))
 
     async def _reload(self, trust: Trust) -> None:
-        if await self._loop.run_in_executor(None, trust.reload, self._report):
-            trust.close_ended(time.time(), self._report)
+        if await self._loop.run_in_executor(None, trust.reload, self.report):
+            trust.close_ended(time.time(), self.report)
             now = self._loop.time()
             for peer in self.table:
                 if peer.state is PeerState.REJECTED:
@@ -326,7 +327,7 @@ class Cluster:
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
         self._moved_on.set()
         if peer is not None and peer.id and peer.status is not None and peer.state is PeerState.UP:
-            queued = self._storage.outbox.size(peer.id)
+            queued = self.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
                 self._look_again()
             self._note_room(peer, peer.status)
@@ -342,17 +343,17 @@ class Cluster:
             self._full.discard(peer.id)
             self._loop.call_soon(self._follow, peer)
 
-    def _met(self, status: dict[str, Any], rtt: float, address: str) -> None:
+    def met(self, status: dict[str, Any], rtt: float, address: str) -> None:
         peer = self._answered(address, status, rtt, address)
         if peer is not None and peer.state is PeerState.REJECTED:
             raise NotIt(peer.reason)  # of another cluster, or another version: it may answer, and gets nothing
 
-    def _missed(self, address: str, kind: DialFailure | None, reason: str) -> None:
+    def missed(self, address: str, kind: DialFailure | None, reason: str) -> None:
         failure = FAILURES[kind] if kind is not None else FAILURES[DialFailure.UNREACHABLE]
         self.table.failed(address, failure, self._loop.time(), reason)
         self._prober.wake()
 
-    def _exchanged(self, peer: str) -> None:
+    def exchanged(self, peer: str) -> None:
         self.table.exchanged(peer, self._loop.time())
         self._moved_on.set()
 
@@ -360,7 +361,7 @@ class Cluster:
         said_goodbye = new is PeerState.DOWN and old is PeerState.LEAVING
         action = "peer_left" if said_goodbye else "peer_up" if new is PeerState.UP else f"peer_{new.value}"
         details = {"id": peer.id, "name": peer.name, "address": next(iter(peer.addresses), ""), "reason": peer.reason}
-        self._report(action, **{key: value for key, value in details.items() if value}, was=old.value)
+        self.report(action, **{key: value for key, value in details.items() if value}, was=old.value)
         if new is not PeerState.UP:
             self.placement.unavailable(peer.id)
         self._loop.call_soon(self._follow, peer)
@@ -368,7 +369,7 @@ class Cluster:
     def _follow(self, peer: Peer) -> None:
         """The links to a peer hear that it has changed."""
         for to, sender in self._senders.items():
-            if to in peer.addresses or to == peer.name or self.table.destinations.answers_to(to, peer.id):
+            if to in peer.addresses or to == peer.name or self.answers_to(to, peer.id):
                 if peer.state is PeerState.UP:
                     sender.nudge()
                 elif peer.state is PeerState.DOWN:
@@ -385,17 +386,25 @@ class Cluster:
 
     def _look_again(self) -> None:
         """There may be somebody now for what waits for a tag, or for a node that is down."""
-        self._again.update(to for to in self._storage.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
+        self._again.update(to for to in self.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
         self._move_soon()
 
-    async def _is_us(self, to: str) -> None:
+    async def is_us(self, to: str) -> None:
         """A destination turned out to be this node: what waits for it runs here."""
         self._here.add(to)
         self.placement.is_also(to)
         if claimed := await self._storage.moving.re_place(to, CHUNK, lambda _asked: HERE):
-            self._report("claimed", destination=to, tasks=claimed)
+            self.report("claimed", destination=to, tasks=claimed)
 
     # -- links --
+
+    def resolve(self, to: str) -> Target | None:
+        """The node that a destination means now."""
+        return self.table.destinations.resolve(to)
+
+    def answers_to(self, to: str, peer: str) -> bool:
+        """Whether an id or name means the node with that id."""
+        return self.table.destinations.answers_to(to, peer)
 
     def _woken(self, to: str) -> None:
         if self._stopped or to.startswith(TAG):
@@ -408,11 +417,11 @@ class Cluster:
         """Whether somebody is known to be a destination; then it has a sender from now on."""
         if to in self._lost:
             return False
-        target = self.table.destinations.resolve(to)
+        target = self.resolve(to)
         if target is None or not target.addresses:
             self._lost[to] = None
             return False
-        self._senders[to] = Sender(to, self._around, self._timing)
+        self._senders[to] = Sender(to, self, self._timing)
         return True
 
     def _search(self) -> None:
@@ -429,16 +438,16 @@ class Cluster:
                 self._search_again = False
                 called = self.table.destinations.called()
                 for index, to in enumerate([*self._lost], 1):
-                    if to in called or not self._storage.outbox.size(to):
+                    if to in called or not self.outbox.size(to):
                         self._lost.pop(to, None)
-                    if to in called and self._storage.outbox.size(to):
+                    if to in called and self.outbox.size(to):
                         self._woken(to)
                     if index % LOOKED_FOR_AT_ONCE == 0:
                         await asyncio.sleep(0)
         finally:
             self._searching = False
 
-    def _introduce(self) -> Introduction:
+    def introduce(self) -> Introduction:
         own = self._identity
         hello = hellos.Hello(own.id, own.name, own.cluster, instance=self._node.instance, addresses=self._listening)
         return Introduction(hello, self._node.key, secrets.token_hex(keys.NONCE_SIZE))
@@ -490,7 +499,7 @@ class Cluster:
         if moved := await self._storage.moving.re_place(to, CHUNK, choose):
             named = {"name": name} if (name := self._name_of(to)) else {}
             places = sorted(self._for_people(place) for place in chosen)
-            self._report("chosen_again", destination=to, **named, tasks=moved, chosen=", ".join(places))
+            self.report("chosen_again", destination=to, **named, tasks=moved, chosen=", ".join(places))
 
     def _for_people(self, place: str) -> str:
         name = self._name_of(place)
@@ -508,7 +517,7 @@ class Cluster:
                         break
                     moved += went
                 if moved:
-                    self._report("shared", peer=peer, tasks=moved)
+                    self.report("shared", peer=peer, tasks=moved)
         finally:
             self._storage.moving.put_back(aside)
 
@@ -585,15 +594,15 @@ class Cluster:
 
     def _undelivered(self) -> bool:
         """Whether anything waits for a peer that is up."""
-        for to in self._storage.outbox.sizes():
-            target = self.table.destinations.resolve(to)
+        for to in self.outbox.sizes():
+            target = self.resolve(to)
             if target is not None and target.state is PeerState.UP:
                 return True
         return False
 
     def _loads(self, since: float = float("-inf")) -> dict[str, Load]:
         """What the peers that can run tasks have to do; those that have said so `since`."""
-        sizes = self._storage.outbox.sizes()
+        sizes = self.outbox.sizes()
         fresh = [peer for peer in self.table if peer.pings.status_at >= since]
         up = [peer for peer in fresh if peer.state is PeerState.UP and peer.status is not None and peer.status.works]
         return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
@@ -644,7 +653,7 @@ class Cluster:
             raise Refused(Reason.FORBIDDEN, f"you show a key of the node {hello.id} that you have not")
         return Greeting(sender_of(hello.id, fingerprint), is_proved=True)
 
-    def _vouch(self, status: dict[str, Any], certified: str) -> None:
+    def vouch(self, status: dict[str, Any], certified: str) -> None:
         """What a node that we called says of itself must be what its certificate says, or its key. Raises `Impostor`."""
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
         if self._trust is None and self._known.key(identity) not in ("", status.get("key", "")):
@@ -666,9 +675,9 @@ class Cluster:
         if self._trust is not None and now - self._warned_at > EXPIRY_SECONDS:
             self._warned_at = now
             if warning := self._trust.expiry_warning(time.time()):
-                self._report("certificate_expires", reason=warning)
+                self.report("certificate_expires", reason=warning)
             if warning := self._trust.lists_warning(time.time()):
-                self._report("crl_expires", reason=warning)
+                self.report("crl_expires", reason=warning)
 
 
 def _is_here(peer: str) -> bool:

@@ -9,10 +9,9 @@ import contextlib
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from itertools import groupby
 from traceback import format_exception
-from typing import Any
+from typing import Any, Protocol
 
 from spoolnode.cluster.channel import Channel, ChannelLost, Impostor, read_pong, refusal_in
 from spoolnode.cluster.destinations import Target
@@ -54,44 +53,51 @@ class Ourselves(ChannelLost):
     """The destination is this node."""
 
 
-@dataclass
-class SenderHost:
+class SenderHost(Protocol):
     """The cluster, as its senders need it."""
 
+    node_id: str
     outbox: Outbox
     shipping: Shipping
     """Gives them the tasks of the outbox."""
-    introduce: Callable[[], Introduction]
-    """Makes the introduction for a new connection."""
-    node_id: str
-    resolve: Callable[[str], Target | None]
     dial: Dial
     rng: random.Random
     report: Callable[..., None]
-    vouch: Callable[[dict[str, Any], str], None]
-    """Checks a status. Raises `Impostor` if it is not that of the node in the certificate, or of the known owner of its id."""
-    met: Callable[[dict[str, Any], float, str], None]
-    """Called with the answer to a hello, its seconds, and the address. Raises `NotIt` if the node must get nothing."""
-    missed: Callable[[str, DialFailure | None, str], None]
-    """Called if an address did not answer, or broke off."""
-    exchanged: Callable[[str], None]
-    """Called if the node with that id has taken a task."""
-    is_us: Callable[[str], Awaitable[None]]
-    """Called if a destination turned out to be this node."""
-    answers_to: Callable[[str, str], bool]
-    """Whether an id or name means the node with that id."""
-
-    gate: Gate = field(default_factory=lambda: Gate(ATTEMPTS_AT_ONCE))
+    gate: Gate
     """Each attempt goes through it: thousands of destinations may be tried at the same time."""
+
+    def introduce(self) -> Introduction:
+        """Makes the introduction for a new connection."""
+
+    def resolve(self, to: str) -> Target | None:
+        """The node that a destination means now."""
+
+    def answers_to(self, to: str, peer: str) -> bool:
+        """Whether an id or name means the node with that id."""
+
+    def vouch(self, status: dict[str, Any], certified: str) -> None:
+        """Checks a status. Raises `Impostor` if it is not of the node in the certificate, or of the known owner of its id."""
+
+    def met(self, status: dict[str, Any], rtt: float, address: str) -> None:
+        """Called with the answer to a hello, its seconds, and the address. Raises `NotIt` if the node must get nothing."""
+
+    def missed(self, address: str, kind: DialFailure | None, reason: str) -> None:
+        """Called if an address did not answer, or broke off."""
+
+    def exchanged(self, peer: str) -> None:
+        """Called if the node with that id has taken a task."""
+
+    async def is_us(self, to: str) -> None:
+        """Called if a destination turned out to be this node."""
 
 
 class Sender:
     """The sender of one destination."""
 
-    def __init__(self, to: str, around: SenderHost, timing: Timing) -> None:
+    def __init__(self, to: str, host: SenderHost, timing: Timing) -> None:
         self.to = to
-        self.link = Link(around.rng, timing)
-        self._around = around
+        self.link = Link(host.rng, timing)
+        self._host = host
         self._timing = timing
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -103,7 +109,7 @@ class Sender:
         """Tasks on this connection, and how many of them were answered."""
         self._watermarks: deque[int] = deque()
         """For each hello with a low watermark, the tasks that were written before it: its answer comes between theirs."""
-        self._introduction = around.introduce()
+        self._introduction = host.introduce()
         self._task = self._loop.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -132,7 +138,7 @@ class Sender:
     @property
     def has_work(self) -> bool:
         """Whether tasks wait that could be sent."""
-        return self._around.outbox.has_work(self.to, ANYONE)
+        return self._host.outbox.has_work(self.to, ANYONE)
 
     # -- the life of a link --
 
@@ -143,7 +149,7 @@ class Sender:
                 try:
                     await self._try_all(target)
                 except Exception as error:  # noqa: BLE001  # what waits must not wait for ever; it is reported in full
-                    self._around.report("mistake", reason=f"link to {self.to}", traceback="".join(format_exception(error)))
+                    self._host.report("mistake", reason=f"link to {self.to}", traceback="".join(format_exception(error)))
                     self._end_attempt("a mistake of this node")
         finally:
             self._end_attempt("this node is stopping")
@@ -159,11 +165,11 @@ class Sender:
             now = self._loop.time()
             pause: float | None = None
             if self.has_work:
-                target = self._around.resolve(self.to)
+                target = self._host.resolve(self.to)
                 if target is not None and target.addresses and self.link.may_begin(now):
                     if has_turn:
                         return target
-                    await self._around.gate.passed()
+                    await self._host.gate.passed()
                     has_turn = True
                     continue  # much may have changed meanwhile
                 left = self.link.retry_at - now
@@ -182,10 +188,10 @@ class Sender:
         problem, kind = "", None
         for address in target.addresses:
             try:
-                dialed = await self._around.dial(address, Channel, target.name)
+                dialed = await self._host.dial(address, Channel, target.name)
             except DialError as error:
                 problem, kind = error.text, error.kind
-                self._around.missed(address, error.kind, error.text)
+                self._host.missed(address, error.kind, error.text)
                 continue
             self._address = address
             dialed.protocol.certified = dialed.name
@@ -204,11 +210,11 @@ class Sender:
                 channel.close("it is a uWSGI server")
                 await self._carry_plain()
         except Refused as refusal:
-            self._around.missed(self._address, DialFailure.UNTRUSTED, refusal.text)
+            self._host.missed(self._address, DialFailure.UNTRUSTED, refusal.text)
             self._fail(f"refused: {refusal.text}", untrusted=True)
         except Ourselves:
             self._fail("it is this node")
-            await self._around.is_us(self.to)
+            await self._host.is_us(self.to)
         except (ChannelLost, BadPacket) as error:
             self._lost(channel, error)
         except OSError as error:
@@ -228,48 +234,48 @@ class Sender:
         refused = refusal_of(channel.error, self._address)
         kind = refused.kind if refused is not None else None
         if not isinstance(error, NotIt):  # another node is there, and answers; the table knows which one
-            self._around.missed(
+            self._host.missed(
                 self._address, DialFailure.UNTRUSTED if isinstance(error, Impostor) else kind, str(refused or error)
             )
         self._fail(str(refused or error), untrusted=kind is DialFailure.UNTRUSTED, quiet=self._is_leaving())
 
     def _is_leaving(self) -> bool:
         """Whether the other side has said goodbye: then the end of the link is not news."""
-        target = self._around.resolve(self.to)
+        target = self._host.resolve(self.to)
         return target is not None and target.state is PeerState.LEAVING
 
     async def _greet(self, channel: Channel) -> bool:
         """Says hello. Returns whether a spoolnode answered. Raises `Refused`, `ChannelLost`, `BadPacket`, OSError."""
         began = self._loop.time()
-        introduction = self._introduction = self._around.introduce()
+        introduction = self._introduction = self._host.introduce()
         status = read_pong(await channel.ask(self._hello(), self._timing.answer))
         if status is None:
             if ":" not in self.to:
                 raise NotIt(f"{self._address} is a uWSGI server now, not the node {self.to!r}")
             self._peer = UWSGI
-            await self._around.outbox.meet(self.to, UWSGI)
+            await self._host.outbox.meet(self.to, UWSGI)
             self.link.greeted(self._loop.time())
             return False
         status = introduction.hear(status)
-        self._around.vouch(status, channel.certified)
-        self._around.met(status, self._loop.time() - began, self._address)
+        self._host.vouch(status, channel.certified)
+        self._host.met(status, self._loop.time() - began, self._address)
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
-        if not names.is_node_id(identity) or (":" not in self.to and not self._around.answers_to(self.to, identity)):
+        if not names.is_node_id(identity) or (":" not in self.to and not self._host.answers_to(self.to, identity)):
             raise NotIt(f"{self._address} is the node {name!r} ({identity}), not {self.to!r}")
-        if identity == self._around.node_id:
+        if identity == self._host.node_id:
             raise Ourselves("it is this node")
         if introduction.must_prove:
             read_pong(await channel.ask(self._hello(), self._timing.answer))
-        await self._around.outbox.meet(self.to, identity)
+        await self._host.outbox.meet(self.to, identity)
         self._peer = identity
         self._since_watermark = self._written = self._answered = 0
         self._watermarks.clear()
         self.link.greeted(self._loop.time())
-        self._around.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
+        self._host.report("link_open", destination=self.to, peer=identity, name=name, address=self._address)
         return True
 
     def _hello(self) -> bytes:
-        return self._introduction.packet(self.to, self._around.outbox.low_watermark(self.to))
+        return self._introduction.packet(self.to, self._host.outbox.low_watermark(self.to))
 
     def _fail(self, reason: str, *, untrusted: bool = False, quiet: bool = False) -> None:
         """Ends the link; tasks in doubt go back to the outbox."""
@@ -278,16 +284,16 @@ class Sender:
         self._return(doubtful, doubtful=True)
         if first and not quiet:  # later failures are in `spoolnode peers`: a destination may be down for days
             doubt = {"in_doubt": len(doubtful)} if doubtful else {}
-            target = self._around.resolve(self.to)
+            target = self._host.resolve(self.to)
             named = {"name": target.name} if target is not None and target.name not in ("", self.to) else {}
-            self._around.report("link_failed", destination=self.to, **named, reason=reason, **doubt)
+            self._host.report("link_failed", destination=self.to, **named, reason=reason, **doubt)
 
     def _pause(self) -> None:
         """Pauses: the other side takes nothing now."""
         first = not self.link.failures
         self.link.pause(self._loop.time())
         if first:
-            self._around.report("link_paused", destination=self.to, reason=self.link.reason)
+            self._host.report("link_paused", destination=self.to, reason=self.link.reason)
 
     def _return(self, items: list[Sent], *, doubtful: bool) -> None:
         """Puts tasks back into the outbox, the newest first, so that the oldest comes first again.
@@ -298,12 +304,12 @@ class Sender:
         for (source, rank, before), group in groupby(reversed(items), key=lambda sent: (sent.source, sent.rank, sent.doubtful)):
             refs = [sent.ref for sent in group]
             owner = self._peer if doubtful or before else UNSENT
-            self._around.shipping.give_back(self.to, owner, Taken(source, refs[::-1], rank))
+            self._host.shipping.give_back(self.to, owner, Taken(source, refs[::-1], rank))
 
     def _bring_back(self, load: Shipment, envelopes: list[Envelope]) -> None:
         """Takes back tasks that were not sent."""
         owner = self._peer if load.doubtful else UNSENT
-        self._around.shipping.give_back(self.to, owner, load.rest(envelopes))
+        self._host.shipping.give_back(self.to, owner, load.rest(envelopes))
 
     # -- an open link --
 
@@ -332,7 +338,7 @@ class Sender:
             async with asyncio.timeout(pause):
                 await self._wake.wait()
         except TimeoutError:
-            if not self.link.flight and not channel.reason and not self._around.outbox.has_work(self.to, self._peer):
+            if not self.link.flight and not channel.reason and not self._host.outbox.has_work(self.to, self._peer):
                 self.link.rest()
 
     async def _send_some(self, channel: Channel) -> bool:
@@ -340,7 +346,7 @@ class Sender:
         room = min(self.link.room(), TAKEN_AT_ONCE)
         if not room:
             return False
-        load = await self._around.shipping.take(self.to, self._peer, room, FILES_AT_ONCE)
+        load = await self._host.shipping.take(self.to, self._peer, room, FILES_AT_ONCE)
         if load is None:
             return False
         envelopes = load.envelopes
@@ -378,7 +384,7 @@ class Sender:
 
     async def _send_large(self, channel: Channel, envelope: Envelope) -> None:
         """Streams a body from the disk."""
-        async with self._around.shipping.body(envelope) as pieces:
+        async with self._host.shipping.body(envelope) as pieces:
             channel.write(envelope.head)
             left = envelope.body_end - envelope.body_at
             async for piece in pieces:
@@ -419,17 +425,17 @@ class Sender:
                 elif refusal is not None:
                     unsure = sent.doubtful or refusal.reason is Reason.CONFLICT
                     owner = self._peer if unsure else UNSENT
-                    self._around.shipping.give_up(self.to, owner, Taken(sent.source, [sent.ref], sent.rank), refusal.text)
+                    self._host.shipping.give_up(self.to, owner, Taken(sent.source, [sent.ref], sent.rank), refusal.text)
         finally:
             self._return(later, doubtful=False)
             for group in taken.values():
                 self._hand(group)
             if taken:
-                self._around.exchanged(self._peer)
+                self._host.exchanged(self._peer)
 
     def _hand(self, group: list[Sent]) -> None:
         taken = Taken(group[0].source, [sent.ref for sent in group], group[0].rank)
-        self._around.shipping.handed(self.to, self._peer, taken, [sent.number for sent in group])
+        self._host.shipping.handed(self.to, self._peer, taken, [sent.number for sent in group])
 
     # -- a real uWSGI server --
 
@@ -437,7 +443,7 @@ class Sender:
         """Sends one task on each connection, as uWSGI takes them. Only its answer makes sure that it has a task."""
         while not self.link.closing:
             self._wake.clear()
-            load = await self._around.shipping.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
+            load = await self._host.shipping.take(self.to, UWSGI, FILES_AT_ONCE, FILES_AT_ONCE)
             if load is None:
                 if self.has_work:  # in doubt with another node, or frozen: connecting again at once would not change that
                     with contextlib.suppress(TimeoutError):
@@ -458,10 +464,10 @@ class Sender:
         try:
             question = plain_packet(envelope)
         except Refused as refusal:
-            self._around.shipping.give_up(self.to, UNSENT, load.rest([envelope]), refusal.text)
+            self._host.shipping.give_up(self.to, UNSENT, load.rest([envelope]), refusal.text)
             return
         try:
-            channel = (await self._around.dial(self._address, Channel, "")).protocol
+            channel = (await self._host.dial(self._address, Channel, "")).protocol
         except DialError as error:
             self._return([sent], doubtful=False)
             raise ChannelLost(error.text) from error
