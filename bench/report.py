@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Target:
-    """What a row must reach: a ratio to the other side, or a bound on our own figure."""
+    """The target of a row: a ratio to the other side, or a bound on our own figure."""
 
     kind: str
     """`ratio` (at least so many times as good as the other), `most` or `least` (of our own figure)."""

@@ -104,7 +104,7 @@ def issue(directory: Path, name: str, days: int = NODE_DAYS, out: Path | None = 
     The certificate does not outlive its authority. For tests `days` may be below zero.
 
     Raises:
-        CaError: the name cannot be a node's, there is no authority, or the files exist.
+        CaError: the name cannot be a node's, the authority is missing, or the files exist already.
     """
     if not is_node_name(name):
         raise CaError(f"{name!r} cannot be a node's name; it must be {RIGHT_NODE_NAME}")

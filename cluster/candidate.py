@@ -1,4 +1,4 @@
-"""What a source of discovery says: a candidate may be a peer. This is a hint; only the handshake proves who it is."""
+"""The finds of discovery: a candidate may be a peer. This is a hint; only the handshake proves which node it is."""
 
 from typing import NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ class Candidate(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What a source may tell others about this node."""
+    """The facts about this node that a source may tell others."""
 
     id: str
     name: str

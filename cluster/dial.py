@@ -34,7 +34,7 @@ NO_TLS = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "WRONG_VERSION_NUMBER", "RECORD_LAYER
 
 
 class DialFailure(Enum):
-    """Why there is no connection."""
+    """The reason why the attempt failed."""
 
     REFUSED = "refused"
     """Nothing listens: the machine is up, the node is not."""

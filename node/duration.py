@@ -6,7 +6,7 @@ _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ms|[smhd]?)")
 
 RIGHT = "seconds, or a number with a unit, like 90, 500ms, 30s, 5m, 2h or 1d"
-"""What a length of time must be, for errors."""
+"""The form that a length of time must have, for errors."""
 
 
 def read_duration(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What a node asks of the cluster. The node knows only this page; without a cluster it has `Alone`."""
+"""All that a node asks of the cluster. The node knows only this page; without a cluster it has `Alone`."""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ class Greeting(NamedTuple):
     sender: str = ""
     """The owner of the sequence numbers of its link (see `sequence`); empty as long as it has not proved its key."""
     is_proved: bool = False
-    """Whether it has proved to be that sender, so that its low watermark is believed."""
+    """Whether it has proved that it is this sender, so that its low watermark is believed."""
     said: tuple[tuple[str, str], ...] = ()
     """Items that the answer has besides the status."""
 
@@ -22,7 +22,7 @@ class Neighbours(Protocol):
     """The other nodes, as this one sees them."""
 
     def route(self, terms: Terms) -> list[str]:
-        """Where a task should go: names of outboxes; empty is here. More than one: a copy for each."""
+        """The outboxes that a task should go to, each with a copy of it. Empty: the task stays here."""
 
     def unknown(self, destination: str) -> str:
         """A sentence if no known node is this destination, so that its tasks wait; else empty."""
@@ -31,7 +31,7 @@ class Neighbours(Protocol):
         """A node introduces itself.
 
         Args:
-            hello: what it says.
+            hello: its introduction.
             peer: the address that it comes from.
             certified: the name in its certificate, if it showed one.
             nonce: that of this connection, for the proof of its key.
@@ -53,7 +53,7 @@ class Neighbours(Protocol):
         """Hands the waiting tasks of this node to peers, for at most `seconds`. Returns how many went."""
 
     def flush(self, destination: str) -> bool:
-        """Tries a destination now, whatever its backoff. Returns whether tasks wait for it and a node is there to be tried."""
+        """Tries a destination now, despite its backoff. Returns whether tasks wait for it and it has a known address."""
 
     def tick(self) -> None:
         """Called each second."""

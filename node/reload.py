@@ -171,7 +171,7 @@ async def watch_files(before: dict[str, Stamp], changed: Callable[[str], object]
 
 
 async def watch_sources(config: Config, home: str, ask: Callable[[], object], report: Callable[..., None]) -> None:
-    """Begins to watch what `--reload` and `--touch-reload` name: returns when no change can be missed any more.
+    """Begins to watch what `--reload` and `--touch-reload` name: returns once no change can be missed.
 
     `home`: the application's directory; `ask`: asks for a reload.
     """

@@ -1,6 +1,6 @@
 """The variables that libraries unpickle. A client that chooses them runs code in the worker, so they stay on one machine.
 
-`uwsgidecorators` (and its copies in other packages) unpickles `args` whenever it is there, and `kwargs` beside it.
+`uwsgidecorators` (and its copies in other packages) unpickles `args` if it is there, and `kwargs` beside it.
 uwsgi-tasks, which is known by `function_name`, also unpickles `setup` and the body, or a variable called `body`.
 What else an application unpickles is its own affair.
 The names count in every form: as plain variables, and as typed values, which a library would get as bytes.

@@ -5,7 +5,7 @@ static://host:port,host:port            these
 dns://host:port?refresh=10              each address of that name
 dns+srv://_uwsgi-spool._tcp.host        the SRV records of that name
 file:///etc/spoolnode/peers.json        a JSON file as Prometheus' file_sd
-none                                    nobody
+none                                    no peers
 """
 
 import random
@@ -34,7 +34,7 @@ class _Uri(NamedTuple):
 
 
 class _Setting(NamedTuple):
-    """What every source may need to know about this node."""
+    """The facts about this node that each source may need."""
 
     identity: Identity
     listen: list[str]

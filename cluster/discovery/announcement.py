@@ -1,7 +1,7 @@
-"""What mDNS says about a node, and how the records of others are read. Pure.
+"""Makes the mDNS records of this node, and reads those of others. Pure.
 
-The TXT record begins with a version (RFC 6763), and has what a peer must know before it connects. Load and the like travel on
-the link, because each change of the record costs three packets to all nodes.
+The TXT record begins with a version (RFC 6763), and has the facts that a peer needs before it connects. Load and the like
+travel on the link, because each change of the record costs three packets to all nodes.
 
     txtvers=1 pv=<protocol version> id= name= cluster= tls=0|1 run=<eight digits, new at each start>
 

@@ -67,9 +67,9 @@ class Room:
         self._known.pop(guest, None)
 
     def must_go(self, now: float) -> Guest | None:
-        """Who gives its place to a new one; None when everybody is busy. It has left then.
+        """Chooses a guest to give way to a new one, and removes it; None if all are busy.
 
-        First the oldest that has never finished a request: honest ones do not grow old. Then whoever dawdles or is idle.
+        The oldest that has never finished a request comes first: honest ones soon finish one. Then one that dawdles or is idle.
         """
         for guest in islice(self._new, MOST_LOOKED_AT):
             if guest.is_incomplete:

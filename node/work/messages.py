@@ -12,8 +12,7 @@ worker -> node
     ["broken", text, is_sentence]         it does not load; the traceback, or one sentence that says it all
     ["ended", chunk, positions, others, seconds]
                                           tasks that ended well (u16 array of positions in the chunk), those that did not
-                                                                                    as [position, verdict, detail, delay,
-                                                                                    function], and the time that all took
+                                          as [position, verdict, detail, delay, function], and the time that all took
     ["returned", chunk, positions]        these have not started (u16 array)
     ["async", count, seconds]             async tasks that run; the time of one that has just ended, else 0
     ["timer", timer | name, error | None] a timer, or a call that the application asked for, has ended

@@ -20,7 +20,7 @@ class Warden:
         """Starts it.
 
         Args:
-            instance: what tells this run of the node from others; it is in the marks of its workers.
+            instance: a word for this run of the node; it is in the marks of its workers.
 
         Raises:
             OSError: the machine has no room for it.

@@ -12,7 +12,7 @@ HOLD = "hold.txt"
 
 
 def write_line(text: str) -> None:
-    """Writes one line, whole: what a killed worker has written stays written."""
+    """Writes one whole line: lines that a killed worker has written stay."""
     descriptor = os.open(RAN, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         os.write(descriptor, f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""The stage of the demo: it starts nodes, waits for what should happen, and tells it."""
+"""The stage of the demo: it starts nodes, waits for the expected events, and tells them."""
 
 import contextlib
 import json
