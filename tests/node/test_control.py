@@ -8,16 +8,22 @@ import stat
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
 from linked import NODE
 
 from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.control.admin import TaskAdmin
+from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.http import MAX_HTTP, Control
+from spoolnode.node.control.status import NodeStatus, ThisProcess
+from spoolnode.node.control.stop import Stop
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.conversation import Services
 from spoolnode.node.neighbours import Alone
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal
@@ -26,52 +32,38 @@ from spoolnode.node.spool.retry import RetryPolicy
 TASK = b"\x11\x06\x00\x00\x01\x00a\x01\x00b"
 WAITS = f"{NODE}_1_80"
 DEAD = f"{NODE}_2_80"
-NUMBERS = {
-    *("waiting", "running", "later", "retrying", "corrupt", "workers", "old_workers", "connections", "oldest_waiting", "free"),
-    *("min_free", "uptime", "accepted", "found", "done", "failed", "given_up", "forwarded", "repeats", "handshake_failures"),
-    *("worker_deaths", "log_dropped", "task_seconds"),
-}
+NO_WORKERS: Any = SimpleNamespace(
+    ready=0, worker_pids=[], leaving=0, running=list, held=0, deaths=0, seconds=0.0, busy=0.0, stop_now=lambda: None
+)
 
 
 class Node:
-    """What `Control` knows of its node: a real spool, and what the test says of the rest."""
+    """A node without sockets and workers; all that its control knows of it is real."""
 
     def __init__(self, root: Path, config: Config) -> None:
         self.layout = Layout(str(root))
-        self.config = config
         self.reports: list[tuple[str, dict[str, Any]]] = []
-        self.journal = Journal(RealDisk(), self.layout, NODE, sync=False, report=self.report)
-        self.storage = Storage(self.journal, RetryPolicy(), random.Random(1))
-        self.spool, self.outbox = self.storage.spool, self.storage.outbox
-        self.neighbours = Alone("alpha", NODE, [], [])
-        self.admission = SimpleNamespace(closed="")
-        self.pool = SimpleNamespace(running=list)
-        self.trouble = ""
-        self.asked: list[str] = []
-        self.leaves_files = False
-        self.control = Control(self)  # type: ignore[arg-type]  # it has what is asked of it
+        self.storage = storage = Storage(
+            Journal(RealDisk(), self.layout, NODE, sync=False, report=self.report), RetryPolicy(), random.Random(1)
+        )
+        neighbours = Alone("alpha", NODE, [], [])
+        self.admission = admission = Admission(storage, neighbours.route, max_body=1 << 20, min_free=config.min_free)
+        self.stop = Stop(NO_WORKERS, self.report, drains=False)
+        self.stop.started()
+        aside = Counting(storage.journal.reader)
+        services = Services(admission, dict, self.report, self.report)
+        status = NodeStatus(
+            config=config, id=NODE, process=ThisProcess("", os.getpid(), 0.0), storage=storage, admission=admission,
+            services=services, listener=cast(Any, SimpleNamespace(addresses=[], connections=0)), workers=NO_WORKERS,
+            neighbours=neighbours, aside=aside, stop=self.stop, log_dropped=lambda: 0,
+        )  # fmt: skip
+        admin = TaskAdmin(storage, neighbours, NO_WORKERS, aside, self.report)
+        self.loading: asyncio.Future[str] | None = None
+        self.parts = config, storage, neighbours, status, admin, self.stop, lambda: self.loading, self.report
+        self.control = Control(*self.parts)
 
     def report(self, action: str, **details: Any) -> None:
         self.reports.append((action, details))
-
-    def status(self) -> dict[str, Any]:
-        aside = self.control.aside._asdict()
-        return {**dict.fromkeys(NUMBERS, 0), **aside, "refused": {}, "outbox": self.outbox.sizes(), "waiting": self.spool.total}
-
-    def problem(self) -> str:
-        return self.trouble
-
-    def ask_to_stop(self) -> None:
-        self.asked.append("stop")
-
-    def ask_to_drain(self) -> None:
-        self.asked.append("drain")
-
-    def ask_to_reload(self) -> "asyncio.Future[str] | None":
-        self.asked.append("reload")
-        return self.loading
-
-    loading: "asyncio.Future[str] | None" = None
 
     async def ask(self, method: str, path: str) -> tuple[int, Any]:
         """The status and the answer, decoded."""
@@ -108,7 +100,7 @@ def test_socket_is_its_owners_alone_and_one_that_a_dead_node_left_is_replaced(tm
         assert stat.S_IMODE(os.stat(node.layout.control).st_mode) == 0o600
         os.unlink(node.layout.control)
         Path(node.layout.control).write_text("somebody made a file of that name")
-        again = Control(node)  # type: ignore[arg-type]  # as above
+        again = Control(*node.parts)
         await again.start()
         assert (await node.ask("GET", "/peers")) == (200, [])
         await again.stop()
@@ -136,15 +128,15 @@ def test_tasks_are_listed_by_their_state_and_shown_with_their_contents(tmp_path:
 
 def test_task_that_waits_or_is_dead_is_removed_and_one_that_runs_is_not(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
-        taken = node.spool.take(1)
+        taken = node.storage.spool.take(1)
         assert taken is not None
         status, answer = await node.ask("DELETE", f"/tasks/{WAITS}")
         assert (status, answer["error"]) == (409, f"the task {WAITS} is with a worker; only waiting tasks can be removed")
-        node.spool.give_back(taken)
+        node.storage.spool.give_back(taken)
         for identity in (WAITS, DEAD):
             assert (await node.ask("DELETE", f"/tasks/{identity}")) == (200, {"id": identity, "removed": True})
             assert (await node.ask("DELETE", f"/tasks/{identity}"))[0] == 404
-        assert node.spool.total == 0
+        assert node.storage.spool.total == 0
         assert [details["id"] for action, details in node.reports if action == "removed"] == [WAITS, DEAD]
         assert (await node.ask("GET", "/status"))[1]["dead"] == 0, "it is counted again"
 
@@ -157,7 +149,7 @@ def test_dead_task_is_made_ready(tmp_path: Path, path: str) -> None:
         assert (await node.ask("GET", "/status"))[1]["dead"] == 1
         status, answer = await node.ask("POST", path)
         assert (status, int(answer["ready"])) == (200, 1)
-        assert node.spool.total == 2
+        assert node.storage.spool.total == 2
         assert (await node.ask("GET", "/status"))[1]["dead"] == 0
         assert [details["id"] for action, details in node.reports if action == "retry_asked"] == [DEAD]
 
@@ -190,13 +182,13 @@ def test_what_cannot_be_done_is_told_in_a_sentence(tmp_path: Path, method: str, 
 def test_stop_and_drain_are_asked_for_and_a_second_drain_is_not(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         assert (await node.ask("POST", "/drain")) == (200, {"draining": True, "waiting": 1, "outbox": 0})
-        node.trouble, node.admission.closed = "stopping", "this node is draining"
+        assert node.stop.drains
         assert (await node.ask("POST", "/drain")) == (409, {"error": "this node is draining already"})
         assert (await node.ask("POST", "/stop")) == (200, {"stopping": True})
-        assert not node.leaves_files
+        assert not node.stop.leaves_files
         await node.ask("POST", "/stop?files=1")
-        assert node.leaves_files
-        assert node.asked == ["drain", "stop", "stop"]
+        assert node.stop.leaves_files
+        assert [action for action, _ in node.reports] == ["draining", "stopping_now", "stopping_now"]
 
     run(tmp_path / "spool", story)
 
@@ -218,8 +210,8 @@ def test_health_and_metrics_are_told_over_tcp_and_no_connection_keeps_others_out
         host, _, port = node.control.http_address.rpartition(":")
         idle = [await asyncio.open_connection(host, int(port)) for _ in range(MAX_HTTP + 5)]
         async with aiohttp.ClientSession(f"http://{node.control.http_address}") as session:
-            for trouble, status in (("", 200), ("the disk is full", 503)):
-                node.trouble = trouble
+            for free, trouble, status in ((1 << 40, "", 200), (1, "the disk is full", 503)):
+                node.admission.note_free(free)
                 async with session.get("/healthz") as answer:
                     assert (answer.status, await answer.text()) == (status, f"{trouble or 'ok'}\n")
             async with session.get("/metrics") as answer:
@@ -241,6 +233,6 @@ def test_address_that_is_taken_is_an_error_of_the_settings_and_leaves_no_socket(
         with pytest.raises(BadConfig, match="--http"):
             await other.control.start()
         assert not os.path.lexists(other.layout.control)
-        await other.journal.close()
+        await other.storage.close()
 
     run(tmp_path / "spool", story, http="127.0.0.1:0")
