@@ -509,7 +509,7 @@ class Cluster:
         own = Load.of(self._own_status())
         aside: list[Kept] = []
         try:
-            for peer, count in sharing.offers(own, self._loads(), seconds, self._storage.spool.queue.size).items():
+            for peer, count in sharing.offers(own, self._loads(), seconds, self._storage.spool.waiting.ready.size).items():
                 moved = 0
                 while moved < count and len(aside) < MOST_LOOKS:
                     went = await self._give(peer, min(CHUNK, count - moved), aside)
@@ -545,7 +545,7 @@ class Cluster:
         since = await self._ask_all(deadline)
         try:
             while self._loop.time() < deadline:
-                shares = sharing.spread(min(CHUNK, spool.queue.size + len(spool.later)), self._loads(since))
+                shares = sharing.spread(min(CHUNK, spool.waiting.ready.size + len(spool.waiting.later)), self._loads(since))
                 went = await self._spread(shares, aside) if shares else None
                 if went is None:
                     break

@@ -54,7 +54,7 @@ class Housekeeping:
         self._active = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         self._rounds: asyncio.Task[None] | None = None
-        storage.spool.when_changed(self._changed)
+        storage.spool.waiting.when_changed(self._changed)
 
     def start(self) -> None:
         """Begins. Ready tasks go to the workers now."""
@@ -79,13 +79,13 @@ class Housekeeping:
 
     def _set_alarm(self) -> None:
         """Wakes exactly when the next task is due (looking again at least every 30 s, because clocks may be set)."""
-        due = self._storage.spool.later.next_due()
+        due = self._storage.spool.waiting.later.next_due()
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = None if due is None else self._loop.call_later(min(max(due - time.time(), 0.0), 30.0), self._wake)
 
     def _wake(self) -> None:
-        self._storage.spool.wake_due()
+        self._storage.spool.waiting.wake_due()
         self._set_alarm()
 
     async def _run(self) -> None:
@@ -110,8 +110,8 @@ class Housekeeping:
             self._report("clock_set_back", seconds=round(-step, 3))
             await storage.spool.clock_was_set_back(step)
         self._set_alarm()
-        storage.spool.close_old_batch()
-        await storage.spool.settle()
+        storage.spool.group_commit.close_old()
+        await storage.settle()
         await storage.journal.sync_marks()
         self.note_free(await storage.journal.moves.run(self.measure))
         if self._config.hold:

@@ -126,7 +126,7 @@ class Life:
             await self._drain()
         if self.stop.leaves_files or self.storage.journal.in_batches <= SETTLE_AT_STOP:
             # People, and a uWSGI server, find what waits as spool files.
-            await self.storage.spool.settle_all(lambda: not self.stop.is_hasty)
+            await self.storage.settle_all(lambda: not self.stop.is_hasty)
         await self._end()
         self.report("stopped", waiting=self.storage.spool.total, outbox=self.storage.outbox.total)
 

@@ -127,7 +127,7 @@ class Node:
         )  # fmt: skip
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
         self.storage = Storage(journal, policy, random.Random())  # jitter
-        self._inbox = Inbox(self.storage.spool, report)
+        self._inbox = Inbox(self.storage.spool.files, journal, report)
         self._inbox.watch()
         self.storage.load(boot_id(time.time()))
         self._inbox.warn_of_unscanned()
@@ -146,7 +146,7 @@ class Node:
         )  # fmt: skip
         self.storage.spool.group_commit.when_told(services.flush)
         listener = Listener(config, services, sockets, layout.socket, self._trust)
-        self._pool = pool = WorkerPool(config, self.storage.spool, self._facts(), report, self._warden)
+        self._pool = pool = WorkerPool(config, self.storage.spool, self.storage.verdicts, self._facts(), report, self._warden)
         self._reloads = Reloads(pool.load, AppBroken, pool.room, partial(report, app=config.app))
         self._stop = Stop(pool, report, drains=config.drain_on_stop)
         self._aside = Counting(self.storage.journal.reader)
@@ -191,7 +191,7 @@ class Node:
         self.report(
             "ready", listen=self.addresses, name=config.name, id=self.id, spool=self._layout.root, pid=os.getpid(),
             workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
-            waiting=self._status.ready_tasks, later=len(self.storage.spool.later), sync=config.sync,
+            waiting=self._status.ready_tasks, later=len(self.storage.spool.waiting.later), sync=config.sync,
             **({"http": self._control.http_address} if config.http else {}),
         )  # fmt: skip
 

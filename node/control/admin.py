@@ -171,7 +171,7 @@ class TaskAdmin:
             if to:
                 outbox.accept_file(ref, time.time())
             else:
-                self._spool.notice(ref, 0.0, time.time(), sure=True)
+                self._spool.files.notice(ref, 0.0, time.time(), sure=True)
         self._aside.expire()
         return to
 

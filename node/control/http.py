@@ -279,7 +279,7 @@ class Control:
         del request
         journal = self._storage.journal
         before = journal.in_batches
-        await self._storage.spool.settle_all()
+        await self._storage.settle_all()
         return _json({"settled": before - journal.in_batches, "left": journal.in_batches})
 
     async def _post_stop(self, request: web.Request) -> web.Response:

@@ -83,7 +83,7 @@ class NodeStatus:
             "state": self.stop.state, "sync": self.config.sync, "app": self.config.app,
             "workers": workers.ready, "worker_pids": workers.worker_pids, "old_workers": workers.leaving,
             "total": spool.total, "waiting": self.ready_tasks, "running": len(workers.running()),
-            "held": workers.held, "later": len(spool.later), "retrying": len(spool.retrying),
+            "held": workers.held, "later": len(spool.waiting.later), "retrying": len(spool.retrying),
             "dead": aside.dead, "outbox": outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
             "rates": {name: rate for name, rate in rates.items() if name != "busy"},
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
@@ -129,11 +129,11 @@ class NodeStatus:
     def ready_tasks(self) -> int:
         """Tasks that wait for a worker, not for their time."""
         spool = self.storage.spool
-        return max(spool.total - len(spool.later) - self.workers.held, 0)
+        return max(spool.total - len(spool.waiting.later) - self.workers.held, 0)
 
     def oldest_waiting(self) -> float | None:
         """Seconds that the oldest ready task has waited; None if none waits."""
-        oldest = self.storage.spool.queue.oldest()
+        oldest = self.storage.spool.waiting.ready.oldest()
         return None if oldest is None else round(max(time.time() - oldest, 0.0), 3)
 
     def sample(self) -> None:

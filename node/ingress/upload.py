@@ -75,7 +75,7 @@ class Upload:
 
     async def _place(self, ref: str, to: str, *, is_last: bool) -> None:
         try:
-            await self._storage.spool.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
+            await self._storage.spool.files.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
         except OSError:
             if to:
                 self._storage.outbox.refused(to, number_of(ref))
@@ -86,9 +86,9 @@ class Upload:
     async def _finish_arrival(self, arrival: Arrival) -> None:
         """The task is safe in a place that proves its number. It runs from another one, once the number itself is safe."""
         ref = f"arriving/{names.file_name(self._identity)}"
-        await self._storage.spool.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
+        await self._storage.spool.files.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
         arrival.taken()
-        self._storage.spool.publish(ref, self._target(""), self._due())
+        self._storage.spool.arrivals.publish(ref, self._target(""), self._due())
 
     def abort(self) -> None:
         """The rest will not come: leaves nothing behind."""

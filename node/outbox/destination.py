@@ -92,7 +92,7 @@ class Destination:
 
     def give_back(self, taken: Taken, owner: str) -> None:
         """Tasks were taken and stay: they are the next."""
-        taken.source.in_flight.difference_update(taken.refs)
+        taken.source.land(taken.refs)
         self.queue(owner).give_back(*taken)
 
     def withdraw(self, source: Source, ref: Ref) -> Callable[[], None]:

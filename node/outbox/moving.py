@@ -38,6 +38,9 @@ class Moving:
         self._outbox = outbox
         self._journal = spool.journal
 
+    def __repr__(self) -> str:
+        return f"<moves between {self._spool!r} and {self._outbox!r}>"
+
     async def give_away(self, count: int, choose: Choice, aside: list[Kept], *, later: bool = False) -> int | None:
         """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
 
@@ -153,4 +156,4 @@ class Moving:
         if is_outbound(ref):
             self._outbox.accept_file(ref, now if mtime is None else mtime)
         else:
-            self._spool.notice(ref, mtime or 0.0, now, sure=True)
+            self._spool.files.notice(ref, mtime or 0.0, now, sure=True)

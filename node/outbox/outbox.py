@@ -46,6 +46,9 @@ class Outbox:
         self._is_safe = False
         """Whether tasks that earlier processes ended are gone from the medium, so that a power cut cannot bring them back."""
 
+    def __repr__(self) -> str:
+        return f"<outbox: {self.total} tasks for {len(self.sizes())} of {len(self.destinations)} destinations>"
+
     def when_woken(self, call: Callable[[str], None]) -> None:
         """Has `call` called with each destination that has got a task."""
         self.woken = call

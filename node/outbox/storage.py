@@ -3,6 +3,7 @@
 import os
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 from spoolnode.node.outbox.expiry import Expiry
@@ -15,6 +16,7 @@ from spoolnode.node.spool.recovery import recover
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Source
+from spoolnode.node.spool.verdicts import Verdicts
 
 
 class Storage:
@@ -26,7 +28,8 @@ class Storage:
         self.outbox = Outbox(journal)
         self.shipping = Shipping(self.outbox, journal)
         self.expiry = Expiry(self.outbox, self.shipping, journal)
-        self.spool = Spool(self.journal, self.outbox, policy, rng)
+        self.spool = Spool(journal, self.outbox)
+        self.verdicts = Verdicts(self.spool, journal, policy, rng)
         self.moving = Moving(self.spool, self.outbox)
 
     def load(self, boot: str = "") -> None:
@@ -36,11 +39,22 @@ class Storage:
         self.journal.adopt(found)
         suspicious = self.outbox.start(boot, now)
         self.spool.adopt(found, now)
+        self.verdicts.adopt(found, now)
         self.outbox.adopt(found, now, suspicious=suspicious)
+
+    async def settle(self) -> None:
+        """Publishes what is left in arriving/, and gives the last few tasks of old batches files of their own."""
+        await self.spool.arrivals.publish_all()
+        await self.journal.settle()
+
+    async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Gives all that waits in batches files of their own, as far as `goes_on` says so and the disk has room."""
+        await self.spool.group_commit.finish()
+        await self.journal.settle_all(goes_on)
 
     async def close(self) -> None:
         """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
-        await self.spool.commit_all()
+        await self.spool.group_commit.finish()
         await self.journal.commits.run(self.spool.group_commit.close)
         await self.journal.sync_marks()
         await self.outbox.stop()

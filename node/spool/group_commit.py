@@ -172,6 +172,18 @@ class GroupCommit:
             if not self._busy:
                 self._start()
 
+    def close_old(self) -> None:
+        """Closes the open batch once it has been open for its time."""
+        since = self.open_since
+        if since is not None and not 0 <= time.time() - since < BATCH_SECONDS:  # the clock may be set back
+            self.close_batch()
+
+    async def finish(self) -> None:
+        """Closes the open batch. Returns when all earlier tasks are acknowledged."""
+        self.close_batch()
+        while not self.is_idle:
+            await self._thread.run(lambda: None)
+
     @property
     def open_since(self) -> float | None:
         """When the open batch got its first task; None if no batch is open."""

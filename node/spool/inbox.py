@@ -21,8 +21,9 @@ from inotify_simple import INotify, flags
 from spoolnode.node.background import spawn
 from spoolnode.node.disk.layout import is_priority, is_spool_file
 from spoolnode.node.log import rarely
+from spoolnode.node.spool.files import SpoolFiles
+from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.recovery import FoundFile, shown, spool_files
-from spoolnode.node.spool.spool import Spool
 
 SCAN_SECONDS = 30.0
 """Seconds between two scans, uWSGI's own frequency."""
@@ -50,8 +51,9 @@ _HEAD = struct.Struct("iIII")
 class Inbox:
     """Watches the spool directory and its numeric directories."""
 
-    def __init__(self, spool: Spool, report: Callable[..., None]) -> None:
-        self._spool = spool
+    def __init__(self, files: SpoolFiles, journal: Journal, report: Callable[..., None]) -> None:
+        self._files = files
+        self._journal = journal
         self._report = report
         self._rarely = rarely(report)
         self._loop = asyncio.get_running_loop()
@@ -66,14 +68,14 @@ class Inbox:
         self._is_listing = False
         self._scan_timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
-        spool.journal.when_placed(self._look)
-        spool.when_landing(self._catch_up)
+        journal.when_placed(self._look)
+        files.when_landing(self._catch_up)
 
     def watch(self) -> None:
         """Begins to watch: before recovery reads what is there, so that nothing comes between."""
         try:
             self._inotify = INotify(nonblocking=True)
-            root = self._inotify.add_watch(self._spool.journal.layout.root, _EVENTS)
+            root = self._inotify.add_watch(self._journal.layout.root, _EVENTS)
         except OSError as error:
             self._report("no_inotify", reason=error.strerror, scan_every=SCAN_SECONDS)
             if self._inotify is not None:
@@ -85,9 +87,9 @@ class Inbox:
 
     def warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs one that is not a number; users who move over hear of it. Blocks."""
-        layout = self._spool.journal.layout
+        layout = self._journal.layout
         ours = {os.path.basename(path) for path in layout.directories}
-        for name in self._spool.journal.reader.disk.directories(layout.root):
+        for name in self._journal.reader.disk.directories(layout.root):
             if name not in ours and not is_priority(name):
                 self._report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
 
@@ -132,7 +134,7 @@ class Inbox:
         try:
             while self._unlisted:
                 above, self._unlisted = self._unlisted, []
-                below = await self._spool.journal.moves.run(partial(self._numeric_in, above))
+                below = await self._journal.moves.run(partial(self._numeric_in, above))
                 self._unlisted += [f"{name}/" for name in below if self._watch(name)]
         finally:
             self._is_listing = False
@@ -145,7 +147,7 @@ class Inbox:
         for directory in directories:
             # Closed to us, or nested too deep: recovery and the scan say so.
             with contextlib.suppress(OSError):
-                below = self._spool.journal.reader.disk.directories(self._spool.journal.layout.path(directory))
+                below = self._journal.reader.disk.directories(self._journal.layout.path(directory))
                 found += [f"{directory}{name}" for name in below if is_priority(name)]
         return found
 
@@ -154,7 +156,7 @@ class Inbox:
         if self._inotify is None:
             return False  # stopped meanwhile
         try:
-            watch = self._inotify.add_watch(self._spool.journal.layout.path(directory), _EVENTS)
+            watch = self._inotify.add_watch(self._journal.layout.path(directory), _EVENTS)
         except OSError as error:
             if error.errno != errno.ENOENT:
                 self._rarely("no_inotify", directory=shown(directory), reason=error.strerror, scan_every=SCAN_SECONDS)
@@ -208,7 +210,7 @@ class Inbox:
             if is_priority(name) and mask & (flags.CREATE | flags.MOVED_TO):
                 self._note_directory(ref)
             return
-        files = self._spool.files
+        files = self._files
         if ref in files.in_flight or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
             return  # a worker's own doing
         if is_spool_file(name) and mask & _FILE_EVENTS:
@@ -216,20 +218,20 @@ class Inbox:
 
     def _look(self) -> None:
         """Tells the spool what is new, unless it is just giving names itself: those would seem new."""
-        if not self._news or self._spool.journal.is_placing or self._looks_again:
+        if not self._news or self._journal.is_placing or self._looks_again:
             return
         now = time.time()
         for ref in [*islice(self._news, LOOKED_AT_ONCE)]:
             sure = self._news.pop(ref)
             try:
                 # A stat of a name that the kernel has just told us of: it is in memory.
-                found = os.lstat(self._spool.journal.layout.path(ref))
+                found = os.lstat(self._journal.layout.path(ref))
             except (FileNotFoundError, NotADirectoryError):
-                self._spool.forget(ref)
+                self._files.forget(ref)
             except OSError:
                 continue  # closed to us, or failing: the scan says so, and the move that has just ended must not hear of it
             else:
-                self._spool.notice(ref, found.st_mtime, now, sure=sure)
+                self._files.notice(ref, found.st_mtime, now, sure=sure)
         if self._news:
             self._looks_again = True
             self._loop.call_soon(self._look_again)
@@ -247,7 +249,7 @@ class Inbox:
     async def _scan(self) -> None:
         began = self._loop.time()
         try:
-            found: list[FoundFile] = await self._spool.journal.moves.run(lambda: list(spool_files(self._spool.journal.reader)))
+            found: list[FoundFile] = await self._journal.moves.run(lambda: list(spool_files(self._journal.reader)))
         except OSError as error:
             self._report("scan_failed", reason=str(error))
         else:
@@ -259,7 +261,7 @@ class Inbox:
         """Those of which the spool does not know already that they are here, and when they are due."""
         now, news = time.time(), []
         for index, file in enumerate(found):
-            if self._spool.files.known.get(file.ref) != (file.mtime if file.mtime > now else 0.0):
+            if self._files.known.get(file.ref) != (file.mtime if file.mtime > now else 0.0):
                 news.append(file)
             if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
                 await asyncio.sleep(0)
@@ -270,13 +272,13 @@ class Inbox:
         now = time.time()
         for index, file in enumerate(sorted(news, key=lambda file: file.order)):  # a directory lists its files in no order
             # Not sure even of one that an earlier scan has seen: who writes it may not be done yet.
-            if file.ref in self._spool.files.known:
-                self._spool.notice(file.ref, file.mtime, now, sure=False)
+            if file.ref in self._files.known:
+                self._files.notice(file.ref, file.mtime, now, sure=False)
             else:
                 with contextlib.suppress(OSError):  # it is gone, or closed to us
                     # The listing is older than what ended since; only what is there now counts.
-                    mtime = os.lstat(self._spool.journal.layout.path(file.ref)).st_mtime
-                    self._spool.notice(file.ref, mtime, now, sure=False)
+                    mtime = os.lstat(self._journal.layout.path(file.ref)).st_mtime
+                    self._files.notice(file.ref, mtime, now, sure=False)
             if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
                 await asyncio.sleep(0)
 

@@ -97,6 +97,10 @@ class Journal:
         """`call` is called when no move that gives files their names is under way (see `placing`)."""
         self.placed = call
 
+    def __repr__(self) -> str:
+        unsynced = len(self._dirty) + len(self._dirty_directories)
+        return f"<journal {self.layout.root}: {len(self.batches)} batches, {unsynced} places to sync>"
+
     def adopt(self, found: Found) -> None:
         """Takes the findings of a start: the numbers, and the places that the last process may have left unsynced."""
         self._last_number = max(self._last_number, found.last_number)

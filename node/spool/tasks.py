@@ -12,7 +12,7 @@ from collections.abc import Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from spoolnode.node.disk.layout import number_of, rank_of
+from spoolnode.node.disk.layout import number_of
 from spoolnode.node.spool.place import IN_FILES, InBatch, Place
 from spoolnode.node.spool.queue import ReadyQueue, Ref
 from spoolnode.protocol import batch as batchfile
@@ -75,8 +75,8 @@ class Source(ABC):
         """The number of a task that is for another node; 0 when it is for this one."""
 
     @abstractmethod
-    def accepted_at(self, ref: Ref) -> float | None:
-        """When a task was accepted, in seconds since 1970; None: only its file knows."""
+    def accepted_at(self, ref: Ref) -> float:
+        """When a task was accepted, in seconds since 1970."""
 
     @abstractmethod
     def put_off(self, ref: Ref, due: float) -> bool:
@@ -90,6 +90,10 @@ class Source(ABC):
     def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
         """Takes one task out of that queue; its rank, or None when it was not there."""
 
+    def land(self, refs: Iterable[Any]) -> None:
+        """Tasks are with no worker or link any more, and stay."""
+        self.in_flight.difference_update(refs)
+
     @abstractmethod
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
         """Tasks left the disk."""
@@ -99,7 +103,7 @@ class Source(ABC):
         """Tasks were marked, and that is to be safe within a second; False when nothing makes such marks safe."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Batch(Source):
     """One file of incoming/."""
 
@@ -139,6 +143,10 @@ class Batch(Source):
         self.place = InBatch(self.number)
         self.seed = batchfile.seed_of(self.number, self.salt)
 
+    def __repr__(self) -> str:
+        state = "frozen" if self.frozen else "closed" if self.closed else "open"
+        return f"<batch {self.number}, {state}: {self.live} live, {len(self.in_flight)} in flight, {len(self.moved)} settled>"
+
     def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
         if not self.moved:
             return refs, []
@@ -172,50 +180,26 @@ class Batch(Source):
         return True
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, repr=False)
 class Files(Source):
-    """All tasks that wait here and have a spool file of their own."""
+    """Tasks that have a file of their own: those that wait here (see `files`), or those in the outbox."""
 
     known: dict[str, float] = field(default_factory=dict)
-    """When each is due; a file is in here from when it is noticed until it is gone."""
+    """The time that counts for each; a file is in here from when it is noticed until it is gone."""
     number: None = None
     place: Place = IN_FILES
     in_flight: set[str] = field(default_factory=set)
     frozen: bool = False
     arrived: bool = False
-    directories: set[str] = field(default_factory=set)
-    """Where they are or were: "" for the top, "5/" for a priority."""
 
-    def note(self, ref: str, due: float) -> None:
-        """A file is there."""
-        self.known[ref] = due
-        if "/" in ref:
-            self.directories.add(ref[: ref.rindex("/") + 1])
-
-    def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
-        # A file whose time was changed may have several places in the queue, perhaps side by side.
-        return [ref for ref in dict.fromkeys(refs) if self.known.get(ref) == 0.0 and ref not in self.in_flight], []
+    def __repr__(self) -> str:
+        return f"<files: {len(self.known)}, {len(self.in_flight)} in flight>"
 
     def still_here(self, refs: Iterable[Any]) -> list[Any]:
         return [ref for ref in refs if ref in self.known]
 
-    def sequence_number(self, ref: Ref) -> int:  # noqa: ARG002  # see `OutboxFiles`
-        return 0
-
-    def accepted_at(self, ref: Ref) -> float | None:  # noqa: ARG002  # its file's time says so
-        return None
-
-    def put_off(self, ref: Ref, due: float) -> bool:
-        if ref not in self.known:
-            return False
-        self.known[str(ref)] = due
-        return True
-
     def at_once(self, tasks: int, files: int) -> int:
         return min(tasks, files)
-
-    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:  # noqa: ARG002  # its old place there is passed over
-        return rank_of(str(ref)) if ref in self.known else None
 
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
         for ref in refs:
@@ -239,6 +223,9 @@ class OutboxFiles(Files):
 
     def accepted_at(self, ref: Ref) -> float:
         return self.known.get(str(ref), 0.0)
+
+    def put_off(self, ref: Ref, due: float) -> bool:  # noqa: ARG002  # nothing waits for its time there
+        return ref in self.known
 
     def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
         return queue.remove(self, ref)

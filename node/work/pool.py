@@ -10,8 +10,9 @@ from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.outcome import Ending, Outcome, read_timer
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.spool.queue import Ref
-from spoolnode.node.spool.spool import LOCKED_SECONDS, SHORT_SECONDS, Spool
+from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Taken
+from spoolnode.node.spool.verdicts import Verdicts
 from spoolnode.node.work import messages
 from spoolnode.node.work.balance import STALLED_SECONDS, View, plan, to_relieve
 from spoolnode.node.work.process import InFlight, WorkerProcess, worker_command
@@ -37,6 +38,11 @@ LONGEST_SHORTAGE = 10.0
 OLD_WORKERS = 3
 """As many workers as `workers`, times this, may finish what they run beside the new ones; then a reload waits for them."""
 
+SHORT_SECONDS = 60.0
+"""How long a file may end before its variables do until it counts as damaged."""
+LOCKED_SECONDS = 1.0
+"""Pause before a file is tried again that somebody else holds locked."""
+
 
 class AppBroken(SpoolnodeError):
     """You erred: the application does not load. The text is its traceback."""
@@ -49,11 +55,14 @@ class AppUnusable(AppBroken, BadConfig):
 class WorkerPool:
     """All workers of a node."""
 
-    def __init__(self, config: Config, spool: Spool, facts: dict[str, Any], report: Callable[..., None], warden: Warden) -> None:
+    def __init__(
+        self, config: Config, spool: Spool, verdicts: Verdicts, facts: dict[str, Any], report: Callable[..., None], warden: Warden
+    ) -> None:
         self._warden = warden
         self._serial = itertools.count(1)
         self._config = config
         self._spool = spool
+        self._verdicts = verdicts
         self._facts = facts
         self._report = report
         self._loop = asyncio.get_running_loop()
@@ -217,10 +226,10 @@ class WorkerPool:
             return
         now = time.monotonic()
         progress = True
-        while progress and self._spool.queue.size:
+        while progress and self._spool.waiting.ready.size:
             progress = False
             views = [self._view(worker, now) for worker in workers]
-            for index, count in plan(views, self._spool.queue.size):
+            for index, count in plan(views, self._spool.waiting.ready.size):
                 progress |= self._send_chunk(workers[index], count)
         self._start_ticking()
 
@@ -327,7 +336,7 @@ class WorkerPool:
             del worker.chunks[number]
 
     def _judge(self, chunk: InFlight, ref: Ref, verdict: str, detail: Any, delay: float, function: str) -> None:
-        spool, source = self._spool, chunk.source
+        spool, verdicts, source = self._spool, self._verdicts, chunk.source
         if verdict == messages.GONE:
             spool.gone(source, ref)
         elif verdict == messages.EARLY:
@@ -335,13 +344,13 @@ class WorkerPool:
         elif verdict == messages.LOCKED or (verdict == messages.SHORT and detail < SHORT_SECONDS):
             spool.postpone(source, ref, chunk.rank, time.time() + LOCKED_SECONDS)
         elif verdict == messages.SHORT:
-            spool.corrupt(source, ref, f"it ended before its variables did for {int(detail)} s")
+            verdicts.corrupt(source, ref, f"it ended before its variables did for {int(detail)} s")
         elif verdict == messages.UNREADABLE:
-            spool.unreadable(source, ref, chunk.rank, detail)
+            verdicts.unreadable(source, ref, chunk.rank, detail)
         elif verdict == messages.CORRUPT:
-            spool.corrupt(source, ref, detail)
+            verdicts.corrupt(source, ref, detail)
         else:
-            spool.failed(source, ref, chunk.rank, Outcome(Ending(verdict), detail, delay, function))
+            verdicts.failed(source, ref, chunk.rank, Outcome(Ending(verdict), detail, delay, function))
 
     def _returned(self, worker: WorkerProcess, number: int, packed: bytes) -> None:
         positions = messages.unpack_positions(packed)
@@ -414,7 +423,7 @@ class WorkerPool:
         worker.held = 0
 
     def _account_chunk(self, worker: WorkerProcess, number: int, chunk: InFlight, running: dict[tuple[int, int], float]) -> None:
-        spool, source = self._spool, chunk.source
+        spool, verdicts, source = self._spool, self._verdicts, chunk.source
         refs = {position: chunk.refs[position] for position in sorted(chunk.open)}
         finished = spool.journal.is_finished(source, refs.values())
         spool.done(source, [ref for ref in refs.values() if ref in finished])
@@ -426,11 +435,11 @@ class WorkerPool:
                 unstarted.append(ref)
             elif (number, position) in worker.overdue:
                 reason = f"it ran longer than {running[number, position]:g} s (timeout); its worker was killed"
-                spool.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, reason))
+                verdicts.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, reason))
             elif worker.interrupted or worker.overdue:
-                spool.interrupted(source, ref, chunk.rank)
+                verdicts.interrupted(source, ref, chunk.rank)
             else:
-                spool.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, f"its worker {worker.death}"))
+                verdicts.failed(source, ref, chunk.rank, Outcome(Ending.FAILED, f"its worker {worker.death}"))
         spool.give_back(Taken(source, unstarted, chunk.rank))
 
     # -- by the clock --
@@ -454,9 +463,9 @@ class WorkerPool:
                 self._report("timeout", worker=worker.index, pid=worker.pid, tasks=self._names(worker, late))
                 worker.kill()
         views = [self._view(worker, now) for worker in self.workers]
-        for index in to_relieve(views, self._spool.queue.size):
+        for index in to_relieve(views, self._spool.waiting.ready.size):
             self.workers[index].send(["return"])
-        if self._spool.queue.size:
+        if self._spool.waiting.ready.size:
             self.dispatch()
         self._start_ticking()
 

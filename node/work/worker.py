@@ -84,9 +84,14 @@ class Worker:
         self._others: list[list[Any]] = []
         self._since = time.monotonic()
         self._surroundings = Surroundings()
-        self._async = AsyncTasks(self, concurrency)
+        self._async = AsyncTasks(slots, self.send, concurrency)
         app.inbox.put, app.inbox.call_next, app.inbox.wait_for = self._work.put, self._call_next, self._async.wait_for
         os.register_at_fork(after_in_child=self._async.stop_in_child)
+
+    def __repr__(self) -> str:
+        state = "stopping" if self._stopping else "working"
+        to_do = sum(len(chunk.todo) for chunk in list(self._chunks))
+        return f"<worker {os.getpid()}, {state}: {to_do} tasks to do>"
 
     def run(self) -> None:
         """Works until the node says stop or is gone."""
@@ -263,8 +268,10 @@ class Worker:
 class AsyncTasks:
     """The async tasks of a worker, in an event loop of their own. The first one starts the thread and loads asyncio."""
 
-    def __init__(self, worker: Worker, concurrency: int) -> None:
-        self._worker = worker
+    def __init__(self, slots: Slots, send: Callable[[list[Any]], None], concurrency: int) -> None:
+        """`send`: says something to the node, from any thread."""
+        self._slots = slots
+        self._send = send
         self._concurrency = concurrency
         self._free: SimpleQueue[int] = SimpleQueue()
         """The slots in which nothing runs."""
@@ -277,7 +284,7 @@ class AsyncTasks:
         slot = self._free.get()
         started = time.monotonic()
         # Here, not in the loop's thread: from now on, without a gap, the task counts as running.
-        self._worker._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
+        self._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
         self._submit(self._run(awaitable, task, chunk, position, limit, slot)).add_done_callback(_must_not_fail)
 
     def wait_for(self, awaitable: Awaitable[Any]) -> None:
@@ -342,14 +349,14 @@ class AsyncTasks:
         else:
             task.leave()
             others.append(describe(task, position, outcome))
-        self._worker._slots.end(slot)
-        self._worker.send(["ended", chunk, messages.pack_positions(ended), others, 0.0])
+        self._slots.end(slot)
+        self._send(["ended", chunk, messages.pack_positions(ended), others, 0.0])
         self._free.put(slot)
         self._tell(time.monotonic() - started)
 
     def _tell(self, seconds: float = 0.0) -> None:
         """Reports how many run, and the time of one that has just ended."""
-        self._worker.send(["async", self._concurrency - self._free.qsize(), seconds])
+        self._send(["async", self._concurrency - self._free.qsize(), seconds])
 
 
 def _must_not_fail(run: "Future[None]") -> None:

@@ -114,7 +114,7 @@ class Hands:
         self.watch, self.forget = self.watched.add, self.watched.discard  # it is the warden, too
         self.reports: list[tuple[str, dict[str, Any]]] = []
         facts = {"settings": {"env": []}}
-        self.pool = WorkerPool(Config(**settings), self.station.spool, facts, self._report, self)  # type: ignore[arg-type]
+        self.pool = WorkerPool(Config(**settings), self.station.spool, self.station.storage.verdicts, facts, self._report, self)  # type: ignore[arg-type]
 
     def _report(self, action: str, **details: Any) -> None:
         self.reports.append((action, details))

@@ -310,16 +310,16 @@ class Life:
         held.fate.ended = "done"
 
     def _failed(self, held: Held) -> None:
-        self.spool.failed(held.source, held.ref, held.rank, Outcome(Ending.FAILED, "it failed"))
+        self.storage.verdicts.failed(held.source, held.ref, held.rank, Outcome(Ending.FAILED, "it failed"))
 
     def _again(self, held: Held) -> None:
-        self.spool.failed(held.source, held.ref, held.rank, Outcome(Ending.AGAIN, delay=0.001))
+        self.storage.verdicts.failed(held.source, held.ref, held.rank, Outcome(Ending.AGAIN, delay=0.001))
 
     def _returned(self, held: Held) -> None:
         self.spool.give_back(Taken(held.source, [held.ref], held.rank))
 
     def _interrupted(self, held: Held) -> None:
-        self.spool.interrupted(held.source, held.ref, held.rank)
+        self.storage.verdicts.interrupted(held.source, held.ref, held.rank)
 
     def _died(self, held: Held) -> None:
         """The worker dies, perhaps right after the task's end and before it could say so."""
@@ -339,7 +339,7 @@ class Life:
         for batch in self.journal.batches.values():
             batch.closed_at = -math.inf if batch.closed else batch.closed_at
         if not self.journal.is_placing:
-            self._begin(self.spool.settle())
+            self._begin(self.storage.settle())
 
     def sync_marks(self) -> None:
         """The second is over."""
@@ -361,7 +361,7 @@ class Life:
 
     def wake(self) -> None:
         """Time passes until everything is due."""
-        self.spool.wake_due(math.inf)
+        self.spool.waiting.wake_due(math.inf)
 
     def remove(self) -> None:
         """Removes a task by hand."""
@@ -401,7 +401,7 @@ class Life:
                 return
             for file in found:
                 if self.disk.peek(self.journal.layout.path(file.ref)) is not None:
-                    self.spool.notice(file.ref, file.mtime, time.time(), sure=True)
+                    self.spool.files.notice(file.ref, file.mtime, time.time(), sure=True)
 
         if not self.journal.is_placing:
             self._begin(run())
@@ -433,7 +433,7 @@ class Life:
         found: Counter[int] = Counter(held.fate.n for held in self.held)
         await self.rest()
         while True:
-            self.spool.wake_due(math.inf)
+            self.spool.waiting.wake_due(math.inf)
             taken = self.spool.take(100)
             if taken is None:
                 return found

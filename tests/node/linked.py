@@ -164,7 +164,7 @@ class Station:
         await self.rest()
         for batch in self.journal.batches.values():
             batch.closed_at = float("-inf")
-        await self.during(self.spool.settle())
+        await self.during(self.storage.settle())
 
     async def tidy(self) -> None:
         """A second passes."""
@@ -183,7 +183,7 @@ class Station:
     def run_all(self) -> list[int]:
         """Runs everything that waits here; the numbers `n` in their order."""
         ran = []
-        self.spool.wake_due(float("inf"))
+        self.spool.waiting.wake_due(float("inf"))
         while (taken := self.spool.take(100)) is not None:
             source, refs, _ = taken
             for ref in refs:

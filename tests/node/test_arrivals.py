@@ -311,7 +311,7 @@ def test_a_large_task_keeps_its_priority_and_its_time() -> None:
         await station.upload(task(2, FIRST + 1, at="4000000000"))
         await station.rest()
         assert len(station.files("7")) == 1
-        assert len(station.spool.later) == 1
+        assert len(station.spool.waiting.later) == 1
         assert sorted(station.run_all()) == [1, 2]
 
     run(story())
@@ -391,7 +391,7 @@ def test_when_the_numbers_cannot_be_saved_the_batch_that_proves_them_stays() -> 
         station.journal.store.replace = real  # type: ignore[method-assign] # and has room again
         for batch in station.journal.batches.values():
             batch.closed_at = -math.inf  # time has passed
-        await station.during(station.spool.settle())
+        await station.during(station.storage.settle())
         await station.rest()
         assert not station.journal.batches
         assert station.killed().admit(task(1, FIRST)).stored_as == [KNOWN]

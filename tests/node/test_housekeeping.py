@@ -52,7 +52,7 @@ def test_rounds_end_also_when_the_node_gets_work_in_the_moment_of_its_stop(
         await rests.wait()
         for _ in range(10):
             await asyncio.sleep(0)  # now it waits for work
-        storage.spool.changed()
+        storage.spool.waiting.changed()
         for _ in range(turns):
             await asyncio.sleep(0)
         async with asyncio.timeout(10):

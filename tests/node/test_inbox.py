@@ -60,7 +60,7 @@ def run(root: Path, story: Callable[[Spool, Inbox, Counting], Awaitable[None]], 
         storage = Storage(journal, RetryPolicy(), random.Random(1))
         spool = storage.spool
         reports: list[str] = []
-        inbox = Inbox(spool, lambda action, **_: reports.append(action))
+        inbox = Inbox(spool.files, spool.journal, lambda action, **_: reports.append(action))
         inbox.watch()
         storage.load()
         disk.in_force = True
@@ -153,7 +153,7 @@ def test_only_what_has_happened_is_read_before_a_file_lands(tmp_path: Path) -> N
 
         (Path(spool.journal.layout.root) / "uwsgi_spoolfile_on_x").write_bytes(FILE)
         inbox._read = more  # type: ignore[method-assign] # for a moment
-        spool.landing()
+        spool.files.land([])
         del inbox._read
 
     run(tmp_path / "spool", story)

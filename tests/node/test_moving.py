@@ -66,7 +66,7 @@ def test_what_is_chosen_for_another_node_goes_and_the_rest_runs_here_in_its_orde
         assert await station.during(station.moving.give_away(9, choices(), aside)) is None, "each is looked at once"
         assert station.run_all() == [], "what was looked at is not run meanwhile"
         station.moving.put_back(aside)
-        assert station.spool.queue.size == station.spool.total == 3
+        assert station.spool.waiting.ready.size == station.spool.total == 3
         assert station.run_all() == [1, 3, 5]
         assert await sent(station, "beta") == [2]
         assert await sent(station, "gamma") == [4]

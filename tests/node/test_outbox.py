@@ -344,11 +344,11 @@ def test_what_is_due_later_and_not_handed_over_keeps_its_time(*, settle: bool) -
         await station.settled()  # a round in the midst of it
         moving.put_back(aside)
         await station.settled()
-        due = {str(ref): when for ref, when in spool.later.of(spool.files).items()}
+        due = {str(ref): when for ref, when in spool.waiting.later.of(spool.files).items()}
         assert sorted(due.values()) == [at + 2, at + 3, at + 4]
-        assert {ref: station.disk.stat(spool.layout.path(ref)).mtime for ref in due} == due
+        assert {ref: station.disk.stat(station.journal.layout.path(ref)).mtime for ref in due} == due
         assert station.outbox.sizes() == {GAMMA: 2}
-        assert station.killed().spool.later.next_due() == at + 2
+        assert station.killed().spool.waiting.later.next_due() == at + 2
 
     run(story())
 
@@ -362,8 +362,8 @@ def test_what_moves_here_from_the_outbox_waits_for_its_time(*, settle: bool) -> 
         if settle:
             await station.settled()
         assert await station.during(station.moving.re_place("beta", 9, lambda _asked: "")) == 1
-        assert station.spool.later.next_due() == at
-        assert station.spool.queue.size == 0
+        assert station.spool.waiting.later.next_due() == at
+        assert station.spool.waiting.ready.size == 0
 
     run(story())
 

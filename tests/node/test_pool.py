@@ -151,8 +151,8 @@ def test_death_blames_what_ran_and_gives_back_what_had_not_started(monkeypatch: 
         assert [details["reason"] for action, details in hands.station.reports if action == "retry"] == [
             "its worker ended with -11"
         ]
-        assert hands.station.spool.queue.size == 2
-        assert len(hands.station.spool.later) == 1
+        assert hands.station.spool.waiting.ready.size == 2
+        assert len(hands.station.spool.waiting.later) == 1
         assert hands.pool.deaths == 1
         assert hands.said("worker_died")
 
@@ -317,7 +317,7 @@ def test_task_that_did_not_end_well_waits_or_is_put_aside_as_its_worker_says(
         (worker,) = hands.workers
         worker.fail(0, verdict, detail)
         await hands.turn()
-        places = {"later": len(hands.station.spool.later), "corrupt": len(hands.station.files("corrupt"))}
+        places = {"later": len(hands.station.spool.waiting.later), "corrupt": len(hands.station.files("corrupt"))}
         assert places == {"later": 0, "corrupt": 0, **({left: 1} if left in places else {})}
         assert hands.station.spool.total == places["later"]
 
@@ -328,7 +328,7 @@ async def settled(hands: Hands) -> None:
     """A task with a file of its own is with the worker."""
     hands.station.admit(task(1), link=None)
     await hands.station.settled()
-    hands.station.spool.wake_due(float("inf"))
+    hands.station.spool.waiting.wake_due(float("inf"))
     hands.pool.dispatch()
     await hands.turn()
 

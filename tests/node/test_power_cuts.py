@@ -65,7 +65,7 @@ def test_a_batch_that_the_disk_does_not_let_go_is_removed_when_it_does() -> None
             assert station.after_power_cut(seed).run_all() == []
         for batch in station.journal.batches.values():
             batch.closed_at = float("-inf")  # a minute later
-        await station.during(station.spool.settle())
+        await station.during(station.storage.settle())
         await station.rest()
         assert station.files("incoming") == []
 
@@ -85,7 +85,7 @@ def test_what_was_given_up_just_before_a_power_cut_is_dead_and_does_not_wait_as_
         assert taken is not None
         source, (ref,), rank = taken
         source.place.set_attempts(station.by_hand, ref, 3)
-        station.spool.failed(source, ref, rank, Outcome(Ending.FAILED, "it failed"))
+        station.storage.verdicts.failed(source, ref, rank, Outcome(Ending.FAILED, "it failed"))
         await station.rest()
         assert len(station.files("dead")) == 1
         for seed in SEEDS:
@@ -159,10 +159,10 @@ def test_a_large_task_from_a_peer_is_counted_from_its_acknowledgement_on() -> No
         assert station.storage.is_busy
         for again in (station.killed(), station.after_power_cut()):
             assert again.spool.total == 1
-            await again.during(again.spool.settle())
+            await again.during(again.storage.settle())
             assert again.run_all() == [1]
         station.journal.store.replace = real  # type: ignore[method-assign] # there is room again
-        await station.during(station.spool.settle())
+        await station.during(station.storage.settle())
         assert station.spool.total == 1
         assert station.run_all() == [1]
         assert station.spool.total == 0
@@ -190,7 +190,7 @@ def test_what_ended_after_a_kill_in_the_middle_of_a_move_stays_ended(kept: str) 
         await again.tidy()
         for seed in SEEDS:
             last = again.after_power_cut(seed)
-            await last.during(last.spool.settle())
+            await last.during(last.storage.settle())
             assert last.run_all() == []
 
     run(story())
@@ -211,7 +211,7 @@ def test_a_task_that_cannot_be_published_keeps_no_other_one_waiting() -> None:
         for n in (1, 2):
             assert (await station.upload(task(n, FIRST + n))).stored_as
         for _ in range(2):
-            await station.during(station.spool.settle())
+            await station.during(station.storage.settle())
         assert station.run_all() == [2]
         assert station.spool.total == 1
 

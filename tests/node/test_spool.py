@@ -189,7 +189,7 @@ def test_a_clock_that_is_set_back_does_not_keep_a_batch_open() -> None:
         group = life.spool.group_commit._open
         assert group is not None
         group.batch.accepted = time.time() + 3600
-        life.spool.close_old_batch()
+        life.spool.group_commit.close_old()
         assert life.spool.group_commit.open_since is None
 
     run(story())
@@ -223,10 +223,10 @@ def test_what_a_worker_gave_back_just_before_all_is_settled_gets_a_file_too(is_i
         assert isinstance(source, Batch)
         life._poke(source, ref, 3, 1)
         if is_interrupted:
-            life.spool.interrupted(source, ref, rank)
+            life.storage.verdicts.interrupted(source, ref, rank)
         else:
-            life.spool.failed(source, ref, rank, Outcome(Ending.FAILED, "no"))
-        life._begin(life.spool.settle_all())
+            life.storage.verdicts.failed(source, ref, rank, Outcome(Ending.FAILED, "no"))
+        life._begin(life.storage.settle_all())
         await life.rest()
         assert life.journal.in_batches == 0
         assert len(source.moved) == 2
@@ -245,8 +245,8 @@ def test_a_batch_whose_last_task_lands_while_the_others_are_settled_is_settled_a
         life.settle()
         await life._turn()
         assert source.frozen
-        life.spool.interrupted(source, ref, rank)
-        life._begin(life.spool.settle_all())
+        life.storage.verdicts.interrupted(source, ref, rank)
+        life._begin(life.storage.settle_all())
         await life.rest()
         assert len(source.moved) == 2
 
@@ -337,7 +337,7 @@ def test_a_file_that_is_being_removed_does_not_start_and_one_that_could_not_be_r
         assert found is not None
         job = asyncio.ensure_future(life.storage.remove(*found))
         await life._turn()
-        life.spool.notice(str(found[1]), 0.0, time.time(), sure=True)
+        life.spool.files.notice(str(found[1]), 0.0, time.time(), sure=True)
         assert life.spool.take(1) is None
         life.disk.fail_at(1, errno.EIO)
         await life.rest()
@@ -357,7 +357,7 @@ def test_a_file_with_several_places_in_the_queue_is_taken_once() -> None:
         assert found is not None
         now = time.time()
         for mtime in (now + 100, now - 100, now + 100, now - 100):
-            life.spool.notice(str(found[1]), mtime, now, sure=True)
+            life.spool.files.notice(str(found[1]), mtime, now, sure=True)
         assert await life.waiting() == {fate.n: 1}
 
     run(story())
@@ -371,10 +371,10 @@ def test_a_task_is_given_up_after_its_last_attempt_and_not_before() -> None:
         life = started()
         (fate,) = await accepted(life)
         for attempt in (1, 2, 3):
-            life.spool.wake_due(math.inf)
+            life.spool.waiting.wake_due(math.inf)
             ((source, ref, rank),) = all_taken(life)
             life._poke(source, ref, 3, attempt)
-            life.spool.failed(source, ref, rank, FAILED)
+            life.storage.verdicts.failed(source, ref, rank, FAILED)
             await life.rest()
             assert life.dead() == (set() if attempt < 3 else {fate.n})
         assert life.spool.total == 0
@@ -393,7 +393,7 @@ def test_an_interrupted_task_runs_next_and_its_attempt_does_not_count() -> None:
         source, (ref,), rank = life.spool.take(1) or (None, [0], 0)
         assert isinstance(source, Batch)
         life._poke(source, ref, 3, 1)
-        life.spool.interrupted(source, ref, rank)
+        life.storage.verdicts.interrupted(source, ref, rank)
         assert ref in source.in_flight, "it must not start before its attempt is taken back"
         await life.rest()
         ((again, same, _), _) = all_taken(life)
@@ -414,7 +414,7 @@ def test_a_batch_whose_file_somebody_removed_is_forgotten() -> None:
         life.disk.unlink(life.journal.layout.batch(number))
         taken = all_taken(life)
         source, ref, rank = taken[0]
-        life.spool.failed(source, ref, rank, FAILED)
+        life.storage.verdicts.failed(source, ref, rank, FAILED)
         for source, ref, _ in taken[1:]:
             life.spool.gone(source, ref)
         await life.rest()
@@ -438,11 +438,11 @@ def test_a_young_file_of_which_only_a_scan_knows_waits_until_it_is_surely_whole(
     async def story() -> None:
         life = started()
         now = time.time()
-        life.spool.notice("uwsgi_spoolfile_on_x", now - 0.5, now, sure=False)
-        life.spool.notice("uwsgi_spoolfile_on_y", now - 0.5, now, sure=True)
+        life.spool.files.notice("uwsgi_spoolfile_on_x", now - 0.5, now, sure=False)
+        life.spool.files.notice("uwsgi_spoolfile_on_y", now - 0.5, now, sure=True)
         assert [ref for _, ref, _ in all_taken(life)] == ["uwsgi_spoolfile_on_y"]
-        life.spool.forget("uwsgi_spoolfile_on_x")
-        life.spool.wake_due(math.inf)
+        life.spool.files.forget("uwsgi_spoolfile_on_x")
+        life.spool.waiting.wake_due(math.inf)
         assert all_taken(life) == []
 
     run(story())
@@ -491,7 +491,7 @@ def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_sta
         await journal.commits.run(lambda: None)
         for batch in journal.batches.values():
             batch.closed_at = -math.inf
-        await spool.settle()
+        await storage.settle()
         await journal.sync_marks()
         await storage.close()
         return identities
@@ -499,7 +499,7 @@ def test_on_the_real_disk_tasks_are_accepted_settled_found_again_and_nothing_sta
     async def second() -> set[str]:
         storage = open_storage()
         spool = storage.spool
-        spool.wake_due(math.inf)
+        spool.waiting.wake_due(math.inf)
         found = []
         while (taken := spool.take(100)) is not None:
             found += [spool.id_of(taken[0], ref) for ref in taken[1]]

@@ -276,7 +276,7 @@ def test_of_tasks_that_share_a_commit_each_gets_its_own_time_priority_and_destin
             station.admit(task(n, **kinds[n % 4]), link=None)
         await station.rest()
         assert station.outbox.sizes() == {"beta": 2}
-        assert len(station.spool.later) == 2
+        assert len(station.spool.waiting.later) == 2
         assert station.run_all() == [2, 6, 0, 4, 8, 1, 5], "those with a priority first, those that are due later last"
 
     run(story())
@@ -322,7 +322,7 @@ def watched(path: Path) -> tuple[Storage, Inbox]:
     journal = Journal(RealDisk(), Layout(str(path)), NODE, sync=False, report=lambda *_, **__: None)
     storage = Storage(journal, RetryPolicy(3), random.Random(1))
     storage.load()
-    inbox = Inbox(storage.spool, lambda *_, **__: None)
+    inbox = Inbox(storage.spool.files, storage.journal, lambda *_, **__: None)
     inbox.start()
     return storage, inbox
 

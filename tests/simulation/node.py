@@ -405,7 +405,7 @@ class SimPool:
 
     def dispatch(self) -> None:
         """Gives the idle workers what is ready."""
-        if not self._planned and self._idle and self.node.spool.queue.size:
+        if not self._planned and self._idle and self.node.spool.waiting.ready.size:
             self._planned = True
             self.node.loop.call_soon(self._dispatch)
 
@@ -454,7 +454,7 @@ class SimWorker:
     def __init__(self, pool: SimPool, taken: Taken) -> None:
         self.pool = pool
         self.node = pool.node
-        self.spool, self.journal = pool.node.spool, pool.node.journal
+        self.spool, self.verdicts, self.journal = pool.node.spool, pool.node.storage.verdicts, pool.node.journal
         self.disk = pool.node.machine.disk
         self.random = pool.node.random
         self.source, refs, self.rank = taken
@@ -486,7 +486,7 @@ class SimWorker:
             (ref, copy), self._running = self._running, None
             self.node.history.ended(copy, False)
             self.pool.released(1)
-            self.spool.interrupted(self.source, ref, self.rank)
+            self.verdicts.interrupted(self.source, ref, self.rank)
 
     def _next(self) -> None:
         while self.todo and not self._killed:
@@ -537,7 +537,7 @@ class SimWorker:
 
     def _report_failed(self, ref: Any, outcome: Outcome) -> None:
         self.pool.released(1)
-        self.spool.failed(self.source, ref, self.rank, outcome)
+        self.verdicts.failed(self.source, ref, self.rank, outcome)
 
     def _die(self, ref: Any, copy: Copy) -> None:
         """The worker's process dies, perhaps after the end of the task and before it could say so."""
@@ -551,7 +551,7 @@ class SimWorker:
         if ref in self.journal.is_finished(self.source, [ref]):
             self.node.done(self.source, ref, copy)
         else:
-            self.spool.failed(self.source, ref, self.rank, Outcome(Ending.FAILED, "the worker died"))
+            self.verdicts.failed(self.source, ref, self.rank, Outcome(Ending.FAILED, "the worker died"))
         self.give_back_rest()
         self.node.loop.call_later(0.1, self.pool.idle, self)
 

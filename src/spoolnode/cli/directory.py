@@ -206,7 +206,7 @@ class StoppedDirectory:
         journal = Journal(RealDisk(), self._layout, self._store.node_id, sync=True, report=lambda _action, **_details: None)
         storage = Storage(journal, policy, random.Random())  # jitter
         storage.load(boot_id(time.time()))
-        await storage.spool.settle_all()
+        await storage.settle_all()
         await storage.close()
 
     def count_dead(self) -> int:

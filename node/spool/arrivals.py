@@ -1,0 +1,63 @@
+"""Large tasks from peers: they lie in arriving/, which proves their numbers, until these are safe without them."""
+
+import os
+from functools import partial
+
+from spoolnode.node.background import spawn
+from spoolnode.node.spool.files import SpoolFiles
+from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.place import IN_FILES
+from spoolnode.protocol.errors import BadPacket
+
+
+class Arrivals:
+    """What lies in arriving/ of one spool."""
+
+    def __init__(self, journal: Journal, files: SpoolFiles) -> None:
+        self._journal = journal
+        self._files = files
+        self._arrived: dict[str, tuple[str, float]] = {}
+        """By their refs: where they go, when they are due."""
+        self._is_at_it = False
+
+    def __len__(self) -> int:
+        return len(self._arrived)
+
+    def adopt(self, found: dict[str, tuple[str, float]]) -> None:
+        """Takes what a start has found."""
+        self._arrived = found
+
+    def publish(self, ref: str, final: str, due: float) -> None:
+        """A task is safe in arriving/: it takes its place as soon as its number is safe without it."""
+        self._arrived[ref] = final, due
+        spawn(self.publish_all())
+
+    async def publish_all(self) -> None:
+        """Publishes the tasks in arriving/. Those that the disk does not take now are tried again a second later."""
+        if self._is_at_it:
+            return  # the call that is at it sees the new ones too
+        self._is_at_it = True
+        try:
+            while self._arrived:
+                ref, (final, due) = next(iter(self._arrived.items()))
+                await self._publish_one(ref, final, due)
+                del self._arrived[ref]
+        except OSError as error:
+            self._arrived[ref] = self._arrived.pop(ref)  # behind the others, which may be luckier
+            self._journal.report("move_failed", move="publish", file=ref, reason=str(error))
+        finally:
+            self._is_at_it = False
+
+    async def _publish_one(self, ref: str, final: str, due: float) -> None:
+        try:
+            await self._journal.save_received()
+            await self._files.place_file(final, partial(self._journal.store.publish, ref), due=due)
+        except BadPacket as error:
+            reason = str(error)
+            for action, details in await self._journal.moves.run(lambda: IN_FILES.quarantine(self._journal.store, ref, reason)):
+                self._journal.report(action, **details)
+            self._journal.touch_directories("arriving")
+        except FileNotFoundError:
+            # It moved the last time, but the disk did not confirm it.
+            self._files.schedule(final, due)
+            self._journal.touch_directories("arriving", os.path.dirname(final))

@@ -1,0 +1,157 @@
+"""What becomes of a task that did not end well: another attempt after a pause, dead/, corrupt/, or its turn once more.
+
+The store thread judges, for the disk knows how often a task was tried; the event loop hears the verdict.
+"""
+
+import random
+import time
+
+from spoolnode.node.outcome import Ending, Outcome
+from spoolnode.node.spool.journal import DISK_REST_SECONDS, Journal
+from spoolnode.node.spool.place import Line
+from spoolnode.node.spool.queue import Ref
+from spoolnode.node.spool.recovery import Found
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.spool import Spool
+from spoolnode.node.spool.tasks import Source, Taken
+
+
+class Verdicts:
+    """The judge of the tasks of one spool."""
+
+    def __init__(self, spool: Spool, journal: Journal, policy: RetryPolicy, rng: random.Random) -> None:
+        """`rng`: for the jitter of pauses."""
+        self._spool = spool
+        self._journal = journal
+        self._store = journal.store
+        self._retrying = spool.retrying
+        self._policy = policy
+        self._rng = rng
+
+    def adopt(self, found: Found, now: float) -> None:
+        """Judges what ran when the process before this one ended. `now`: the wall clock, in seconds."""
+        for item in found.batches:
+            batch = item.batch
+            for offset, rank, attempts in item.tried:
+                if self._policy.gives_up(attempts):
+                    self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
+                else:
+                    reason = "the node ended before it was tried again"
+                    self._retrying.fail(batch, offset, self._journal.id_of(batch, offset), reason)
+                    self._spool.postpone(batch, offset, rank, now + self._policy.pause(attempts, self._rng))
+
+    def interrupted(self, source: Source, ref: Ref, rank: int) -> None:
+        """Takes back a task that the node itself stopped: it runs next, and the attempt does not count."""
+        place = source.place
+
+        def uncount() -> None:
+            attempts = place.progress(self._store, ref).attempts
+            if attempts:
+                place.set_attempts(self._store, ref, attempts - 1)
+
+        def uncounted(result: None, error: BaseException | None) -> None:
+            # Not earlier: the next attempt, counted at its start, would be uncounted instead.
+            self._journal.reported("uncount", source, ref)(result, error)
+            self._journal.report("put_back", id=self._journal.id_of(source, ref))
+            self._spool.give_back(Taken(source, [ref], rank))
+
+        self._journal.moves.submit(uncount, uncounted)
+
+    def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
+        """Judges a task that did not end well: it runs again, or is given up."""
+        place, identity = source.place, self._journal.id_of(source, ref)
+        asked = outcome.kind in (Ending.AGAIN, Ending.RETRY)
+        rounds = self._retrying.ask(source, ref, identity) if outcome.kind is Ending.RETRY else 0
+
+        def judge() -> tuple[float, int]:
+            attempts = place.progress(self._store, ref).attempts
+            if asked:
+                place.set_attempts(self._store, ref, 0)
+                pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
+                return place.put_off(self._store, ref, time.time() + pause), 0
+            if self._policy.gives_up(attempts):
+                place.bury(self._store, ref, outcome.reason, attempts)
+                return 0.0, attempts
+            pause = self._policy.pause(attempts, self._rng)
+            return place.put_off(self._store, ref, time.time() + pause), attempts
+
+        def judged(result: tuple[float, int] | None, error: BaseException | None) -> None:
+            if result is None:
+                self._unjudged(source, ref, rank, error)
+                return
+            due, attempts = result
+            self._say(source, ref, outcome, due, attempts)
+            if not due:
+                self._spool.died(source, ref)
+                return
+            if not asked:
+                self._retrying.fail(source, ref, identity, outcome.reason)
+            self._spool.postpone(source, ref, rank, due)
+
+        self._journal.counts.failed += not asked
+        self._journal.moves.submit(judge, judged)
+
+    def _unjudged(self, source: Source, ref: Ref, rank: int, error: BaseException | None) -> None:
+        if isinstance(error, FileNotFoundError):
+            self._spool.gone(source, ref)
+            return
+        # The disk failed: the task stays where it is, and is tried again.
+        self._journal.report("move_failed", id=self._journal.id_of(source, ref), reason=str(error))
+        self._spool.postpone(source, ref, rank, time.time() + min(DISK_REST_SECONDS, self._policy.longest))
+
+    def _give_up(self, source: Source, ref: Ref, rank: int, reason: str, attempts: int) -> None:
+        """Buries a task that has used up its attempts, found at the start."""
+        place = source.place
+
+        def buried(result: None, error: BaseException | None) -> None:
+            del result
+            if error is not None:
+                self._unjudged(source, ref, rank, error)
+                return
+            self._say(source, ref, Outcome(Ending.FAILED, reason), 0.0, attempts)
+            self._spool.died(source, ref)
+
+        source.in_flight.add(ref)
+        self._journal.moves.submit(lambda: place.bury(self._store, ref, reason, attempts), buried)
+
+    def unreadable(self, source: Source, ref: Ref, rank: int, reason: str) -> None:
+        """Puts off a task that cannot be read now: it stays where it is and is tried again, sooner if its file changes.
+
+        A file that we may read but not mark becomes ours.
+        """
+        place = source.place
+
+        def taken(result: None, error: BaseException | None) -> None:
+            del result
+            if error is None:
+                self._spool.postpone(source, ref, rank, time.time())
+                return
+            identity = self._journal.id_of(source, ref)
+            self._journal.report("unreadable", id=identity, reason=reason, again_in=DISK_REST_SECONDS)
+            self._spool.postpone(source, ref, rank, time.time() + DISK_REST_SECONDS)
+
+        self._journal.moves.submit(lambda: place.take_over(self._store, ref), taken)
+
+    def corrupt(self, source: Source, ref: Ref, reason: str) -> None:
+        """Gives up a task that can never be read: its file, or the rest of its batch, is kept in corrupt/. All others go on."""
+        place = source.place
+
+        def kept(lines: list[Line] | None, error: BaseException | None) -> None:
+            self._journal.reported("keep", source, ref)(None, error)
+            for action, details in lines or ():
+                self._journal.report(action, **details)
+            self._spool.end(source, [ref])
+
+        self._journal.moves.submit(lambda: place.quarantine(self._store, ref, reason), kept)
+
+    def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
+        report, identity = self._journal.report, self._journal.id_of(source, ref)
+        ended = {"function": outcome.function, "outcome": outcome.kind.value}
+        if outcome.kind in (Ending.AGAIN, Ending.RETRY):
+            report("again", id=identity, due=due)
+        elif due:
+            # The traceback is logged once; `show` has that of the last attempt, and dead/ keeps it.
+            reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]
+            report("retry", id=identity, attempts=attempts, due=due, **ended, reason=reason)
+        else:
+            report("dead", id=identity, attempts=attempts, **ended, reason=outcome.reason)
