@@ -38,22 +38,22 @@ def test_stopped_node_costs_each_of_many_callers_its_timeout(stopped_node: str) 
     def caller(large: bool) -> tuple[float, BaseException | None]:
         started = monotonic()
         try:
-            send_to_spooler({"a": "b", "body": bytes(300_000 * large)}, via=stopped_node, send_timeout=0.4)
+            send_to_spooler({"a": "b", "body": bytes(300_000 * large)}, via=stopped_node, send_timeout=1)
         except SpoolnodeError as error:
             return monotonic() - started, error
         return monotonic() - started, None
 
     async def many() -> list[Any]:
-        sending = [asend_to_spooler({"a": "b"}, via=stopped_node, send_timeout=0.4) for _ in range(30)]
+        sending = [asend_to_spooler({"a": "b"}, via=stopped_node, send_timeout=1) for _ in range(30)]
         return await asyncio.gather(*sending, return_exceptions=True)
 
     with ThreadPoolExecutor(16) as pool:
         ended = list(pool.map(caller, [False] * 12 + [True] * 4))
     assert all(isinstance(error, Unreachable) for _, error in ended)
-    assert max(took for took, _ in ended) < 5, "for all together; one after the other it would be 6.4"
+    assert max(took for took, _ in ended) < 12, "for all together; one after the other it would be 16"
     started = monotonic()
     assert all(isinstance(error, Unreachable) for error in asyncio.run(many()))
-    assert monotonic() - started < 5, "and here 12"
+    assert monotonic() - started < 20, "and here 30"
 
 
 def test_timeout_comes_from_the_argument_else_the_environment_else_it_is_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,14 +65,14 @@ def test_timeout_comes_from_the_argument_else_the_environment_else_it_is_five_se
     assert wire.send_timeout(None) == 5.0
 
 
-def test_spooled_function_has_the_timeout_too(stopped_node: str) -> None:
+def test_spooled_function_has_the_timeout_too(stopped_node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPOOLNODE_SEND_TIMEOUT", "1h")
+
     @spool(name="work")
     def work() -> None: ...
 
-    started = monotonic()
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable):  # long before the hour is over
         work.options(via=stopped_node, send_timeout=0.1).spool()
-    assert monotonic() - started < 4.5, "the default is 5"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, "5", True, float("nan"), float("inf"), 10**6])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,13 +122,11 @@ def test_reload_waits_and_says_what_became_of_it(node: RunningNode, gate: Gates)
 
 
 def test_a_stop_does_not_wait_for_a_load_that_hangs(node: RunningNode) -> None:
-    node.start(app=APP)
+    node.start("--grace", "1h", app=APP)
     write(node, "two", gate="never")
     hang_up(node)
     wait_for_note(node, "loads two")
-    began = time.monotonic()
     assert node.stop() == 0
-    assert time.monotonic() - began < 20
 
 
 def test_a_task_longer_than_the_grace_survives_a_reload_while_new_workers_take_new_tasks(node: RunningNode, gate: Gates) -> None:

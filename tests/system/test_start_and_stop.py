@@ -104,16 +104,14 @@ def test_files_that_were_just_written_run_in_their_order_after_a_start(node: Run
 
 
 def test_a_second_sigterm_ends_at_once_and_nothing_is_counted(node: RunningNode) -> None:
-    node.start(app=APP)
+    node.start("--grace", "1h", app=APP)
     enqueue(node, 1, **{"for": "never"})
     wait_for_note(node, "starts 1 one")
     enqueue(node, 2, 3)
     os.kill(node.pid, signal.SIGTERM)
     node.wait_for_log("stopping")
-    began = time.monotonic()
     os.kill(node.pid, signal.SIGTERM)
-    assert node.wait() == 0
-    assert time.monotonic() - began < 25, "the grace is 30 s"
+    assert node.wait() == 0, "long before the hour is over"
     assert list(waiting(node).values()) == [0, 0, 0]
 
 
@@ -160,12 +158,10 @@ def test_a_stop_in_the_middle_of_a_large_body_leaves_nothing_behind(node: Runnin
 
 
 def test_sigterm_while_the_application_loads_ends_the_node(node: RunningNode) -> None:
-    node.start(app=NOTES + "note('loads')\nwait('never')\n", wait=False)
+    node.start("--grace", "1h", app=NOTES + "note('loads')\nwait('never')\n", wait=False)
     wait_for_note(node, "loads")
-    began = time.monotonic()
     os.kill(node.pid, signal.SIGTERM)
     assert node.wait() == 0
-    assert time.monotonic() - began < 25
     assert not node.noise
 
 
