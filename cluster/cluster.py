@@ -5,7 +5,6 @@ It is what a node calls its neighbours (`node.neighbours`). Decisions are made i
 """
 
 import asyncio
-import contextlib
 import random
 import secrets
 import time
@@ -13,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolnode.cluster import dial as dialing
-from spoolnode.cluster import sharing
 from spoolnode.cluster.candidate import Candidate, Discovery, Identity
 from spoolnode.cluster.channel import Channel, Impostor
 from spoolnode.cluster.destinations import Target
@@ -23,21 +21,20 @@ from spoolnode.cluster.giving import giving, is_this_machine
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.known_file import KnownFile
 from spoolnode.cluster.link import LinkState
-from spoolnode.cluster.liveness import ALIVE, PeerState
+from spoolnode.cluster.liveness import PeerState
 from spoolnode.cluster.lookup import is_literal, is_loopback
 from spoolnode.cluster.peer import Peer
 from spoolnode.cluster.peer_status import Load, Status
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
+from spoolnode.cluster.redistribution import CHUNK, Redistribution
 from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE, Dial, NotIt, Sender
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
 from spoolnode.node.host import Host
 from spoolnode.node.neighbours import Greeting
-from spoolnode.node.outbox.envelope import AskedPlace
-from spoolnode.node.outbox.moving import Kept
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
@@ -45,10 +42,6 @@ from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.forward import sender_of
 from spoolnode.protocol.request import Terms
 
-CHUNK = 256
-"""Tasks that are moved together: each batch of them is one round of fsyncs, and the node answers in between."""
-MOST_LOOKS = 8
-"""Groups of tasks looked at in one round of sharing."""
 EXPIRY_SECONDS = 86400.0
 """How often a certificate that ends soon is warned about."""
 LOOKED_FOR_AT_ONCE = 1000
@@ -97,6 +90,10 @@ class Cluster:
         self.placement = Placement(identity, self.rng)
         self.dial = dial or self._dial_tcp
         self._prober = Prober(self.table, self.dial, self.introduce, self._answered, self.vouch, timing)
+        self._moves = Redistribution(
+            self.table, self.placement, node.storage, node.config, self.report, lambda: Load.of(self._own_status()),
+            self._prober.wake, timing,
+        )  # fmt: skip
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
         self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self.report, self.rng)
         self._running: list[asyncio.Task[None]] = []
@@ -105,13 +102,7 @@ class Cluster:
         """Destinations for which something waits, and that nobody is known to be: made-up names cost no sender."""
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
-        self._moving = False
-        self._again: set[str] = set()
-        """Destinations whose tasks are to be chosen again."""
-        self._started = self._loop.time()
-        self._leaving = False
         self._stopped = False
-        self._moved_on = asyncio.Event()
         self._warned_at = float("-inf")
         self._unknown: set[str] = set()
         """Destinations that the log has called unknown."""
@@ -183,13 +174,13 @@ class Cluster:
         self._report_own()
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
-        self._loop.call_later(self._timing.unknown + 1.0, self._look_again)  # by then, who is unknown may never come
+        self._loop.call_later(self._timing.unknown + 1.0, self._moves.look_again)  # by then, who is unknown may never come
         for to in self.outbox.sizes():
             self._woken(to)
 
     async def leave(self) -> None:
         """Says goodbye."""
-        self._leaving = True
+        self._moves.is_leaving = True
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -235,7 +226,11 @@ class Cluster:
         if self._loop.time() - self._searched_at >= self._timing.search:
             self._search()
         self.placement.retain(peer.id for peer in self.table)
-        self._move_soon()
+        self._moves.move_soon()
+
+    async def drain(self, seconds: float) -> int:
+        """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
+        return await self._moves.drain(seconds)
 
     def status(self) -> dict[str, Any]:
         """For the status of the node."""
@@ -263,13 +258,8 @@ class Cluster:
             retry_in, reason = round(max(sender.link.retry_at - self._loop.time(), 0.0), 1), sender.link.reason
         if not known:
             reason = self._why_not(to)
-        name = self._name_of(to)
+        name = self.table.destinations.name_of(to)
         return {"known": known, "name": name, "state": state.value, "failures": failures, "retry_in": retry_in, "reason": reason}
-
-    def _name_of(self, to: str) -> str:
-        """What the node of an id is called; empty when that is not known, or when it is no id."""
-        peer = self.table.get(to) if names.is_node_id(to) else None
-        return peer.name if peer is not None else ""
 
     def _why_not(self, to: str) -> str:
         if to.startswith(TAG):
@@ -325,11 +315,11 @@ class Cluster:
     def _answered(self, who: Peer | str, status: dict[str, Any], rtt: float, address: str) -> Peer | None:
         now = self._loop.time()
         peer = self.table.answered(who, status, rtt, now, wall=time.time(), address=address)
-        self._moved_on.set()
+        self._moves.happened.set()
         if peer is not None and peer.id and peer.status is not None and peer.state is PeerState.UP:
             queued = self.outbox.size(peer.id)
             if self.placement.reported(peer.id, peer.status, now, queued):
-                self._look_again()
+                self._moves.look_again()
             self._note_room(peer, peer.status)
         self._known_file.changed()
         self._prober.wake()
@@ -355,7 +345,7 @@ class Cluster:
 
     def exchanged(self, peer: str) -> None:
         self.table.exchanged(peer, self._loop.time())
-        self._moved_on.set()
+        self._moves.happened.set()
 
     def _changed(self, peer: Peer, old: PeerState, new: PeerState) -> None:
         said_goodbye = new is PeerState.DOWN and old is PeerState.LEAVING
@@ -377,17 +367,7 @@ class Cluster:
                 else:
                     sender.wake()
         self._search()
-        if peer.state is PeerState.UP:
-            self._look_again()
-        elif self._is_lost(peer.id):
-            self._again.add(peer.id)
-        self._moved_on.set()
-        self._move_soon()
-
-    def _look_again(self) -> None:
-        """There may be somebody now for what waits for a tag, or for a node that is down."""
-        self._again.update(to for to in self.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
-        self._move_soon()
+        self._moves.peer_changed(peer)
 
     async def is_us(self, to: str) -> None:
         """A destination turned out to be this node: what waits for it runs here."""
@@ -455,162 +435,6 @@ class Cluster:
     async def _dial_tcp(self, address: str, protocol: Callable[[], Channel], name: str) -> dialing.Dialed[Channel]:
         return await dialing.dial(address, protocol, self._trust, name, self._timing.connect)
 
-    # -- moving tasks --
-
-    def _move_soon(self) -> None:
-        if not self._moving and not self._leaving:
-            self._moving = True
-            spawn(self._move())
-
-    async def _move(self) -> None:
-        """What was chosen for a peer that is down is chosen again, and what is too much is offered to others."""
-        try:
-            while self._again:
-                await self._choose_again(self._again.pop())
-            if self._node.config.share:
-                await self._share(self._node.config.share)
-        finally:
-            self._moving = False
-
-    def _is_lost(self, to: str) -> bool:
-        """Whether this is the id of a node that is down, or that nobody has heard of since the start."""
-        peer = self.table.get(to)
-        if peer is None:
-            return names.is_node_id(to) and self._loop.time() - self._started > self._timing.unknown
-        return peer.state in (PeerState.DOWN, PeerState.REJECTED)
-
-    async def _choose_again(self, to: str) -> None:
-        chosen: set[str] = set()
-
-        def choose(asked: AskedPlace) -> str | None:
-            place = another(asked)
-            if place is not None:
-                chosen.add(place)
-            return place
-
-        def another(asked: AskedPlace) -> str | None:
-            if not asked.destination:  # it was shared, or handed over by a drain
-                return HERE if self._node.config.app and not self._leaving else None
-            if asked.destination != ANY and not asked.destination.startswith(TAG):
-                return None
-            (place,) = self.placement.choose(asked.destination, self._loop.time())
-            return None if place == to else place
-
-        if moved := await self._storage.moving.re_place(to, CHUNK, choose):
-            named = {"name": name} if (name := self._name_of(to)) else {}
-            places = sorted(self._for_people(place) for place in chosen)
-            self.report("chosen_again", destination=to, **named, tasks=moved, chosen=", ".join(places))
-
-    def _for_people(self, place: str) -> str:
-        name = self._name_of(place)
-        return "this node" if place == HERE else f"{name} ({place})" if name else place
-
-    async def _share(self, seconds: float) -> None:
-        own = Load.of(self._own_status())
-        aside: list[Kept] = []
-        try:
-            for peer, count in sharing.offers(own, self._loads(), seconds, self._storage.spool.waiting.ready.size).items():
-                moved = 0
-                while moved < count and len(aside) < MOST_LOOKS:
-                    went = await self._give(peer, min(CHUNK, count - moved), aside)
-                    if went is None:
-                        break
-                    moved += went
-                if moved:
-                    self.report("shared", peer=peer, tasks=moved)
-        finally:
-            self._storage.moving.put_back(aside)
-
-    async def _give(self, peer: str, count: int, aside: "list[Kept]") -> int | None:
-        tags = self._tags(peer)
-
-        def choose(asked: AskedPlace) -> str | None:
-            return peer if self._may_move(asked, tags) and sharing.may_be_shared(asked.hops) else None
-
-        moved = await self._storage.moving.give_away(count, choose, aside)
-        self.placement.placed(peer, moved or 0)
-        return moved
-
-    def _may_move(self, asked: AskedPlace, tags: frozenset[str]) -> bool:
-        """Whether a task that waits here may go to a node with these tags: not if it was addressed to this one."""
-        if asked.destination.startswith(TAG):
-            return asked.destination.removeprefix(TAG) in tags
-        return asked.destination in ("", ANY)
-
-    async def drain(self, seconds: float) -> int:
-        """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
-        spool = self._storage.spool
-        handed, deadline = 0, self._loop.time() + seconds
-        aside: list[Kept] = []
-        since = await self._ask_all(deadline)
-        try:
-            while self._loop.time() < deadline:
-                shares = sharing.spread(min(CHUNK, spool.waiting.ready.size + len(spool.waiting.later)), self._loads(since))
-                went = await self._spread(shares, aside) if shares else None
-                if went is None:
-                    break
-                handed += went
-        finally:
-            self._storage.moving.put_back(aside)
-        while self._loop.time() < deadline and self._undelivered():
-            await self._news(deadline)
-        return handed
-
-    async def _ask_all(self, deadline: float) -> float:
-        """Asks all peers that are alive how they are: a drain has one chance, and their last answers may be too old for it.
-
-        Returns:
-            Since when an answer counts; when none has come, all do.
-        """
-        began = self._loop.time()
-        asked = [peer for peer in self.table if peer.state in ALIVE]
-        for peer in asked:
-            self.table.ask_again(peer, began)
-        self._prober.wake()
-        deadline = min(deadline, began + min(self._timing.ask, (deadline - began) / 4))
-        while self._loop.time() < deadline and any(peer.pings.status_at < began and peer.state in ALIVE for peer in asked):
-            await self._news(deadline)
-        return began if any(peer.pings.status_at >= began for peer in asked) else float("-inf")
-
-    async def _news(self, deadline: float) -> None:
-        """Waits for something to happen at a peer or on a link, for a second at most."""
-        self._moved_on.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(1.0, max(deadline - self._loop.time(), 0.01))):
-                await self._moved_on.wait()
-
-    async def _spread(self, shares: dict[str, int], aside: "list[Kept]") -> int | None:
-        places = [peer for peer, count in shares.items() for _ in range(count)]
-        tags = {peer: self._tags(peer) for peer in shares}
-
-        def choose(asked: AskedPlace) -> str | None:
-            fitting = next((place for place in places if self._may_move(asked, tags[place])), None)
-            if fitting is not None and asked.hops < names.MAX_HOPS:
-                places.remove(fitting)
-                return fitting
-            return None
-
-        return await self._storage.moving.give_away(len(places), choose, aside, later=True)
-
-    def _undelivered(self) -> bool:
-        """Whether anything waits for a peer that is up."""
-        for to in self.outbox.sizes():
-            target = self.resolve(to)
-            if target is not None and target.state is PeerState.UP:
-                return True
-        return False
-
-    def _loads(self, since: float = float("-inf")) -> dict[str, Load]:
-        """What the peers that can run tasks have to do; those that have said so `since`."""
-        sizes = self.outbox.sizes()
-        fresh = [peer for peer in self.table if peer.pings.status_at >= since]
-        up = [peer for peer in fresh if peer.state is PeerState.UP and peer.status is not None and peer.status.works]
-        return {peer.id: Load.of(peer.status, sizes.get(peer.id, 0)) for peer in up if peer.status is not None and peer.id}
-
-    def _tags(self, peer: str) -> frozenset[str]:
-        known = self.table.get(peer)
-        return known.status.tags if known is not None and known.status is not None else frozenset()
-
     # -- this node --
 
     def _is_here(self, destination: str) -> bool:
@@ -621,7 +445,7 @@ class Cluster:
 
     def _report_own(self) -> None:
         if self.placement.reported(HERE, self._own_status(), self._loop.time()):
-            self._look_again()
+            self._moves.look_again()
 
     def _check_certificate(self, hello: hellos.Hello, certified: str) -> None:
         if not certified:

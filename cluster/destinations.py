@@ -6,6 +6,7 @@ from spoolnode.cluster.index import PeerIndex
 from spoolnode.cluster.known import Known
 from spoolnode.cluster.liveness import ALIVE, PeerState
 from spoolnode.cluster.peer import Peer
+from spoolnode.protocol import names
 
 _BEST_FIRST = [PeerState.UP, PeerState.LEAVING, PeerState.SUSPECT, PeerState.UNKNOWN, PeerState.DOWN, PeerState.REJECTED]
 _RANK = {state: rank for rank, state in enumerate(_BEST_FIRST)}
@@ -49,6 +50,11 @@ class Destinations:
     def meant(self, destination: str) -> Peer | None:
         """The peer with this id or name."""
         return self._peers.get(destination) or self._named(destination)
+
+    def name_of(self, destination: str) -> str:
+        """The name of the node of this id; empty when it is not known, or when this is no id."""
+        peer = self._peers.get(destination) if names.is_node_id(destination) else None
+        return peer.name if peer is not None else ""
 
     def called(self) -> set[str]:
         """All ids and names that may mean a node."""
