@@ -13,13 +13,13 @@ HELD = {
     "public classes of one name": 1,
     "public functions of one name": 3,
     "module files of one name": 2,
-    'docstrings that begin with "What"': 25,
+    'docstrings that begin with "What"': 20,
     'sentences: "is/are no X"': 23,
-    "sentences: nobody, somebody, everybody": 37,
+    "sentences: nobody, somebody, everybody": 35,
     "sentences: who, whoever as a subject": 11,
     'sentences: "anew"': 8,
-    'sentences: "for what is gone"': 1,
-    "lines of prose over 100 characters": 1,
+    'sentences: "for what is gone"': 0,
+    "lines of prose over 100 characters": 0,
 }
 """A number goes down with the code, in the same commit, and never up."""
 

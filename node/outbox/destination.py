@@ -1,4 +1,4 @@
-"""What waits for one destination, in its order: what was never sent, and what is in doubt, and with which node.
+"""One destination and its tasks, in their order: those that were never sent, and those in doubt, and with which node.
 
 A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number,
 and only to that node: another one could not know that it has run already.

@@ -11,7 +11,7 @@ from spoolnode.protocol.errors import BadPacket
 
 
 class Arrivals:
-    """What lies in arriving/ of one spool."""
+    """The large tasks in arriving/ of one spool."""
 
     def __init__(self, journal: Journal, files: SpoolFiles) -> None:
         self._journal = journal

@@ -77,7 +77,7 @@ class SpoolFiles(Files):
         return known
 
     def forget(self, ref: str) -> None:
-        """A file is gone; somebody removed or moved it."""
+        """Notes that a file was removed or moved by hand."""
         if ref not in self.in_flight:
             if self.known.pop(ref, None):
                 self._waiting.later.remove(self, ref)
@@ -115,7 +115,7 @@ class SpoolFiles(Files):
         return 0
 
     def accepted_at(self, ref: Ref) -> float:
-        """As far as its file says so; now for what is gone."""
+        """When a task was accepted, as its file says; of a file that is gone: now."""
         try:
             return os.lstat(self._journal.layout.path(str(ref))).st_mtime
         except OSError:

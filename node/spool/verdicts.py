@@ -1,4 +1,4 @@
-"""What becomes of a task that did not end well: another attempt after a pause, dead/, corrupt/, or its turn once more.
+"""Judges tasks that did not end well: another attempt after a pause, dead/, corrupt/, or their turn once more.
 
 The store thread judges, for the disk knows how often a task was tried; the event loop hears the verdict.
 """

@@ -1,4 +1,4 @@
-"""What waits here, in its order: the ready tasks, and those that are due later."""
+"""The order of the tasks that wait here: the ready ones, and those that are due later."""
 
 import asyncio
 import time

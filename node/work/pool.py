@@ -39,9 +39,9 @@ OLD_WORKERS = 3
 """As many workers as `workers`, times this, may finish what they run beside the new ones; then a reload waits for them."""
 
 SHORT_SECONDS = 60.0
-"""How long a file may end before its variables do until it counts as damaged."""
+"""Seconds after which a file that ends before its variables do counts as damaged."""
 LOCKED_SECONDS = 1.0
-"""Pause before a file is tried again that somebody else holds locked."""
+"""Pause before a file that another process holds locked is tried again."""
 
 
 class AppBroken(SpoolnodeError):
