@@ -1,20 +1,20 @@
 """The control interface: JSON over HTTP on `control.sock` in the spool, and, if asked for, metrics over TCP.
 
-    GET    /status                      the node in numbers
+    GET    /status                      the state of the node, in numbers
     GET    /peers                       the other nodes, as this one sees them
     GET    /tasks?state=S&limit=N       tasks: waiting (also later and running), dead, outbox
-    GET    /tasks/ID                    one task, with its contents; also by the id that another node gave it
+    GET    /tasks/ID                    one task, with its contents; also by its id on another node
     DELETE /tasks/ID                    removes one that waits (also for another node) or is dead
     POST   /tasks/ID/retry              makes one ready now, whether it waits for its time, for another node, or is dead
     POST   /dead/retry                  makes all dead ones ready again
     POST   /flush?to=DEST&to=...        tries these destinations now, or all
-    POST   /accept?name=N&id=ID         says which node has a name that several claim
+    POST   /accept?name=N&id=ID         gives a name that several nodes claim to one of them
     POST   /drain                       hands the waiting tasks to others and stops
-    POST   /reload?wait=SECONDS         as SIGHUP; waits for what becomes of it (outcome: reloaded, failed, loading, ...)
+    POST   /reload?wait=SECONDS         as SIGHUP; waits for the outcome (reloaded, failed, loading, ...)
     POST   /settle                      gives each waiting task a spool file of its own
     POST   /stop?files=1                as SIGTERM; with `files`, settles before the end
 
-The socket can be used by its owner only (mode 0600). Errors are {"error": sentence} with 404, 409 or 400.
+Only its owner can use the socket (mode 0600). Errors are {"error": sentence} with 404, 409 or 400.
 """
 
 import asyncio
@@ -42,11 +42,11 @@ from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import is_node_id, is_node_name, is_task_id
 
 LONGEST_WAIT = 86400.0
-"""The longest that an answer may be asked to wait, in seconds."""
+"""The longest wait that a request may ask for, in seconds."""
 MAX_HTTP = 64
-"""Connections on `--http`: each takes a descriptor, and anybody who reaches it can open some."""
+"""Most connections on `--http`: each takes a descriptor, and any client that reaches it can open some."""
 ROWS_AT_ONCE = 1000
-"""Tasks of a list that are sent together: the whole list may be of a million."""
+"""Tasks of a list that are sent together: the whole list may have a million."""
 
 
 class Control:
@@ -68,7 +68,7 @@ class Control:
         self._report = report
         self._runners: list[web.AppRunner] = []
         self._public: asyncio.Server | None = None
-        """What listens on `--http`."""
+        """The server on `--http`."""
 
     def __repr__(self) -> str:
         return f"<Control on {self._path}{' and ' * bool(self.http_address)}{self.http_address}>"
@@ -97,7 +97,7 @@ class Control:
             raise
 
     async def listen_again(self, gone: Collection[str]) -> list[str]:
-        """Makes the control socket anew when its path is among these; its path then. Raises OSError."""
+        """Makes the control socket again if its path is among these. Returns its path then. Raises OSError."""
         path = self._path
         if path not in gone:
             return []
@@ -109,7 +109,7 @@ class Control:
         return [path]
 
     async def stop(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         if self._public is not None:
             self._public.close()
         for runner in self._runners:
@@ -119,7 +119,7 @@ class Control:
 
     @property
     def http_address(self) -> str:
-        """Where metrics are, with the port that the system chose; empty without --http."""
+        """The address of the metrics, with the port that the system chose; empty without --http."""
         return "{}:{}".format(*self._public.sockets[0].getsockname()[:2]) if self._public is not None else ""
 
     async def _serve_metrics(self, address: str) -> None:
@@ -140,7 +140,7 @@ class Control:
         await site_of(self._runners[-1]).start()
 
     async def _server(self, application: web.Application) -> web.Server:
-        """What makes a handler for each connection."""
+        """The server, which makes a handler for each connection."""
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runners.append(runner)
@@ -175,7 +175,7 @@ class Control:
 
     @web.middleware
     async def _only_allowed(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Metrics are for whoever may enqueue; whether the node is well may be asked by anybody (a load balancer)."""
+        """Metrics are for clients that may enqueue; `/healthz` is for all (a load balancer)."""
         if request.path == "/metrics" and request.remote is not None and not self._config.lets_in(request.remote):
             raise web.HTTPForbidden(text=f"requests from {request.remote} are not answered: see --allow\n")
         response: web.StreamResponse = await handler(request)
@@ -207,7 +207,7 @@ class Control:
     async def _stream(
         self, request: web.Request, found: list[inspect.Info], running: dict[str, dict[str, Any]]
     ) -> web.StreamResponse:
-        """A long list, piece by piece: encoding it in one go would keep the interpreter for seconds, in whatever thread."""
+        """Sends a long list piece by piece: encoding it at once would block the interpreter for seconds, in any thread."""
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         for start in range(0, len(found), ROWS_AT_ONCE):
@@ -242,11 +242,11 @@ class Control:
     async def _post_accept(self, request: web.Request) -> web.Response:
         name, identity = request.query.get("name", ""), request.query.get("id", "")
         if not is_node_name(name):
-            right = "1 to 63 of letters, digits, '.', '_' and '-'"
+            right = "1 to 63 letters, digits, '.', '_' or '-'"
             raise web.HTTPBadRequest(text=f"{name!r} cannot be a node's name; it must be {right}")
         if not is_node_id(identity):
             right = "the 12 hexadecimal digits that `spoolnode peers` shows"
-            raise web.HTTPBadRequest(text=f"{identity!r} is no node's id; it must be {right}")
+            raise web.HTTPBadRequest(text=f"{identity!r} is not a node's id; it must be {right}")
         self._neighbours.accept(name, identity)
         return _json({"name": name, "id": identity})
 
@@ -259,7 +259,7 @@ class Control:
         return _json({"draining": True, **before})
 
     async def _post_reload(self, request: web.Request) -> web.Response:
-        """Asks for it, and waits for so many seconds for what becomes of it."""
+        """Asks for a reload, and waits for its outcome for so many seconds."""
         try:
             seconds = float(request.query.get("wait", "0"))
         except ValueError:
@@ -301,7 +301,7 @@ class Control:
 
 
 def _newest(server: web.Server) -> Callable[[], asyncio.Protocol]:
-    """Makes handlers for connections; of more than `MAX_HTTP` the oldest ends: whoever asks for metrics does not grow old."""
+    """Makes handlers for connections. Beyond `MAX_HTTP` the oldest ends: a client of metrics does not grow old."""
 
     def make() -> asyncio.Protocol:
         connected = [handler.transport for handler in server.connections if handler.transport is not None]
@@ -325,14 +325,14 @@ async def _errors_as_json(
         return _json({"error": str(error)}, status=404)
     except NotAllowedNow as error:
         return _json({"error": str(error)}, status=409)
-    except OSError as error:  # it went away meanwhile, or its disk fails us
+    except OSError as error:  # it has gone meanwhile, or the disk fails
         return _json({"error": f"nothing was changed: {_reason(error)}"}, status=409)
     except BadPacket as error:
         return _json({"error": f"nothing was changed: {error}"}, status=409)
 
 
 def _reason(error: OSError) -> str:
-    """The system's words alone: asyncio puts the address before them, Python the number and the path around them."""
+    """Only the system's words: asyncio puts the address before them, Python the number and the path around them."""
     return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
@@ -353,7 +353,7 @@ def _encoded(rows: list[dict[str, Any]]) -> bytes:
 def _identity(request: web.Request) -> str:
     identity = request.match_info["id"].removeprefix("uwsgi_spoolfile_on_")
     if not is_task_id(identity):
-        raise web.HTTPBadRequest(text=f"{identity[:80]!r} is no task id")
+        raise web.HTTPBadRequest(text=f"{identity[:80]!r} is not a task id")
     return identity
 
 

@@ -1,7 +1,7 @@
 """One destination and its tasks, in their order: those that were never sent, and those in doubt, and with which node.
 
-A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number,
-and only to that node: another one could not know that it has run already.
+A task is *in doubt* when it may have reached the other node without our knowing. It is sent again with the same number, and
+only to that node, because another node could not know that it has run already.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from spoolnode.node.spool.tasks import OutboxFiles, Source, Taken
 from spoolnode.protocol.names import LAST
 
 ANYONE = ""
-"""In place of a node's id: whichever node answers to the destination."""
+"""In place of a node's id: any node that answers to the destination."""
 NOBODY = "nobody"
 """In place of a node's id: no task is in doubt there."""
 UNSENT = ""
@@ -112,7 +112,7 @@ class Destination:
         return any(queue.has(source, ref) for _, queue in self._queues())
 
     def doubts_of_others(self) -> dict[str, Intervals]:
-        """The numbers that are in doubt with other nodes than the one that answers to this destination now."""
+        """The numbers in doubt with nodes other than the one that answers to this destination now."""
         others: dict[str, Intervals] = {}
         for owner, queue in self.doubts.items():
             if owner != self.peer and queue.size:

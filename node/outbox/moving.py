@@ -1,5 +1,5 @@
-"""Moves tasks within the spool: from here to an outbox, from one outbox to another, back here. For what is chosen again, shared,
-drained and claimed.
+"""Moves tasks within the spool: from here to an outbox, from one outbox to another, and back. For tasks that are chosen again,
+shared, drained or claimed.
 
 One rule: the new place is safe, then the old one is gone for good, and only then may a link or a worker see the task.
 """
@@ -19,7 +19,7 @@ from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Source, Taken
 
 Choice = Callable[[AskedPlace], str | None]
-"""Where a task goes that asks for this: a destination, empty is here; None: it stays where it is."""
+"""Decides where a task with these wishes goes: to a destination (empty is here), or, with None, it stays where it is."""
 
 
 class Kept(NamedTuple):
@@ -42,14 +42,14 @@ class Moving:
         return f"<moves between {self._spool!r} and {self._outbox!r}>"
 
     async def give_away(self, count: int, choose: Choice, aside: list[Kept], *, later: bool = False) -> int | None:
-        """Moves up to `count` of the tasks that wait here to other nodes, those that `choose` lets go.
+        """Moves up to `count` of the tasks that wait here to the outboxes of other nodes, if `choose` lets them go.
 
         Args:
-            later: also those that are due later, when none is ready.
-            aside: what stays is put here, so that the next call looks at others; for `put_back`, in any case.
+            later: if none is ready, take those that are due later.
+            aside: gets the tasks that stay, so that the next call looks at others; always call `put_back` with it.
 
         Returns:
-            How many went; None when none waits.
+            How many went; None if no task waits.
         """
         taken = self._take(count, later=later)
         if taken is None:
@@ -64,7 +64,7 @@ class Moving:
         return len(moved)
 
     def put_back(self, aside: list[Kept]) -> None:
-        """What was put aside waits again: in its order, or until its time."""
+        """Puts back the tasks that were put aside: they wait in their order, or until their time."""
         for taken, due in reversed(aside):
             if due:
                 self._spool.give_back_later([due[ref] for ref in taken.refs])
@@ -72,7 +72,7 @@ class Moving:
                 self._spool.give_back(taken)
 
     async def re_place(self, to: str, count: int, choose: Choice) -> int:
-        """Gives the tasks for `to` that were never sent other destinations, `count` at a time; how many moved."""
+        """Gives other destinations to the tasks for `to` that were never sent, `count` at a time. Returns how many moved."""
         stay: list[Taken] = []
         total = 0
         try:
@@ -90,7 +90,7 @@ class Moving:
             for kept in reversed(stay):
                 self._outbox.destination(to).give_back(kept, UNSENT)
             if stay:
-                self._outbox.woken(to)  # while they were away the link saw no work, and may have gone to sleep for good
+                self._outbox.woken(to)  # meanwhile the link saw no work, and may have gone to sleep for good
         return total
 
     def _take(self, count: int, *, later: bool) -> Kept | None:
@@ -106,7 +106,7 @@ class Moving:
     async def hand_over(self, taken: Taken, choose: Choice) -> dict[Ref, str]:
         """Moves tasks to the destinations that `choose` names (empty: here); the new refs.
 
-        The caller ends those that moved. What was not moved stays where it is, and is not in the answer.
+        The caller ends those that moved. The others stay where they are, and are not in the result.
         """
         source, refs, rank = taken
         moved: dict[Ref, str] = {}
@@ -142,7 +142,7 @@ class Moving:
         return targets
 
     def _hand_over(self, place: Place, targets: dict[Ref, str]) -> tuple[dict[Ref, str], dict[str, float]]:
-        """In the store thread: the new refs of those that moved, and the times of their files as far as these can be read."""
+        """Moves tasks, in the store thread. Returns the new refs of those that moved, and the mtimes of readable files."""
         moved = place.hand_over(self._journal.store, targets)
         times = {}
         for ref in moved.values():
@@ -151,7 +151,7 @@ class Moving:
         return moved, times
 
     def _welcome(self, ref: str, mtime: float | None) -> None:
-        """A file has come to a new place; no `mtime`: it could not be read, and a worker, or a link, looks before it takes it."""
+        """Takes a file in its new place. Without `mtime` it could not be read; a worker or a link checks it before taking it."""
         now = time.time()
         if is_outbound(ref):
             self._outbox.accept_file(ref, now if mtime is None else mtime)

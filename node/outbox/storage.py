@@ -33,7 +33,7 @@ class Storage:
         self.moving = Moving(self.spool, self.outbox)
 
     def load(self, boot: str = "") -> None:
-        """Reads the directory; before the loop has anything else to do. `boot` tells lives of the machine apart."""
+        """Reads the directory, before the loop has anything else to do. `boot` tells the boots of the machine apart."""
         now = time.time()
         found = recover(self.journal.store, now, self.journal.report)
         self.journal.adopt(found)
@@ -43,17 +43,17 @@ class Storage:
         self.outbox.adopt(found, now, suspicious=suspicious)
 
     async def settle(self) -> None:
-        """Publishes what is left in arriving/, and gives the last few tasks of old batches files of their own."""
+        """Publishes the tasks in arriving/, and gives the last few tasks of old batches files of their own."""
         await self.spool.arrivals.publish_all()
         await self.journal.settle()
 
     async def settle_all(self, goes_on: Callable[[], bool] = lambda: True) -> None:
-        """Gives all that waits in batches files of their own, as far as `goes_on` says so and the disk has room."""
+        """Gives all tasks that wait in batches files of their own, as long as `goes_on` returns true and the disk has room."""
         await self.spool.group_commit.finish()
         await self.journal.settle_all(goes_on)
 
     async def close(self) -> None:
-        """Ends all disk work: what was accepted is acknowledged, marks are synced, empty batches are removed."""
+        """Ends all disk work: accepted tasks are acknowledged, marks are synced, empty batches are removed."""
         await self.spool.group_commit.finish()
         await self.journal.commits.run(self.spool.group_commit.close)
         await self.journal.sync_marks()
@@ -61,7 +61,7 @@ class Storage:
         await self.journal.close()
 
     async def save_missing(self) -> list[str]:
-        """Saves again what this node must remember and what was removed; the names of those files. Raises OSError."""
+        """Saves this node's memory again where its files were removed. Returns the names of those files. Raises OSError."""
         layout = self.journal.layout
         missing = [layout.taken] if await self.journal.save_missing() else []
         if not await self.journal.moves.run(lambda: os.path.lexists(layout.links)):
@@ -70,14 +70,14 @@ class Storage:
         return [os.path.basename(path) for path in missing]
 
     def at(self, ref: str) -> tuple[Source, Ref] | None:
-        """The task in that file of outbox/: its name has a number that its id does not tell, so the disk must be asked first."""
+        """The task in that file of outbox/. The file's name has a number that its id lacks, so the disk must be asked first."""
         return (self.outbox.files, ref) if ref in self.outbox.files.known else None
 
     async def remove(self, source: Source, ref: Any) -> bool:
-        """Removes a waiting task; False, with nothing done, when none waits there (any more)."""
+        """Removes a waiting task. Returns False, and does nothing, if it does not wait there (any longer)."""
         return await (self.outbox if source.sequence_number(ref) else self.spool).remove(source, ref)
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is anything to look after within the next second."""
+        """Whether there is work for the next second."""
         return self.spool.is_busy or self.outbox.has_ended

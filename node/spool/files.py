@@ -31,7 +31,7 @@ class SpoolFiles(Files):
         self._retrying = retrying
         self._landing: Callable[[], None] = lambda: None
         self.directories: set[str] = set()
-        """Where they are or were: "" for the top, "5/" for a priority."""
+        """The directories where they are or were: "" for the top, "5/" for a priority."""
 
     def when_landing(self, call: Callable[[], None]) -> None:
         """Has `call` called just before a worker gives back a file that stays."""
@@ -101,7 +101,7 @@ class SpoolFiles(Files):
     def find(self, identity: str) -> str | None:
         """The file of the task of that id."""
         name = file_name(identity)
-        if "%" in identity and name not in self.known:  # its file is called oddly, and its id stands for that
+        if "%" in identity and name not in self.known:  # the id stands for the odd name of its file
             return next((ref for ref in self.known if ref_id(ref) == identity), None)
         return next((ref for directory in ("", *self.directories) if (ref := f"{directory}{name}") in self.known), None)
 
@@ -111,7 +111,7 @@ class SpoolFiles(Files):
         # A file whose time was changed may have several places in the queue, perhaps side by side.
         return [ref for ref in dict.fromkeys(refs) if self.known.get(ref) == 0.0 and ref not in self.in_flight], []
 
-    def sequence_number(self, ref: Ref) -> int:  # noqa: ARG002  # of none
+    def sequence_number(self, ref: Ref) -> int:  # noqa: ARG002  # they never have any
         return 0
 
     def accepted_at(self, ref: Ref) -> float:

@@ -26,26 +26,26 @@ from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.recovery import FoundFile, shown, spool_files
 
 SCAN_SECONDS = 30.0
-"""Seconds between two scans, uWSGI's own frequency."""
+"""Seconds between two scans, as in uWSGI."""
 SCAN_REST = 20
-"""At least so many times as long as a scan took is the pause after it."""
+"""The pause after a scan is at least this many times as long as the scan."""
 REST_SECONDS = 0.01
-"""The pause after events were read: a lone file is seen at once, and thousands cost a hundred looks a second."""
+"""The pause after events were read: a lone file is seen at once, and thousands cost a hundred reads a second."""
 READ_SIZE = 64 << 10
-"""Bytes of events that are read at once: about 700 of them."""
+"""Bytes of events that are read at once: about 700 events."""
 LOOKED_AT_ONCE = 1000
-"""Files that are looked at in one turn of the loop: about five milliseconds."""
+"""Files that are checked in one turn of the loop: about five milliseconds."""
 LARGEST_EVENT = 16 + 256
-"""Bytes."""
-# As plain numbers: each file that a worker removes is an event, and the operators of enumerations take longer than the rest.
+"""In bytes."""
+# Plain numbers: each file that a worker removes is an event, and operators of enumerations would take most of the time.
 _IS_WHOLE = int(flags.CLOSE_WRITE | flags.MOVED_TO)
 _IS_GONE = int(flags.MOVED_FROM | flags.DELETE)
 _IS_DIRECTORY, _OVERFLOW, _IGNORED = int(flags.ISDIR), int(flags.Q_OVERFLOW), int(flags.IGNORED)
 _FILE_EVENTS = int(flags.ATTRIB) | _IS_WHOLE | _IS_GONE
 _EVENTS = _FILE_EVENTS | int(flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK)
-"""What is asked for; nothing about a file that is removed while a worker has it open."""
+"""The events to watch for; none about a file that is removed while a worker has it open."""
 _HEAD = struct.Struct("iIII")
-"""Before the name in an event: watch, mask, cookie, size of the name (inotify(7))."""
+"""The part of an event before the name: watch, mask, cookie, size of the name (inotify(7))."""
 
 
 class Inbox:
@@ -60,11 +60,11 @@ class Inbox:
         self._inotify: INotify | None = None
         self._directories: dict[int, str] = {}
         self._news: dict[str, bool] = {}
-        """Refs that events named, and whether the file is surely whole."""
+        """Refs that events named, and whether the file is certainly whole."""
         self._looks_again = False
-        """The next turn of the loop goes on with them."""
+        """Whether the next turn of the loop goes on with them."""
         self._unlisted: list[str] = []
-        """New directories that are watched, and whose own directories are not yet."""
+        """New directories that are watched, but whose own directories are not yet."""
         self._is_listing = False
         self._scan_timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
@@ -72,7 +72,7 @@ class Inbox:
         files.when_landing(self._catch_up)
 
     def watch(self) -> None:
-        """Begins to watch: before recovery reads what is there, so that nothing comes between."""
+        """Begins to watch, before recovery reads the directory, so that nothing is missed in between."""
         try:
             self._inotify = INotify(nonblocking=True)
             root = self._inotify.add_watch(self._journal.layout.root, _EVENTS)
@@ -94,7 +94,7 @@ class Inbox:
                 self._report("not_scanned", directory=name, reason="only directories named by digits hold priorities")
 
     def start(self) -> None:
-        """From now on hears of what came since `watch`, and of what comes."""
+        """From now on hears of files that came since `watch` or come later."""
         if self._inotify is None:
             self._later_scan(0.0)
         else:
@@ -102,7 +102,7 @@ class Inbox:
             self._later_scan(SCAN_SECONDS)
 
     def stop(self) -> None:
-        """Watches no more."""
+        """Stops watching."""
         for timer in (self._scan_timer, self._rest):
             if timer is not None:
                 timer.cancel()
@@ -110,7 +110,7 @@ class Inbox:
             self._loop.remove_reader(self._inotify.fd)
             self._inotify.close()
             self._inotify = None
-        self._news.clear()  # it is on disk, for the next start
+        self._news.clear()  # they are on disk, for the next start
 
     def _watch_below(self, directory: str) -> None:
         """Watches the numeric directories in a directory (its path ends with a slash), and those in them, as uWSGI nests them.
@@ -122,7 +122,7 @@ class Inbox:
             pending = [f"{name}/" for name in self._numeric_in(pending) if self._watch(name)]
 
     def _note_directory(self, directory: str) -> None:
-        """A numeric directory has come, perhaps with others and with files in it."""
+        """Notes a new numeric directory, perhaps with others and with files in it."""
         if self._watch(directory):
             self._unlisted.append(f"{directory}/")
         if not self._is_listing:
@@ -130,7 +130,7 @@ class Inbox:
             spawn(self._list_new())
 
     async def _list_new(self) -> None:
-        """Watches what is in new directories, and then has everything scanned, once for all that came together."""
+        """Watches the directories in new directories, then scans everything, once for all that came together."""
         try:
             while self._unlisted:
                 above, self._unlisted = self._unlisted, []
@@ -139,20 +139,20 @@ class Inbox:
         finally:
             self._is_listing = False
         if self._inotify is not None:
-            self._later_scan(0.0)  # what was put there before we watched
+            self._later_scan(0.0)  # files that were put there before we watched
 
     def _numeric_in(self, directories: list[str]) -> list[str]:
         """The numeric directories in some directories (their paths end with a slash). Blocks."""
         found: list[str] = []
         for directory in directories:
-            # Closed to us, or nested too deep: recovery and the scan say so.
+            # Not readable, or nested too deep: recovery and the scan report it.
             with contextlib.suppress(OSError):
                 below = self._journal.reader.disk.directories(self._journal.layout.path(directory))
                 found += [f"{directory}{name}" for name in below if is_priority(name)]
         return found
 
     def _watch(self, directory: str) -> bool:
-        """Whether it is watched now."""
+        """Watches a directory. Returns whether it is watched now."""
         if self._inotify is None:
             return False  # stopped meanwhile
         try:
@@ -165,7 +165,7 @@ class Inbox:
         return True
 
     def _readable(self) -> None:
-        """Reads what has happened, and then for a while does not look: each removal by a worker is an event, too."""
+        """Reads the events, then pauses for a while: each removal by a worker is an event, too."""
         assert self._inotify is not None  # noqa: S101  # for the type checker
         self._loop.remove_reader(self._inotify.fd)
         self._read_on()
@@ -180,9 +180,9 @@ class Inbox:
         self._look()
 
     def _catch_up(self) -> None:
-        """Reads all that has happened, while what workers do to their files is still told from what others do."""
+        """Reads all events, while those of workers can still be told from those of others."""
         if self._inotify is not None:
-            # What is there now, and not what comes meanwhile: others may change files faster than we read of it.
+            # Only those that are there now: others may change files faster than we read the events.
             (left,) = struct.unpack("i", fcntl.ioctl(self._inotify.fd, termios.FIONREAD, bytes(4)))
             while left > 0 and (size := self._read()):
                 left -= size
@@ -190,7 +190,7 @@ class Inbox:
             self._loop.call_soon(self._look)
 
     def _read(self) -> int:
-        """Reads events; how many bytes of them there were."""
+        """Reads events. Returns the number of bytes read."""
         assert self._inotify is not None  # noqa: S101  # for the type checker
         try:
             data = os.read(self._inotify.fd, READ_SIZE)
@@ -212,24 +212,24 @@ class Inbox:
             return
         files = self._files
         if ref in files.in_flight or (mask & _IS_GONE and ref not in files.known and ref not in self._news):
-            return  # a worker's own doing
+            return  # the work of a worker
         if is_spool_file(name) and mask & _FILE_EVENTS:
             self._news[ref] = self._news.get(ref, False) or bool(mask & _IS_WHOLE)
 
     def _look(self) -> None:
-        """Tells the spool what is new, unless it is just giving names itself: those would seem new."""
+        """Tells the spool of new files, unless it is giving names itself just now: those would seem new."""
         if not self._news or self._journal.is_placing or self._looks_again:
             return
         now = time.time()
         for ref in [*islice(self._news, LOOKED_AT_ONCE)]:
             sure = self._news.pop(ref)
             try:
-                # A stat of a name that the kernel has just told us of: it is in memory.
+                # A stat of a name from a recent event: it is in memory.
                 found = os.lstat(self._journal.layout.path(ref))
             except (FileNotFoundError, NotADirectoryError):
                 self._files.forget(ref)
             except OSError:
-                continue  # closed to us, or failing: the scan says so, and the move that has just ended must not hear of it
+                continue  # not readable, or failing: the scan reports it, and the move that has just ended must not hear of it
             else:
                 self._files.notice(ref, found.st_mtime, now, sure=sure)
         if self._news:
@@ -237,7 +237,7 @@ class Inbox:
             self._loop.call_soon(self._look_again)
 
     def _look_again(self) -> None:
-        """The rest, in another turn of the loop."""
+        """Goes on with the rest, in another turn of the loop."""
         self._looks_again = False
         self._look()
 
@@ -254,11 +254,11 @@ class Inbox:
             self._report("scan_failed", reason=str(error))
         else:
             await self._adopt(found)
-        # However large the directory is, scanning takes a small part of the time.
+        # So scanning takes a small part of the time, however large the directory is.
         self._later_scan(max(SCAN_SECONDS, SCAN_REST * (self._loop.time() - began)))
 
     async def _news_among(self, found: list[FoundFile]) -> list[FoundFile]:
-        """Those of which the spool does not know already that they are here, and when they are due."""
+        """The files that the spool does not know yet, or not with their present due time."""
         now, news = time.time(), []
         for index, file in enumerate(found):
             if self._files.known.get(file.ref) != (file.mtime if file.mtime > now else 0.0):
@@ -275,8 +275,8 @@ class Inbox:
             if file.ref in self._files.known:
                 self._files.notice(file.ref, file.mtime, now, sure=False)
             else:
-                with contextlib.suppress(OSError):  # it is gone, or closed to us
-                    # The listing is older than what ended since; only what is there now counts.
+                with contextlib.suppress(OSError):  # it is gone, or not readable
+                    # The listing is older than tasks that ended since; only files that are there now count.
                     mtime = os.lstat(self._journal.layout.path(file.ref)).st_mtime
                     self._files.notice(file.ref, mtime, now, sure=False)
             if index % LOOKED_AT_ONCE == LOOKED_AT_ONCE - 1:
@@ -284,7 +284,7 @@ class Inbox:
 
 
 def _events(data: bytes) -> Iterator[tuple[int, int, str]]:
-    """What was read, as (watch, mask, name). In half the time of the library's own, which counts in thousands."""
+    """The events in `data`, as (watch, mask, name). Twice as fast as the library's own parser, which matters for thousands."""
     position = 0
     while position < len(data):
         watch, mask, _, size = _HEAD.unpack_from(data, position)

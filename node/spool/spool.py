@@ -2,7 +2,7 @@
 
 It lives on the event loop and never blocks it: disk work goes to threads (see `journal`).
 
-What a task in memory is: see `tasks`. In what order they run: `waiting`. What becomes of one that did not end well: `verdicts`.
+`tasks` says what a task in memory is. In what order they run: `waiting`. What becomes of one that did not end well: `verdicts`.
 """
 
 import time

@@ -1,6 +1,6 @@
 """A task in memory is a ref in a source: an offset in a `Batch`, or a path in `Files`.
 
-A million tasks may wait, so a task is no object: each source knows of all its tasks what is to be known of one. Both kinds
+A million tasks may wait, so a task is not an object: its source has the facts about it. Both kinds
 answer to the same calls. What threads need to know of a source, and may, is its `place`.
 """
 
@@ -19,7 +19,7 @@ from spoolnode.protocol import batch as batchfile
 
 
 class Outbound(NamedTuple):
-    """A task that is for another node."""
+    """A task for another node."""
 
     to: str
     number: int
@@ -37,13 +37,13 @@ class Ledger(Protocol):
     """Makes safe that tasks have ended."""
 
     def leave(self, batch: "Batch", count: int) -> None:
-        """Tasks of a batch have left it."""
+        """Notes that tasks have left a batch."""
 
     def touch(self, batch: "Batch") -> None:
-        """Something in a batch is to be safe within a second."""
+        """Has the marks in a batch synced within a second."""
 
     def touch_directories(self, *directories: str) -> None:
-        """The names in these directories below the spool are to be safe within a second."""
+        """Has the names in these directories below the spool synced within a second."""
 
 
 class Source(ABC):
@@ -58,9 +58,9 @@ class Source(ABC):
     in_flight: set[Any]
     """Tasks of it that are with workers or links, or whose fate is being decided."""
     frozen: bool
-    """Its tasks are being moved; none may start."""
+    """Whether its tasks are being moved; then none may start."""
     arrived: bool
-    """It has tasks that came over links: it proves that their numbers are taken."""
+    """Whether it has tasks that came over links: then it proves that their numbers are taken."""
 
     @abstractmethod
     def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
@@ -72,7 +72,7 @@ class Source(ABC):
 
     @abstractmethod
     def sequence_number(self, ref: Ref) -> int:
-        """The number of a task that is for another node; 0 when it is for this one."""
+        """The sequence number of a task for another node; 0 if it is for this one."""
 
     @abstractmethod
     def accepted_at(self, ref: Ref) -> float:
@@ -96,7 +96,7 @@ class Source(ABC):
 
     @abstractmethod
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
-        """Tasks left the disk."""
+        """Notes that tasks left the disk."""
 
     @abstractmethod
     def touch(self, ledger: Ledger) -> bool:
@@ -110,11 +110,11 @@ class Batch(Source):
     number: int
     place: InBatch = field(init=False)
     descriptor: int = -1
-    """-1 while nothing is written yet, or the file is closed again."""
+    """-1 before anything is written, and after the file is closed."""
     salt: int = field(default_factory=lambda: secrets.randbits(32))
-    """Goes into the crc of its records (see `protocol.batch`)."""
+    """A part of the seed of its records' crc (see `protocol.batch`)."""
     seed: int = 0
-    """Where that crc begins."""
+    """The seed of that crc."""
     end: int = batchfile.HEADER_SIZE
     """Where the next record goes."""
     live: int = 0
@@ -122,22 +122,22 @@ class Batch(Source):
     accepted: float = 0.0
     """When its first task was accepted."""
     closed: bool = False
-    """It takes no more tasks, and the spool has heard of all that it took."""
+    """Whether it takes no more tasks, and the spool has heard of all that it took."""
     closed_at: float = 0.0
-    """Monotonic time of that."""
+    """The monotonic time of closing."""
     frozen: bool = False
     in_flight: set[int] = field(default_factory=set)
     moved: dict[int, str] = field(default_factory=dict)
     """Where its tasks went when it was settled."""
     void: set[int] = field(default_factory=set)
-    """Records that are no tasks and may still look like some: refused, or moved, and perhaps not marked."""
+    """Records that are not tasks, but may still look like tasks: refused or moved, and perhaps not marked."""
     refused: set[int] = field(default_factory=set)
-    """Those of them that never were tasks."""
+    """Those of them that were never tasks."""
     arrived: bool = False
     outbound: "array[int]" = field(default_factory=lambda: array("I"))
-    """Which of its tasks are for other nodes, in order..."""
+    """Its tasks for other nodes, in order..."""
     numbers: "array[int]" = field(default_factory=lambda: array("Q"))
-    """...and the numbers that their links gave them."""
+    """...and the sequence numbers that their links gave them."""
 
     def __post_init__(self) -> None:
         self.place = InBatch(self.number)
@@ -233,7 +233,7 @@ class OutboxFiles(Files):
 
 @dataclass(slots=True)
 class Counts:
-    """What happened since the start."""
+    """Counters since the start."""
 
     accepted: int = 0
     done: int = 0

@@ -1,4 +1,4 @@
-"""The pool: the workers of a node, kept at their number, fed from the spool, judged by how their tasks end."""
+"""The pool: keeps the workers of a node at their number, feeds them from the spool, and judges the ends of their tasks."""
 
 import asyncio
 import itertools
@@ -26,17 +26,17 @@ from spoolnode.protocol.names import id_of_file
 TICK = 0.1
 """Seconds between two looks at what runs, while something runs."""
 FROZEN_SECONDS = 1.0
-"""Between two looks so much more has passed: we were stopped (SIGSTOP, a frozen container), and what runs most likely with us."""
+"""If this much more time passes between two looks, we were stopped (SIGSTOP, a frozen container), with our workers."""
 IDLE_DEATH_SECONDS = 1.0
-"""The pause before a worker is replaced that died before it had a task, in seconds: no loop of dying and starting."""
+"""Seconds before a worker that died before it had a task is replaced, to avoid a loop of dying and starting."""
 CLOCK_SECONDS = 10.0
-"""At least so often, in seconds, timers are looked at: the wall clock may have been set."""
+"""Timers are checked at least this often, in seconds: the wall clock may have been set."""
 LONGEST_RESPAWN = 60.0
-"""The longest pause before a worker that does not come up is started again, in seconds."""
+"""The longest pause, in seconds, before a worker that does not come up is started again."""
 LONGEST_SHORTAGE = 10.0
-"""The longest pause before a worker for which the machine had no room is started again, in seconds."""
+"""The longest pause, in seconds, before a worker that the machine had no room for is started again."""
 OLD_WORKERS = 3
-"""As many workers as `workers`, times this, may finish what they run beside the new ones; then a reload waits for them."""
+"""This many times `workers` old workers may finish their tasks beside the new ones; beyond that a reload waits."""
 
 SHORT_SECONDS = 60.0
 """Seconds after which a file that ends before its variables do counts as damaged."""
@@ -49,7 +49,7 @@ class AppBroken(SpoolnodeError):
 
 
 class AppUnusable(AppBroken, BadConfig):
-    """You erred: --app names nothing that could run. The text is one sentence."""
+    """You erred: --app does not name anything that could run. The text is one sentence."""
 
 
 class WorkerPool:
@@ -69,7 +69,7 @@ class WorkerPool:
         self.workers: list[WorkerProcess] = []
         self._leaving: list[WorkerProcess] = []
         self._loading: list[WorkerProcess] = []
-        """Those that are to take the others' place once their application is loaded."""
+        """Workers that take the place of the others once their application is loaded."""
         self._is_up = False
         self._reserve = Reserve()
         self._chunk = 0
@@ -79,19 +79,19 @@ class WorkerPool:
         self._looked = 0.0
         self._planned = False
         self._first: WorkerProcess | None = None
-        """The worker that loaded this application first, or does so now: what it enqueues meanwhile counts, others' does not."""
+        """The worker that loaded this application first, or does so now: only tasks that it enqueues meanwhile count."""
         self._schedule = Schedule(time.monotonic(), time.time())
         self._timer: asyncio.TimerHandle | None = None
         self._events: dict[WorkerProcess, asyncio.Future[None]] = {}
         self._unusable: set[WorkerProcess] = set()
         self._fewer = asyncio.Event()
-        """Set at each end of a worker."""
+        """Set whenever a worker has ended."""
         self.seconds = 0.0
-        """Time that all runs of tasks together took, those that were killed too."""
+        """Seconds of all runs of tasks together, including killed ones."""
         self.busy = 0.0
-        """Time that the workers' main threads spent on tasks: async ones hardly take any."""
+        """Seconds that the workers' main threads spent on tasks; async ones hardly take any."""
         self.deaths = 0
-        """Workers that died while they should not."""
+        """Workers that died unexpectedly."""
 
     # -- life --
 
@@ -105,7 +105,7 @@ class WorkerPool:
 
         Raises:
             AppBroken: the application does not load.
-            OSError: there is no room for another process.
+            OSError: the machine has no room for another process.
         """
         old = list(self.workers)
         self._first = None
@@ -131,7 +131,7 @@ class WorkerPool:
             self._respawn(index)
 
     async def room(self) -> None:
-        """Returns when so few old workers are left that others may join them: however often we reload, they stay bounded."""
+        """Returns when few enough old workers are left. So their number stays bounded, however often we reload."""
         if self._is_crowded():
             self._report("reload_waits", old_workers=len(self._leaving), reason="so many still finish what they run")
         while self._is_crowded():
@@ -150,7 +150,7 @@ class WorkerPool:
                 self._events.pop(worker, None)
 
     def _retire(self, worker: WorkerProcess, grace: float) -> None:
-        """A worker ends what runs and leaves; it gets `grace` seconds for that, with 0 as long as it takes."""
+        """Lets a worker end its tasks and leave. It gets `grace` seconds for that; 0: no limit."""
         if worker in self.workers:
             self.workers.remove(worker)
             self._leaving.append(worker)
@@ -165,7 +165,7 @@ class WorkerPool:
             worker.kill()
 
     async def stop(self) -> None:
-        """Lets what runs end, for `grace` seconds at most; the rest is put back."""
+        """Lets running tasks end, for at most `grace` seconds; the rest is put back."""
         self._stopping = True
         self._schedule.replace([], time.monotonic(), time.time())
         for worker in list(self.workers):
@@ -177,13 +177,13 @@ class WorkerPool:
             await self._fewer.wait()
 
     def stop_now(self) -> None:
-        """Ends at once; what runs is put back and does not count as an attempt."""
+        """Ends at once; running tasks are put back, and this does not count as an attempt."""
         for worker in self._leaving + self.workers + self._loading:
             worker.interrupted = True
             worker.kill()
 
     def _spawn(self, index: int, place: list[WorkerProcess]) -> None:
-        """Starts one, which joins those in `place`. Raises OSError when the machine has no room for it."""
+        """Starts a worker, which joins those in `place`. Raises OSError if the machine has no room for it."""
         facts = {**self._facts, "is_first": self._first is None, "is_reload": self._is_up}
         worker = WorkerProcess(
             index, worker_command(), facts, mark_of(self._warden.instance, next(self._serial)), self._config.concurrency,
@@ -196,7 +196,7 @@ class WorkerPool:
         place.append(worker)
 
     def _respawn(self, index: int) -> None:
-        """Starts one that is missing; when the machine has no room for it, again after a pause."""
+        """Starts a missing worker. If the machine has no room for it, tries again after a pause."""
         if self._stopping or not self._is_up or len(self.workers) >= self._config.workers:
             return
         try:
@@ -207,14 +207,14 @@ class WorkerPool:
             self._loop.call_later(pause, self._respawn, index)
 
     def _pause(self, longest: float) -> float:
-        """Seconds until the next try, after one more that failed."""
+        """Seconds until the next try, after another failure."""
         self._failures += 1
         return min(longest, 2.0 ** (self._failures - 1))
 
     # -- out: tasks to the workers --
 
     def dispatch(self) -> None:
-        """Sends waiting tasks to whoever has room. Many calls in one turn of the loop cost one dispatch."""
+        """Sends waiting tasks to workers with room. Many calls in one turn of the loop cost one dispatch."""
         if not self._planned:
             self._planned = True
             self._loop.call_soon(self._dispatch)
@@ -261,7 +261,7 @@ class WorkerPool:
         elif kind == "spoilt":
             if not worker.stopping:
                 (reason,) = rest
-                self._recycle(worker, reason=f"what a task changed of it cannot be put back: {reason}")
+                self._recycle(worker, reason=f"a task's change to it cannot be undone: {reason}")
         elif kind == "async":
             worker.asynchronous, seconds = rest
             self.seconds += seconds
@@ -292,7 +292,7 @@ class WorkerPool:
         self.dispatch()
 
     def _trusts(self, worker: WorkerProcess, number: int, positions: list[int]) -> bool:
-        """Whether a worker speaks of tasks that it has; one that does not is killed; the disk says what ended."""
+        """Whether a worker reports tasks that it has. One that does not is killed; the disk says which tasks have ended."""
         chunk = worker.chunks.get(number)
         if chunk is not None and chunk.open.issuperset(positions) and len(set(positions)) == len(positions):
             return True
@@ -323,10 +323,10 @@ class WorkerPool:
     def _recycle(self, worker: WorkerProcess, **why: str) -> None:
         self._report("worker_recycled", worker=worker.index, pid=worker.pid, tasks=worker.done, **why)
         self._retire(worker, 0)
-        self._respawn(worker.index)  # not when it has left: what still runs in it may take hours
+        self._respawn(worker.index)  # not only when it has left: tasks that still run in it may take hours
 
     def _close(self, worker: WorkerProcess, chunk: InFlight, positions: Any) -> list[Ref]:
-        """Takes positions out of a chunk; their refs."""
+        """Takes positions out of a chunk. Returns their refs."""
         chunk.open.difference_update(positions)
         worker.held -= len(positions)
         return [chunk.refs[position] for position in positions]
@@ -362,7 +362,7 @@ class WorkerPool:
         self._forget_if_over(worker, number)
 
     def _printed(self, worker: WorkerProcess, stream: str, text: str) -> None:
-        """A line that did not pass through Python's sys.stdout: it belongs to what runs in the main thread now."""
+        """Takes a line that did not pass through Python's sys.stdout: it belongs to the task in the main thread."""
         running = worker.slots.main()
         chunk = worker.chunks.get(running.chunk) if running else None
         identity = self._spool.id_of(chunk.source, chunk.refs[running.position]) if running and chunk else ""
@@ -371,10 +371,10 @@ class WorkerPool:
     # -- deaths --
 
     def _buried(self, worker: WorkerProcess) -> None:
-        """A worker is dead: what ended is done, what ran is blamed, the rest has lost nothing."""
+        """Settles the tasks of a dead worker: ended ones are done, running ones are blamed, the others lose nothing."""
         was_idle = not worker.chunks and not worker.done
         if worker is self._first and not worker.ready:
-            self._first = None  # what it was to enqueue may be missing: the next one does
+            self._first = None  # its tasks may be missing: the next worker enqueues them
         self._reserve.take_over()
         self._warden.forget(worker.pid)
         self._account(worker)
@@ -406,7 +406,7 @@ class WorkerPool:
         self.deaths += 1
         if worker.ready:
             self._report("worker_died", worker=worker.index, pid=worker.pid, reason=worker.death)
-            # One that dies without any task does so because of its application, and the next one will too.
+            # One that dies without a task does so because of its application, and so will the next one.
             self._loop.call_later(IDLE_DEATH_SECONDS if was_idle else 0.0, self._respawn, worker.index)
             return
         pause = self._pause(LONGEST_RESPAWN)
@@ -450,7 +450,7 @@ class WorkerPool:
             self._tick = self._loop.call_later(TICK, self._look)
 
     def _look(self) -> None:
-        """Kills what is over its time; relieves the stalled; looks for room again, because nobody says that a stall is over."""
+        """Kills tasks past their time, relieves stalled workers, and looks for room again: the end of a stall is silent."""
         self._tick = None
         now = time.monotonic()
         frozen = now - self._looked - TICK
@@ -480,13 +480,13 @@ class WorkerPool:
         if self._timer is not None:
             self._timer.cancel()
         wait = self._schedule.wait(time.monotonic(), time.time())
-        # Looking again now and then: the clock by which cron entries go may be set.
+        # Again now and then: the wall clock of cron entries may be set.
         self._timer = None if wait is None else self._loop.call_later(min(wait, CLOCK_SECONDS), self._call_timers)
 
     def _call_timers(self) -> None:
         for timer in self._schedule.due(time.monotonic(), time.time()):
             workers = [worker for worker in self.workers if worker.ready and not worker.stopping]
-            # One that still waits behind a long task, or runs, is not called a second time: calls do not pile up.
+            # A timer that still waits behind a long task, or runs, is not called a second time: calls do not pile up.
             if workers and not any(timer in worker.timers for worker in workers):
                 chosen = min(workers, key=lambda worker: worker.held)
                 chosen.timers.add(timer)
@@ -495,7 +495,7 @@ class WorkerPool:
         self._wait_for_timers()
 
     def _timer_ended(self, worker: WorkerProcess, timer: list[Any] | str, error: str | None) -> None:
-        """A call ended: of a timer, or of that name for what the application asked for itself."""
+        """Notes the end of a call: of a timer, or, by its name, of one that the application asked for."""
         name = timer if isinstance(timer, str) else read_timer(timer).name
         if not isinstance(timer, str):
             worker.timers.discard(read_timer(timer))
@@ -512,26 +512,26 @@ class WorkerPool:
 
     @property
     def ready(self) -> int:
-        """How many are up."""
+        """Workers that are up."""
         return sum(worker.ready for worker in self.workers)
 
     @property
     def worker_pids(self) -> list[int]:
-        """The processes of the present ones, up or not."""
+        """The process ids of the present workers, up or not."""
         return [worker.pid for worker in self.workers]
 
     @property
     def leaving(self) -> int:
-        """Old workers that still finish what they run."""
+        """Old workers that still finish their tasks."""
         return len(self._leaving)
 
     @property
     def held(self) -> int:
-        """Tasks that are with workers."""
+        """Tasks that workers have."""
         return sum(worker.held for worker in self.workers + self._leaving)
 
     def running(self) -> list[dict[str, Any]]:
-        """What runs now: id, worker, seconds."""
+        """The tasks that run now: id, worker, seconds."""
         now = time.monotonic()
         rows = []
         for worker in self.workers + self._leaving:

@@ -490,8 +490,8 @@ def test_accept_says_that_nobody_has_that_id_yet(make: Node) -> None:
 @pytest.mark.parametrize(
     ("name", "identity", "reason"),
     [
-        ("any", "0123456789ab", "'any' cannot be a node's name; it must be 1 to 63 of letters, digits, '.', '_' and '-'"),
-        ("beta", "beta", "'beta' is no node's id; it must be the 12 hexadecimal digits that `spoolnode peers` shows"),
+        ("any", "0123456789ab", "'any' cannot be a node's name; it must be 1 to 63 letters, digits, '.', '_' or '-'"),
+        ("beta", "beta", "'beta' is not a node's id; it must be the 12 hexadecimal digits that `spoolnode peers` shows"),
     ],
 )
 def test_accept_says_what_is_no_name_and_no_id(make: Node, name: str, identity: str, reason: str) -> None:
