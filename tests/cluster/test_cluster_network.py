@@ -29,7 +29,6 @@ def one_way(hosts: Hosts, host: int) -> None:
 @pytest.mark.parametrize("cut", [cable, one_way])
 def test_cut_in_mid_stream_loses_nothing_and_doubles_nothing(cluster: Cluster, cut: Cut) -> None:
     """Tasks go both ways, so a one-way cut loses the tasks of one direction and the answers of the other."""
-    cluster.timing = SHORT
     nodes = alpha, beta = cluster.start("alpha", "beta")
     with Crowd([node.via for node in nodes], 8, random.Random(), ["sync"], [alpha.name, beta.name]) as crowd:
         cluster.ledger = crowd.ledger
