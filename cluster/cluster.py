@@ -1,7 +1,7 @@
-"""The cluster of one node, put together: who the others are, where tasks go, and the links that carry them there.
+"""The cluster of one node: the other nodes, where tasks go, and the links that carry them there.
 
-It is what a node calls its neighbours (`node.neighbours`). Decisions are made in the pure modules beside this one (`peers`,
-`placement`, `sharing`, `link`); here they meet the clock, the network and the spool.
+It is the node's `neighbours` (`node.neighbours`). The pure modules beside this one decide (`peers`, `placement`, `sharing`,
+`link`); here they meet the clock, the network and the spool.
 """
 
 import asyncio
@@ -43,11 +43,11 @@ from spoolnode.protocol.forward import sender_of
 from spoolnode.protocol.request import Terms
 
 EXPIRY_SECONDS = 86400.0
-"""How often a certificate that ends soon is warned about."""
+"""Seconds between two warnings about a certificate that ends soon."""
 LOOKED_FOR_AT_ONCE = 1000
 """Of unknown destinations, so many are looked for in one turn of the loop: about a millisecond."""
 MOST_UNKNOWN = 1024
-"""Unknown destinations that the log tells of: whoever may enqueue can make them up."""
+"""Most unknown destinations that are logged: any client that may enqueue can make them up."""
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 
@@ -99,7 +99,7 @@ class Cluster:
         self._running: list[asyncio.Task[None]] = []
         self._senders: dict[str, Sender] = {}
         self._lost: dict[str, None] = {}  # a set that keeps its order
-        """Destinations for which something waits, and that nobody is known to be: made-up names cost no sender."""
+        """Unknown destinations with waiting tasks; they have no sender, so made-up names cost little."""
         self._searching = self._search_again = False
         self._searched_at = self._loop.time()
         self._stopped = False
@@ -107,7 +107,7 @@ class Cluster:
         self._unknown: set[str] = set()
         """Destinations that the log has called unknown."""
         self._full: set[str] = set()
-        """Ids of the peers that are up and take nothing."""
+        """Ids of the peers that are up but take nothing."""
         self.outbox.when_woken(self._woken)
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ class Cluster:
         return self.placement.choose(terms.destination, self._loop.time())
 
     def unknown(self, destination: str) -> str:
-        """What to tell who sends to a name or tag that nobody is known to have; each is told in the log once, too."""
+        """The note for the sender of a task to an unknown name or tag. Each is also logged once."""
         if ":" in destination.removeprefix(TAG) or destination in (ANY, ALL) or self._is_here(destination):
             return ""
         is_tag = destination.startswith(TAG)
@@ -138,7 +138,7 @@ class Cluster:
         return note
 
     def greet(self, hello: hellos.Hello, peer: str, certified: str, nonce: str) -> Greeting:
-        """Hears a node that introduces itself. Raises `Refused`."""
+        """Takes the hello of a node. Raises `Refused`."""
         if hello.cluster != self._identity.cluster:
             raise Refused(
                 Reason.FORBIDDEN, f"this node belongs to the cluster {self._identity.cluster!r}, not to {hello.cluster!r}"
@@ -149,7 +149,7 @@ class Cluster:
         if hello.id == self._identity.id:
             if hello.instance != self._node.instance:
                 self.table.met_copy(next(iter(hello.addresses), peer))
-                if hello.to:  # a ping is answered, so that the other one sees it too
+                if hello.to:  # a ping is answered, so that the other node notices it, too
                     raise Refused(
                         Reason.CONFLICT, f"this node has the id {hello.id} too: one spool directory is a copy of the other"
                     )
@@ -170,11 +170,11 @@ class Cluster:
         return greeting._replace(is_proved=is_proved or self.table.is_reached(hello.id, hello.instance, peer))
 
     async def start(self) -> None:
-        """Finds peers, and sends them what waits for them."""
+        """Finds peers, and sends them the tasks that wait for them."""
         self._report_own()
         self._running = [self._loop.create_task(source.run(self)) for source in self._sources]
         self._prober.start()
-        self._loop.call_later(self._timing.unknown + 1.0, self._moves.look_again)  # by then, who is unknown may never come
+        self._loop.call_later(self._timing.unknown + 1.0, self._moves.look_again)  # nodes that are unknown by then may never come
         for to in self.outbox.sizes():
             self._woken(to)
 
@@ -200,7 +200,7 @@ class Cluster:
         self._senders.clear()
 
     def flush(self, destination: str) -> bool:
-        """Tries a destination now; whether something waits and somebody is known to be it."""
+        """Tries a destination now. Returns whether tasks wait for it and a node is known for it."""
         self._lost.pop(destination, None)
         self._woken(destination)
         sender = self._senders.get(destination)
@@ -210,7 +210,7 @@ class Cluster:
         return True
 
     def tick(self) -> None:
-        """A second has passed."""
+        """Called each second."""
         self._known_file.tick()
         self._report_own()
         if self._trust is not None:
@@ -229,15 +229,15 @@ class Cluster:
         self._moves.move_soon()
 
     async def drain(self, seconds: float) -> int:
-        """Hands the waiting tasks of this node to peers, for at most so many seconds; how many went."""
+        """Hands the waiting tasks of this node to peers, for at most `seconds`. Returns how many went."""
         return await self._moves.drain(seconds)
 
     def status(self) -> dict[str, Any]:
-        """For the status of the node."""
+        """The part of the node's status about the cluster."""
         return {"peers": {state.value: count for state, count in self.table.states().items()}}
 
     def peers(self) -> list[dict[str, Any]]:
-        """A row for each peer, with what waits for it here."""
+        """A row for each peer, with the number of tasks that wait for it here."""
         sizes = self.outbox.sizes()
         rows, names_of = self.table.rows(self._loop.time()), self._known.names()
         for row in rows:
@@ -247,7 +247,7 @@ class Cluster:
         return rows
 
     def link(self, destination: str) -> dict[str, Any]:
-        """How the link stands to a destination."""
+        """The state of the link to a destination."""
         to = destination
         target, sender = self.resolve(to), self._senders.get(to)
         known = target is not None and bool(target.addresses)
@@ -268,7 +268,7 @@ class Cluster:
         return peer.reason if peer is not None and peer.reason else self.table.destinations.why_not(to)
 
     def accept(self, name: str, node_id: str) -> None:
-        """The operator says which node has a name."""
+        """Gives a name to the node that the operator chose."""
         self.table.accept(name, node_id, self._loop.time())
         self.report("accepted_name", name=name, id=node_id)
         self._prober.wake()
@@ -297,16 +297,16 @@ class Cluster:
     # -- what sources say --
 
     def found(self, candidate: Candidate) -> None:
-        """A source names somebody."""
+        """Takes a candidate from a source."""
         self.table.found(candidate, self._loop.time())
         self._prober.wake()
 
     def gone(self, source: str, key: str) -> None:
-        """A source names somebody no more."""
+        """Notes that a source no longer names a candidate."""
         self.table.gone(source, key, self._loop.time())
 
     def leaving(self, source: str, key: str) -> None:
-        """Somebody said goodbye."""
+        """Notes a goodbye."""
         self.table.leaving(source, key, self._loop.time())
         self._prober.wake()
 
@@ -326,7 +326,7 @@ class Cluster:
         return peer
 
     def _note_room(self, peer: Peer, status: Status) -> None:
-        """A peer that took nothing (its disk was full) and takes tasks again gets them at once."""
+        """Notes whether a peer has room. One that was full and takes tasks again gets them at once."""
         if not status.takes_tasks:
             self._full.add(peer.id)
         elif peer.id in self._full:
@@ -336,7 +336,7 @@ class Cluster:
     def met(self, status: dict[str, Any], rtt: float, address: str) -> None:
         peer = self._answered(address, status, rtt, address)
         if peer is not None and peer.state is PeerState.REJECTED:
-            raise NotIt(peer.reason)  # of another cluster, or another version: it may answer, and gets nothing
+            raise NotIt(peer.reason)  # of another cluster or version: it may answer, but gets nothing
 
     def missed(self, address: str, kind: DialFailure | None, reason: str) -> None:
         failure = FAILURES[kind] if kind is not None else FAILURES[DialFailure.UNREACHABLE]
@@ -357,7 +357,7 @@ class Cluster:
         self._loop.call_soon(self._follow, peer)
 
     def _follow(self, peer: Peer) -> None:
-        """The links to a peer hear that it has changed."""
+        """Tells the links to a peer that it has changed."""
         for to, sender in self._senders.items():
             if to in peer.addresses or to == peer.name or self.answers_to(to, peer.id):
                 if peer.state is PeerState.UP:
@@ -370,7 +370,7 @@ class Cluster:
         self._moves.peer_changed(peer)
 
     async def is_us(self, to: str) -> None:
-        """A destination turned out to be this node: what waits for it runs here."""
+        """Takes over the tasks of a destination that turned out to be this node."""
         self._here.add(to)
         self.placement.is_also(to)
         if claimed := await self._storage.moving.re_place(to, CHUNK, lambda _asked: HERE):
@@ -388,13 +388,13 @@ class Cluster:
 
     def _woken(self, to: str) -> None:
         if self._stopped or to.startswith(TAG):
-            return  # nobody with that tag is known; `_follow` looks again when somebody comes
+            return  # no node with that tag is known; `_follow` looks again when one comes
         if to not in self._senders and not self._find(to):
             return
         self._senders[to].wake()
 
     def _find(self, to: str) -> bool:
-        """Whether somebody is known to be a destination; then it has a sender from now on."""
+        """Whether a node is known for a destination; then it has a sender from now on."""
         if to in self._lost:
             return False
         target = self.resolve(to)
@@ -405,7 +405,7 @@ class Cluster:
         return True
 
     def _search(self) -> None:
-        """Somebody may be known now for what waits for nobody."""
+        """Looks again for unknown destinations: nodes may be known for them now."""
         self._searched_at = self._loop.time()
         self._search_again = bool(self._lost)
         if self._search_again and not self._searching:
@@ -455,17 +455,15 @@ class Cluster:
                 Reason.FORBIDDEN, f"your certificate is for the node {certified!r}, and you say that you are {hello.name!r}"
             )
         if (owner := self._known.certificate(hello.id, certified)) != certified:
-            remedy = f"if you were renamed, somebody must say so here with spoolnode accept {certified} {hello.id}"
+            remedy = f"if you were renamed, run spoolnode accept {certified} {hello.id} here"
             text = f"the id {hello.id} belongs to the node {owner!r}, and you are {certified!r}; {remedy}"
             raise Refused(Reason.FORBIDDEN, text)
 
     def _check_key(self, hello: hellos.Hello, nonce: str) -> Greeting:
-        """Whether it has the key that it shows, and that this is the one to which its id belongs. Raises `Refused`."""
+        """Checks that it has the key that it shows, and that its id belongs to this key. Raises `Refused`."""
         fingerprint, known = keys.fingerprint(hello.public) if hello.public else "", self._known.key(hello.id)
         if self._trust is None and known not in ("", fingerprint):
-            remedy = (
-                f"if its spool directory was made anew, somebody must say so here with spoolnode accept {hello.name} {hello.id}"
-            )
+            remedy = f"if its spool directory is new, run spoolnode accept {hello.name} {hello.id} here"
             raise Refused(Reason.FORBIDDEN, f"the id {hello.id} belongs to a node with another key than yours; {remedy}")
         own = self._node.key
         if own is None or not hello.public:
@@ -474,24 +472,24 @@ class Cluster:
         if not hello.proof:
             return Greeting(said=(("public", own.public), ("nonce", nonce), ("proof", own.answer(talk))))
         if not own.is_call(hello.proof, talk):
-            raise Refused(Reason.FORBIDDEN, f"you show a key of the node {hello.id} that you have not")
+            raise Refused(Reason.FORBIDDEN, f"you show a key of the node {hello.id} that you do not have")
         return Greeting(sender_of(hello.id, fingerprint), is_proved=True)
 
     def vouch(self, status: dict[str, Any], certified: str) -> None:
-        """What a node that we called says of itself must be what its certificate says, or its key. Raises `Impostor`."""
+        """Checks that the status of a node that we called fits its certificate, or its key. Raises `Impostor`."""
         identity, name = str(status.get("id", "")), str(status.get("name", ""))
         if self._trust is None and self._known.key(identity) not in ("", status.get("key", "")):
-            remedy = f"if its spool directory was made anew, say so with spoolnode accept {name} {identity}"
+            remedy = f"if its spool directory is new, run spoolnode accept {name} {identity}"
             raise Impostor(f"it has not proved the key to which the id {identity} belongs; {remedy}")
         own = self._node.key
         if self._trust is None and identity == self._identity.id and own and status.get("key") != keys.fingerprint(own.public):
-            raise Impostor(f"it says the id of this node, {identity}, and has not its key")
+            raise Impostor(f"it says the id of this node, {identity}, but does not have its key")
         if not certified or not status:
             return
         if name != certified:
             raise Impostor(f"its certificate is for the node {certified!r}, and it says that it is {name!r}")
         if (owner := self._known.certificate(identity, certified)) != certified:
-            remedy = f"if it was renamed, say so with spoolnode accept {certified} {identity}"
+            remedy = f"if it was renamed, run spoolnode accept {certified} {identity}"
             raise Impostor(f"the id {identity} belongs to the node {owner!r}, and it is {certified!r}; {remedy}")
 
     def _warn_of_expiry(self) -> None:
@@ -510,6 +508,6 @@ def _is_here(peer: str) -> bool:
 
 
 def _at(address: str, host: str) -> str:
-    """An address that says "any host", at the host that a connection came from."""
+    """The address, with the host of the connection in place of "any host"."""
     wildcard = next((text for text in WILDCARDS if address.startswith(f"{text}:")), "")
     return f"{host}{address.removeprefix(wildcard)}" if wildcard else address

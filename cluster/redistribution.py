@@ -24,9 +24,9 @@ from spoolnode.node.outbox.storage import Storage
 from spoolnode.protocol import names
 
 CHUNK = 256
-"""Tasks that are moved together: each batch of them is one round of fsyncs, and the node answers in between."""
+"""Tasks that are moved together: each group takes one round of fsyncs, and the node answers in between."""
 MOST_LOOKS = 8
-"""Groups of tasks looked at in one round of sharing."""
+"""Most groups of tasks that one round of sharing looks at."""
 
 
 class Redistribution:
@@ -58,7 +58,7 @@ class Redistribution:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._again: set[str] = set()
-        """Destinations whose tasks are to be chosen again."""
+        """Destinations whose tasks are chosen again."""
         self._moving = False
         self.is_leaving = False
         """Nothing moves by itself any more."""
@@ -75,7 +75,7 @@ class Redistribution:
         self.move_soon()
 
     def look_again(self) -> None:
-        """There may be somebody now for what waits for a tag, or for a node that is down."""
+        """Looks again for nodes for tasks that wait for a tag, or for a node that is down."""
         self._again.update(to for to in self._storage.outbox.sizes() if to.startswith(TAG) or self._is_lost(to))
         self.move_soon()
 
@@ -86,7 +86,7 @@ class Redistribution:
             spawn(self._move())
 
     async def _move(self) -> None:
-        """What was chosen for a peer that is down is chosen again, and what is too much is offered to others."""
+        """Chooses again for tasks of peers that are down, and offers the excess to others."""
         try:
             while self._again:
                 await self._choose_again(self._again.pop())
@@ -96,7 +96,7 @@ class Redistribution:
             self._moving = False
 
     def _is_lost(self, to: str) -> bool:
-        """Whether this is the id of a node that is down, or that nobody has heard of since the start."""
+        """Whether this is the id of a node that is down, or not known since the start."""
         peer = self._table.get(to)
         if peer is None:
             return names.is_node_id(to) and self._loop.time() - self._started > self._timing.unknown
@@ -112,7 +112,7 @@ class Redistribution:
             return place
 
         def another(asked: AskedPlace) -> str | None:
-            if not asked.destination:  # it was shared, or handed over by a drain
+            if not asked.destination:  # it was shared, or moved by a drain
                 return HERE if self._config.app and not self.is_leaving else None
             if asked.destination != ANY and not asked.destination.startswith(TAG):
                 return None
@@ -155,7 +155,7 @@ class Redistribution:
         return moved
 
     def _may_move(self, asked: AskedPlace, tags: frozenset[str]) -> bool:
-        """Whether a task that waits here may go to a node with these tags: not if it was addressed to this one."""
+        """Whether a task that waits here may go to a node with these tags: not if it was addressed to this node."""
         if asked.destination.startswith(TAG):
             return asked.destination.removeprefix(TAG) in tags
         return asked.destination in ("", ANY)
@@ -180,10 +180,10 @@ class Redistribution:
         return handed
 
     async def _ask_all(self, deadline: float) -> float:
-        """Asks all peers that are alive how they are: a drain has one chance, and their last answers may be too old for it.
+        """Pings all live peers: a drain has only one chance, and their last answers may be too old for it.
 
         Returns:
-            Since when an answer counts; when none has come, all do.
+            The time since which answers count; if none has come, all count.
         """
         began = self._loop.time()
         asked = [peer for peer in self._table if peer.state in ALIVE]
@@ -196,7 +196,7 @@ class Redistribution:
         return began if any(peer.pings.status_at >= began for peer in asked) else float("-inf")
 
     async def _news(self, deadline: float) -> None:
-        """Waits for something to happen at a peer or on a link, for a second at most."""
+        """Waits for an event of a peer or a link, for at most a second."""
         self.happened.clear()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(1.0, max(deadline - self._loop.time(), 0.01))):
@@ -216,7 +216,7 @@ class Redistribution:
         return await self._storage.moving.give_away(len(places), choose, aside, later=True)
 
     def _undelivered(self) -> bool:
-        """Whether anything waits for a peer that is up."""
+        """Whether tasks wait for a peer that is up."""
         for to in self._storage.outbox.sizes():
             target = self._table.destinations.resolve(to)
             if target is not None and target.state is PeerState.UP:
@@ -224,7 +224,7 @@ class Redistribution:
         return False
 
     def _loads(self, since: float = float("-inf")) -> dict[str, Load]:
-        """What the peers that can run tasks have to do; those that have said so `since`."""
+        """The loads of the peers that can run tasks and have answered `since`."""
         sizes = self._storage.outbox.sizes()
         fresh = [peer for peer in self._table if peer.pings.status_at >= since]
         up = [peer for peer in fresh if peer.state is PeerState.UP and peer.status is not None and peer.status.works]

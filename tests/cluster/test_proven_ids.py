@@ -121,7 +121,7 @@ def test_who_shows_a_key_that_he_has_not_is_refused(party: Make) -> None:
     said = hello(id=alpha.id, name="alpha", public=alpha_public(alpha), nonce="0" * 32)
     assert say(beta, None, said, task("1"))[1].startswith("FORBIDDEN: the variable `spool_seq` is reserved")
     (answer,) = say(beta, None, hello(id=alpha.id, name="alpha", public=alpha_public(alpha), nonce="0" * 32, proof="0" * 64))
-    assert answer == f"FORBIDDEN: you show a key of the node {alpha.id} that you have not"
+    assert answer == f"FORBIDDEN: you show a key of the node {alpha.id} that you do not have"
     beta.is_well()
 
 
