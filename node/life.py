@@ -18,7 +18,7 @@ from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
-from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.reload import Reloads

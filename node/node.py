@@ -27,8 +27,8 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.host import Host
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
-from spoolnode.node.ingress.conversation import Services
 from spoolnode.node.ingress.listener import Listener, bind_all, name_of
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.ingress.tls import Certified
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours

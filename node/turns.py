@@ -23,6 +23,9 @@ class Turns:
         """Whether work has been done in this turn."""
         self._put_off: deque[Callable[[], None]] = deque()
 
+    def __repr__(self) -> str:
+        return f"<turns, {len(self._put_off)} put off>"
+
     @property
     def is_over(self) -> bool:
         """Whether further work must be put off. The first caller in a turn always has time."""

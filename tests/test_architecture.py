@@ -11,6 +11,8 @@ from sources import LAYERS
 from spoolnode.cluster.liveness import TRANSITIONS, PeerState
 from spoolnode.node.disk.disk import Disk, MarkingDisk, ReadingDisk
 from spoolnode.node.disk.fakes import RIGHTS
+from spoolnode.node.ingress import conversation
+from spoolnode.node.ingress.conversation import ConversationState
 from spoolnode.node.spool.reader import Marker, Reader
 from spoolnode.node.spool.store import Store
 
@@ -86,6 +88,15 @@ def test_the_states_of_a_peer_and_the_arrows_between_them_are_those_of_its_trans
     steps = ((state, step) for steps in TRANSITIONS.values() for state, step in zip(PeerState, steps, strict=True))
     made = {(state.value, step.state.value) for state, step in steps if step.state is not None}
     assert drawn <= made
+
+
+def test_the_states_of_a_conversation_and_the_arrows_between_them_are_those_of_its_transitions() -> None:
+    made = {(state.value, then.value) for state, steps in conversation.TRANSITIONS.items() for then in steps.values()}
+    states = {state.value for state in ConversationState}
+    drawn = {(source, target) for source, target, _ in arrows("The states of a connection")}
+    assert {(source, target) for source, target in drawn if {source, target} <= states} == {
+        (source, target) for source, target in made if target != "gone"
+    }
 
 
 def test_every_chart_can_be_drawn() -> None:

@@ -5,19 +5,19 @@ from pathlib import Path
 from counts import ROOT, counts
 
 HELD = {
-    "classes over 300 lines": 4,
-    "classes with over 15 attributes": 10,
+    "classes over 300 lines": 3,
+    "classes with over 15 attributes": 9,
     "isinstance on the source of a task": 0,
     "modules in a cycle of imports at run time": 0,
     "modules in a cycle of imports for types": 2,
     "public classes of one name": 1,
     "public functions of one name": 3,
     "module files of one name": 2,
-    'docstrings that begin with "What"': 9,
-    'sentences: "is/are no X"': 18,
-    "sentences: nobody, somebody, everybody": 19,
-    "sentences: who, whoever as a subject": 8,
-    'sentences: "anew"': 5,
+    'docstrings that begin with "What"': 5,
+    'sentences: "is/are no X"': 17,
+    "sentences: nobody, somebody, everybody": 16,
+    "sentences: who, whoever as a subject": 7,
+    'sentences: "anew"': 4,
     'sentences: "for what is gone"': 0,
     "lines of prose over 100 characters": 0,
 }

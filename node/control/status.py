@@ -14,7 +14,7 @@ from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.rates import Rates
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.ingress.admission import Admission
-from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.work.workers import Workers

@@ -21,6 +21,8 @@ from spoolnode.protocol.request import Terms
 
 Route = Callable[[Terms], list[str]]
 """Where a task should go: names of outboxes, empty is here; more than one for a copy each."""
+Take = Callable[[bytes, bytes, Terms, Waiter, Key | None], None]
+"""Takes a whole task: its variables, its body, its terms, its waiter, and the link that it came over."""
 
 MOST_LINKS = 4096
 """Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
@@ -33,20 +35,23 @@ UPLOAD_THREADS = 4
 
 
 class InlineTask:
-    """A task whose body is gathered in memory, and becomes a record with it."""
+    """A task whose body is gathered in memory; both become a record."""
 
-    __slots__ = ("_enter", "_terms")
+    __slots__ = ("_block", "_link", "_take", "_terms", "_waiter")
 
-    def __init__(self, terms: Terms, enter: Callable[[bytes], None]) -> None:
+    def __init__(self, take: Take, block: bytes, terms: Terms, waiter: Waiter, link: Key | None) -> None:
+        self._take = take
+        self._block = block
         self._terms = terms
-        self._enter = enter
+        self._waiter = waiter
+        self._link = link
 
     def __repr__(self) -> str:
-        return f"<InlineTask with a body of {self._terms.body} bytes>"
+        return f"<inline task with a body of {self._terms.body} bytes>"
 
     def take(self, body: bytes) -> None:
-        """The body is here. Raises `Refused`: the node may have been closed, or its disk filled, while it came."""
-        self._enter(body)
+        """Enters it with its body. Raises `Refused`: the node may have closed, or its disk filled, while the body came."""
+        self._take(self._block, body, self._terms, self._waiter, self._link)
 
 
 class Admission:
@@ -64,7 +69,8 @@ class Admission:
         self._roots = [os.fsencode(os.path.realpath(storage.journal.layout.root)), os.fsencode(storage.journal.layout.root)]
         self._executor = threads or UploadThreads(UPLOAD_THREADS)
         self._serials = itertools.count(1)
-        self._uploading: set[Upload] = set()
+        self.uploading: set[Upload] = set()
+        """Large bodies on their way."""
         self._max_uploads = MAX_UPLOADS
         self.gathered = Gathered()
         """Bodies on their way, in memory."""
@@ -74,6 +80,10 @@ class Admission:
         """Why nothing is taken in; empty while it is open."""
         self._is_over = False
         """It does not open again."""
+
+    def __repr__(self) -> str:
+        state = f"closed: {self.closed}" if self.closed else "open"
+        return f"<admission, {state}, {self.free} bytes free, {len(self.uploading)} uploads, {self.gathered!r}>"
 
     def pause(self, reason: str) -> None:
         """Takes nothing in while there is a reason; empty: goes on, unless the node stops."""
@@ -94,37 +104,40 @@ class Admission:
         return self.free < self._min_free
 
     def limit_uploads(self, limit: int) -> None:
-        """No more than so many large bodies may be on their way at once: each has a file open."""
+        """Lowers the number of large bodies that may be on their way at once; each has a file open."""
         self._max_uploads = min(self._max_uploads, limit)
 
     def open(
         self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None, prompt: PromptWaiter | None = None
-    ) -> "InlineTask | Upload | None":
-        """A request asks to come in: the one way, and the one decision.
+    ) -> InlineTask | Upload | None:
+        """Decides about a request, and takes its task if it has no body.
 
         Args:
             block: its variables.
-            terms: what they say.
-            waiter: is told what becomes of it.
-            link: who sent it, and to what, when it came over a link.
-            prompt: the same waiter, when it is in a hurry. Then the task is for here, and has no body.
+            terms: the terms that these variables state.
+            waiter: hears what becomes of the task.
+            link: the sender and the destination of a task that came over a link.
+            prompt: the same waiter, when it is in a hurry. Then the task must be for here, and have no body.
 
         Returns:
-            Where its body is to go: into memory, or into a file of its own. None when nothing more is needed of it: it
-            has no body, or it is stored already.
+            A task that waits for its body, in memory or in a file. None for a task that does not: it has none, or it is
+            stored already.
 
         Raises:
-            Refused: it is not taken; `waiter` is not told.
+            Refused: it is not taken; `waiter` does not hear this.
         """
-        if not (terms.body or terms.own_file):
-            self._take(block, b"", terms, waiter, link, prompt)
-            return None
+        if terms.body or terms.own_file:
+            return self._with_body(block, terms, waiter, link)
+        self._take(block, b"", terms, waiter, link, prompt)
+        return None
+
+    def _with_body(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None) -> InlineTask | Upload | None:
         self._check(terms)
         is_crowded = self.gathered.is_crowded and terms.body > LEAST_PIECE
         if not (terms.body > INLINE_BODY or terms.own_file or is_crowded):
-            return InlineTask(terms, lambda body: self._take(block, body, terms, waiter, link))
-        if terms.body and len(self._uploading) >= self._max_uploads:
-            raise Refused(Reason.BUSY, f"this node is taking {len(self._uploading)} large bodies already; ask again")
+            return InlineTask(self._take, block, terms, waiter, link)
+        if terms.body and len(self.uploading) >= self._max_uploads:
+            raise Refused(Reason.BUSY, f"this node is taking {len(self.uploading)} large bodies already; ask again")
         return self._upload(block, terms, waiter, link)
 
     def _check(self, terms: Terms) -> None:
@@ -150,7 +163,7 @@ class Admission:
     def _take(
         self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, prompt: PromptWaiter | None = None
     ) -> None:
-        """A request that is whole becomes a record of a batch, or several. Raises `Refused`."""
+        """Enters a whole task: as a record of a batch, or as several. Raises `Refused`."""
         self._check(terms)
         if terms.pickled:
             block = _told_apart(block)
@@ -249,8 +262,8 @@ class Admission:
             block = arrival.block
         serial = next(self._serials)
         upload = Upload(self._storage, self._executor, serial, block, terms, places, self._min_free, arrival)
-        self._uploading.add(upload)
-        upload.over = self._uploading.discard
+        self.uploading.add(upload)
+        upload.over = self.uploading.discard
         return upload
 
     async def close(self) -> None:

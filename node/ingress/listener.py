@@ -21,8 +21,10 @@ from typing import Any
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.disk.disk import is_full
-from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.ingress.caller import Caller
+from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.node.ingress.room import OWN_PLACES, Room
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.ingress.tls import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
@@ -51,6 +53,9 @@ class LoneRequest:
     def __init__(self, descriptor: int, listener: "Listener") -> None:
         self._descriptor = descriptor
         self._listener = listener
+
+    def __repr__(self) -> str:
+        return f"<lone request on descriptor {self._descriptor}>"
 
     def safe(self) -> None:
         """Its task is safe: says so, in the disk thread."""
@@ -96,6 +101,9 @@ class Stream(asyncio.Protocol):
         self._transport: Any = None
         self._is_tls = False
         self._is_paused = False
+
+    def __repr__(self) -> str:
+        return f"<stream{', closing' if self._closing else ''}{', paused' if self._is_paused else ''}: {self.conversation!r}>"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -240,7 +248,7 @@ class Listener:
         """Where it listens, with the ports that the system chose for port 0."""
 
     def __repr__(self) -> str:
-        return f"<Listener on {', '.join(self.addresses)}: {self.connections} connections>"
+        return f"<listener on {', '.join(self.addresses) or 'nothing'}, {self.connections} connections, {self.room!r}>"
 
     def open(self) -> None:
         """Listens, but for the node's own socket."""
@@ -391,8 +399,8 @@ class Listener:
 
         def named(name: str) -> Stream:
             def conversation_of(stream: Stream) -> Conversation:
-                size = self._config.buffer_size
-                return Conversation(self.services, stream, who, local=False, allowed=True, max_block=size, certified=name)
+                caller = Caller(who, is_local=False, is_allowed=True, certified=name)
+                return Conversation(self.services, stream, caller, max_block=self._config.buffer_size)
 
             return Stream(self, conversation_of, b"", stranger=False)
 
@@ -426,7 +434,8 @@ class Listener:
             _prepare(sock)
 
         def conversation_of(stream: Stream) -> Conversation:
-            return Conversation(self.services, stream, who, local=local, allowed=allowed, max_block=self._config.buffer_size)
+            caller = Caller(who, is_local=local, is_allowed=allowed)
+            return Conversation(self.services, stream, caller, max_block=self._config.buffer_size)
 
         def stream() -> Stream:
             return Stream(self, conversation_of, data, stranger=not allowed, own=own)

@@ -20,7 +20,7 @@ class Gathered:
         """In bytes."""
 
     def __repr__(self) -> str:
-        return f"<Gathered {self.size} bytes{', crowded' if self.is_crowded else ''}>"
+        return f"<gathered bodies, {self.size} bytes{', crowded' if self.is_crowded else ''}>"
 
     @property
     def is_crowded(self) -> bool:
@@ -40,7 +40,7 @@ class Pieces:
         """In bytes."""
 
     def __repr__(self) -> str:
-        return f"<Pieces {len(self._pieces)} of {self.size} bytes together>"
+        return f"<{len(self._pieces)} pieces, {self.size} bytes>"
 
     def add(self, data: bytes) -> None:
         """Adds a piece."""

@@ -52,6 +52,9 @@ class Room:
         self._known: dict[Guest, None] = {}
         """Connections that have, the one with the oldest progress first."""
 
+    def __repr__(self) -> str:
+        return f"<room for {self.limit}, {len(self._new)} new and {len(self._known)} known>"
+
     def enter(self, guest: Guest) -> None:
         """Adds a connection."""
         self._new[guest] = None

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from spoolnode.node.background import spawn
-from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.ingress.services import Services
 from spoolnode.protocol.errors import SpoolnodeError
 
 CLIENT_HELLO = b"\x16"
@@ -129,6 +129,9 @@ class Handshakes:
         self._shaking: dict[Handshake, asyncio.Task[None]] = {}
         self._loop = asyncio.get_running_loop()
 
+    def __repr__(self) -> str:
+        return f"<handshakes, {len(self._waiting)} waiting, {len(self._shaking)} under way>"
+
     def begin(self, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named) -> None:
         """Finds out what it is.
 
@@ -198,6 +201,9 @@ class Handshake(asyncio.Protocol):
         self._handshakes = handshakes
         self._plain = plain
         self._named = named
+
+    def __repr__(self) -> str:
+        return f"<handshake with {self.who}{', handed over' if self.handed_over else ''}>"
 
     async def run(self, patience: float) -> None:
         """From the first byte to the certificate. What it raises is why it failed."""

@@ -39,6 +39,10 @@ class Upload:
         self._offset = 0
         self._pending: bytes = spoolfile.head(block)
 
+    def __repr__(self) -> str:
+        places = ", ".join(to or "here" for to in self._places)
+        return f"<upload to {self._temporary}, {self._offset} bytes written, for {places}>"
+
     async def write(self, data: bytes) -> None:
         """Writes the next piece of the body. Raises `Refused` when the disk does not take it; nothing is left then."""
         piece, self._pending = self._pending + data, b""

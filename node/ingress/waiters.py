@@ -23,6 +23,9 @@ class Copies:
         self._stored: list[str] = []
         self._refusal: Refused | None = None
 
+    def __repr__(self) -> str:
+        return f"<copies, {self._open} due, {len(self._stored)} stored>"
+
     def stored(self, task_id: str, copies: int = 1) -> None:
         """Notes that one is safe."""
         del copies
@@ -55,6 +58,9 @@ class Leaving:
         self._number = number
         self._waiter = waiter
 
+    def __repr__(self) -> str:
+        return f"<leaving task {self._number} for {self._to}>"
+
     def stored(self, task_id: str, copies: int = 1) -> None:
         """Notes that it is safe."""
         self._waiter.stored(task_id, copies)
@@ -81,6 +87,9 @@ class Arrival:
             raise Refused(
                 Reason.TOO_LARGE, f"the variables take {len(block)} bytes; over a link they may take {MAX_BLOCK - RECEIVER_ROOM}"
             )
+
+    def __repr__(self) -> str:
+        return f"<arriving task {self._number} of {self._link[0]} for {self._link[1]}>"
 
     def taken(self) -> None:
         """Takes its number: it is safe, and proves it."""

@@ -65,7 +65,9 @@ def task(n: int, number: int = 0, **more: str) -> bytes:
 class Station:
     """One node without sockets and workers."""
 
-    def __init__(self, disk: FakeDisk | None = None, *, route: Any = None, life: int = 1) -> None:
+    def __init__(
+        self, disk: FakeDisk | None = None, *, route: Any = None, life: int = 1, max_body: int = 1 << 20, executor: Any = None
+    ) -> None:
         self.disk = disk or new_machine()
         self.reports: list[tuple[str, dict[str, Any]]] = []
         policy = RetryPolicy(max_attempts=3, base=0.001)
@@ -76,8 +78,7 @@ class Station:
         self.spool, self.outbox, self.moving = self.storage.spool, self.storage.outbox, self.storage.moving
         self.threads = [self._stepped(thread) for thread in (self.journal.commits, self.journal.moves, self.journal.packing)]
         route = route or (lambda terms: [terms.destination])
-        inline: Any = Inline()  # any executor will do
-        self.admission = Admission(self.storage, route, inline, max_body=1 << 20, min_free=0)
+        self.admission = Admission(self.storage, route, executor or Inline(), max_body=max_body, min_free=0)
         self.life = life
         """How often the machine has started."""
         self.storage.load(f"boot {life}")

@@ -23,7 +23,7 @@ from spoolnode.node.control.stop import Stop
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress.admission import Admission
-from spoolnode.node.ingress.conversation import Services
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Alone
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.journal import Journal

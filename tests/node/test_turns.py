@@ -13,12 +13,15 @@ from typing import Any, cast
 
 import pytest
 from linked import NODE, Station, task
+from wire import Wire
 
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress import conversation as conversations
-from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.ingress.caller import Caller
+from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.node.ingress.listener import Stream
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import group_commit
 from spoolnode.node.spool.group_commit import TOLD_AT_ONCE
@@ -29,7 +32,7 @@ from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.store import Store
 from spoolnode.node.turns import TURN_SECONDS, Turns
 from spoolnode.node.work.process import PRINTED_AT_ONCE, WorkerProcess
-from spoolnode.protocol.answer import AnswerReader, is_stored
+from spoolnode.protocol.answer import is_stored
 from spoolnode.protocol.packet import EXTENDED, PING, SPOOL_REQUEST, decode_variables, encode_variables, packet
 
 MANY = 400
@@ -41,48 +44,6 @@ def run(story: Coroutine[Any, Any, None]) -> None:
 
 def request(n: int) -> bytes:
     return packet(SPOOL_REQUEST, encode_variables([(b"n", b"%d" % n)]), EXTENDED)
-
-
-class Wire:
-    """A connection that remembers what was asked of it."""
-
-    def __init__(self, services: Services) -> None:
-        self.said = b""
-        self.is_read = True
-        self.pauses = 0
-        self.ended = False
-        self.talk = Conversation(services, self, "here", local=True, allowed=True, max_block=0xFFFF)
-
-    def write(self, data: bytes) -> None:
-        self.said += data
-
-    def close(self) -> None:
-        self.ended = True
-
-    def linger(self) -> None:
-        self.ended = True
-
-    def pause(self) -> None:
-        assert self.is_read
-        self.is_read = False
-        self.pauses += 1
-
-    def resume(self) -> None:
-        assert not self.is_read
-        self.is_read = True
-
-    def touch(self) -> None:
-        self.talk.made_progress()
-
-    @property
-    def answers(self) -> list[tuple[int, int, bytes]]:
-        """The calls that it got."""
-        return [*AnswerReader().answers(self.said)]
-
-    @property
-    def stored(self) -> int:
-        """How many tasks it was told are stored; nothing else was said."""
-        return sum(is_stored(*answer[1:]) for answer in self.answers)
 
 
 class Counting(Services):
@@ -115,7 +76,7 @@ def test_a_burst_is_taken_in_shares_and_is_not_read_on_meanwhile() -> None:
         station = Station()
         services = Counting(station)
         wire = Wire(services)
-        wire.talk.receive(b"".join(map(request, range(MANY))))
+        wire.say(b"".join(map(request, range(MANY))))
         assert not wire.is_read, "what comes meanwhile waits in the kernel"
         assert wire.talk.waits_for_us, "and the client is not called slow for it"
         assert max(await services.shares(MANY)) <= conversations.TAKEN_AT_ONCE
@@ -132,10 +93,10 @@ def test_others_have_their_turn_between_the_shares_of_a_burst() -> None:
         station = Station()
         services = Counting(station)
         bursting, other, late = Wire(services), Wire(services), Wire(services)
-        bursting.talk.receive(b"".join(map(request, range(MANY))))
-        other.talk.receive(b"".join(request(n) for n in range(MANY, MANY + 100)))
+        bursting.say(b"".join(map(request, range(MANY))))
+        other.say(b"".join(request(n) for n in range(MANY, MANY + 100)))
         await asyncio.sleep(0)
-        late.talk.receive(request(2 * MANY))
+        late.say(request(2 * MANY))
         await station.rest()
         place = {n: index for index, n in enumerate(services.order)}
         assert len(place) == MANY + 101
@@ -159,7 +120,7 @@ def test_all_connections_together_keep_the_loop_no_longer_than_a_turn_may_last()
         services = Counting(station, clock)
         wires = [Wire(services) for _ in range(50)]
         for wire in wires:
-            wire.talk.receive(b"".join(map(request, range(8))))
+            wire.say(b"".join(map(request, range(8))))
         shares = await services.shares(50 * 8)
         assert max(shares) <= 10
         assert min(shares) > 0, "each turn gets on"
@@ -174,7 +135,7 @@ def test_pings_in_a_burst_are_answered_in_order_with_the_tasks_around_them() -> 
         station = Station()
         wire = Wire(Counting(station))
         ping = packet(PING, b"", EXTENDED)
-        wire.talk.receive(b"".join(request(n) + ping for n in range(300)))
+        wire.say(b"".join(request(n) + ping for n in range(300)))
         await station.rest()
         assert [answer[0] == PING for answer in wire.answers] == [False, True] * 300
         assert wire.is_read
@@ -186,7 +147,7 @@ def test_what_is_put_off_ends_with_its_connection() -> None:
     async def story() -> None:
         station = Station()
         wire = Wire(Counting(station))
-        wire.talk.receive(b"".join(map(request, range(MANY))))
+        wire.say(b"".join(map(request, range(MANY))))
         wire.talk.lost()
         await station.rest()
         assert station.journal.counts.accepted == conversations.TAKEN_AT_ONCE, "nobody was told of the others"
@@ -199,11 +160,11 @@ def test_whoever_sends_no_more_gets_all_answers_to_what_was_put_off() -> None:
     async def story() -> None:
         station = Station()
         wire = Wire(Counting(station))
-        wire.talk.receive(b"".join(map(request, range(MANY))))
+        wire.say(b"".join(map(request, range(MANY))))
         assert wire.talk.half_closed(), "a loop may say so although it was told not to read"
         await station.rest()
         assert wire.stored == MANY
-        assert wire.ended
+        assert wire.end
 
     run(story())
 
@@ -212,10 +173,10 @@ def test_half_a_request_at_the_end_of_what_was_put_off_ends_the_connection() -> 
     async def story() -> None:
         station = Station()
         wire = Wire(Counting(station))
-        wire.talk.receive(b"".join(map(request, range(MANY))) + request(MANY)[:5])
+        wire.say(b"".join(map(request, range(MANY))) + request(MANY)[:5])
         assert wire.talk.half_closed()
         await station.rest()
-        assert wire.ended
+        assert wire.end
 
     run(story())
 
@@ -224,9 +185,9 @@ def test_a_mistake_among_requests_that_were_put_off_is_said_after_the_answers_be
     async def story() -> None:
         station = Station()
         wire = Wire(Counting(station))
-        wire.talk.receive(b"".join(map(request, range(100))) + b"GET / HTTP/1.1\r\n\r\n" + request(100))
+        wire.say(b"".join(map(request, range(100))) + b"GET / HTTP/1.1\r\n\r\n" + request(100))
         await station.rest()
-        assert wire.ended
+        assert wire.end
         assert [is_stored(*answer[1:]) for answer in wire.answers] == [True] * 100 + [False]
         assert station.run_all() == [*range(100)]
 
@@ -240,12 +201,12 @@ def test_what_a_slow_disk_has_gathered_is_told_in_shares_and_the_next_commit_doe
         (commits, *_) = station.threads
         wires = [Wire(services) for _ in range(4)]
         for wire in wires:
-            wire.talk.receive(b"".join(request(n) for n in range(TOLD_AT_ONCE)))
+            wire.say(b"".join(request(n) for n in range(TOLD_AT_ONCE)))
         await services.shares(4 * TOLD_AT_ONCE)
         commits.work()  # a few, that were there when it began
         commits.answer()
         commits.work()  # all others
-        wires[0].talk.receive(request(0))
+        wires[0].say(request(0))
         accepted = station.journal.counts.accepted
         commits.answer()
         shares = [station.journal.counts.accepted - accepted]
@@ -415,7 +376,7 @@ def test_a_connection_that_ends_in_its_first_bytes_goes_on_being_read_so_that_it
         listener = cast(Any, SimpleNamespace(streams=set(), strangers=0, room=room, connections=1))
 
         def converse(stream: Any) -> Conversation:
-            return Conversation(services, stream, "peer", local=True, allowed=True, max_block=8192)
+            return Conversation(services, stream, Caller("peer", is_local=True, is_allowed=True), max_block=8192)
 
         stream = Stream(listener, converse, packet(PING, b"", EXTENDED) * 40 + malformed, stranger=False)
         transport = Transport()

@@ -21,9 +21,11 @@ from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
-from spoolnode.node.ingress.conversation import Conversation, Services
+from spoolnode.node.ingress.caller import Caller
+from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.node.ingress.listener import Stream
 from spoolnode.node.ingress.room import Room
+from spoolnode.node.ingress.services import Services
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -128,7 +130,7 @@ class SimListener:
         return SimStream(self, lambda stream: self._conversation(stream, host), b"", stranger=False)  # type: ignore[arg-type] # a stand-in
 
     def _conversation(self, stream: Stream, host: str) -> Conversation:
-        return SimConversation(self.services, stream, host, local=False, allowed=True, max_block=0xFFFF)
+        return SimConversation(self.services, stream, Caller(host, is_local=False, is_allowed=True), max_block=0xFFFF)
 
     def _sweep(self) -> None:
         now = time.monotonic()
@@ -308,7 +310,7 @@ class SimNode:
 
     def _send_answers(self) -> None:
         """Answers are ready."""
-        if self.ambush is not None and any(conversation._link_key for conversation in self.services.talking):
+        if self.ambush is not None and any(conversation.caller.link for conversation in self.services.talking):
             befall, self.ambush = self.ambush, None
             befall()
             if not self.machine.is_running:

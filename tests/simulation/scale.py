@@ -27,6 +27,7 @@ from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ANY, Placement
 from spoolnode.cluster.prober import AT_ONCE
 from spoolnode.cluster.timing import USUAL
+from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.protocol import hello as hellos
 
@@ -284,9 +285,16 @@ def _measure_memory(result: Result) -> None:
         one.heard(members[int(peer.id, 16)], 1.0)
     before = tracemalloc.get_traced_memory()[0]
     result.memory = before
-    kept = [(Channel(), Conversation(None, None, "10.0.0.1", local=False, allowed=True, max_block=0xFFFF)) for _ in range(100)]  # type: ignore[arg-type] # a stand-in
+    kept = [
+        (Channel(), Conversation(None, None, Caller("10.0.0.1", is_local=False, is_allowed=True), max_block=0xFFFF))
+        for _ in range(100)
+    ]  # type: ignore[arg-type] # a stand-in
     result.connection = (tracemalloc.get_traced_memory()[0] - before) / len(kept)
     tracemalloc.stop()
+
+
+def _conversation() -> Conversation:
+    return Conversation(None, None, Caller("10.0.0.1", is_local=False, is_allowed=True), max_block=0xFFFF)  # type: ignore[arg-type] # stand-ins
 
 
 def _measure_choice(crowd: Crowd, result: Result) -> None:

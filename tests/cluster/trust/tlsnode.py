@@ -13,8 +13,8 @@ from support import PATIENCE
 
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.config import Config
-from spoolnode.node.ingress.conversation import Services
 from spoolnode.node.ingress.listener import Listener, bind_all
+from spoolnode.node.ingress.services import Services
 from spoolnode.protocol.packet import EXTENDED, PLAIN, SPOOL_REQUEST, encode_variables, packet
 
 T = TypeVar("T")
@@ -91,7 +91,7 @@ class OpenNode:
     @property
     def names(self) -> list[str]:
         """The names in the certificates of those who are connected now."""
-        return [stream.conversation.certified for stream in self.listener.streams]
+        return [stream.conversation.caller.certified for stream in self.listener.streams]
 
     def failures(self) -> list[str]:
         """Why handshakes failed."""
