@@ -14,6 +14,7 @@ from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.rates import Rates
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -32,8 +33,7 @@ class Listening(Protocol):
 
     addresses: list[str]
     """The addresses where it listens, with the ports that the system chose for port 0."""
-    connections: int
-    """Open connections."""
+    connections: Connections
 
 
 class ThisProcess(NamedTuple):
@@ -89,7 +89,7 @@ class NodeStatus:
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
             "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in services.refusals.items()},
             "worker_deaths": workers.deaths, "task_seconds": round(workers.seconds, 6),
-            "connections": self.listener.connections, "free": self.admission.free, "min_free": self.config.min_free,
+            "connections": self.listener.connections.count, "free": self.admission.free, "min_free": self.config.min_free,
             "outbox_total": outbox.total, "handshake_failures": services.handshake_failures,
             "forwarded": outbox.forwarded, "repeats": spool.repeats, **self._for_peers(rates), **self.neighbours.status(),
             "log_dropped": self.log_dropped(),

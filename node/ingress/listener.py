@@ -9,22 +9,22 @@ takes TLS: see `trust`.
 import asyncio
 import contextlib
 import errno
-import math
 import os
 import resource
 import socket
 import stat
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.disk.disk import is_full
 from spoolnode.node.ingress.caller import Caller
+from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.conversation import Conversation
-from spoolnode.node.ingress.room import OWN_PLACES, Room
+from spoolnode.node.ingress.room import Room
 from spoolnode.node.ingress.services import Services
+from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.ingress.tls import CLIENT_HELLO, NO_TLS, Certified, Handshakes, is_client_hello
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
@@ -36,23 +36,19 @@ ACCEPTS_A_TURN = 64
 """Connections taken before the loop looks at anything else."""
 FIRST_READ = 8192
 """Bytes of the first read: most requests are smaller, and a larger buffer costs more than it saves."""
-LINGER_SECONDS = 5.0
-"""How long a refused client's bytes are read and thrown away, so that it gets to read the reason."""
 STRANGERS = 64
 """Connections open at once from where nothing is taken: each hears why, and they keep nobody else out."""
-STUCK_SECONDS = 300.0
-"""How long a client may leave its answers unread: it is held back at once, but it may have something else to do."""
-SWEEP_SECONDS = 0.5
 
 
 class LoneRequest:
     """A plain request that came whole: waits for its commit on a bare socket."""
 
-    __slots__ = ("_descriptor", "_listener")
+    __slots__ = ("_connections", "_descriptor", "_services")
 
-    def __init__(self, descriptor: int, listener: "Listener") -> None:
+    def __init__(self, descriptor: int, connections: Connections, services: Services) -> None:
         self._descriptor = descriptor
-        self._listener = listener
+        self._connections = connections
+        self._services = services
 
     def __repr__(self) -> str:
         return f"<lone request on descriptor {self._descriptor}>"
@@ -64,15 +60,14 @@ class LoneRequest:
     def stored(self, task_id: str, copies: int = 1) -> None:
         """It has been answered."""
         del task_id, copies
-        self._listener.connections -= 1
+        self._connections.gone()
 
     def refused(self, refusal: Refused) -> None:
         """It was refused after all."""
-        services = self._listener.services
-        services.count_refusal(refusal)
-        services.report_rarely("refused", why=refusal.reason.name.lower(), reason=refusal.text)
+        self._services.count_refusal(refusal)
+        self._services.report_rarely("refused", why=refusal.reason.name.lower(), reason=refusal.text)
         self._answer(REFUSED)
-        self._listener.connections -= 1
+        self._connections.gone()
 
     def _answer(self, answer: bytes) -> None:
         try:  # noqa: SIM105  # `suppress` costs a microsecond, and this runs for every request
@@ -80,139 +75,6 @@ class LoneRequest:
         except OSError:
             pass  # a client that has gone does not want them
         os.close(self._descriptor)
-
-
-class Stream(asyncio.Protocol):
-    """A conversation over a stream: any client that is not served by `LoneRequest`."""
-
-    def __init__(
-        self, listener: "Listener", conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool,
-        own: bool = False,
-    ) -> None:  # fmt: skip
-        self._listener = listener
-        self._first = first
-        self._stranger = stranger
-        self._own = own
-        self._counted = True
-        self.conversation = conversation_of(self)
-        self.since = time.monotonic()
-        self._closing = False
-        self._stuck_since = math.inf
-        self._transport: Any = None
-        self._is_tls = False
-        self._is_paused = False
-
-    def __repr__(self) -> str:
-        return f"<stream{', closing' if self._closing else ''}{', paused' if self._is_paused else ''}: {self.conversation!r}>"
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._is_tls = transport.get_extra_info("sslcontext") is not None
-        self._listener.streams.add(self)
-        self._listener.strangers += self._stranger
-        if not self._own:
-            self._listener.room.enter(self)
-        if self._first:
-            self.data_received(self._first)
-            if self._is_paused:  # a loop begins to read after this, whatever was asked meanwhile (uvloop)
-                asyncio.get_running_loop().call_soon(self._pause_again)
-
-    def data_received(self, data: bytes) -> None:
-        if self._closing:
-            return  # lingering: what comes now is thrown away
-        self.conversation.receive(data)
-        self.touch()
-
-    def eof_received(self) -> bool:
-        if self._closing:
-            return False
-        # TLS has no half of a connection: what has not been said yet is lost with the whole.
-        return self.conversation.half_closed() and not self._is_tls
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._listener.streams.discard(self)
-        self._listener.strangers -= self._stranger
-        self._listener.room.leave(self)
-        self._uncount()
-        self.conversation.lost()
-
-    def _uncount(self) -> None:
-        self._listener.connections -= self._counted
-        self._counted = False
-
-    @property
-    def is_incomplete(self) -> bool:
-        """Whether the client owes us bytes; one that has been refused does not, and is not waited for."""
-        return self._closing or self.conversation.is_incomplete
-
-    @property
-    def waits_for_us(self) -> bool:
-        """Whether the client can do nothing but wait."""
-        return not self._closing and self.conversation.waits_for_us
-
-    def give_way(self) -> None:
-        """Somebody else gets its place."""
-        self._uncount()
-        self._transport.abort()
-
-    def pause_writing(self) -> None:
-        self._stuck_since = time.monotonic()
-        self.conversation.slow(reader=True)
-
-    def resume_writing(self) -> None:
-        self._stuck_since = math.inf
-        self.conversation.slow(reader=False)
-
-    # -- what a conversation asks of its link --
-
-    def write(self, data: bytes) -> None:
-        """Sends bytes."""
-        self._transport.write(data)
-
-    def close(self) -> None:
-        """Everything is said; the connection ends when it is sent."""
-        self._transport.close()
-
-    def linger(self) -> None:
-        """Like `close`, but the other side is still sending: closing now would reset the connection and lose the answer."""
-        if self._closing:
-            return
-        self._closing = True
-        self._is_paused = False
-        self.since = time.monotonic()
-        with contextlib.suppress(OSError, NotImplementedError):
-            self._transport.write_eof()
-        self._transport.resume_reading()
-
-    def pause(self) -> None:
-        """No more bytes for now."""
-        self._is_paused = True
-        self._transport.pause_reading()
-
-    def _pause_again(self) -> None:
-        if self._is_paused and not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resume(self) -> None:
-        """Bytes again."""
-        self._is_paused = False
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def touch(self) -> None:
-        """The client has done something; its time starts anew when the conversation says so."""
-        if self.conversation.made_progress():
-            self.since = time.monotonic()
-            self._listener.room.progressed(self)
-
-    def sweep(self, now: float, limit: float) -> None:
-        """Ends a connection that took too long."""
-        if self._closing:
-            if now - self.since > LINGER_SECONDS:
-                self._transport.abort()
-        elif (self.conversation.is_incomplete and now - self.since > limit) or now - self._stuck_since > STUCK_SECONDS:
-            self._transport.abort()  # it does not send what it began, or does not read what it asked for
 
 
 class Listener:
@@ -228,7 +90,12 @@ class Listener:
         """
         self._config = config
         self.services = services
-        self._handshakes = Handshakes(trust, services, config.request_timeout, self._gone) if trust is not None else None
+        room = Room(config.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        services.admission.limit_uploads(room.uploads)
+        self.connections = Connections(room, config.request_timeout)
+        self._handshakes = (
+            Handshakes(trust, services, config.request_timeout, self.connections.gone) if trust is not None else None
+        )
         self._loop = asyncio.get_running_loop()
         self._allowed: dict[str, bool] = {}
         self._bound = sockets
@@ -237,18 +104,11 @@ class Listener:
         self._own = own_socket
         self._modes: dict[str, int | None] = {}
         """The paths at which it is to listen, with their modes."""
-        self._sweeper: asyncio.TimerHandle | None = None
-        self.streams: set[Stream] = set()
-        self.room = Room(config.max_connections, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-        services.admission.limit_uploads(self.room.uploads)
-        self.connections = 0
-        self.strangers = 0
-        """Streams from where nothing is taken."""
         self.addresses = [name_of(sock) for sock in sockets]
         """Where it listens, with the ports that the system chose for port 0."""
 
     def __repr__(self) -> str:
-        return f"<listener on {', '.join(self.addresses) or 'nothing'}, {self.connections} connections, {self.room!r}>"
+        return f"<listener on {', '.join(self.addresses) or 'nothing'}, {self.connections!r}>"
 
     def open(self) -> None:
         """Listens, but for the node's own socket."""
@@ -256,9 +116,11 @@ class Listener:
             self._listen(sock, mode_of(self._config))
         if os.path.lexists(self._own):
             os.unlink(self._own)  # the lock says that no other node is here
-        if self.room.limit < self._config.max_connections:
-            self.services.report("few_descriptors", max_connections=self._config.max_connections, limit=self.room.limit)
-        self._sweep()
+        if self.connections.room.limit < self._config.max_connections:
+            self.services.report(
+                "few_descriptors", max_connections=self._config.max_connections, limit=self.connections.room.limit
+            )
+        self.connections.sweep()
 
     def open_own(self) -> None:
         """Listens on the node's own socket too.
@@ -316,12 +178,9 @@ class Listener:
 
     def close_streams(self) -> None:
         """Ends what is still connected."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
         if self._handshakes is not None:
             self._handshakes.close()
-        for stream in list(self.streams):
-            stream.close()
+        self.connections.close()
 
     def _accept(self, listening: socket.socket) -> None:
         # Bare descriptors: a socket object costs two system calls more, and its own making, for each request.
@@ -334,14 +193,14 @@ class Listener:
             except OSError as error:
                 self._accept_failed(listening, error)
                 return
-            self.connections += 1
+            self.connections.came()
             if self._handshakes is not None and not local and not _begins_plainly(listening, descriptor):
                 self._greet(self._handshakes, socket.socket(fileno=descriptor), peer[0])
                 continue
             data = self._first_read(descriptor)
             if data is None:
                 os.close(descriptor)
-                self.connections -= 1
+                self.connections.gone()
                 continue
             allowed = local or self._is_allowed(peer[0])
             if not (allowed and self._take_alone(descriptor, data, local)):
@@ -349,14 +208,12 @@ class Listener:
                 self._converse(socket.socket(fileno=descriptor), data, "unix" if local else peer[0], local, allowed, own=own)
 
     def _has_place(self, *, own: bool = False) -> bool:
-        """Whether the connection that was just counted may stay; somebody who dawdles may have to go for it."""
-        if self.connections <= self.room.limit + (OWN_PLACES if own else 0):
+        """Whether the connection that was just counted may stay; one that dawdles may have to go for it."""
+        if self.connections.has_place(own=own):
             return True
-        guest = self.room.must_go(time.monotonic())
-        if guest is None:
+        if not self.connections.end_one():
             return False
-        self.services.report_rarely("too_many_connections", limit=self.room.limit, closed="one that dawdled")
-        guest.give_way()
+        self.services.report_rarely("too_many_connections", limit=self.connections.room.limit, closed="one that dawdled")
         return True
 
     def _first_read(self, descriptor: int) -> bytes | None:
@@ -381,7 +238,7 @@ class Listener:
             terms = read_terms(block, local=local)
             if terms.body or terms.web or terms.destination or terms.pickled or terms.own_file:
                 return False
-            lone = LoneRequest(descriptor, self)
+            lone = LoneRequest(descriptor, self.connections, self.services)
             self.services.admission.open(block, terms, lone, prompt=lone)
         except Refused:
             return False  # a conversation says it, in the words that this client understands
@@ -389,10 +246,10 @@ class Listener:
 
     def _greet(self, handshakes: Handshakes, sock: socket.socket, who: str) -> None:
         """A connection that begins with a ClientHello, or has not begun."""
-        if not (self.connections <= self.room.limit or handshakes.drop_oldest() or self._has_place()):
+        if not (self.connections.has_place() or handshakes.drop_oldest() or self._has_place()):
             sock.close()
-            self.connections -= 1
-            self.services.report_rarely("too_many_connections", peer=who, limit=self.room.limit)
+            self.connections.gone()
+            self.services.report_rarely("too_many_connections", peer=who, limit=self.connections.room.limit)
             return
         sock.setblocking(False)
         _prepare(sock)
@@ -402,7 +259,7 @@ class Listener:
                 caller = Caller(who, is_local=False, is_allowed=True, certified=name)
                 return Conversation(self.services, stream, caller, max_block=self._config.buffer_size)
 
-            return Stream(self, conversation_of, b"", stranger=False)
+            return Stream(self.connections, conversation_of, b"", stranger=False)
 
         handshakes.begin(sock, who, lambda sock: self._converse(sock, b"", who, False, self._is_allowed(who)), named)
 
@@ -411,20 +268,17 @@ class Listener:
         with contextlib.suppress(OSError):
             sock.send(NO_TLS)
         sock.close()
-        self.connections -= 1
+        self.connections.gone()
         self.services.count_handshake_failure()
         self.services.report_rarely("handshake_failed", peer=who, reason="it speaks TLS, but this node has no --tls-cert")
 
-    def _gone(self) -> None:
-        self.connections -= 1
-
     def _converse(self, sock: socket.socket, data: bytes, who: str, local: bool, allowed: bool, *, own: bool = False) -> None:
-        limit = self.room.limit
-        if (not allowed and self.strangers >= STRANGERS) or not self._has_place(own=own):
+        limit = self.connections.room.limit
+        if (not allowed and self.connections.strangers >= STRANGERS) or not self._has_place(own=own):
             with contextlib.suppress(OSError):
                 sock.send(REFUSED)
             sock.close()
-            self.connections -= 1
+            self.connections.gone()
             self.services.report_rarely("too_many_connections", peer=who, limit=limit if allowed else STRANGERS)
             return
         if self._handshakes is None and is_client_hello(data):
@@ -438,22 +292,21 @@ class Listener:
             return Conversation(self.services, stream, caller, max_block=self._config.buffer_size)
 
         def stream() -> Stream:
-            return Stream(self, conversation_of, data, stranger=not allowed, own=own)
+            return Stream(self.connections, conversation_of, data, stranger=not allowed, own=own)
 
         task = spawn(self._loop.connect_accepted_socket(stream, sock))
         task.add_done_callback(self._converse_started)
 
     def _converse_started(self, task: "asyncio.Task[Any]") -> None:
         if not task.cancelled() and task.exception() is not None:
-            self.connections -= 1
+            self.connections.gone()
             self.services.report("connection_failed", reason=str(task.exception()))
 
     def _accept_failed(self, listening: socket.socket, error: OSError) -> None:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             # Taking a breath: accepting again at once would spin.
             self.services.report_rarely("accept_failed", reason=error.strerror)
-            if guest := self.room.must_go(time.monotonic()):
-                guest.give_way()
+            self.connections.end_one()
             self._loop.remove_reader(listening)
             self._loop.call_later(0.1, self._accept_again, listening)
 
@@ -467,12 +320,6 @@ class Listener:
                 self._allowed.clear()
             self._allowed[host] = self._config.lets_in(host)
         return self._allowed[host]
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        for stream in list(self.streams):
-            stream.sweep(now, self._config.request_timeout)
-        self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
 def _begins_plainly(listening: socket.socket, descriptor: int) -> bool:

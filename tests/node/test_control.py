@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import aiohttp
 import pytest
@@ -32,6 +32,7 @@ from spoolnode.node.spool.retry import RetryPolicy
 TASK = b"\x11\x06\x00\x00\x01\x00a\x01\x00b"
 WAITS = f"{NODE}_1_80"
 DEAD = f"{NODE}_2_80"
+NO_SOCKETS: Any = SimpleNamespace(addresses=[], connections=SimpleNamespace(count=0))
 NO_WORKERS: Any = SimpleNamespace(
     ready=0, worker_pids=[], leaving=0, running=list, held=0, deaths=0, seconds=0.0, busy=0.0, stop_now=lambda: None
 )
@@ -54,8 +55,8 @@ class Node:
         services = Services(admission, dict, self.report, self.report)
         status = NodeStatus(
             config=config, id=NODE, process=ThisProcess("", os.getpid(), 0.0), storage=storage, admission=admission,
-            services=services, listener=cast(Any, SimpleNamespace(addresses=[], connections=0)), workers=NO_WORKERS,
-            neighbours=neighbours, aside=aside, stop=self.stop, log_dropped=lambda: 0,
+            services=services, listener=NO_SOCKETS, workers=NO_WORKERS, neighbours=neighbours,
+            aside=aside, stop=self.stop, log_dropped=lambda: 0,
         )  # fmt: skip
         admin = TaskAdmin(storage, neighbours, NO_WORKERS, aside, self.report)
         self.loading: asyncio.Future[str] | None = None

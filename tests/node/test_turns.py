@@ -8,7 +8,6 @@ import random
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,9 +18,11 @@ from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.ingress import conversation as conversations
 from spoolnode.node.ingress.caller import Caller
+from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.conversation import Conversation
-from spoolnode.node.ingress.listener import Stream
+from spoolnode.node.ingress.room import Room
 from spoolnode.node.ingress.services import Services
+from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import group_commit
 from spoolnode.node.spool.group_commit import TOLD_AT_ONCE
@@ -372,13 +373,12 @@ def test_a_connection_that_ends_in_its_first_bytes_goes_on_being_read_so_that_it
     async def story() -> None:
         malformed = bytes([99, 0, 0, 1])
         services = Services(cast(Any, None), dict, lambda *_, **__: None, lambda *_, **__: None)
-        room = SimpleNamespace(enter=lambda _stream: 0, progressed=lambda _stream: 0)
-        listener = cast(Any, SimpleNamespace(streams=set(), strangers=0, room=room, connections=1))
+        connections = Connections(Room(10, 1000), timeout=10.0)
 
         def converse(stream: Any) -> Conversation:
             return Conversation(services, stream, Caller("peer", is_local=True, is_allowed=True), max_block=8192)
 
-        stream = Stream(listener, converse, packet(PING, b"", EXTENDED) * 40 + malformed, stranger=False)
+        stream = Stream(connections, converse, packet(PING, b"", EXTENDED) * 40 + malformed, stranger=False)
         transport = Transport()
         stream.connection_made(transport)
         for _ in range(5):

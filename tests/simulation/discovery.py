@@ -46,7 +46,7 @@ class Segment:
         """The facts that make a node a member of the cluster."""
 
         def make(node: SimNode) -> object:
-            cluster = joiner(None, node.dial, Random(node.random.getrandbits(32)))(node)  # type: ignore[arg-type] # a stand-in
+            cluster = joiner(None, node.dial, Random(node.random.getrandbits(32)))(node)
             cluster._sources = [Announced(self, node)] if self.is_on else []
             cluster._sources += [Listed(self.listed)] if self.listed else []
             return cluster

@@ -16,38 +16,34 @@ from spoolnode.node.config import Config
 from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.status import NodeStatus, ThisProcess
 from spoolnode.node.control.stop import Stop
-from spoolnode.node.disk.disk import discard
 from spoolnode.node.disk.fakes import GuardedDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.caller import Caller
+from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.conversation import Conversation
-from spoolnode.node.ingress.listener import Stream
 from spoolnode.node.ingress.room import Room
 from spoolnode.node.ingress.services import Services
+from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.reload import Reloads
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
-from spoolnode.node.spool.tasks import Source, Taken
+from spoolnode.node.spool.tasks import Source
 from spoolnode.node.work.pool import AppBroken
-from spoolnode.protocol import spoolfile
-from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.keys import NodeKey
-from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
 
 from .disk import SimExecutor, SimThread
 from .history import ROOT, Copy, History
 from .loop import Gone, SimLoop
 from .machine import Machine, Process
 from .network import Network
+from .workers import SimPool
 
 POLICY = RetryPolicy(max_attempts=4, base=0.5, longest=8.0)
-SWEEP_SECONDS = 0.5
 GRACE = 5.0
 """--grace"""
 PORT = 3031
@@ -90,27 +86,24 @@ def _serial() -> int:
 
 
 class SimListener:
-    """Listens on the simulated network, and is to a stream what its listener is."""
+    """Listens on the simulated network."""
 
     def __init__(self, node: "SimNode", services: Services, process: Process) -> None:
-        self.services = services
         self.addresses = node.addresses
-        self.streams: set[Stream] = set()
-        self.room = Room(1 << 20, 1 << 24)
-        self.connections = 0
-        self.strangers = 0
+        self.connections = Connections(Room(1 << 20, 1 << 24), node.config.request_timeout)
+        self._services = services
         self._network = node.network
         self._process = process
-        self._limit = node.config.request_timeout
         self._places = [*node.addresses, *([f"{node.alias}:{PORT}"] if node.alias else [])]
 
     def open(self) -> None:
         """Listens."""
         for address in self._places:
             self._network.listen(self._process, address, self.accept)
+        self.connections.sweep()
 
     def open_own(self) -> None:
-        """There is none."""
+        """Does nothing: clients are on other machines."""
 
     def close(self) -> None:
         """Listens no more."""
@@ -118,26 +111,16 @@ class SimListener:
             self._network.close(address)
 
     def close_streams(self) -> None:
-        """Ends what is still connected."""
-        for stream in list(self.streams):
-            stream.close()
+        """Ends all that is still connected."""
+        self.connections.close()
 
     def accept(self, host: str) -> Stream:
         """As `Listener._converse`, for a connection from `host`."""
-        self.connections += 1
-        if self.connections == 1:
-            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
-        return SimStream(self, lambda stream: self._conversation(stream, host), b"", stranger=False)  # type: ignore[arg-type] # a stand-in
+        self.connections.came()
+        return SimStream(self.connections, lambda stream: self._conversation(stream, host), b"", stranger=False)
 
     def _conversation(self, stream: Stream, host: str) -> Conversation:
-        return SimConversation(self.services, stream, Caller(host, is_local=False, is_allowed=True), max_block=0xFFFF)
-
-    def _sweep(self) -> None:
-        now = time.monotonic()
-        for stream in list(self.streams):
-            stream.sweep(now, self._limit)
-        if self.connections:
-            asyncio.get_running_loop().call_later(SWEEP_SECONDS, self._sweep)
+        return SimConversation(self._services, stream, Caller(host, is_local=False, is_allowed=True), max_block=0xFFFF)
 
 
 class Nobody:
@@ -372,224 +355,3 @@ class SimJournal(Journal):
         await super().sync_marks()
         if failures == self.failures:
             self.history.safe(ended)
-
-
-class SimPool:
-    """The workers of a node: each takes a few tasks, runs one after another, and reports each end a moment later."""
-
-    def __init__(self, node: SimNode) -> None:
-        self.node = node
-        self.held = 0
-        self.busy = self.seconds = 0.0
-        """How long tasks ran."""
-        self.deaths = self.leaving = self.ready = 0
-        self.active: dict[SimWorker, None] = {}
-        self.is_stopping = False
-        self._idle = 0
-        self._planned = False
-
-    @property
-    def worker_pids(self) -> list[int]:
-        """One for each."""
-        return list(range(self.ready))
-
-    def running(self) -> list[dict[str, Any]]:
-        """Of those that run a task."""
-        return [{} for worker in self.active if worker.is_running]
-
-    async def load(self) -> None:
-        """The application is loaded."""
-        self.ready = self._idle = self.node.workers
-        self.dispatch()
-
-    async def room(self) -> None:
-        """There is."""
-
-    def dispatch(self) -> None:
-        """Gives the idle workers what is ready."""
-        if not self._planned and self._idle and self.node.spool.waiting.ready.size:
-            self._planned = True
-            self.node.loop.call_soon(self._dispatch)
-
-    def _dispatch(self) -> None:
-        self._planned = False
-        while self._idle and not self.is_stopping:
-            taken = self.node.spool.take(self.node.random.choice((1, 1, 2, 5)))
-            if taken is None:
-                return
-            self._idle -= 1
-            self.held += len(taken.refs)
-            self.active[SimWorker(self, taken)] = None
-
-    def released(self, count: int) -> None:
-        """A worker holds so many tasks less."""
-        self.held -= count
-
-    def idle(self, worker: "SimWorker") -> None:
-        """A worker has nothing to do."""
-        self.active.pop(worker, None)
-        self._idle += 1
-        self.dispatch()
-
-    async def stop(self) -> None:
-        """Lets what runs end, for a while; the rest is put back."""
-        self.is_stopping = True
-        for worker in list(self.active):
-            worker.give_back_rest()
-        deadline = self.node.loop.time() + GRACE
-        while self.held and self.node.loop.time() < deadline:
-            await asyncio.sleep(0.05)
-        self.stop_now()
-        await asyncio.sleep(0.05)  # what has just been reported
-
-    def stop_now(self) -> None:
-        """Ends at once; running tasks are put back, and this does not count as an attempt."""
-        self.is_stopping = True
-        for worker in list(self.active):
-            worker.give_back_rest()
-            worker.interrupt()
-
-
-class SimWorker:
-    """One worker with the tasks that it was given."""
-
-    def __init__(self, pool: SimPool, taken: Taken) -> None:
-        self.pool = pool
-        self.node = pool.node
-        self.spool, self.verdicts, self.journal = pool.node.spool, pool.node.storage.verdicts, pool.node.journal
-        self.disk = pool.node.machine.disk
-        self.random = pool.node.random
-        self.source, refs, self.rank = taken
-        self.todo = list(refs)
-        self.todo.reverse()
-        self._running: tuple[Any, Copy] | None = None
-        self._killed = False
-        self._later(self._next)
-
-    def _later(self, callback: Callable[..., None], *args: Any) -> None:
-        self.node.loop.call_later(0.0005 * self.random.random(), callback, *args)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it runs a task."""
-        return self._running is not None
-
-    def give_back_rest(self) -> None:
-        """The node is stopping: tasks that have not begun do not begin."""
-        if self.todo:
-            rest, self.todo = self.todo[::-1], []
-            self.pool.released(len(rest))
-            self.spool.give_back(Taken(self.source, rest, self.rank))
-
-    def interrupt(self) -> None:
-        """The node kills the worker."""
-        self._killed = True
-        if self._running is not None:
-            (ref, copy), self._running = self._running, None
-            self.node.history.ended(copy, False)
-            self.pool.released(1)
-            self.verdicts.interrupted(self.source, ref, self.rank)
-
-    def _next(self) -> None:
-        while self.todo and not self._killed:
-            ref = self.todo.pop()
-            found = self._read(ref)
-            if found is not None:
-                self._start(ref, found)
-                return
-        self.pool.idle(self)
-
-    def _start(self, ref: Any, payload: bytes) -> None:
-        attempts = payload[ATTEMPTS_AT]
-        copy = self.node.history.started(payload, self.journal.id_of(self.source, ref), self.node.name)
-        self._poke(ref, ATTEMPTS_AT, min(attempts + 1, spoolfile.MAX_ATTEMPTS))
-        self.node.trace(self.node.name, "runs", n=copy.task.n, attempt=attempts + 1)
-        self._running = ref, copy
-        roll = self.random.random()
-        seconds = 0.03 * roll if roll < 0.9 else 5 * self.random.random() ** 2
-        seconds += self.node.burden * self.random.random()
-        self.pool.busy += seconds
-        self.pool.seconds += seconds
-        self.node.loop.call_later(seconds, self._end, ref, copy)
-
-    def _end(self, ref: Any, copy: Copy) -> None:
-        if self._killed:
-            return
-        self._running = None
-        roll = self.random.random()
-        if roll < 0.03:
-            self._die(ref, copy)
-            return
-        if roll < 0.06:
-            self._end_badly(ref, copy, Outcome(Ending.AGAIN, delay=0.2))
-        elif roll < 0.12 or copy.task.poison:
-            self._end_badly(ref, copy, Outcome(Ending.FAILED, "it failed"))
-        else:
-            self._finish(ref, copy)
-            self._later(self._report_done, ref, copy)
-        self._later(self._next)
-
-    def _report_done(self, ref: Any, copy: Copy) -> None:
-        self.pool.released(1)
-        self.node.done(self.source, ref, copy)
-
-    def _end_badly(self, ref: Any, copy: Copy, outcome: Outcome) -> None:
-        self.node.history.ended(copy, False)
-        self._later(self._report_failed, ref, outcome)
-
-    def _report_failed(self, ref: Any, outcome: Outcome) -> None:
-        self.pool.released(1)
-        self.verdicts.failed(self.source, ref, self.rank, outcome)
-
-    def _die(self, ref: Any, copy: Copy) -> None:
-        """The worker's process dies, perhaps after the end of the task and before it could say so."""
-        self.node.trace(self.node.name, "worker dies", n=copy.task.n)
-        self.pool.deaths += 1
-        if self.random.random() < 0.5:
-            self._finish(ref, copy)
-        else:
-            self.node.history.ended(copy, False)
-        self.pool.released(1)
-        if ref in self.journal.is_finished(self.source, [ref]):
-            self.node.done(self.source, ref, copy)
-        else:
-            self.verdicts.failed(self.source, ref, self.rank, Outcome(Ending.FAILED, "the worker died"))
-        self.give_back_rest()
-        self.node.loop.call_later(0.1, self.pool.idle, self)
-
-    def _finish(self, ref: Any, copy: Copy) -> None:
-        path, base = self._where(ref)
-        if base:
-            self._poke(ref, STATE_AT, FINISHED)
-        else:
-            discard(self.disk, path)
-        self.node.history.ended(copy, True)
-        self.node.trace(self.node.name, "done", n=copy.task.n)
-
-    # -- as `taskfile` does it --
-
-    def _read(self, ref: Any) -> bytes | None:
-        """The task at that place when it is to run now; None, with the spool told, when not."""
-        path, base = self._where(ref)
-        data = self.disk.peek(path)
-        if data is not None and base:
-            data = data[base : base + payload_length(data, base)]
-        if data is None or data[0] != WAITING:
-            if data is not None and not base:
-                discard(self.disk, path)
-            self.pool.released(1)
-            self.spool.gone(self.source, ref)
-            return None
-        if not base and (mtime := self.disk.stat(path).mtime) > time.time():
-            self.pool.released(1)
-            self.spool.postpone(self.source, ref, self.rank, mtime)
-            return None
-        return data
-
-    def _where(self, ref: Any) -> tuple[str, int]:
-        header = self.source.place.header(self.journal.layout, ref)
-        return header.path, header.base
-
-    def _poke(self, ref: Any, at: int, value: int) -> None:
-        path, base = self._where(ref)
-        self.disk.store(path, base + at, bytes([value]))

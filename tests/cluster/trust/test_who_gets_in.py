@@ -33,7 +33,7 @@ def test_two_nodes_of_one_authority_know_each_other_by_name(tmp_path: Path, trus
             await until(lambda: answers(dialed.protocol.said) == 1, "an answer")
             assert node.names == ["Al_pha.example"]
             assert dialed.transport.get_extra_info("ssl_object").version() == "TLSv1.3"
-            assert not node.listener.strangers
+            assert not node.listener.connections.strangers
             dialed.transport.close()
             await dialed.protocol.ended
         assert len(node.admission.taken) == 1
@@ -63,7 +63,7 @@ def test_one_port_takes_plain_requests_too_from_where_they_are_allowed(tmp_path:
             await talk.ended
             assert talk.said == STORED
             slow = await plain(node.address)
-            await until(lambda: node.listener.connections == 1, "it is accepted")
+            await until(lambda: node.listener.connections.count == 1, "it is accepted")
             for byte in ONE:
                 slow.transport.write(bytes([byte]))
                 await asyncio.sleep(0)
@@ -226,7 +226,7 @@ def test_many_stalled_handshakes_do_not_keep_a_node_out(
     async def main() -> None:
         async with OpenNode(tmp_path, trust_of("beta"), stranger=True) as node:
             stalled = [await plain(node.address, b"\x16\x03\x01") for _ in range(20)]
-            await until(lambda: node.listener.connections == 4, "the oldest are gone")
+            await until(lambda: node.listener.connections.count == 4, "the oldest are gone")
             dialed = await dial(node.address, lambda: Talk(LINK), trust_of("alpha"), "beta")
             await until(lambda: answers(dialed.protocol.said) == 1, "an answer")
             assert node.services.handshake_failures == 17

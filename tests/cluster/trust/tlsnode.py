@@ -81,7 +81,7 @@ class OpenNode:
     async def __aexit__(self, *args: object) -> None:
         self.listener.close()
         self.listener.close_streams()
-        await until(lambda: not self.listener.connections, "all connections are gone")
+        await until(lambda: not self.listener.connections.count, "all connections are gone")
 
     @property
     def address(self) -> str:
@@ -91,7 +91,7 @@ class OpenNode:
     @property
     def names(self) -> list[str]:
         """The names in the certificates of those who are connected now."""
-        return [stream.conversation.caller.certified for stream in self.listener.streams]
+        return [stream.conversation.caller.certified for stream in self.listener.connections.streams]
 
     def failures(self) -> list[str]:
         """Why handshakes failed."""
