@@ -287,6 +287,29 @@ def test_a_large_task_has_its_number_saved_before_it_may_run() -> None:
     run(story())
 
 
+def test_a_large_task_counts_as_waiting_from_its_answer_on_also_while_its_number_cannot_be_saved() -> None:
+    async def story() -> None:
+        station = Station()
+        real = station.journal.store.replace
+
+        def full(path: str, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        station.journal.store.replace = full  # type: ignore[method-assign] # the disk is full for this file only
+        heard = await station.upload(task(1, FIRST))
+        assert heard.stored_as
+        assert station.files("arriving")
+        assert station.spool.total == 1
+        assert station.spool.is_busy
+        station.journal.store.replace = real  # type: ignore[method-assign] # and has room again
+        await station.settled()
+        assert not station.files("arriving")
+        assert station.spool.total == 1
+        assert station.run_all() == [1]
+
+    run(story())
+
+
 def test_a_body_that_did_not_come_whole_leaves_its_number_free() -> None:
     async def story() -> None:
         station = Station()

@@ -9,7 +9,6 @@ from unittest import mock
 from spoolnode.node.outbox import envelope, storage
 from spoolnode.node.outbox.moving import Moving
 from spoolnode.node.spool import recovery
-from spoolnode.node.spool.arrivals import Arrivals
 from spoolnode.node.spool.group_commit import GroupCommit
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.place import InBatch, InFiles, Place
@@ -122,11 +121,6 @@ def dead_and_waiting() -> Any:
     return mock.patch.object(recovery, "_has_reason", return_value=False)
 
 
-def uncounted_arrivals() -> Any:
-    """A large task that is safe, and whose number is not yet, is not among what waits."""
-    return mock.patch.object(Arrivals, "__len__", return_value=0)
-
-
 PLANTS: dict[str, Callable[[], Any]] = {
     "no_fsync": no_fsync,
     "no_mark": no_mark,
@@ -138,7 +132,6 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "lose_proofs": lose_proofs,
     "clean_too_soon": clean_too_soon,
     "dead_and_waiting": dead_and_waiting,
-    "uncounted_arrivals": uncounted_arrivals,
 }
 
 
