@@ -129,7 +129,7 @@ def test_whole_number_will_do_where_a_number_is_wanted(toml: Path) -> None:
 @pytest.mark.parametrize("content", [b"workers = ", b"\xff\xfe"])
 def test_file_that_is_no_toml_is_named(toml: Path, content: bytes) -> None:
     toml.write_bytes(content)
-    with pytest.raises(BadConfig, match=f"{toml} is no TOML"):
+    with pytest.raises(BadConfig, match=f"{toml} is not TOML"):
         gather({}, {}, str(toml))
 
 

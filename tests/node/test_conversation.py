@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linked import PEER, Station
-from wire import Reports, Wire, services_of
+from packets import Reports, Wire, services_of
 
 from spoolnode.node.disk.fakes import acting_as
 from spoolnode.node.ingress import admission, answers, pieces

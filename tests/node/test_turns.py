@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 from linked import NODE, Station, task
-from wire import Wire
+from packets import Wire
 
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout

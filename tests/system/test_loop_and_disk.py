@@ -27,7 +27,7 @@ ALLOWED = {
     "node.spool.inbox.Inbox._look": "one lstat of a name that the kernel has just told us of, so it is in memory; asked at the"
     " very moment when the spool hears of it, because an older answer would bring back a task that has ended since",
     "node.spool.inbox.Inbox._adopt": "the same for a name that a scan has just read",
-    "node.spool.spool.Spool.accepted_at": "one lstat of the oldest ready file, when it comes to the head of its queue",
+    "node.spool.files.SpoolFiles.accepted_at": "one lstat of the oldest ready file, when it comes to the head of its queue",
     "node.spool.journal.Journal.is_finished": "after the death of a worker, a look at the few tasks that it had, just written:"
     " nothing may go to another worker before that is known",
     "node.ingress.listener.Listener.listen_again": "a socket is bound: at the start, and when its name was removed; no file",
