@@ -4,7 +4,7 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not always on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo quick test test-pythons test-docker simulate bench release lint dev clean
+.PHONY: demo quick test test-pythons test-docker simulate bench release docs lint dev clean
 
 demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
@@ -15,8 +15,8 @@ quick: .venv/dev            ## for each change: lint, types and the quick tests 
 	.venv/bin/mypy
 	.venv/bin/pytest -q -m 'not slow' -n 4 --dist worksteal tests/protocol tests/node tests/test_*.py $(ARGS)
 
-test: .venv/tox             ## lint, types and tests, as CI runs them
-	@echo 'Tests: lint, types, then all tests but those of docker-compose.yml. About a quarter of an hour on two cores.'
+test: .venv/tox             ## lint, types, documentation and tests, as CI runs them
+	@echo 'Tests: lint, types, the documentation, then all tests but those of docker-compose.yml. About a quarter of an hour on two cores.'
 	tests/install.sh tests
 	.venv/bin/tox run $(ARGS)
 
@@ -28,6 +28,10 @@ test-docker: .venv/tox      ## the tests of docker-compose.yml on a Docker engin
 	@echo 'Tests of docker-compose.yml: a Docker engine of their own, in a network namespace. About two minutes.'
 	tests/install.sh docker
 	.venv/bin/tox run -e docker $(ARGS)
+
+docs: .venv/tox             ## the documentation as a site, in docs/_build/html; ARGS='-- linkcheck': tries the links to elsewhere
+	.venv/bin/tox run -e docs $(ARGS)
+	@echo 'Open docs/_build/html/index.html'
 
 lint: .venv/tox
 	.venv/bin/tox run -e lint,types
@@ -45,7 +49,7 @@ release: .venv/dev          ## VERSION=0.3.0: sets the version, builds, checks, 
 dev: .venv/dev              ## everything to work on the code: .venv/bin/pytest, mypy, ruff, spoolnode
 
 clean:
-	rm -rf .venv .tox dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .tox dist docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The package itself is installed in editable form: a change of the code needs no second install.

@@ -1,4 +1,4 @@
-"""Enqueueing: over TCP with one connection a task, in the extended dialect, and from Python."""
+"""Enqueueing: over TCP with one connection a task, in the extended dialect, with and without history, and from Python."""
 
 import json
 import os
@@ -16,6 +16,8 @@ from plan import Bench
 from report import Row, Target, compare
 from servers import APPS, Server
 
+MANY = 10_000
+"""Tasks in one call of `send_many`."""
 TARGETS = {("always", 1): 0.5, ("always", 16): 1.0, ("always", 64): 1.5}
 """How many times as fast as uWSGI, by --sync and clients; 1.2 elsewhere."""
 
@@ -94,6 +96,28 @@ def extended(bench: Bench) -> list[Row]:
     return rows
 
 
+def history(bench: Bench) -> list[Row]:
+    """A node that keeps stories, as it does by default, beside one that keeps none."""
+    clients = max(bench.plan.clients)
+
+    def ours(*options: str) -> tuple[Enqueue, Enqueue]:
+        with bench.servers.node(bench.servers.path("spool"), *options) as server:
+            return _extended(bench, server), _plain(bench, server, [clients])[clients]
+
+    runs = bench.in_turn({"ours with": ours, "ours without": lambda: ours("--history", "0")})
+    rows = []
+    connections = f"{bench.plan.connections} connections, {bench.plan.window} in flight on each"
+    for number, what in enumerate((connections, f"TCP, {clients} at once")):
+        kept, told_nothing = ([run[number] for run in runs[name]] for name in ("ours with", "ours without"))
+        rates = [run.rate for run in kept], [run.rate for run in told_nothing]
+        rows.append(compare("history", what, "tasks/s", *rates, target=Target("ratio", 0.9), beside="--history 0"))
+        cpus = [run.cpu_us for run in kept], [run.cpu_us for run in told_nothing]
+        rows.append(compare("history", "  CPU, all processes", "us/task", *cpus, beside="--history 0"))
+        late = [run.p99_us for run in kept], [run.p99_us for run in told_nothing]
+        rows.append(compare("history", "  p99", "us", *late, beside="--history 0"))
+    return rows
+
+
 def _plain(bench: Bench, server: Server, numbers: Sequence[int]) -> dict[int, Enqueue]:
     """Several numbers of clients at once, one after the other, against one server."""
     server.wait_ready()
@@ -120,7 +144,7 @@ def _result(load: Load, cpu: float) -> Enqueue:
 
 
 def python(bench: Bench) -> list[Row]:
-    """send_to_spooler in a loop."""
+    """send_to_spooler in a loop, and send_many."""
     limit = bench.plan.seconds + 30
 
     def uwsgi() -> float:
@@ -133,13 +157,14 @@ def python(bench: Bench) -> list[Row]:
                 time.sleep(0.02)
         return _rate(result)
 
-    def ours(sync: str) -> float:
+    def ours(sync: str, together: int = 1) -> float:
         result = bench.servers.path("result")
         with bench.servers.node(bench.servers.path("spool"), "--sync", sync) as server:
             server.wait_ready()
             environment = os.environ | {
                 "BENCH_RESULT": str(result),
                 "BENCH_SECONDS": str(bench.plan.seconds),
+                "BENCH_TOGETHER": str(together),
                 "SPOOLNODE_VIA": f"127.0.0.1:{server.port}",
             }
             command = [sys.executable, str(APPS / "send_spoolnode.py")]
@@ -148,10 +173,25 @@ def python(bench: Bench) -> list[Row]:
                 raise BenchError(f"send_spoolnode.py: {done.stderr[-600:]}")
         return _rate(result)
 
-    runs = bench.in_turn({"uwsgi": uwsgi, "ours always": lambda: ours("always"), "ours none": lambda: ours("none")})
+    runs = bench.in_turn({
+        "uwsgi": uwsgi,
+        "ours always": lambda: ours("always"),
+        "ours none": lambda: ours("none"),
+        "ours many": lambda: ours("always", MANY),
+    })  # fmt: skip
     return [
-        compare("python", f"send_to_spooler in a loop, --sync {sync}", "tasks/s", runs[f"ours {sync}"], runs["uwsgi"])
-        for sync in ("always", "none")
+        *(
+            compare("python", f"send_to_spooler in a loop, --sync {sync}", "tasks/s", runs[f"ours {sync}"], runs["uwsgi"])
+            for sync in ("always", "none")
+        ),
+        compare(
+            "python",
+            f"send_many, {MANY:,} in a call, --sync always",
+            "tasks/s",
+            runs["ours many"],
+            runs["uwsgi"],
+            target=Target("least", 20_000),
+        ),
     ]
 
 

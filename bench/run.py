@@ -29,6 +29,7 @@ RESULTS = Path(__file__).with_name("results.json")
 MEASUREMENTS = {
     "enqueue": network.enqueue,
     "extended": network.extended,
+    "history": network.history,
     "python": network.python,
     "latency": latency.latency,
     "idle": drain.idle,

@@ -228,7 +228,7 @@ class Contestants:
         server = Server(command, port, self.path("log"), environment or {})
         try:
             yield server
-        except BaseException:
+        except BaseException:  # also Ctrl-C, in the code within
             server.crash()
             raise
         server.stop()

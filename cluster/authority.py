@@ -337,6 +337,6 @@ def _made(path: Path, mode: int, content: bytes) -> Iterator[None]:
             file.flush()
             os.fsync(descriptor)
         yield
-    except BaseException:
+    except BaseException:  # also Ctrl-C
         path.unlink(missing_ok=True)
         raise

@@ -8,21 +8,24 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from spoolnode.cluster import dial as dialing
 from spoolnode.cluster.candidate import Candidate, Discovery, Identity
-from spoolnode.cluster.channel import Channel, Impostor
+from spoolnode.cluster.channel import Channel, ChannelLost, read_pong
+from spoolnode.cluster.credentials import Credentials
 from spoolnode.cluster.destinations import Target
-from spoolnode.cluster.dial import DialFailure
+from spoolnode.cluster.dial import DialError, DialFailure
 from spoolnode.cluster.discovery import make_sources
+from spoolnode.cluster.forgetting import Forgetting
 from spoolnode.cluster.giving import giving, is_this_machine
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.known_file import KnownFile
 from spoolnode.cluster.link import LinkState
 from spoolnode.cluster.liveness import PeerState
 from spoolnode.cluster.lookup import is_literal, is_loopback
+from spoolnode.cluster.lost import LostDestinations
 from spoolnode.cluster.peer import Peer
 from spoolnode.cluster.peer_status import Load, Status
 from spoolnode.cluster.peers import PeerTable
@@ -35,17 +38,16 @@ from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
 from spoolnode.node.host import Host
 from spoolnode.node.neighbours import Greeting
+from spoolnode.node.roster import Colleague
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
+from spoolnode.protocol.answer import Answer
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.forward import sender_of
 from spoolnode.protocol.request import Terms
 
 EXPIRY_SECONDS = 86400.0
 """Seconds between two warnings about a certificate that ends soon."""
-LOOKED_FOR_AT_ONCE = 1000
-"""Of unknown destinations, so many are looked for in one turn of the loop: about a millisecond."""
 MOST_UNKNOWN = 1024
 """Most unknown destinations that are logged: any client that may enqueue can make them up."""
 WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
@@ -54,7 +56,7 @@ WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 def joiner(
     trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None, timing: Timing = USUAL
 ) -> Callable[[Host], "Cluster"]:
-    """What `run_node` wants: makes the cluster of a node. Tests bring their own `dial` (how to connect), chance and timing."""
+    """Makes the cluster of a node, for `run_node`. Tests bring their own `dial` (how to connect), chance and timing."""
     return lambda node: Cluster(node, trust, dial, rng, timing)
 
 
@@ -89,19 +91,21 @@ class Cluster:
         )  # fmt: skip
         self.placement = Placement(identity, self.rng)
         self.dial = dial or self._dial_tcp
+        self._credentials = Credentials(node.id, node.key, self._known, with_certificates=trust is not None)
+        self.vouch = self._credentials.vouch
         self._prober = Prober(self.table, self.dial, self.introduce, self._answered, self.vouch, timing)
         self._moves = Redistribution(
             self.table, self.placement, node.storage, node.config, self.report, lambda: Load.of(self._own_status()),
             self._prober.wake, timing,
         )  # fmt: skip
+        self._forgetting = Forgetting(
+            self.table, self._known_file, self.placement, node.storage, self._cut, self.report
+        )  # fmt: skip
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
         self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self.report, self.rng)
         self._running: list[asyncio.Task[None]] = []
         self._senders: dict[str, Sender] = {}
-        self._lost: dict[str, None] = {}  # a set that keeps its order
-        """Unknown destinations with waiting tasks; they have no sender, so made-up names cost little."""
-        self._searching = self._search_again = False
-        self._searched_at = self._loop.time()
+        self._lost = LostDestinations(self.table.destinations, self.outbox, self._woken, timing.search)
         self._stopped = False
         self._warned_at = float("-inf")
         self._unknown: set[str] = set()
@@ -143,9 +147,7 @@ class Cluster:
             raise Refused(
                 Reason.FORBIDDEN, f"this node belongs to the cluster {self._identity.cluster!r}, not to {hello.cluster!r}"
             )
-        if self._trust is not None:
-            self._check_certificate(hello, certified)
-        greeting = self._check_key(hello, nonce)
+        greeting = self._credentials.check(hello, certified, nonce)
         if hello.id == self._identity.id:
             if hello.instance != self._node.instance:
                 self.table.met_copy(next(iter(hello.addresses), peer))
@@ -192,6 +194,7 @@ class Cluster:
     async def stop(self) -> None:
         """Ends all links."""
         self._stopped = True
+        self._lost.stop()
         self._prober.stop()
         for task in self._running:
             task.cancel()
@@ -201,7 +204,7 @@ class Cluster:
 
     def flush(self, destination: str) -> bool:
         """Tries a destination now. Returns whether tasks wait for it and a node is known for it."""
-        self._lost.pop(destination, None)
+        self._lost.discard(destination)
         self._woken(destination)
         sender = self._senders.get(destination)
         if sender is None or not sender.has_work:
@@ -223,8 +226,7 @@ class Cluster:
                 spawn(sender.stop())
         for to in [name for name, found in outbox.destinations.items() if not found.size and name not in self._senders]:
             outbox.prune(to)
-        if self._loop.time() - self._searched_at >= self._timing.search:
-            self._search()
+        self._lost.tick()
         self.placement.retain(peer.id for peer in self.table)
         self._moves.move_soon()
 
@@ -234,17 +236,53 @@ class Cluster:
 
     def status(self) -> dict[str, Any]:
         """The part of the node's status about the cluster."""
-        return {"peers": {state.value: count for state, count in self.table.states().items()}}
+        certificate = {} if self._trust is None else {"certificate_until": self._trust.until}
+        return {"peers": {state.value: count for state, count in self.table.states().items()}, **certificate}
 
     def peers(self) -> list[dict[str, Any]]:
-        """A row for each peer, with the number of tasks that wait for it here."""
+        """A row for each peer, with the number of tasks that wait for it here, and when they are tried next."""
         sizes = self.outbox.sizes()
         rows, names_of = self.table.rows(self._loop.time()), self._known.names()
         for row in rows:
             row["former_names"] = [name for name in names_of.get(row["id"], []) if name != row["name"]]
             keys = {row["id"], row["address"], *names_of.get(row["id"], [])} - {""}
             row["outbox"] = sum(sizes.get(key, 0) for key in keys)
+            waits = [self.link(key)["retry_in"] for key in keys if key in self._senders]
+            row["retry_in"] = min((seconds for seconds in waits if seconds is not None), default=None)
         return rows
+
+    async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:
+        """The answer of another node to a request, on a connection of its own. Raises `SpoolnodeError`, OSError."""
+        targets = [target for name in (node, link) if name and (target := self.resolve(name)) is not None]
+        problem: Exception = ChannelLost(f"no address of the node {node} is known")
+        for address, name in {address: target.name for target in targets for address in target.addresses}.items():
+            try:
+                dialed = await self.dial(address, Channel, name if self._trust is not None else "")
+            except (DialError, OSError) as error:
+                problem = error
+                continue
+            channel = dialed.protocol
+            channel.certified = dialed.name
+            try:
+                await self._introduce_to(node, channel, link)
+                return await channel.ask(question, seconds)
+            finally:
+                channel.close("it was answered")
+        raise problem
+
+    async def _introduce_to(self, node: str, channel: Channel, link: str) -> None:
+        """Says hello on a new connection. Raises `NotIt` if another node is there, `Impostor`, `ChannelLost`, `Refused`."""
+        introduction = self.introduce()
+        status = read_pong(await channel.ask(introduction.packet(link), self._timing.answer))
+        if status is None:
+            raise NotIt("a uWSGI server is there")
+        status = introduction.hear(status)
+        self.vouch(status, channel.certified)
+        identity = str(status.get("id", ""))
+        if ":" not in node and not self.answers_to(node, identity):
+            raise NotIt(f"the node {status.get('name', '')!r} ({identity}) is there now")
+        if introduction.must_prove:
+            read_pong(await channel.ask(introduction.packet(link), self._timing.answer))
 
     def link(self, destination: str) -> dict[str, Any]:
         """The state of the link to a destination."""
@@ -275,8 +313,21 @@ class Cluster:
         for to in self._senders:
             if to in (name, node_id):
                 self._senders[to].nudge()
-        self._search()
+        self._lost.look()
         self._known_file.write()
+
+    def forgettable(self, node: str) -> dict[str, Any]:
+        """The tasks that wait for a node that is gone."""
+        return self._forgetting.look(node)
+
+    async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:
+        """Forgets a node that will never come back."""
+        return await self._forgetting.forget(node, move_to, move_doubts=move_doubts)
+
+    async def _cut(self, destinations: Iterable[str]) -> None:
+        """Ends the links to these destinations; tasks in doubt stay so."""
+        for sender in [self._senders.pop(to) for to in destinations if to in self._senders]:
+            await sender.stop()
 
     def reload(self) -> None:
         """Reads the certificates again."""
@@ -293,6 +344,20 @@ class Cluster:
             for sender in self._senders.values():
                 sender.nudge()
             self._prober.wake()
+
+    @property
+    def settling(self) -> float:
+        """Seconds after the start in which other nodes may not be known yet."""
+        return self._timing.settle
+
+    def colleagues(self) -> list[Colleague]:
+        """The other nodes that have timers of the whole cluster. One that is silent for a moment still has its turn."""
+        here = (PeerState.UP, PeerState.SUSPECT)
+        return [
+            Colleague(peer.id, peer.state in here and peer.status.works, peer.status.timers)
+            for peer in self.table
+            if peer.id and peer.status is not None and peer.status.timers
+        ]
 
     # -- what sources say --
 
@@ -366,7 +431,7 @@ class Cluster:
                     sender.give_up(f"the peer is down: {peer.reason}")
                 else:
                     sender.wake()
-        self._search()
+        self._lost.look()
         self._moves.peer_changed(peer)
 
     async def is_us(self, to: str) -> None:
@@ -399,33 +464,10 @@ class Cluster:
             return False
         target = self.resolve(to)
         if target is None or not target.addresses:
-            self._lost[to] = None
+            self._lost.add(to)
             return False
         self._senders[to] = Sender(to, self, self._timing)
         return True
-
-    def _search(self) -> None:
-        """Looks again for unknown destinations: nodes may be known for them now."""
-        self._searched_at = self._loop.time()
-        self._search_again = bool(self._lost)
-        if self._search_again and not self._searching:
-            self._searching = True
-            spawn(self._search_all())
-
-    async def _search_all(self) -> None:
-        try:
-            while self._search_again and not self._stopped:
-                self._search_again = False
-                called = self.table.destinations.called()
-                for index, to in enumerate([*self._lost], 1):
-                    if to in called or not self.outbox.size(to):
-                        self._lost.pop(to, None)
-                    if to in called and self.outbox.size(to):
-                        self._woken(to)
-                    if index % LOOKED_FOR_AT_ONCE == 0:
-                        await asyncio.sleep(0)
-        finally:
-            self._searching = False
 
     def introduce(self) -> Introduction:
         own = self._identity
@@ -446,51 +488,6 @@ class Cluster:
     def _report_own(self) -> None:
         if self.placement.reported(HERE, self._own_status(), self._loop.time()):
             self._moves.look_again()
-
-    def _check_certificate(self, hello: hellos.Hello, certified: str) -> None:
-        if not certified:
-            raise Refused(Reason.FORBIDDEN, "this node takes links with TLS only, and you showed no certificate")
-        if certified != hello.name:
-            raise Refused(
-                Reason.FORBIDDEN, f"your certificate is for the node {certified!r}, and you say that you are {hello.name!r}"
-            )
-        if (owner := self._known.certificate(hello.id, certified)) != certified:
-            remedy = f"if you were renamed, run spoolnode accept {certified} {hello.id} here"
-            text = f"the id {hello.id} belongs to the node {owner!r}, and you are {certified!r}; {remedy}"
-            raise Refused(Reason.FORBIDDEN, text)
-
-    def _check_key(self, hello: hellos.Hello, nonce: str) -> Greeting:
-        """Checks that it has the key that it shows, and that its id belongs to this key. Raises `Refused`."""
-        fingerprint, known = keys.fingerprint(hello.public) if hello.public else "", self._known.key(hello.id)
-        if self._trust is None and known not in ("", fingerprint):
-            remedy = f"if its spool directory is new, run spoolnode accept {hello.name} {hello.id} here"
-            raise Refused(Reason.FORBIDDEN, f"the id {hello.id} belongs to a node with another key than yours; {remedy}")
-        own = self._node.key
-        if own is None or not hello.public:
-            return Greeting(hello.id)
-        talk = keys.Talk(hello.id, hello.public, hello.nonce, self._identity.id, own.public, nonce)
-        if not hello.proof:
-            return Greeting(said=(("public", own.public), ("nonce", nonce), ("proof", own.answer(talk))))
-        if not own.is_call(hello.proof, talk):
-            raise Refused(Reason.FORBIDDEN, f"you show a key of the node {hello.id} that you do not have")
-        return Greeting(sender_of(hello.id, fingerprint), is_proved=True)
-
-    def vouch(self, status: dict[str, Any], certified: str) -> None:
-        """Checks that the status of a node that we called fits its certificate, or its key. Raises `Impostor`."""
-        identity, name = str(status.get("id", "")), str(status.get("name", ""))
-        if self._trust is None and self._known.key(identity) not in ("", status.get("key", "")):
-            remedy = f"if its spool directory is new, run spoolnode accept {name} {identity}"
-            raise Impostor(f"it has not proved the key to which the id {identity} belongs; {remedy}")
-        own = self._node.key
-        if self._trust is None and identity == self._identity.id and own and status.get("key") != keys.fingerprint(own.public):
-            raise Impostor(f"it says the id of this node, {identity}, but does not have its key")
-        if not certified or not status:
-            return
-        if name != certified:
-            raise Impostor(f"its certificate is for the node {certified!r}, and it says that it is {name!r}")
-        if (owner := self._known.certificate(identity, certified)) != certified:
-            remedy = f"if it was renamed, run spoolnode accept {certified} {identity}"
-            raise Impostor(f"the id {identity} belongs to the node {owner!r}, and it is {certified!r}; {remedy}")
 
     def _warn_of_expiry(self) -> None:
         now = self._loop.time()

@@ -52,7 +52,7 @@ class Destinations:
         return self._peers.get(destination) or self._named(destination)
 
     def name_of(self, destination: str) -> str:
-        """The name of the node of this id; empty when it is not known, or when this is no id."""
+        """The name of the node of this id; empty when it is not known, or not an id."""
         peer = self._peers.get(destination) if names.is_node_id(destination) else None
         return peer.name if peer is not None else ""
 

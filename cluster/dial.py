@@ -161,7 +161,7 @@ async def _connect(address: str, limit: float) -> socket.socket:
         except OSError as error:  # a TimeoutError is one
             errors.append(error)
             sock.close()
-        except BaseException:
+        except BaseException:  # also when it is cancelled
             sock.close()
             raise
     if all(error.errno == errno.ECONNREFUSED for error in errors):

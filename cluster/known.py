@@ -59,6 +59,11 @@ class Known:
         """The id of the node with this name; empty if it is disputed, None if no node has proved it."""
         return self._names.get(name)
 
+    def address(self, identity: str) -> str:
+        """Where the node with this id last proved its name; empty if it has not."""
+        holder = self._holders.get(identity)
+        return holder.address if holder is not None else ""
+
     def claimed(self) -> Iterable[str]:
         """All names that were proved."""
         return self._names.keys()
@@ -112,6 +117,16 @@ class Known:
             self._certificates[identity] = name
         elif self._keys.pop(identity, ""):  # the next key that it proves is its own
             self.version += 1
+
+    def forget(self, identity: str) -> None:
+        """Forgets a node: its names and its id are free for others."""
+        for table in (self._holders, self._keys, self._certificates):
+            table.pop(identity, None)
+        for name in self.names().get(identity, []):
+            self._release(name)
+        for rivals in self._rivals.values():
+            rivals.pop(identity, None)
+        self.version += 1
 
     def _may_follow(
         self, holder: str | None, identity: str, name: str, address: str, alive: set[str], certified: bool

@@ -45,9 +45,10 @@ class KnownFile:
 
     def write(self) -> None:
         """Writes it now."""
-        spawn(self._write())
+        spawn(self.save())
 
-    async def _write(self) -> None:
+    async def save(self) -> None:
+        """Writes it, and returns when that is safe or has failed."""
         version, data = self.known.version, self.known.encode()
         self._is_writing = True
         try:

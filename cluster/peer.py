@@ -6,7 +6,9 @@ from typing import Any, Self
 
 from spoolnode.cluster.candidate import Candidate
 from spoolnode.cluster.liveness import Liveness, PeerState
+from spoolnode.cluster.page import page_of
 from spoolnode.cluster.peer_status import Status
+from spoolnode.node.figures import UNKNOWN
 
 MOST_ADDRESSES = 8
 STRANGERS = "mdns"
@@ -30,6 +32,8 @@ class Pings:
     """Seconds without an exchange after which it is pinged, while it is up."""
     at_once: bool = False
     """Whether an exchange does not put off the next one."""
+    clock: float | None = None
+    """How many seconds its clock was ahead of ours at the last answer; None if it has not told its time."""
     again: bool = False
     """Whether something happened while one was in flight, so that its result may be older."""
 
@@ -127,10 +131,13 @@ class Peer:
             "load": round((status.waiting + status.running) / status.workers, 2) if status.workers else None,
             "waiting": status.waiting,
             "workers": status.workers,
+            "figures": status.figures if self.answers or self.state is PeerState.SUSPECT else UNKNOWN,
             "tags": sorted(status.tags),
             "sources": self.sources,
             "rtt": self.rtt,
+            "clock": None if self.pings.clock is None else round(self.pings.clock, 3),
             "version": status.version,
+            "page": page_of(status.page, self.answers_at),
             "strikes": self.liveness.strikes,
             "rejections": self.liveness.rejections,
             "reason": self.reason,

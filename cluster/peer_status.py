@@ -5,9 +5,13 @@ A status comes from the network: items with a wrong type or an impossible value 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Self
 
+from spoolnode.cluster.page import LONGEST as LONGEST_PAGE
+from spoolnode.node.figures import UNKNOWN, Figures
+from spoolnode.node.roster import MOST_TIMERS, LastRun, is_key
 from spoolnode.protocol import names
 
 MOST_TAGS = 32
@@ -42,6 +46,12 @@ class Status:
     time: float = 0.0
     """Its wall clock; 0.0 if unknown."""
     app: str = ""
+    page: str = ""
+    """The URL of its page, as it says; see `page`."""
+    timers: Mapping[str, LastRun] = field(default_factory=dict)
+    """The timers of the whole cluster that it has, by their keys, and what it knows to have been run of each."""
+    figures: Figures = UNKNOWN
+    """Its numbers, for people."""
     key: str = ""
     """The fingerprint of the key that it has proved; set by the receiver."""
 
@@ -67,6 +77,9 @@ class Status:
             accepting=said.get("accepting") is True,
             time=_number(said, "time"),
             app=_text(said, "app"),
+            page=_text(said, "page", LONGEST_PAGE),
+            timers=_timers(said),
+            figures=Figures.of(said),
             key=_text(said, "key"),
         )
 
@@ -106,9 +119,23 @@ def _pace(said: Mapping[str, Any]) -> float:
     return pace if SLOWEST <= pace <= MOST else 0.0
 
 
-def _text(said: Mapping[str, Any], key: str) -> str:
+def _timers(said: Mapping[str, Any]) -> dict[str, LastRun]:
+    """At most as many as a node has, each of a few bytes, whatever is said."""
+    timers = said.get("timers")
+    pairs = islice(timers.items(), MOST_TIMERS) if isinstance(timers, Mapping) else ()
+    return {key: run for key, value in pairs if is_key(key) and (run := _run(value)) is not None}
+
+
+def _run(value: object) -> LastRun | None:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    due, by = _number({"due": value[0]}, "due"), value[1]
+    return LastRun(due, by if due and isinstance(by, str) and names.is_node_name(by) else "")
+
+
+def _text(said: Mapping[str, Any], key: str, longest: int = LONGEST_TEXT) -> str:
     value = said.get(key)
-    return value[:LONGEST_TEXT] if isinstance(value, str) and value.isprintable() else ""
+    return value[:longest] if isinstance(value, str) and value.isprintable() else ""
 
 
 def _count(said: Mapping[str, Any], key: str) -> int:

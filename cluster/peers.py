@@ -90,6 +90,10 @@ class PeerTable:
         """The peer with that id."""
         return self._peers.get(node_id)
 
+    def find(self, who: str) -> Peer | None:
+        """The peer with that id or address."""
+        return self._peers.find(who)
+
     def is_here(self, destination: str) -> bool:
         """Whether this id, name or address is this node."""
         return destination in (self._identity.id, self._identity.name) or destination in self._peers.ours
@@ -247,6 +251,10 @@ class PeerTable:
                 self._once.over("name_twice", name, peer.id)
                 self.ask_again(peer, now)
 
+    def forget(self, peer: Peer) -> None:
+        """Removes a peer until a source names it again, or it calls."""
+        self._peers.remove(peer)
+
     def ask_again(self, peer: Peer, now: float) -> None:
         """Asks a rejected peer again: the reason may be gone."""
         self._queue.plan(peer, Ask.REGARDLESS, now)
@@ -288,7 +296,8 @@ class PeerTable:
     def _compare(self, peer: Peer, status: Status, wall: float, news: bool) -> None:
         """Warns of a clock that is off, and of another node with this one's name."""
         if wall and status.time:
-            warnings.clock(self._once, peer.id, peer.name, status.time + peer.rtt / 2 - wall)
+            peer.pings.clock = status.time + peer.rtt / 2 - wall
+            warnings.clock(self._once, peer.id, peer.name, peer.pings.clock)
         if news and status.id and status.name == self._identity.name:
             ids, addresses = (self._identity.id, peer.id), (self._own_address(), peer.answers_at)
             warnings.own_name_twice(self._once, status.name, ids, addresses)

@@ -118,7 +118,7 @@ class Prober:
             status = introduction.hear(read_pong(pong) or {})
             self._vouch(status, channel.certified)
             return status
-        except BaseException as error:
+        except BaseException as error:  # also when it is cancelled: its answer would be taken for that of the next ping
             self._channels.pop(address, None)
             channel.abort("no answer")
             refused = refusal_of(channel.error, address)

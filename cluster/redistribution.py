@@ -1,7 +1,7 @@
 """Tasks that another node should run than the one where they are: those chosen for a node that is down are chosen again, a node
 with too much to do shares, one that drains hands over what waits.
 
-Who gets how many is decided in `placement` and `sharing`; the tasks go by `Storage.moving`.
+`placement` and `sharing` decide how many each node gets; the tasks go by `Storage.moving`.
 """
 
 import asyncio

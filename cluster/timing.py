@@ -69,5 +69,12 @@ class Timing:
     """How long a drain waits for the present status of the peers, at most a quarter of its time. Peers that have not answered
     by then get nothing. It costs one ping of each peer."""
 
+    @property
+    def settle(self) -> float:
+        """How long a timer of the whole cluster waits when it is new to this node, or this node has just started: until then
+        other nodes may be unknown, or not have told that they have it, and two nodes could run it. It is longer than discovery,
+        and than two pings. What is due meanwhile runs later."""
+        return 3 * self.silence
+
 
 USUAL = Timing()

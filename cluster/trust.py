@@ -198,6 +198,11 @@ class Trust:
         """Seconds for which this node's certificate is still valid."""
         return self._now.until - now
 
+    @property
+    def until(self) -> float:
+        """When no node is accepted any more: this node's certificate, or a list of revoked ones, expires. Since 1970."""
+        return min(self._now.until, self._now.revoked.until)
+
     def expiry_warning(self, now: float) -> str:
         """A sentence if the certificate ends soon, or has ended; otherwise empty."""
         left = self.expires_in(now)

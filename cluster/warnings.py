@@ -4,11 +4,10 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from spoolnode.cluster.lookup import is_literal
+from spoolnode.node.figures import CLOCK_SECONDS
 
 MOST = 1024
 """Most warnings that are remembered. Strangers can cause them, so there is a limit; beyond it no more are given."""
-CLOCK_SECONDS = 5.0
-"""A clock that is further off than this is warned of: `at` times come from the sender's clock."""
 
 Warn = Callable[..., None]
 """`warn(action, **details)`, as the log's `report`."""

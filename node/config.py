@@ -32,6 +32,10 @@ def _setting(default: Any, help_text: str, *, short: str = "", metavar: str = ""
     return field(default=default, metadata=metadata)
 
 
+DEFAULT_HTTP = "127.0.0.1:9031"
+"""For people and programs on this machine, without being asked for. If another program has it, the node does without."""
+
+
 @dataclass(frozen=True)
 class Config:
     """All settings of a node. `validated()` is called once, before anything starts."""
@@ -119,6 +123,18 @@ class Config:
         metavar="SEC",
     )
     retry_max: float = _setting(3600.0, "longest pause between two attempts, in seconds", metavar="SEC")
+    history: float = _setting(
+        7 * 86400.0,
+        "seconds that the story of a task is kept (see `spoolnode show`), also after its end; 0: no story is kept",
+        metavar="SEC",
+    )
+    history_tasks: int = _setting(
+        100_000, "tasks whose story is kept, each failed attempt counted as one more; 100,000 plain ones take about 3 MB",
+        metavar="N",
+    )  # fmt: skip
+    keep_results: float = _setting(
+        86400.0, "seconds that the result of a task with keep_result=True is kept in results/", metavar="SEC"
+    )
     spooler_frequency: float = _setting(
         30.0, "longest pause, in seconds, before a task that asks for it runs again (SPOOL_RETRY, @spoolforever)", metavar="SEC"
     )
@@ -145,8 +161,25 @@ class Config:
         metavar="NAME",
     )  # fmt: skip
     http: str = _setting(
-        "", "host:port for Prometheus metrics (/metrics) and /healthz; on a public address it needs --allow or --insecure",
+        DEFAULT_HTTP,
+        "host:port for Prometheus (/metrics), probes (/livez, /readyz, /healthz) and the API, or none; public, it needs "
+        "--http-allow or --http-tls-cert",
         metavar="ADDR",
+    )  # fmt: skip
+    http_allow: list[str] = _setting(
+        [], "a network that may read --http, besides this machine; without one, with TLS, all may; may be repeated",
+        metavar="CIDR",
+    )  # fmt: skip
+    http_tls_cert: str = _setting(
+        "", "the certificate of --http, for the host names by which browsers reach it, with its chain; needs --http-tls-key",
+        metavar="FILE",
+    )  # fmt: skip
+    http_tls_key: str = _setting("", "the private key of the certificate of --http", metavar="FILE")
+    http_name: list[str] = _setting(
+        [], "a name under which browsers reach --http, besides its address and localhost; may be repeated", metavar="NAME"
+    )  # fmt: skip
+    http_token_file: str = _setting(
+        "", "a file with a token that opens the contents of tasks and all actions on --http to programs", metavar="FILE"
     )  # fmt: skip
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
     touch_reload: list[str] = _setting(
@@ -154,7 +187,10 @@ class Config:
     )
     log_level: str = _setting("info", "debug logs lines for each task", choices="debug,info,warning,error", metavar="LEVEL")
     log_format: str = _setting(
-        "auto", "text for people, json for programs; auto: text on a terminal", choices="auto,text,json", metavar="FORMAT"
+        "auto",
+        "text for people, json for programs; auto: text on a terminal and in a journal",
+        choices="auto,text,json",
+        metavar="FORMAT",
     )
 
     def validated(self) -> "Config":
@@ -179,6 +215,7 @@ class Config:
         if wrong := [header for header in self.keep_header if not re.fullmatch(r"[A-Za-z0-9_-]+", header)]:
             raise BadConfig(f"--keep-header is {wrong[0]!r}; it must be the name of a header like Cookie")
         self.networks()
+        self.http_networks()
         spool = str(Path(self.spool).absolute())
         if len(spool.encode()) > MAX_SPOOL_PATH:
             raise BadConfig(
@@ -219,12 +256,12 @@ class Config:
                     "give this node a certificate with --tls-cert, --tls-key and --tls-ca (see `spoolnode ca --help`), "
                     "or give --insecure to take requests from anyone"
                 )
-        if self.http:
+        if self.http != "none":
             check_address("http", self.http)
-            if is_public(self.http) and not (self.allow or self.insecure):
+            if is_public(self.http) and not (self.http_allow or self.http_tls_cert):
                 raise BadConfig(
-                    f"--http {self.http} is reachable from other machines: name the networks that may read it with --allow CIDR, "
-                    "or give --insecure to show it to anyone"
+                    f"--http {self.http} is reachable from other machines: name the networks that may read it with "
+                    "--http-allow CIDR, or give it a certificate with --http-tls-cert and --http-tls-key"
                 )
 
     def _check_tls(self) -> None:
@@ -235,19 +272,26 @@ class Config:
             raise BadConfig(f"{said}: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
         if self.tls_crl and not self.tls_cert:
             raise BadConfig("--tls-crl says which certificates are revoked; it needs --tls-cert, --tls-key and --tls-ca")
+        if bool(self.http_tls_cert) != bool(self.http_tls_key):
+            absent = "--http-tls-key" if self.http_tls_cert else "--http-tls-cert"
+            raise BadConfig(f"{absent} is missing: --http-tls-cert and --http-tls-key are given together, or neither")
 
     def lets_in(self, host: str) -> bool:
         """Whether plain requests are taken from this address (of any family)."""
-        address = ip_address(host.partition("%")[0])
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        return self.insecure or mapped.is_loopback or any(mapped in network for network in self.networks())
+        return self.insecure or _is_in(host, self.networks())
+
+    def lets_look(self, host: str) -> bool:
+        """Whether requests over HTTP are answered to this address (of any family)."""
+        is_for_all = bool(self.http_tls_cert) and not self.http_allow
+        return is_for_all or _is_in(host, self.http_networks())
 
     def networks(self) -> list[IPv4Network | IPv6Network]:
         """The networks of `allow`."""
-        try:
-            return [ip_network(item, strict=False) for item in self.allow]
-        except ValueError as error:
-            raise BadConfig(f"--allow: {error}; it must be a network like 10.0.0.0/8") from None
+        return _networks("allow", self.allow)
+
+    def http_networks(self) -> list[IPv4Network | IPv6Network]:
+        """The networks of `http_allow`."""
+        return _networks("http-allow", self.http_allow)
 
 
 _RANGES: list[tuple[str, float, float]] = [
@@ -257,6 +301,9 @@ _RANGES: list[tuple[str, float, float]] = [
     ("max_attempts", 0, 255),
     ("retry_base", 0.001, 86400),
     ("retry_max", 0.001, 30 * 86400),
+    ("history", 0, 10**9),
+    ("history_tasks", 1, 10**9),
+    ("keep_results", 1, 10**9),
     ("spooler_frequency", 0.001, 30 * 86400),
     ("timeout", 0, 10**8),
     ("max_tasks", 0, 10**12),
@@ -315,6 +362,20 @@ def check_address(name: str, text: str) -> None:
         parse_address(text)
     except BadConfig as error:
         raise BadConfig(f"--{option_name(name)}: {error}") from None
+
+
+def _networks(option: str, given: list[str]) -> list[IPv4Network | IPv6Network]:
+    try:
+        return [ip_network(item, strict=False) for item in given]
+    except ValueError as error:
+        raise BadConfig(f"--{option}: {error}; it must be a network like 10.0.0.0/8") from None
+
+
+def _is_in(host: str, networks: list[IPv4Network | IPv6Network]) -> bool:
+    """Whether an address is this machine's own, or in one of these networks."""
+    address = ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return mapped.is_loopback or any(mapped in network for network in networks)
 
 
 def is_public(address: str) -> bool:

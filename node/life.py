@@ -3,9 +3,10 @@
 Start: the node takes over tasks that waited for itself, opens the sockets for operators and workers, and loads the application.
 Only then does it take dropped files, tell its peers, and hand out tasks.
 
-Stop: it takes in no more tasks, lets running ones end, and says goodbye to its peers. Waiting tasks are handed over, if asked
-for, or get files of their own. Then links, disk threads and connections end, in this order, so that every promise is kept and
-every answer is sent.
+Stop: the node lets running tasks end, and says goodbye to its peers. It takes in tasks meanwhile, because that needs only the
+disk; a node that is drained does not. Then it stops listening, hears the requests that have begun, and refuses what comes.
+Waiting tasks are handed over, if asked for, or get files of their own. Then links, disk threads and connections end, in this
+order, so that every promise is kept and every answer is sent.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.reload import Reloads
-from spoolnode.node.work.pool import AppBroken
+from spoolnode.node.work.supervisor import AppBroken
 from spoolnode.node.work.workers import Workers
 from spoolnode.protocol.request import Terms
 
@@ -42,8 +43,11 @@ class Sockets(Protocol):
     def close(self) -> None:
         """Stops listening. Connections that wait for an answer still get it."""
 
-    def close_streams(self) -> None:
-        """Ends the connections that are left."""
+    async def finish(self) -> None:
+        """Returns when the requests that have begun are whole, or after a while."""
+
+    async def close_streams(self) -> None:
+        """Ends the connections that are left. What has come on them is read before."""
 
 
 class Drops(Protocol):
@@ -117,11 +121,13 @@ class Life:
         """Ends all parts, with grace unless it is asked for again."""
         running, hint = len(self.workers.running()), "a second SIGTERM ends it at once"
         self.report("stopping", running=running, grace=self.config.grace, hint=hint)
-        self.admission.stop("this node is draining" if self.stop.drains else "this node is stopping")
-        self.listener.close()
+        if self.stop.drains:
+            self.admission.stop("this node is draining")
+            self.listener.close()
         self.inbox.stop()
         await self.reloads.stop()
         await asyncio.gather(self.neighbours.leave(), self.workers.stop())
+        await self._close_door()
         if self.stop.drains and not self.stop.is_hasty:
             await self._drain()
         if self.stop.leaves_files or self.storage.journal.in_batches <= SETTLE_AT_STOP:
@@ -129,6 +135,13 @@ class Life:
             await self.storage.settle_all(lambda: not self.stop.is_hasty)
         await self._end()
         self.report("stopped", waiting=self.storage.spool.total, outbox=self.storage.outbox.total)
+
+    async def _close_door(self) -> None:
+        """Takes in no more tasks. In sockets that were handed over, new connections wait for the next start."""
+        self.listener.close()
+        if not self.stop.is_hasty:
+            await self.listener.finish()
+        self.admission.stop("this node is draining" if self.stop.drains else "this node is stopping")
 
     async def _claim_outbox(self) -> None:
         """Takes over tasks that waited for a destination that is this node now (it got that name, or that address)."""
@@ -156,7 +169,7 @@ class Life:
         await self.admission.close()
         await self.storage.close()
         self.services.flush()
-        self.listener.close_streams()
+        await self.listener.close_streams()  # what came meanwhile is read, and refused, so that its senders are not in doubt
         # The last answers leave with the next turns of the loop.
         for _ in range(3):
             await asyncio.sleep(0)

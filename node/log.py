@@ -1,7 +1,9 @@
 """The log: one line an event, a stable word for the action, the task's id in every line about a task.
 
-Text for people on a terminal, JSON for programs otherwise; always to standard error. Reporting never breaks what it
-reports: it does not wait for the reader of the log (see `logwriter`), and never raises.
+Text for people on a terminal and in systemd's journal, JSON for programs otherwise; always to standard error. Reporting never
+breaks what it reports: it does not wait for the reader of the log (see `logwriter`), and never raises.
+
+The journal takes a level from a number before each line (sd-daemon(3)), and has times of its own.
 """
 
 import logging
@@ -49,12 +51,23 @@ WARNINGS = frozenset(
     }
     | {"not_scanned", "insecure", "handshake_failed", "tls_reload_failed", "certificate_expires", "link_failed", "link_paused"}
     | {"peer_down", "peer_rejected", "id_twice", "id_claimed", "name_twice", "clock_off", "other_protocol", "other_cluster"}
-    | {"too_many_peers"}
-    | {"outside_allow", "known_damaged", "unknown_destination", "unknown_variable", "link_closed", "crl_expires"}
+    | {"too_many_peers", "timers_damaged"}
+    | {
+        "outside_allow",
+        "known_damaged",
+        "timers_damaged",
+        "unknown_destination",
+        "unknown_variable",
+        "link_closed",
+        "crl_expires",
+    }
     | {"discovery_failed", "discovery_full", "log_dropped", "clock_set_back", "unreadable", "made_anew"}
+    | {"history_stopped", "history_began_again", "http_not_served"}
 )
 ERRORS = frozenset({"spool_lost", "move_failed", "sync_failed", "housekeeping_failed", "mistake"})
-DEBUG = frozenset({"timer", "again", "accepted", "done", "forwarded", "peer_suspect", "link_open"})
+DEBUG = frozenset({"timer", "timer_due", "again", "accepted", "done", "forwarded", "peer_suspect", "link_open"})
+PRIORITIES = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
+"""The journal's names of the levels."""
 RARELY_SECONDS = 1.0
 """Seconds between two lines about an action that a stranger can cause."""
 
@@ -71,12 +84,14 @@ class Log:
     def __init__(self, level: str, form: str) -> None:
         """A log on standard error; `form` is text, json or auto."""
         stderr = sys.stderr  # None if we were started without one
-        text = form == "text" or (form == "auto" and stderr is not None and stderr.isatty())
+        self._is_journal = stderr is not None and _is_journal(stderr.fileno())
+        for_people = self._is_journal or (stderr is not None and stderr.isatty())
+        text = form == "text" or (form == "auto" and for_people)
         self._least = LEVELS[level]
         self._encoding = (stderr and stderr.encoding) or "utf-8"
         self._processors: list[Any] = [
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S" if text else "iso", utc=not text),
+            _keep if text and self._is_journal else _time(text=text),
             structlog.processors.EventRenamer("action") if not text else _keep,
             _for_people(colors=_in_colors()) if text else structlog.processors.JSONRenderer(),
         ]
@@ -85,8 +100,11 @@ class Log:
         )
 
     def __call__(self, action: str, **details: Any) -> None:
-        """Writes a line. Never waits and never raises, because many callers are in the middle of a change."""
-        level = "error" if action in ERRORS else "warning" if action in WARNINGS else "debug" if action in DEBUG else "info"
+        """Writes a line. Never waits and never raises, because many callers are in the middle of a change.
+
+        `details`: one called `level` takes the place of the action's own.
+        """
+        level = details.pop("level", "") or _level_of(action)
         if LEVELS[level] < self._least:
             return
         try:
@@ -108,7 +126,25 @@ class Log:
         event: Any = {"event": action, **details}
         for process in self._processors:
             event = process(None, level, event)
-        return f"{event}\n".encode(self._encoding, "backslashreplace")
+        line = f"{event}\n".encode(self._encoding, "backslashreplace")
+        if not self._is_journal:
+            return line
+        priority = PRIORITIES[level]
+        return priority + line[:-1].replace(b"\n", b"\n" + priority) + b"\n"
+
+
+def _level_of(action: str) -> str:
+    return "error" if action in ERRORS else "warning" if action in WARNINGS else "debug" if action in DEBUG else "info"
+
+
+def _is_journal(descriptor: int) -> bool:
+    """Whether systemd connected it to its journal: then JOURNAL_STREAM names its device and inode."""
+    found = os.fstat(descriptor)
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _time(*, text: bool) -> Any:
+    return structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S" if text else "iso", utc=not text)
 
 
 def _in_colors() -> bool:
@@ -145,8 +181,10 @@ def _for_people(*, colors: bool) -> Any:
         if event.get("name") and is_node_id(str(event.get("destination"))):
             event["destination"] = f"{event.pop('name')} ({event['destination']})"
         further: list[str] = []
-        if isinstance(event.get("reason"), str):
-            event["reason"], *further = event["reason"].rstrip().split("\n")
+        for name in ("reason", "text"):
+            if isinstance(event.get(name), str):
+                event[name], *more = event[name].rstrip().split("\n")
+                further += more
         if isinstance(event.get("due"), float):
             event["due"] = f"in {max(event['due'] - time.time(), 0.0):.1f} s"
         return "".join([str(console(logger, method, event)), *(f"\n    {line}" for line in further)])

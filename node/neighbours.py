@@ -2,7 +2,9 @@
 
 from typing import Any, NamedTuple, Protocol
 
-from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.node.roster import Colleague
+from spoolnode.protocol.answer import Answer
+from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
 from spoolnode.protocol.hello import Hello
 from spoolnode.protocol.request import Terms
 
@@ -16,6 +18,10 @@ class Greeting(NamedTuple):
     """Whether it has proved that it is this sender, so that its low watermark is believed."""
     said: tuple[tuple[str, str], ...] = ()
     """Items that the answer has besides the status."""
+
+
+class CannotForget(SpoolnodeError):
+    """You erred: this is not a node that can be forgotten, or its tasks cannot go there."""
 
 
 class Neighbours(Protocol):
@@ -70,8 +76,39 @@ class Neighbours(Protocol):
     def accept(self, name: str, node_id: str) -> None:
         """Gives a name that several nodes claim to the one that the operator chose."""
 
+    def forgettable(self, node: str) -> dict[str, Any]:
+        """A node that may be forgotten: `id`, `name`, tasks that wait for it (`unsent`, `in_doubt`), the `sources` that name it.
+
+        Raises `CannotForget`.
+        """
+
+    async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:
+        """Forgets a node that will never come back; its tasks go to `move_to`, or to dead/ if that is empty.
+
+        Tasks in doubt go to dead/, or with `move_doubts` where the others go. Returns the answer of `forgettable` with how many
+        tasks were `moved`, are `dead`, and are `left`. Raises `CannotForget`, OSError.
+        """
+
     def reload(self) -> None:
         """Called when certificates may have changed."""
+
+    @property
+    def settling(self) -> float:
+        """Seconds after the start in which other nodes may not be known yet."""
+
+    def colleagues(self) -> list[Colleague]:
+        """The other nodes that have timers of the whole cluster."""
+
+    async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:
+        """The answer of another node to a request.
+
+        Args:
+            node: its id, or another destination that means it.
+            link: a destination: the request comes over a link for it, so that the node knows whose numbers are meant.
+
+        Raises:
+            SpoolnodeError, OSError: it cannot be asked.
+        """
 
 
 class Alone:
@@ -119,5 +156,21 @@ class Alone:
     def accept(self, name: str, node_id: str) -> None:
         pass
 
+    def forgettable(self, node: str) -> dict[str, Any]:
+        raise CannotForget(f"this node is not in a cluster, so it knows no node {node}")
+
+    async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:  # noqa: ARG002  # as `Neighbours` says
+        return self.forgettable(node)
+
     def reload(self) -> None:
         pass
+
+    @property
+    def settling(self) -> float:
+        return 0.0
+
+    def colleagues(self) -> list[Colleague]:
+        return []
+
+    async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:  # noqa: ARG002  # see `Neighbours`
+        raise SpoolnodeError(f"this node is not in a cluster, so it cannot ask {node}")

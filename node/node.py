@@ -8,30 +8,44 @@ import random
 import resource
 import secrets
 import signal
+import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from spoolnode.node import log
 from spoolnode.node.background import spawn
 from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.control.access import Access, read_token
+from spoolnode.node.control.actions import Actions
 from spoolnode.node.control.admin import TaskAdmin
+from spoolnode.node.control.asked_results import AskedResults
+from spoolnode.node.control.asked_tasks import AskedTasks
+from spoolnode.node.control.cancels import Cancels
 from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.events import Events
 from spoolnode.node.control.http import Control
+from spoolnode.node.control.https import HttpCertificate
+from spoolnode.node.control.public import PublicServer
+from spoolnode.node.control.routes import table
+from spoolnode.node.control.sessions import Sessions
 from spoolnode.node.control.status import NodeStatus, ThisProcess
 from spoolnode.node.control.stop import Stop
+from spoolnode.node.control.stories import Stories
+from spoolnode.node.control.views import Views
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.host import Host
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.listener import Listener, bind_all, name_of
-from spoolnode.node.ingress.services import Services
+from spoolnode.node.ingress.services import AboutTasks, Services
 from spoolnode.node.ingress.tls import Certified
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours
+from spoolnode.node.notify import Notifier
 from spoolnode.node.outbox.links import boot_id
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.places import Places
@@ -44,8 +58,13 @@ from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.recovery import prepare
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.store import Store
+from spoolnode.node.story.broadcast import Broadcast
+from spoolnode.node.story.database import StoryDatabase
+from spoolnode.node.story.keeper import StoryKeeper, Untold
+from spoolnode.node.timekeeper import Timekeeper
 from spoolnode.node.work.leftovers import end_leftovers, reap_orphans
-from spoolnode.node.work.pool import AppBroken, WorkerPool
+from spoolnode.node.work.pool import WorkerPool
+from spoolnode.node.work.supervisor import AppBroken
 from spoolnode.node.work.warden import Warden
 from spoolnode.protocol.headers import variable_of
 
@@ -56,14 +75,16 @@ class Node:
     """One running node. To its cluster it is a `Host`."""
 
     def __init__(
-        self, config: Config, report: log.Report, warden: Warden, join: Join | None = None, trust: Certified | None = None
-    ) -> None:
-        """A node that is not started.
+        self, config: Config, report: log.Report, warden: Warden, join: Join | None = None, trust: Certified | None = None,
+        sockets: Sequence[socket.socket] = (),
+    ) -> None:  # fmt: skip
+        """Prepares a node; `run` starts it.
 
         Args:
             warden: ends what tasks have started when this process is killed.
-            join: makes what connects it to others; without it, it is alone.
+            join: makes the part that connects it to other nodes; without it, the node is alone.
             trust: its certificate, when it takes TLS.
+            sockets: those that were handed over, which it listens on instead of those of `config`.
         """
         self.config = config
         self.report = report
@@ -72,18 +93,20 @@ class Node:
         """The application's working directory, with the links in it."""
         self._join = join
         self._trust = trust
+        self._handed_over = [*sockets]
         self._warden = warden
         self._layout = Layout(config.spool)
         self._loop = asyncio.get_running_loop()
         self._began = time.monotonic()
         self._clock = Watch(self._began, time.time())
         self._ignored: set[signal.Signals] = set()
+        self._notifier = Notifier.of(os.environ)
 
     def __repr__(self) -> str:
         return f"<Node {self.config.name} in {self._layout.root}>"
 
     async def run(self) -> int:
-        """Runs until a signal says stop; the exit status.
+        """Runs until a signal says stop. Returns the exit status.
 
         Raises:
             BadConfig: it cannot start with these settings.
@@ -103,6 +126,8 @@ class Node:
                     return 0  # it was still loading when we were told to stop, and was killed for that
                 raise
             await self._stop.wait()
+            self._notifier.stopping()
+            self._timekeeper.stop()
             await self._life.shut_down()
             with contextlib.suppress(OSError):  # the next start then finds nothing alive
                 os.unlink(self._layout.instance)
@@ -115,15 +140,17 @@ class Node:
     # -- assembly --
 
     def _read_spool(self) -> None:
-        """Finds all that lies on the disk, and the identity of this node."""
+        """Finds the tasks on the disk, and the identity of this node."""
         config, layout, report = self.config, self._layout, self.report
         prepare(Store(RealDisk(), layout, ""), report)
         identity = read_identity(layout, report)
         self.id, self.key = identity.id, identity.key()
         self._own = identity.files(layout)
+        self._broadcast = Broadcast(self._keeper() or Untold(), self.id)
         journal = Journal(
             RealDisk(), layout, self.id, sync=config.sync == "always",
-            report=report, trace=report if config.log_level == "debug" else None,
+            report=partial(report, node=config.name),
+            trace=partial(report, node=config.name) if config.log_level == "debug" else None, story=self._broadcast,
         )  # fmt: skip
         policy = RetryPolicy(config.max_attempts, config.retry_base, config.retry_max)
         self.storage = Storage(journal, policy, random.Random())  # jitter
@@ -132,10 +159,18 @@ class Node:
         self.storage.load(boot_id(time.time()))
         self._inbox.warn_of_unscanned()
 
+    def _keeper(self) -> StoryKeeper | None:
+        """Keeps the stories of tasks; None without --history."""
+        config = self.config
+        if not config.history:
+            return None
+        database = StoryDatabase(self._layout, seconds=config.history, tasks=config.history_tasks, min_free=config.min_free)
+        return StoryKeeper(database, self.id, config.name, self.report)
+
     def _put_together(self, hold: Hold) -> None:
-        """Builds all parts; none of them has begun."""
+        """Builds all parts, and starts none of them."""
         config, layout, storage, report, rarely = self.config, self._layout, self.storage, self.report, log.rarely(self.report)
-        sockets = bind_all(config)
+        sockets = self._handed_over or bind_all(config)
         self.addresses = [name_of(sock) for sock in sockets]
         alone = Alone(config.name, self.id, [*config.listen, *self.addresses], config.tag)
         self._neighbours = neighbours = self._join(self) if self._join else alone
@@ -145,19 +180,35 @@ class Node:
             keep_headers=frozenset(variable_of(header) for header in config.keep_header),
         )  # fmt: skip
         self.storage.spool.group_commit.when_told(services.flush)
-        listener = Listener(config, services, sockets, layout.socket, self._trust)
+        listener = Listener(config, services, sockets, layout.socket, self._trust, are_handed_over=bool(self._handed_over))
         self._pool = pool = WorkerPool(config, self.storage.spool, self.storage.verdicts, self._facts(), report, self._warden)
+        stories = Stories(storage.journal.story, neighbours, self.id)
+        tasks = AskedTasks(storage, stories, pool.running)
+        self._results = AskedResults(storage, neighbours, stories, tasks, config.keep_results)
         self._reloads = Reloads(pool.load, AppBroken, pool.room, partial(report, app=config.app))
         self._stop = Stop(pool, report, drains=config.drain_on_stop)
         self._aside = Counting(self.storage.journal.reader)
+        self._timekeeper = timekeeper = Timekeeper(config.name, self.id, storage.journal, admission, neighbours, pool, report)
         self._status = status = NodeStatus(
             config=config, id=self.id, process=ThisProcess(self.instance, os.getpid(), self._began),
             storage=storage, admission=admission, services=services, listener=listener, workers=pool,
             neighbours=neighbours, aside=self._aside, stop=self._stop,
-            log_dropped=lambda: report.dropped if isinstance(report, log.Log) else 0,
+            log_dropped=lambda: report.dropped if isinstance(report, log.Log) else 0, timers=timekeeper,
         )  # fmt: skip
-        admin = TaskAdmin(storage, neighbours, pool, self._aside, report)
-        self._control = Control(config, storage, neighbours, status, admin, self._stop, self.ask_to_reload, report)
+        cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
+        services.about_tasks = AboutTasks(self._results.answer, cancels.answer)
+        admin = TaskAdmin(storage, neighbours, pool, stories, cancels, self._aside, partial(report, node=config.name))
+        self._broadcast.function_of = admin.function_of
+        views = Views(storage, neighbours, status, admin)
+        actions = Actions(config.app, storage, neighbours, admin, self._stop, self.ask_to_reload)
+        sessions = Sessions(time.monotonic, partial(secrets.token_urlsafe, 32))
+        certificate = HttpCertificate.of(config)
+        token = read_token(config.http_token_file)
+        access = Access(self.id, config.http_name, token, sessions, is_secure=certificate is not None)
+        events = Events(self._broadcast, pool, neighbours)
+        routes = table(views, events, actions, access)
+        public = PublicServer(config, routes, status, access, report, certificate)
+        self._control = Control(layout.control, routes, public, report)
         self._places = Places(hold, self._own, storage, admission, listener, self._control, report, rarely)
         housekeeping = Housekeeping(
             storage, pool, admission, config, report, sample=status.sample, look_around=self._look_around, clock=self._clock
@@ -170,7 +221,7 @@ class Node:
         )  # fmt: skip
 
     def _facts(self) -> dict[str, Any]:
-        """What workers are told."""
+        """The facts that each worker is told."""
         return {
             "node_pid": os.getpid(), "root": self._layout.root, "node_id": self.id, "app": self.config.app,
             "timeout": self.config.timeout, "socket": self._layout.socket, "chdir": self.home,
@@ -187,21 +238,30 @@ class Node:
     def _ready(self) -> None:
         if os.getpid() == 1:
             spawn(reap_orphans(self._pool.pids))
+        self._timekeeper.start()
         config = self.config
         self.report(
             "ready", listen=self.addresses, name=config.name, id=self.id, spool=self._layout.root, pid=os.getpid(),
             workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
             waiting=self._status.ready_tasks, later=len(self.storage.spool.waiting.later), sync=config.sync,
-            **({"http": self._control.http_address} if config.http else {}),
+            **({"http": self._control.http_address} if self._control.http_address else {}),
         )  # fmt: skip
+        self._notifier.ready()
+        self._tell_status()
 
     async def _look_around(self) -> None:
+        self._tell_status()
         await self._places.look()
         self._neighbours.tick()
+        await self._results.tidy()
         await self._aside.recount()  # what pings tell
 
+    def _tell_status(self) -> None:
+        spool, running = self.storage.spool, len(self._pool.running())
+        self._notifier.status(f"{running} running, {self._status.ready_tasks} waiting, {len(spool.waiting.later)} due later")
+
     def _report_mistake(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """An exception that nobody caught: a mistake of ours, which must not be lost among lines of another form."""
+        """Logs an uncaught exception: a mistake of ours, which must not be lost among lines of another form."""
         del loop
         error = context.get("exception")
         trace = "".join(traceback.format_exception(error)) if error is not None else ""
@@ -226,9 +286,14 @@ class Node:
         self._stop.ask()
 
     def ask_to_reload(self) -> LoadAnswer | None:
-        """Replaces the workers, and reads the certificates again; None when there is no application, or no more of it."""
+        """Replaces the workers, and reads the certificates again. Returns None without an application, or when stopping."""
         self._neighbours.reload()
-        return self._reloads.ask() if self.config.app and not self._stop.is_asked else None
+        self._control.reload()
+        if self._stop.is_asked:
+            return None
+        answer = self._reloads.ask() if self.config.app else None
+        self._notifier.reloading(answer)
+        return answer
 
     # -- looking --
 
@@ -238,11 +303,11 @@ class Node:
 
     def pinged(self) -> dict[str, Any]:
         """The answer to a ping."""
-        return self._status.for_ping()
+        return {**self._status.for_ping(), "page": self._control.page}
 
 
 def _here() -> str:
-    """Where we were started, with the links in it (a deployment may turn them), as the shell says."""
+    """The directory where we were started, with its links (a deployment may change them), as the shell says."""
     here, said = os.getcwd(), os.environ.get("PWD", "")
     return said if os.path.isabs(said) and os.path.exists(said) and os.path.samefile(said, here) else here
 
@@ -257,16 +322,16 @@ def _raise_descriptor_limit() -> None:
 
 def run_node(
     config: Config, report: log.Report, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    join: Join | None = None, trust: Certified | None = None,
+    join: Join | None = None, trust: Certified | None = None, sockets: Sequence[socket.socket] = (),
 ) -> int:  # fmt: skip
     """Runs a node in the foreground; its exit status."""
 
     # By default (700) the collector looks again and again at every task in flight, none of which is garbage: 8 % of the CPU. With
-    # far more, what thousands of connections have left is freed in one go, at 2 us each, and everybody waits.
+    # far more, what thousands of connections have left is freed in one go, at 2 us each, and all else waits.
     gc.set_threshold(5_000, 5, 2_000)
 
     async def life() -> int:
-        return await Node(config, report, warden, join, trust).run()
+        return await Node(config, report, warden, join, trust, sockets).run()
 
     warden = Warden(secrets.token_hex(8))
     try:

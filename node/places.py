@@ -49,7 +49,7 @@ class Places:
                 hint = "tasks are refused until it is back"
                 self._report("spool_lost", spool=self._layout.root, reason=error.strerror, hint=hint)
         except (OSError, BadConfig) as error:
-            self._report_rarely("move_failed", move="make anew", reason=str(error))
+            self._report_rarely("move_failed", move="make again", reason=str(error))
         if was_lost and not self._is_lost:
             self._report("spool_back", spool=self._layout.root)
         self._admission.pause(REMOVED if self._is_lost else "")

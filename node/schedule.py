@@ -11,12 +11,10 @@ made up for.
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
 
+from spoolnode.node.cron import following, is_fixed
 from spoolnode.node.outcome import Timer
 
-YEARS = 8 * 366
-"""Days within which every 29th of February comes (1900 and 2100 have none); an entry that is not due by then never is."""
 STEP_SECONDS = 1.0
 """Seconds by which the wall clock must move against the monotonic one to count as a step."""
 CORRECTION_SECONDS = 3 * 3600.0
@@ -33,6 +31,8 @@ class Schedule:
     """Now, in seconds since 1970."""
     _next: dict[Timer, float] = field(default_factory=dict)
     """When each is due: periods by the monotonic clock, cron entries in seconds since 1970."""
+    _last: dict[Timer, float] = field(default_factory=dict)
+    """When each was due last, in seconds since 1970."""
     _calls: Counter[Timer] = field(default_factory=Counter)
     """How often each timer with a limited number of calls was due."""
 
@@ -45,6 +45,7 @@ class Schedule:
         """Replaces the timers. One that was there before keeps its time."""
         known, self.monotonic, self.wall = self._next, monotonic, wall
         self._next = {timer: known.get(timer, self._first(timer)) for timer in timers}
+        self._last = {timer: when for timer, when in self._last.items() if timer in self._next}
 
     def wait(self, monotonic: float, wall: float) -> float | None:
         """Seconds until the next timer is due, if the clock is not set meanwhile; None without timers."""
@@ -61,9 +62,17 @@ class Schedule:
                 self._next[timer] = following(timer, wall)
         due = [timer for timer, when in self._next.items() if when <= (monotonic if timer.seconds else wall)]
         self._calls.update(timer for timer in due if timer.times)
+        self._last.update((timer, wall) for timer in due)
         for timer in due:
             self._next[timer] = math.inf if 0 < timer.times <= self._calls[timer] else self._after(timer)
         return due
+
+    def listed(self, monotonic: float, wall: float) -> list[tuple[Timer, float, float]]:
+        """Each timer, when it is due next and when it was called last, in seconds since 1970; 0.0 if it was not called yet."""
+        ahead = wall - monotonic
+        return [
+            (timer, when + ahead if timer.seconds else when, self._last.get(timer, 0.0)) for timer, when in self._next.items()
+        ]
 
     def _first(self, timer: Timer) -> float:
         return self.monotonic + timer.seconds if timer.seconds else following(timer, self.wall)
@@ -76,65 +85,8 @@ class Schedule:
         return self._next[timer] + (missed + 1) * timer.seconds
 
 
-def is_fixed(timer: Timer) -> bool:
-    """Whether a cron entry names its hour and minute; cron(8) runs such an entry once a day even when the clocks change."""
-    return timer.cron[0] >= 0 and timer.cron[1] >= 0
-
-
-def following(timer: Timer, now: float) -> float:
-    """When a cron entry is due next after `now`, in seconds since 1970; infinity for a day that never comes."""
-    today = datetime.fromtimestamp(now).date()  # noqa: DTZ006  # cron speaks of local time
-    for days in range(YEARS):
-        day = today + timedelta(days=days)
-        if _day_fits(timer.cron, day) and (found := _on_day(timer, day, now)) is not None:
-            return found
-    return float("inf")
-
-
-def _on_day(timer: Timer, day: date, now: float) -> float | None:
-    """The first time after `now` on a day that fits; None if there is none."""
-    if is_fixed(timer):
-        when = _first_time(datetime(day.year, day.month, day.day, timer.cron[1], timer.cron[0]))  # noqa: DTZ001  # local
-        return when if when > now else None
-    # Steps in seconds, not in local time: there an hour comes twice each autumn, and would be due while it is over.
-    when = max(datetime(day.year, day.month, day.day).timestamp(), now // 60 * 60 + 60)  # noqa: DTZ001  # local
-    while (local := datetime.fromtimestamp(when)).date() == day:  # noqa: DTZ006  # local
-        if matches(timer.cron, local):
-            return when
-        when += 60 if _fits(timer.cron[1], local.hour) else (60 - local.minute) * 60
-    return None
-
-
-def _first_time(local: datetime) -> float:
-    """When a local time comes for the first time; for a skipped time, the moment of the change."""
-    when = local.timestamp()
-    if datetime.fromtimestamp(when) == local:  # noqa: DTZ006  # local
-        return when
-    # With the offset from before the change it lies after the change, by the time that is skipped.
-    offset = datetime.fromtimestamp(when).astimezone().utcoffset()
-    while datetime.fromtimestamp(when - 60).astimezone().utcoffset() == offset:
-        when -= 60
-    return when
-
-
-def matches(cron: tuple[int, int, int, int, int], when: datetime) -> bool:
-    """Whether a cron entry (minute, hour, day, month, weekday; -1 any, -n every n) names this minute.
-
-    As in cron(5): if both day and weekday are given, either is enough. Sunday is 0 and 7.
-    """
-    return _fits(cron[0], when.minute) and _fits(cron[1], when.hour) and _day_fits(cron, when)
-
-
-def _day_fits(cron: tuple[int, int, int, int, int], when: date) -> bool:
-    _, _, day, month, weekday = cron
-    if not _fits(month, when.month):
-        return False
-    day_fits = _fits(day, when.day)
-    weekday_fits = _fits(weekday % 7 if weekday > 0 else weekday, when.isoweekday() % 7)
-    if day >= 0 and weekday >= 0:
-        return day_fits or weekday_fits
-    return day_fits and weekday_fits
-
-
-def _fits(wanted: int, value: int) -> bool:
-    return wanted == value if wanted >= 0 else value % -wanted == 0
+def described(timer: Timer) -> str:
+    """When a timer is due, for people."""
+    if timer.seconds:
+        return f"every {timer.seconds:g} s"
+    return " ".join([timer.expression or " ".join(map(str, timer.cron)), timer.zone]).strip()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -107,7 +108,7 @@ def status_pong(status: dict[str, Any]) -> bytes:
 
 def read_status(block: bytes) -> dict[str, Any]:
     """The status in an extended pong. Raises `BadPacket` if the block does not hold one."""
-    return values.unpack(block, "the status in a pong")
+    return values.unpack(block, "the status in a pong", partial(msgpack.unpackb, strict_map_key=False))
 
 
 def http_stored(task_id: str, copies: int = 1, note: str = "") -> bytes:

@@ -46,8 +46,26 @@ def unpackb(data: bytes) -> Any:
     return _unpackb(data, 0)
 
 
+def check(data: bytes) -> Any:
+    """The value, with an `ExtType` in place of each value of these types once it is known to be readable. Raises as `unpackb`.
+
+    A node looks at what strangers send in this way: of sets and keys of these types, many can be made up that have one hash
+    (UUIDs, tuples of -1 and -2), and to put them into a set or dict would take seconds.
+    """
+    return msgpack.unpackb(data, strict_map_key=False, ext_hook=partial(_checked, depth=0))
+
+
 def _unpackb(data: bytes, depth: int) -> Any:
     return msgpack.unpackb(data, strict_map_key=False, ext_hook=partial(_read, depth=depth))
+
+
+def _checked(code: int, data: bytes, *, depth: int) -> msgpack.ExtType:
+    if code in (SET, TUPLE):
+        _check_depth(depth)
+        _check_list(code, msgpack.unpackb(data, strict_map_key=False, ext_hook=partial(_checked, depth=depth + 1)))
+    else:
+        _read(code, data, depth=depth)
+    return msgpack.ExtType(code, data)
 
 
 def _convert(value: object) -> object:
@@ -88,20 +106,31 @@ def _list(packed: list[bytes]) -> bytes:
 
 
 def _read(code: int, data: bytes, *, depth: int) -> object:
-    if code in (SET, TUPLE, TIMEDELTA):
-        if depth == MOST_NESTED:
-            raise ValueError(f"sets and tuples are nested deeper than {MOST_NESTED}")
-        members = _unpackb(data, depth + 1)
-        if not isinstance(members, list):
-            raise ValueError(f"the extension type {code} holds a {type(members).__name__}; it must be a list")
-        if code == TIMEDELTA:
-            days, seconds, microseconds = members
-            return timedelta(days, seconds, microseconds)
+    if code in (SET, TUPLE):
+        _check_depth(depth)
+        members = _check_list(code, _unpackb(data, depth + 1))
         return set(members) if code == SET else tuple(members)
-    return _read_plain(code, data)
+    try:
+        return _read_plain(code, data)
+    except ArithmeticError as error:  # more days than a timedelta has; text that is not a decimal number
+        raise ValueError(f"the extension type {code} cannot hold {data[:20]!r}: {type(error).__name__}") from None
+
+
+def _check_depth(depth: int) -> None:
+    if depth == MOST_NESTED:
+        raise ValueError(f"sets and tuples are nested deeper than {MOST_NESTED}")
+
+
+def _check_list(code: int, members: object) -> list[Any]:
+    if not isinstance(members, list):
+        raise ValueError(f"the extension type {code} holds a {type(members).__name__}; it must be a list")
+    return members
 
 
 def _read_plain(code: int, data: bytes) -> object:
+    if code == TIMEDELTA:
+        days, seconds, microseconds = _check_list(code, msgpack.unpackb(data))
+        return timedelta(days, seconds, microseconds)
     if code == DATETIME:
         return datetime.fromisoformat(data.decode("ascii"))
     if code == DATE:
@@ -113,8 +142,5 @@ def _read_plain(code: int, data: bytes) -> object:
     if code == DECIMAL:
         import decimal  # noqa: PLC0415  # as above
 
-        try:
-            return decimal.Decimal(data.decode("ascii"))
-        except decimal.InvalidOperation:
-            raise ValueError(f"{data[:20]!r} is not a decimal number") from None
+        return decimal.Decimal(data.decode("ascii"))
     raise ValueError(f"the extension type {code} is unknown; 1 to 7 are known")

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import quote
 
 from spoolnode.protocol.errors import BadTask, Reason, Refused
@@ -22,7 +23,15 @@ OURS = b"spool_"
 NODE = b"spool_node"
 VALUES = b"spool_values"
 FUNCTION = b"spool_func"
+LEGACY_FUNCTION = b"ud_spool_func"
+"""The same of `uwsgidecorators`."""
 TIMEOUT = b"spool_timeout"
+RETRY = b"spool_retry"
+"""How often the task is tried, and how long the pauses are: `5,2,600` (see `read_retry`)."""
+KEEP = b"spool_keep"
+"""Asks the node that runs the task to keep its result."""
+KEY = b"spool_key"
+"""Of the tasks for one function with one key, one waits at a time (see `unique`)."""
 BODY_LENGTH = b"spool_body"
 FILE = b"spool_file"
 """Asks for a spool file of the task's own from the beginning, which its sender may unlink to cancel the task."""
@@ -45,12 +54,14 @@ PICKLED = b"spool_pickled"
 """Set by the admission on a task with pickled arguments that came through this machine's own socket: they may be unpickled."""
 HOPS = b"spool_hops"
 """How many times a task was handed on."""
+DUE = b"spool_due"
+"""When the timer was due whose task this is, in whole seconds since 1970. Set by the node that makes the task."""
 FOR_SPOOLER = frozenset({"at", "priority", "spooler", "body", "spooler_task_name"})
 """Besides ours, the names that uWSGI's spooler keeps for itself."""
-FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, BODY_LENGTH, FILE})
-"""The `spool_` variables that a client may send. The others are reserved: a node sets them, or they have no meaning yet
-(`spool_key`); a request that carries one is refused."""
-FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS}
+FROM_CLIENTS = frozenset({NODE, VALUES, FUNCTION, TIMEOUT, RETRY, KEEP, KEY, BODY_LENGTH, FILE})
+"""The `spool_` variables that a client may send. The others are reserved: a node sets them, or they have no meaning yet; a
+request that carries one is refused."""
+FROM_PEERS = FROM_CLIENTS | {ID, TO, NUMBER, HOPS, DUE}
 """The `spool_` variables that may come over a link."""
 OF_LINKS = frozenset({ORIGIN, SENDER, TO, NUMBER})
 """The variables that a link adds, and that go when a task is handed on."""
@@ -65,6 +76,8 @@ MOST_HOPS = 999
 _PRIORITY = re.compile(rb"[0-9]{1,10}", re.ASCII)
 _AT = re.compile(rb"[0-9]{1,10}(\.[0-9]{0,9})?", re.ASCII)
 _TIMEOUT = re.compile(rb"[0-9]{1,8}(\.[0-9]{1,6})?", re.ASCII)
+_ATTEMPTS = re.compile(rb"[0-9]{1,3}", re.ASCII)
+_DUE = re.compile(rb"[0-9]{1,11}", re.ASCII)
 _LENGTH = re.compile(rb"[0-9]{1,15}", re.ASCII)
 _NODE_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}", re.ASCII)
 _IPV4 = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+", re.ASCII)
@@ -109,6 +122,61 @@ def read_timeout(value: bytes) -> float:
     if not _TIMEOUT.fullmatch(value) or float(value) <= 0:
         raise _malformed("spool_timeout", value, "seconds greater than 0")
     return float(value)
+
+
+class RetryTerms(NamedTuple):
+    """The wishes of a task about its attempts; None: as its node does."""
+
+    max_attempts: int | None = None
+    """Attempts after which it is given up; 0: never."""
+    base: float | None = None
+    """The longest pause after the first failed attempt, in seconds."""
+    longest: float | None = None
+    """The longest pause of all, in seconds."""
+
+
+RIGHT_MAX_ATTEMPTS = "a whole number from 0 (no limit) to 255"
+RIGHT_SECONDS = "seconds greater than 0, below 100000000"
+"""The values that the parts of `spool_retry` must have, for every error about them."""
+
+
+def read_retry(value: bytes) -> RetryTerms:
+    """Reads `spool_retry`: most attempts, the first pause and the longest one, with commas. A part may be empty."""
+    parts = value.split(b",")
+    attempts, *pauses = parts
+    if (
+        len(parts) != 3
+        or (attempts and not (_ATTEMPTS.fullmatch(attempts) and int(attempts) < 256))  # a byte counts them
+        or not all(not pause or (_TIMEOUT.fullmatch(pause) and float(pause) > 0) for pause in pauses)
+    ):
+        right = f"three parts with commas, which may be empty: attempts ({RIGHT_MAX_ATTEMPTS}) and two pauses ({RIGHT_SECONDS})"
+        raise _malformed("spool_retry", value, right)
+    return RetryTerms(int(attempts) if attempts else None, *(float(pause) if pause else None for pause in pauses))
+
+
+def check_keep(value: bytes) -> None:
+    """Raises `Refused` if `spool_keep` is not 1: its task's result is kept."""
+    if value != b"1":
+        raise _malformed("spool_keep", value, "1")
+
+
+KEYED = "_key"
+"""The end of the ids that our client gives to tasks with a key when it writes their files itself."""
+LONGEST_KEY = 255
+"""Bytes of a key."""
+RIGHT_KEY = f"text in UTF-8 of at most {LONGEST_KEY} bytes"
+"""The value that `spool_key` must have, for every error about it."""
+
+
+def read_key(value: bytes) -> bytes:
+    """The value of `spool_key`. An empty one means none: nginx sends it in place of a variable that is not set."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        raise _malformed("spool_key", value, RIGHT_KEY) from None
+    if len(value) > LONGEST_KEY:
+        raise _malformed("spool_key", value, f"{RIGHT_KEY}, and has {len(value)}")
+    return value
 
 
 def read_length(name: str, value: bytes) -> int:
@@ -186,19 +254,26 @@ def is_task_id(text: str) -> bool:
 
 
 def check_from_peer(variables: Mapping[bytes, bytes]) -> None:
-    """Raises `Refused` if the id or the destination in a peer's task is invalid."""
-    identity, to = variables.get(ID, b"-"), variables.get(TO, b"")
+    """Raises `Refused` if the id, the destination or the due time in a peer's task is invalid."""
+    identity, to, due = variables.get(ID, b"-"), variables.get(TO, b""), variables.get(DUE, b"0")
     if not is_task_id(identity.decode("ascii", "replace")):
         raise _malformed("spool_id", identity, "the id of a task")
     if to and not is_destination(to.decode("ascii", "replace")):
         raise _malformed("spool_to", to, "a node's name or id, host:port or tag:X")
+    if not _DUE.fullmatch(due):
+        raise _malformed("spool_due", due, "seconds since 1970")
+
+
+def function_named(variables: Mapping[bytes, bytes]) -> bytes:
+    """The name of the function that a task is for, ours or one of uWSGI's decorators; empty if it names none."""
+    return variables.get(FUNCTION) or variables.get(LEGACY_FUNCTION) or b""
 
 
 def check_variable_name(name: str) -> None:
     """Raises `BadTask` if a caller may not use this name in a task."""
     if not name:
         raise BadTask("a task has a variable with an empty name; a name needs at least one character")
-    if name.startswith("spool_"):
+    if name.startswith("spool_") and name != "spool_key":
         raise BadTask(f"the variable name {name!r} is reserved: names that begin with `spool_` belong to spoolnode")
 
 
@@ -210,6 +285,17 @@ def is_for_spooler(name: str) -> bool:
 def id_of_record(node_id: str, number: int, offset: int) -> str:
     """The id of a task that this node accepted: unique in the cluster, in order of acceptance on that node."""
     return f"{node_id}_{number}_{offset}"
+
+
+def accepted_in(identity: str) -> float | None:
+    """When its node accepted the task with this id, in seconds since 1970: the number of its first batch is that time.
+
+    None if no node made this id.
+    """
+    _, _, rest = identity.partition("_")
+    number, _, offset = rest.partition("_")
+    is_ours = number.isdecimal() and offset.isdecimal() and len(number) < 18
+    return int(number) / 1e6 if is_ours else None
 
 
 def file_name(identity: str) -> str:

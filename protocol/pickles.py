@@ -9,9 +9,10 @@ The names count in every form: as plain variables, and as typed values, which a 
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from spoolnode.protocol.names import LEGACY_FUNCTION
+
 ARGUMENTS = frozenset({b"args", b"kwargs"})
 """The arguments of a call, pickled if `uwsgidecorators` made it."""
-LEGACY_FUNCTION = b"ud_spool_func"
 _TASKS_FUNCTION = b"function_name"
 _FUNCTIONS = frozenset({LEGACY_FUNCTION, _TASKS_FUNCTION})
 _OF_TASKS = frozenset({b"kwargs", b"setup", b"body"})

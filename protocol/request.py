@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-from spoolnode.protocol import names, pickles
+from spoolnode.protocol import extension, names, pickles
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
 from spoolnode.protocol.packet import decode_variables
+from spoolnode.protocol.unique import unique_key
 from spoolnode.protocol.values import check_typed, unpack
 
 
@@ -31,6 +32,12 @@ class Terms(NamedTuple):
     """A library would unpickle a part of it, so no other node would take it."""
     own_file: bool = False
     """It gets a spool file of its own from the beginning."""
+    function: bytes = b""
+    """The name of the function that it is for; empty if it names none."""
+    origin_id: bytes = b""
+    """The id that it got when another node accepted it first; empty if it did not come over a link."""
+    key: bytes = b""
+    """The fingerprint of its function and its key; empty if it has no key."""
 
 
 PLAIN_TERMS = Terms()
@@ -111,7 +118,11 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         raise _pickles_stay_here(web)
     if names.TIMEOUT in special:
         names.read_timeout(special[names.TIMEOUT])
-    if names.ID in special or names.TO in special:
+    if names.RETRY in special:
+        names.read_retry(special[names.RETRY])
+    if names.KEEP in special:
+        names.check_keep(special[names.KEEP])
+    if names.ID in special or names.TO in special or names.DUE in special:
         names.check_from_peer(special)
     get = special.get
     destination = get(names.NODE)
@@ -126,6 +137,9 @@ def _terms(special: dict[bytes, bytes], local: bool, may_say: frozenset[bytes]) 
         names.read_hops(get(names.HOPS, b"")),
         pickled,
         names.FILE in special,
+        names.function_named(special),
+        get(names.ID, b""),
+        unique_key(special) if names.KEY in special else b"",
     )
 
 
@@ -137,6 +151,7 @@ def _linked_terms(special: dict[bytes, bytes]) -> Terms:
     return Terms(
         destination=names.read_destination(destination) if destination else "",
         number=names.read_number(number) if number is not None else 0,
+        origin_id=special.get(names.ID, b""),
     )
 
 
@@ -160,7 +175,7 @@ def _is_pickled(special: dict[bytes, bytes], body: int) -> bool:
 
 def _checked_values(packed: bytes) -> dict[str, Any]:
     try:
-        typed = unpack(packed)
+        typed = unpack(packed, read=extension.check)
         check_typed(typed)
     except BadPacket as error:
         raise Refused(Reason.MALFORMED, str(error)) from error

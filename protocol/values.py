@@ -4,7 +4,7 @@ Plain strings travel as plain variables, so anything can read them. Values of ot
 variable, `spool_values`; `extension` has the types that msgpack itself does not have. `body` carries large data of any size.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ _ANNOUNCE_A_BODY = frozenset({"CONTENT_LENGTH", "HTTP_CONTENT_LENGTH", "HTTP_TRA
 
 MAX_DEPTH = 64
 """Levels of nested lists and maps: code that shows a task or writes it as JSON must not run out of stack."""
+_KEY = names.KEY.decode()
 _PICKLED = frozenset(name.decode() for name in ARGUMENTS)
 _TYPES = (str, bytes, int, float, type(None), date, timedelta)  # bool is an int, datetime a date
 _TYPES_BY_NAME = ("decimal.Decimal", "uuid.UUID")  # not imported for this: a task may have none
@@ -40,7 +41,7 @@ class Encoded(NamedTuple):
 def encode_task(task: TaskArguments, extra: Iterable[tuple[bytes, bytes]] = ()) -> Encoded:
     """The variables and body that carry `task`; `extra` are spoolnode's own variables.
 
-    `at` may be a number or a datetime, `priority` an int or str, `body` bytes or str.
+    `at` may be a number or a datetime, `priority` an int or str, `body` bytes or str, and `spool_key` is str.
 
     Raises:
         BadTask: the task cannot travel: it is empty, not a mapping, too large, or holds a value that msgpack cannot carry.
@@ -56,7 +57,7 @@ def encode_task(task: TaskArguments, extra: Iterable[tuple[bytes, bytes]] = ()) 
         names.check_variable_name(name)
         if name == "body":
             body = _body(value)
-        elif name in ("at", "priority"):
+        elif name == _KEY or name in ("at", "priority"):
             variables.append((name.encode(), _reserved(name, value)))
         elif isinstance(value, str):
             variables.append((_text(name), _text(value, name)))
@@ -157,14 +158,14 @@ def pack(values: Mapping[str, Any]) -> bytes:
     return packed
 
 
-def unpack(data: bytes, what: str = "`spool_values`") -> dict[str, Any]:
+def unpack(data: bytes, what: str = "`spool_values`", read: Callable[[bytes], Any] = extension.unpackb) -> dict[str, Any]:
     """The values in a msgpack map, by their names.
 
     Raises:
         BadPacket: this is not such a map.
     """
     try:
-        values = extension.unpackb(data)
+        values = read(data)
     except (ValueError, TypeError, msgpack.UnpackException) as error:  # TypeError: a key that Python cannot hash
         raise BadPacket(f"{what} cannot be read as msgpack: {error!r}") from error
     if not isinstance(values, dict):
@@ -201,6 +202,15 @@ def _name_of(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def _key(value: object) -> bytes:
+    if not isinstance(value, str | bytes):
+        raise BadTask(f"`{_KEY}` is a {type(value).__name__}; it must be {names.RIGHT_KEY}")
+    try:
+        return names.read_key(value if isinstance(value, bytes) else _text(value, _KEY))
+    except Refused as refusal:
+        raise BadTask(refusal.text) from None
+
+
 def _text(text: str, name: str = "") -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
@@ -219,7 +229,9 @@ def _body(value: object) -> bytes:
 
 
 def _reserved(name: str, value: object) -> bytes:
-    """`at` or `priority` as it travels, validated here so that the caller hears of the mistake."""
+    """`at`, `priority` or `spool_key` as it travels, validated here so that the caller hears of the mistake."""
+    if name == _KEY:
+        return _key(value)
     try:
         if name == "at" and isinstance(value, datetime):
             value = value.timestamp()

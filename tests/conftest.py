@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from support import RunningNode
 
+pytest_plugins = ["pytester"]  # pytest in a process of its own, for the tests of our plugin
+
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[RunningNode]:

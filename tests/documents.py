@@ -12,10 +12,25 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", flags=re.M | re.S)
 
 
 class Block(NamedTuple):
-    """A fenced block: its language, and its text as it would be typed."""
+    """A fenced block: its language, its text as it would be typed, and what stands above it."""
 
     language: str
     text: str
+    section: str = ""
+    """The heading of the second level that it is under."""
+    above: str = ""
+    """The paragraph before it, with the comments between them, which readers do not see."""
+
+    @property
+    def file(self) -> str:
+        """The file that it is, if the sentence above it ends with the name: "`tasks.py`:"."""
+        sentence = self.above.partition("\n\n<!--")[0]
+        found = re.search(r"`([\w@./-]+\.\w+)`:$", sentence)
+        return found[1] if found else ""
+
+    def comment(self, word: str) -> str:
+        """What the comments above it say that begin with this word: `<!-- WORD: REST -->`."""
+        return "\n".join(re.findall(rf"<!-- {word}:\s(.*?)\s-->", self.above, flags=re.S))
 
 
 def page(name: str) -> str:
@@ -24,8 +39,8 @@ def page(name: str) -> str:
 
 
 def prose(name: str) -> str:
-    """A page without its blocks."""
-    return FENCE.sub("", page(name))
+    """What is read of a page outside of its blocks."""
+    return re.sub("<!--.*?-->", "", FENCE.sub("", page(name)), flags=re.S)
 
 
 def section(name: str, title: str) -> str:
@@ -37,9 +52,19 @@ def section(name: str, title: str) -> str:
 
 def blocks(name: str, title: str = "", language: str = "") -> list[Block]:
     """The fenced blocks of a page, or of a section of it."""
-    found = FENCE.findall(section(name, title) if title else page(name))
-    unindented = [Block(kind, re.sub(f"^{indent}", "", text, flags=re.M).rstrip("\n")) for indent, kind, text in found]
-    return [block for block in unindented if not language or block.language == language]
+    text = f"\n## {title}\n{section(name, title)}" if title else page(name)
+    found = [_block(text, match) for match in FENCE.finditer(text)]
+    return [block for block in found if not language or block.language == language]
+
+
+def _block(page: str, match: re.Match[str]) -> Block:
+    indent, language, text = match.groups()
+    before = FENCE.sub("", page[: match.start()])
+    headings = re.findall("^## (.*)$", before, flags=re.M)
+    paragraphs = page[: match.start()].rstrip().split("\n\n")
+    count = next(n for n in range(1, len(paragraphs) + 1) if not paragraphs[-n].lstrip().startswith("<!--"))
+    unindented = re.sub(f"^{indent}", "", text, flags=re.M).rstrip("\n")
+    return Block(language, unindented, headings[-1] if headings else "", "\n\n".join(paragraphs[-count:]))
 
 
 def lines_to_type(name: str, title: str = "") -> list[str]:

@@ -7,13 +7,18 @@ PATH=$PATH:/usr/sbin:/sbin
 missing=()
 has() { command -v "$1" >/dev/null; }
 has_compose() { has docker-compose || docker compose version; }
+has_postgresql() { compgen -G '/usr/lib/postgresql/*/bin/postgres'; } # Debian keeps the server out of PATH
 need() { "${@:2}" >/dev/null 2>&1 || missing+=("$1"); } # need PACKAGE CHECK...
 
 python=${PYTHON:-python3}
 need python3-venv "$python" -c 'import ensurepip, venv'
 if [ "$1" = tests ] || [ "$1" = docker ]; then
   need nginx-core has nginx # the real one, in front of a node
+  need postgresql has_postgresql
+  need prometheus has promtool # it reads the metrics of a node, and our rules
+  need chromium has chromium # it opens the page of a node
   need iproute2 has ip      # network namespaces
+  need npm has npm          # the packages that files of the page come from
   need gcc has gcc          # pip builds uWSGI
   need libc6-dev test -e /usr/include/stdio.h
   need python3-dev "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")'

@@ -47,7 +47,7 @@ def release(root: Path, version: str, day: date) -> str:
             _run(tree, "git", "commit", "--quiet", "--all", "--message", f"Release {version}")
             commit = _run(tree, "git", "rev-parse", "HEAD")
             built = _build(tree, Path(scratch, "built"))
-        _check(built, version, Path(scratch, "venv"))
+        _check(root, built, version, Path(scratch, "venv"))
         kept = _keep(built, root / "dist", undo)
         _run(root, "git", "tag", "--annotate", "--message", f"spoolnode {version}", tag, commit)
         undo.callback(_run, root, "git", "tag", "--delete", tag)
@@ -130,8 +130,8 @@ def _build(tree: Path, directory: Path) -> list[Path]:
     return sorted(directory.iterdir())
 
 
-def _check(built: list[Path], version: str, directory: Path) -> None:
-    """Fails unless both say the version, and the wheel can be installed and does so too."""
+def _check(root: Path, built: list[Path], version: str, directory: Path) -> None:
+    """Fails unless both say the version and are as PyPI wants them, and the wheel can be installed and says the version too."""
     for artifact in built:
         try:
             metadata = Metadata.from_email(_metadata_of(artifact))  # what PyPI checks, too
@@ -139,8 +139,10 @@ def _check(built: list[Path], version: str, directory: Path) -> None:
             raise ReleaseError(f"The metadata of {artifact.name} are wrong: {error.exceptions[0]}.") from error
         if str(metadata.version) != version:
             raise ReleaseError(f"{artifact.name} says that it is version {metadata.version}.")
-    venv.create(directory, symlinks=True)
     (wheel,) = (artifact for artifact in built if artifact.suffix == ".whl")
+    _run(root, sys.executable, "-m", "twine", "check", "--strict", *map(str, built))
+    _run(root, sys.executable, "-m", "check_wheel_contents", str(wheel))
+    venv.create(directory, symlinks=True)
     python = str(directory / "bin" / "python")
     _run(directory, sys.executable, "-m", "pip", "--python", python, "install", "--quiet", str(wheel))
     said = _run(directory, str(directory / "bin" / "spoolnode"), "--version")

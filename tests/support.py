@@ -21,17 +21,23 @@ from pathlib import Path
 from typing import Any, Self
 
 import spoolnode
+from spoolnode.client.control import ask
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which something that should have happened counts as failed, on a busy machine too."""
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment of a child process: this spoolnode on its path, without the developer's own SPOOLNODE_* settings."""
+    """The environment of a child process: this spoolnode on its path, without the developer's own SPOOLNODE_* settings.
+
+    It trusts no public authority of the system: to read their certificates, which aiohttp does for its client, is a fifth of all
+    that a node does to start.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SPOOLNODE_")}
     path = str(Path(spoolnode.__file__).parents[1])
     rest = kept.get("PYTHONPATH")
-    return {**kept, "PYTHONPATH": f"{path}:{rest}" if rest else path, **changes}
+    no_authorities = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
+    return {**kept, **no_authorities, "PYTHONPATH": f"{path}:{rest}" if rest else path, **changes}
 
 
 def command(*args: str, cwd: Path | None = None, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
@@ -49,11 +55,17 @@ def command(*args: str, cwd: Path | None = None, stdin: str = "", **changes: str
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", patience: float = PATIENCE) -> Any:
-    """The first true value of `condition`; an AssertionError that names `what` when there is none in time."""
-    deadline = time.monotonic() + patience
+    """The first true value of `condition`; an AssertionError that names `what` when there is none in time.
+
+    A condition that takes long, such as one that runs a command, is asked less often: what it waits for needs the processor, too.
+    """
+    asked = time.monotonic()
+    deadline = asked + patience
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not in {patience:g} s: {what}"
-        time.sleep(0.01)
+        answered = time.monotonic()
+        assert answered < deadline, f"not in {patience:g} s: {what}"
+        time.sleep(max(0.01, answered - asked))
+        asked = time.monotonic()
     return value
 
 
@@ -61,6 +73,19 @@ def whole_lines(path: Path) -> list[str]:
     """The whole lines in a file that another process writes: a line without its end is still being written."""
     text = path.read_text() if path.exists() else ""
     return text[: text.rfind("\n") + 1].splitlines()
+
+
+HAND_OVER = """
+import fcntl, os, sys
+split = sys.argv.index("--")
+high = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1:split]]
+for place, descriptor in enumerate(high, 3):
+    os.dup2(descriptor, place)
+    os.close(descriptor)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(["test"] * len(high)))
+os.execv(sys.argv[split + 1], sys.argv[split + 1:])
+"""
+"""Becomes a command with some descriptors from 3 on, as sd_listen_fds(3) says."""
 
 
 class RunningNode:
@@ -72,6 +97,8 @@ class RunningNode:
         self.spool = directory / "spool"
         self.log: list[dict[str, Any]] = []
         """The lines of its log, of all starts together."""
+        self.handed_over: list[socket.socket] = []
+        """Listening sockets that each start gets from us, as from an init system."""
         self.noise: list[str] = []
         """Its lines on standard error that are not lines of the log."""
         self.port = 0
@@ -92,9 +119,11 @@ class RunningNode:
         options = ["--name", self.name, "--log-format", "json", "--log-level", "debug"]
         if "-Q" not in args:
             options += ["--spool", str(self.spool)]
-        if "-s" not in args and "--listen" not in args and "--socket" not in args:
+        if not self.handed_over and "-s" not in args and "--listen" not in args and "--socket" not in args:
             self._keep_a_port()
             options += ["--listen", f"127.0.0.1:{self.port}"]
+        if "--http" not in args:
+            options += ["--http", "none"]
         if "--discover" not in args:
             options += ["--discover", "none"]
         if app:
@@ -108,6 +137,7 @@ class RunningNode:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=[sock.fileno() for sock in self.handed_over],
         )
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
@@ -115,7 +145,11 @@ class RunningNode:
 
     def command_line(self, args: list[str]) -> list[str]:
         """The command that runs `args` on this node's machine."""
-        return args
+        return (
+            [sys.executable, "-c", HAND_OVER, *(str(sock.fileno()) for sock in self.handed_over), "--", *args]
+            if self.handed_over
+            else args
+        )
 
     def wait_until_ready(self) -> Self:
         """Returns when the node says that it is ready."""
@@ -141,11 +175,9 @@ class RunningNode:
         return self._process is not None and self._process.poll() is None
 
     def status(self) -> dict[str, Any]:
-        """The output of `spoolnode status --json`, decoded."""
-        done = self.command("status", "--json")
-        assert done.returncode == 0, done.stderr
-        status: dict[str, Any] = json.loads(done.stdout)
-        return status
+        """The node in numbers, and its links by their destinations, without the price of a command."""
+        links = {row["destination"]: row for row in ask(str(self.spool), "GET", "/links")["items"]}
+        return {**ask(str(self.spool), "GET", "/node"), "links": links}
 
     def command(self, *args: str, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
         """Runs `spoolnode ARGS` for this node: SPOOLNODE_SPOOL and SPOOLNODE_VIA say which one is meant."""
@@ -160,16 +192,21 @@ class RunningNode:
         """The `count`-th such line, once it is there."""
 
         def found() -> dict[str, Any] | None:
+            more_may_come = self._more_may_come()
             lines = self.lines(action, since, **details)
             if len(lines) >= count:
                 return lines[count - 1]
-            assert self.is_running, f"the node ended before it logged {action} {details}:\n{self._said()}"
+            assert more_may_come, f"the node ended before it logged {action} {details}:\n{self._said()}"
             return None
 
         try:
             return eventually(found, f"{action} {details}")  # type: ignore[no-any-return] # of the log
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._said()}") from None
+
+    def _more_may_come(self) -> bool:
+        """Whether its log is not over: what it wrote just before its end may still be on the way."""
+        return self.is_running or (self._reader is not None and self._reader.is_alive())
 
     def stop(self) -> int:
         """SIGTERM, as an init system does; the exit status."""

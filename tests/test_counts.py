@@ -5,19 +5,19 @@ from pathlib import Path
 from counts import ROOT, counts
 
 HELD = {
-    "classes over 300 lines": 3,
-    "classes with over 15 attributes": 9,
+    "classes over 300 lines": 2,
+    "classes with over 15 attributes": 8,
     "isinstance on the source of a task": 0,
     "modules in a cycle of imports at run time": 0,
     "modules in a cycle of imports for types": 2,
     "public classes of one name": 1,
     "public functions of one name": 3,
     "module files of one name": 2,
-    'docstrings that begin with "What"': 5,
-    'sentences: "is/are no X"': 17,
-    "sentences: nobody, somebody, everybody": 15,
-    "sentences: who, whoever as a subject": 7,
-    'sentences: "anew"': 4,
+    'docstrings that begin with "What"': 0,
+    'sentences: "is/are no X"': 12,
+    "sentences: nobody, somebody, everybody": 4,
+    "sentences: who, whoever as a subject": 0,
+    'sentences: "anew"': 0,
     'sentences: "for what is gone"': 0,
     "lines of prose over 100 characters": 0,
 }

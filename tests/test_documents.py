@@ -3,13 +3,19 @@
 import json
 import re
 from dataclasses import fields
+from types import ModuleType
 
 import pytest
-from documents import FENCE, FOR_USERS, PAGES, ROOT, anchors, blocks, page, prose, table
+from documents import FENCE, FOR_USERS, PAGES, ROOT, anchors, blocks, page, prose, section, table
 
+import spoolnode.django
+import spoolnode.testing
 from spoolnode import __version__
 from spoolnode.cli.settings import read_text
+from spoolnode.cluster.liveness import PeerState
+from spoolnode.node import log
 from spoolnode.node.config import Config, option_name
+from spoolnode.protocol.errors import Reason
 
 SETTINGS = {option_name(item.name): item for item in fields(Config)}
 
@@ -36,6 +42,14 @@ def test_links_lead_somewhere(name: str) -> None:
 def test_every_page_is_in_the_list_of_contents() -> None:
     listed = set(re.findall(r"\]\(([\w-]+\.md)\)", page("docs/README.md")))
     assert {f"docs/{name}" for name in listed} | {"README.md", "docs/README.md"} == set(FOR_USERS)
+
+
+@pytest.mark.parametrize("package", [spoolnode, spoolnode.django, spoolnode.testing])
+def test_every_public_name_is_in_the_reference(package: ModuleType) -> None:
+    shown = re.findall(rf"^\.\. auto\w+:: {package.__name__}\.(\w+)(?:\(\))?$", page("docs/python-reference.rst"), flags=re.M)
+    apart = {"__version__", "uwsgi"}  # a string, and a module with a section of its own
+    assert set(shown) - {"uwsgi", "testing", "django"} == set(package.__all__) - apart
+    assert len(shown) == len(set(shown))
 
 
 @pytest.mark.parametrize("name", [*FOR_USERS, "CONTRIBUTING.md", "bench/README.md"])
@@ -76,6 +90,37 @@ def test_paths_that_contributors_read_exist() -> None:
     }
     assert len(paths) > 20
     assert not {path for path in paths if not (ROOT / path).exists()}
+
+
+# --- the log and errors ---
+
+REPORTED = re.compile(r"""\b(?:report|report_rarely|trace|say)\(\s*"([a-z_]+)\"""")
+
+
+def rows_of(title: str) -> set[str]:
+    """The words in the first cells of the tables of a section of docs/log.md."""
+    return {word for row in table(section("docs/log.md", title)) for word in re.findall(r"`(\w+)`", row[0])}
+
+
+def test_every_action_of_the_log_is_explained_at_its_level() -> None:
+    errors, warnings, debug = rows_of("Errors of the node"), rows_of("Warnings"), rows_of("Debug")
+    assert (errors, warnings, debug) == (log.ERRORS, log.WARNINGS, log.DEBUG)
+    sources = [path.read_text() for place in ("node", "cluster", "src/spoolnode/cli") for path in (ROOT / place).rglob("*.py")]
+    reported = {action for text in sources for action in REPORTED.findall(text)} | {f"peer_{state.value}" for state in PeerState}
+    not_reported = {"peer_down", "peer_unknown"}  # a warning; the state of a node before the first answer
+    assert reported - errors - warnings - debug - not_reported <= rows_of("Information")
+    written = " ".join(sources)
+    assert all(f'"{action}"' in written or action.startswith("peer_") for action in rows_of("Information"))
+
+
+def test_every_reason_and_exception_is_explained() -> None:
+    assert {row[0].strip("`"): int(row[1]) for row in table(section("docs/log.md", "Refusals"))} == {
+        reason.name: reason.value for reason in Reason
+    }
+    raised = {
+        name for name in spoolnode.__all__ if isinstance(kind := getattr(spoolnode, name), type) and issubclass(kind, Exception)
+    }
+    assert rows_of("Exceptions in Python") == raised
 
 
 # --- figures ---

@@ -65,6 +65,10 @@ def test_wheel_holds_every_module_of_the_checkout_and_no_other(wheel: Path) -> N
 
 def test_wheel_is_typed_and_holds_nothing_outside_the_package(wheel: Path) -> None:
     files = wheel_files(wheel)
+    assert "spoolnode/node/control/openapi.json" in files
+    page = {f"spoolnode/{path.relative_to(ROOT)}" for path in (ROOT / "node/control/page").rglob("*") if path.is_file()}
+    assert "spoolnode/node/control/page/vendor/packages.json" in page
+    assert page <= files
     assert "spoolnode/py.typed" in files
     tops = {name.partition("/")[0] for name in files}
     assert tops == {"spoolnode", f"spoolnode-{spoolnode.__version__}.dist-info"}
@@ -81,14 +85,14 @@ def test_sdist_holds_each_file_once_where_the_checkout_has_it(sdist_tree: Path) 
     assert "tests/test_packaging.py" in in_sdist
 
 
-def test_wheel_says_its_version_its_command_and_its_licence(wheel: Path) -> None:
+def test_wheel_says_its_version_its_command_its_plugin_and_its_licence(wheel: Path) -> None:
     info = f"spoolnode-{spoolnode.__version__}.dist-info"
     with zipfile.ZipFile(wheel) as archive:
         metadata = message_from_bytes(archive.read(f"{info}/METADATA"))
         commands = archive.read(f"{info}/entry_points.txt").decode()
     assert metadata["Version"] == spoolnode.__version__
-    assert metadata["License-Expression"] == "MIT"
-    assert "spoolnode = spoolnode.cli:main" in commands.splitlines()
+    assert metadata["License-Expression"] == "MIT AND Apache-2.0"
+    assert {"spoolnode = spoolnode.cli:main", "spoolnode = spoolnode.testing.plugin"} <= set(commands.splitlines())
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="an sdist has no links: only a checkout needs them")
@@ -163,12 +167,13 @@ BELOW: dict[str, dict[str, set[str]]] = {
     "node": {
         "": set(),  # config, log, ...: modules that all rooms may know
         "disk": {""},
-        "spool": {"", "disk"},
-        "outbox": {"", "disk", "spool"},
-        "ingress": {"", "disk", "spool", "outbox"},
-        "work": {"", "disk", "spool"},
-        "control": {"", "disk", "spool", "outbox", "ingress", "work"},
-        "node": {"", "disk", "spool", "outbox", "ingress", "work", "control"},
+        "story": {"", "disk"},
+        "spool": {"", "disk", "story"},
+        "outbox": {"", "disk", "story", "spool"},
+        "ingress": {"", "disk", "story", "spool", "outbox"},
+        "work": {"", "disk", "story", "spool"},
+        "control": {"", "disk", "story", "spool", "outbox", "ingress", "work"},
+        "node": {"", "disk", "story", "spool", "outbox", "ingress", "work", "control"},
     },
     "face": {
         "": set(),  # context, errors, wire
@@ -176,15 +181,17 @@ BELOW: dict[str, dict[str, set[str]]] = {
         "calls": {"", "client"},
         "compat": {"", "client", "calls"},
         "runtime": {"", "client", "calls", "compat"},
+        "contrib": {"", "calls"},
         "django": {"", "client", "calls"},
+        "testing": {"", "client", "calls", "compat", "runtime"},
         "doctor": {"", "client", "compat"},
         "demo": {"", "client"},
-        "cli": {"", "client", "doctor", "demo"},
+        "cli": {"", "client", "calls", "runtime", "doctor", "demo"},
     },
 }
 """Of each room of a layer: which others of that layer it may know. The first is the small modules that all may know."""
 ELSEWHERE = {
-    "node": dict.fromkeys(("node", "life", "places", "housekeeping", "host"), "node"),
+    "node": dict.fromkeys(("node", "life", "places", "housekeeping", "timekeeper", "host"), "node"),
     "face": {"api": "client", "uwsgi": "client", "decorators": "calls", "__main__": "cli"},
 }
 """Modules at the top of a layer that are not small ones: above all rooms, or public, so that their path must not change."""

@@ -85,6 +85,19 @@ def wrong_metadata(clone: Path) -> None:
     pyproject.write_text(pyproject.read_text().replace("Typing :: Typed", "Typing :: Wrong"))
 
 
+def no_description(clone: Path) -> None:
+    """PyPI would show an empty page."""
+    pyproject = clone / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('readme = "README.md"\n', ""))
+
+
+def stray_module(clone: Path) -> None:
+    """The wheel would put a module beside the package."""
+    pyproject = clone / "pyproject.toml"
+    more = '\n[tool.hatch.build.targets.wheel.force-include]\n"tests/sources.py" = "sources.py"\n'
+    pyproject.write_text(pyproject.read_text() + more)
+
+
 def wrong_version(clone: Path) -> None:
     """The command says another version than the wheel."""
     (clone / "src" / "spoolnode" / "cli" / "__init__.py").write_text("def main() -> None:\n    print('spoolnode 1.0.0')\n")
@@ -101,6 +114,8 @@ def taken_tag(clone: Path) -> None:
     ("harm", "sentence"),
     [
         (wrong_metadata, "`.* -m hatchling build` failed: .*Typing :: Wrong"),
+        (no_description, "`.* -m twine check` failed"),
+        (stray_module, "`.* -m check_wheel_contents .*` failed: *sources.py"),
         (wrong_version, "The installed wheel says 'spoolnode 1.0.0' and not that it is version 99.0.1."),
         (taken_tag, "`git tag --annotate --message` failed"),
     ],

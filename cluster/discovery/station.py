@@ -50,7 +50,7 @@ class Station:
             await station.zeroconf.async_wait_for_start(START_SECONDS)
             if not station.zeroconf.engine.senders:
                 raise OSError(f"none of {', '.join(place.address for place in speaking)} takes multicast")
-        except BaseException:
+        except BaseException:  # also when it is cancelled
             await station.abandon()
             raise
         return station

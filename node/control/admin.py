@@ -1,30 +1,35 @@
-"""What operators do to tasks: list them, look at one, remove it, make it ready again, try a destination now."""
+"""The tasks in the hands of operators: lists them, shows one, removes or cancels it, retries it, tries a destination now."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from spoolnode.node.control import resources
+from spoolnode.node.control.cancels import Cancels, holder, unknown
+from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.dead_kinds import DeadCount, DeadKinds, Part
+from spoolnode.node.control.pages import Page, Wanted, page
+from spoolnode.node.control.stories import Stories
 from spoolnode.node.disk.layout import number_of, outbox_ref, ref_id
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inspect
-from spoolnode.node.spool.reader import Reader
-from spoolnode.node.spool.tasks import Source
+from spoolnode.node.story.notes import REMOVED, RETRIED
 from spoolnode.node.work.workers import Workers
+from spoolnode.protocol.cancel import CancelAnswer, CancelOutcome, CancelRequest
 from spoolnode.protocol.errors import BadPacket, SpoolnodeError
+from spoolnode.protocol.names import file_name, function_named
+from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.request import Terms
+from spoolnode.protocol.unique import unique_key_in
 
 LINKS_AT_ONCE = 500
 """Destinations that are tried in one turn of the loop: about three milliseconds."""
-STATES: dict[str, Callable[[Reader, float, int], Iterator[inspect.Info]]] = {
-    "waiting": lambda reader, now, _limit: inspect.waiting_tasks(reader, now),
-    "dead": lambda reader, now, limit: inspect.dead_tasks(reader, now, first=limit),
-    "outbox": lambda reader, now, _limit: inspect.outbox_tasks(reader, now),
-}
-"""The lists of tasks, by name."""
 
 
 class NoSuchTask(SpoolnodeError):
@@ -39,13 +44,17 @@ class TaskAdmin:
     """The tasks of one node, in the hands of its operators."""
 
     def __init__(
-        self, storage: Storage, neighbours: Neighbours, workers: Workers, aside: Counting, report: Callable[..., None]
-    ) -> None:
+        self, storage: Storage, neighbours: Neighbours, workers: Workers, stories: Stories, cancels: Cancels,
+        aside: Counting, report: Callable[..., None],
+    ) -> None:  # fmt: skip
         self._storage = storage
         self._journal, self._spool, self._outbox = storage.journal, storage.spool, storage.outbox
         self._neighbours = neighbours
         self._workers = workers
+        self._stories = stories
+        self._cancels = cancels
         self._aside = aside
+        self._kinds, self._kinds_lock = DeadKinds(storage.journal.reader), asyncio.Lock()
         self._report = report
 
     def __repr__(self) -> str:
@@ -53,18 +62,36 @@ class TaskAdmin:
 
     # -- looking --
 
-    async def listed(self, state: str, limit: int) -> list[inspect.Info]:
-        """The tasks in one of `STATES`, the soonest first; 0 lists all."""
-        reader, listing = self._journal.reader, STATES[state]
-        found: list[inspect.Info] = await _read(lambda: inspect.soonest(reader, listing(reader, time.time(), limit), limit))
+    async def page(self, wanted: Wanted) -> Page:
+        """A part of a list of tasks."""
+        running = {row["id"]: "" for row in self._workers.running()}
+        found: Page = await _read(lambda: page(self._journal.reader, wanted, time.time(), running))
         return found
+
+    async def count_dead(self, choice: Choice, by: str) -> DeadCount:
+        """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`."""
+        async with self._kinds_lock:
+            found: DeadCount = await _read(lambda: self._kinds.count(choice, by))
+            return found
 
     def running(self) -> dict[str, dict[str, Any]]:
         """Facts about the tasks that run now, by their ids."""
         return {row["id"]: row for row in self._workers.running()}
 
+    def running_by_function(self) -> Counter[str]:
+        """How many tasks of each function run; those of which only a look at the disk would tell are under an empty name."""
+        return Counter(map(self.function_of, self.running()))
+
+    def function_of(self, identity: str) -> str:
+        """The function of a task that waits or runs here; empty if it names none, or only a look at the disk would tell."""
+        found = self._spool.find(identity)
+        if found is None:
+            return ""
+        source, ref = found
+        return self._spool.starting.functions.name(source.alike([ref], 0, 1)[0])
+
     async def show(self, identity: str) -> dict[str, Any]:
-        """One task, with its contents. Raises `NoSuchTask`."""
+        """One task, with its contents as long as it is here, and its story. Raises `NoSuchTask`."""
         reader = self._journal.reader
 
         def read() -> dict[str, Any] | None:
@@ -76,55 +103,96 @@ class TaskAdmin:
             shown: dict[str, Any] | None = await _read(read)
         except (BadPacket, FileNotFoundError) as error:
             raise NoSuchTask(f"the task {identity} cannot be read: {error}") from error
+        story = await self._stories.whole(identity if shown is None else shown["id"])
         if shown is None:
-            raise _unknown(identity)
+            if not story:
+                raise _unknown(identity)
+            return {"id": story[0]["id"], "state": inspect.ENDED, "story": story}
+        shown = resources.of_contents(shown)
         identity, running = shown["id"], self.running()
         if identity in running:
-            shown |= {"state": "running", **running[identity]}
+            shown |= resources.of_run(running[identity])
         if shown["state"] != "dead" and (reason := self._spool.retrying.reason(identity)):
             shown["last_error"] = reason
-        return shown
+        return {**shown, "story": story}
 
     # -- changing --
 
     async def remove(self, identity: str) -> None:
         """Removes a task that waits or is dead. Raises `NoSuchTask`, `NotAllowedNow`, OSError."""
-        while (found := await self._find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
+        while (found := await self._storage.find(identity)) is not None and found[0].frozen:  # noqa: ASYNC110  # rare, and soon over
             await asyncio.sleep(0.01)  # it is moving to a file of its own
         if found is not None and found[1] in found[0].in_flight:
-            raise NotAllowedNow(f"the task {identity} is {_holder(*found)}; only waiting tasks can be removed")
+            raise NotAllowedNow(f"the task {identity} is {holder(*found)}; only waiting tasks can be removed")
         if found is None or not await self._storage.remove(*found):
-            path = await self._where(identity, inspect.DEAD, inspect.OUTBOX)
-            await self._journal.moves.run(lambda: self._journal.store.remove(path))
-            self._aside.expire()
+            await self._remove_file(await self._where(identity, inspect.DEAD, inspect.OUTBOX))
+        else:
+            self._note_removed(identity)
+
+    async def _remove_file(self, where: str) -> None:
+        await self._journal.moves.run(lambda: self._journal.store.remove(where))
+        self._aside.expire()
+        self._note_removed(ref_id(where))
+
+    def _note_removed(self, identity: str) -> None:
         self._report("removed", id=identity)
+        self._journal.story.note(REMOVED, None, [file_name(identity)])
+        self._journal.watchers.tell(identity)
+
+    async def cancel(self, request: CancelRequest) -> CancelAnswer:
+        """Ends a task for good, wherever it is. Raises `NoSuchTask`, `NotAllowedNow`."""
+        answer = await self._cancels.cancel(request)
+        if answer.outcome is CancelOutcome.UNKNOWN:
+            raise NoSuchTask(answer.text)
+        if answer.outcome is CancelOutcome.NOT_CANCELLED:
+            raise NotAllowedNow(answer.text)
+        return answer
 
     async def retry(self, identity: str) -> str | None:
         """Makes a task ready now, wherever it waits. Returns the destination for which it then waits; None if that is here.
 
         Raises `NoSuchTask`, `NotAllowedNow`, OSError.
         """
-        found = await self._find(identity)
+        found = await self._storage.find(identity)
         to = self._outbox.where_to(*found) if found is not None else None
         if to is not None:
             if reason := self._try_now(to):
                 raise NotAllowedNow(f"the task {identity} waits for {to}: {reason}")
         elif found is None or not self._spool.hurry(*found):
-            place = await _read(lambda: inspect.find_place(self._journal.reader, identity))
-            if place is not None and place[0].state != inspect.DEAD:
+            place = await self._storage.look_up(identity)
+            if place is not None and place.state != inspect.DEAD:
                 raise NotAllowedNow(f"the task {identity} is ready, running or being sent already")
             to = await self._revive(await self._where(identity, inspect.DEAD))
-        self._report("retry_asked", id=identity)
+        self._note_retry(identity)
         return to
 
-    async def retry_dead(self) -> int:
-        """Makes all dead tasks ready again. Returns how many."""
-        reader = self._journal.reader
-        dead = await _read(lambda: list(inspect.dead_tasks(reader, time.time())))
-        for info in dead:
-            await self._revive(info.where)
-            self._report("retry_asked", id=info.id)
-        return len(dead)
+    async def retry_dead(self, choice: Choice, limit: int | None = None) -> tuple[int, int]:
+        """Makes dead tasks ready again: those that are meant, or the first so many. Returns how many, and how many are left."""
+        return await self._each_dead(choice, limit, self._retry_file)
+
+    async def remove_dead(self, choice: Choice, limit: int | None = None) -> tuple[int, int]:
+        """Removes dead tasks, chosen as for `retry_dead`. Returns the same."""
+        return await self._each_dead(choice, limit, self._remove_file)
+
+    async def _each_dead(
+        self, choice: Choice, limit: int | None, act: Callable[[str], Awaitable[None]]
+    ) -> tuple[int, int]:  # fmt: skip
+        async with self._kinds_lock:
+            part: Part = await _read(lambda: self._kinds.take(choice, limit))
+        count = 0
+        for where in part.files:
+            with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
+                await act(where)
+                count += 1
+        return count, part.left
+
+    async def _retry_file(self, where: str) -> None:
+        await self._revive(where)
+        self._note_retry(ref_id(where))
+
+    def _note_retry(self, identity: str) -> None:
+        self._report("retry_asked", id=identity)
+        self._journal.story.note(RETRIED, None, [file_name(identity)])
 
     async def flush(self, asked: list[str]) -> list[dict[str, Any]]:
         """Tries these destinations now, or all that tasks wait for. Returns a row for each."""
@@ -140,38 +208,34 @@ class TaskAdmin:
                 await asyncio.sleep(0)
         return rows
 
-    async def _find(self, identity: str) -> tuple[Source, Any] | None:
-        """The place of a task that waits, or is with a worker or a link."""
-        found = self._spool.find(identity)
-        if found is None and self._outbox.files.known:
-            place = await _read(lambda: inspect.find_place(self._journal.reader, identity))
-            found = self._storage.at(place[0].where) if place is not None else None
-        return found
-
     async def _where(self, identity: str, *states: str) -> str:
         """The file of a task that is in one of these states. Raises `NoSuchTask`."""
-        found = await _read(lambda: inspect.find_place(self._journal.reader, identity))
-        if found is None or found[0].state not in states:
+        found = await self._storage.look_up(identity)
+        if found is None or found.state not in states:
             raise _unknown(identity)
-        return str(found[0].where)
+        return found.where
 
     async def _revive(self, where: str) -> str:
         """Puts a dead task back to the waiting ones. Returns the node that it waits for; empty is this one."""
         journal, outbox = self._journal, self._outbox
         with journal.placing():
-            asked = await journal.moves.run(lambda: destination_again(journal.reader.block_of(where)))
+            block = await journal.moves.run(lambda: journal.reader.block_of(where))
+            asked = destination_again(block)
             to = self._neighbours.route(Terms(destination=asked))[0] if asked else ""
             target = outbox_ref(to, ref_id(where), outbox.number(to)) if to else ""
             try:
                 ref = await journal.moves.run(lambda: journal.store.revive(where, target))
-            except BaseException:
+            except Exception:  # not when it is cancelled: the thread still gives the task this number
                 if target:
                     outbox.refused(to, number_of(target))
                 raise
             if to:
                 outbox.accept_file(ref, time.time())
             else:
-                self._spool.files.notice(ref, 0.0, time.time(), sure=True)
+                # It has a name for its limits and its story from the beginning: no worker needs to look first.
+                function = function_named(dict(decode_variables(block)))
+                self._spool.files.learn(ref, self._spool.starting.functions.number(function))
+                self._spool.files.notice(ref, 0.0, time.time(), sure=True, key=unique_key_in(block))
         self._aside.expire()
         return to
 
@@ -198,10 +262,5 @@ async def _read(job: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(None, job)
 
 
-def _holder(source: Source, ref: Any) -> str:
-    """Says where a task in flight is."""
-    return "being sent to another node right now" if source.sequence_number(ref) else "with a worker"
-
-
 def _unknown(identity: str) -> NoSuchTask:
-    return NoSuchTask(f"there is no task {identity} here: it has ended, was removed, or never existed")
+    return NoSuchTask(unknown(identity))

@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from spoolnode.node.config import Config
+from spoolnode.node.control.advice import Advice, Situation, advice
 from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.function_hours import FunctionHours, Runs
+from spoolnode.node.control.last_hour import LastHour
+from spoolnode.node.control.metrics import Numbers
 from spoolnode.node.control.rates import Rates
 from spoolnode.node.control.stop import Stop
+from spoolnode.node.figures import Figures
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.roster import LastRun
 from spoolnode.node.work.workers import Workers
 from spoolnode.protocol.hello import PROTOCOL
 from spoolnode.protocol.version import VERSION
@@ -36,6 +42,16 @@ class Listening(Protocol):
     connections: Connections
 
 
+class Timers(Protocol):
+    """The timers of the application."""
+
+    def told(self) -> dict[str, LastRun]:
+        """The part of the status about those of the whole cluster."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All of them, for people."""
+
+
 class ThisProcess(NamedTuple):
     """One run of the node."""
 
@@ -44,6 +60,15 @@ class ThisProcess(NamedTuple):
     pid: int
     began: float
     """In monotonic seconds."""
+
+
+class _Past(NamedTuple):
+    """Notes for rates and plots."""
+
+    rates: Rates
+    nodes: LastHour[Figures]
+    """By their ids."""
+    functions: FunctionHours
 
 
 @dataclass(eq=False, kw_only=True)
@@ -63,7 +88,8 @@ class NodeStatus:
     stop: Stop
     log_dropped: Callable[[], int]
     """Returns the number of log lines that could not be written."""
-    _rates: Rates = field(default_factory=Rates)
+    timers: Timers
+    _past: _Past = field(default_factory=lambda: _Past(Rates(), LastHour(), FunctionHours()))
     _pinged: tuple[float, dict[str, Any]] = (float("-inf"), {})
     """When the last status for a ping was made, and the status."""
 
@@ -91,15 +117,21 @@ class NodeStatus:
             "worker_deaths": workers.deaths, "task_seconds": round(workers.seconds, 6),
             "connections": self.listener.connections.count, "free": self.admission.free, "min_free": self.config.min_free,
             "outbox_total": outbox.total, "handshake_failures": services.handshake_failures,
-            "forwarded": outbox.forwarded, "repeats": spool.repeats, **self._for_peers(rates), **self.neighbours.status(),
-            "log_dropped": self.log_dropped(),
+            "forwarded": outbox.forwarded, "repeats": counts.repeats, "duplicates": spool.duplicates.count,
+            **self._for_peers(rates), **self.neighbours.status(),
+            "log_dropped": self.log_dropped(), "history_dropped": self.storage.journal.story.dropped, **self.paused(),
         }  # fmt: skip
+
+    def paused(self) -> dict[str, Any]:
+        """Whether everything is paused, and which functions are."""
+        paused = self.storage.pauses.now
+        return {"paused": paused.everything, "paused_functions": sorted(paused.functions)}
 
     def for_ping(self) -> dict[str, Any]:
         """The status for a ping. It is kept for a moment: clients may ping thousands of times at once."""
         now = time.monotonic()
         if now - self._pinged[0] > PING_SECONDS:
-            self._pinged = now, _for_ping(self.now())
+            self._pinged = now, _for_ping(self.now()) | {"timers": self.timers.told()}
         return self._pinged[1]
 
     async def in_full(self) -> dict[str, Any]:
@@ -108,22 +140,33 @@ class NodeStatus:
         links = {}
         for index, (to, size) in enumerate(self.storage.outbox.sizes().items(), 1):
             if (link := self.neighbours.link(to)) is not None:
-                links[to] = {"waiting": size, **link}
+                links[to] = {"waiting": size, "in_doubt": self.storage.outbox.in_doubt(to), **link}
             if index % LINKS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return {**self.now(), "links": links}
 
-    def problem(self) -> str:
-        """Why this node should not get work now; empty if it is well."""
+    async def for_metrics(self) -> Numbers:
+        """The same with what only metrics tell."""
+        spool, journal = self.storage.spool, self.storage.journal
+        return Numbers(
+            status=await self.in_full(), is_ready=not self.refuses(), peers=self.neighbours.peers(),
+            limits=spool.starting.throttle.limits(), held_back=spool.starting.held_back(), history_rows=journal.story.rows,
+            functions=spool.timings.told(),
+        )  # fmt: skip
+
+    def refuses(self) -> str:
+        """Why no tasks should be sent to this node; empty if it takes them. It stores them also when no worker is up."""
         if self.stop.is_asked:
             return "stopping"
         if self.admission.closed:
             return self.admission.closed
-        if self.admission.is_low:
-            return "the disk is full"
-        if self.config.app and not self.workers.ready:
-            return "no worker is up"
-        return ""
+        return "the disk is full" if self.admission.is_low else ""
+
+    def problem(self) -> str:
+        """Why this node should not get work now; empty if it is well."""
+        if reason := self.refuses():
+            return reason
+        return "no worker is up" if self.config.app and not self.workers.ready else ""
 
     @property
     def ready_tasks(self) -> int:
@@ -138,15 +181,48 @@ class NodeStatus:
 
     def sample(self) -> None:
         """Notes the counters, from time to time: rates are since then."""
-        self._rates.sample(time.monotonic(), self._counters())
+        now = time.monotonic()
+        self._past.rates.sample(now, self._counters())
+        self._past.nodes.sample(now, self._figures)
+        self._past.functions.sample(now, self.storage.spool.timings.told)
+
+    def history(self) -> dict[str, list[Figures | None]]:
+        """The last hour of each node, minute by minute."""
+        return self._past.nodes.series(time.monotonic(), self._figures())
+
+    def functions(self) -> dict[str, list[Runs | None]]:
+        """The last hour of each function, minute by minute."""
+        return self._past.functions.series(time.monotonic(), self.storage.spool.timings.told())
+
+    def advice(self) -> list[Advice]:
+        """Troubles and remedies, for people."""
+        return advice(
+            Situation(
+                now=time.time(), status=self.now(), wants_workers=bool(self.config.app and self.config.workers),
+                refuses=self.refuses(), peers=self.neighbours.peers(), nodes=self.history(), functions=self.functions(),
+            )
+        )  # fmt: skip
+
+    def _figures(self) -> dict[str, Figures]:
+        """The numbers of each node, by its id."""
+        others = {row["id"]: row["figures"] for row in self.neighbours.peers() if row["id"]}
+        return {self.id: Figures.of(self.now()), **others}
+
+    @property
+    def address(self) -> str:
+        """Where other nodes reach it."""
+        return self.config.advertise or next(iter(self.listener.addresses), "")
 
     def _per_second(self) -> dict[str, float]:
-        return self._rates.per_second(time.monotonic(), self._counters())
+        return self._past.rates.per_second(time.monotonic(), self._counters())
 
     def _counters(self) -> dict[str, float]:
         """The values that only rise and whose rates are shown."""
         counts = self.storage.journal.counts
-        return {"accepted": counts.accepted, "done": counts.done, "failed": counts.failed, "busy": self.workers.busy}
+        return {
+            "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
+            "busy": self.workers.busy,
+        }  # fmt: skip
 
     def _for_peers(self, rates: dict[str, float]) -> dict[str, Any]:
         """The part of the status by which other nodes decide."""
@@ -163,5 +239,5 @@ class NodeStatus:
 
 
 def _for_ping(status: dict[str, Any]) -> dict[str, Any]:
-    """A status without the parts that grow with the number of destinations: an answer to a ping has room for 64 KiB."""
-    return {name: value for name, value in status.items() if name != "outbox"}
+    """A status without the parts that grow with the number of names: an answer to a ping has room for 64 KiB."""
+    return {name: value for name, value in status.items() if name not in ("outbox", "paused_functions")}

@@ -27,11 +27,11 @@ class Entry(NamedTuple):
 class ReadingDisk(Protocol):
     """The calls that any thread may make: they change nothing."""
 
-    def open(self, path: str) -> int:
-        """An existing file for reading and writing; its descriptor. A link is refused."""
-
     def open_to_read(self, path: str) -> int:
-        """The same for reading only, also of a file of another user."""
+        """An existing file, also one of another user; its descriptor. A link is refused.
+
+        Not for writing: the inbox takes the close of a file that was open for writing as a sign that its writer is done.
+        """
 
     def close(self, descriptor: int) -> None: ...
 
@@ -58,6 +58,9 @@ class ReadingDisk(Protocol):
 
 class MarkingDisk(ReadingDisk, Protocol):
     """The calls that a thread may make for the file of a task that it holds: they leave the file in its place."""
+
+    def open(self, path: str) -> int:
+        """An existing file for reading and writing; its descriptor. A link is refused."""
 
     def write(self, descriptor: int, data: bytes, offset: int) -> None:
         """Writes all of `data`."""

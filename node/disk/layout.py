@@ -61,9 +61,29 @@ class Layout:
         return self.path("links")
 
     @property
+    def paused(self) -> str:
+        """The functions that an operator has paused (see `pauses`)."""
+        return self.path("paused")
+
+    @property
     def known(self) -> str:
         """Which other node has which name (see `cluster.known`)."""
         return self.path("known")
+
+    @property
+    def timers(self) -> str:
+        """Which due time of each timer of the cluster was run last (see `timekeeper`)."""
+        return self.path("timers")
+
+    @property
+    def results(self) -> str:
+        """The results that are kept (see `kept`)."""
+        return self.path("results")
+
+    @property
+    def story(self) -> str:
+        """The database with the stories of tasks (see `story`)."""
+        return self.path("story.db")
 
     @property
     def node_id(self) -> str:

@@ -13,6 +13,7 @@ from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.group_commit import INLINE_BODY, PromptWaiter, Waiter
 from spoolnode.node.spool.sequence import RUN_BITS, WATERMARK_AHEAD, Key, Verdict
 from spoolnode.node.spool.tasks import Outbound
+from spoolnode.node.spool.waiting_keys import MOST_KEYS
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.forward import LINK_ROOM
@@ -20,38 +21,39 @@ from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 from spoolnode.protocol.request import Terms
 
 Route = Callable[[Terms], list[str]]
-"""Where a task should go: names of outboxes, empty is here; more than one for a copy each."""
-Take = Callable[[bytes, bytes, Terms, Waiter, Key | None], None]
-"""Takes a whole task: its variables, its body, its terms, its waiter, and the link that it came over."""
+"""Where a task goes: the names of outboxes, or an empty name for this node. Each gets a copy."""
+Take = Callable[[bytes, bytes, Terms, Waiter, Key | None, str], None]
+"""Takes a whole task: its variables, its body, its terms, its waiter, the link that it came over, and who sent it."""
 
 MOST_LINKS = 4096
-"""Links of which numbers are remembered: each name under which each of 1,024 peers knows this node, and some more."""
+"""Links whose numbers are remembered: enough for 1,024 peers, each under every name by which it knows this node."""
 
 MAX_UPLOADS = 1024
-"""Large bodies on their way at once; each has a file open."""
+"""Large bodies that may arrive at once; each has an open file."""
 
 UPLOAD_THREADS = 4
-"""Large bodies written at once; the others wait their turn, in the kernel's socket buffers."""
+"""Large bodies that are written at once; the others wait in the kernel's socket buffers."""
 
 
 class InlineTask:
     """A task whose body is gathered in memory; both become a record."""
 
-    __slots__ = ("_block", "_link", "_take", "_terms", "_waiter")
+    __slots__ = ("_block", "_caller", "_link", "_take", "_terms", "_waiter")
 
-    def __init__(self, take: Take, block: bytes, terms: Terms, waiter: Waiter, link: Key | None) -> None:
+    def __init__(self, take: Take, block: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str) -> None:
         self._take = take
         self._block = block
         self._terms = terms
         self._waiter = waiter
         self._link = link
+        self._caller = caller
 
     def __repr__(self) -> str:
         return f"<inline task with a body of {self._terms.body} bytes>"
 
     def take(self, body: bytes) -> None:
-        """Enters it with its body. Raises `Refused`: the node may have closed, or its disk filled, while the body came."""
-        self._take(self._block, body, self._terms, self._waiter, self._link)
+        """Enters the task with its body. Raises `Refused`: the node may have stopped, or its disk filled, meanwhile."""
+        self._take(self._block, body, self._terms, self._waiter, self._link, self._caller)
 
 
 class Admission:
@@ -75,27 +77,27 @@ class Admission:
         self.gathered = Gathered()
         """Bodies on their way, in memory."""
         self.free = 1 << 62
-        """Bytes free, as last told."""
+        """Free bytes on the disk, as last told."""
         self.closed = ""
-        """Why nothing is taken in; empty while it is open."""
+        """Why no task is taken; empty while tasks are taken."""
         self._is_over = False
-        """It does not open again."""
+        """Whether it is closed for good."""
 
     def __repr__(self) -> str:
         state = f"closed: {self.closed}" if self.closed else "open"
         return f"<admission, {state}, {self.free} bytes free, {len(self.uploading)} uploads, {self.gathered!r}>"
 
     def pause(self, reason: str) -> None:
-        """Takes nothing in while there is a reason; empty: goes on, unless the node stops."""
+        """Takes no tasks, for a reason; an empty reason: takes tasks again, unless the node stops."""
         if not self._is_over:
             self.closed = reason
 
     def stop(self, reason: str) -> None:
-        """Takes nothing in any more."""
+        """Takes no tasks any more."""
         self._is_over, self.closed = True, reason
 
     def note_free(self, free: int) -> None:
-        """The disk has so many bytes left."""
+        """Notes how many bytes the disk has left."""
         self.free = free
 
     @property
@@ -108,8 +110,9 @@ class Admission:
         self._max_uploads = min(self._max_uploads, limit)
 
     def open(
-        self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None, prompt: PromptWaiter | None = None
-    ) -> InlineTask | Upload | None:
+        self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None, caller: str = "",
+        prompt: PromptWaiter | None = None,
+    ) -> InlineTask | Upload | None:  # fmt: skip
         """Decides about a request, and takes its task if it has no body.
 
         Args:
@@ -117,6 +120,7 @@ class Admission:
             terms: the terms that these variables state.
             waiter: hears what becomes of the task.
             link: the sender and the destination of a task that came over a link.
+            caller: the address that it came from, for its story.
             prompt: the same waiter, when it is in a hurry. Then the task must be for here, and have no body.
 
         Returns:
@@ -127,18 +131,20 @@ class Admission:
             Refused: it is not taken; `waiter` does not hear this.
         """
         if terms.body or terms.own_file:
-            return self._with_body(block, terms, waiter, link)
-        self._take(block, b"", terms, waiter, link, prompt)
+            return self._with_body(block, terms, waiter, link, caller)
+        self._take(block, b"", terms, waiter, link, caller, prompt)
         return None
 
-    def _with_body(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None) -> InlineTask | Upload | None:
+    def _with_body(
+        self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str
+    ) -> InlineTask | Upload | None:  # fmt: skip
         self._check(terms)
         is_crowded = self.gathered.is_crowded and terms.body > LEAST_PIECE
         if not (terms.body > INLINE_BODY or terms.own_file or is_crowded):
-            return InlineTask(self._take, block, terms, waiter, link)
+            return InlineTask(self._take, block, terms, waiter, link, caller)
         if terms.body and len(self.uploading) >= self._max_uploads:
             raise Refused(Reason.BUSY, f"this node is taking {len(self.uploading)} large bodies already; ask again")
-        return self._upload(block, terms, waiter, link)
+        return self._upload(block, terms, waiter, link, caller)
 
     def _check(self, terms: Terms) -> None:
         """Raises `Refused` when a request with these terms is not taken, whatever its variables and body."""
@@ -155,14 +161,19 @@ class Admission:
                 f"the disk of this node has {self.free} bytes free; it takes tasks as long as {self._min_free} remain"
                 f"{body} (--min-free)",
             )
+        if terms.key and len(self._storage.spool.keys) >= MOST_KEYS:
+            raise Refused(
+                Reason.BUSY, f"{len(self._storage.spool.keys)} tasks with a `spool_key` are here already; ask again later"
+            )
         if terms.spooler and terms.spooler not in self._roots:
             shown = terms.spooler[:200].decode("utf-8", "backslashreplace")
             ours = self._roots[0].decode("utf-8", "backslashreplace")
             raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {ours!r}")
 
     def _take(
-        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, prompt: PromptWaiter | None = None
-    ) -> None:
+        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str,
+        prompt: PromptWaiter | None = None,
+    ) -> None:  # fmt: skip
         """Enters a whole task: as a record of a batch, or as several. Raises `Refused`."""
         self._check(terms)
         if terms.pickled:
@@ -170,15 +181,15 @@ class Admission:
         if link is not None:
             arrival = self._arrival(block, terms, waiter, link)
             if arrival is not None:
-                self._storage.spool.group_commit.add(arrival.block, body, terms, arrival)
+                self._storage.spool.group_commit.add(arrival.block, body, terms, arrival, caller)
             return
         places = self._places(block, terms)
         if places == [""]:
-            self._storage.spool.group_commit.add(block, body, terms, waiter, prompt)
+            self._storage.spool.group_commit.add(block, body, terms, waiter, caller, prompt)
             return
         copies = Copies(waiter, len(places))
         for to in places:
-            self._add_copy(to, block, body, terms, copies)
+            self._add_copy(to, block, body, terms, copies, caller)
 
     def _places(self, block: bytes, terms: Terms) -> list[str]:
         if not terms.destination:
@@ -196,33 +207,34 @@ class Admission:
             )
         return places
 
-    def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies") -> None:
+    def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies", caller: str) -> None:
         if not to:
-            self._storage.spool.group_commit.add(block, body, terms, copies)
+            self._storage.spool.group_commit.add(block, body, terms, copies, caller)
             return
         number = self._storage.outbox.number(to)
         chosen = block if to == terms.destination else block + encode_variables([(names.TO, to.encode())])
         waiter = Leaving(self._storage, to, number, copies)
-        self._storage.spool.group_commit.add(chosen, body, terms, waiter, outbound=Outbound(to, number))
+        self._storage.spool.group_commit.add(chosen, body, terms, waiter, caller, outbound=Outbound(to, number))
 
     def hear_watermark(self, link: Key, low_watermark: int) -> None:
-        """The sender of a link says that nothing below `low_watermark` is open any more.
+        """Forgets the numbers of a link below its sender's `low_watermark`.
 
-        Of a link that has sent nothing yet there is nothing to forget: whoever only says hello costs no memory.
+        A link that has sent no task has no numbers to forget: a hello alone costs no memory.
         """
         if link in self._storage.journal.received and low_watermark >> RUN_BITS <= time.time() + WATERMARK_AHEAD:
             self._storage.journal.received.raise_watermark(link, low_watermark)
 
     def _meet(self, link: Key) -> None:
-        """A link sends its first task. Raises `Refused` when there is no room to remember its numbers."""
+        """Notes the first task of a link. Raises `Refused` if there is no room to remember its numbers."""
         received = self._storage.journal.received
         if len(received) >= MOST_LINKS:
             received.forget_idle()
         if len(received) >= MOST_LINKS:
             raise Refused(
                 Reason.BUSY,
-                f"this node remembers the numbers of {len(received)} links already, and takes no tasks from another sender. Who "
-                "runs it can stop it and remove `taken` in its spool: then a task whose answer was lost may run twice",
+                f"this node remembers the numbers of {len(received)} links already, and takes no tasks from another "
+                "sender. Its operator can stop it and remove `taken` in the spool: then a task whose answer was lost may run "
+                "twice",
             )
         received.raise_watermark(link, 0)
 
@@ -235,7 +247,7 @@ class Admission:
         verdict = self._storage.journal.received.judge(link, terms.number)
         if verdict is Verdict.RECEIVED:
             waiter.stored(KNOWN)
-            self._storage.spool.count_repeat()
+            self._storage.journal.counts.repeats += 1
             return None
         if verdict is Verdict.PENDING:
             raise Refused(Reason.BUSY, f"the task of number {terms.number} is being stored right now; ask again")
@@ -248,7 +260,20 @@ class Admission:
         self._storage.journal.received.begin(link, terms.number)
         return arrival
 
-    def _upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None) -> Upload | None:
+    def keep_out(self, link: Key, number: int) -> Verdict:
+        """Has a new number count as taken, so that its task is not stored if it still comes. Returns the judgement of it before.
+
+        This needs no disk: a task on its way is on a connection of this process. Raises `Refused`.
+        """
+        received = self._storage.journal.received
+        if link not in received:
+            self._meet(link)
+        verdict = received.judge(link, number)
+        if verdict is Verdict.NEW:
+            received.take(link, number)
+        return verdict
+
+    def _upload(self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str) -> Upload | None:
         """A task that is written to a file of its own as it comes; None when it is stored already, and `waiter` was told so."""
         if terms.pickled:
             block = _told_apart(block)
@@ -262,6 +287,7 @@ class Admission:
             block = arrival.block
         serial = next(self._serials)
         upload = Upload(self._storage, self._executor, serial, block, terms, places, self._min_free, arrival)
+        upload.caller = caller
         self.uploading.add(upload)
         upload.over = self.uploading.discard
         return upload
@@ -275,7 +301,7 @@ _PICKLED = encode_variables([(names.PICKLED, b"1")])
 
 
 def _told_apart(block: bytes) -> bytes:
-    """Pickled variables, with a mark: only from this machine such a request comes so far."""
+    """Pickled variables with a mark. Such a request can only come from this machine."""
     if len(block) + len(_PICKLED) > MAX_BLOCK:
         raise Refused(
             Reason.TOO_LARGE,

@@ -17,11 +17,12 @@ MAX_UNSENT = 1 << 18
 class AnswerPlace:
     """The place of one answer in the order of its connection; a `Waiter`."""
 
-    __slots__ = ("_is_web", "_talker", "data", "note", "size", "unsent")
+    __slots__ = ("_talker", "data", "is_web", "note", "size", "unsent")
 
-    def __init__(self, talker: Talker, is_web: bool, size: int) -> None:
+    def __init__(self, talker: Talker, size: int) -> None:
         self._talker = talker
-        self._is_web = is_web
+        self.is_web = False
+        """Whether the answer is HTTP."""
         self.data = b""
         """The answer; empty until it is known."""
         self.note = ""
@@ -32,13 +33,13 @@ class AnswerPlace:
         """Bytes of an answer that was ready at once: a client could ask for any number of them."""
 
     def __repr__(self) -> str:
-        language = "HTTP" if self._is_web else "extended" if self._talker.extended else "plain"
+        language = "HTTP" if self.is_web else "extended" if self._talker.extended else "plain"
         return f"<answer place, {language}, {f'{len(self.data)} bytes ready' if self.data else 'waiting'}>"
 
     def stored(self, task_id: str, copies: int = 1) -> None:
         """Notes that the task is safe."""
         talker = self._talker
-        if self._is_web:
+        if self.is_web:
             self.data = answer.http_stored(task_id, copies, self.note)
         elif talker.extended and self.note:
             self.data = answer.stored_noted(task_id, self.note)
@@ -48,13 +49,18 @@ class AnswerPlace:
             self.data = answer.STORED
         talker.services.talking.add(talker)
 
+    def say(self, data: bytes) -> None:
+        """Notes an answer that took a while."""
+        self.data = data
+        self._talker.services.talking.add(self._talker)
+
     def refused(self, refusal: Refused) -> None:
         """Notes that the task is refused, counts it and logs it."""
         talker = self._talker
         services = talker.services
         services.count_refusal(refusal)
         services.report_rarely("refused", peer=talker.caller.address, why=refusal.reason.name.lower(), reason=refusal.text)
-        if self._is_web:
+        if self.is_web:
             self.data = answer.http_refused(refusal)
         elif talker.extended:
             self.data = answer.refused(refusal)
@@ -84,12 +90,18 @@ class Answers:
     def __len__(self) -> int:
         return len(self._places)
 
-    def place(self, *, is_web: bool = False, size: int = 0) -> AnswerPlace:
+    def place(self, size: int = 0) -> AnswerPlace:
         """Adds the place of the next answer, to a request of `size` bytes."""
-        place = AnswerPlace(self._talker, is_web, size)
+        place = AnswerPlace(self._talker, size)
         self._places.append(place)
         self._unanswered += size
         return place
+
+    def refuse(self, refusal: Refused, *, is_web: bool) -> None:
+        """Adds the answer to a request that is not even looked at. `is_web`: in HTTP, outside of the extended dialect."""
+        place = self.place()
+        place.is_web = is_web and not self._talker.extended
+        place.refused(refusal)
 
     def grow(self, place: AnswerPlace, size: int) -> None:
         """Adds bytes to the request of this place: its body is in memory now."""
@@ -98,7 +110,7 @@ class Answers:
 
     def say(self, data: bytes) -> None:
         """Adds an answer that is ready at once."""
-        place = AnswerPlace(self._talker, False, 0)
+        place = AnswerPlace(self._talker, 0)
         place.data, place.unsent = data, len(data)
         self._unsent += place.unsent
         self._places.append(place)
@@ -119,9 +131,8 @@ class Answers:
         """Whether sending would make room."""
         return bool(self._places and self._places[0].data) and not self.are_unread
 
-    def are_full(self, *, was: bool) -> bool:
-        """Whether nothing more may be taken until some are sent, and read; until half of them are, if it `was` so before."""
-        share = 2 if was else 1
+    def are_full(self, share: int = 1) -> bool:
+        """Whether nothing more may be taken until some are sent, and read. `share`: of 2, until half of them are."""
         return (
             self.are_unread
             or len(self._places) > MAX_PIPELINED // share

@@ -19,7 +19,7 @@ HearWatermark = Callable[[Key, int], None]
 class Caller:
     """The other end of one connection."""
 
-    __slots__ = ("_hello", "_nonce", "address", "certified", "is_allowed", "is_local", "link")
+    __slots__ = ("_hello", "_nonce", "address", "certified", "is_allowed", "is_local", "link", "said")
 
     def __init__(self, address: str, *, is_local: bool, is_allowed: bool, certified: str = "") -> None:
         self.address = address
@@ -32,6 +32,8 @@ class Caller:
         """The name in its certificate; empty without one."""
         self.link: Key | None = None
         """The node that sends, and the destination of this link; None when it is not a link."""
+        self.said = address
+        """Its name, for the stories of its tasks: its address, after its name if it is a link of a node."""
         self._hello: Hello | None = None
         self._nonce = ""
         """The nonce for the proof of its key; empty before the first hello."""
@@ -49,6 +51,7 @@ class Caller:
         self._hello = hello
         if hello.to and greeting.sender:
             self.link, self.is_local = (greeting.sender, hello.to), False
+            self.said = f"{hello.name} ({self.address})"
             if greeting.is_proved:
                 hear_watermark(self.link, hello.low_watermark)
         return greeting.said

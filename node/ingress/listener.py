@@ -1,9 +1,8 @@
 """The sockets: accepts connections and moves bytes between them and conversations.
 
-Most requests come alone on a connection, whole in the first read. Those never become a transport: accept, read, and
-when the commit is done, write and close (measured with bench's `load plain`, 64 clients: half the CPU of a stream each). All
-else (slow clients, bodies, the extended dialect, web servers, mistakes) becomes a `Stream`. With certificates the same port
-takes TLS: see `trust`.
+Most requests come alone on a connection, whole in the first read. They never become a transport: accept, read, and after the
+commit write and close (half the CPU of a stream, with bench's `load plain` and 64 clients). Everything else (slow clients,
+bodies, the extended dialect, web servers, mistakes) becomes a `Stream`. With a certificate, the port also takes TLS (`tls`).
 """
 
 import asyncio
@@ -37,11 +36,11 @@ ACCEPTS_A_TURN = 64
 FIRST_READ = 8192
 """Bytes of the first read: most requests are smaller, and a larger buffer costs more than it saves."""
 STRANGERS = 64
-"""Connections open at once from where nothing is taken: each hears why, and they keep nobody else out."""
+"""Connections at once from addresses that are not allowed: each hears the reason, and they do not keep others out."""
 
 
 class LoneRequest:
-    """A plain request that came whole: waits for its commit on a bare socket."""
+    """A plain request that came whole. It waits for its commit on a bare socket."""
 
     __slots__ = ("_connections", "_descriptor", "_services")
 
@@ -54,16 +53,16 @@ class LoneRequest:
         return f"<lone request on descriptor {self._descriptor}>"
 
     def safe(self) -> None:
-        """Its task is safe: says so, in the disk thread."""
+        """Answers that the task is safe. Runs in the commit thread."""
         self._answer(STORED)
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """It has been answered."""
+        """Does nothing: `safe` has answered."""
         del task_id, copies
         self._connections.gone()
 
     def refused(self, refusal: Refused) -> None:
-        """It was refused after all."""
+        """Answers that the task is refused after all."""
         self._services.count_refusal(refusal)
         self._services.report_rarely("refused", why=refusal.reason.name.lower(), reason=refusal.text)
         self._answer(REFUSED)
@@ -73,7 +72,7 @@ class LoneRequest:
         try:  # noqa: SIM105  # `suppress` costs a microsecond, and this runs for every request
             os.write(self._descriptor, answer)  # four bytes always fit into the buffer of a fresh socket
         except OSError:
-            pass  # a client that has gone does not want them
+            pass  # the client is gone
         os.close(self._descriptor)
 
 
@@ -81,11 +80,12 @@ class Listener:
     """All listening sockets of a node."""
 
     def __init__(
-        self, config: Config, services: Services, sockets: list[socket.socket], own_socket: str, trust: Certified | None = None
-    ) -> None:
+        self, config: Config, services: Services, sockets: list[socket.socket], own_socket: str, trust: Certified | None = None,
+        *, are_handed_over: bool = False,
+    ) -> None:  # fmt: skip
         """
         Args:
-            sockets: those of `bind_all`.
+            sockets: those of `bind_all`, or of `handed_over`.
             own_socket: the path of the node's own socket, for its owner and its workers.
         """
         self._config = config
@@ -99,21 +99,25 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._allowed: dict[str, bool] = {}
         self._bound = sockets
+        self._are_handed_over = are_handed_over
         self._sockets: list[tuple[socket.socket, str]] = []
-        """On which it listens; each with its path, when it has one."""
+        """The listening sockets, each with its path if it has one."""
         self._own = own_socket
         self._modes: dict[str, int | None] = {}
-        """The paths at which it is to listen, with their modes."""
+        """The paths of its unix sockets, with their modes."""
         self.addresses = [name_of(sock) for sock in sockets]
-        """Where it listens, with the ports that the system chose for port 0."""
+        """The addresses of its sockets, with the ports that the system chose for port 0."""
 
     def __repr__(self) -> str:
         return f"<listener on {', '.join(self.addresses) or 'nothing'}, {self.connections!r}>"
 
     def open(self) -> None:
-        """Listens, but for the node's own socket."""
+        """Listens on all sockets but the node's own."""
         for sock in self._bound:
-            self._listen(sock, mode_of(self._config))
+            if self._are_handed_over:
+                self._take(sock, "")  # its path is not ours: others made it, and keep it
+            else:
+                self._listen(sock, mode_of(self._config))
         if os.path.lexists(self._own):
             os.unlink(self._own)  # the lock says that no other node is here
         if self.connections.room.limit < self._config.max_connections:
@@ -123,10 +127,10 @@ class Listener:
         self.connections.sweep()
 
     def open_own(self) -> None:
-        """Listens on the node's own socket too.
+        """Listens on the node's own socket, too.
 
         Raises:
-            BadConfig: it cannot be listened on, and not because the disk is full.
+            BadConfig: that fails, and not because the disk is full.
         """
         self._modes[self._own] = 0o600
         try:
@@ -137,20 +141,27 @@ class Listener:
             self.services.report("move_failed", file=self._own, reason=str(error), kept="made as soon as there is room")
 
     def _listen(self, sock: socket.socket, mode: int | None) -> None:
-        sock.listen(BACKLOG)
         unix = sock.getsockname() if sock.family == socket.AF_UNIX else ""
         if unix:
             self._modes[unix] = mode
+        self._take(sock, unix)
+
+    def _take(self, sock: socket.socket, unix: str) -> None:
+        sock.listen(BACKLOG)
         self._sockets.append((sock, unix))
-        self._loop.add_reader(sock, self._accept, sock)
+        self._wait(sock)
+
+    def _wait(self, sock: socket.socket) -> None:
+        # Told once: asking for the family takes four Python calls, and this would ask for each request.
+        self._loop.add_reader(sock, self._accept, sock, sock.family == socket.AF_UNIX)
 
     @property
     def paths(self) -> list[str]:
-        """Where its sockets of the file system are, or should be."""
+        """The paths where its unix sockets are, or should be."""
         return [*self._modes]
 
     def listen_again(self, gone: Collection[str]) -> list[str]:
-        """Makes the sockets of these paths anew, and those that could not be made yet; which. Raises BadConfig."""
+        """Makes the sockets at these paths again, and those not made yet. Returns their paths. Raises BadConfig."""
         made = []
         for path, mode in self._modes.items():
             old = [(sock, unix) for sock, unix in self._sockets if unix == path]
@@ -166,25 +177,30 @@ class Listener:
         return made
 
     def close(self) -> None:
-        """Listens no more; connections that wait for an answer still get it."""
+        """Stops listening. Connections that wait for an answer still get it. In a socket that was handed over, new ones wait."""
         for sock, unix in self._sockets:
             self._loop.remove_reader(sock)
+            if not (self._are_handed_over and sock in self._bound):
+                self._accept(sock, bool(unix))  # the kernel would reset the connections in its queue
             sock.close()
             if unix:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(unix)
         self._sockets.clear()
-        self._modes.clear()  # none of them is made anew
+        self._modes.clear()  # none of them is made again
 
-    def close_streams(self) -> None:
-        """Ends what is still connected."""
+    async def finish(self) -> None:
+        """Returns when the requests that have begun are whole, or a second has passed."""
+        await self.connections.finish()
+
+    async def close_streams(self) -> None:
+        """Ends all connections. What has come on them is read before."""
         if self._handshakes is not None:
             self._handshakes.close()
-        self.connections.close()
+        await self.connections.close()
 
-    def _accept(self, listening: socket.socket) -> None:
+    def _accept(self, listening: socket.socket, local: bool) -> None:
         # Bare descriptors: a socket object costs two system calls more, and its own making, for each request.
-        local = listening.family == socket.AF_UNIX
         for _ in range(ACCEPTS_A_TURN):
             try:
                 descriptor, peer = listening._accept()  # type: ignore[attr-defined] # what `accept` wraps into an object
@@ -203,12 +219,13 @@ class Listener:
                 self.connections.gone()
                 continue
             allowed = local or self._is_allowed(peer[0])
-            if not (allowed and self._take_alone(descriptor, data, local)):
+            who = "unix" if local else peer[0]
+            if not (allowed and self._take_alone(descriptor, data, local, who)):
                 own = local and listening.getsockname() == self._own
-                self._converse(socket.socket(fileno=descriptor), data, "unix" if local else peer[0], local, allowed, own=own)
+                self._converse(socket.socket(fileno=descriptor), data, who, local, allowed, own=own)
 
     def _has_place(self, *, own: bool = False) -> bool:
-        """Whether the connection that was just counted may stay; one that dawdles may have to go for it."""
+        """Whether the connection that was just counted may stay. A slow one may have to give way."""
         if self.connections.has_place(own=own):
             return True
         if not self.connections.end_one():
@@ -217,7 +234,7 @@ class Listener:
         return True
 
     def _first_read(self, descriptor: int) -> bytes | None:
-        """What has come already; None when the client is gone."""
+        """The bytes that have come already; None if the client is gone."""
         os.set_blocking(descriptor, False)
         try:
             return os.read(descriptor, FIRST_READ) or None
@@ -226,8 +243,8 @@ class Listener:
         except OSError:
             return None
 
-    def _take_alone(self, descriptor: int, data: bytes, local: bool) -> bool:
-        """Serves the common case; False, with nothing done, when this is not one."""
+    def _take_alone(self, descriptor: int, data: bytes, local: bool, who: str) -> bool:
+        """Serves a plain request that came whole. Returns False, and does nothing, if this is not one."""
         size = len(data)
         if size < 5 or data[0] != SPOOL_REQUEST or data[3] != PLAIN or size != 4 + (data[1] | data[2] << 8):
             return False
@@ -239,13 +256,13 @@ class Listener:
             if terms.body or terms.web or terms.destination or terms.pickled or terms.own_file:
                 return False
             lone = LoneRequest(descriptor, self.connections, self.services)
-            self.services.admission.open(block, terms, lone, prompt=lone)
+            self.services.admission.open(block, terms, lone, None, who, lone)
         except Refused:
-            return False  # a conversation says it, in the words that this client understands
+            return False  # a conversation says so, in the dialect of this client
         return True
 
     def _greet(self, handshakes: Handshakes, sock: socket.socket, who: str) -> None:
-        """A connection that begins with a ClientHello, or has not begun."""
+        """Takes a connection that begins with a ClientHello, or has not begun."""
         if not (self.connections.has_place() or handshakes.drop_oldest() or self._has_place()):
             sock.close()
             self.connections.gone()
@@ -264,7 +281,7 @@ class Listener:
         handshakes.begin(sock, who, lambda sock: self._converse(sock, b"", who, False, self._is_allowed(who)), named)
 
     def _say_no_tls(self, sock: socket.socket, who: str) -> None:
-        """A peer that shakes hands with a node without a certificate hears it in its own language: four bytes are no TLS."""
+        """Answers a ClientHello when this node has no certificate: with a TLS alert, which the client understands."""
         with contextlib.suppress(OSError):
             sock.send(NO_TLS)
         sock.close()
@@ -304,7 +321,7 @@ class Listener:
 
     def _accept_failed(self, listening: socket.socket, error: OSError) -> None:
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            # Taking a breath: accepting again at once would spin.
+            # A pause: accepting again at once would spin.
             self.services.report_rarely("accept_failed", reason=error.strerror)
             self.connections.end_one()
             self._loop.remove_reader(listening)
@@ -312,7 +329,7 @@ class Listener:
 
     def _accept_again(self, listening: socket.socket) -> None:
         if listening.fileno() >= 0:
-            self._loop.add_reader(listening, self._accept, listening)
+            self._wait(listening)
 
     def _is_allowed(self, host: str) -> bool:
         if host not in self._allowed:
@@ -323,33 +340,33 @@ class Listener:
 
 
 def _begins_plainly(listening: socket.socket, descriptor: int) -> bool:
-    """Whether bytes have come, and they are no ClientHello. They are not taken: whoever shakes hands needs them."""
+    """Whether bytes have come that are not a ClientHello. They stay in the socket for the handshake."""
     sock = socket.socket(listening.family, listening.type, listening.proto, descriptor)  # all given: nothing is asked
     try:
         return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != CLIENT_HELLO
     except BlockingIOError:
         return False
     except OSError:
-        return True  # whoever reads it finds out
+        return True  # the reader finds out
     finally:
         sock.detach()
 
 
 def mode_of(config: Config) -> int | None:
-    """The mode that unix sockets get; None is as the umask says."""
+    """The mode of unix sockets; None: as the umask says."""
     return int(config.chmod_socket, 8) if config.chmod_socket else None
 
 
 def bind_all(config: Config) -> list[socket.socket]:
-    """Bound sockets for all addresses that are to be listened on. Raises BadConfig."""
+    """Binds sockets for all addresses of the configuration. Raises BadConfig."""
     return [sock for address in config.listen for sock in bind(address, mode_of(config))]
 
 
 def bind(address: str, mode: int | None) -> list[socket.socket]:
-    """Bound sockets for an address: one, or one for each address that a host's name has.
+    """Binds sockets for an address: one, or one for each address of a host name.
 
     Raises:
-        BadConfig: it cannot be listened on.
+        BadConfig: the address cannot be bound.
     """
     parsed = parse_address(address)
     try:
@@ -362,7 +379,7 @@ def bind(address: str, mode: int | None) -> list[socket.socket]:
 
 
 def cannot_listen(address: str, error: OSError, option: str) -> BadConfig:
-    """Why an address cannot be listened on, which that option gives."""
+    """Why the address of an option cannot be bound."""
     named = address if option == "-s" else f"{address} ({option})"
     if error.errno == errno.EADDRINUSE:
         remedy = f"stop it, or give this node another address with {option}"
@@ -372,14 +389,21 @@ def cannot_listen(address: str, error: OSError, option: str) -> BadConfig:
     return BadConfig(f"cannot listen on {named}: {reason}")
 
 
+def tune(sock: socket.socket) -> socket.socket:
+    """Sets what makes many short connections over TCP cheap. Returns the socket."""
+    if sock.family != socket.AF_UNIX:
+        # Inherited by what is accepted: four bytes are held until the close that follows, and leave with it in one packet.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        # The kernel reports a connection when its first bytes are there, or after a second.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+    return sock
+
+
 def _bind_tcp(family: int, place: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Inherited by what is accepted: four bytes are held until the close that follows, and leave with it in one packet.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        # The kernel shows us a connection when its first bytes are there, or after a second.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 1)
+        tune(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(place)
@@ -403,7 +427,7 @@ def _bind_unix(path: str, mode: int | None) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Removes the socket of a process that is gone; one that is answered stays, and binding then fails."""
+    """Removes the socket of a process that is gone. One that answers stays, and binding then fails."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
@@ -415,11 +439,11 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
         except BlockingIOError:
-            pass  # somebody listens there, and is busy
+            pass  # a process listens there, and is busy
 
 
 def name_of(sock: socket.socket) -> str:
-    """The address of a bound socket, as it is written on the command line."""
+    """The address of a bound socket, in the form of the command line."""
     place = sock.getsockname()
     if isinstance(place, str):
         return place
@@ -427,7 +451,7 @@ def name_of(sock: socket.socket) -> str:
 
 
 def _prepare(sock: socket.socket) -> None:
-    """Answers leave at once; a client whose machine is gone is noticed after two minutes, and its place is free again."""
+    """Sends answers at once, and notices after two minutes that a client's machine is gone."""
     with contextlib.suppress(OSError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,11 +1,11 @@
-"""Decides how many may be connected at once, and which one goes when every place is taken: clients that dawdle do not keep
-others out. Pure."""
+"""Decides how many connections may be open at once, and which one closes when every place is taken, so that slow clients do
+not keep others out. Pure."""
 
 from itertools import islice
 from typing import Protocol
 
 MAX_RESERVED = 256
-"""Descriptors that connections leave for workers, files, links and the owner; at most half of all."""
+"""Descriptors that are kept for workers, files, links and the owner; at most half of all."""
 OWN_PLACES = 64
 """Connections on the node's own socket beyond the limit."""
 DAWDLES_SECONDS = 1.0
@@ -23,7 +23,7 @@ class Guest(Protocol):
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether it owes us bytes."""
+        """Whether the client owes us bytes."""
         ...
 
     def give_way(self) -> None:
@@ -31,7 +31,7 @@ class Guest(Protocol):
 
     @property
     def waits_for_us(self) -> bool:
-        """Whether it waits for us."""
+        """Whether the client waits for us."""
         ...
 
 
@@ -41,8 +41,8 @@ class Room:
     def __init__(self, wanted: int, descriptors: int) -> None:
         """
         Args:
-            wanted: connections that the operator wants to hold at once.
-            descriptors: how many this process may have. Each connection takes one, and another while its body is written.
+            wanted: the operator's limit on connections.
+            descriptors: how many this process may have. A connection takes one, and a second one while its body is written.
         """
         free = descriptors - min(MAX_RESERVED, descriptors // 2)
         self.limit = min(wanted, free * 3 // 4)
@@ -60,12 +60,12 @@ class Room:
         self._new[guest] = None
 
     def progressed(self, guest: Guest) -> None:
-        """Notes that it has sent a request, or a good part of a body."""
+        """Notes that a connection has sent a request, or a good part of a body."""
         if self._new.pop(guest, guest) is None or self._known.pop(guest, guest) is None:
             self._known[guest] = None
 
     def leave(self, guest: Guest) -> None:
-        """Removes one that is gone, or must go."""
+        """Removes a connection."""
         self._new.pop(guest, None)
         self._known.pop(guest, None)
 

@@ -1,15 +1,30 @@
-"""The node, as its conversations share it: what they ask of it, what it counts, and which of them have answers to send."""
+"""Shared by all conversations of a node: questions to the node, counters, and the list of those with answers to send."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.caller import Caller, Greet, HearWatermark
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.turns import Turns
-from spoolnode.protocol import answer
+from spoolnode.protocol import answer, cancel, fetch
+from spoolnode.protocol.cancel import CancelAnswer, CancelRequest, is_cancel, read_cancel
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.fetch import Fetched, Question, read_question
+
+ABOUT_TASKS = (*fetch.BEGINNINGS, cancel.BEGINNING)
+"""Beginnings of the requests that are about tasks, and store none. (One look: every request is looked at.)"""
+
+
+class Asker(Protocol):
+    """The place of one answer in the order of its connection."""
+
+    def say(self, data: bytes) -> None:
+        """Notes the answer."""
+
+    def refused(self, refusal: Refused) -> None:
+        """Notes that the request is refused."""
 
 
 class Talker(Protocol):
@@ -22,6 +37,15 @@ class Talker(Protocol):
 
     def flush(self) -> None:
         """Sends the answers whose turn has come."""
+
+
+class AboutTasks(NamedTuple):
+    """Requests about tasks that the node has, or had. Both may wait."""
+
+    fetch: Callable[[Question], Awaitable[Fetched]]
+    """Answers a question about a result or a story."""
+    cancel: Callable[[CancelRequest, Caller], Awaitable[CancelAnswer]]
+    """Cancels a task."""
 
 
 @dataclass(repr=False)
@@ -43,7 +67,8 @@ class Services:
     handshake_failures: int = 0
     """TLS connections that failed before a node or a client was known."""
     keep_headers: frozenset[bytes] = frozenset()
-    """Variables of web visitors that are stored although they look like secrets."""
+    """Headers of web visitors that are stored although they may be secrets (`--keep-header`)."""
+    about_tasks: AboutTasks | None = None
     _said: dict[str, Any] = field(default_factory=dict)
     _pong: bytes = b""
 
@@ -57,6 +82,22 @@ class Services:
     def count_handshake_failure(self) -> None:
         """Counts a TLS connection that failed before a node or a client was known."""
         self.handshake_failures += 1
+
+    async def answer(self, block: bytes, caller: Caller, asker: Asker) -> None:
+        """Answers a question about a result, or a request to cancel a task, when the answer is known."""
+        try:
+            about = self.about_tasks
+            if about is None:
+                raise Refused(Reason.BUSY, "this node does not answer yet")
+            if is_cancel(block):
+                asker.say((await about.cancel(read_cancel(block), caller)).encode())
+            else:
+                asker.say((await about.fetch(read_question(block))).encode())
+        except Refused as refusal:
+            asker.refused(refusal)
+        except OSError as error:
+            asker.refused(Refused(Reason.BUSY, f"this node cannot read its disk: {error.strerror or error}; ask again later"))
+        self.flush()
 
     def pong(self) -> bytes:
         """The extended answer to a ping, made once for each status."""

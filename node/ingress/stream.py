@@ -1,23 +1,28 @@
-"""A conversation over a stream: the bytes of one connection, for any client that is not served at once (see `listener`)."""
+"""A conversation over a stream: the bytes of a connection that is not served at once (see `listener`)."""
 
 import asyncio
 import contextlib
+import fcntl
 import math
+import termios
 import time
 from collections.abc import Callable
+from struct import Struct
 from typing import Any
 
 from spoolnode.node.ingress.connections import Connections
-from spoolnode.node.ingress.conversation import Conversation
+from spoolnode.node.ingress.conversation import PUT_OFF, Conversation
 
 LINGER_SECONDS = 5.0
-"""How long a refused client's bytes are read and thrown away, so that it gets to read the reason."""
+"""For how long a refused client's bytes are read and dropped, so that it can read the reason."""
 STUCK_SECONDS = 300.0
-"""How long a client may leave its answers unread: it is held back at once, but it may have something else to do."""
+"""For how long a client may leave its answers unread. No requests are read meanwhile."""
+COUNT = Struct("i")
+"""The number of bytes that the kernel tells."""
 
 
 class Stream(asyncio.Protocol):
-    """One connection of a client; to its conversation it is a `Connection`, to the room a `Guest`."""
+    """One connection of a client: a `Connection` for its conversation, a `Guest` for the room."""
 
     def __init__(
         self, connections: Connections, conversation_of: Callable[["Stream"], Conversation], first: bytes, *, stranger: bool,
@@ -50,14 +55,14 @@ class Stream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._closing:
-            return  # lingering: what comes now is thrown away
+            return  # lingering: bytes that come now are dropped
         self.conversation.receive(data)
         self.touch()
 
     def eof_received(self) -> bool:
         if self._closing:
             return False
-        # TLS has no half of a connection: what has not been said yet is lost with the whole.
+        # TLS cannot close one half: answers that were not sent yet are lost.
         return self.conversation.half_closed() and not self._is_tls
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -73,16 +78,24 @@ class Stream(asyncio.Protocol):
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether the client owes us bytes; one that has been refused does not, and is not waited for."""
+        """Whether the client owes us bytes. A refused client does not."""
         return self._closing or self.conversation.is_incomplete
 
     @property
+    def has_unread(self) -> bool:
+        """Whether bytes wait in the kernel, or requests that have come for their turn."""
+        if self._transport.is_closing() or (sock := self._transport.get_extra_info("socket")) is None:
+            return False
+        (count,) = COUNT.unpack(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(COUNT.size)))
+        return bool(count) or self.conversation.flow is PUT_OFF
+
+    @property
     def waits_for_us(self) -> bool:
-        """Whether the client can do nothing but wait."""
+        """Whether the client can only wait."""
         return not self._closing and self.conversation.waits_for_us
 
     def give_way(self) -> None:
-        """Somebody else gets its place."""
+        """Closes the connection, so that another can have its place."""
         self._uncount()
         self._transport.abort()
 
@@ -94,18 +107,18 @@ class Stream(asyncio.Protocol):
         self._stuck_since = math.inf
         self.conversation.slow(reader=False)
 
-    # -- what a conversation asks of its link --
+    # -- used by the conversation --
 
     def write(self, data: bytes) -> None:
         """Sends bytes."""
         self._transport.write(data)
 
     def close(self) -> None:
-        """Everything is said; the connection ends when it is sent."""
+        """Closes the connection when all answers are sent."""
         self._transport.close()
 
     def linger(self) -> None:
-        """Like `close`, but the other side is still sending: closing now would reset the connection and lose the answer."""
+        """Like `close`, for a client that is still sending: closing now would reset the connection and lose the answer."""
         if self._closing:
             return
         self._closing = True
@@ -116,7 +129,7 @@ class Stream(asyncio.Protocol):
         self._transport.resume_reading()
 
     def pause(self) -> None:
-        """No more bytes for now."""
+        """Stops reading for now."""
         self._is_paused = True
         self._transport.pause_reading()
 
@@ -125,21 +138,21 @@ class Stream(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        """Bytes again."""
+        """Reads again."""
         self._is_paused = False
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
     def touch(self) -> None:
-        """The client has done something; its time starts anew when the conversation says so."""
+        """Notes that the client has done something. Its time starts again if the conversation counts that as progress."""
         if self.conversation.made_progress():
             self.since = time.monotonic()
             self._connections.room.progressed(self)
 
     def sweep(self, now: float, limit: float) -> None:
-        """Ends a connection that took too long."""
+        """Ends the connection if it took too long."""
         if self._closing:
             if now - self.since > LINGER_SECONDS:
                 self._transport.abort()
         elif (self.conversation.is_incomplete and now - self.since > limit) or now - self._stuck_since > STUCK_SECONDS:
-            self._transport.abort()  # it does not send what it began, or does not read what it asked for
+            self._transport.abort()  # it does not finish its request, or does not read its answers

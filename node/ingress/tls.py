@@ -1,8 +1,7 @@
-"""TLS on the port of everybody: which connections begin with a ClientHello, and whose certificate they show.
+"""TLS on the same port as plain requests: which connections begin with a ClientHello, and whose certificate they show.
 
-Where certificates come from is the cluster's business (`Certified`); here is what the listener needs: the first byte of a
-connection is looked at without taking it, a ClientHello gets a limited time to become a connection with a name, all
-else goes the way of plain requests.
+The cluster supplies the certificates (`Certified`). This module peeks at the first byte of a connection. A ClientHello gets a
+limited time to become a connection with a name; everything else is handled as a plain request.
 """
 
 import asyncio
@@ -21,51 +20,51 @@ from spoolnode.protocol.errors import SpoolnodeError
 CLIENT_HELLO = b"\x16"
 """The first byte of a TLS connection: modifier1 22 of uwsgi (code to be run), which is never taken."""
 NO_TLS = bytes.fromhex("15 03 03 00 02 02 28")
-"""A fatal alert, handshake_failure: what a node without a certificate says to a ClientHello."""
+"""A fatal alert, handshake_failure: the answer of a node without a certificate to a ClientHello."""
 HANDSHAKE_SECONDS = 5.0
-"""How long a handshake may take; an honest one takes milliseconds."""
+"""Limit on a handshake; an honest one takes milliseconds."""
 SHUTDOWN_SECONDS = 5.0
-"""How long the other side gets to confirm the end of a connection."""
+"""Limit on the other side's confirmation that the connection ends."""
 AT_ONCE = 128
-"""Handshakes at once; when there are more, the oldest goes, of the address that has the most: honest ones do not grow old."""
+"""Handshakes at once. One more ends the oldest one of the address that has the most: honest handshakes do not grow old."""
 WAITING = 1024
-"""Connections that have not sent a whole ClientHello, likewise. They cost no more than a descriptor, and keep nobody from shaking
-hands: an honest hello comes whole, with the connection."""
+"""The same limit for connections that have not sent a whole ClientHello. Each costs one descriptor, and they do not keep others
+from shaking hands: an honest hello arrives whole, with the connection."""
 MAX_HELLO = 5 + (1 << 14)
-"""Bytes of the longest record that a ClientHello can be (RFC 8446, section 5.1)."""
+"""Size of the largest record that can hold a ClientHello, in bytes (RFC 8446, section 5.1)."""
 
 handshake_error: ContextVar[list[ssl.SSLError]] = ContextVar("handshake_error")
-"""Where `Certified.server_context` leaves why a handshake failed when it does not raise it at once (to let the alert leave
-first): nothing else leads from the event loop's handshake to the coroutine that waits for it."""
+"""`Certified.server_context` leaves the reason for a failed handshake here when it cannot raise it at once, because the alert
+must leave first. The event loop offers no other way from its handshake to the coroutine that waits for it."""
 
 
 class Untrusted(SpoolnodeError):
-    """The other side erred: it has not shown who it is, or is not who it should be. Nothing was said to it."""
+    """The other side erred: it showed no identity, or the wrong one. It got no answer."""
 
 
 class Certified(Protocol):
-    """This node's certificate and those that it accepts."""
+    """This node's certificate, and the certificates that it accepts."""
 
     def server_context(self) -> ssl.SSLContext:
-        """For connections that come; always the newest certificates."""
+        """The context for incoming connections, with the newest certificates."""
         ...
 
     def peer_name(self, ssl_object: Any) -> str:
-        """The node's name in the other side's certificate; raises `Untrusted` when it has none."""
+        """The node's name in the other side's certificate. Raises `Untrusted` if it has none."""
         ...
 
     def watch(self, transport: Any) -> None:
-        """The connection is closed when one of the two certificates is good no more."""
+        """Closes the connection when one of the two certificates is no longer valid."""
         ...
 
 
 def is_client_hello(data: bytes) -> bool:
-    """Whether this begins with a whole ClientHello: a record of a handshake, whatever the version, with that in it."""
+    """Whether this begins with a whole ClientHello: a handshake record of any version that holds one."""
     return data[:2] == CLIENT_HELLO + b"\x03" and data[5:6] == b"\x01" and len(data) >= 5 + int.from_bytes(data[3:5], "big")
 
 
 def why_tls_failed(error: BaseException) -> str:
-    """In words for people."""
+    """The reason for a failed handshake, as a sentence."""
     if isinstance(error, ssl.SSLCertVerificationError):
         if error.verify_code == LIST_EXPIRED:
             return "its certificate is not accepted: --tls-crl of this node has expired, so none can be"
@@ -77,7 +76,7 @@ def why_tls_failed(error: BaseException) -> str:
         for alert, meaning in ALERTS.items():
             if words.endswith(f"alert {alert}"):
                 return f"it does not accept this node's certificate: {meaning}"
-        return "what it sent is no TLS" if words in RUBBISH else words
+        return "it did not speak TLS" if words in RUBBISH else words
     if isinstance(error, ConnectionAbortedError | TimeoutError):
         return "it did not finish the handshake in time"
     if isinstance(error, ConnectionError):
@@ -94,7 +93,7 @@ RUBBISH = frozenset(
     {"bad record type", "data length too long", "decode error", "http request", "length mismatch", "length too short"}
     | {"packet length too long", "unexpected message", "wrong version number"}
 )
-"""Words of OpenSSL for bytes that are none of a handshake."""
+"""OpenSSL's messages for bytes that are not a handshake."""
 
 ALERTS = {
     "certificate required": "none was shown",
@@ -106,14 +105,14 @@ ALERTS = {
     "unsupported certificate": "it is not for this use",
     "access denied": "access denied",
 }
-"""Words of the other side when it does not like a certificate (RFC 8446, section 6.2)."""
+"""Alerts of a side that rejects a certificate (RFC 8446, section 6.2)."""
 
 
 Named = Callable[[str], asyncio.Protocol]
 
 
 class Handshakes:
-    """Connections of which the first byte, or the certificate, is not known yet."""
+    """Connections whose first byte or certificate is still awaited."""
 
     def __init__(self, trust: Certified, services: Services, patience: float, gone: Callable[[], None]) -> None:
         """
@@ -133,11 +132,11 @@ class Handshakes:
         return f"<handshakes, {len(self._waiting)} waiting, {len(self._shaking)} under way>"
 
     def begin(self, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named) -> None:
-        """Finds out what it is.
+        """Finds out whether a new connection speaks TLS.
 
         Args:
-            plain: gets the connection when it begins with anything else; no byte of it was taken.
-            named: makes the protocol of a connection, from the name in its certificate.
+            plain: gets a connection that does not speak TLS, with all its bytes still unread.
+            named: makes the protocol of a TLS connection from the name in its certificate.
         """
         self._keep_below(self._waiting, WAITING)
         greeting = Handshake(self, sock, who, plain, named)
@@ -146,12 +145,12 @@ class Handshakes:
         task.add_done_callback(lambda task: self._ended(task, greeting))
 
     def shakes(self, greeting: "Handshake") -> None:
-        """Its hello has come: now it costs something."""
+        """Counts a connection whose hello has come: it costs CPU from now on."""
         self._keep_below(self._shaking, AT_ONCE)
         self._shaking[greeting] = self._waiting.pop(greeting)
 
     def drop_oldest(self) -> bool:
-        """Ends the oldest that has not sent its hello, for somebody else to have its place; whether there was one."""
+        """Ends the oldest connection that has not sent its hello, to free its place. Returns whether there was one."""
         if not self._waiting:
             return False
         self._drop(self._waiting, next(iter(self._waiting)))
@@ -167,12 +166,12 @@ class Handshakes:
         group.pop(greeting).cancel()
 
     def close(self) -> None:
-        """Ends them all."""
+        """Ends all handshakes."""
         for task in [*self._waiting.values(), *self._shaking.values()]:
             task.cancel()
 
     def failed(self, who: str, reason: str) -> None:
-        """One more that is nobody's."""
+        """Counts and logs a failed handshake."""
         self._services.count_handshake_failure()
         self._services.report_rarely("handshake_failed", peer=who, reason=reason)
 
@@ -188,16 +187,16 @@ class Handshakes:
 
 
 class Handshake(asyncio.Protocol):
-    """One of them. As a protocol it is there from the handshake until the name has been looked at: no byte comes to it."""
+    """One handshake. It is also the connection's protocol until the name is checked; it receives no bytes."""
 
     def __init__(
         self, handshakes: Handshakes, sock: socket.socket, who: str, plain: Callable[[socket.socket], None], named: Named
     ) -> None:
         self.who = who
         self.sock: socket.socket | None = sock
-        """The connection, as long as it is ours to close."""
+        """The connection, while this object has to close it."""
         self.handed_over = False
-        """It is somebody's now."""
+        """Whether another object has the connection now."""
         self._handshakes = handshakes
         self._plain = plain
         self._named = named
@@ -206,14 +205,14 @@ class Handshake(asyncio.Protocol):
         return f"<handshake with {self.who}{', handed over' if self.handed_over else ''}>"
 
     async def run(self, patience: float) -> None:
-        """From the first byte to the certificate. What it raises is why it failed."""
+        """Runs it, from the first byte to the certificate. An exception is the reason why it failed."""
         assert self.sock is not None  # noqa: S101  # for the type checker
         try:
             async with asyncio.timeout(patience):
                 first = await _beginning(self.sock)
         except TimeoutError:
             if not _has_begun(self.sock):
-                return  # it never said anything: nothing was refused
+                return  # it sent nothing, so nothing was refused
             raise
         except OSError:
             return  # gone
@@ -260,20 +259,20 @@ def _wake(future: "asyncio.Future[None]") -> None:
 
 
 async def _beginning(sock: socket.socket) -> bytes:
-    """The first byte, left where it is, when all is there that the next step needs: of a ClientHello the whole record.
+    """Peeks at the first byte, once the next step has all it needs: the whole record of a ClientHello.
 
-    Empty when the other side is gone.
+    Returns nothing if the other side is gone.
     """
     needed = 1
     while True:
         with contextlib.suppress(BlockingIOError):
             begun = sock.recv(MAX_HELLO, socket.MSG_PEEK)
             if len(begun) < needed and needed > 1:
-                return b""  # it was woken by the end of the connection
+                return b""  # the end of the connection woke it
             if len(begun) >= (needed := _needed(begun)):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
                 return begun[:1]
-            # The kernel wakes us when the rest is there, and not again and again for what is there already.
+            # The kernel wakes us once, when the rest is there.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
         await _readable(sock)
 
@@ -286,7 +285,7 @@ def _has_begun(sock: socket.socket) -> bool:
 
 
 def _needed(begun: bytes) -> int:
-    """How many bytes must be there until a connection that begins so can be handed on; 0: it is none that is waited for."""
+    """How many bytes a connection that begins like this must have before it is handed on; 0 if it is not TLS."""
     if begun[:1] != CLIENT_HELLO or begun[1:2] not in (b"", b"\x03") or begun[5:6] not in (b"", b"\x01"):
         return 0
     if len(begun) < 5:

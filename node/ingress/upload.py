@@ -8,10 +8,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from spoolnode.node.disk.disk import Disk, discard
-from spoolnode.node.disk.layout import create, number_of, outbox_ref, waiting_ref
+from spoolnode.node.disk.layout import create, number_of, outbox_ref, ref_id, waiting_ref
 from spoolnode.node.ingress.waiters import Arrival
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.group_commit import Waiter
+from spoolnode.node.spool.tasks import WaitingFile
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.request import Terms
@@ -32,7 +33,9 @@ class Upload:
         self._arrival = arrival
         self._min_free = min_free
         self.over: Callable[[Upload], None] = lambda _upload: None
-        """Called when it is whole, or nothing."""
+        """Called when the upload has ended, whole or not."""
+        self.caller = ""
+        """The address that it came from, for its story."""
         self._identity = storage.journal.new_id(serial)
         self._temporary = storage.journal.layout.path(f"tmp/upload.{serial}")
         self._descriptor = -1
@@ -51,58 +54,85 @@ class Upload:
     async def finish(self, waiter: Waiter) -> None:
         """The body is complete; `waiter` is told when the task is safe. Raises `Refused`."""
         await self._do(self._seal)
+        told, copies = self._identity, 1
         try:
-            copies = 1
             if self._arrival is not None:
                 await self._finish_arrival(self._arrival)
             else:
-                copies = await self._finish_copies()
+                told, copies = await self._finish_copies()
         except OSError as error:
             self.abort()
             raise _disk_refusal(error) from error
         self.over(self)
-        self._storage.journal.counts.accepted += 1
-        waiter.stored(self._identity, copies)
+        self._storage.journal.counts.accepted += copies > 0
+        waiter.stored(told, copies)
 
-    async def _finish_copies(self) -> int:
-        """How many were placed; OSError when none was."""
+    async def _finish_copies(self) -> tuple[str, int]:
+        """Returns the id to tell, and how many copies wait. Raises OSError if none was stored."""
+        ids: list[str] = []
+        copies = 0
         for index, to in enumerate(self._places):
-            ref = self._target(to)
+            ref, is_last, first = self._target(to), index + 1 == len(self._places), ""
             try:
-                await self._place(ref, to, is_last=index + 1 == len(self._places))
+                if to:
+                    await self._place_outbound(ref, to, is_last)
+                else:
+                    first = await self._place_here(ref, is_last)
             except OSError:
                 if not index:
                     raise
                 self.abort()
-                return index  # what is stored will run, so it cannot be called refused
-        return len(self._places)
+                break  # copies that are stored will run, so this is not a refusal
+            ids.append(first or ref_id(ref))
+            copies += not first
+        return ids[0], copies
 
-    async def _place(self, ref: str, to: str, *, is_last: bool) -> None:
+    async def _place_here(self, ref: str, is_last: bool) -> str:
+        """Returns the id of the task that waits in place of this one; empty if it waits itself."""
+        first = await self._storage.spool.duplicates.place(self._waiting(ref), lambda: self._publish(ref, is_last))
+        if not first:
+            self._tell(ref)
+        return first
+
+    async def _place_outbound(self, ref: str, to: str, is_last: bool) -> None:
+        journal, outbox = self._storage.journal, self._storage.outbox
         try:
-            await self._storage.spool.files.place_file(ref, lambda: self._publish(ref, is_last), due=self._due(), queued=not to)
+            with journal.placing():
+                await journal.moves.run(lambda: self._publish(ref, is_last))
         except OSError:
-            if to:
-                self._storage.outbox.refused(to, number_of(ref))
+            outbox.refused(to, number_of(ref))
             raise
-        if to:
-            self._storage.outbox.accept_file(ref, time.time())
+        self._tell(ref, to=to)
+        outbox.accept_file(ref, time.time())
 
     async def _finish_arrival(self, arrival: Arrival) -> None:
-        """The task is safe in a place that proves its number. It runs from another one, once the number itself is safe."""
-        ref = f"arriving/{names.file_name(self._identity)}"
-        await self._storage.spool.files.place_file(ref, lambda: self._publish(ref, is_last=True), queued=False)
+        """Stores the task where its name proves its number. It is published from there once the number itself is safe."""
+        journal, ref = self._storage.journal, f"arriving/{names.file_name(self._identity)}"
+        with journal.placing():
+            await journal.moves.run(lambda: self._publish(ref, is_last=True))
         arrival.taken()
-        self._storage.spool.arrivals.publish(ref, self._target(""), self._due())
+        self._tell(ref)
+        self._storage.spool.arrivals.publish(ref, self._waiting(self._target("")))
+
+    def _waiting(self, ref: str) -> WaitingFile:
+        """The task in that file, as the spool takes it."""
+        return WaitingFile(ref, self._due(), self._terms.key)
+
+    def _tell(self, ref: str, **detail: str) -> None:
+        """Begins the story of the task in that file."""
+        origins = {ref: self._terms.origin_id} if self._terms.origin_id else {}
+        functions = {ref: self._terms.function} if self._terms.function else {}
+        self._storage.journal.story.accepted(None, [ref], [self.caller], origins, functions, **detail)
 
     def abort(self) -> None:
-        """The rest will not come: leaves nothing behind."""
+        """Removes all traces: the rest will not come."""
         self.over(self)
         if self._arrival is not None:
             self._arrival.forget()
         try:
             self._executor.submit(self._discard)
         except RuntimeError:
-            self._discard()  # the admission is closed for good, and nobody writes any more
+            self._discard()  # the admission is closed for good, and nothing is written any more
 
     def _target(self, to: str) -> str:
         # Copies are tasks of their own, each with an id; the first one has the id that is told.

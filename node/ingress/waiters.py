@@ -11,29 +11,30 @@ from spoolnode.protocol.forward import RECEIVER_ROOM
 from spoolnode.protocol.packet import MAX_BLOCK, encode_variables
 
 KNOWN = "known"
-"""The id in the answer for a task that is stored already; its sender knows the real one."""
+"""The id in the answer to a repeated task; its sender knows the real one."""
 
 
 class Copies:
-    """Waits for all copies of one task, then tells the waiter of the whole."""
+    """Waits for all copies of a task, then tells the waiter of the task."""
 
     def __init__(self, waiter: Waiter, count: int) -> None:
         self._waiter = waiter
         self._open = count
         self._stored: list[str] = []
+        self._copies = 0
         self._refusal: Refused | None = None
 
     def __repr__(self) -> str:
         return f"<copies, {self._open} due, {len(self._stored)} stored>"
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """Notes that one is safe."""
-        del copies
+        """Notes that a copy is safe, or that another task waits in its place."""
         self._stored.append(task_id)
+        self._copies += copies
         self._one_less()
 
     def refused(self, refusal: Refused) -> None:
-        """Notes that one was not stored, because the disk fails."""
+        """Notes that a copy was not stored because the disk failed."""
         self._refusal = refusal
         self._one_less()
 
@@ -42,13 +43,13 @@ class Copies:
         if self._open:
             return
         if self._stored:
-            self._waiter.stored(self._stored[0], len(self._stored))  # stored tasks will run, so this is not a refusal
+            self._waiter.stored(self._stored[0], self._copies)  # stored tasks will run, so this is not a refusal
         elif self._refusal is not None:
             self._waiter.refused(self._refusal)
 
 
 class Leaving:
-    """A task for another node on its way to this disk. It gives its number back if it is not stored."""
+    """A task for another node, on its way to this disk. It returns its number if it is not stored."""
 
     __slots__ = ("_number", "_storage", "_to", "_waiter")
 
@@ -66,7 +67,7 @@ class Leaving:
         self._waiter.stored(task_id, copies)
 
     def refused(self, refusal: Refused) -> None:
-        """Gives the number back: the task will never be sent."""
+        """Returns the number: the task will never be sent."""
         self._storage.outbox.refused(self._to, self._number)
         self._waiter.refused(refusal)
 
@@ -92,7 +93,7 @@ class Arrival:
         return f"<arriving task {self._number} of {self._link[0]} for {self._link[1]}>"
 
     def taken(self) -> None:
-        """Takes its number: it is safe, and proves it."""
+        """Marks its number as received: the task is safe, and its record proves the number."""
         self._storage.journal.received.take(self._link, self._number)
 
     def stored(self, task_id: str, copies: int = 1) -> None:
@@ -101,11 +102,11 @@ class Arrival:
         self._waiter.stored(task_id, copies)
 
     def forget(self) -> None:
-        """Forgets that it is under way: it may come again."""
+        """Forgets that the task is under way: it may come again."""
         self._storage.journal.received.refuse(self._link, self._number)
 
     def refused(self, refusal: Refused) -> None:
-        """Refuses it: the disk did not take it."""
+        """Refuses the task: the disk did not take it."""
         self.forget()
         self._waiter.refused(refusal)
 

@@ -42,6 +42,11 @@ class Destination:
         doubts = {owner: queue.size for owner, queue in self.doubts.items() if queue.size}
         return f"<destination {self.name}: {self.size} tasks, {self.fresh.size} unsent, in doubt {doubts}, peer {self.peer!r}>"
 
+    @property
+    def in_doubt(self) -> int:
+        """The number of tasks that some node may have."""
+        return sum(queue.size for queue in self.doubts.values())
+
     def queue(self, owner: str) -> ReadyQueue:
         """The tasks of that owner."""
         if owner == UNSENT:
@@ -106,6 +111,11 @@ class Destination:
                 self.queue(owner).give_back(source, [ref], rank)
 
         return put_back
+
+    def owner_of(self, source: Source, ref: Ref) -> str:
+        """The owner of a task that waits here. Takes time in proportion to the tasks in doubt."""
+        is_with = ((owner, self._where_they_are(queue.items())) for owner, queue in self.doubts.items())
+        return next((owner for owner, there in is_with if (source, ref) in there), UNSENT)
 
     def has(self, source: Source, ref: Ref) -> bool:
         """Whether a task waits here."""

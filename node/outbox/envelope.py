@@ -19,6 +19,7 @@ from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.forward import dress
 from spoolnode.protocol.packet import EXTENDED, HEADER, MAX_BLOCK, SPOOL_REQUEST, decode_variables, packet
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, STATE_AT, WAITING
+from spoolnode.protocol.unique import unique_key_in
 
 _MAY_MATTER = (names.OURS, b"args", b"function_name")
 """A block without any of these asks for nothing and does not hold a pickle."""
@@ -53,7 +54,7 @@ class Body:
     def __init__(self, reader: Reader, envelope: Envelope) -> None:
         """Opens the file. Raises OSError."""
         self._disk = reader.disk
-        self._descriptor = self._disk.open(reader.layout.path(str(envelope.ref)))
+        self._descriptor = self._disk.open_to_read(reader.layout.path(str(envelope.ref)))
         self._at, self._end = envelope.body_at, envelope.body_end
 
     def read(self) -> bytes:
@@ -150,6 +151,8 @@ class AskedPlace(NamedTuple):
     """The destination that its sender asked for; empty if none."""
     hops: int
     """How many times it was handed on."""
+    key: bytes = b""
+    """The fingerprint of its key; empty if it has none."""
 
 
 def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int | str, AskedPlace]:
@@ -163,7 +166,8 @@ def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int |
             if names.PICKLED in said or _is_pickled(reader, whole, said, len(block)):
                 continue  # other nodes do not take pickles
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
-            found[ref] = AskedPlace(destination, names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said))
+            hops = names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said)
+            found[ref] = AskedPlace(destination, hops, unique_key_in(block))
         except (FileNotFoundError, BadPacket, Refused):
             continue
     return found

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, waiting_ref
-from spoolnode.node.outbox.destination import NOBODY, UNSENT
+from spoolnode.node.outbox.destination import NOBODY
 from spoolnode.node.outbox.envelope import AskedPlace, asked
 from spoolnode.node.outbox.outbox import Outbox
 from spoolnode.node.spool.place import Place
@@ -45,7 +45,7 @@ class Moving:
         """Moves up to `count` of the tasks that wait here to the outboxes of other nodes, if `choose` lets them go.
 
         Args:
-            later: if none is ready, take those that are due later.
+            later: also take those that are paused and, if none is ready, those that are due later.
             aside: gets the tasks that stay, so that the next call looks at others; always call `put_back` with it.
 
         Returns:
@@ -71,30 +71,33 @@ class Moving:
             else:
                 self._spool.give_back(taken)
 
-    async def re_place(self, to: str, count: int, choose: Choice) -> int:
-        """Gives other destinations to the tasks for `to` that were never sent, `count` at a time. Returns how many moved."""
-        stay: list[Taken] = []
+    async def re_place(self, to: str, count: int, choose: Choice, doubtful: str = NOBODY) -> int:
+        """Gives other destinations to the tasks for `to` that were never sent, `count` at a time. Returns how many moved.
+
+        `doubtful`: the id of a node; those that are in doubt with it move, too, and may then run twice.
+        """
+        stay: list[tuple[Taken, str]] = []
         total = 0
         try:
-            while (chosen := self._outbox.destination(to).take(NOBODY, count, count)) is not None:
-                taken, _ = chosen
+            while (chosen := self._outbox.destination(to).take(doubtful, count, count)) is not None:
+                taken, owner = chosen
                 source, refs, rank = taken
                 moved: dict[Ref, str] = {}
                 try:
                     moved = await self.hand_over(taken, choose)
                 finally:
-                    stay.append(Taken(source, [ref for ref in refs if ref not in moved], rank))
+                    stay.append((Taken(source, [ref for ref in refs if ref not in moved], rank), owner))
                     self._outbox.end(to, source, [*moved])
                 total += len(moved)
         finally:
-            for kept in reversed(stay):
-                self._outbox.destination(to).give_back(kept, UNSENT)
+            for kept, owner in reversed(stay):
+                self._outbox.destination(to).give_back(kept, owner)
             if stay:
                 self._outbox.woken(to)  # meanwhile the link saw no work, and may have gone to sleep for good
         return total
 
     def _take(self, count: int, *, later: bool) -> Kept | None:
-        if (ready := self._spool.take(count)) is not None:
+        if (ready := self._spool.starting.take_to_move(count, paused=later)) is not None:
             return Kept(ready, {})
         entries = self._spool.take_later(count) if later else []
         if not entries:
@@ -112,6 +115,7 @@ class Moving:
         moved: dict[Ref, str] = {}
         times: dict[str, float] = {}
         targets: dict[Ref, str] = {}
+        wishes: dict[Ref, AskedPlace] = {}
         with self._journal.placing():
             try:
                 place = source.place
@@ -127,8 +131,8 @@ class Moving:
                 for ref, target in targets.items():
                     if ref not in moved and is_outbound(target):
                         self._outbox.refused(destination_of(target), number_of(target))
-                for target in moved.values():
-                    self._welcome(target, times.get(target))
+                for ref, target in moved.items():
+                    self._welcome(target, times.get(target), wishes[ref].key)
         return moved
 
     def _targets(self, source: Source, rank: int, chosen: dict[Ref, str | None]) -> dict[Ref, str]:
@@ -150,10 +154,10 @@ class Moving:
                 times[ref] = self._journal.reader.disk.stat(self._journal.layout.path(ref)).mtime
         return moved, times
 
-    def _welcome(self, ref: str, mtime: float | None) -> None:
+    def _welcome(self, ref: str, mtime: float | None, key: bytes) -> None:
         """Takes a file in its new place. Without `mtime` it could not be read; a worker or a link checks it before taking it."""
         now = time.time()
         if is_outbound(ref):
             self._outbox.accept_file(ref, now if mtime is None else mtime)
         else:
-            self._spool.files.notice(ref, mtime or 0.0, now, sure=True)
+            self._spool.files.notice(ref, mtime or 0.0, now, sure=True, key=key)

@@ -202,13 +202,21 @@ class Outbox:
 
     async def remove(self, source: Source, ref: Any) -> bool:
         """Removes a waiting task by hand. Returns False if a link has it, or it is gone."""
+        place, store = source.place, self._journal.store
+        return await self.end_waiting(source, ref, lambda: place.remove(store, ref))
+
+    async def end_waiting(self, source: Source, ref: Any, end: Callable[[], bool]) -> bool:
+        """Takes a waiting task off the disk with `end`, in the store thread. Returns False if a link has it, or it is gone.
+
+        Raises what `end` raises; then the task waits as before.
+        """
         to = self.where_to(source, ref)
         if to is None or ref in source.in_flight or source.frozen:
             return False
-        put_back, place = self.destination(to).withdraw(source, ref), source.place
+        put_back = self.destination(to).withdraw(source, ref)
         removed = ended = False
         try:
-            removed = await self._journal.moves.run(lambda: place.remove(self._journal.store, ref))
+            removed = await self._journal.moves.run(end)
             ended = True
         except FileNotFoundError:
             ended = True  # it was removed meanwhile
@@ -288,6 +296,10 @@ class Outbox:
     def size(self, to: str) -> int:
         """The number of tasks for one destination."""
         return self.destinations[to].size if to in self.destinations else 0
+
+    def in_doubt(self, to: str) -> int:
+        """The number of tasks for one destination that were sent and not answered."""
+        return self.destinations[to].in_doubt if to in self.destinations else 0
 
     def sizes(self) -> dict[str, int]:
         """The number of tasks for each destination with any."""

@@ -14,6 +14,7 @@ from spoolnode.node.outbox.outbox import Outbox
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.tasks import Source, Taken
+from spoolnode.node.story.notes import DEAD, FORWARDED, MAX_TEXT
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import undeliverable
 
@@ -57,7 +58,7 @@ class Shipping:
             packed = await self._journal.packing.run(lambda: pack_tasks(taken.source.place, self._journal.marker, taken.refs))
         except FileNotFoundError:
             packed = []
-        except BaseException:
+        except BaseException:  # also when its link is stopped: the next one sends them
             found.give_back(taken, owner)
             raise
         self._outbox.marked(taken.source)
@@ -109,6 +110,7 @@ class Shipping:
             if self._journal.trace:
                 for ref in refs:
                     self._journal.trace("forwarded", id=self._journal.id_of(source, ref), to=to, peer=peer)
+            self._journal.note(FORWARDED, source, refs, to=to, peer=peer)
             self._outbox.delivered(to, source, refs, numbers)
 
         self._journal.moves.submit(lambda: place.leave(self._journal.store, refs), left)
@@ -154,4 +156,5 @@ class Shipping:
             report("dead", id=self._journal.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
         self._journal.counts.died += len(ended)
         if ended:
+            self._journal.note(DEAD, source, ended, reason=undeliverable(to, reason)[:MAX_TEXT])
             self._outbox.end(to, source, ended)

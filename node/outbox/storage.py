@@ -1,16 +1,20 @@
 """One spool directory, opened: the journal, the spool and the outbox over it, and the moves between the two, put together."""
 
+import asyncio
 import os
 import random
 import time
 from collections.abc import Callable
 from typing import Any
 
+from spoolnode.node.outbox.cancellation import Cancellation
 from spoolnode.node.outbox.expiry import Expiry
 from spoolnode.node.outbox.moving import Moving
 from spoolnode.node.outbox.outbox import Outbox
 from spoolnode.node.outbox.shipping import Shipping
+from spoolnode.node.spool import inspect
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.pauses import Pauses
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.recovery import recover
 from spoolnode.node.spool.retry import RetryPolicy
@@ -31,11 +35,14 @@ class Storage:
         self.spool = Spool(journal, self.outbox)
         self.verdicts = Verdicts(self.spool, journal, policy, rng)
         self.moving = Moving(self.spool, self.outbox)
+        self.pauses = Pauses(journal, self.spool.starting.throttle)
+        self.cancellation = Cancellation(self.spool, self.outbox, journal)
 
     def load(self, boot: str = "") -> None:
         """Reads the directory, before the loop has anything else to do. `boot` tells the boots of the machine apart."""
         now = time.time()
         found = recover(self.journal.store, now, self.journal.report)
+        self.pauses.load()
         self.journal.adopt(found)
         suspicious = self.outbox.start(boot, now)
         self.spool.adopt(found, now)
@@ -72,6 +79,20 @@ class Storage:
     def at(self, ref: str) -> tuple[Source, Ref] | None:
         """The task in that file of outbox/. The file's name has a number that its id lacks, so the disk must be asked first."""
         return (self.outbox.files, ref) if ref in self.outbox.files.known else None
+
+    async def find(self, identity: str) -> tuple[Source, Ref] | None:
+        """The place of a task that waits, or is with a worker or a link."""
+        found = self.spool.find(identity)
+        if found is None and self.outbox.files.known:
+            info = await self.look_up(identity)
+            found = self.at(info.where) if info is not None else None
+        return found
+
+    async def look_up(self, identity: str) -> inspect.Info | None:
+        """The task with that id, as it lies on the disk; None if it does not."""
+        reader, loop = self.journal.reader, asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, lambda: inspect.find_place(reader, identity))
+        return found[0] if found is not None else None
 
     async def remove(self, source: Source, ref: Any) -> bool:
         """Removes a waiting task. Returns False, and does nothing, if it does not wait there (any longer)."""

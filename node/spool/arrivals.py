@@ -4,32 +4,33 @@ import os
 from functools import partial
 
 from spoolnode.node.background import spawn
-from spoolnode.node.spool.files import SpoolFiles
+from spoolnode.node.spool.duplicates import Duplicates
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.place import IN_FILES
+from spoolnode.node.spool.tasks import WaitingFile
 from spoolnode.protocol.errors import BadPacket
 
 
 class Arrivals:
     """The large tasks in arriving/ of one spool."""
 
-    def __init__(self, journal: Journal, files: SpoolFiles) -> None:
+    def __init__(self, journal: Journal, duplicates: Duplicates) -> None:
         self._journal = journal
-        self._files = files
-        self._arrived: dict[str, tuple[str, float]] = {}
-        """By their refs: where they go, when they are due."""
+        self._duplicates = duplicates
+        self._arrived: dict[str, WaitingFile] = {}
+        """By their refs now: where they will wait."""
         self._is_at_it = False
 
     def __len__(self) -> int:
         return len(self._arrived)
 
-    def adopt(self, found: dict[str, tuple[str, float]]) -> None:
+    def adopt(self, found: dict[str, WaitingFile]) -> None:
         """Takes what a start has found."""
         self._arrived = found
 
-    def publish(self, ref: str, final: str, due: float) -> None:
+    def publish(self, ref: str, file: WaitingFile) -> None:
         """A task is safe in arriving/: it takes its place as soon as its number is safe without it."""
-        self._arrived[ref] = final, due
+        self._arrived[ref] = file
         spawn(self.publish_all())
 
     async def publish_all(self) -> None:
@@ -39,8 +40,8 @@ class Arrivals:
         self._is_at_it = True
         try:
             while self._arrived:
-                ref, (final, due) = next(iter(self._arrived.items()))
-                await self._publish_one(ref, final, due)
+                ref, file = next(iter(self._arrived.items()))
+                await self._publish_one(ref, file)
                 del self._arrived[ref]
         except OSError as error:
             self._arrived[ref] = self._arrived.pop(ref)  # behind the others, which may be luckier
@@ -48,10 +49,10 @@ class Arrivals:
         finally:
             self._is_at_it = False
 
-    async def _publish_one(self, ref: str, final: str, due: float) -> None:
+    async def _publish_one(self, ref: str, file: WaitingFile) -> None:
         try:
             await self._journal.save_received()
-            await self._files.place_file(final, partial(self._journal.store.publish, ref), due=due)
+            await self._duplicates.place(file, partial(self._journal.store.publish, ref))
         except BadPacket as error:
             reason = str(error)
             for action, details in await self._journal.moves.run(lambda: IN_FILES.quarantine(self._journal.store, ref, reason)):
@@ -59,5 +60,5 @@ class Arrivals:
             self._journal.touch_directories("arriving")
         except FileNotFoundError:
             # It moved the last time, but the disk did not confirm it.
-            self._files.schedule(final, due)
-            self._journal.touch_directories("arriving", os.path.dirname(final))
+            self._duplicates.enter(file)
+            self._journal.touch_directories("arriving", os.path.dirname(file.ref))

@@ -7,13 +7,16 @@ from typing import Any
 
 from spoolnode.node.disk.layout import rank_of, ref_id
 from spoolnode.node.spool.clock import correct_times
+from spoolnode.node.spool.functions import NONE
 from spoolnode.node.spool.journal import Journal
-from spoolnode.node.spool.queue import ReadyQueue, Ref
+from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.recovery import spool_files
 from spoolnode.node.spool.retrying import Retrying
-from spoolnode.node.spool.tasks import Files
+from spoolnode.node.spool.tasks import Files, Removable
 from spoolnode.node.spool.waiting import Waiting
-from spoolnode.protocol.names import file_name
+from spoolnode.node.spool.waiting_keys import WaitingKeys
+from spoolnode.node.story.notes import FOUND
+from spoolnode.protocol.names import accepted_in, file_name
 
 UNSURE_SECONDS = 2.0
 """A file found by a scan (not by an event) may still be written to; it is left alone until this age."""
@@ -22,11 +25,12 @@ UNSURE_SECONDS = 2.0
 class SpoolFiles(Files):
     """The source of all tasks that wait here and have a file of their own; `known` says when each is due, 0.0 is now."""
 
-    __slots__ = ("_journal", "_landing", "_retrying", "_waiting", "directories")
+    __slots__ = ("_journal", "_keys", "_landing", "_retrying", "_waiting", "directories")
 
-    def __init__(self, journal: Journal, waiting: Waiting, retrying: Retrying) -> None:
+    def __init__(self, journal: Journal, waiting: Waiting, retrying: Retrying, keys: WaitingKeys) -> None:
         super().__init__()
         self._journal = journal
+        self._keys = keys
         self._waiting = waiting
         self._retrying = retrying
         self._landing: Callable[[], None] = lambda: None
@@ -39,11 +43,12 @@ class SpoolFiles(Files):
 
     # -- what comes and goes --
 
-    def notice(self, ref: str, mtime: float, now: float, *, sure: bool) -> None:
+    def notice(self, ref: str, mtime: float, now: float, *, sure: bool, key: bytes = b"") -> None:
         """Notes a spool file: a new one, or one whose time has changed.
 
         Args:
             sure: its writer has closed it, so it is whole.
+            key: the fingerprint of its key, if this node knows that it has one.
         """
         if ref in self.in_flight:
             return
@@ -55,6 +60,10 @@ class SpoolFiles(Files):
             return
         if known is None:
             self._journal.counts.found += 1
+            if accepted_in(ref_id(ref)) is None:  # the story of one with an id of a node has begun there
+                self._journal.note(FOUND, self, [ref])
+            if key:
+                self._keys.add(self, ref, key)
         self.schedule(ref, due)
 
     def schedule(self, ref: str, due: float) -> None:
@@ -79,16 +88,11 @@ class SpoolFiles(Files):
     def forget(self, ref: str) -> None:
         """Notes that a file was removed or moved by hand."""
         if ref not in self.in_flight:
+            self.functions.pop(ref, None)
             if self.known.pop(ref, None):
                 self._waiting.later.remove(self, ref)
             self._retrying.forget(self, [ref])
-
-    async def place_file(self, ref: str, job: Callable[[], Any], *, due: float = 0.0, queued: bool = True) -> None:
-        """Runs `job`, which gives a file the name `ref`, in the store thread, and schedules the file (an outbox's is not)."""
-        with self._journal.placing():
-            await self._journal.moves.run(job)
-            if queued:
-                self.schedule(ref, due)
+            self._keys.forget(self, [ref])
 
     async def clock_was_set_back(self) -> None:
         """Files that had no time in the future before have none now."""
@@ -127,7 +131,11 @@ class SpoolFiles(Files):
         self.known[str(ref)] = due
         return True
 
-    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:  # noqa: ARG002  # its old place there is passed over
+    def learn(self, ref: Ref, function: int) -> None:
+        if function > NONE:
+            super().learn(ref, function)
+
+    def withdraw(self, queue: Removable, ref: Ref) -> int | None:  # noqa: ARG002  # its old place there is passed over
         return rank_of(str(ref)) if ref in self.known else None
 
     def land(self, refs: Iterable[Any]) -> None:

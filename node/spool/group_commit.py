@@ -42,7 +42,8 @@ class Waiter(Protocol):
     """Waits for the fate of one task. Exactly one of the two methods is called, on the event loop."""
 
     def stored(self, task_id: str, copies: int = 1) -> None:
-        """It is safe; `copies`: how many times (`node=all`)."""
+        """It is safe; `copies`: how many times (`node=all`). With 0 it will not run: the task with that id waits, and has its
+        key."""
 
     def refused(self, refusal: Refused) -> None: ...
 
@@ -74,6 +75,16 @@ class Group:
     outbound: dict[int, Outbound] = field(default_factory=dict)
     """The tasks for other nodes."""
     waiters: list[Waiter] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)
+    """The sender of each task."""
+    origins: dict[int, bytes] = field(default_factory=dict)
+    """The ids that tasks from other nodes have there..."""
+    functions: dict[int, bytes] = field(default_factory=dict)
+    """...and the functions of those tasks that name one."""
+    keys: dict[int, bytes] = field(default_factory=dict)
+    """The keys of the tasks for this node that have one."""
+    merged: dict[int, str] = field(default_factory=dict)
+    """Those of them that are not run, and the ids of the tasks that wait in their place; known once the group is safe."""
     prompt: list[PromptWaiter] = field(default_factory=list)
     """The waiters that are also told in the disk thread."""
     closes: bool = False
@@ -83,10 +94,20 @@ class Group:
         """Takes out the first `count` requests, for the listeners to a commit. Parts that both share are not copied."""
         first = Group(
             self.batch, self.start, offsets=self.offsets[:count], waiters=self.waiters[:count],
-            special=self.special, outbound=self.outbound,
+            callers=self.callers[:count], special=self.special, outbound=self.outbound, origins=self.origins,
+            functions=self.functions, keys=self.keys, merged=self.merged,
         )  # fmt: skip
-        del self.offsets[:count], self.waiters[:count]
+        del self.offsets[:count], self.waiters[:count], self.callers[:count]
         return first
+
+    def tell(self, node_id: str) -> None:
+        """Tells all that wait that their tasks are safe."""
+        number, merged = self.batch.number, self.merged
+        for waiter, offset in zip(self.waiters, self.offsets, strict=True):
+            if offset in merged:
+                waiter.stored(merged[offset], 0)
+            else:
+                waiter.stored(id_of_record(node_id, number, offset))
 
 
 class GroupCommit:
@@ -123,12 +144,12 @@ class GroupCommit:
         self.told = call
 
     def add(
-        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, prompt: PromptWaiter | None = None,
-        outbound: Outbound | None = None,
+        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, caller: str = "",
+        prompt: PromptWaiter | None = None, outbound: Outbound | None = None,
     ) -> None:  # fmt: skip
         """Takes one task, for this node or (`outbound`) for another one. `waiter` is told later. Never raises.
 
-        `prompt` is the same waiter, if it is in a hurry.
+        `caller`: who sent the task. `prompt` is the same waiter, if it is in a hurry.
         """
         now = time.time()
         group = self._open
@@ -136,17 +157,24 @@ class GroupCommit:
         if group is None or group.batch.end + size > BATCH_SIZE:
             group = self._next_batch(now)
         batch = group.batch
-        kind, number = batchfile.HERE, terms.number
+        transit = batchfile.NO_TRANSIT
         if outbound is not None:
-            kind, number = batchfile.OUTBOUND, outbound.number
-        elif number:
-            kind, batch.arrived = batchfile.ARRIVED, True
-        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank, kind, number)
+            transit = batchfile.Transit(batchfile.OUTBOUND, outbound.number)
+        elif terms.number:
+            transit, batch.arrived = batchfile.Transit(batchfile.ARRIVED, terms.number), True
+        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank, transit, terms.function)
         offset = batch.end + batchfile.RECORD_SIZE
         batch.end += len(record)
         group.parts.append(record)
         group.offsets.append(offset)
         group.waiters.append(waiter)
+        group.callers.append(caller)
+        if terms.origin_id:
+            group.origins[offset] = terms.origin_id
+        if terms.function:
+            group.functions[offset] = terms.function
+        if terms.key and outbound is None:
+            group.keys[offset] = terms.key
         if prompt is not None:
             group.prompt.append(prompt)
         if terms.due or terms.rank != LAST:
@@ -249,9 +277,7 @@ class GroupCommit:
     def _tell(self, group: Group) -> None:
         group.batch.live += len(group.offsets)
         self._committed(group)
-        node_id, number = self._node_id, group.batch.number
-        for waiter, offset in zip(group.waiters, group.offsets, strict=True):
-            waiter.stored(id_of_record(node_id, number, offset))
+        group.tell(self._node_id)
 
     def _give_up(self, group: Group) -> None:
         """Ends a group whose commit failed."""

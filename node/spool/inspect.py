@@ -3,9 +3,9 @@
 import heapq
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from spoolnode.node.disk.disk import Entry
 from spoolnode.node.disk.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
@@ -20,9 +20,13 @@ from spoolnode.protocol.names import LAST
 from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import WAITING
 
+T = TypeVar("T")
+
 WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
-SORTED_AT_ONCE = 10_000
-"""Tasks that are sorted without a pause for other threads: about ten milliseconds."""
+ENDED = "ended"
+"""Of a task that has left this node; only its story is left."""
+SORTED_AT_ONCE = 2_000
+"""Tasks that are sorted without a pause for other threads: about three milliseconds."""
 UNREAD = -1
 """In place of the attempts of a file that was listed but not opened: of fifty thousand, people look at a hundred."""
 
@@ -36,7 +40,7 @@ class Info(NamedTuple):
     due: float | None
     """Seconds since 1970; None means at once."""
     attempts: int
-    """The number of attempts; in the outbox, 1 if it may have been sent. `UNREAD` until `soonest` has chosen it."""
+    """The number of attempts; in the outbox, 1 if it may have been sent. `UNREAD` until `with_attempts`."""
     accepted: float | None
     """Seconds since 1970; None if unknown: the file is from elsewhere, and its mtime says when it is due."""
     changed: float
@@ -51,6 +55,16 @@ class Info(NamedTuple):
     """...and its sequence number on the link there."""
 
 
+class Order(NamedTuple):
+    """The place of a task among others: they run in this order. Of two tasks, one is always before the other."""
+
+    is_later: bool
+    rank: int
+    when: float
+    """When it is due, or was accepted or given up; seconds since 1970."""
+    id: str
+
+
 def waiting_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Every task that waits for this node's workers or is running, in no order."""
     for file in spool_files(reader):
@@ -63,11 +77,31 @@ def batch_tasks(reader: Reader, now: float) -> Iterator[Info]:
     return (info for info in _all_batches(reader, now) if info.state != OUTBOX)
 
 
-def dead_tasks(reader: Reader, now: float, first: int = 0) -> Iterator[Info]:
-    """Every task that was given up. With `first`, only the first so many to be given up, without a look at the others."""
-    entries = _entries(reader, "dead")
-    chosen = heapq.nsmallest(first, entries, key=lambda entry: entry.mtime) if first else entries
-    return (_info_of(reader, f"dead/{entry.name}", DEAD, now, entry.mtime, entry.size) for entry in chosen)
+def dead_tasks(reader: Reader, now: float, first: int = 0, after: Order | None = None) -> Iterator[Info]:
+    """Every task that was given up. With `first`, only the first so many to be given up, without a look at the others.
+
+    `after`: only those behind this place in their order.
+    """
+
+    def place(entry: Entry) -> tuple[float, str]:
+        return entry.mtime, ref_id(entry.name)
+
+    entries = dead_files(reader)
+    if after is not None:
+        last = after.when, after.id
+        entries = (entry for entry in entries if place(entry) > last)
+    chosen = heapq.nsmallest(first, entries, key=place) if 0 < first <= SORTED_AT_ONCE else entries
+    return (dead_task(reader, entry, now) for entry in chosen)
+
+
+def dead_files(reader: Reader) -> Iterator[Entry]:
+    """The file of every task that was given up."""
+    return _entries(reader, "dead")
+
+
+def dead_task(reader: Reader, entry: Entry, now: float) -> Info:
+    """The task in one of these files."""
+    return _info_of(reader, f"dead/{entry.name}", DEAD, now, entry.mtime, entry.size)
 
 
 def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
@@ -78,23 +112,24 @@ def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
             yield info
 
 
-def soonest(reader: Reader, tasks: Iterator[Info], limit: int) -> list[Info]:
-    """The first `limit` readable tasks in the order in which they run; 0 is all of them."""
-
-    def order(info: Info) -> tuple[bool, int, float]:
-        rank = LAST if info.priority is None else info.priority
-        return info.due is not None, rank, info.due or info.changed
-
-    chosen = heapq.nsmallest(limit, tasks, key=order) if limit else _sorted(tasks, order)
-    return [info for found in chosen if (info := _with_attempts(reader, found)) is not None]
+def order(info: Info) -> Order:
+    """The place of a task."""
+    return Order(info.due is not None, LAST if info.priority is None else info.priority, info.due or info.changed, info.id)
 
 
-def _sorted(tasks: Iterator[Info], order: Callable[[Info], Any]) -> Iterator[Info]:
+def in_order(tasks: Iterator[Info], limit: int = 0) -> Iterator[Info]:
+    """The first `limit` tasks in the order in which they run; 0 is all of them."""
+    if 0 < limit <= SORTED_AT_ONCE:
+        return iter(heapq.nsmallest(limit, tasks, key=order))
+    return islice(_sorted(tasks), limit or None)
+
+
+def _sorted(tasks: Iterator[Info]) -> Iterator[Info]:
     """All tasks, in order. It sorts a few at a time: one long sort would block the event loop for seconds."""
     pieces = []
     while piece := sorted(islice(tasks, SORTED_AT_ONCE), key=order):
         pieces.append(piece)
-    return heapq.merge(*pieces, key=order)
+    return heapq.merge(*map(_used_up, pieces), key=order)
 
 
 def count_files(reader: Reader, directory: str) -> int:
@@ -187,7 +222,7 @@ def _jsonable(value: Any, depth: int = 0) -> Any:
 
 def read_file(reader: Reader, place: Location) -> spoolfile.SpoolFile:
     """The task at a place. Raises `BadPacket` if it cannot be read, FileNotFoundError if it is gone."""
-    descriptor = reader.disk.open(place.path)
+    descriptor = reader.disk.open_to_read(place.path)
     try:
         length = place.length if place.length >= 0 else reader.disk.size(descriptor)
         return spoolfile.parse(reader.disk.read(descriptor, length, place.base))
@@ -206,7 +241,18 @@ def _named(reader: Reader, identity: str, now: float) -> Iterator[Info]:
 def _entries(reader: Reader, directory: str) -> Iterator[Entry]:
     """All spool files in a directory below the spool."""
     entries = reader.disk.entries(reader.layout.path(directory))
-    return (entry for entry in entries if entry.is_file and is_spool_file(entry.name))
+    return (entry for entry in _used_up(entries) if entry.is_file and is_spool_file(entry.name))
+
+
+def _used_up(items: list[T]) -> Iterator[T]:
+    """Yields the items and frees each: to free a hundred thousand at once would hold up every thread."""
+    items.reverse()
+    try:
+        while items:
+            yield items.pop()
+    finally:
+        while items:
+            items.pop()
 
 
 def _outbox_files(reader: Reader, now: float) -> Iterator[Info]:
@@ -225,10 +271,10 @@ def _file_info(reader: Reader, ref: str, state: str, now: float) -> Info | None:
         found = reader.disk.stat(reader.layout.path(ref))
     except OSError:
         return None  # it has gone
-    return _with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size))
+    return with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size))
 
 
-def _with_attempts(reader: Reader, info: Info) -> Info | None:
+def with_attempts(reader: Reader, info: Info) -> Info | None:
     """The same, with its attempts; None if it has gone, or we may not read it: then we cannot run it either."""
     if info.attempts != UNREAD:
         return info
@@ -254,11 +300,8 @@ def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, siz
 
 
 def _accepted(reader: Reader, identity: str) -> float | None:
-    """When this node accepted the task with that id: the number of its first batch is that time in microseconds."""
-    node_id, _, rest = identity.partition("_")
-    number, _, offset = rest.partition("_")
-    is_ours = node_id == reader.node_id and number.isdecimal() and offset.isdecimal() and len(number) < 18
-    return int(number) / 1e6 if is_ours else None
+    """When this node accepted the task with that id; None for one from elsewhere."""
+    return names.accepted_in(identity) if identity.startswith(f"{reader.node_id}_") else None
 
 
 def _all_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterator[Info]:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
 from typing import Any, Protocol
 
 from spoolnode.node.disk.disk import Disk
@@ -23,6 +23,8 @@ from spoolnode.node.spool.recovery import Found
 from spoolnode.node.spool.sequence import Received
 from spoolnode.node.spool.store import Store
 from spoolnode.node.spool.tasks import Batch, Counts, Source
+from spoolnode.node.story.keeper import Story, Untold
+from spoolnode.node.story.watchers import Watchers
 from spoolnode.protocol.names import id_of_record
 
 SETTLE_AT_MOST = 64
@@ -57,12 +59,13 @@ class Journal:
 
     def __init__(
         self, disk: Disk, layout: Layout, node_id: str, *, sync: bool, report: Callable[..., None],
-        trace: Callable[..., None] | None = None, thread: Callable[[str], DiskThread] = DiskThread,
+        trace: Callable[..., None] | None = None, story: Story | None = None, thread: Callable[[str], DiskThread] = DiskThread,
     ) -> None:  # fmt: skip
         """
         Args:
             report: called for everything that is worth a line in the log. trace: called for each task that comes or ends well;
             None if no such lines are wanted: a line costs more than a task.
+            story: is told what happens to tasks.
         """
         self.disk = disk
         self.layout = layout
@@ -70,12 +73,10 @@ class Journal:
         self.sync = sync
         self.report = report
         self.trace = trace
+        self.story = story or Untold()
+        self.watchers = Watchers()
         self.store = Store(disk, layout, node_id, sync)
         """For the thread `moves` alone."""
-        self.marker: Marker = self.store
-        """Also for the thread `packing`."""
-        self.reader: Reader = self.store
-        """For any thread."""
         self.commits = thread("commit")
         self.moves = thread("store")
         self.packing = thread("packing")
@@ -92,6 +93,16 @@ class Journal:
         self._last_number = 0
         self._dirty: set[int] = set()
         self._dirty_directories: set[str] = set()
+
+    @property
+    def marker(self) -> Marker:
+        """Also for the thread `packing`."""
+        return self.store
+
+    @property
+    def reader(self) -> Reader:
+        """For any thread."""
+        return self.store
 
     def when_placed(self, call: Callable[[], None]) -> None:
         """`call` is called when no move that gives files their names is under way (see `placing`)."""
@@ -114,6 +125,7 @@ class Journal:
         await self.packing.close()
         await self.commits.close()
         await self.moves.close()
+        await self.story.close()
 
     def number(self) -> int:
         """A number that no batch of this node has ever had: microseconds since 1970, always rising."""
@@ -127,6 +139,13 @@ class Journal:
     def id_of(self, source: Source, ref: Ref) -> str:
         """The id of a task."""
         return source.place.id_of(ref, self.node_id)
+
+    def note(self, kind: str, source: Source, refs: MutableSequence[Any], seconds: Sequence[float] = (), **detail: Any) -> None:
+        """Notes in their stories that the same happened to all these tasks."""
+        self.story.note(kind, source.number, refs, seconds, **detail)
+        if self.watchers:
+            for ref in refs:
+                self.watchers.tell(self.id_of(source, ref))
 
     @contextlib.contextmanager
     def placing(self) -> Iterator[None]:

@@ -109,6 +109,14 @@ class ReadyQueue:
                 return run.source, refs, rank
         return None
 
+    def head(self) -> tuple[int, Run] | None:
+        """The rank and the run of the task that is taken next; None if there are none, or all are being moved."""
+        for rank in self._ranks:
+            for run in self._lanes[rank]:
+                if not run.source.frozen:
+                    return rank, run
+        return None
+
     def take_old(self, is_old: Callable[[Any, Ref], bool], count: int) -> list[tuple[Any, Ref]]:
         """Removes up to `count` old tasks: in each rank, those before the first that is not old."""
         taken: list[tuple[Any, Ref]] = []

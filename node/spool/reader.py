@@ -53,7 +53,7 @@ class Reader:
     def record(self, number: int, offset: int) -> Location:
         """The location of a record of a batch."""
         path = self.layout.batch(number)
-        descriptor = self.disk.open(path)
+        descriptor = self.disk.open_to_read(path)
         try:
             front = self.disk.read(descriptor, batchfile.RECORD_SIZE, offset - batchfile.RECORD_SIZE)
         finally:
@@ -62,7 +62,7 @@ class Reader:
 
     def progress(self, header: Location) -> Progress:
         """State and attempts of the task with this header. Raises FileNotFoundError if it is gone."""
-        descriptor = self.disk.open(header.path)
+        descriptor = self.disk.open_to_read(header.path)
         try:
             front = self.disk.read(descriptor, HEADER.size, header.base)
         finally:
@@ -71,7 +71,7 @@ class Reader:
 
     def progresses(self, number: int, offsets: Iterable[int]) -> dict[int, Progress]:
         """State and attempts of many tasks of one batch."""
-        descriptor = self.disk.open(self.layout.batch(number))
+        descriptor = self.disk.open_to_read(self.layout.batch(number))
         try:
             headers = {offset: self.disk.read(descriptor, HEADER.size, offset) for offset in offsets}
         finally:
@@ -85,7 +85,7 @@ class Reader:
 
     def contents(self, path: str) -> bytes:
         """All bytes of a file of our own. Raises OSError (EFBIG) if it has more than such a file ever has."""
-        descriptor = self.disk.open(path)
+        descriptor = self.disk.open_to_read(path)
         try:
             size = self.disk.size(descriptor)
             if size > LARGEST_OWN:
@@ -107,7 +107,7 @@ class Reader:
 
     def block_at(self, place: Location) -> bytes:
         """The variables of a task, encoded. Raises `Short` if they are not all there."""
-        descriptor = self.disk.open(place.path)
+        descriptor = self.disk.open_to_read(place.path)
         try:
             return self._block(descriptor, place)
         finally:
@@ -117,7 +117,7 @@ class Reader:
         """Whether a body follows the variables of a task, which take `size` bytes."""
         length = place.length
         if length < 0:
-            descriptor = self.disk.open(place.path)
+            descriptor = self.disk.open_to_read(place.path)
             try:
                 length = self.disk.size(descriptor) - place.base
             finally:

@@ -21,13 +21,14 @@ from spoolnode.node.spool.place import IN_FILES
 from spoolnode.node.spool.reader import Reader
 from spoolnode.node.spool.sequence import Received
 from spoolnode.node.spool.store import Store, destination_of_variables, rank_of_variables
-from spoolnode.node.spool.tasks import Batch
+from spoolnode.node.spool.tasks import Batch, WaitingFile
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.forward import undress
-from spoolnode.protocol.names import LAST, REASON, SPOOL_PREFIX, is_destination
+from spoolnode.protocol.names import KEY, KEYED, LAST, REASON, RETRY, SPOOL_PREFIX, is_destination
 from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.spoolfile import VOID, WAITING
+from spoolnode.protocol.unique import unique_key_in
 
 
 class FoundOutbound(NamedTuple):
@@ -41,6 +42,16 @@ class FoundOutbound(NamedTuple):
     """Whether it may have been sent."""
 
 
+class Tried(NamedTuple):
+    """A task in a batch that was tried before."""
+
+    offset: int
+    rank: int
+    attempts: int
+    said: bytes
+    """Its variables, if they may say something about its attempts."""
+
+
 @dataclass(slots=True)
 class FoundBatch:
     """A batch with waiting tasks."""
@@ -50,9 +61,12 @@ class FoundBatch:
     """By rank, oldest first."""
     later: list[tuple[float, int, int]] = field(default_factory=list)
     """Due time, offset, rank."""
-    tried: list[tuple[int, int, int]] = field(default_factory=list)
-    """Offset, rank, attempts of the tasks that were tried before."""
+    tried: list[Tried] = field(default_factory=list)
     outbound: list[FoundOutbound] = field(default_factory=list)
+    functions: list[tuple[int, bytes | None]] = field(default_factory=list)
+    """From which offset on its tasks are for which function, by name; None if the records do not say."""
+    keys: list[tuple[int, bytes]] = field(default_factory=list)
+    """The tasks for this node that have a key."""
 
 
 @dataclass(slots=True)
@@ -71,6 +85,8 @@ class FoundFile:
     size: int
     changed: float = 0.0
     """When anything about it last changed."""
+    key: bytes = b""
+    """The fingerprint of its task's key, if that was read."""
 
 
 class FoundOutboxFile(NamedTuple):
@@ -91,8 +107,8 @@ class Found:
     directories: list[str] = field(default_factory=list)
     """Directories below the spool where files of tasks are, or were."""
     outbox: list[FoundOutboxFile] = field(default_factory=list)
-    arrived: dict[str, tuple[str, float]] = field(default_factory=dict)
-    """Large tasks in arriving/: where they go, and when they are due."""
+    arrived: dict[str, WaitingFile] = field(default_factory=dict)
+    """Large tasks in arriving/: where they will wait."""
     received: Received = field(default_factory=Received)
     """Numbers taken from other nodes: from their file, and proved by the tasks themselves."""
     last_number: int = 0
@@ -132,6 +148,7 @@ def recover(store: Store, now: float, report: Callable[..., None]) -> Found:
         file.mtime = corrected.get(file.ref, file.mtime)
     found.received = _read_received(store, now, report)
     _drop_second_names(store, found, report)
+    _read_keys(store, found.files)
     refs = [file.ref for file in found.files] + [file.ref for file in found.outbox]
     refs += [f"dead/{entry.name}" for entry in store.disk.entries(store.layout.dead) if places.is_spool_file(entry.name)]
     settled = _settled(store.node_id, refs)
@@ -179,7 +196,7 @@ def make_own_directory(disk: Disk, path: str) -> None:
             raise
         raise BadConfig(
             f"{path} is a symbolic link; it must be a directory (bind-mount one to have it elsewhere), "
-            "because whoever may change the link would decide what this node removes"
+            "because anyone who may change the link could decide what this node removes"
         ) from None
 
 
@@ -314,6 +331,18 @@ def _has_reason(store: Store, ref: str) -> bool:
         return False
 
 
+def _read_keys(reader: Reader, files: list[FoundFile]) -> None:
+    """Reads the keys of this node's own tasks, and of those whose names say that they have one.
+
+    To read every file of a large directory that a uWSGI left would take as long as all the rest.
+    """
+    for file in files:
+        identity = places.ref_id(file.ref)
+        if identity.startswith(f"{reader.node_id}_") or identity.endswith(KEYED):
+            with contextlib.suppress(OSError, BadPacket):  # a worker will judge it
+                file.key = unique_key_in(reader.block_of(file.ref))
+
+
 _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV, errno.EFBIG)
 """Errors of opening or reading something that is not a regular file, or much larger than any of ours."""
 
@@ -370,7 +399,8 @@ def _find_arrived(store: Store, found: Found, now: float, report: Callable[..., 
             _drop_arrived(store, ref, found.received, report)  # it was under both names
         else:
             final = places.waiting_ref(places.ref_id(ref), rank)
-            found.arrived[ref] = final, entry.mtime if entry.mtime > now else 0.0
+            due = entry.mtime if entry.mtime > now else 0.0
+            found.arrived[ref] = WaitingFile(final, due, unique_key_in(block))
 
 
 def _drop_arrived(store: Store, ref: str, received: Received, report: Callable[..., None]) -> None:
@@ -414,6 +444,7 @@ def _read_batch(
     found = FoundBatch(Batch(number, closed=True, closed_at=float("-inf")))
     moved: set[int] = set()
     again: set[int] = set()
+    has_keys = KEY in data
     for item in batchfile.read_records(data, number):
         if isinstance(item, batchfile.Damage) or _is_odd(data, item):
             start, end = item if isinstance(item, batchfile.Damage) else (item.offset, item.offset + item.length)
@@ -427,6 +458,8 @@ def _read_batch(
             moved.add(item.offset)
         elif item.state == WAITING:
             _sort_in(found, item, now, data)
+            if has_keys and item.kind != batchfile.OUTBOUND and (key := unique_key_in(_block_at(data, item))):
+                found.keys.append((item.offset, key))
     if not found.batch.live:
         if found.batch.arrived:
             store.replace(store.layout.taken, proofs.received.encode())
@@ -451,7 +484,7 @@ def _batch_data(store: Store, number: int, report: Callable[..., None]) -> bytes
         if written != number:
             raise BadPacket(f"the batch says it is number {written}")
     except BadPacket as error:
-        if data.startswith(batchfile.MAGIC) and not data.startswith(batchfile.BEGINNING):
+        if data.startswith(batchfile.MAGIC) and not data.startswith(batchfile.BEGINNINGS):
             report("not_scanned", file=f"incoming/{number}.batch", reason=str(error), kept="for the version that wrote it")
         elif data.strip(b"\0") or len(data) < group_commit.BATCH_SIZE:
             report("quarantined", file=f"incoming/{number}.batch", reason=str(error))
@@ -509,13 +542,16 @@ def _mark_moved(store: Store, batch: Batch, moved: set[int], again: set[int], re
 def _sort_in(found: FoundBatch, record: batchfile.Record, now: float, data: bytes) -> None:
     found.batch.live += 1
     found.batch.accepted = found.batch.accepted or record.accepted
+    if not found.functions or found.functions[-1][1] != record.function:
+        found.functions.append((record.offset, record.function))
     if record.kind == batchfile.OUTBOUND:
         to = destination_of_variables(decode_variables(_block_at(data, record)))
         found.outbound.append(FoundOutbound(to, record.offset, record.rank, record.number, record.attempts > 0))
         found.batch.outbound.append(record.offset)
         found.batch.numbers.append(record.number)
     elif record.attempts:
-        found.tried.append((record.offset, record.rank, record.attempts))
+        block = _block_at(data, record)
+        found.tried.append(Tried(record.offset, record.rank, record.attempts, block if RETRY in block else b""))
     elif record.due > now:
         found.later.append((record.due, record.offset, record.rank))
     else:

@@ -6,19 +6,24 @@ It lives on the event loop and never blocks it: disk work goes to threads (see `
 """
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from spoolnode.node.disk.layout import is_outbound, rank_of
 from spoolnode.node.spool.arrivals import Arrivals
+from spoolnode.node.spool.duplicates import Duplicates
 from spoolnode.node.spool.files import SpoolFiles
 from spoolnode.node.spool.group_commit import Group, GroupCommit
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.queue import DueTask, Ref
-from spoolnode.node.spool.recovery import Found, FoundBatch
+from spoolnode.node.spool.recovery import Found, FoundBatch, FoundFile
 from spoolnode.node.spool.retrying import Retrying
+from spoolnode.node.spool.starting import Starting
 from spoolnode.node.spool.tasks import Batch, Source, Taken
+from spoolnode.node.spool.timings import Timings
 from spoolnode.node.spool.waiting import Waiting
+from spoolnode.node.spool.waiting_keys import WaitingKeys
+from spoolnode.node.story.notes import DEAD, DONE
 from spoolnode.protocol.names import LAST
 
 
@@ -45,18 +50,16 @@ class Spool:
         )
         self.waiting = Waiting()
         self.retrying = Retrying()
-        self.files = SpoolFiles(journal, self.waiting, self.retrying)
-        self.arrivals = Arrivals(journal, self.files)
-        self.repeats = 0
-        """Tasks that came over a link a second time."""
+        self.keys = WaitingKeys()
+        self.files = SpoolFiles(journal, self.waiting, self.retrying, self.keys)
+        self.duplicates = Duplicates(self.keys, self.files, journal, self.end)
+        self.starting = Starting(self.waiting, self.files, self.keys)
+        self.arrivals = Arrivals(journal, self.duplicates)
+        self.timings = Timings(self.starting.functions)
         self._outgoing = outgoing
 
     def __repr__(self) -> str:
         return f"<spool {self.journal.layout.root}: {self.total} tasks, {self.waiting!r}>"
-
-    def count_repeat(self) -> None:
-        """Counts a task that came over a link a second time."""
-        self.repeats += 1
 
     # -- in --
 
@@ -67,29 +70,43 @@ class Spool:
         position = 0
         for batch in found.batches:
             while position < len(files) and files[position].mtime <= batch.batch.accepted:
-                self.files.notice(files[position].ref, files[position].mtime, now, sure=False)
+                self._adopt_file(files[position], now)
                 position += 1
             self._adopt_batch(batch)
         for file in files[position:]:
-            self.files.notice(file.ref, file.mtime, now, sure=False)
+            self._adopt_file(file, now)
+
+    def _adopt_file(self, file: FoundFile, now: float) -> None:
+        self.files.notice(file.ref, file.mtime, now, sure=False, key=file.key)
 
     def _adopt_batch(self, found: FoundBatch) -> None:
         batch = found.batch
         self.journal.batches[batch.number] = batch
+        for offset, name in found.functions:
+            batch.functions.note(offset, self.starting.functions.number(name))
         for rank, offsets in found.ready.items():
             self.waiting.ready.add(batch, offsets, rank)
         for due, offset, rank in found.later:
             self.waiting.later.add(due, batch, offset, rank)
+        for offset, key in found.keys:
+            self.keys.add(batch, offset, key)
 
     def _committed(self, group: Group) -> None:
         batch = group.batch
         if batch.live:
             self.journal.batches[batch.number] = batch
+        if group.keys:
+            group = self.duplicates.removed_from(group)
+        self.starting.note_functions(group)
         self._queue(group)
         self.counts.accepted += len(group.offsets)
+        if group.offsets:
+            self._tell(group)
         if self.journal.trace:
             for offset in group.offsets:
-                self.journal.trace("accepted", id=self.id_of(batch, offset))
+                identity, function = self.id_of(batch, offset), group.functions.get(offset, b"").decode("utf-8", "replace")
+                origin_id = group.origins.get(offset, b"").decode("ascii", "replace") or identity
+                self.journal.trace("accepted", id=identity, origin_id=origin_id, function=function)
         if group.closes:
             # Only now: a batch counts as finished when it is closed and has no unfinished tasks, and those of a closing group
             # count from here on.
@@ -98,6 +115,16 @@ class Spool:
             self.journal.drop_if_finished(batch)
         if group.offsets:
             self.waiting.changed()
+
+    def _tell(self, group: Group) -> None:
+        """Begins the stories of these tasks."""
+        accepted, number = self.journal.story.accepted, group.batch.number
+        if not group.outbound:
+            accepted(number, group.offsets, group.callers, group.origins, group.functions)
+            return
+        for offset, caller in zip(group.offsets, group.callers, strict=True):
+            to = {"to": group.outbound[offset].to} if offset in group.outbound else {}
+            accepted(number, [offset], [caller], group.origins, group.functions, **to)
 
     def _queue(self, group: Group) -> None:
         if not group.special and not group.outbound:
@@ -119,17 +146,10 @@ class Spool:
     # -- to the workers and back --
 
     def take(self, count: int) -> Taken | None:
-        """Takes up to `count` tasks of one source to run now; None if there are none."""
-        ready = self.waiting.ready
-        while (taken := ready.take(count)) is not None:
-            source, refs, rank = taken
-            here, moved = source.ready(refs)
-            if moved:  # of a batch that was settled: they take their turn as files
-                ready.give_back(self.files, moved, rank)
-            if here:
-                source.in_flight.update(here)
-                return Taken(source, here, rank)
-        return None
+        """Takes up to `count` tasks of one source to run now; None if there are none that may."""
+        if (taken := self.starting.take(count)) is not None:
+            self.keys.take(taken.source, taken.refs)
+        return taken
 
     def take_later(self, count: int) -> list[DueTask]:
         """Takes up to `count` tasks of one source and one rank that are due later, with their times; see `give_back_later`."""
@@ -143,24 +163,35 @@ class Spool:
         for due, _, source, ref, rank, pauses in entries:
             source.land([ref])
             if source.still_here([ref]):
+                self.keys.wait_again(source, [ref])
                 self.waiting.wait(source, ref, rank, due, pauses=pauses)
 
     def give_back(self, taken: Taken) -> None:
         """Takes back tasks that were with a worker and did not start: they run next."""
         source, refs, rank = taken
         source.land(refs)
-        self.waiting.ready.give_back(source, source.still_here(refs), rank)
+        self.starting.release(source, refs, ran=False)
+        self.keys.wait_again(source, here := source.still_here(refs))
+        self.waiting.ready.give_back(source, here, rank)
         self.waiting.changed()
 
     def postpone(self, source: Source, ref: Ref, rank: int, due: float) -> None:
         """A task is tried again at that time."""
         source.land([ref])
+        self.starting.release(source, [ref])
         if source.put_off(ref, due):
+            self.keys.wait_again(source, [ref])
             self.waiting.wait(source, ref, rank, due, pauses=not source.place.keeps_times)
 
-    def done(self, source: Source, refs: list[Ref]) -> None:
-        """Notes that tasks have ended well; the worker has marked or removed them."""
+    def done(self, source: Source, refs: list[Ref], seconds: Sequence[float] = (), **detail: Any) -> None:
+        """Notes that tasks have ended well; the worker has marked or removed them.
+
+        Args:
+            seconds: how long each ran.
+            detail: more for their stories.
+        """
         self.counts.done += len(refs)
+        self.journal.note(DONE, source, refs, seconds, **detail)
         if self.journal.trace:
             for ref in refs:
                 self.journal.trace("done", id=self.id_of(source, ref))
@@ -169,6 +200,7 @@ class Spool:
     def died(self, source: Source, ref: Ref) -> None:
         """A task was given up; it is in dead/."""
         self.counts.died += 1
+        self.journal.note(DEAD, source, [ref])
         self.end(source, [ref])
 
     def gone(self, source: Source, ref: Ref) -> None:
@@ -178,6 +210,8 @@ class Spool:
     def end(self, source: Source, refs: list[Ref]) -> None:
         """Notes that tasks left the disk."""
         self.retrying.forget(source, refs)
+        self.starting.release(source, refs)
+        self.keys.forget(source, refs)
         source.in_flight.difference_update(refs)
         source.left(refs, self.journal)
 
@@ -191,12 +225,21 @@ class Spool:
 
     async def remove(self, source: Source, ref: Ref) -> bool:
         """Removes a waiting task. Returns False, and does nothing, if it does not wait there (any longer)."""
+        place, store = source.place, self.journal.store
+        return await self.end_waiting(source, ref, lambda: place.remove(store, ref))
+
+    async def end_waiting(self, source: Source, ref: Ref, end: Callable[[], bool]) -> bool:
+        """Takes a waiting task off the disk with `end`, in the store thread. Returns False if it does not wait there, or stays.
+
+        Raises what `end` raises; then the task waits as before.
+        """
         if ref in source.in_flight or source.frozen or (put_back := self._withdraw(source, ref)) is None:
             return False
+        self.keys.take(source, [ref])  # a task that comes meanwhile must not rely on this one
         source.in_flight.add(ref)
-        place, store, removed = source.place, self.journal.store, False
+        removed = False
         try:
-            removed = await self.journal.moves.run(lambda: place.remove(store, ref))
+            removed = await self.journal.moves.run(end)
         except FileNotFoundError:
             pass  # it ends as gone when its turn comes
         finally:
@@ -271,6 +314,8 @@ class Spool:
                 continue
             still_later = self.waiting.later.remove(batch, offset) is not None
             self.retrying.move(batch, offset, self.files, ref)
+            self.keys.move(batch, offset, self.files, ref)
+            self.files.learn(ref, batch.functions.at(offset))
             self.files.note(ref, due.get(offset, 0.0))
             if offset in due:
                 self.waiting.wait(self.files, ref, rank_of(ref), due[offset])

@@ -8,13 +8,14 @@ import secrets
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from spoolnode.node.disk.layout import number_of
+from spoolnode.node.spool.functions import UNKNOWN, Spans
 from spoolnode.node.spool.place import IN_FILES, InBatch, Place
-from spoolnode.node.spool.queue import ReadyQueue, Ref
+from spoolnode.node.spool.queue import Ref
 from spoolnode.protocol import batch as batchfile
 
 
@@ -25,12 +26,29 @@ class Outbound(NamedTuple):
     number: int
 
 
+class WaitingFile(NamedTuple):
+    """A task for this node in a file of its own."""
+
+    ref: str
+    due: float = 0.0
+    """When it is due; 0.0 is now."""
+    key: bytes = b""
+    """The fingerprint of its key; empty if it has none."""
+
+
 class Taken(NamedTuple):
     """Tasks that were taken together, until they are given back or have ended."""
 
     source: "Source"
     refs: MutableSequence[Any]
     rank: int
+
+
+class Removable(Protocol):
+    """A queue of tasks."""
+
+    def remove(self, source: Any, ref: Ref) -> int | None:
+        """Removes one task. Returns its rank, or None if it is not there."""
 
 
 class Ledger(Protocol):
@@ -79,6 +97,23 @@ class Source(ABC):
         """When a task was accepted, in seconds since 1970."""
 
     @abstractmethod
+    def alike(self, refs: MutableSequence[Any], start: int, most: int) -> tuple[int, int]:
+        """The function of `refs[start]`, and how many tasks from there on are for the same one; `most` at most."""
+
+    @abstractmethod
+    def functions_of(self, refs: Iterable[Any]) -> list[int]:
+        """The function that each of these tasks is for."""
+
+    @abstractmethod
+    def learn(self, ref: Ref, function: int) -> None:
+        """A look at a task has told which function it is for."""
+
+    @property
+    @abstractmethod
+    def has_unknown(self) -> bool:
+        """Whether it may have tasks of which only a look tells which function they are for."""
+
+    @abstractmethod
     def put_off(self, ref: Ref, due: float) -> bool:
         """A task waits until it is due (0.0: no more); False when it was removed meanwhile."""
 
@@ -87,7 +122,7 @@ class Source(ABC):
         """How many may be read from the disk together: so many tasks, or so many files that must be opened."""
 
     @abstractmethod
-    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
+    def withdraw(self, queue: Removable, ref: Ref) -> int | None:
         """Takes one task out of that queue; its rank, or None when it was not there."""
 
     def land(self, refs: Iterable[Any]) -> None:
@@ -138,6 +173,8 @@ class Batch(Source):
     """Its tasks for other nodes, in order..."""
     numbers: "array[int]" = field(default_factory=lambda: array("Q"))
     """...and the sequence numbers that their links gave them."""
+    functions: Spans = field(default_factory=Spans)
+    """The functions that its tasks are for."""
 
     def __post_init__(self) -> None:
         self.place = InBatch(self.number)
@@ -163,13 +200,28 @@ class Batch(Source):
     def accepted_at(self, ref: Ref) -> float:  # noqa: ARG002  # it knows of its first one
         return self.accepted
 
+    def alike(self, refs: MutableSequence[Any], start: int, most: int) -> tuple[int, int]:
+        if (only := self.functions.only) is not None:
+            return only, min(most, len(refs) - start)
+        return _alike(self.functions.at, refs[start : start + most])
+
+    def functions_of(self, refs: Iterable[Any]) -> list[int]:
+        return self.functions.each(refs)
+
+    def learn(self, ref: Ref, function: int) -> None:
+        self.functions.learn(int(ref), function)
+
+    @property
+    def has_unknown(self) -> bool:
+        return UNKNOWN in self.functions
+
     def put_off(self, ref: Ref, due: float) -> bool:  # noqa: ARG002  # the queues know
         return True
 
     def at_once(self, tasks: int, files: int) -> int:  # noqa: ARG002  # one file has them all
         return tasks
 
-    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
+    def withdraw(self, queue: Removable, ref: Ref) -> int | None:
         return queue.remove(self, ref)
 
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
@@ -186,6 +238,8 @@ class Files(Source):
 
     known: dict[str, float] = field(default_factory=dict)
     """The time that counts for each; a file is in here from when it is noticed until it is gone."""
+    functions: dict[str, int] = field(default_factory=dict)
+    """The functions of those of which that is known."""
     number: None = None
     place: Place = IN_FILES
     in_flight: set[str] = field(default_factory=set)
@@ -198,12 +252,26 @@ class Files(Source):
     def still_here(self, refs: Iterable[Any]) -> list[Any]:
         return [ref for ref in refs if ref in self.known]
 
+    def alike(self, refs: MutableSequence[Any], start: int, most: int) -> tuple[int, int]:
+        return _alike(lambda ref: self.functions.get(ref, UNKNOWN), refs[start : start + most])
+
+    def functions_of(self, refs: Iterable[Any]) -> list[int]:
+        return [self.functions.get(ref, UNKNOWN) for ref in refs]
+
+    def learn(self, ref: Ref, function: int) -> None:
+        self.functions[str(ref)] = function
+
+    @property
+    def has_unknown(self) -> bool:
+        return True
+
     def at_once(self, tasks: int, files: int) -> int:
         return min(tasks, files)
 
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
         for ref in refs:
             self.known.pop(ref, None)
+            self.functions.pop(ref, None)
         ledger.touch_directories(*{ref.rpartition("/")[0] for ref in refs})
 
     def touch(self, ledger: Ledger) -> bool:  # noqa: ARG002  # a sync for each of them would cost too much
@@ -227,8 +295,14 @@ class OutboxFiles(Files):
     def put_off(self, ref: Ref, due: float) -> bool:  # noqa: ARG002  # nothing waits for its time there
         return ref in self.known
 
-    def withdraw(self, queue: ReadyQueue, ref: Ref) -> int | None:
+    def withdraw(self, queue: Removable, ref: Ref) -> int | None:
         return queue.remove(self, ref)
+
+
+def _alike(function_of: Callable[[Any], int], refs: Sequence[Any]) -> tuple[int, int]:
+    """The function of the first of these tasks, and how many from there on are for the same one."""
+    function = function_of(refs[0])
+    return function, next((index for index, ref in enumerate(refs) if function_of(ref) != function), len(refs))
 
 
 @dataclass(slots=True)
@@ -240,3 +314,5 @@ class Counts:
     failed: int = 0
     died: int = 0
     found: int = 0
+    repeats: int = 0
+    """Tasks that came over a link a second time."""

@@ -6,14 +6,17 @@ The store thread judges, for the disk knows how often a task was tried; the even
 import random
 import time
 
-from spoolnode.node.outcome import Ending, Outcome
+from spoolnode.node.outcome import ASKED, Ending, Outcome
+from spoolnode.node.spool import timings
 from spoolnode.node.spool.journal import DISK_REST_SECONDS, Journal
-from spoolnode.node.spool.place import Line
+from spoolnode.node.spool.place import Line, Place
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.recovery import Found
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Source, Taken
+from spoolnode.node.story.notes import ATTEMPT, INTERRUPTED, MAX_TEXT
+from spoolnode.protocol.errors import BadPacket
 
 
 class Verdicts:
@@ -32,13 +35,14 @@ class Verdicts:
         """Judges what ran when the process before this one ended. `now`: the wall clock, in seconds."""
         for item in found.batches:
             batch = item.batch
-            for offset, rank, attempts in item.tried:
-                if self._policy.gives_up(attempts):
+            for offset, rank, attempts, said in item.tried:
+                policy = self._policy.of_task(said)
+                if policy.gives_up(attempts):
                     self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
                 else:
                     reason = "the node ended before it was tried again"
                     self._retrying.fail(batch, offset, self._journal.id_of(batch, offset), reason)
-                    self._spool.postpone(batch, offset, rank, now + self._policy.pause(attempts, self._rng))
+                    self._spool.postpone(batch, offset, rank, now + policy.pause(attempts, self._rng))
 
     def interrupted(self, source: Source, ref: Ref, rank: int) -> None:
         """Takes back a task that the node itself stopped: it runs next, and the attempt does not count."""
@@ -53,6 +57,7 @@ class Verdicts:
             # Not earlier: the next attempt, counted at its start, would be uncounted instead.
             self._journal.reported("uncount", source, ref)(result, error)
             self._journal.report("put_back", id=self._journal.id_of(source, ref))
+            self._journal.note(INTERRUPTED, source, [ref])
             self._spool.give_back(Taken(source, [ref], rank))
 
         self._journal.moves.submit(uncount, uncounted)
@@ -60,19 +65,17 @@ class Verdicts:
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
         """Judges a task that did not end well: it runs again, or is given up."""
         place, identity = source.place, self._journal.id_of(source, ref)
-        asked = outcome.kind in (Ending.AGAIN, Ending.RETRY)
+        asked = outcome.kind in ASKED
         rounds = self._retrying.ask(source, ref, identity) if outcome.kind is Ending.RETRY else 0
 
         def judge() -> tuple[float, int]:
-            attempts = place.progress(self._store, ref).attempts
+            begun = place.progress(self._store, ref).attempts
+            attempts, pause = self._policy.after(outcome, begun, rounds, lambda: self._policy_at(place, ref), self._rng)
             if asked:
-                place.set_attempts(self._store, ref, 0)
-                pause = min(self._policy.pause(rounds, self._rng), outcome.delay) if rounds else outcome.delay
-                return place.put_off(self._store, ref, time.time() + pause), 0
-            if self._policy.gives_up(attempts):
+                place.set_attempts(self._store, ref, attempts)
+            if pause is None:
                 place.bury(self._store, ref, outcome.reason, attempts)
                 return 0.0, attempts
-            pause = self._policy.pause(attempts, self._rng)
             return place.put_off(self._store, ref, time.time() + pause), attempts
 
         def judged(result: tuple[float, int] | None, error: BaseException | None) -> None:
@@ -88,8 +91,16 @@ class Verdicts:
                 self._retrying.fail(source, ref, identity, outcome.reason)
             self._spool.postpone(source, ref, rank, due)
 
-        self._journal.counts.failed += not asked
+        self._journal.counts.failed += not asked and outcome.kind is not Ending.CANCELLED
         self._journal.moves.submit(judge, judged)
+
+    def _policy_at(self, place: Place, ref: Ref) -> RetryPolicy:
+        """How often the task there is tried, and after which pauses."""
+        try:
+            block = self._store.block_at(place.header(self._store.layout, ref))
+        except BadPacket:
+            return self._policy
+        return self._policy.of_task(block)
 
     def _unjudged(self, source: Source, ref: Ref, rank: int, error: BaseException | None) -> None:
         if isinstance(error, FileNotFoundError):
@@ -146,12 +157,21 @@ class Verdicts:
 
     def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
         report, identity = self._journal.report, self._journal.id_of(source, ref)
+        task = {"id": identity, "origin_id": outcome.origin_id or identity}
         ended = {"function": outcome.function, "outcome": outcome.kind.value}
-        if outcome.kind in (Ending.AGAIN, Ending.RETRY):
-            report("again", id=identity, due=due)
+        error = {"error": outcome.error} if outcome.error else {}
+        self._journal.note(
+            ATTEMPT, source, [ref], [outcome.seconds],
+            attempt=attempts, due=due, **ended, **error, reason=outcome.reason[:MAX_TEXT],
+        )  # fmt: skip
+        is_asked = outcome.kind in ASKED
+        label = timings.AGAIN if is_asked else timings.FAILED if due else timings.DEAD
+        self._spool.timings.ended(source, ref, label, outcome.seconds, outcome.function)
+        if is_asked:
+            report("again", **task, function=outcome.function, due=due)
         elif due:
             # The traceback is logged once; `show` has that of the last attempt, and dead/ keeps it.
             reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]
-            report("retry", id=identity, attempts=attempts, due=due, **ended, reason=reason)
+            report("retry", **task, attempts=attempts, due=due, **ended, reason=reason)
         else:
-            report("dead", id=identity, attempts=attempts, **ended, reason=outcome.reason)
+            report("dead", **task, attempts=attempts, **ended, reason=outcome.reason)

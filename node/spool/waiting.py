@@ -4,7 +4,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from spoolnode.node.spool.queue import Later, ReadyQueue, Ref
+from spoolnode.node.spool.parking import ParkingQueue
+from spoolnode.node.spool.queue import Later, Ref
 from spoolnode.node.spool.tasks import Source
 
 WAKE_AT_ONCE = 1000
@@ -15,7 +16,7 @@ class Waiting:
     """The order of the tasks of one node. What becomes of them is not its business."""
 
     def __init__(self) -> None:
-        self.ready = ReadyQueue(lambda source, ref: source.accepted_at(ref))
+        self.ready = ParkingQueue(lambda source, ref: source.accepted_at(ref))
         self.later = Later()
         self.changed: Callable[[], None] = lambda: None
 

@@ -1,5 +1,6 @@
 """The task that runs in this context, for its output, and for an application that asks."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,28 @@ if TYPE_CHECKING:
 
 running: ContextVar["Task | None"] = ContextVar("running", default=None)
 """Threads and async tasks have it if they run in a copy of the task's context."""
+
+
+class _Teller:
+    """Says how far tasks are."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[str, float, str], None] = lambda _identity, _done, _text: None
+        """Takes the id of a task, how much of it is done (0 to 1), and a text. A worker brings its own."""
+
+
+progress = _Teller()
+
+
+class _Records:
+    """The way of the application's `logging` into the node's log."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[str, str, str], None] | None = None
+        """Takes level, logger and text of a record. A worker brings its own; None anywhere else."""
+
+
+records = _Records()
 
 
 def running_file() -> str:

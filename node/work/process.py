@@ -17,12 +17,14 @@ import msgpack
 
 from spoolnode.node.background import spawn
 from spoolnode.node.outcome import Timer
-from spoolnode.node.work import messages, strays
+from spoolnode.node.work import messages, stack, strays
 from spoolnode.node.work.balance import Pace
 from spoolnode.node.work.slots import Running, Slots
 
 PRINTED_AT_ONCE = 100
 """Lines printed past Python that are logged in one turn of the loop; no more are read until the rest is logged."""
+LAST_MOMENT = 1.0
+"""Seconds that a worker gets to write where its threads are."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +36,17 @@ class InFlight:
     rank: int
     open: set[int]
     """Positions of those that have not ended."""
+
+
+@dataclass(eq=False, slots=True)
+class Cancel:
+    """The wish that a task ends before its time."""
+
+    reason: str
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when no worker holds it any more."""
+    is_forced: bool = False
+    """Whether its worker is killed for it."""
 
 
 @dataclass(eq=False)
@@ -63,12 +76,16 @@ class WorkerProcess:
     """Why its application did not load."""
     overdue: set[tuple[int, int]] = field(default_factory=set)
     """The late tasks for which we killed it."""
+    cancelled: dict[tuple[int, int], "Cancel"] = field(default_factory=dict)
+    """Its tasks that were told to end, as (chunk, position)."""
     excused: dict[Running, float] = field(default_factory=dict)
     """Extra seconds for running tasks, because node and worker were stopped meanwhile."""
     left: list[int] = field(default_factory=list)
     """Processes of its tasks that could not be ended."""
     interrupted: bool = False
     """Whether we killed it in order to stop; then no task is blamed."""
+
+    _last_moment: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Starts the process. Raises OSError, and leaves nothing, if the machine has no room for it."""
@@ -125,6 +142,15 @@ class WorkerProcess:
         """Gives running tasks this many more seconds."""
         self.excused = {item: self.excused.get(item, 0.0) + seconds for item in self.slots.running()}
 
+    def position_of(self, source: Any, ref: Any) -> tuple[int, int] | None:
+        """Where it has a task, as (chunk, position); None if it does not have it."""
+        for number, chunk in self.chunks.items():
+            if chunk.source is source:
+                for position in chunk.open:
+                    if chunk.refs[position] == ref:
+                        return number, position
+        return None
+
     def late(self, now: float) -> set[tuple[int, int]]:
         """The tasks past their time, as (chunk, position)."""
         running = self.slots.running()
@@ -141,10 +167,25 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):  # it ended by itself, and its death is about to be noticed
             os.killpg(self.pid, signal.SIGKILL)
 
+    def kill_late(self) -> None:
+        """Kills it, but first it gets a moment to write where its threads are."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, stack.SIGNAL)
+        self._last_moment = self._loop.call_later(LAST_MOMENT, self.kill)
+
+    def stack(self, *, in_loop: bool) -> str:
+        """Where its task was when `kill_late` was called; empty if it could not say."""
+        dump = self.slots.behind(stack.MAX_STACK).decode("utf-8", "replace")
+        return stack.stack_of(dump, in_loop=in_loop)
+
     @property
     def death(self) -> str:
         """How it ended, for people."""
         code = self._process.returncode
+        if self.overdue:
+            return "was killed: a task ran longer than its timeout"
+        if any(cancel.is_forced for cancel in self.cancelled.values()):
+            return "was killed: a cancelled task went on"
         if code is not None and code < 0:
             return f"was killed by signal {-code} ({signal.Signals(-code).name})"
         return f"exited with status {code}"
@@ -204,6 +245,8 @@ class WorkerProcess:
             self._loop.add_reader(pipe, self._printed, stream, pipe)
 
     def _died(self) -> None:
+        if self._last_moment is not None:
+            self._last_moment.cancel()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         running = self.slots.running()

@@ -3,12 +3,16 @@
 A worker writes its slot before each task; the node reads it when a deadline passes, and after a death, so exactly the task that
 ran is blamed. The memory outlives the worker: it belongs to an anonymous file that both have mapped.
 
+Behind the slots is one byte, by which the node says whether it wants to hear of each start, and then room for the stacks of the
+worker's threads (see `stack`).
+
     slot = u32 chunk (0: nothing runs) | u32 position in the chunk | f64 started | f64 deadline (0: none), monotonic seconds
 """
 
 import mmap
 import os
 import struct
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _SLOT = struct.Struct("<IIdd")
@@ -35,14 +39,24 @@ class Slots:
     def __init__(self, descriptor: int, count: int) -> None:
         self.descriptor = descriptor
         self._count = count
-        self._memory = mmap.mmap(descriptor, _SLOT.size * count)
+        self._memory = mmap.mmap(descriptor, self._size)
+        self._watched = self._size - 1
 
     @classmethod
     def create(cls, count: int) -> "Slots":
         """New slots, all empty; the descriptor can be handed to a child."""
         descriptor = os.memfd_create("spoolnode-slots", os.MFD_CLOEXEC)
-        os.ftruncate(descriptor, _SLOT.size * count)
+        os.ftruncate(descriptor, _SLOT.size * count + 1)
         return cls(descriptor, count)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the node wants to hear of each start."""
+        return self._memory[self._watched] != 0
+
+    def watch(self, wanted: bool) -> None:
+        """Says whether the node wants to."""
+        self._memory[self._watched] = wanted
 
     def begin(self, slot: int, chunk: int, position: int, started: float, deadline: float) -> None:
         """Notes that this task runs now."""
@@ -59,7 +73,7 @@ class Slots:
 
     def limits(self) -> dict[tuple[int, int], float]:
         """All running tasks, as (chunk, position), with the seconds that they may run; below zero means no limit."""
-        slots = enumerate(map(Running._make, _SLOT.iter_unpack(self._memory)))
+        slots = enumerate(self._all())
         return {
             (item.chunk, item.position): item.deadline - item.started - (ASYNC_GRACE if slot else 0.0)
             for slot, item in slots
@@ -68,12 +82,27 @@ class Slots:
 
     def running(self) -> list[Running]:
         """All running tasks."""
-        return [item for item in map(Running._make, _SLOT.iter_unpack(self._memory)) if item.chunk]
+        return [item for item in self._all() if item.chunk]
+
+    def _all(self) -> Iterator[Running]:
+        return map(Running._make, _SLOT.iter_unpack(self._memory[: self._watched]))
+
+    def write_behind(self) -> None:
+        """Has what is written to the descriptor go behind the slots."""
+        os.lseek(self.descriptor, self._size, os.SEEK_SET)
+
+    def behind(self, most: int) -> bytes:
+        """The first bytes of what was written there."""
+        return os.pread(self.descriptor, most, self._size)
+
+    @property
+    def _size(self) -> int:
+        return _SLOT.size * self._count + 1
 
     def detach(self) -> None:
         """In a forked child: its writes no longer reach the node."""
         self._memory.close()
-        self._memory = mmap.mmap(-1, _SLOT.size * self._count)
+        self._memory = mmap.mmap(-1, self._size)
         os.close(self.descriptor)
 
     def close(self) -> None:

@@ -9,7 +9,8 @@ import stat
 import time
 from _thread import start_new_thread  # not `threading`, which an application may replace (gevent)
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from itertools import groupby
 from os import close, closerange  # as they are before `surroundings` watches them
 from queue import Empty, SimpleQueue
@@ -17,12 +18,13 @@ from queue import Empty, SimpleQueue
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.outcome import Call, Ending
 from spoolnode.node.spool.clock import STEP_SECONDS, was_set_back
-from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
+from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.story.notes import UNKNOWN_SECONDS
+from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE, WITHHELD
 from spoolnode.protocol import names, spoolfile
-from spoolnode.protocol.batch import accepted_time, payload_length
+from spoolnode.protocol.batch import accepted_time, payload_length, ready_time
 from spoolnode.protocol.errors import BadPacket, Refused
-from spoolnode.protocol.names import id_of_file
-from spoolnode.protocol.packet import HEADER, MAX_BLOCK
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK, decode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
 
 HELD: dict[str, "FileTask"] = {}
@@ -75,6 +77,16 @@ class Task(Call):
         raise NotImplementedError
 
     @property
+    def ready_at(self) -> float:
+        """When it could be run first, in seconds since 1970. Valid only in its first attempt."""
+        raise NotImplementedError
+
+    @property
+    def waited(self) -> float:
+        """Seconds from `ready_at` until now; below zero if it was tried before. Valid only once it has begun."""
+        return max(time.time() - self.ready_at, 0.0) if self.attempt == 1 else UNKNOWN_SECONDS
+
+    @property
     def timeout(self) -> float:
         """The task's own limit in seconds; 0.0 without one, or if it makes no sense."""
         value = dict(self.variables).get(names.TIMEOUT)
@@ -83,6 +95,25 @@ class Task(Call):
         except Refused:
             return 0.0
 
+    @property
+    def origin_id(self) -> str:
+        """The id that it got when it was first accepted."""
+        said = b""
+        if names.ID in self.block:
+            with contextlib.suppress(BadPacket):
+                said = dict(self.variables).get(names.ID, b"")
+        identity = said.decode("ascii", "replace")
+        return identity if names.is_task_id(identity) else names.id_of_file(self.file_name)
+
+    @property
+    def retry(self) -> names.RetryTerms:
+        """The wishes of the task about its attempts; none if they make no sense."""
+        value = dict(self.variables).get(names.RETRY, b",,")
+        try:
+            return names.read_retry(value)
+        except Refused:
+            return names.RetryTerms()
+
 
 class BatchTask(Task):
     """A record of a batch, in a shared mapping of the file: a mark is one store into memory that outlives the process."""
@@ -90,9 +121,7 @@ class BatchTask(Task):
     __slots__ = ("_memory", "_offset")
 
     def __init__(self, block: bytes, body: bytes, file_name: str, memory: mmap.mmap, offset: int) -> None:
-        self.block = block
-        self.body = body
-        self.file_name = file_name
+        super().__init__(block, body, file_name)
         self._memory = memory
         self._offset = offset
 
@@ -110,6 +139,10 @@ class BatchTask(Task):
     def accepted(self) -> float:
         return accepted_time(self._memory, self._offset)  # type: ignore[arg-type] # as in BatchReader
 
+    @property
+    def ready_at(self) -> float:
+        return ready_time(self._memory, self._offset)  # type: ignore[arg-type] # as in BatchReader
+
     def finish(self) -> None:
         self._memory[self._offset + STATE_AT] = FINISHED
 
@@ -121,12 +154,16 @@ class BatchReader:
     """The batches whose tasks a worker runs."""
 
     def __init__(self, root: str, node_id: str) -> None:
-        self._layout = Layout(root)
+        self.layout = Layout(root)
+        """The paths of the spool."""
         self._node_id = node_id
         self._memories: OrderedDict[int, mmap.mmap] = OrderedDict()
 
-    def reader(self, number: int) -> Callable[[int], BatchTask]:
-        """A function that reads the task at an offset of that batch. The function raises NotNow."""
+    def reader(self, number: int, held: Collection[bytes] = ()) -> Callable[[int], BatchTask]:
+        """A function that reads the task at an offset of that batch, unless it is of one of the functions `held`.
+
+        The function raises NotNow.
+        """
         prefix = names.file_name(f"{self._node_id}_{number}_")
         memory, problem = None, NotNow(GONE)
         try:
@@ -151,17 +188,19 @@ class BatchReader:
                 raise NotNow(CORRUPT, _CUT)
             block_at = offset + HEADER_SIZE
             body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
-            return BatchTask(memory[block_at:body_at], memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)
+            block = memory[block_at:body_at]
+            _withhold(block, held)
+            return BatchTask(block, memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)
 
         return read
 
     def _map(self, number: int) -> mmap.mmap:
         memory = self._memories.pop(number, None)
         # The file may have been removed, or cut: reading past its new end would end this process.
-        if os.stat(self._layout.batch(number)).st_size != len(memory or b""):
+        if os.stat(self.layout.batch(number)).st_size != len(memory or b""):
             memory = None
         if memory is None:
-            descriptor = _open(self._layout.batch(number), os.O_RDWR)
+            descriptor = _open(self.layout.batch(number), os.O_RDWR)
             try:
                 memory = mmap.mmap(descriptor, 0)
                 memory.madvise(mmap.MADV_DONTFORK)  # a task's child marks nothing, and does not keep a batch from being removed
@@ -180,16 +219,15 @@ class FileTask(Task):
     code that wants to look at a running task finds it in `HELD`.
     """
 
-    __slots__ = ("_attempt", "_descriptor", "_is_only_name", "path")
+    __slots__ = ("_attempt", "_descriptor", "_found", "path")
 
-    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, attempt: int, *, is_only_name: bool) -> None:
-        self.block = block
-        self.body = body
-        self.file_name = path[path.rindex("/") + 1 :]
+    def __init__(self, block: bytes, body: bytes, path: str, descriptor: int, attempt: int, found: os.stat_result) -> None:
+        """`found`: the file as it was before its attempt was counted in it."""
+        super().__init__(block, body, path[path.rindex("/") + 1 :])
         self.path = path
         self._descriptor = descriptor
         self._attempt = attempt
-        self._is_only_name = is_only_name
+        self._found = found
         HELD[path] = self
 
     def begin(self) -> None:
@@ -201,10 +239,12 @@ class FileTask(Task):
 
     @property
     def accepted(self) -> float:
-        _, _, rest = id_of_file(self.file_name).partition("_")
-        number, _, offset = rest.partition("_")
-        is_ours = number.isdecimal() and offset.isdecimal() and len(number) < 18
-        return int(number) / 1e6 if is_ours else os.fstat(self._descriptor).st_mtime
+        accepted = names.accepted_in(names.id_of_file(self.file_name))
+        return os.fstat(self._descriptor).st_mtime if accepted is None else accepted
+
+    @property
+    def ready_at(self) -> float:
+        return self._found.st_mtime
 
     def finish(self) -> None:
         try:
@@ -215,7 +255,7 @@ class FileTask(Task):
             # It cannot be removed; the mark says that it needs no more work.
             os.pwrite(self._descriptor, bytes([FINISHED]), STATE_AT)
         else:
-            if self._is_only_name:  # a removed file needs no lock; on one with another name the lock is that task's
+            if self._found.st_nlink == 1:  # a removed file needs no lock; on one with another name the lock is that task's
                 del HELD[self.path]
                 close_aside(self._descriptor)
                 return
@@ -295,10 +335,15 @@ def close_held() -> None:
 class SpoolFileReader:
     """Reads the spool files that a worker runs."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, policy: RetryPolicy) -> None:
         self._prefix = Layout(root).path("")
+        self._policy = policy
 
-    def read(self, ref: str) -> FileTask:
+    def reader(self, held: Collection[bytes]) -> Callable[[str], FileTask]:
+        """A function that locks and reads a spool file, unless its task is of one of the functions `held`. It raises NotNow."""
+        return partial(self.read, held=held)
+
+    def read(self, ref: str, held: Collection[bytes] = ()) -> FileTask:
         """Locks and reads a spool file. Raises NotNow."""
         path = self._prefix + ref
         began = time.time()
@@ -309,15 +354,15 @@ class SpoolFileReader:
         except OSError as error:
             raise _unreadable(error) from error
         try:
-            return self._read(path, descriptor, began)
+            return self._read(path, descriptor, began, held)
         except OSError as error:
             os.close(descriptor)
             raise _unreadable(error) from error
-        except BaseException:
+        except NotNow:
             os.close(descriptor)
             raise
 
-    def _read(self, path: str, descriptor: int, began: float) -> FileTask:
+    def _read(self, path: str, descriptor: int, began: float, held: Collection[bytes]) -> FileTask:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -337,6 +382,9 @@ class SpoolFileReader:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise NotNow(GONE)
+        if self._policy.of_task(block).gives_up(attempts) and names.REASON not in block:
+            raise NotNow(Ending.FAILED.value, "the node ended while the task ran")  # its last attempt; found without a start
+        _withhold(block, held)
         # Before the body is read, which may be too much for this machine: if the kernel kills us for it, the attempt counts.
         attempt = min(attempts + 1, MAX_ATTEMPTS)
         if attempt > attempts:
@@ -346,7 +394,7 @@ class SpoolFileReader:
                 body = _read_from(descriptor, HEADER_SIZE + len(block), found.st_size)
             except MemoryError as error:
                 raise NotNow(Ending.FAILED.value, f"its {found.st_size} bytes are more than this worker's memory") from error
-        return FileTask(block, body, path, descriptor, attempt, is_only_name=found.st_nlink == 1)
+        return FileTask(block, body, path, descriptor, attempt, found)
 
     def _check(self, path: str, descriptor: int, began: float) -> os.stat_result:
         """The stat of the locked file. Raises NotNow unless its name still leads to it, and it is due."""
@@ -359,6 +407,16 @@ class SpoolFileReader:
         if found.st_mtime > began and not was_set_back(found.st_mtime, found.st_ctime, began):
             raise NotNow(EARLY, found.st_mtime)
         return found
+
+
+def _withhold(block: bytes, held: Collection[bytes]) -> None:
+    """Raises NotNow for a task of one of these functions."""
+    if not held:
+        return
+    with contextlib.suppress(BadPacket):  # its handler says so
+        name = names.function_named(dict(decode_variables(block)))
+        if name in held:
+            raise NotNow(WITHHELD, name.decode("utf-8", "surrogateescape"))
 
 
 def _check_name(path: str, found: os.stat_result) -> None:

@@ -1,17 +1,39 @@
 """All workers, as the rest of a node sees them. `pool` implements it; the simulation has another implementation."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
+
+from spoolnode.node.outcome import Timer
+from spoolnode.node.schedule import Schedule
+from spoolnode.node.spool.queue import Ref
+from spoolnode.node.spool.tasks import Source
+
+Started = Callable[[str, int, int], None]
+"""Takes the id of a task, and the number and the process id of its worker."""
 
 
 class Workers(Protocol):
     """All workers of a node."""
 
-    seconds: float
-    """Seconds that all runs of tasks took together."""
-    busy: float
-    """Seconds that the main threads of workers spent on tasks."""
-    deaths: int
-    """Workers that died unexpectedly."""
+    @property
+    def seconds(self) -> float:
+        """Seconds that all runs of tasks took together."""
+
+    @property
+    def busy(self) -> float:
+        """Seconds that the main threads of workers spent on tasks."""
+
+    @property
+    def deaths(self) -> int:
+        """Workers that died unexpectedly."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """The timers of the application that this node calls for itself."""
+
+    @property
+    def shared_timers(self) -> list[Timer]:
+        """Those that are the whole cluster's."""
 
     @property
     def ready(self) -> int:
@@ -32,8 +54,14 @@ class Workers(Protocol):
     def running(self) -> list[dict[str, Any]]:
         """The tasks that run now."""
 
+    def watch(self, started: Started | None) -> None:
+        """Has each start of a task told to `started` from now on; with None, no longer."""
+
     def dispatch(self) -> None:
         """Gives ready tasks to workers."""
+
+    async def cancel(self, source: Source, ref: Ref, reason: str, grace: float) -> None:
+        """Has a task end before its time that a worker holds, and returns when it has ended, however it did."""
 
     async def stop(self) -> None:
         """Lets running tasks end, for a while, and puts the rest back."""

@@ -10,11 +10,32 @@ from spoolnode.protocol.version import VERSION as __version__
 TYPE_CHECKING = False  # type checkers take it for that of typing, which is expensive to import
 if TYPE_CHECKING:
     from spoolnode import uwsgi
-    from spoolnode.api import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, asend_to_spooler, send_to_spooler
+    from spoolnode.api import (
+        SPOOL_IGNORE,
+        SPOOL_OK,
+        SPOOL_RETRY,
+        asend_many,
+        asend_to_spooler,
+        send_many,
+        send_to_spooler,
+    )
     from spoolnode.calls.current_task import CurrentTask, current_task
     from spoolnode.calls.hooks import after_task, before_task
-    from spoolnode.decorators import cron, spool, spoolforever, spoolraw, timer
-    from spoolnode.errors import BadDecoration, TimedOut, Unanswered, Unreachable
+    from spoolnode.calls.timers import cron, timer
+    from spoolnode.client.cancel_request import acancel, cancel
+    from spoolnode.client.fetching import aresult, result
+    from spoolnode.decorators import spool, spoolforever, spoolraw
+    from spoolnode.errors import (
+        BadDecoration,
+        GiveUp,
+        NotAllStored,
+        NotCancelled,
+        ResultMissing,
+        Retry,
+        TimedOut,
+        Unanswered,
+        Unreachable,
+    )
     from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused, SpoolnodeError
 
 __all__ = [
@@ -25,18 +46,29 @@ __all__ = [
     "BadPacket",
     "BadTask",
     "CurrentTask",
+    "GiveUp",
+    "NotAllStored",
+    "NotCancelled",
     "Reason",
     "Refused",
+    "ResultMissing",
+    "Retry",
     "SpoolnodeError",
     "TimedOut",
     "Unanswered",
     "Unreachable",
     "__version__",
+    "acancel",
     "after_task",
+    "aresult",
+    "asend_many",
     "asend_to_spooler",
     "before_task",
+    "cancel",
     "cron",
     "current_task",
+    "result",
+    "send_many",
     "send_to_spooler",
     "spool",
     "spoolforever",
@@ -46,11 +78,27 @@ __all__ = [
 ]
 
 _HOMES = {
-    "spoolnode.api": ("SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "asend_to_spooler", "send_to_spooler"),
-    "spoolnode.decorators": ("cron", "spool", "spoolforever", "spoolraw", "timer"),
+    "spoolnode.api": (
+        *("SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY"),
+        *("asend_many", "asend_to_spooler", "send_many", "send_to_spooler"),
+    ),
+    "spoolnode.decorators": ("spool", "spoolforever", "spoolraw"),
     "spoolnode.calls.current_task": ("CurrentTask", "current_task"),
     "spoolnode.calls.hooks": ("after_task", "before_task"),
-    "spoolnode.errors": ("BadDecoration", "TimedOut", "Unanswered", "Unreachable"),
+    "spoolnode.calls.timers": ("cron", "timer"),
+    "spoolnode.client.cancel_request": ("acancel", "cancel"),
+    "spoolnode.client.fetching": ("aresult", "result"),
+    "spoolnode.errors": (
+        "BadDecoration",
+        "GiveUp",
+        "NotAllStored",
+        "NotCancelled",
+        "ResultMissing",
+        "Retry",
+        "TimedOut",
+        "Unanswered",
+        "Unreachable",
+    ),
     "spoolnode.protocol.errors": ("BadPacket", "BadTask", "Reason", "Refused", "SpoolnodeError"),
 }
 _HOME_OF = {name: home for home, members in _HOMES.items() for name in members}

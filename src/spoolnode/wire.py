@@ -6,16 +6,17 @@ connection a task, and never a task with a body, because it would drop the body 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from spoolnode.errors import Unanswered
+from spoolnode.errors import NotAllStored, Unanswered, Unreachable
 from spoolnode.protocol import names
 from spoolnode.protocol.answer import Answer, read_answer, read_copies, read_note
-from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused
+from spoolnode.protocol.errors import BadPacket, BadTask, Reason, Refused, SpoolnodeError
 from spoolnode.protocol.packet import ANSWER, EXTENDED, PING, SPOOL_REQUEST, packet
 from spoolnode.protocol.values import Encoded, TaskArguments, encode_task
+from spoolnode.trace import SOURCES, with_trace
 
 DEFAULT_ADDRESS = "127.0.0.1:3031"
 SEND_TIMEOUT = 5.0
@@ -31,6 +32,7 @@ JOINED = 16 * 1024
 MAY_BE_STORED = "the task may or may not have been stored"
 NOT_STORED = "nothing was stored"
 
+T = TypeVar("T")
 Variable = tuple[bytes, bytes]
 SocketAddress = tuple[str, int] | str
 """An address as a socket takes it: host and port, or a unix socket's path."""
@@ -43,13 +45,24 @@ class Address(NamedTuple):
     targets: tuple[SocketAddress, ...]
     chosen: bool = True
     """Whether the user has named it."""
+    spool: str = ""
+    """A spool directory that takes the task as a file while no node listens there."""
+    places: "tuple[Address, ...]" = ()
+    """Several addresses in one: they are tried in turn."""
 
     def __str__(self) -> str:
         return self.text
 
     @property
+    def is_alone(self) -> bool:
+        """Whether it is one node, with nothing else to try."""
+        return not self.places and not self.spool
+
+    @property
     def hint(self) -> str:
         """The end of an error: what to do if nothing listens there."""
+        if self.spool:
+            return ""
         if self.chosen:
             return ": is a node running there (`spoolnode join`)?"
         return ": start a node with `spoolnode join`, or name another address with SPOOLNODE_VIA, via= or --via"
@@ -76,11 +89,17 @@ QUESTION = Message(packet(PING, modifier2=EXTENDED))
 """The ping that tells a spoolnode from a real uWSGI server."""
 
 
+DIRECTORY = "dir:"
+"""Begins the address of a spool directory."""
+IN_PROCESS = frozenset({"eager:", "memory:"})
+"""Addresses of no node, for tests: a task runs at once, or is kept (`spoolnode.testing`)."""
+
+
 def resolve(via: str | None) -> Address:
-    """The node to send to: the argument, else the environment's SPOOLNODE_VIA, else port 3031 of this machine.
+    """Where to send: the argument, else the environment's SPOOLNODE_VIA, else port 3031 of this machine.
 
     Raises:
-        BadConfig: it is not an address.
+        BadConfig: it is not an address, or a list of addresses.
     """
     given = via or os.environ.get("SPOOLNODE_VIA")
     return _parse(given) if given else _UNTOLD
@@ -88,9 +107,30 @@ def resolve(via: str | None) -> Address:
 
 @lru_cache(maxsize=256)
 def _parse(text: str) -> Address:
+    if text in IN_PROCESS:
+        return Address(text, ())
+    places = tuple(_parse_one(part.strip()) for part in text.split(","))
+    if len(places) == 1:
+        return places[0]
+    return Address(text, tuple(target for place in places for target in place.targets), places=places)
+
+
+def _parse_one(text: str) -> Address:
     from spoolnode.node.config import parse_address  # its imports cost more than all of ours
 
-    return Address(text, (parse_address(text),))
+    if text.startswith(DIRECTORY):
+        return _parse_directory(text)
+    return Address(text, (parse_address(text.removeprefix("unix:")),))
+
+
+def _parse_directory(text: str) -> Address:
+    from spoolnode.node.config import BadConfig
+    from spoolnode.node.disk.layout import Layout
+
+    directory = text.removeprefix(DIRECTORY)
+    if not os.path.isabs(directory):
+        raise BadConfig(f"the address {text!r} must name the spool directory by its whole path, like dir:/var/spool/spoolnode")
+    return Address(text, (Layout(directory).socket,), spool=directory)
 
 
 def send_timeout(given: float | None) -> float:
@@ -129,12 +169,22 @@ def _bad_timeout(name: str, value: object) -> Exception:
 
 def message(encoded: Encoded) -> Message:
     """The request that carries an encoded task."""
-    return Message(packet(SPOOL_REQUEST, encoded.block, modifier2=EXTENDED), encoded.body)
+    block = with_trace(encoded.block) if SOURCES else encoded.block
+    return Message(packet(SPOOL_REQUEST, block, modifier2=EXTENDED), encoded.body)
 
 
 def task_message(task: TaskArguments, node: str | None, extra: Iterable[Variable] = ()) -> Message:
     """The request that carries a task to a destination. Raises `BadTask` if one of them is invalid."""
     return message(encode_task(task, [*destination(node), *extra]))
+
+
+def messages(items: Iterable[T], make: Callable[[T], Message]) -> Iterator[Message]:
+    """The requests that carry many tasks. Raises `BadTask`, which names the item that cannot travel by its position."""
+    for number, item in enumerate(items):
+        try:
+            yield make(item)
+        except BadTask as error:
+            raise BadTask(f"number {number}, counted from 0: {error}") from error
 
 
 def destination(node: str | None) -> list[Variable]:
@@ -149,6 +199,19 @@ def destination(node: str | None) -> list[Variable]:
 def is_refusal(answer: Answer) -> bool:
     """Whether a task was refused: some refusals are the last answer on a connection."""
     return answer[0] == ANSWER and answer[1] == 0
+
+
+def refusal_reason(answer: Answer) -> Reason | None:
+    """Why a node refused a task; None if it took it, or says no reason."""
+    if not is_refusal(answer) or not answer[2]:
+        return None
+    try:
+        read_answer(*answer[1:])
+    except Refused as refusal:
+        return refusal.reason
+    except BadPacket:
+        return None
+    return None
 
 
 def is_spoolnode(answer: Answer) -> bool:
@@ -185,6 +248,33 @@ def task_id(address: Address, answer: Answer) -> str:
         raise Refused(refusal.reason, f"{address}: refused the task: {refusal.text}; {NOT_STORED}") from None
     except BadPacket as error:
         raise Unanswered(f"{address}: {error}; {MAY_BE_STORED}") from error
+
+
+def task_ids(address: Address, results: Iterable[Answer | SpoolnodeError]) -> list[str]:
+    """The ids in the answers to many tasks, in order.
+
+    Raises:
+        Unreachable: none was sent whole, so nothing was stored.
+        NotAllStored: some were not stored, or may not have been.
+    """
+    outcomes = [_outcome(address, result) for result in results]
+    ids = [outcome for outcome in outcomes if isinstance(outcome, str)]
+    if len(ids) < len(outcomes):
+        if isinstance(first := outcomes[0], Unreachable) and all(isinstance(outcome, Unreachable) for outcome in outcomes):
+            raise first
+        raise NotAllStored(outcomes)
+    return ids
+
+
+def _outcome(address: Address, result: Answer | SpoolnodeError) -> str | SpoolnodeError:
+    if isinstance(result, SpoolnodeError):
+        return result
+    try:
+        identity = task_id(address, result)
+    except (Refused, Unanswered) as error:
+        return error
+    tell(result)
+    return identity
 
 
 def tell(answer: Answer) -> None:

@@ -56,12 +56,24 @@ def test_json_output_is_one_object_with_the_id(node: RunningNode) -> None:
 def test_every_option_is_kept_with_the_task(node: RunningNode, tmp_path: Path) -> None:
     node.start()
     (tmp_path / "data").write_bytes(b"x" * 300)
-    done = node.command("send", "a=b=c", "--at", "+1h", "--priority", "5", "--timeout", "2500ms", "--body", "data")
+    options = ["--priority", "5", "--timeout", "2500ms", "--body", "data", "--key", "k", "--max-attempts", "7"]
+    done = node.command("send", "a=b=c", "--at", "+1h", *options)
     task = json.loads(node.command("show", done.stdout.strip(), "--json").stdout)
     assert task["variables"]["a"] == "b=c"
-    assert (task["priority"], task["state"], task["body_size"]) == (5, "later", 300)
-    assert task["spool_timeout"] == "2.500000"
-    assert task["due"] - task["accepted"] == pytest.approx(3600, abs=30)
+    assert (task["priority"], task["state"], task["body_bytes"]) == (5, "later", 300)
+    assert (task["spool_timeout"], task["spool_key"], task["spool_retry"]) == ("2.500000", "k", "7,,")
+    assert task["due_at"] - task["accepted_at"] == pytest.approx(3600, abs=30)
+
+
+def test_a_task_whose_key_waits_is_not_stored_again_and_that_is_said(node: RunningNode) -> None:
+    node.start()
+    first, second, third = (
+        node.command("send", f"n={n}", "--at", "+1h", "--key", "k", *json) for n, json in enumerate([[], [], ["--json"]])
+    )
+    assert (first.returncode, second.returncode, first.stderr) == (0, 0, "")
+    assert second.stdout == first.stdout
+    assert second.stderr == "not stored again: this task waits, and has the same key\n"
+    assert json.loads(third.stdout) == {"id": first.stdout.strip(), "copies": 0}
 
 
 def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
@@ -79,6 +91,9 @@ def test_task_for_another_node_waits_in_the_outbox(node: RunningNode) -> None:
         (["a=b", "--at", "soon"], 2, "'soon' is not a time"),
         (["a=b", "--timeout", "-1"], 2, "'-1' is not a length of time: write seconds, or a number with a unit, like 90,"),
         (["a=b", "--timeout", "0"], 2, "it must be more than 0"),
+        (["a=b", "--key", "k" * 256], 2, "of at most 255 bytes, and has 256"),
+        (["a=b", "--max-attempts", "256"], 2, "attempts (a whole number from 0 (no limit) to 255)"),
+        (["a=b", "--max-attempts", "x"], 2, "'x' is not a valid whole number"),
         (["a=b", "--send-timeout", "5x"], 2, "'5x' is not a length of time"),
         (["a=b", "--send-timeout", "2d"], 2, "seconds, more than 0 and at most 86400"),
         (["a=b", "--priority", "high"], 2, "`priority` is 'high'; it must be a whole number from 0 to 9999999999"),
@@ -187,3 +202,11 @@ def test_ping_of_nobody_is_1() -> None:
     done = command("ping", f"127.0.0.1:{port}")
     said = f"Error: 127.0.0.1:{port}: cannot connect: Connection refused: is a node running there (`spoolnode join`)?\n"
     assert (done.returncode, done.stderr) == (1, said)
+
+
+@pytest.mark.parametrize("via", ["eager:", "memory:"])
+@pytest.mark.parametrize("line", [("send", "a=b"), ("ping",)])
+def test_addresses_for_tests_are_refused_because_the_task_would_be_lost(line: tuple[str, ...], via: str) -> None:
+    done = command(*line, SPOOLNODE_VIA=via)
+    assert done.returncode == 2
+    assert f"{via} is for the tests of an application" in done.stderr

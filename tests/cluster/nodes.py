@@ -28,7 +28,6 @@ from quick import timed
 from support import PATIENCE, RunningNode, eventually
 from talk import connect, read_answers, request
 
-from spoolnode.client.control import ask
 from spoolnode.cluster.timing import USUAL
 from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
@@ -105,11 +104,6 @@ class HostNode(RunningNode):
     def id(self) -> str:
         """The node's id."""
         return (self.spool / "node.id").read_text().strip()
-
-    def status(self) -> dict[str, Any]:
-        """Its status."""
-        status: dict[str, Any] = ask(str(self.spool), "GET", "/status")
-        return status
 
     def outbox(self) -> int:
         """How many tasks wait in it for others."""

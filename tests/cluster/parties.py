@@ -80,14 +80,9 @@ class Party(RunningNode):
         """Returns when these, and no others, have run here, once each."""
         eventually(lambda: sorted(self.ran) == sorted(numbers), f"{numbers} run on {self.name}; ran {self.ran}; {self.log[-5:]}")
 
-    def status(self) -> dict[str, Any]:
-        """Its status, asked without a process for it."""
-        status: dict[str, Any] = ask(str(self.spool), "GET", "/status")
-        return status
-
     def peers(self) -> list[dict[str, Any]]:
         """The rows of `spoolnode peers`."""
-        rows: list[dict[str, Any]] = ask(str(self.spool), "GET", "/peers")
+        rows: list[dict[str, Any]] = ask(str(self.spool), "GET", "/nodes")["items"]
         return rows
 
     def dead(self) -> list[str]:

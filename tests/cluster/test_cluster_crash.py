@@ -81,7 +81,7 @@ def test_what_was_acknowledged_runs_where_it_should_and_only_what_ran_runs_again
     for node in nodes:
         eventually(lambda node=node: not node.outbox(), f"nothing waits in {node.name} for the other one")
     arrived = time.monotonic() - healed
-    cluster.wait_until_done(patience=60)
+    cluster.wait_until_done()
     cluster.wait_until_empty()
     for killer in killers:
         killer.count()

@@ -14,9 +14,12 @@ from spoolnode.cluster.giving import Giving
 from spoolnode.cluster.known import MOST, Known
 from spoolnode.cluster.liveness import Failure, PeerState
 from spoolnode.cluster.peer import Peer
+from spoolnode.cluster.peer_status import Status
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.timing import USUAL
+from spoolnode.node.roster import MOST_TIMERS, LastRun, is_key
 from spoolnode.protocol.hello import PROTOCOL
+from spoolnode.protocol.names import is_node_name
 
 UNKNOWN, UP, SUSPECT, DOWN, LEAVING, REJECTED = PeerState
 ME = Identity("aaaaaaaaaaaa", "alpha", "main", ("10.0.0.1:3031",), tls=False)
@@ -869,6 +872,7 @@ def test_a_clock_that_is_far_off_is_told_once_and_again_after_it_was_right(their
         answer = status(time=wall - rtt / 2 + (0.0 if right else theirs))
         table.answered(BETA, answer, rtt, NOW, wall=wall)
     assert actions(table) == ["clock_off"] * (2 * told)
+    assert table.rows(NOW)[0]["clock"] == theirs
 
 
 def test_another_protocol_and_another_cluster_are_told_once_and_not_talked_to() -> None:
@@ -884,13 +888,28 @@ def test_another_protocol_and_another_cluster_are_told_once_and_not_talked_to() 
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.text() | st.integers())
 
 
-@given(st.dictionaries(st.sampled_from([*status(), "tags", "pace", "time", "app"]), ANYTHING))
+@given(st.dictionaries(st.sampled_from([*status(), "tags", "pace", "time", "app", "timers"]), ANYTHING))
 def test_no_answer_of_a_peer_breaks_the_table(said: dict[str, Any]) -> None:
     table = Table()
     table.found(static(), NOW)
     table.answered(table.ping(table.only(), NOW), said, 0.001, NOW, wall=1.7e9)
     for row in table.rows(NOW):
         assert 0 <= row["workers"] <= 1 << 62
+
+
+@given(st.dictionaries(st.text() | st.just("0" * 16), ANYTHING | st.lists(ANYTHING, min_size=2, max_size=2)))
+def test_what_a_peer_says_of_timers_is_small_and_of_the_right_form(said: dict[str, Any]) -> None:
+    for key, run in Status.read({"timers": said}).timers.items():
+        assert is_key(key)
+        assert 0 <= run.due < 1e12
+        assert run.by == "" or is_node_name(run.by)
+
+
+def test_a_peer_cannot_fill_the_memory_with_timers() -> None:
+    said = {f"{number:016x}": [1.7e9, "beta"] for number in range(10_000)}
+    timers = Status.read({"timers": said}).timers
+    assert len(timers) == MOST_TIMERS
+    assert timers["0" * 16] == LastRun(1.7e9, "beta")
 
 
 def test_the_rows_say_what_people_ask_for() -> None:

@@ -45,7 +45,7 @@ class SmallNode:
 
     def wait_for_tasks(self, count: int) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.tasks) >= count, timeout=20)
+            assert self._changed.wait_for(lambda: len(self.tasks) >= count, timeout=60)
 
     def hang_up(self) -> None:
         """Closes every connection, as a restart does, and waits until all are closed."""

@@ -138,6 +138,37 @@ def test_body_refused_while_it_is_being_sent_is_a_refusal_and_is_not_sent_again(
 
 
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+def test_reset_that_comes_together_with_an_answer_is_noticed(
+    loop: Callable[[], asyncio.AbstractEventLoop], tmp_path: Path
+) -> None:
+    """The loop is busy while the node answers the first task, and dies with the second one unread."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "node.sock"))
+    listener.listen()
+    got_it, go, dead = threading.Event(), threading.Event(), threading.Event()
+
+    def serve() -> None:
+        with accept(listener) as connection:
+            connection.recv(4)
+            got_it.set()
+            go.wait(20)
+            connection.sendall(answer.stored("n_1_1"))
+        dead.set()
+
+    async def main(address: str) -> None:
+        sent = [asyncio.create_task(asend_to_spooler({"n": str(n)}, via=address, send_timeout=60)) for n in range(2)]
+        await asyncio.to_thread(got_it.wait, 20)
+        go.set()
+        assert dead.wait(20)  # the loop hears nothing meanwhile
+        assert await sent[0] == "n_1_1"
+        with pytest.raises(Unanswered, match="the connection broke"):
+            await asyncio.wait_for(sent[1], 20)
+
+    with serving(listener, serve) as address, asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main(address))
+
+
+@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
 def test_task_sent_after_a_connection_broke_under_another_is_not_in_doubt(
     loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import pickle
 import subprocess
 import sys
 import types
@@ -16,11 +17,13 @@ import pytest
 from smallnode import SmallNode, StartNode, context
 
 import spoolnode
-from spoolnode import BadDecoration, BadTask, cron, spool, spoolforever, spoolraw, timer
+from spoolnode import BadDecoration, BadTask, GiveUp, Retry, cron, spool, spoolforever, spoolraw, timer
 from spoolnode.calls.registry import REGISTRY
-from spoolnode.node.outcome import Call, Ending, Outcome, Timer
+from spoolnode.node.outcome import DONE, Call, Ending, Outcome, Timer
+from spoolnode.node.roster import MOST_TIMERS
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.values import pack
 from spoolnode.runtime.handler import Dispatcher
 
@@ -97,6 +100,60 @@ def test_argument_that_cannot_travel_is_refused_when_it_is_spooled(node: SmallNo
 def addressed(number: int, to: list[Any]) -> None: ...
 
 
+def keys(node: SmallNode) -> list[bytes | None]:
+    return [dict(variables).get(names.KEY) for variables, _ in node.tasks]
+
+
+def test_calls_of_a_unique_function_have_one_key_exactly_when_their_arguments_are_the_same(node: SmallNode) -> None:
+    index = spool(unique="waiting")(addressed)
+    index.spool(1, to=["a"])
+    index.spool(number=1, to=["a"])
+    index.spool_many([(1, ["b"]), {"to": ["a"], "number": 1}])
+    index.options(at=4_000_000_000).spool(1, ["a"])
+    first, second, other, fourth, fifth = keys(node)
+    assert first
+    assert first == second == fourth == fifth != other
+    run(node)
+
+
+def test_a_key_is_sent_as_it_is_given(node: SmallNode) -> None:
+    spool(unique="waiting")(addressed).options(key="user 7 é").spool(1, [])
+    spool(note).options(key="k").spool()
+    spool(note).spool()
+    spoolnode.send_to_spooler({"a": "b", "spool_key": "k2"})
+    assert keys(node) == ["user 7 é".encode(), b"k", None, b"k2"]
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "\ud800", 7, b"k"])
+def test_a_key_that_cannot_travel_is_refused_before_anything_is_sent(node: SmallNode, key: Any) -> None:
+    with pytest.raises(BadTask, match=r"`key` .*must be text in UTF-8 of at most 255 bytes"):
+        spool(note).options(key=key)
+    assert node.tasks == []
+
+
+@pytest.mark.parametrize("key", ["k" * 256, b"\xff", "\udcff", 7])
+def test_a_dictionary_with_such_a_key_is_refused_too(node: SmallNode, key: Any) -> None:
+    with pytest.raises(BadTask, match=r"`spool_key` is .*must be text in UTF-8 of at most 255 bytes"):
+        spoolnode.send_to_spooler({"a": "b", "spool_key": key})
+    assert node.tasks == []
+
+
+def test_an_argument_of_a_unique_function_that_cannot_travel_is_named(node: SmallNode) -> None:
+    with pytest.raises(BadTask, match=r"the argument `to.1.` is of type time, which cannot travel"):
+        spool(unique="waiting")(addressed).spool(5, to=["ada", time(1)])
+    looped: list[Any] = []
+    looped.append(looped)
+    with pytest.raises(BadTask, match="nothing was sent"):
+        spool(name="addressed", unique="waiting")(addressed).spool(5, to=looped)
+    assert node.tasks == []
+
+
+def test_unique_has_one_meaning() -> None:
+    anything: Any = "running"
+    with pytest.raises(BadTask, match="`unique` is 'running'; it must be 'waiting'"):
+        spool(unique=anything)
+
+
 def test_asynchronous_spooling_and_function(node: SmallNode) -> None:
     @spool(name="later")
     async def later(n: int) -> None:
@@ -123,6 +180,63 @@ def test_options_of_one_call_add_to_those_of_the_decorator(node: SmallNode) -> N
     assert (first[b"priority"], first[names.NODE], first[names.TIMEOUT]) == (b"7", b"alpha", b"60.000000")
     assert (second[b"priority"], second[names.NODE], second[names.TIMEOUT]) == (b"1", b"alpha", b"1.500000")
     assert second[b"at"] == b"2000000000.000000"
+
+
+def test_attempts_of_a_function_travel_with_its_calls_and_a_call_may_say_otherwise(node: SmallNode) -> None:
+    mail = spool(max_attempts=5, retry_base=2)(note)
+    mail.spool()
+    mail.options(max_attempts=0, retry_max=600).spool()
+    spool(addressed).spool(1, [])
+    said = [dict(variables).get(names.RETRY) for variables, _ in node.tasks]
+    assert said == [b"5,2.000000,", b"0,2.000000,600.000000", None]
+
+
+class Sudden(LookupError):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (ValueError("no"), Outcome(Ending.FAILED)),
+        (Sudden(), Outcome(Ending.GIVE_UP)),
+        (GiveUp("no such customer"), Outcome(Ending.GIVE_UP, "no such customer", error="spoolnode.errors.GiveUp")),
+        (
+            Retry(after=300),
+            Outcome(Ending.RETRY_AFTER, "it asked to run again after 300 s", 300.0, error="spoolnode.errors.Retry"),
+        ),
+        (
+            Retry(0.5, counts=False),
+            Outcome(Ending.RETRY_UNCOUNTED, "it asked to run again after 0.5 s", 0.5, error="spoolnode.errors.Retry"),
+        ),
+        (
+            pickle.loads(pickle.dumps(Retry(7, counts=False))),
+            Outcome(Ending.RETRY_UNCOUNTED, "it asked to run again after 7 s", 7.0, error="spoolnode.errors.Retry"),
+        ),
+    ],
+)
+def test_what_a_function_raises_says_what_becomes_of_its_task(node: SmallNode, error: Exception, outcome: Outcome) -> None:
+    spool(give_up_on=LookupError)(note).spool()
+    assert Dispatcher(context(), None).judge(Call.of(*node.tasks[0], "x"), error) == outcome
+
+
+def test_a_retry_says_from_which_exception_it_was_raised() -> None:
+    with pytest.raises(Retry, match=r"^it asked to run again after 5 s because of ConnectionError: the bank is down$"):
+        raise Retry(after=5) from ConnectionError("the bank is down")
+
+
+@pytest.mark.parametrize("after", [-1, float("inf"), float("nan"), "5m", True, None])
+def test_a_retry_takes_seconds(after: Any) -> None:
+    with pytest.raises(ValueError, match=r"^Retry\(after=.*\): it must be seconds from 0, below 100000000$"):
+        Retry(after)
+
+
+@pytest.mark.parametrize("given", [ValueError("no"), "ValueError", [ValueError], (ValueError, 3), (int,)])
+def test_anything_but_exceptions_is_refused_where_give_up_on_is_written(given: Any) -> None:
+    with pytest.raises(
+        BadDecoration, match=r"^`give_up_on` has .*; it must be exceptions, as in give_up_on=\(ValueError, KeyError\)$"
+    ):
+        spool(give_up_on=given)
 
 
 @pytest.mark.parametrize("options", [{"node": "../x"}, {"timeout": 0}, {"timeout": -1}, {"priority": -1}])
@@ -356,6 +470,27 @@ def test_arguments_are_those_of_a_wrapper_not_of_what_it_wraps(node: SmallNode) 
     assert calls == [(7, "a", "")]
 
 
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "2"])
+def test_a_limit_is_a_number_of_calls(limit: Any) -> None:
+    with pytest.raises(BadDecoration, match=r"^`limit` is .*; it must be a whole number greater than 0$"):
+        spool(limit=limit)
+
+
+@pytest.mark.parametrize("rate", ["", "10", "10/", "10/x", "0/m", "10/m ", "100000/s", 10, "-1/s"])
+def test_a_rate_is_a_number_of_calls_in_a_time(rate: Any) -> None:
+    with pytest.raises(BadDecoration, match=r'^`rate` is .*; it must be like "10/m"'):
+        spool(rate=rate)
+
+
+def test_limits_of_functions_are_what_a_worker_tells_its_node() -> None:
+    spool(limit=2, rate="10/m", name="limited")(note)
+    spool(rate="3/h", name="rated")(note)
+    spool(name="free")(note)
+    assert REGISTRY.limits == {"limited": (2, 10, 60.0), "rated": (0, 3, 3600.0)}
+    spool(name="rated")(note)
+    assert REGISTRY.limits == {"limited": (2, 10, 60.0)}, "the module was changed, and imported again"
+
+
 def test_function_without_a_signature_takes_any_arguments(node: SmallNode) -> None:
     spool(min).spool(1, 2)
     assert len(node.tasks) == 1
@@ -365,20 +500,32 @@ def test_an_option_that_there_is_not_is_one_sentence_with_those_that_there_are()
     unknown: dict[str, Any] = {"retries": 3}
     with pytest.raises(BadDecoration) as decorated:
         spool(**unknown)
-    assert str(decorated.value) == "@spool takes no option 'retries'; it takes node, priority, timeout and name"
+    allowed = (
+        "node, priority, timeout, max_attempts, retry_base, retry_max, keep_result, unique, give_up_on, limit, rate and name"
+    )
+    assert str(decorated.value) == f"@spool takes no option 'retries'; it takes {allowed}"
     with pytest.raises(BadTask) as called:
         spool(note).options(**unknown)
-    allowed = "at, priority, node, timeout, via and send_timeout"
+    allowed = "at, priority, node, timeout, max_attempts, retry_base, retry_max, keep_result, key, via and send_timeout"
     assert str(called.value) == f"options() takes no option 'retries'; it takes {allowed}"
 
 
 @pytest.mark.parametrize(
-    ("fields", "named"), [(("0 3 * * *",), {}), ((0, 3), {}), ((0, 3, -1, -1), {"day": 1}), ((note,), {}), ((), {"hour": 3})]
+    ("fields", "named"),
+    [
+        (("0 3 * * *", 1), {}),
+        (("0 3 * * *",), {"hour": 3}),
+        ((0, 3), {}),
+        ((0, 3, -1, -1), {"day": 1}),
+        ((note,), {}),
+        ((), {"hour": 3}),
+    ],
 )
-def test_cron_with_other_than_five_numbers_is_one_sentence(fields: tuple[Any, ...], named: dict[str, Any]) -> None:
+def test_cron_with_neither_an_expression_nor_five_numbers_is_one_sentence(fields: tuple[Any, ...], named: dict[str, Any]) -> None:
     with pytest.raises(BadDecoration) as caught:
         cron(*fields, **named)
-    assert str(caught.value) == "@cron takes five numbers: minute, hour, day, month, weekday; -1 is any"
+    right = 'an expression like "0 3 * * *", or five numbers: minute, hour, day, month, weekday; -1 is any'
+    assert str(caught.value) == f"@cron takes {right}"
 
 
 @pytest.mark.parametrize(
@@ -392,6 +539,13 @@ def test_cron_with_other_than_five_numbers_is_one_sentence(fields: tuple[Any, ..
         ({"timeout": True}, "`timeout` is True; "),
         ({"timeout": float("inf")}, "`timeout` is inf; "),
         ({"timeout": 10**400}, "`timeout` is 1000"),
+        ({"max_attempts": "a"}, "`max_attempts` is 'a'; it must be a whole number from 0 (no limit) to 255"),
+        ({"max_attempts": -1}, "`max_attempts` is -1; "),
+        ({"max_attempts": 256}, "`max_attempts` is 256; "),
+        ({"max_attempts": 2.0}, "`max_attempts` is 2.0; "),
+        ({"max_attempts": True}, "`max_attempts` is True; "),
+        ({"retry_base": 0}, "`retry_base` is 0; it must be seconds greater than 0, below 100000000"),
+        ({"retry_max": "5m"}, "`retry_max` is '5m'; "),
         ({"at": "tomorrow"}, "`at` is 'tomorrow'; it must be a datetime or seconds since 1970, below 10000000000"),
         ({"at": -5.5}, "`at` is -5.5; "),
         ({"at": float("nan")}, "`at` is nan; "),
@@ -441,7 +595,7 @@ def test_timers_are_called_by_what_they_are() -> None:
     timer(2)(lambda: calls.append("timer"))
     cron(0, 3, -1, -1, -1)(lambda: calls.append("cron"))
     every, nightly = REGISTRY.timers
-    assert (every[1:], nightly[1:]) == ((2.0, (-1, -1, -1, -1, -1), 0), (0.0, (0, 3, -1, -1, -1), 0))
+    assert (every[1:4], nightly[1:4]) == ((2.0, (-1, -1, -1, -1, -1), 0), (0.0, (0, 3, -1, -1, -1), 0))
     REGISTRY.call_timer(nightly)
     REGISTRY.call_timer(every)
     assert calls == ["cron", "timer"]
@@ -489,6 +643,76 @@ def test_what_cannot_be_called_at_times_is_refused(decorator: Any, function: Any
 def test_a_name_where_the_function_belongs_says_how_it_is_given() -> None:
     with pytest.raises(BadDecoration, match=r"@spool\(name='mail'\)"):
         spool("mail")  # type: ignore[call-overload]  # the mistake
+
+
+def nightly() -> None:
+    calls.append("nightly")
+
+
+def test_a_timer_of_the_whole_cluster_is_a_task_of_its_function() -> None:
+    assert cron("0 3 * * *", cluster=True, catch_up=True)(nightly) is nightly
+    timer(60, cluster=True)(spool(timeout=5)(note))
+    first, second = REGISTRY.timers
+    assert (first.name, first.catch_up) == ("test_spooled_functions:nightly", True)
+    assert (second.seconds, second.catch_up) == (60.0, False)
+    assert dict(decode_variables(first.task))[b"spool_func"] == b"test_spooled_functions:nightly"
+    assert (b"spool_timeout", b"5.000000") in decode_variables(second.task), "it has the options of @spool"
+    outcome = Dispatcher(context(), None)(Call(first.task, b"", "uwsgi_spoolfile_on_x"))
+    assert (outcome, calls) == (DONE, ["nightly"])
+
+
+def test_a_timer_of_the_whole_cluster_names_what_is_wrong() -> None:
+    for decorate, problem in (
+        (lambda: timer(1.5, cluster=True), "it needs a whole number of seconds"),
+        (lambda: timer(60, catch_up=True), "catch_up=True needs cluster=True"),
+        (lambda: cron("0 3 * * *", catch_up=True), "catch_up=True needs cluster=True"),
+        (lambda: timer(60, cluster=True)(lambda: None), "has no name of its own"),
+        (lambda: timer(60, cluster=True)(spool(two)), "it is called without arguments, and needs"),
+    ):
+        with pytest.raises(BadDecoration, match=problem):
+            decorate()
+
+
+def test_an_application_has_a_limited_number_of_timers_of_the_whole_cluster() -> None:
+    for seconds in range(1, MOST_TIMERS + 1):
+        timer(seconds, cluster=True)(nightly)
+    timer(7)(note)
+    with pytest.raises(BadDecoration, match="at most 128 timers with cluster=True"):
+        timer(MOST_TIMERS + 1, cluster=True)(nightly)
+
+
+def test_cron_takes_an_expression_and_a_zone() -> None:
+    cron(" 0 3  * * MON-fri ", tz="Europe/Rome")(note)
+    cron(0, 3, -1, month=-1, weekday=-1, tz="Asia/Tokyo")(note)
+    expression, numbers = REGISTRY.timers
+    assert (expression.expression, expression.zone, expression.seconds) == ("0 3 * * MON-fri", "Europe/Rome", 0.0)
+    assert (numbers.cron, numbers.zone) == ((0, 3, -1, -1, -1), "Asia/Tokyo")
+
+
+@pytest.mark.parametrize(
+    ("expression", "problem"),
+    [
+        ("", "it must be five fields"),
+        ("@daily", "it must be five fields"),
+        ("* * * *", "it must be five fields"),
+        ("*/5 * * * * *", "it must be five fields"),
+        ("60 3 * * *", "bad minute; it must be five fields"),
+        ("0 3 * * funday", "bad day-of-week; it must be five fields"),
+        ("0 3 30 2 *", "bad day-of-month; it must be five fields"),
+        ("0 3 31 4,6 *", "bad day-of-month; it must be five fields"),
+    ],
+)
+def test_an_expression_that_names_no_times_is_one_sentence(expression: str, problem: str) -> None:
+    with pytest.raises(BadDecoration) as caught:
+        cron(expression)
+    assert str(caught.value).startswith(f"@cron({expression!r}): {problem}")
+
+
+@pytest.mark.parametrize("zone", ["Europe/Rom", "../etc/passwd", "/etc/localtime", "Europe", None, 1, "\0"])
+def test_a_zone_that_there_is_not_is_one_sentence(zone: Any) -> None:
+    with pytest.raises(BadDecoration) as caught:
+        cron("0 3 * * *", tz=zone)
+    assert str(caught.value).startswith(f"@cron: tz is {zone!r}; it must be the name of a time zone that this machine has")
 
 
 @pytest.mark.parametrize("fields", [(60, 0, 1, 1, 0), (0, 24, 1, 1, 0), (0, 0, 0, 1, 0), (0, 0, 1, 13, 0), (0, 0, 1, 1, 8)])

@@ -10,6 +10,8 @@ import pytest
 from support import PATIENCE, RunningNode, environment, eventually
 
 from spoolnode import asend_to_spooler, client, send_to_spooler
+from spoolnode.protocol import names
+from spoolnode.wire import resolve, task_message
 
 APP = """
 from spoolnode import spool, uwsgi
@@ -21,6 +23,10 @@ def far(n):
 @spool
 def near(n):
     print("near", n)
+
+@spool(node="beta", max_attempts=2, retry_base=0.01)
+def fails():
+    raise ValueError("no")
 
 def plain(task):
     print("plain", task["n"])
@@ -70,3 +76,29 @@ def test_sending_to_all_returns_the_id_of_the_first_copy(pair: tuple[RunningNode
         for node in pair:
             node.wait_for_log("print", text=f"plain {number}")
     assert len(beta.lines("print")) == 2
+
+
+def test_a_task_is_tried_on_another_node_as_often_as_its_function_says(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    subprocess.run(
+        [sys.executable, "-c", "import app; app.fails.spool()"], cwd=alpha.directory,
+        env=environment(SPOOLNODE_VIA=alpha.via, PYTHONDONTWRITEBYTECODE="1"), check=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert beta.wait_for_log("dead")["attempts"] == 2
+
+
+def test_a_duplicate_that_is_handed_on_is_found_on_the_node_that_runs_it(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    assert beta.command("pause").returncode == 0
+    first, second = (client.send(resolve(alpha.via), task_message({"n": n}, "beta", [(names.KEY, b"k")]), 5.0) for n in (1, 2))
+    assert first != second, "alpha does not compare what it does not run"
+    eventually(lambda: beta.status()["duplicates"] == 1, "beta has both")
+    eventually(lambda: "merged" in alpha.command("show", second).stdout, "alpha has heard")
+    shown = alpha.command("show", second).stdout
+    assert all(step in shown for step in ("forwarded beta", "accepted beta"))
+    waiting = beta.lines("accepted", origin_id=first)[0]["id"]
+    assert f"merged into {waiting}, which waited" in shown
+    assert beta.command("resume").returncode == 0
+    beta.wait_for_log("print", text="plain 1")
+    eventually(lambda: beta.status()["done"] == 1, "it has ended")
+    assert not beta.lines("print", text="plain 2")

@@ -1,5 +1,6 @@
 """uWSGI's signals and locks in a worker, and what an application may do only while it is imported."""
 
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -11,16 +12,17 @@ from typing import Any
 
 import pytest
 from smallnode import StartNode, context
-from support import PATIENCE, environment
+from support import PATIENCE, environment, eventually
 
 from spoolnode import send_to_spooler
 from spoolnode.calls.registry import REGISTRY
 from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module, uwsgidecorators
+from spoolnode.compat.locks import WorkersLock
 from spoolnode.compat.uwsgi_opt import uwsgi_options
 from spoolnode.context import WorkerContext
 from spoolnode.node.config import Config
-from spoolnode.node.outcome import AskedCall
+from spoolnode.node.outcome import AskedCall, Cancelled
 
 heard: list[Any] = []
 
@@ -129,7 +131,7 @@ def test_timers_of_the_raw_interface_are_the_nodes(real: Any) -> None:
     real.add_ms_timer(17, 500)
     real.add_cron(17, 0, 1, -1, -1, -1)
     real.add_timer(17, 0)  # is never over, as in uWSGI
-    assert [entry[1:] for entry in REGISTRY.timers] == [
+    assert [entry[1:4] for entry in REGISTRY.timers] == [
         (3.0, (-1,) * 5, 0), (4.0, (-1,) * 5, 2), (0.5, (-1,) * 5, 0), (0.0, (0, 1, -1, -1, -1), 0),
     ]  # fmt: skip
     for timer in REGISTRY.timers:
@@ -181,6 +183,35 @@ def test_functions_with_lock_exclude_each_other_across_workers(tmp_path: Path) -
     for process in processes:
         process.join(PATIENCE)
     assert number.read_text() == "300"
+
+
+def waits_for_a_lock(thread: threading.Thread, path: Path) -> bool:
+    """Whether a thread waits in the kernel for a lock on a file."""
+    asked = f"-> FLOCK  ADVISORY  WRITE {os.getpid()} "
+    inode = f":{path.stat().st_ino} "
+    return thread.is_alive() and any(asked in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_a_task_that_is_cancelled_while_it_waits_for_the_lock_leaves_it_to_others(tmp_path: Path) -> None:
+    path = tmp_path / "node.id"
+    path.touch()
+    held, wanted = WorkersLock(str(tmp_path)), WorkersLock(str(tmp_path))
+    ends: SimpleQueue[BaseException] = SimpleQueue()
+
+    def wait() -> None:
+        try:
+            wanted.__enter__()
+        except Cancelled as error:
+            ends.put(error)
+
+    waiting = threading.Thread(target=wait)
+    with held:
+        waiting.start()
+        eventually(lambda: waits_for_a_lock(waiting, path))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(waiting.ident or 0), ctypes.py_object(Cancelled))
+    waiting.join(PATIENCE)
+    assert isinstance(ends.get(timeout=PATIENCE), Cancelled)
+    assert not held.is_held
 
 
 def test_functions_with_lock_exclude_each_other_across_threads_and_may_call_each_other(real: Any) -> None:
@@ -241,7 +272,8 @@ def test_options_have_uwsgis_names_and_are_bytes(tmp_path: Path) -> None:
         spool=str(tmp_path), workers=2, timeout=60, spooler_frequency=7, app="jobs.py", listen=["a.sock", ":3031"], env=["A=B"]
     )
     assert uwsgi_options(config.__dict__) == {
-        "master": True, "spooler-ordered": True, "spooler": os.fsencode(tmp_path), "socket": b":3031", "wsgi-file": b"jobs.py",
+        "master": True, "spooler-ordered": True, "enable-threads": True, "py-call-uwsgi-fork-hooks": True,
+        "spooler": os.fsencode(tmp_path), "socket": b":3031", "wsgi-file": b"jobs.py",
         "spooler-processes": b"2", "env": b"A=B", "spooler-frequency": b"7", "spooler-harakiri": b"60", "buffer-size": b"65535",
     }  # fmt: skip
 

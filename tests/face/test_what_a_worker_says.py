@@ -11,10 +11,10 @@ import pytest
 
 import spoolnode
 from spoolnode.node.config import Config
-from spoolnode.node.outcome import Ending
+from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.work import messages
+from spoolnode.node.work.raised import failure, judged
 from spoolnode.node.work.slots import Slots
-from spoolnode.node.work.worker import failure
 from spoolnode.protocol.values import pack
 
 OURS = str(Path(spoolnode.__file__).parent)
@@ -129,3 +129,15 @@ def test_reason_that_is_too_long_keeps_what_the_exception_says() -> None:
     assert len(reason) <= messages.MAX_TEXT
     assert reason.startswith("ValueError: start xxx")
     assert "in long" in reason
+
+
+def test_task_whose_exception_cannot_be_judged_has_failed_and_says_both() -> None:
+    def judge(*_: object) -> Outcome:
+        raise TypeError("no class")
+
+    unused: Any = None
+    outcome = judged(judge, unused, caught(fail))
+    assert outcome.kind is Ending.FAILED
+    first, *rest = outcome.reason.splitlines()
+    assert first == "ValueError: the reason (what it means cannot be told: TypeError: no class)"
+    assert "in fail" in "".join(rest)

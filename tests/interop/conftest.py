@@ -1,18 +1,22 @@
 """Real programs for each test that asks for one, ended when the test does."""
 
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_programs import Nginx, Uwsgi
+from real_programs import Nginx, Postgres, Uwsgi, WebServer
 from support import RunningNode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))  # netns.py
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory with a short name, for unix sockets, that other users can enter: nginx's workers are such."""
+    """A directory with a short name, for unix sockets, that other users can enter: nginx's workers and PostgreSQL are such."""
     with_short_name = Path(tempfile.mkdtemp(prefix="sn-"))
     with_short_name.chmod(0o755)
     yield with_short_name
@@ -23,6 +27,22 @@ def place() -> Iterator[Path]:
 def nginx(place: Path) -> Iterator[Nginx]:
     """An nginx that is not started yet."""
     program = Nginx(place)
+    yield program
+    program.end()
+
+
+@pytest.fixture
+def postgres(place: Path) -> Iterator[Postgres]:
+    """A PostgreSQL that is not started yet."""
+    program = Postgres(place)
+    yield program
+    program.end(signal.SIGQUIT)
+
+
+@pytest.fixture
+def server(place: Path) -> Iterator[WebServer]:
+    """A web server that is not started yet, in `place`."""
+    program = WebServer(place)
     yield program
     program.end()
 

@@ -1,28 +1,34 @@
-"""The real nginx and the real uWSGI, each in processes of their own, ended by pid; and ten lines of socket code.
+"""The real nginx, uWSGI, PostgreSQL and web servers, each in processes of their own, ended by pid; and ten lines of socket code.
 
 Nothing sleeps for a fixed time and no port is fixed: uWSGI chooses its own, nginx gets a free one, and another if that
 was taken meanwhile.
 """
 
+import glob
 import grp
 import http.client
+import json
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from support import PATIENCE, eventually, whole_lines
+from support import PATIENCE, environment, eventually, whole_lines
 
 NGINX = "/usr/sbin/nginx"
+POSTGRES = "/usr/lib/postgresql/*/bin/postgres"
 UWSGI = Path(sys.executable).with_name("uwsgi")
+LISTENS = {"uvicorn": "--uds {}", "gunicorn": "--graceful-timeout 1 --bind unix:{}", "flask": "--host unix://{}"}
+"""How each server is told to listen on a unix socket."""
 STORED = bytes.fromhex("ff000001")
 REFUSED = bytes.fromhex("ff000000")
 
@@ -90,13 +96,13 @@ class Program:
         """Everything it has said."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def run(self, command: list[str], **changes: str) -> None:
-        """Starts it."""
+    def run(self, command: list[str], pass_fds: Sequence[int] = (), **changes: str) -> None:
+        """Starts it. It gets these descriptors besides the standard ones."""
         assert self.process is None, "it runs already"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.directory, env={**os.environ, **changes},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds,
             )  # fmt: skip
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
@@ -165,6 +171,46 @@ class Uwsgi(Program):
         return body.decode()
 
 
+class WebServer(Program):
+    """A server of web applications, in Python, on a unix socket."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "server")
+        self.socket = directory / "web.sock"
+
+    def start(self, line: str, first: str, method: str = "GET", **changes: str) -> None:
+        """Starts a server; returns when it answers its first request.
+
+        Args:
+            line: as it is typed into a shell, without an address.
+            first: the path of the request.
+            method: that of the request.
+            changes: environment variables.
+        """
+        program, *options = shlex.split(line)
+        command = [sys.executable, "-m", program, *options, *LISTENS[program].format(self.socket).split()]
+        self.run(command, **environment(PYTHONDONTWRITEBYTECODE="1", **changes))
+        self.wait_for(lambda: self.socket.exists() and self.ask(first, method), "an answer")
+
+    def ask(self, path: str, method: str = "GET") -> Any:
+        """The answer to one request, decoded; None while nothing listens."""
+        connection = http.client.HTTPConnection("web")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        try:
+            connection.sock.settimeout(20)
+            connection.sock.connect(str(self.socket))
+            connection.request(method, path)
+            response = connection.getresponse()
+            assert response.status == 200, self.output
+            return json.loads(response.read())
+        except ConnectionRefusedError:
+            return None
+        except ConnectionResetError:
+            raise AssertionError(self.output) from None
+        finally:
+            connection.close()
+
+
 class Nginx(Program):
     """A real nginx; its workers run as the user `nobody` if we are root, as they would in production."""
 
@@ -216,6 +262,39 @@ class Nginx(Program):
             return answer.status, dict(answer.getheaders()), answer.read()
         finally:
             client.close()
+
+
+class Postgres(Program):
+    """A real PostgreSQL with a cluster of its own, which listens on a unix socket in its directory."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "postgres")
+        self._data = directory / "data"
+
+    def start(self) -> Self:
+        """Starts it; returns when it takes connections."""
+        server = Path(need(max(glob.glob(POSTGRES), default="postgres")))
+        as_nobody = [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]  # it refuses root
+        if not self._data.exists():
+            self._data.mkdir()
+            if not os.geteuid():
+                shutil.chown(self._data, "nobody")
+            initdb = [str(server.with_name("initdb")), "-D", str(self._data), "-U", "postgres", "-A", "trust", "-N"]
+            subprocess.run([*as_nobody, *initdb], check=True, capture_output=True)
+        options = ["-D", str(self._data), "-k", str(self._data), "-c", "listen_addresses=", "-c", "fsync=off"]
+        self.run([*as_nobody, str(server), *options])
+        self.wait_for_output("ready to accept connections")
+        return self
+
+    @property
+    def socket_directory(self) -> Path:
+        """The HOST of its clients."""
+        return self._data
+
+    def restart(self, number: signal.Signals) -> None:
+        """Ends it, and starts it again. SIGINT ends all connections (fast), SIGQUIT is a crash (immediate)."""
+        self.end(number)
+        self.start()
 
 
 def as_user() -> str:

@@ -97,7 +97,7 @@ def add(a: int, b: int) -> None:
 
 def outbox(node: RunningNode) -> dict[str, int]:
     """The tasks that wait there for others."""
-    status: dict[str, Any] = ask(str(node.spool), "GET", "/status")
+    status: dict[str, Any] = ask(str(node.spool), "GET", "/node")
     sizes: dict[str, int] = status["outbox"]
     return sizes
 
@@ -118,7 +118,7 @@ def test_tasks_for_a_real_uwsgi_run_there_as_it_would_get_them_from_its_own_clie
     ran = Lines(server.directory).wait(40)
     assert sorted(ran) == sorted(f'[["Name", "Serena"], ["n", "{number}"]]' for number in range(40))
     eventually(lambda: outbox(node) == {}, "nothing waits")
-    assert ask(str(node.spool), "GET", "/status")["forwarded"] == 40
+    assert ask(str(node.spool), "GET", "/node")["forwarded"] == 40
     assert len(Lines(server.directory)()) == 40
 
 
@@ -195,7 +195,7 @@ def test_a_task_with_values_that_are_no_text_is_not_sent_to_a_server_that_cannot
     assert all(reason.encode() in path.read_bytes() for path in (node.spool / "dead").iterdir())
     eventually(lambda: outbox(node) == {}, "nothing waits")
     assert len(Lines(server.directory)()) == 1
-    assert ask(str(node.spool), "GET", "/status")["forwarded"] == 1
+    assert ask(str(node.spool), "GET", "/node")["forwarded"] == 1
 
 
 def test_variables_that_only_nodes_understand_stay_behind(node: RunningNode, server: Uwsgi) -> None:
@@ -214,7 +214,7 @@ def test_a_task_that_the_server_cuts_off_stays_and_is_not_counted_as_sent(node: 
     assert send_to_spooler({"n": "1", "long": "x" * 10_000}, node=to, via=node.via)
     assert link_failure(node, to)
     eventually(lambda: outbox(node) == {to: 1}, "it waits")
-    assert ask(str(node.spool), "GET", "/status")["forwarded"] == 0
+    assert ask(str(node.spool), "GET", "/node")["forwarded"] == 0
     assert Lines(server.directory)() == []
     # The operator sees it and can remove it.
     (path,) = eventually(lambda: list((node.spool / "outbox" / to).glob("uwsgi_spoolfile*")), "it has a file")

@@ -1,10 +1,9 @@
 """Every file in examples/ does what its first two lines say."""
 
-import grp
 import os
 import re
 import shutil
-import stat
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +13,14 @@ from pathlib import Path
 import pytest
 from documents import blocks
 from real_programs import NGINX, STORED, Nginx, Program, exchange, free_port, need, packet
-from support import PATIENCE, RunningNode, environment, eventually
+from support import HAND_OVER, PATIENCE, RunningNode, environment, eventually
+
+from spoolnode import send_to_spooler
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-FILES = ["mailer.py", "nginx.conf", "spoolnode.service", "testapp.py"]
+DIRECTORIES = ["grafana", "kubernetes", "prometheus"]
+"""Of other programs: see test_kubernetes.py and test_prometheus.py."""
+FILES = ["mailer.py", "nginx.conf", "spoolnode@.service", "spoolnode@.socket", "testapp.py"]
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def printed(node: RunningNode) -> list[str]:
 
 def test_there_are_no_others_and_each_says_how_to_run_it() -> None:
     visible = [path.name for path in EXAMPLES.iterdir() if not path.name.startswith((".", "__"))]
-    assert sorted(visible) == FILES
+    assert sorted(visible) == sorted([*FILES, *DIRECTORIES])
     for name in FILES:
         first, second = (EXAMPLES / name).read_text().splitlines()[:2]
         assert first.startswith("# ")
@@ -90,27 +93,56 @@ def test_mailer_sends_by_priority_and_time_and_tries_again(examples: Path, node:
     assert len(node.lines("retry", reason="refused")) == 2
 
 
-def test_systemd_unit_starts_a_node_that_its_journal_and_the_web_server_can_use(examples: Path, place: Path) -> None:
-    text = (examples / "spoolnode.service").read_text()
-    line = re.search("^ExecStart=/srv/app/venv/bin/spoolnode (join .*)$", text, flags=re.M)
+UNIT, SOCKETS = "spoolnode@.service", "spoolnode@.socket"
+
+
+def test_systemd_units_start_a_node_that_its_journal_and_the_web_server_can_use(examples: Path, node: RunningNode) -> None:
+    text, sockets = (examples / UNIT).read_text(), (examples / SOCKETS).read_text()
+    line = re.search("^ExecStart=/srv/%i/venv/bin/spoolnode (join .*)$", text, flags=re.M)
     assert line
-    words = line[1].replace("/var/lib/spoolnode/spool", f"{place}/spool").replace("/run/spoolnode", str(place)).split()
+    words = line[1].replace("%S", str(node.directory)).replace("%i", "shop").split()
     words[words.index("-w") + 1] = "mailer"
-    unit = Program(place, "journal")
-    unit.directory = examples
-    group = grp.getgrnam("www-data").gr_gid if not os.getuid() else os.getgid()
-    command = ["setpriv", f"--regid={group}", "--clear-groups"] if not os.getuid() else []
-    unit.run([*command, sys.executable, "-m", "spoolnode", *words, "--discover", "none"], **environment())
-    try:
-        unit.wait_for_output("ready")
-        assert '{"' not in unit.output, "people read the journal"
-        socket = (place / "uwsgi.sock").stat()
-        assert stat.S_IMODE(socket.st_mode) == 0o660
-        assert socket.st_gid == group
-        assert re.search("^Group=www-data$", text, flags=re.M)
-        assert re.search("^StateDirectoryMode=0700$", text, flags=re.M), "others of that group have no business in the spool"
-    finally:
-        unit.end()
+    node.spool = Path(words[words.index("-Q") + 1])
+    node.spool.parent.mkdir(parents=True)
+    listen = re.search("^ListenStream=/run/spoolnode/%i.sock$", sockets, flags=re.M)
+    assert listen
+    with socket.socket(socket.AF_UNIX) as handed:
+        handed.bind(str(node.directory / "shop.sock"))
+        handed.listen()
+        unit = Program(node.directory, "journal")
+        unit.directory = examples
+        arguments = [sys.executable, "-c", HAND_OVER, str(handed.fileno()), "--", sys.executable, "-m", "spoolnode", *words]
+        unit.run([*arguments, "--discover", "none"], pass_fds=[handed.fileno()], **environment())
+        try:
+            unit.wait_for_output("ready")
+            assert '{"' not in unit.output, "people read the journal"
+            assert send_to_spooler({"a": "b"}, via=handed.getsockname())
+        finally:
+            unit.end()
+    assert re.search("^SocketGroup=www-data\nSocketMode=0660$", sockets, flags=re.M)
+
+
+@pytest.fixture
+def units(examples: Path, tmp_path: Path) -> list[str]:
+    """The units of one application, whose command exists."""
+    need("systemd-analyze")
+    paths = []
+    for name in (UNIT, SOCKETS):
+        path = tmp_path / name.replace("@", "@shop")
+        path.write_text((examples / name).read_text().replace("/srv/%i/venv/bin/spoolnode", "/bin/true"))
+        paths.append(str(path))
+    return paths
+
+
+def test_systemd_understands_every_line_of_the_units(units: list[str]) -> None:
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_systemd_unit_is_hardened(units: list[str]) -> None:
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", units[0]]  # 2.0 of 10
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_nginx_conf_is_complete(examples: Path, node: RunningNode, place: Path) -> None:

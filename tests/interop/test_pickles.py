@@ -1,8 +1,11 @@
 """Pickled arguments run code, so they are taken from this machine only: an unmodified application on a real node."""
 
 import pickle
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from real_programs import exchange, packet
@@ -153,3 +156,23 @@ def test_a_pickled_body_arrives_as_bytes_whatever_its_protocol(node: RunningNode
     send_to_spooler({"ud_spool_func": "mail", "ud_spool_ret": "-2", "body": body}, via=node.via)
     eventually(lambda: notes(node) or node.status()["dead"], "it has ended")
     assert notes(node) == [repr(("mail", {"to": ["\u00e9"]}))]
+
+
+def looks_like_a_pickle(module: str, function: str) -> tuple[UUID, str]:
+    """A tuple whose text calls that function when it is unpickled: `(U` and `qœ` mean something to pickle."""
+    spelt = "".join(f"U{chr(len(name))}{name}" for name in (module, function))
+    return UUID(int=1), f"{'-' * 40}{spelt}qœ)R."
+
+
+def test_the_text_of_a_tuple_is_never_a_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    module = ModuleType("a_module_with_a_name_of_32_letters_")
+    module.a_function_with_a_name_of_32_letters_ = lambda: called.append("called")  # type: ignore[attr-defined] # made here
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    made = looks_like_a_pickle(module.__name__, "a_function_with_a_name_of_32_letters_")
+    pickle.loads(str(made).encode())
+    assert called == ["called"], "it would be one"
+    shown = environment([(b"spool_values", pack({"args": made}))], b"", "name")[b"args"]
+    with pytest.raises(pickle.UnpicklingError):
+        pickle.loads(shown)
+    assert called == ["called"]

@@ -13,7 +13,8 @@ import pytest
 from real_programs import LINES, STORED, Lines, Uwsgi, exchange, packet
 from support import RunningNode, eventually
 
-from spoolnode import send_to_spooler
+from spoolnode import send_many, send_to_spooler
+from spoolnode.node.life import SETTLE_AT_STOP
 
 # What runs the tasks, under either of the two: an unmodified uWSGI application.
 RUNS = (
@@ -148,6 +149,19 @@ def test_uwsgi_runs_what_a_node_has_stored_and_the_node_notices(uwsgi: Uwsgi, no
     assert node.status()["corrupt"] == 0
 
 
+def test_uwsgi_runs_what_our_client_has_written_into_its_directory(uwsgi: Uwsgi, node: RunningNode, lines: Lines) -> None:
+    node.spool.mkdir()
+    body, due = bytes(range(256)) * 1000, int(time.time()) + 2
+    sent: list[dict[str, Any]] = [{"n": "0"}, {"n": "1", "body": body}, {"n": "2", "priority": 5}, {"n": "3", "at": due}]
+    identities = [send_to_spooler(task, via=f"dir:{node.spool}") for task in sent]
+    uwsgi.start("-Q", str(node.spool), "-w", "runs", "--spooler-frequency", "1", "--spooler-ordered")
+    ran = {ran.env["n"]: ran for ran in map(Ran, lines.wait(4))}
+    assert time.time() >= due
+    assert [ran[str(n)].name for n in range(4)] == [f"uwsgi_spoolfile_on_{identity}" for identity in identities]
+    assert all(ran[str(n)].has(sent[n].get("body", b"")) for n in range(4))
+    eventually(lambda: not files_of(node.spool), "uWSGI removes them")
+
+
 def test_tasks_run_exactly_once_when_both_run_one_directory(uwsgi: Uwsgi, node: RunningNode, lines: Lines) -> None:
     node.start("--app", "runs")
     uwsgi.start("-Q", str(node.spool), "-w", "runs", "--spooler-frequency", "1", "--spooler-processes", "2")
@@ -168,6 +182,7 @@ def test_tasks_run_exactly_once_when_both_run_one_directory(uwsgi: Uwsgi, node: 
     runs = [Ran(line) for line in lines()]
     assert {n: count for n, count in Counter(run.env["n"] for run in runs).items() if count != 1} == {}
     assert len(runs) == sent
+    node.stop()
     assert not node.lines("worker_died")
 
 
@@ -190,7 +205,8 @@ def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
 ) -> None:
     node.start()  # without --app: it accepts and keeps
     due, body = int(time.time()) + 2, bytes(range(256)) * 10
-    many: list[dict[str, Any]] = [{"n": str(n)} for n in range(1500)]  # more than a clean stop takes apart by itself
+    count = 100 if how == "settle while it runs" else SETTLE_AT_STOP + 100  # more than a clean stop takes apart by itself
+    many: list[dict[str, Any]] = [{"n": str(n)} for n in range(count)]
     special: list[dict[str, Any]] = [
         {"n": "body", "body": body},
         {"n": "late", "at": due, "body": body},
@@ -198,8 +214,7 @@ def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
         {"n": "first", "priority": 5, "body": body},
         {"n": "typed", "number": 7},
     ]
-    for task in many + special:
-        send_to_spooler(task, via=node.via)
+    send_many(many + special, via=node.via)
     send_to_spooler({"n": "elsewhere"}, node="nobody", via=node.via)
     if how == "stop --files":
         done = node.command("stop", "--files")
@@ -236,7 +251,6 @@ def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
 
 def test_few_waiting_tasks_are_files_after_each_clean_stop(node: RunningNode) -> None:
     node.start()
-    for n in range(300):
-        send_to_spooler({"n": str(n)}, via=node.via)
+    send_many([{"n": str(n)} for n in range(300)], via=node.via)
     assert node.stop() == 0
     assert len(files_of(node.spool)) == 300

@@ -216,6 +216,7 @@ def test_signals_timers_and_decorators_of_other_processes(uwsgi: Uwsgi, node: Ru
     theirs = once_all_are_there(uwsgi.directory, count)
     node.start(app=SIGNALS)
     assert once_all_are_there(node.directory, count) == theirs
+    node.stop()
     assert not node.lines("timer_failed")
 
 

@@ -1,58 +1,30 @@
 """Tasks sent by web applications, under the servers that people run them with: real ones, each in processes of its own."""
 
-import http.client
 import json
-import socket
-import sys
-from collections.abc import Iterator
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from documents import blocks
-from real_programs import Program, Uwsgi
-from support import RunningNode, environment, eventually
+from documents import blocks, lines_to_type
+from real_programs import Uwsgi, WebServer
+from support import RunningNode, eventually
 
-TASKS = """
-from spoolnode import spool
+PAGE = "docs/web-frameworks.md"
 
-@spool
-def ran(name):
-    print("ran", name)
+FRAMEWORKS = ("FastAPI", "Starlette", "Flask", "aiohttp")
+
+VARIANTS = {"uvicorn": ("--loop uvloop", "--loop asyncio"), "gunicorn": ("", "--preload"), "flask": ("",)}
+"""More options of each server, one after another."""
+
+GUNICORN = """
+workers = 2
+
+def when_ready(server):
+    from main import mail
+    mail.spool("master")
 """
-
-ASGI = """
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-
-from spoolnode import asend_to_spooler
-from app import ran
-
-async def send(request):
-    name = request.path_params["name"]
-    first = await ran.aspool(name)
-    second = await asend_to_spooler({"spare": name}, node="nobody")
-    return JSONResponse([first, second])
-
-web = Starlette(routes=[Route("/{name}", send)])
-"""
-
-WSGI = """
-import json
-import os
-
-from app import ran
-
-opened = ran.spool(f"import{os.getpid()}")  # in the master with --preload: what it opened is not its children's to use
-
-def web(environ, start_response):
-    name = environ["PATH_INFO"][1:]
-    answer = json.dumps([ran.spool(name), os.getpid()]).encode()
-    start_response("200 OK", [("Content-Length", str(len(answer)))])
-    return [answer]
-"""
+"""Its configuration: what the master has opened when it forks its workers is not theirs to use."""
 
 UWSGI_APPLICATION = """
 import json
@@ -91,94 +63,53 @@ def web(environ, start_response):
 CONFIGURATION = "import spoolnode.compat\n\nspoolnode.compat.install()\n"
 
 REQUESTS = 24
+"""So many of each kind."""
 
 
-class Server(Program):
-    """A web server on a unix socket."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "server")
-        self.socket = directory / "web.sock"
-
-    def start(self, node: RunningNode, *command: str, **changes: str) -> None:
-        """Starts it; returns when it answers."""
-        settings = {"SPOOLNODE_VIA": node.via, "PYTHONDONTWRITEBYTECODE": "1", **changes}
-        self.run([sys.executable, "-m", *command], **environment(**settings))
-        self.wait_for(lambda: self.socket.exists() and self.ask("first"), "an answer")
-
-    def ask(self, name: str) -> Any:
-        """The answer to one request, decoded; None while nothing listens."""
-        connection = http.client.HTTPConnection("web")
-        connection.sock = socket.socket(socket.AF_UNIX)
-        try:
-            connection.sock.settimeout(20)
-            connection.sock.connect(str(self.socket))
-            connection.request("GET", f"/{name}")
-            response = connection.getresponse()
-            assert response.status == 200, self.output
-            return json.loads(response.read())
-        except ConnectionRefusedError:
-            return None
-        except ConnectionResetError:
-            raise AssertionError(self.output) from None
-        finally:
-            connection.close()
-
-    def ask_many(self) -> list[Any]:
-        """The answers to many requests at once."""
-        with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(self.ask, [f"n{number}" for number in range(REQUESTS)]))
-
-
-@pytest.fixture
-def server(node: RunningNode, place: Path) -> Iterator[Server]:
-    """Beside a node that runs app.py. Ended at the end of the test."""
-    node.start(app=TASKS)
-    (place / "app.py").write_text(TASKS)
-    (place / "asgi.py").write_text(ASGI)
-    (place / "wsgi.py").write_text(WSGI)
-    server = Server(place)
-    yield server
-    server.end()
-
-
-def names_that_ran(node: RunningNode) -> list[str]:
-    return sorted(line["text"].removeprefix("ran ") for line in node.lines("print", text="ran n"))
-
-
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_asgi_application_under_uvicorn(node: RunningNode, server: Server, loop: str) -> None:
-    server.start(node, "uvicorn", "asgi:web", "--uds", str(server.socket), "--loop", loop)
-    answers = server.ask_many()
-    assert len({identity for answer in answers for identity in answer}) == 2 * REQUESTS
-    eventually(lambda: len(names_that_ran(node)) >= REQUESTS, "all ran")
-    assert names_that_ran(node) == sorted(f"n{number}" for number in range(REQUESTS))
-    assert node.status()["outbox"]
+def lines_of_the_page() -> list[tuple[str, str]]:
+    """Each framework with each line of its section that starts a server, in all variants."""
+    return [
+        (framework, f"{block.text} {variant}".strip())
+        for framework in FRAMEWORKS
+        for block in blocks(PAGE, framework, "sh")
+        for variant in VARIANTS[block.text.split()[0]]
+    ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
-@pytest.mark.parametrize("kind", ["sync", "gthread", "gevent"])
-def test_wsgi_application_under_gunicorn(node: RunningNode, server: Server, kind: str, preload: bool) -> None:
-    options = ["--bind", f"unix:{server.socket}", "--worker-class", kind, "--workers", "2", "--graceful-timeout", "1"]
-    server.start(node, "gunicorn", "wsgi:web", *options, *(["--preload"] if preload else []))
-    answers = server.ask_many()
-    assert len({identity for identity, _ in answers}) == REQUESTS
-    eventually(lambda: len(names_that_ran(node)) >= REQUESTS, "all ran")
-    assert names_that_ran(node) == sorted(f"n{number}" for number in range(REQUESTS))
+@pytest.mark.parametrize(("framework", "line"), lines_of_the_page())
+def test_each_request_of_an_example_gets_the_id_of_its_task_which_runs_once(
+    node: RunningNode, server: WebServer, place: Path, framework: str, line: str
+) -> None:
+    (example,) = blocks(PAGE, framework, "python")
+    for directory in (place, node.directory):
+        (directory / "main.py").write_text(example.text)
+    (place / "gunicorn.conf.py").write_text(GUNICORN)
+    (join,) = lines_to_type(PAGE)[:1]
+    node.start(*shlex.split(join)[2:])
+    server.start(line, "/mails/first", "POST", SPOOLNODE_VIA=node.via)
+    ways = ["mails", "sync"] if "/sync/" in example.text else ["mails"]
+    names = [f"{way}{number}" for way in ways for number in range(REQUESTS)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda name: server.ask(f"/{name.rstrip('0123456789')}/{name}", "POST"), names))
+    others = ["first", *(["master"] if line.startswith("gunicorn") else [])]
+    eventually(lambda: len(node.lines("print")) >= len([*names, *others]), "all have run")
+    eventually(lambda: node.status()["total"] == 0, "all have ended")
+    ran = {line["text"].removeprefix("mail to "): line["id"] for line in node.lines("print")}
+    assert sorted(ran) == sorted([*names, *others])
+    assert len(node.lines("print")) == len(ran)
+    assert [ran[name] for name in names] == [answer["task"] for answer in answers]
 
 
 @pytest.mark.slow
 def test_uwsgi_application_sends_from_gunicorn_when_its_configuration_installs_the_modules(
-    node: RunningNode, server: Server, place: Path
+    node: RunningNode, server: WebServer, place: Path
 ) -> None:
-    node.stop()
     node.start(app=UWSGI_APPLICATION)
     (place / "uwsgiapp.py").write_text(UWSGI_APPLICATION)
     (place / "gunicorn.conf.py").write_text(CONFIGURATION)
-    options = ["--bind", f"unix:{server.socket}", "--graceful-timeout", "1"]
-    server.start(node, "gunicorn", "uwsgiapp:web", *options, SPOOLNODE_VIA="", SPOOLNODE_SPOOL=str(node.spool))
-    assert server.ask("second") == [str(node.spool), False]
+    server.start("gunicorn uwsgiapp:web", "/first", SPOOLNODE_SPOOL=str(node.spool))
+    assert server.ask("/second") == [str(node.spool), False]
     ran = node.wait_for_log("print", text="ran second")["text"].split()
     assert ran[2] != ran[3], "not in the web process"
     node.wait_for_log("print", text="ran with (1,) {'two': ['second']}")

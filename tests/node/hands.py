@@ -3,20 +3,19 @@
 import asyncio
 import itertools
 import os
-import random
 import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 from linked import Station, task
-from simulation.loop import SimLoop, virtual
+from simulation.loop import in_virtual_time
 
 from spoolnode.node.config import Config
 from spoolnode.node.disk.disk import discard
+from spoolnode.node.outcome import Limit
 from spoolnode.node.spool.tasks import Batch
-from spoolnode.node.work import messages
-from spoolnode.node.work import pool as module
+from spoolnode.node.work import messages, spawner
 from spoolnode.node.work.pool import WorkerPool
 from spoolnode.node.work.process import WorkerProcess
 from spoolnode.node.work.slots import Slots
@@ -43,6 +42,9 @@ class HandWorker(WorkerProcess):
     def kill(self) -> None:
         asyncio.get_running_loop().call_soon(self.die, -signal.SIGKILL)
 
+    def kill_late(self) -> None:
+        self.kill()
+
     @property
     def death(self) -> str:
         return f"ended with {self.status}"
@@ -60,14 +62,14 @@ class HandWorker(WorkerProcess):
         """A message to the node."""
         self.on_message(self, list(message))
 
-    def up(self, *timers: Any, warning: str = "") -> None:
+    def up(self, *timers: Any, warning: str = "", **limits: Limit) -> None:
         """Its application is loaded."""
-        self.say("ready", self.pid, [list(timer) for timer in timers], warning)
+        self.say("ready", self.pid, [list(timer) for timer in timers], warning, limits)
 
     def tasks(self) -> list[tuple[int, int]]:
         """What it was told to run, in order: chunk and position."""
         runs = [rest for kind, *rest in self.told if kind == "run"]
-        counts = [len(refs if number is None else messages.unpack_offsets(refs)) for _, number, refs in runs]
+        counts = [len(refs if number is None else messages.unpack_offsets(refs)) for _, number, refs, _ in runs]
         return [(run[0], position) for run, count in zip(runs, counts, strict=True) for position in range(count)]
 
     def begin(self, index: int = 0, *, limit: float = 0.0) -> None:
@@ -91,13 +93,23 @@ class HandWorker(WorkerProcess):
             self.has_finished(index)
         self.slots.end(0)
         positions = [self.tasks()[index][1] for index in indexes]
-        self.say("ended", self.tasks()[indexes[0]][0], messages.pack_positions(positions), [], seconds)
+        self.say(
+            "ended",
+            self.tasks()[indexes[0]][0],
+            messages.pack_positions(positions),
+            messages.pack_lengths([0.0] * len(positions)),
+            [],
+            seconds,
+            -1.0,
+        )
 
-    def fail(self, index: int, verdict: str, detail: Any = "why", delay: float = 0.0) -> None:
+    def fail(
+        self, index: int, verdict: str, detail: Any = "why", delay: float = 0.0, *, seconds: float = 0.0, waited: float = -1.0
+    ) -> None:
         """That task ends otherwise."""
         chunk, position = self.tasks()[index]
         self.slots.end(0)
-        self.say("ended", chunk, b"", [[position, verdict, detail, delay, ""]], 0.001)
+        self.say("ended", chunk, b"", b"", [messages.unusual_end(position, verdict, detail, delay, "", seconds)], 0.001, waited)
 
 
 class Hands:
@@ -114,7 +126,7 @@ class Hands:
         self.watch, self.forget = self.watched.add, self.watched.discard  # it is the warden, too
         self.reports: list[tuple[str, dict[str, Any]]] = []
         facts = {"settings": {"env": []}}
-        self.pool = WorkerPool(Config(**settings), self.station.spool, self.station.storage.verdicts, facts, self._report, self)  # type: ignore[arg-type]
+        self.pool = WorkerPool(Config(**settings), self.station.spool, self.station.storage.verdicts, facts, self._report, self)  # type: ignore[arg-type] # the warden is this
 
     def _report(self, action: str, **details: Any) -> None:
         self.reports.append((action, details))
@@ -148,23 +160,18 @@ class Hands:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, story: Callable[[Hands], Coroutine[Any, Any, None]], **settings: Any) -> None:
-    """A pool with these settings."""
-    loop = SimLoop()
+    """Tells a story of a pool with these settings. In its loop time is simulated: `asyncio.sleep` takes none."""
 
     async def main() -> None:
         hands = Hands(settings)
-        monkeypatch.setattr(module, "WorkerProcess", type("Worker", (HandWorker,), {"hands": hands}))
+        monkeypatch.setattr(spawner, "WorkerProcess", type("Worker", (HandWorker,), {"hands": hands}))
         try:
             await story(hands)
         finally:
             for worker in hands.workers:
                 if not worker.is_dead:
                     worker.slots.close()
-            for number in hands.pool._reserve._held:
+            for number in hands.pool._supervisor._spawner._reserve._held:
                 os.close(number)
 
-    try:
-        with virtual(loop, random.Random(1)):
-            loop.run_until_complete(main())
-    finally:
-        loop.close()
+    in_virtual_time(main)

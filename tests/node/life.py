@@ -218,7 +218,7 @@ class Life:
             self.spool.group_commit.add(block, fate.body, terms, fate)
         else:
             waiter = PromptWaiter(fate)
-            self.spool.group_commit.add(block, b"", terms, waiter, waiter)
+            self.spool.group_commit.add(block, b"", terms, waiter, prompt=waiter)
         return fate
 
     def upload(self) -> None:

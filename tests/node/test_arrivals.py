@@ -46,7 +46,7 @@ def test_a_task_is_stored_once_and_its_repeat_is_answered_stored_and_does_not_ru
         assert again.stored_as == [KNOWN], "answered at once: there is nothing to write"
         await station.rest()
         assert station.run_all() == []
-        assert station.spool.repeats == 1
+        assert station.spool.counts.repeats == 1
         assert station.journal.counts.accepted == 1
 
     run(story())
@@ -62,6 +62,21 @@ def test_a_repeat_that_overtakes_the_disk_is_refused_for_a_moment_and_not_stored
         await station.rest()
         assert first.stored_as
         assert station.run_all() == [1]
+
+    run(story())
+
+
+def test_a_task_that_is_kept_out_is_not_stored_when_a_copy_still_comes() -> None:
+    async def story() -> None:
+        station = Station()
+        assert station.admission.keep_out(LINK, FIRST) is Verdict.NEW
+        late = station.admit(task(1, FIRST))
+        assert late.stored_as == [KNOWN], "its sender hears nothing else than of one that was taken"
+        station.admit(task(2, FIRST + 1))
+        assert station.admission.keep_out(LINK, FIRST + 1) is Verdict.PENDING
+        await station.rest()
+        assert station.admission.keep_out(LINK, FIRST + 1) is Verdict.RECEIVED
+        assert station.run_all() == [2]
 
     run(story())
 

@@ -87,7 +87,7 @@ def test_what_pauses_is_moved_and_what_waits_for_its_time_stays() -> None:
 def test_a_worker_runs_what_only_the_clock_has_left_in_the_future(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     ready, touched = waiting(store, "ready", now, changed=now), waiting(store, "touched", now + HOUR, changed=now)
-    reader = SpoolFileReader(store.layout.root)
+    reader = SpoolFileReader(store.layout.root, RetryPolicy())
     with pytest.raises(NotNow):
         reader.read(touched.ref)
     monkeypatch.setattr(time, "time", lambda: now - HOUR)

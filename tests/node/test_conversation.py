@@ -33,12 +33,15 @@ from spoolnode.node.ingress.conversation import (
     Input,
     WrongInput,
 )  # fmt: skip
+from spoolnode.node.ingress.services import AboutTasks
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.spool.group_commit import INLINE_BODY
 from spoolnode.node.spool.sequence import Key
 from spoolnode.protocol.answer import PONG, STORED, read_answer, read_status
 from spoolnode.protocol.answer import REFUSED as PLAIN_REFUSAL
+from spoolnode.protocol.cancel import CancelAnswer, CancelRequest
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.fetch import Fetched, Question
 from spoolnode.protocol.hello import Hello, encode
 from spoolnode.protocol.keys import NodeKey
 from spoolnode.protocol.packet import EXTENDED, PING, PLAIN, SPOOL_REQUEST, encode_variables, packet
@@ -675,8 +678,27 @@ def test_a_stranger_hears_why_in_the_words_that_he_understands_and_is_cut_off() 
         wire = Wire(scene.services, Caller("10.9.9.9", is_local=False, is_allowed=False))
         wire.say(request() * 2)
         assert said_by(wire) == ["forbidden"]
-        assert scene.services.refusals == {Reason.FORBIDDEN: 3, Reason.MALFORMED: 1}
+        wire = Wire(scene.services, Caller("10.9.9.9", is_local=False, is_allowed=False))
+        wire.say(CancelRequest("0123456789ab_1790000000000000_64", "a stranger", 1.0, 1.0).encode())
+        assert said_by(wire) == ["forbidden"], "who may not enqueue may not cancel"
+        assert scene.services.refusals == {Reason.FORBIDDEN: 4, Reason.MALFORMED: 1}
         assert {details["peer"] for _, details in scene.reports.lines} == {"10.9.9.9"}
+
+    run(story())
+
+
+def test_a_question_that_the_disk_cannot_answer_is_refused_and_holds_up_no_other_answer() -> None:
+    async def fail(_question: Question) -> Fetched:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async def never(_request: CancelRequest, _caller: Caller) -> CancelAnswer:
+        raise AssertionError("nothing is cancelled")
+
+    async def story() -> None:
+        scene = Scene(about_tasks=AboutTasks(fail, never))
+        scene.say(Question("0123456789ab_1790000000000000_64", 0.0).encode(), request())
+        await scene.settled()
+        assert scene.answers == ["busy", "stored"]
 
     run(story())
 
@@ -932,7 +954,9 @@ def test_the_place_of_an_answer_says_in_which_words_it_will_be_and_whether_it_is
     async def story() -> None:
         scene = Scene()
         places = answers.Answers(scene.talk)
-        assert repr(places.place(is_web=True)) == "<answer place, HTTP, waiting>"
+        of_the_web = places.place()
+        of_the_web.is_web = True
+        assert repr(of_the_web) == "<answer place, HTTP, waiting>"
         plain = places.place()
         plain.stored("id")
         assert repr(plain) == "<answer place, plain, 4 bytes ready>"

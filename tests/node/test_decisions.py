@@ -10,23 +10,81 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolnode.node.outcome import Timer
-from spoolnode.node.schedule import Schedule, following, matches
-from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.cron import following, matches
+from spoolnode.node.outcome import Ending, Outcome, Timer
+from spoolnode.node.schedule import Schedule
+from spoolnode.node.spool.retry import NextRun, RetryPolicy
 from spoolnode.node.work.balance import MAX_WINDOW, Pace, View, plan, room, to_relieve
 from spoolnode.node.work.messages import MAX_CHUNK
 from spoolnode.node.work.slots import Running, Slots
+from spoolnode.protocol import names
+from spoolnode.protocol.packet import encode_variables
 
 # -- retry --
 
 
-@given(st.integers(0, 300), st.integers(0, 255), st.integers(0, 10))
+@given(st.integers(0, 1000), st.integers(0, 255), st.integers(0, 10))
 def test_a_pause_is_never_zero_never_longer_than_the_longest_and_doubles(attempts: int, limit: int, seed: int) -> None:
     policy = RetryPolicy(max_attempts=limit, base=0.5, longest=100.0)
     pause = policy.pause(attempts, random.Random(seed))
     bound = min(100.0, 0.5 * 2.0 ** (max(attempts, 1) - 1))
     assert bound / 2 <= pause <= bound
     assert policy.gives_up(attempts) == (limit != 0 and attempts >= limit)
+
+
+NODES = RetryPolicy(max_attempts=20, base=1.0, longest=3600.0)
+
+
+@pytest.mark.parametrize(
+    ("said", "policy"),
+    [
+        (b"5,2,600", RetryPolicy(5, 2.0, 600.0)),
+        (b"0,,", RetryPolicy(0, 1.0, 3600.0)),
+        (b",0.5,", RetryPolicy(20, 0.5, 3600.0)),
+        (b",,9", RetryPolicy(20, 1.0, 9.0)),
+        (b"five,,", NODES),
+    ],
+)
+def test_a_task_is_tried_as_it_says_and_otherwise_as_its_node_does(said: bytes, policy: RetryPolicy) -> None:
+    assert NODES.of_task(encode_variables([(b"a", b"b"), (names.RETRY, said)])) == policy
+
+
+@pytest.mark.parametrize("block", [b"", encode_variables([(b"a", b"the text spool_retry")]), b"\xff\xffspool_retry"])
+def test_a_task_that_says_nothing_is_tried_as_its_node_does(block: bytes) -> None:
+    assert NODES.of_task(block) == NODES
+
+
+TASKS = RetryPolicy(max_attempts=3, base=10.0, longest=100.0)
+
+
+class Longest(random.Random):
+    """Each pause is the longest possible."""
+
+    def random(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "attempts", "rounds", "turn"),
+    [
+        (Outcome(Ending.FAILED), 2, 0, NextRun(2, 20.0)),
+        (Outcome(Ending.IGNORED), 2, 0, NextRun(2, 20.0)),
+        (Outcome(Ending.RETRY_AFTER, delay=7.0), 2, 0, NextRun(2, 7.0)),
+        (Outcome(Ending.FAILED), 3, 0, NextRun(3, None)),
+        (Outcome(Ending.IGNORED), 3, 0, NextRun(3, None)),
+        (Outcome(Ending.RETRY_AFTER, delay=7.0), 3, 0, NextRun(3, None)),
+        (Outcome(Ending.GIVE_UP), 1, 0, NextRun(1, None)),
+        (Outcome(Ending.CANCELLED), 1, 0, NextRun(1, None)),
+        (Outcome(Ending.RETRY_UNCOUNTED, delay=7.0), 3, 0, NextRun(2, 7.0)),
+        (Outcome(Ending.RETRY_UNCOUNTED, delay=7.0), 0, 0, NextRun(0, 7.0)),
+        (Outcome(Ending.AGAIN, delay=7.0), 3, 0, NextRun(0, 7.0)),
+        (Outcome(Ending.RETRY, delay=7.0), 3, 1, NextRun(0, 1.0)),
+        (Outcome(Ending.RETRY, delay=7.0), 3, 3, NextRun(0, 4.0)),
+        (Outcome(Ending.RETRY, delay=7.0), 3, 4, NextRun(0, 7.0)),
+    ],
+)
+def test_each_ending_leads_to_another_run_or_to_the_end(outcome: Outcome, attempts: int, rounds: int, turn: NextRun) -> None:
+    assert NODES.after(outcome, attempts, rounds, lambda: TASKS, Longest()) == turn
 
 
 # -- dispatch --
@@ -179,9 +237,15 @@ def local(text: str, fold: int = 0) -> float:
     return datetime.fromisoformat(text).replace(fold=fold).timestamp()
 
 
+def both(numbers: tuple[int, int, int, int, int], expression: str) -> list[Timer]:
+    """One entry in each syntax: in local time, and in a zone with the same changes of the clock."""
+    given = [Timer("t", 0.0, numbers), Timer("t", 0.0, (ANY,) * 5, expression=expression)]
+    return [*given, *(timer._replace(zone="Europe/Berlin") for timer in given)]
+
+
 @pytest.mark.usefixtures("berlin")
-def test_a_cron_entry_of_a_skipped_hour_runs_when_that_is_over_and_in_an_hour_that_comes_twice_once() -> None:
-    nightly = Timer("t", 0.0, (30, 2, ANY, ANY, ANY))
+@pytest.mark.parametrize("nightly", both((30, 2, ANY, ANY, ANY), "30 2 * * *"))
+def test_a_cron_entry_of_a_skipped_hour_runs_when_that_is_over_and_in_an_hour_that_comes_twice_once(nightly: Timer) -> None:
     spring = following(nightly, local("2027-03-27 12:00"))
     assert spring == local("2027-03-28 03:00")
     assert following(nightly, spring) == local("2027-03-29 02:30")
@@ -189,9 +253,36 @@ def test_a_cron_entry_of_a_skipped_hour_runs_when_that_is_over_and_in_an_hour_th
     assert autumn == local("2026-10-25 02:30")
     assert following(nightly, autumn) == local("2026-10-26 02:30")
     assert following(nightly, local("2026-10-25 02:10", fold=1)) == local("2026-10-26 02:30")
-    often = Timer("t", 0.0, (-30, 2, ANY, ANY, ANY))  # without a fixed minute: by the new clock
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize("often", both((-30, 2, ANY, ANY, ANY), "*/30 2 * * *"))
+def test_a_cron_entry_without_a_fixed_minute_goes_by_the_new_time(often: Timer) -> None:
     assert following(often, local("2027-03-27 12:00")) == local("2027-03-29 02:00")
     assert following(often, local("2026-10-25 02:30")) == local("2026-10-25 02:00", fold=1)
+
+
+@pytest.mark.parametrize("entry", [Timer("t", 0.0, (0, 3, ANY, ANY, ANY)), Timer("t", 0.0, (ANY,) * 5, 0, "0 3 * * *")])
+def test_a_zone_is_that_of_the_entry_whatever_the_machine_has(entry: Timer) -> None:
+    noon = datetime(2026, 6, 10, 12, tzinfo=UTC).timestamp()
+    assert following(entry._replace(zone="Europe/Rome"), noon) == datetime(2026, 6, 11, 1, tzinfo=UTC).timestamp()
+    assert following(entry._replace(zone="Asia/Tokyo"), noon) == datetime(2026, 6, 10, 18, tzinfo=UTC).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("expression", "due"),
+    [
+        ("*/15 9-17 * * mon-fri", "2026-06-12 17:45"),
+        ("0 0 1,15 * *", "2026-06-15 00:00"),
+        ("0 0 13 * fri", "2026-06-13 00:00"),  # either is enough, as in cron(5)
+        ("0 12 L * *", "2026-06-30 12:00"),
+        ("0 9 * * mon#2", "2026-07-13 09:00"),
+        ("0 12 29 2 *", "2028-02-29 12:00"),
+    ],
+)
+def test_an_expression_has_the_syntax_of_crontab(expression: str, due: str) -> None:
+    friday = local("2026-06-12 17:30")
+    assert following(Timer("t", 0.0, (ANY,) * 5, expression=expression), friday) == local(due)
 
 
 def schedule_of(*timers: Timer, monotonic: float, wall: float) -> Schedule:
@@ -237,26 +328,29 @@ def test_timers_that_a_reload_keeps_go_on_as_they_were() -> None:
     assert schedule.due(1000.0, 900.0) == [EVERY_10]
 
 
-NIGHTLY, MINUTELY = Timer("c", 0.0, (30, 2, ANY, ANY, ANY)), Timer("d", 0.0, (ANY,) * 5)
+NUMBERS = (Timer("c", 0.0, (30, 2, ANY, ANY, ANY)), Timer("d", 0.0, (ANY,) * 5))
+EXPRESSIONS = tuple(Timer("e", 0.0, (ANY,) * 5, expression=text) for text in ("30 2 * * *", "* * * * *"))
 
 
 @pytest.mark.usefixtures("berlin")
-def test_cron_entries_when_the_clock_is_set_as_in_cron() -> None:
+@pytest.mark.parametrize("entries", [NUMBERS, EXPRESSIONS])
+def test_cron_entries_when_the_clock_is_set_as_in_cron(entries: tuple[Timer, Timer]) -> None:
+    nightly, minutely = entries
     half_past_two = local("2026-06-10 02:30")
-    schedule = schedule_of(NIGHTLY, MINUTELY, monotonic=0.0, wall=half_past_two - 600)
-    assert schedule.due(600.0, half_past_two) == [NIGHTLY, MINUTELY]
+    schedule = schedule_of(nightly, minutely, monotonic=0.0, wall=half_past_two - 600)
+    assert schedule.due(600.0, half_past_two) == [nightly, minutely]
     # Back by an hour: a nightly timer does not run again, the other goes by the new time.
     assert schedule.due(601.0, half_past_two - 3600) == []
     assert schedule.wait(601.0, half_past_two - 3600) == 60.0
-    assert schedule.due(601.0 + 3600, half_past_two) == [MINUTELY]
+    assert schedule.due(601.0 + 3600, half_past_two) == [minutely]
     # Forward by two hours over the time of tomorrow: it runs at once.
     before = half_past_two + 86400 - 3600
-    assert schedule.due(601.0 + 86400, before) == [MINUTELY]
-    assert schedule.due(602.0 + 86400, before + 7200) == [NIGHTLY, MINUTELY]
+    assert schedule.due(601.0 + 86400, before) == [minutely]
+    assert schedule.due(602.0 + 86400, before + 7200) == [nightly, minutely]
     # A correction of a wrong clock: nothing is made up for, and nothing waits for the old time.
     assert schedule.due(603.0 + 86400, before + 50 * 86400) == []
     assert schedule.due(604.0 + 86400, half_past_two - 365 * 86400 - 60) == []
-    assert schedule.due(664.0 + 86400, half_past_two - 365 * 86400) == [NIGHTLY, MINUTELY]
+    assert schedule.due(664.0 + 86400, half_past_two - 365 * 86400) == [nightly, minutely]
 
 
 # -- slots --

@@ -55,7 +55,7 @@ def test_rounds_end_also_when_the_node_gets_work_in_the_moment_of_its_stop(
         storage.spool.waiting.changed()
         for _ in range(turns):
             await asyncio.sleep(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await rounds.stop()
         await journal.close()
 

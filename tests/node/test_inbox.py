@@ -18,10 +18,14 @@ from spoolnode.node.disk.layout import Layout
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inbox as module
 from spoolnode.node.spool.inbox import Inbox
+from spoolnode.node.spool.inspect import read_file
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.reader import Location
 from spoolnode.node.spool.recovery import FoundFile
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.spool import Spool
+from spoolnode.protocol.packet import encode_variables
+from spoolnode.protocol.spoolfile import head
 
 FILE = b"\x11\0\0\0"
 
@@ -179,6 +183,25 @@ def test_file_is_ready_when_its_writer_closes_it_and_not_before(tmp_path: Path) 
             (root_of(spool) / "uwsgi_spoolfile_on_later").write_bytes(FILE)
             await until(lambda: spool.files.known)
             assert ready(spool) == ["uwsgi_spoolfile_on_later"]
+        await until(lambda: NAME in spool.files.known)
+        assert ready(spool) == [NAME]
+
+    run(tmp_path / "spool", story)
+
+
+def test_a_look_at_a_file_is_not_taken_for_the_end_of_its_writer(tmp_path: Path) -> None:
+    async def story(spool: Spool, inbox: Inbox, disk: Counting) -> None:
+        reader, block = spool.journal.reader, encode_variables([(b"a", b"b")])
+        place = Location(reader.layout.path(NAME))
+        with (root_of(spool) / NAME).open("wb", buffering=0) as file:
+            file.write(head(block) + b"half of a bo")
+            assert (reader.block_of(NAME), reader.has_body(place, len(block))) == (block, True)
+            assert reader.progress(place).attempts == 0
+            assert read_file(reader, place).body == b"half of a bo"
+            (root_of(spool) / "uwsgi_spoolfile_on_later").write_bytes(FILE)
+            await until(lambda: spool.files.known)
+            assert ready(spool) == ["uwsgi_spoolfile_on_later"]
+            file.write(b"dy")
         await until(lambda: NAME in spool.files.known)
         assert ready(spool) == [NAME]
 

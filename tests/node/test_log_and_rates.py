@@ -3,13 +3,16 @@
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 from support import eventually
 
+from spoolnode.node.control.last_hour import LastHour
 from spoolnode.node.control.rates import WINDOW, Rates
+from spoolnode.node.figures import Figures
 from spoolnode.node.log import Log, rarely
 from spoolnode.node.logwriter import LineWriter
 
@@ -29,6 +32,38 @@ def test_for_people_a_traceback_follows_its_line_and_for_programs_a_line_is_a_li
     assert further == ["    Traceback:", "      here"]
     (only,) = said(capfd, "json", "retry", id="a_1_2", reason="ValueError: no\nTraceback:\n  here")
     assert json.loads(only)["reason"].endswith("here")
+
+
+@pytest.mark.parametrize("form", ["auto", "text", "json"])
+def test_journal_learns_the_level_of_each_line_of_a_traceback(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    stderr = os.fstat(sys.stderr.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino}")
+    line, *further = said(capfd, form, "retry", reason="ValueError: no\nTraceback:\n  here")
+    assert said(capfd, form, "mistake")[0].startswith("<3>")
+    assert said(capfd, form, "ready")[0].startswith("<6>")
+    if form == "json":
+        assert (line[:3], json.loads(line[3:])["level"], further) == ("<4>", "warning", [])
+    else:
+        assert line.startswith("<4>[warning"), "the journal has times of its own"
+        assert further == ["<4>    Traceback:", "<4>      here"]
+
+
+def test_log_that_is_not_the_journal_of_this_process_has_no_numbers(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")  # of a parent whose standard error is another
+    (line,) = said(capfd, "auto", "ready")
+    assert json.loads(line)["action"] == "ready"
+
+
+def test_record_of_the_application_has_its_own_level_and_for_people_its_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    line, *further = said(capfd, "text", "log", level="error", logger="shop", text="no amount\nTraceback:\n  here")
+    assert "[error" in line
+    assert "no amount" in line
+    assert further == ["    Traceback:", "      here"]
+    assert said(capfd, "text", "log", level="debug", logger="shop", text="too much") == []
 
 
 def test_people_read_the_name_of_a_destination_and_programs_its_id(capfd: pytest.CaptureFixture[str]) -> None:
@@ -175,3 +210,35 @@ def test_a_rate_looks_back_for_a_minute() -> None:
         rates.sample(float(second), {"done": 10 * second})
     assert rates.per_second(200.0, {"done": 2000}) == {"done": 10.0}
     assert rates.per_second(200.0 + WINDOW, {"done": 2000})["done"] < 10.0
+
+
+def test_the_last_hour_has_a_value_a_minute_gaps_where_nothing_was_noted_and_the_present_at_its_end() -> None:
+    hour = LastHour[int]()
+    for second in (10.0, 70.0, 130.0, 131.0, 310.0):
+        hour.sample(second, lambda second=second: {"a": int(second)})  # type: ignore[misc]  # mypy cannot infer this default
+    series = hour.series(310.0, {"a": 9, "b": 8})
+    assert series["a"][-6:] == [70, 130, 310, None, None, 9]
+    assert series["b"] == [None] * 59 + [8]
+    assert {len(values) for values in series.values()} == {60}
+
+
+def test_what_is_older_than_an_hour_is_forgotten() -> None:
+    hour = LastHour[int]()
+    noted: dict[str, int] = {"old": 1}
+    for minute in range(200):
+        if minute == 150:
+            noted = {}
+        hour.sample(minute * 60.0, noted.copy)
+    assert hour.series(199 * 60.0, {})["old"].count(1) == 9  # of the minutes 140 to 148
+    assert hour.series(300 * 60.0, {}) == {}
+
+
+def test_figures_of_a_status_from_elsewhere_are_unknown_where_they_make_no_sense() -> None:
+    sound = {"waiting": 3, "dead": 0, "free": 5, "oldest_waiting": 0.5, "rates": {"accepted": 1.5, "found": 2, "done": 3.0}}
+    found = Figures.of(sound)
+    assert (found.waiting, found.dead, found.free, found.oldest_waiting) == (3, 0, 5, 0.5)
+    assert (found.in_per_second, found.done_per_second, found.failed_per_second, found.running) == (3.5, 3.0, None, None)
+    for wrong in (True, -1, "7", None, [1], 10**400, float("nan"), float("inf"), {}):
+        said = dict.fromkeys(("waiting", "dead", "free", "oldest_waiting", "rates"), wrong)
+        assert Figures.of(said) == Figures(), wrong
+        assert Figures.of({"rates": {"accepted": wrong, "found": wrong, "done": wrong}}) == Figures(), wrong

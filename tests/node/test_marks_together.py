@@ -40,7 +40,7 @@ def make_batch(store: Store, count: int) -> tuple[list[int], bytes]:
     for index in range(count):
         offsets.append(len(data) + batch.RECORD_SIZE)
         block = encode_variables([(b"a", b"x" * SIZES[index % len(SIZES)])])
-        data += batch.encode_record(batch.seed_of(NUMBER, 0), block, b"", 1.0, 0.0, 1, batch.OUTBOUND, index + 1)
+        data += batch.encode_record(batch.seed_of(NUMBER, 0), block, b"", 1.0, 0.0, 1, batch.Transit(batch.OUTBOUND, index + 1))
     descriptor = store.disk.create(store.layout.batch(NUMBER))
     store.disk.write(descriptor, data, 0)
     store.disk.close(descriptor)

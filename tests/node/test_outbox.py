@@ -4,12 +4,19 @@ import asyncio
 import errno
 import time
 from collections.abc import Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from linked import LARGE, Station, task
 
+from spoolnode.node.control.admin import TaskAdmin
+from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.counting import Counting
+from spoolnode.node.disk.fakes import SteppedThread
+from spoolnode.node.disk.layout import number_of
 from spoolnode.node.outbox import expiry
+from spoolnode.node.outbox.cancellation import Buried
 from spoolnode.node.outbox.destination import ANYONE, UNSENT
 from spoolnode.node.outbox.expiry import BURIED_TOGETHER, EXPIRED_AT_ONCE
 from spoolnode.node.outbox.moving import Kept
@@ -149,8 +156,10 @@ def test_what_is_in_doubt_is_sent_first_and_with_its_number() -> None:
         load = await taken(station)
         assert load is not None
         assert not load.doubtful
+        assert station.storage.outbox.in_doubt("beta") == 0
         back(station, load, doubtful=True)
         await accepted(station, 3)
+        assert station.storage.outbox.in_doubt("beta") == 2
         again = await taken(station)
         assert again is not None
         assert again.doubtful
@@ -303,6 +312,50 @@ def test_what_cannot_be_delivered_goes_to_dead_with_the_reason(*, settle: bool) 
     run(story())
 
 
+async def undelivered(station: Station) -> TaskAdmin:
+    """One task for beta is dead. Returns the hands of an operator."""
+    await accepted(station, 1)
+    load = await taken(station)
+    assert load is not None
+    station.storage.shipping.give_up("beta", UNSENT, load.rest(load.envelopes), "never")
+    await station.rest()
+    await station.tidy()
+    neighbours: Any = SimpleNamespace(route=lambda terms: [terms.destination])
+    unused: Any = None
+    return TaskAdmin(station.storage, neighbours, unused, unused, unused, Counting(station.journal.reader), station._report)
+
+
+async def asked_of(thread: SteppedThread) -> None:
+    """Returns when a thread has something to do."""
+    while not thread.todo:
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("fate", ["cancelled", "refused by the disk"])
+def test_the_number_of_a_dead_task_that_goes_again_is_owed_unless_it_is_certain_that_it_stays(fate: str) -> None:
+    async def story() -> None:
+        station = Station()
+        admin = await undelivered(station)
+        retry = asyncio.get_running_loop().create_task(admin.retry_dead(Choice()))
+        await asked_of(moves := station._stepped(station.journal.moves))
+        moves.work()  # it reads where the task goes
+        moves.answer()
+        await asked_of(moves)  # to move it there
+        if fate == "cancelled":
+            retry.cancel()
+            await station.turn()
+        else:
+            station.disk.fail_at(1, errno.EIO)
+        await station.rest()
+        with pytest.raises(asyncio.CancelledError if fate == "cancelled" else OSError):
+            await retry
+        lowest = station.outbox.destination("beta").outstanding.low_watermark(1 << 63)
+        stored = [number_of(f"outbox/beta/{name}") for name in station.files("outbox/beta")]
+        assert [lowest] == (stored if fate == "cancelled" else [1 << 63])
+
+    run(story())
+
+
 @pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
 def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, settle: bool) -> None:
     async def story() -> None:
@@ -321,6 +374,25 @@ def test_a_task_that_waits_is_removed_and_one_that_is_with_a_link_is_not(*, sett
         assert outbox.sizes() == {"beta": 1}
         back(station, load, doubtful=False)
         assert await all_of(station) == [1]
+
+    run(story())
+
+
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+@pytest.mark.parametrize("doubtful", [False, True])
+def test_a_cancelled_task_that_is_in_doubt_tells_who_may_have_it(*, settle: bool, doubtful: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1)
+        load = await taken(station, 1)
+        assert load is not None
+        back(station, load, doubtful=doubtful)
+        if settle:
+            await station.settled()
+        found = await station.during(station.storage.find(station.journal.id_of(load.source, load.envelopes[0].ref)))
+        assert found is not None
+        buried = await station.during(station.storage.cancellation.cancel(*found, "a test"))
+        assert buried == Buried("beta", BETA if doubtful else UNSENT, load.envelopes[0].number), "it was marked as sent"
 
     run(story())
 

@@ -7,8 +7,10 @@ import pytest
 from hands import Hands, run
 from linked import task
 
+from spoolnode.node.outcome import Timer
 from spoolnode.node.work import messages
-from spoolnode.node.work.pool import AppBroken, AppUnusable
+from spoolnode.node.work.slots import TIMER
+from spoolnode.node.work.supervisor import AppBroken, AppUnusable
 
 Patch = pytest.MonkeyPatch
 
@@ -28,7 +30,7 @@ def test_first_worker_loads_alone_and_the_others_follow_when_it_is_up(monkeypatc
         for worker in others:
             worker.up(warning="mind this")
         await loading
-        assert hands.pool.workers == hands.workers
+        assert hands.pool.worker_pids == [worker.pid for worker in hands.workers]
         assert hands.watched == hands.pool.pids() == {worker.pid for worker in hands.workers}
         assert hands.said("app_warning") == [{"reason": "mind this"}], "once for all of them"
 
@@ -49,7 +51,7 @@ def test_application_that_does_not_load_is_an_error_with_its_reason_and_changes_
         with pytest.raises(AppBroken, match="ImportError: no") as raised:
             await reload
         assert type(raised.value) is kind
-        assert hands.pool.workers == [old]
+        assert hands.pool.worker_pids == [old.pid]
         assert old.told == [], "it goes on"
 
     run(monkeypatch, story)
@@ -71,7 +73,7 @@ def test_reload_gives_tasks_to_the_new_workers_and_the_old_ones_end_what_they_ru
         old.die(0)
         await hands.turn()
         assert hands.station.spool.total == 1
-        assert hands.pool.workers == [new]
+        assert hands.pool.worker_pids == [new.pid]
         assert hands.watched == {new.pid}
         assert hands.pool.deaths == 0
 
@@ -87,7 +89,7 @@ def test_cancelled_reload_changes_nothing(monkeypatch: Patch) -> None:
         await asyncio.wait({reload})
         await hands.turn()
         assert hands.workers[1].is_dead
-        assert hands.pool.workers == hands.workers[:1]
+        assert hands.pool.worker_pids == [hands.workers[0].pid]
         assert hands.pool.leaving == 0
 
     run(monkeypatch, story)
@@ -234,7 +236,7 @@ def test_machine_without_room_for_a_worker_is_asked_again(monkeypatch: Patch) ->
         assert [line["again_in"] for line in hands.said("worker_not_started")] == [1, 2, 4, 8, 10]
         hands.is_full = False
         await asyncio.sleep(10.0)
-        assert len(hands.pool.workers) == 1
+        assert len(hands.pool.worker_pids) == 1
 
     run(monkeypatch, story)
 
@@ -246,7 +248,7 @@ def test_worker_that_speaks_of_tasks_that_it_does_not_have_is_killed_and_not_bel
         await hands.admit(1)
         chunk, _ = worker.tasks()[0]
         for said in ([0, 0], [1]):
-            worker.say("ended", chunk, messages.pack_positions(said), [], 0.1)
+            worker.say("ended", chunk, messages.pack_positions(said), b"", [], 0.1, -1.0)
         worker.say("returned", chunk + 1, messages.pack_positions([0]))
         await hands.turn()
         assert worker.is_dead
@@ -352,7 +354,7 @@ def test_line_that_was_printed_past_python_belongs_to_what_runs(monkeypatch: Pat
 
 
 def test_timer_is_called_in_one_worker_and_not_again_before_that_call_has_ended(monkeypatch: Patch) -> None:
-    timer = ["beat", 10.0, (-1, -1, -1, -1, -1), 0]
+    timer = list(Timer("beat", 10.0, (-1, -1, -1, -1, -1)))
 
     async def story(hands: Hands) -> None:
         loading = asyncio.get_running_loop().create_task(hands.pool.load())
@@ -370,3 +372,24 @@ def test_timer_is_called_in_one_worker_and_not_again_before_that_call_has_ended(
         assert [line["timer"] for line in hands.said("timer_failed")] == ["beat"]
 
     run(monkeypatch, story, workers=2)
+
+
+def test_timer_that_runs_too_long_in_a_worker_without_tasks_is_late_too(monkeypatch: Patch) -> None:
+    timer = list(Timer("beat", 10.0, (-1, -1, -1, -1, -1)))
+
+    async def story(hands: Hands) -> None:
+        loading = asyncio.get_running_loop().create_task(hands.pool.load())
+        await hands.turn()
+        (worker,) = hands.workers
+        worker.up(timer)
+        await loading
+        await asyncio.sleep(10.05)
+        assert ["timer", timer] in worker.told
+        worker.slots.begin(0, TIMER, 0, time.monotonic(), time.monotonic() + 3.0)
+        await asyncio.sleep(2.9)
+        assert not worker.is_dead
+        await asyncio.sleep(0.3)
+        assert worker.is_dead
+        assert len(hands.said("timeout")) == 1
+
+    run(monkeypatch, story)

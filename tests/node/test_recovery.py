@@ -60,7 +60,7 @@ def found_offsets(found: Found) -> list[int]:
     return sorted(
         [offset for item in found.batches for refs in item.ready.values() for offset in refs]
         + [offset for item in found.batches for _, offset, _ in item.later]
-        + [offset for item in found.batches for offset, _, _ in item.tried]
+        + [offset for item in found.batches for offset, *_ in item.tried]
     )
 
 
@@ -86,7 +86,7 @@ def test_ready_later_and_tried_tasks_are_told_apart_and_the_finished_left_out(st
     (found,) = recover(store, NOW, Log()).batches
     assert {rank: list(refs) for rank, refs in found.ready.items()} == {names.LAST: [plain, past], 3: [ranked]}
     assert found.later == [(NOW + 9, later, names.LAST)]
-    assert found.tried == [(tried, names.LAST, 4)]
+    assert found.tried == [(tried, names.LAST, 4, b"")]
     assert (found.batch.live, found.batch.closed, found.batch.accepted) == (5, True, 1e9)
 
 
@@ -182,6 +182,15 @@ def test_a_batch_of_another_version_stays_where_it_is_with_a_clear_line(store: S
     assert action == "not_scanned"
     assert f"version {batch.VERSION + 1}" in details["reason"]
     assert store.contents(store.layout.batch(NUMBER)) == data
+
+
+def test_a_batch_of_the_version_before_is_found_with_all_its_tasks(store: Store, write: Write) -> None:
+    front = batch_of()[:8] + (batch.VERSION - 1).to_bytes(2, "little") + batch_of()[10 : batch.HEADER_SIZE - 8]
+    items = [record(), record(body=b"2", rank=3)]
+    write(store.layout.batch(NUMBER), allocated(front + zlib.crc32(front).to_bytes(4, "little") + bytes(4) + b"".join(items)))
+    log = Log()
+    assert found_offsets(recover(store, NOW, log)) == offsets_of(*items)
+    assert not log
 
 
 @pytest.mark.parametrize("call", range(1, 40))
@@ -316,7 +325,7 @@ def linked(number: int, name: str = "beta") -> bytes:
 
 def test_a_record_with_a_number_that_no_link_gives_any_more_is_a_task_and_proves_nothing(store: Store, write: Write) -> None:
     block = linked(2**64 - 1)
-    data = batch.encode_record(NUMBER, block, b"", 1e9, 0.0, names.LAST, batch.ARRIVED, 2**64 - 1)
+    data = batch.encode_record(NUMBER, block, b"", 1e9, 0.0, names.LAST, batch.Transit(batch.ARRIVED, 2**64 - 1))
     write(store.layout.batch(NUMBER), allocated(batch_of(data)))
     found = recover(store, NOW, Log())
     assert found_offsets(found) == offsets_of(data)

@@ -17,8 +17,9 @@ import pytest
 from support import eventually
 
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.work import taskfile
-from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE
+from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE, WITHHELD
 from spoolnode.node.work.taskfile import (
     CLOSE_TOGETHER,
     HELD,
@@ -47,7 +48,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> SpoolFileReader:
-    return SpoolFileReader(str(tmp_path))
+    return SpoolFileReader(str(tmp_path), RetryPolicy(max_attempts=0))
 
 
 @contextmanager
@@ -257,8 +258,9 @@ def test_what_is_no_regular_file_is_not_opened_for_a_task(reader: SpoolFileReade
 def test_a_machine_that_is_short_of_descriptors_says_nothing_about_the_file(reader: SpoolFileReader, path: Path) -> None:
     code = (
         "import os, resource, sys\n"
+        "from spoolnode.node.spool.retry import RetryPolicy\n"
         "from spoolnode.node.work.taskfile import BatchReader, NotNow, SpoolFileReader\n"
-        "reader, batches = SpoolFileReader(sys.argv[1]), BatchReader(sys.argv[1], 'n')\n"
+        "reader, batches = SpoolFileReader(sys.argv[1], RetryPolicy()), BatchReader(sys.argv[1], 'n')\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
         "for read in (lambda: reader.read(sys.argv[2]), lambda: batches.reader(7)(72)):\n"
         "    try:\n        read()\n    except NotNow as error:\n        print(error.verdict)\n"
@@ -270,6 +272,18 @@ def test_a_machine_that_is_short_of_descriptors_says_nothing_about_the_file(read
         [sys.executable, "-c", code, path.parent, NAME], env=environment, capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == [LOCKED, LOCKED], done.stderr
+
+
+def test_tasks_of_a_function_that_is_held_back_are_given_back_untouched(reader: SpoolFileReader, path: Path) -> None:
+    for variables in ([(b"spool_func", b"mail")], [(b"a", b"b"), (b"ud_spool_func", b"mail")]):
+        path.write_bytes(spoolfile.head(encode_variables(variables)) + b"body")
+        before = path.read_bytes()
+        with pytest.raises(NotNow) as caught:
+            reader.reader({b"mail", b"pay"})(NAME)
+        assert (caught.value.verdict, caught.value.detail) == (WITHHELD, "mail")
+        assert path.read_bytes() == before, "no attempt is counted"
+        reader.reader({b"pay"})(NAME).finish()
+        assert not path.exists()
 
 
 # -- records of a batch --
@@ -304,6 +318,18 @@ def test_the_tasks_of_a_batch_are_read_begun_and_finished_in_place(tmp_path: Pat
     assert states == [FINISHED, spoolfile.WAITING]
 
 
+def test_a_record_of_a_function_that_is_held_back_is_given_back(tmp_path: Path) -> None:
+    block = encode_variables([(b"spool_func", b"mail")])
+    (tmp_path / "incoming").mkdir()
+    record = batch.encode_record(7, block, b"", 1.0, 0.0, names.LAST)
+    Path(Layout(str(tmp_path)).batch(7)).write_bytes(batch.encode_header(7) + record)
+    offset = batch.HEADER_SIZE + batch.RECORD_SIZE
+    with pytest.raises(NotNow) as caught:
+        BatchReader(str(tmp_path), NODE).reader(7, {b"mail"})(offset)
+    assert (caught.value.verdict, caught.value.detail) == (WITHHELD, "mail")
+    assert BatchReader(str(tmp_path), NODE).reader(7, {b"pay"})(offset).block == block
+
+
 def test_a_batch_that_is_not_there_has_lost_its_tasks(tmp_path: Path) -> None:
     read = BatchReader(str(tmp_path), NODE).reader(7)
     with pytest.raises(NotNow) as caught:
@@ -330,6 +356,31 @@ def test_a_limit_that_makes_no_sense_is_none(reader: SpoolFileReader, path: Path
     task = reader.read(NAME)
     assert task.timeout == seconds
     task.leave()
+
+
+@pytest.mark.parametrize(
+    ("attempts", "said", "runs"),
+    [
+        (3, [], True),
+        (4, [], False),
+        (4, [(names.RETRY, b"5,,")], True),
+        (1, [(names.RETRY, b"1,,")], False),
+        (9, [(names.RETRY, b"0,,")], True),
+        (4, [(names.REASON, b"it was copied out of dead/ by hand")], True),
+    ],
+)
+def test_a_task_whose_last_attempt_was_cut_short_does_not_start_once_more(
+    path: Path, attempts: int, said: list[tuple[bytes, bytes]], runs: bool
+) -> None:
+    reader = SpoolFileReader(str(path.parent), RetryPolicy(max_attempts=4))
+    path.write_bytes(spoolfile.head(encode_variables([(b"a", b"b"), *said]), attempts))
+    if runs:
+        reader.read(NAME).leave()
+        return
+    with pytest.raises(NotNow) as caught:
+        reader.read(NAME)
+    assert (caught.value.verdict, caught.value.detail) == ("failed", "the node ended while the task ran")
+    assert path.read_bytes()[ATTEMPTS_AT] == attempts
 
 
 def test_the_attempt_counts_before_the_body_is_read(reader: SpoolFileReader, path: Path) -> None:

@@ -29,6 +29,7 @@ PEER = packet.encode_variables(
         (b"spool_hops", b"2"),
     ]
 )
+FUNCTION = packet.encode_variables([(b"spool_func", b"shop:mail"), (b"n", b"1")])
 HELLO = hello.encode(hello.Hello("0123456789ab", "alpha", "default", "beta", "aa55", ("10.0.0.1:3031", "[::1]:3031"), 77))
 REFUSAL = Refused(Reason.BUSY, "later")
 CORPUS = [
@@ -44,8 +45,9 @@ CORPUS = [
     batch.encode_header(NUMBER)
     + batch.encode_record(NUMBER, BLOCK, b"", 1.7e9, 0.0, names.LAST)
     + batch.encode_record(NUMBER, WEB, b"body", 1.7e9, 1.8e9, 5)
-    + batch.encode_record(NUMBER, BLOCK, b"", 1.7e9, 0.0, 5, batch.OUTBOUND, 4294967297)
-    + batch.encode_record(NUMBER, PEER, b"b", 1.7e9, 0.0, 5, batch.ARRIVED, 4294967297)
+    + batch.encode_record(NUMBER, BLOCK, b"", 1.7e9, 0.0, 5, batch.Transit(batch.OUTBOUND, 4294967297))
+    + batch.encode_record(NUMBER, PEER, b"b", 1.7e9, 0.0, 5, batch.Transit(batch.ARRIVED, 4294967297))
+    + batch.encode_record(NUMBER, FUNCTION, b"", 1.7e9, 0.0, names.LAST, function=b"shop:mail")
     + bytes(32),
     PEER,
     HELLO,

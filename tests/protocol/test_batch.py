@@ -25,6 +25,8 @@ class Task(NamedTuple):
     accepted: float
     due: float
     rank: int
+    transit: batch.Transit = batch.NO_TRANSIT
+    function: bytes = b""
 
 
 TASKS = [
@@ -32,8 +34,12 @@ TASKS = [
     Task(block({b"k": b""}), b"a body", 1.7e9 + 0.25, 1.8e9, 0),
     Task(HELLO_BLOCK, b"12", 1.7e9 + 1, 0.0, 5),
     Task(block({b"a": b"b", b"c": b"d" * 9}), b"\0" * 11, 1.7e9 + 2, 0.5, names.LAST),
+    Task(
+        block({b"a": b"b", b"spool_func": b"shop:mail"}), b"1", 1.7e9 + 3, 0.0, 7, batch.Transit(batch.ARRIVED, 9), b"shop:mail"
+    ),
+    Task(block({b"spool_func": b"pay"}), b"", 1.7e9 + 4, 0.0, 7, function=b"pay"),
 ]
-"""Four tasks whose records need 6, 1, 4 and 3 bytes to the next multiple of 8."""
+"""Six tasks, of which the first four need 6, 1, 4 and 3 bytes to the next multiple of 8, and the last two name a function."""
 
 
 def file_of(tasks: list[Task], number: int = NUMBER, allocated: int = 64) -> bytes:
@@ -68,7 +74,7 @@ RECORDS = whole(FILE)
 
 
 def test_a_header_is_laid_out_as_documented() -> None:
-    front = b"SPOOLBAT" + struct.pack("<HHIQ", 2, 0, 0, NUMBER)
+    front = b"SPOOLBAT" + struct.pack("<HHIQ", 3, 0, 0, NUMBER)
     assert encode_header(NUMBER) == front + struct.pack("<II", zlib.crc32(front), 0)
     assert batch.HEADER_SIZE == 32
 
@@ -79,6 +85,17 @@ def test_a_record_is_laid_out_as_documented() -> None:
     crc = zlib.crc32(payload, zlib.crc32(covered, NUMBER))
     expected = struct.pack("<IIQIIddQ", 0, 0, 0, 20, crc, 1.5, 2.5, 3) + payload + bytes(4)
     assert encode_record(NUMBER, HELLO_BLOCK, b"12", 1.5, 2.5, 3) == expected
+
+
+def test_a_record_says_where_the_name_of_its_function_is() -> None:
+    variables = block({b"a": b"b", b"spool_func": b"shop:mail"})
+    payload = packet(17, variables)
+    start = variables.index(b"shop:mail")
+    covered = zlib.crc32(struct.pack("<IddQ", len(payload), 1.5, 2.5, 3), NUMBER)
+    crc = zlib.crc32(payload, zlib.crc32(struct.pack("<IHHQ", 0, start, 9, 0), covered))
+    front = struct.pack("<IHHQIIddQ", 0, start, 9, 0, len(payload), crc, 1.5, 2.5, 3)
+    written = encode_record(NUMBER, variables, b"", 1.5, 2.5, 3, function=b"shop:mail")
+    assert written == (front + payload).ljust(len(written), b"\0")
 
 
 @pytest.mark.parametrize("length", range(20))
@@ -110,14 +127,23 @@ def test_an_empty_batch_has_no_records() -> None:
 
 def test_every_task_is_found_in_order_with_its_times_and_its_rank() -> None:
     expected = [
-        Record(start + batch.RECORD_SIZE, end - start - batch.RECORD_SIZE, task.accepted, task.due, task.rank, 17, 0)
+        Record(
+            *(start + batch.RECORD_SIZE, end - start - batch.RECORD_SIZE),
+            *(task.accepted, task.due, task.rank),
+            *(17, 0),
+            *task.transit,
+            task.function,
+        )
         for task, (start, end, _) in zip(TASKS, SPANS, strict=True)
     ]
     assert list(read_records(FILE, NUMBER)) == expected
 
 
 times = st.floats(0, 1e11)
-tasks = st.builds(Task, variables.map(block), st.binary(max_size=60), times, times, st.integers(0, 2**64 - 1))
+tasks = st.builds(
+    lambda *facts: Task(*facts, function=facts[0][2:5]),  # any bytes of its variables
+    variables.map(block), st.binary(max_size=60), times, times, st.integers(0, 2**64 - 1),
+)  # fmt: skip
 numbers = st.integers(0, 2**64 - 1)
 
 
@@ -134,6 +160,7 @@ def test_what_is_written_is_found_the_same_whatever_was_allocated(sent: list[Tas
             record.accepted,
             record.due,
             record.rank,
+            function=record.function or b"",
         )
         for record, task in zip(whole(data, number), sent, strict=True)
     ] == sent
@@ -160,6 +187,40 @@ def test_a_record_within_the_body_of_a_whole_one_is_no_task() -> None:
         assert not damages(data)
 
 
+# --- the version before ---
+
+
+def earlier(tasks: list[Task]) -> bytes:
+    """The same batch as version 2 wrote it: without functions."""
+    front = b"SPOOLBAT" + struct.pack("<HHIQ", 2, 0, 0, NUMBER)
+    header = front + struct.pack("<II", zlib.crc32(front), 0)
+    return header + b"".join(encode_record(NUMBER, *task._replace(function=b"")) for task in tasks) + bytes(64)
+
+
+def test_a_batch_of_version_2_has_every_task_and_does_not_say_their_functions() -> None:
+    data = earlier(TASKS)
+    assert read_header(data) == NUMBER
+    assert list(read_records(data, NUMBER)) == [record._replace(function=None) for record in RECORDS]
+
+
+def test_a_record_that_says_its_function_is_damage_in_a_batch_of_version_2() -> None:
+    with_function, without = encode_record(NUMBER, *TASKS[5]), encode_record(NUMBER, *TASKS[0])
+    data = earlier([]).rstrip(b"\0").ljust(batch.HEADER_SIZE, b"\0") + with_function + without
+    assert damages(data) == [Damage(batch.HEADER_SIZE, batch.HEADER_SIZE + len(with_function))]
+    assert len(whole(data)) == 1
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 17), (16, 1), (65535, 1), (1, 0), (1, 65535)])
+def test_a_name_that_would_lie_outside_the_variables_is_no_record(start: int, length: int) -> None:
+    record = bytearray(encode_record(NUMBER, *TASKS[0]))
+    size = len(TASKS[0].block)
+    record[4:8] = struct.pack("<HH", start, length)
+    covered = zlib.crc32(struct.pack("<IddQ", size + 4, *TASKS[0][2:5]), NUMBER)
+    crc = zlib.crc32(struct.pack("<IHHQ", 0, start, length, 0), covered)
+    record[20:24] = struct.pack("<I", zlib.crc32(record[batch.RECORD_SIZE : batch.RECORD_SIZE + size + 4], crc))
+    assert whole(encode_header(NUMBER) + bytes(record)) == []
+
+
 # --- the header ---
 
 
@@ -184,10 +245,10 @@ def test_a_header_with_any_bit_flipped_is_a_bad_packet(bit: int) -> None:
             read_header(flipped(header, at, 1 << bit))
 
 
-@pytest.mark.parametrize("version", [0, 1, 3, 255, 65535])
-def test_another_version_is_a_bad_packet_that_tells_both_versions(version: int) -> None:
+@pytest.mark.parametrize("version", [0, 1, 4, 255, 65535])
+def test_another_version_is_a_bad_packet_that_tells_all_versions(version: int) -> None:
     front = b"SPOOLBAT" + struct.pack("<HHIQ", version, 0, 0, NUMBER)
-    with pytest.raises(BadPacket, match=f"version {version}; this spoolnode reads version 2"):
+    with pytest.raises(BadPacket, match=f"version {version}; this spoolnode reads versions 2 and 3"):
         read_header(front + struct.pack("<II", zlib.crc32(front), 0))
 
 
@@ -199,7 +260,7 @@ def test_another_file_is_a_bad_packet(data: bytes) -> None:
         read_header(data)
 
 
-@given(garbage | garbage.map(lambda data: b"SPOOLBAT\x02\0" + data))
+@given(garbage | garbage.map(lambda data: b"SPOOLBAT\x03\0" + data))
 def test_garbage_for_a_header_is_a_bad_packet(data: bytes) -> None:
     with pytest.raises(BadPacket):
         read_header(data)
@@ -283,8 +344,7 @@ def test_the_report_of_damage_covers_the_record_and_nothing_whole() -> None:
     assert list(read_records(data, NUMBER)) == [
         RECORDS[0],
         Damage(SPANS[1][0], SPANS[2][0]),
-        RECORDS[2],
-        RECORDS[3],
+        *RECORDS[2:],
     ]
 
 
@@ -334,7 +394,7 @@ def test_a_record_of_the_same_number_with_another_salt_never_passes() -> None:
     assert list(read_records(other, NUMBER)) == []
 
 
-@given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=4, max_size=4), st.integers(0, 3))
+@given(st.lists(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=6, max_size=6), st.integers(0, 5))
 def test_a_damaged_record_is_not_saved_by_its_progress(progress: list[tuple[int, int]], which: int) -> None:
     data = bytearray(FILE)
     for record, (state, attempts) in zip(RECORDS, progress, strict=True):
@@ -400,12 +460,15 @@ def test_a_payload_found_is_never_a_short_spool_file() -> None:
 
 # --- links ---
 
-NUMBERED = [(batch.HERE, 0), (batch.OUTBOUND, 1), (batch.OUTBOUND, (7 << 32) + 1), (batch.ARRIVED, 2**64 - 1)]
+NUMBERED = [
+    *(batch.Transit(batch.HERE, 0), batch.Transit(batch.OUTBOUND, 1), batch.Transit(batch.OUTBOUND, (7 << 32) + 1)),
+    *(batch.Transit(batch.ARRIVED, 2**64 - 1), batch.Transit(batch.OUTBOUND, 5), batch.Transit(batch.ARRIVED, 6)),
+]
 
 
 def numbered_file() -> bytes:
-    """The four tasks, each of another kind."""
-    records = [encode_record(NUMBER, *task, kind, link) for task, (kind, link) in zip(TASKS, NUMBERED, strict=True)]
+    """The tasks of all kinds, with and without a function."""
+    records = [encode_record(NUMBER, *task._replace(transit=link)) for task, link in zip(TASKS, NUMBERED, strict=True)]
     return encode_header(NUMBER) + b"".join(records) + bytes(64)
 
 
@@ -414,7 +477,7 @@ def test_a_record_of_a_link_is_laid_out_as_documented() -> None:
     covered = struct.pack("<IddQ", 20, 1.5, 2.5, 3) + struct.pack("<IIQ", 1, 0, 77)
     crc = zlib.crc32(payload, zlib.crc32(covered, NUMBER))
     expected = struct.pack("<IIQIIddQ", 1, 0, 77, 20, crc, 1.5, 2.5, 3) + payload + bytes(4)
-    assert encode_record(NUMBER, HELLO_BLOCK, b"12", 1.5, 2.5, 3, batch.OUTBOUND, 77) == expected
+    assert encode_record(NUMBER, HELLO_BLOCK, b"12", 1.5, 2.5, 3, batch.Transit(batch.OUTBOUND, 77)) == expected
 
 
 def test_version_2_is_read_from_its_bytes_for_ever() -> None:
@@ -426,7 +489,19 @@ def test_version_2_is_read_from_its_bytes_for_ever() -> None:
         "110e0000050068656c6c6f0500776f726c64000000000000"  # {hello: world}
     )
     assert read_header(data) == 7
-    assert list(read_records(data, 7)) == [Record(80, 18, 1.7e9, 0.0, 1 << 63, 17, 0, batch.ARRIVED, 77)]
+    assert list(read_records(data, 7)) == [Record(80, 18, 1.7e9, 0.0, 1 << 63, 17, 0, batch.ARRIVED, 77, None)]
+
+
+def test_version_3_is_read_from_its_bytes_for_ever() -> None:
+    data = bytes.fromhex(
+        "53504f4f4c42415403000000000000000700000000000000"  # SPOOLBAT, version 3, number 7
+        "ac574f9800000000"
+        "000000000e0004000000000000000000"  # a function of 4 bytes, 14 bytes into the variables
+        "16000000e30df96c00000040fc54d94100000000000000000000000000000080"  # 22 bytes, crc, 1.7e9, 0.0, 1 << 63
+        "111200000a0073706f6f6c5f66756e6304006d61696c0000"  # {spool_func: mail}
+    )
+    assert read_header(data) == 7
+    assert list(read_records(data, 7)) == [Record(80, 22, 1.7e9, 0.0, 1 << 63, 17, 0, function=b"mail")]
 
 
 def test_kinds_and_link_numbers_are_found_as_they_were_written() -> None:
@@ -439,7 +514,7 @@ def test_kinds_and_link_numbers_are_found_as_they_were_written() -> None:
 
 @given(st.sampled_from([batch.OUTBOUND, batch.ARRIVED]), numbers)
 def test_every_link_number_is_found(kind: int, link: int) -> None:
-    data = encode_header(NUMBER) + encode_record(NUMBER, *TASKS[0], kind, link)
+    data = encode_header(NUMBER) + encode_record(NUMBER, *TASKS[0]._replace(transit=batch.Transit(kind, link)))
     assert [(record.kind, record.number) for record in whole(data)] == [(kind, link)]
 
 
@@ -455,7 +530,7 @@ def test_with_any_bit_of_kind_or_number_flipped_the_record_is_damage_and_no_task
 
 def test_a_kind_that_nobody_knows_is_no_record_however_well_it_sums_up() -> None:
     for kind, link in ((3, 1), (2**32 - 1, 1), (batch.HERE, 5)):
-        record = bytearray(encode_record(NUMBER, *TASKS[0], kind, link))
+        record = bytearray(encode_record(NUMBER, *TASKS[0]._replace(transit=batch.Transit(kind, link))))
         if not kind:
             record[8:16] = struct.pack("<Q", link)
         assert whole(encode_header(NUMBER) + bytes(record)) == []

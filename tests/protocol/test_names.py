@@ -66,6 +66,45 @@ def test_a_timeout_is_seconds_greater_than_zero(value: bytes, seconds: float) ->
     assert names.read_timeout(value) == seconds
 
 
+@pytest.mark.parametrize(
+    ("value", "terms"),
+    [
+        (b"5,2,600", (5, 2.0, 600.0)),
+        (b"0,,", (0, None, None)),
+        (b"255,0.000001,", (255, 1e-6, None)),
+        (b",,99999999.000000", (None, None, 99999999.0)),
+        (b",,", (None, None, None)),
+    ],
+)
+def test_what_a_task_says_about_its_attempts_has_three_parts_that_may_be_empty(value: bytes, terms: tuple[object, ...]) -> None:
+    assert names.read_retry(value) == terms
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"5",
+        b"5,2",
+        b"5,2,600,",
+        b"256,,",
+        b"-1,,",
+        b"1.0,,",
+        b" 1,,",
+        b",0,",
+        b",,0",
+        b",-1,",
+        b",1e3,",
+        b",,inf",
+        b"\xb2,,",
+    ],
+)
+def test_anything_else_about_attempts_is_refused_as_malformed(value: bytes) -> None:
+    found = refused(names.read_retry, value)
+    assert found.reason is Reason.MALFORMED
+    assert "`spool_retry`" in found.text
+
+
 @pytest.mark.parametrize(("value", "length"), [(b"", 0), (b"0", 0), (b"00", 0), (b"12", 12), (b"9" * 15, 10**15 - 1)])
 def test_a_length_is_a_number_of_bytes_and_empty_is_0(value: bytes, length: int) -> None:
     assert names.read_length("CONTENT_LENGTH", value) == length
@@ -255,7 +294,9 @@ def test_ids_differ_when_node_batch_or_offset_do() -> None:
 # --- variables ---
 
 
-@pytest.mark.parametrize("name", ["a", "spool", "spooler", "spoolx", "Spool_x", "_spool_", "é", " ", "at", "body", "HTTP_HOST"])
+@pytest.mark.parametrize(
+    "name", ["a", "spool", "spooler", "spoolx", "spool_key", "Spool_x", "_spool_", "é", " ", "at", "body", "HTTP_HOST"]
+)
 def test_a_caller_may_use_any_name_that_is_not_ours(name: str) -> None:
     names.check_variable_name(name)
 
@@ -267,15 +308,36 @@ def test_a_caller_may_not_use_an_empty_name_or_one_of_ours(name: str) -> None:
 
 
 def test_our_variables_have_the_names_that_are_on_disk_and_on_the_wire_already() -> None:
-    from_clients = [names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH, names.FILE]
-    assert from_clients == [b"spool_node", b"spool_values", b"spool_func", b"spool_timeout", b"spool_body", b"spool_file"]
+    from_clients = [names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH, names.FILE, names.RETRY]
+    assert from_clients == [
+        b"spool_node", b"spool_values", b"spool_func", b"spool_timeout", b"spool_body", b"spool_file", b"spool_retry"
+    ]  # fmt: skip
     only_nodes = [names.ID, names.ERROR, names.REASON, names.ATTEMPTS]
     assert only_nodes == [b"spool_id", b"spool_error", b"spool_reason", b"spool_attempts"]
     assert names.OURS == b"spool_"
 
 
 def test_only_some_of_our_variables_come_from_clients() -> None:
-    assert {names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.BODY_LENGTH, names.FILE} == names.FROM_CLIENTS
+    from_clients = {names.NODE, names.VALUES, names.FUNCTION, names.TIMEOUT, names.RETRY, names.KEEP, names.KEY}
+    assert from_clients | {names.BODY_LENGTH, names.FILE} == names.FROM_CLIENTS
+
+
+def test_the_wish_to_keep_a_result_is_said_in_one_way() -> None:
+    names.check_keep(b"1")
+    with pytest.raises(Refused, match="it must be 1"):
+        names.check_keep(b"yes")
+
+
+def test_a_key_is_any_short_text_and_an_empty_one_is_none() -> None:
+    assert names.read_key(b"") == b""
+    assert names.read_key("übung 7\n".encode()) == "übung 7\n".encode()
+    assert len(names.read_key(b"k" * names.LONGEST_KEY)) == 255
+
+
+@pytest.mark.parametrize(("key", "why"), [(b"k" * 256, "at most 255 bytes, and has 256"), (b"\xff", "it must be text in UTF-8")])
+def test_a_key_that_is_too_long_or_not_text_is_refused_with_a_sentence(key: bytes, why: str) -> None:
+    with pytest.raises(Refused, match=why):
+        names.read_key(key)
 
 
 # --- what nodes say to each other ---
@@ -345,7 +407,7 @@ def test_a_name_a_tag_a_choice_or_a_path_is_no_address(text: str) -> None:
 
 
 def test_what_peers_may_say_is_what_clients_may_say_and_four_more() -> None:
-    assert {b"spool_id", b"spool_to", b"spool_seq", b"spool_hops"} == names.FROM_PEERS - names.FROM_CLIENTS
+    assert {b"spool_id", b"spool_to", b"spool_seq", b"spool_hops", b"spool_due"} == names.FROM_PEERS - names.FROM_CLIENTS
     assert names.FROM_CLIENTS < names.FROM_PEERS
     assert {b"spool_origin", b"spool_sender", b"spool_to", b"spool_seq"} == names.OF_LINKS
     assert not {names.ORIGIN, names.SENDER} & names.FROM_PEERS  # it is whom the receiver shook hands with

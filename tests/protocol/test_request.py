@@ -97,8 +97,9 @@ def test_a_refusal_says_where_the_empty_name_is() -> None:
         ({b"spool_node": b""}, Terms()),
         ({b"spool_body": b"12"}, Terms(body=12)),
         ({b"spool_timeout": b"2.5"}, Terms()),
+        ({b"spool_retry": b"5,2,600"}, Terms()),
         ({b"spool_file": b"1"}, Terms(own_file=True)),
-        ({b"spool_func": b"mail"}, Terms()),
+        ({b"spool_func": b"mail"}, Terms(function=b"mail")),
         ({b"spool_values": msgpack.packb({"n": [1, {2: 3}]})}, Terms()),
         ({b"CONTENT_LENGTH": b"12"}, Terms(body=12)),
         ({b"CONTENT_LENGTH": b""}, Terms()),
@@ -134,6 +135,7 @@ def test_the_order_of_variables_is_of_no_account() -> None:
         (b"spool_body", b"-1"),
         (b"spool_timeout", b"0"),
         (b"spool_timeout", b""),
+        (b"spool_retry", b"5"),
         (b"spool_values", b""),
         (b"spool_values", b"\xc1"),
         (b"spool_values", msgpack.packb([1])),
@@ -164,7 +166,6 @@ def test_a_variable_that_comes_twice_counts_as_it_came_last_as_in_uwsgi() -> Non
         "spool_origin",
         "spool_seq",
         "spool_hops",
-        "spool_key",
         "spool_attempts",
         "spool_reason",
         "spool_error",
@@ -227,12 +228,12 @@ def test_pickled_arguments_through_a_web_server_are_forbidden_even_on_the_local_
 
 
 def test_pickled_arguments_are_taken_from_the_local_socket() -> None:
-    assert terms(PICKLED, local=True) == Terms(pickled=True)
+    assert terms(PICKLED, local=True) == Terms(pickled=True, function=b"f")
 
 
 @pytest.mark.parametrize("variables", [{b"ud_spool_func": b"f"}, {b"kwargs": b"x"}])
 def test_what_uwsgidecorators_does_not_unpickle_is_ordinary(variables: dict[bytes, bytes]) -> None:
-    assert terms(variables) == Terms()
+    assert terms(variables) == Terms(function=variables.get(b"ud_spool_func", b""))
 
 
 def test_args_alone_are_forbidden_because_a_uwsgi_on_the_same_directory_unpickles_them() -> None:
@@ -274,7 +275,7 @@ def test_what_uwsgi_tasks_unpickles_is_forbidden_too(more: dict[bytes, bytes]) -
 
 def test_a_variable_called_body_is_ordinary_where_nothing_unpickles_it() -> None:
     assert terms({b"body": b"x"}) == Terms()
-    assert terms({b"body": b"x", b"ud_spool_func": b"f"}) == Terms()
+    assert terms({b"body": b"x", b"ud_spool_func": b"f"}) == Terms(function=b"f")
 
 
 @pytest.mark.parametrize("value", [5, True, None, ["m.f"], {"m": "f"}, b"m.f"])
@@ -408,7 +409,10 @@ def test_what_the_network_may_ask_this_machine_may_ask_too(content: bytes) -> No
 
 # --- over a link ---
 
-OVER_A_LINK = {b"spool_seq": b"4294967297", b"spool_id": b"0123456789ab_7_64", b"spool_to": b"beta", b"spool_hops": b"2"}
+OVER_A_LINK = {
+    b"spool_seq": b"4294967297", b"spool_id": b"0123456789ab_7_64", b"spool_to": b"beta", b"spool_hops": b"2",
+    b"spool_due": b"1795859211",
+}  # fmt: skip
 
 
 def from_peer(variables: dict[bytes, bytes]) -> Terms:
@@ -421,8 +425,8 @@ def refused_of_peer(variables: dict[bytes, bytes]) -> Refused:
     return caught.value
 
 
-def test_a_peer_says_number_hops_id_and_destination() -> None:
-    assert from_peer(OVER_A_LINK) == Terms(number=4294967297, hops=2)
+def test_a_peer_says_number_hops_id_destination_and_due_time() -> None:
+    assert from_peer(OVER_A_LINK) == Terms(number=4294967297, hops=2, origin_id=b"0123456789ab_7_64")
     assert from_peer({b"spool_seq": b"1", b"spool_node": b"any", b"spool_body": b"3"}) == Terms(
         number=1, destination="any", body=3
     )
@@ -434,9 +438,7 @@ def test_what_a_peer_may_say_a_client_may_not(key: bytes, local: bool) -> None:
     assert refusal(block({b"a": b"b", key: OVER_A_LINK[key]}), local=local).reason is Reason.FORBIDDEN
 
 
-@pytest.mark.parametrize(
-    "key", ["spool_origin", "spool_attempts", "spool_reason", "spool_error", "spool_copies", "spool_key", "spool_"]
-)
+@pytest.mark.parametrize("key", ["spool_origin", "spool_attempts", "spool_reason", "spool_error", "spool_copies", "spool_"])
 def test_what_only_the_receiver_may_set_is_forbidden_to_peers(key: str) -> None:
     found = refused_of_peer({b"spool_seq": b"1", key.encode(): b"0123456789ab"})
     assert found.reason is Reason.FORBIDDEN
@@ -460,6 +462,10 @@ def test_what_only_the_receiver_may_set_is_forbidden_to_peers(key: str) -> None:
         (b"spool_id", b"a/b"),
         (b"spool_id", b""),
         (b"spool_id", b"x" * 237),
+        (b"spool_due", b""),
+        (b"spool_due", b"-1"),
+        (b"spool_due", b"1.5"),
+        (b"spool_due", b"123456789012"),
         (b"spool_to", b"../x"),
         (b"spool_to", b"a/b"),
     ],

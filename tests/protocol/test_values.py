@@ -2,6 +2,7 @@
 
 import re
 from collections import OrderedDict, UserDict
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import IntEnum
@@ -16,11 +17,13 @@ from hypothesis import strategies as st
 from strategies import garbage, variables
 from wire import HELLO_BLOCK, MALFORMED_BLOCKS, block, item
 
-from spoolnode.protocol import names
+from spoolnode.protocol import extension, names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.packet import Variables, decode_variables
 from spoolnode.protocol.request import read_terms
 from spoolnode.protocol.values import decode_block, decode_task, encode_task, pack, unpack
+
+Read = Callable[[bytes], Any]
 
 
 def travel(task: dict[str, Any]) -> dict[str, Any]:
@@ -283,6 +286,55 @@ def test_a_received_task_can_be_sent_again() -> None:
     )
     terms = read_terms(encode_task(received).block, local=False)
     assert (terms.due, terms.rank, terms.body) == (5.0, 1, 4)
+
+
+def ext(code: int, data: bytes) -> bytes:
+    return bytes(msgpack.packb({"a": msgpack.ExtType(code, data)}))
+
+
+BAD_EXTENSIONS = {
+    "text that is not a time": ext(1, b"yesterday"),
+    "bytes that are not text": ext(1, b"\xff"),
+    "text that is not a date": ext(2, b"2026-13-01"),
+    "more days than there are": ext(3, msgpack.packb([10**12, 0, 0])),
+    "a timedelta of text": ext(3, msgpack.packb(["a", 0, 0])),
+    "a timedelta of two numbers": ext(3, msgpack.packb([1, 2])),
+    "a UUID of 15 bytes": ext(4, bytes(15)),
+    "text that is not a number": ext(5, b"1.2.3"),
+    "an exponent that is too large": ext(5, b"1e99999999999999999999"),
+    "a set of a map": ext(6, msgpack.packb({"a": 1})),
+    "half a tuple": ext(7, b"\x92\x01"),
+    "an unknown type": ext(8, b""),
+}
+
+
+@pytest.mark.parametrize("data", BAD_EXTENSIONS.values(), ids=BAD_EXTENSIONS)
+@pytest.mark.parametrize("read", [extension.unpackb, extension.check])
+def test_an_extension_type_that_cannot_be_read_is_one_error_for_a_node_and_a_worker(read: Read, data: bytes) -> None:
+    with pytest.raises(BadPacket, match="cannot be read as msgpack"):
+        unpack(data, read=read)
+
+
+def test_sets_and_tuples_in_one_another_are_read_down_to_a_depth() -> None:
+    data = extension.packb(1)
+    for depth in range(extension.MOST_NESTED + 1):
+        assert extension.check(data) is not None
+        if depth < extension.MOST_NESTED:
+            data = bytes(msgpack.packb(msgpack.ExtType(extension.TUPLE, msgpack.packb([msgpack.unpackb(data)]))))
+    too_deep = bytes(msgpack.packb(msgpack.ExtType(extension.TUPLE, msgpack.packb([msgpack.unpackb(data)]))))
+    for read in (extension.unpackb, extension.check):
+        with pytest.raises(ValueError, match="nested deeper than 64"):
+            read(too_deep)
+
+
+def test_a_node_hashes_nothing_that_a_stranger_can_give_one_hash() -> None:
+    packed = extension.packb({"set": {UUID(int=1)}, "map": {(1, 2): 3}, "tuple": (-1, -2)})
+    checked = extension.check(packed)
+    assert isinstance(checked["set"], msgpack.ExtType)
+    assert isinstance(next(iter(checked["map"])), msgpack.ExtType)
+    assert isinstance(checked["tuple"], msgpack.ExtType)
+    block_of_a_task = encode_task({"set": {UUID(int=1)}, "map": {(1, 2): 3}}).block
+    assert read_terms(block_of_a_task, local=False).due == 0.0
 
 
 # --- what cannot travel ---

@@ -9,6 +9,7 @@ faults. A node starts and stops in the order of a real one (`node.life`), and do
     make simulate SEED=7        replays one seed and prints what happened
     make simulate SEED=0-2000   many, on all cores; prints those that fail
 
-`history` has the promises, `scenario` the events, `plants` the mistakes that it must find. `scale` is another simulation, of
+`history` has the promises, `scenario` the events, `plants` the mistakes that it must find. `timed` has the events and promises
+of timers that are a whole cluster's. `scale` is another simulation, of
 the pure parts of a thousand nodes.
 """

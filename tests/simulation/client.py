@@ -139,7 +139,7 @@ class _Talk(asyncio.Protocol):
             history.refused(task.n, "failed")  # a plain refusal has no reason: it may be the disk
             trace(name, "refused", n=task.n)
         else:
-            history.acknowledged(task.n, copies)
+            history.acknowledged(task.n, copies, identity)
             trace(name, "acknowledged", n=task.n, id=identity, copies=copies)
 
     def connection_lost(self, exc: Exception | None) -> None:

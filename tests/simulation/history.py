@@ -4,6 +4,7 @@
     refused        it never runs
     done           it never runs again, except after a power cut what was done in the second before
     running        nowhere else at the same time
+    cancelled      it never starts again, and is dead as cancelled
 
 Each of these is looked at when it could be broken, and `check_disks` counts what lies on all disks.
 """
@@ -16,6 +17,7 @@ from spoolnode.node.disk.fakes import FakeDisk
 from spoolnode.node.disk.layout import batch_number, is_priority, is_spool_file, ref_id
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol import names, spoolfile
+from spoolnode.protocol.cancel import is_cancelled
 from spoolnode.protocol.forward import UNDELIVERED
 from spoolnode.protocol.packet import HEADER, decode_variables
 
@@ -74,6 +76,8 @@ class Task:
     poison: bool = False
     """It always fails."""
     acknowledged: bool = False
+    identity: str = ""
+    """The id that the answer told; empty if it told none."""
     told: int = 1
     """How many copies the answer told; 0: it told nothing, in uWSGI's dialect."""
     refusal: str = ""
@@ -94,6 +98,11 @@ class Task:
         return found
 
     @property
+    def is_done(self) -> bool:
+        """Whether all copies that are known have ended well."""
+        return bool(self.copies) and all(copy.done for copy in self.copies.values())
+
+    @property
     def may_run(self) -> bool:
         """Nothing can be promised about what a broken disk did."""
         return not self.refusal or "failed" in self.refusal
@@ -110,6 +119,10 @@ class History:
         """Machines whose power was cut: tasks given up there in the second before may have run once more, and well."""
         self.dead_may_run = False
         """Tasks in doubt may be given up (hold)."""
+        self.called_off: set[str] = set()
+        """Ids of tasks that somebody has asked a node to cancel: they may be dead on a node that has perhaps sent them before."""
+        self.cancelled: set[str] = set()
+        """Those of which a node has said that they are cancelled."""
 
     def new(self, **facts: Any) -> Task:
         """A task that a client is going to send."""
@@ -117,12 +130,18 @@ class History:
         self.tasks[task.n] = task
         return task
 
+    def task_of(self, payload: bytes, local: str) -> tuple[Task, str]:
+        """The task in a spool file, and its id; `local`: its id at its present place."""
+        n, identity = names_of(payload, local)
+        return self.tasks[n], identity
+
     # -- what a client hears --
 
-    def acknowledged(self, n: int, copies: int = 1) -> None:
-        """The client was told that it is stored, so many times."""
+    def acknowledged(self, n: int, copies: int = 1, identity: str = "") -> None:
+        """The client was told that it is stored, so many times, and its id, that of the first copy."""
         task = self._answer(n)
         task.acknowledged = True
+        task.identity = identity
         task.told = copies
 
     def refused(self, n: int, reason: str) -> None:
@@ -139,15 +158,25 @@ class History:
         task.answered = True
         return task
 
+    # -- what an operator hears --
+
+    def said_cancelled(self, identity: str) -> None:
+        """A node says that the task of that id is cancelled."""
+        self.cancelled.add(identity)
+        for copy in self._copies():
+            if copy.identity == identity and (copy.running or (copy.done and not copy.unsure)):
+                raise Violation(f"{copy} is said to be cancelled")
+
     # -- what a worker does --
 
     def started(self, payload: bytes, local: str, machine: str) -> Copy:
         """A worker has it."""
-        n, identity = names_of(payload, local)
-        task = self.tasks[n]
+        task, identity = self.task_of(payload, local)
         copy = task.copy(identity)
         if copy.running:
             raise Violation(f"{copy} runs on {copy.running} and starts on {machine}")
+        if identity in self.cancelled:
+            raise Violation(f"{copy} is cancelled and starts on {machine}")
         if copy.done and not copy.unsure:
             raise Violation(f"{copy} has ended well and starts on {machine}")
         if not task.may_run:
@@ -181,6 +210,9 @@ class History:
         for copy in self._copies():
             if copy.running == machine:
                 copy.running = ""
+
+    def came_up(self, machine: str) -> None:
+        """Its node is up."""
 
     def power_cut(self, machine: str) -> None:
         """Tasks that ended there and are not safe may run again."""
@@ -217,6 +249,7 @@ class History:
     def check_end(self, disks: Disks) -> None:
         """All have ended: each task is done or dead."""
         places = self.places(disks)
+        self._check_cancelled(places)
         for task in self.tasks.values():
             for copy in task.copies.values():
                 found = places.get(copy, [])
@@ -224,12 +257,18 @@ class History:
                 if len(dead) != len(found):
                     raise Violation(f"{copy} still waits: {found}")
                 given_up = [place.reason for place in dead if place.reason.startswith(UNDELIVERED.decode())]
-                if given_up and not self.dead_may_run:
+                may_run = self.dead_may_run or copy.identity in self.called_off
+                if given_up and not may_run:
                     raise Violation(f"{copy} was not delivered: {given_up}")
                 is_done = bool(copy.done) and not copy.unsure and copy.done not in self.cut
-                if len(dead) + is_done > 1 and not self.dead_may_run:
+                if len(dead) + is_done > 1 and not may_run:
                     raise Violation(f"{copy} ended more than once: {dead}")
             self._check_copies(task, sum(bool(copy.done or places.get(copy)) for copy in task.copies.values()))
+
+    def _check_cancelled(self, places: Mapping[Copy, Iterable[Place]]) -> None:
+        found = {copy.identity for copy, there in places.items() if any(is_cancelled(place.reason) for place in there)}
+        if lost := self.cancelled - found:
+            raise Violation(f"{sorted(lost)} were cancelled and are not in dead/")
 
     def _check_copies(self, task: Task, ended: int) -> None:
         if not task.acknowledged:
@@ -247,19 +286,20 @@ class History:
         found: dict[Copy, list[Place]] = {}
         for machine, (node_id, disk) in disks.items():
             for kind, local, payload in _payloads(disk, node_id):
-                n, identity = names_of(payload, local)
-                reason = _variables(payload).get(names.REASON, b"").decode() if kind is DEAD else ""
-                found.setdefault(self.tasks[n].copy(identity), []).append(Place(machine, kind, local, reason))
+                task, identity = self.task_of(payload, local)
+                reason = variables_of(payload).get(names.REASON, b"").decode() if kind is DEAD else ""
+                found.setdefault(task.copy(identity), []).append(Place(machine, kind, local, reason))
         return found
 
 
-def _variables(payload: bytes) -> dict[bytes, bytes]:
+def variables_of(payload: bytes) -> dict[bytes, bytes]:
+    """The variables of a task in a spool file."""
     return dict(decode_variables(payload[HEADER.size : HEADER.size + int.from_bytes(payload[1:3], "little")]))
 
 
 def names_of(payload: bytes, local: str) -> tuple[int, str]:
     """The number and the id of the task in a spool file; `local`: its id at its present place."""
-    said = _variables(payload)
+    said = variables_of(payload)
     identity = said.get(names.ID)
     return int(said[b"n"]), identity.decode() if identity else local
 

@@ -9,7 +9,7 @@ import asyncio
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from heapq import heappop, heappush
@@ -58,7 +58,7 @@ class SimHandle:
     def cancel(self) -> None:
         """It will not be called."""
         self._cancelled = True
-        self._callback = self._args = None  # as asyncio's: what it holds is free
+        self._callback, self._args = None, ()  # as asyncio's: what it holds is free
 
     def cancelled(self) -> bool:
         """Whether it was cancelled."""
@@ -104,19 +104,19 @@ class SimLoop(asyncio.BaseEventLoop):
         """As asyncio's; a task is called like its process."""
         return asyncio.Task(coro, loop=self, name=self.owner.name if self.owner is not None else "", context=context)
 
-    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override] # any callable, as loose as the simulation itself
         """As asyncio's."""
         handle = SimHandle(callback, args, self._context if context is None else context, self.now)
         self._todo.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment] # as above
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override] # as above
         """As asyncio's."""
         return self.call_at(self.now + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override] # as above
         """As asyncio's."""
         handle = SimHandle(callback, args, self._context if context is None else context, when)
         self._serial += 1
@@ -133,7 +133,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self.now = max(self.now, timers[0][0])
         while timers and timers[0][0] <= self.now:
             todo.append(heappop(timers)[2])
-        while todo and not self._stopping and self.problem is None:
+        while todo and not self._stopping and self.problem is None:  # type: ignore[attr-defined] # inside asyncio
             handle = todo.popleft()
             if not handle._cancelled and (handle.owner is None or not handle.owner.dead):
                 self._call(handle)
@@ -173,7 +173,7 @@ class SimLoop(asyncio.BaseEventLoop):
         if not isinstance(error, Gone):
             self._fail(error if error is not None else Violation(context["message"]))
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override] # fewer ways than the real one
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override] # as above
         """As asyncio's, without threads: the simulation has executors of its own, and the loop's pool is its next step."""
         future: asyncio.Future[Any] = self.create_future()
         if executor is None:
@@ -182,7 +182,7 @@ class SimLoop(asyncio.BaseEventLoop):
             executor.begin(lambda: func(*args), future)
         return future
 
-    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:  # type: ignore[override] # fewer ways than the real one
+    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
         """A connection over the simulated network, from the machine whose callback this is."""
         assert self.connect is not None
         return await self.connect(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", protocol_factory)
@@ -228,3 +228,13 @@ def virtual(loop: SimLoop, random: Random) -> Iterator[None]:
         for module, names in real.items():
             for name, value in names.items():
                 setattr(module, name, value)
+
+
+def in_virtual_time(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs a coroutine in a loop of its own, in which nothing waits for a real clock."""
+    loop = SimLoop()
+    try:
+        with virtual(loop, Random(1)):
+            loop.run_until_complete(main())
+    finally:
+        loop.close()

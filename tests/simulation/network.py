@@ -377,7 +377,7 @@ class End(asyncio.Transport):
         """Puts something on its way."""
         self._in_flight += size
         sent, now = self._sent, self._loop.now
-        while sent and sent[0]._when <= now:
+        while sent and sent[0].when() <= now:
             sent.popleft()
         self._last = max(self._last, now + self._way.travel(self._random))
         sent.append(self._loop.call_at(self._last, self._arrive, what, size, context=self._network.nobody))
@@ -450,7 +450,7 @@ class End(asyncio.Transport):
     def forget_flight(self, kept: float) -> None:
         """Bytes on their way do not arrive, except for a part at the beginning."""
         self._held.clear()
-        alive = [handle for handle in self._sent if not handle._cancelled and handle._when > self._loop.now]
+        alive = [handle for handle in self._sent if not handle._cancelled and handle.when() > self._loop.now]
         survivors = int(len(alive) * kept)
         for handle in alive[survivors:]:
             what = handle._args[0]

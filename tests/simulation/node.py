@@ -4,15 +4,18 @@ Workers, sockets and the disk are simulated; of what belongs to a real process (
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from hashlib import sha256
 from random import Random
 from typing import Any
 
 from spoolnode.cluster.dial import Dialed, DialError, DialFailure
 from spoolnode.cluster.timing import USUAL
+from spoolnode.node.background import spawn
 from spoolnode.node.config import Config
+from spoolnode.node.control.cancels import Cancels
 from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.status import NodeStatus, ThisProcess
 from spoolnode.node.control.stop import Stop
@@ -24,16 +27,24 @@ from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.node.ingress.room import Room
-from spoolnode.node.ingress.services import Services
+from spoolnode.node.ingress.services import AboutTasks, Services
 from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours
 from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.outcome import Timer
 from spoolnode.node.reload import Reloads
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.pauses import Paused
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.tasks import Source
-from spoolnode.node.work.pool import AppBroken
+from spoolnode.node.story.keeper import Untold
+from spoolnode.node.story.notes import ACCEPTED, Happened, Note, Row, parted, rows_of, steps_in
+from spoolnode.node.timekeeper import Timekeeper
+from spoolnode.node.work.supervisor import AppBroken
+from spoolnode.protocol.cancel import CancelOutcome, CancelRequest
+from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.fetch import Fetched, Question
 from spoolnode.protocol.keys import NodeKey
 
 from .disk import SimExecutor, SimThread
@@ -110,9 +121,13 @@ class SimListener:
         for address in self._places:
             self._network.close(address)
 
-    def close_streams(self) -> None:
+    async def finish(self) -> None:
+        """Returns when no request is half sent, or after a while."""
+        await self.connections.finish()
+
+    async def close_streams(self) -> None:
         """Ends all that is still connected."""
-        self.connections.close()
+        await self.connections.close()
 
     def accept(self, host: str) -> Stream:
         """As `Listener._converse`, for a connection from `host`."""
@@ -143,6 +158,32 @@ class Undropped:
         """Nothing."""
 
 
+class SimStory(Untold):
+    """The story of each task, in memory: so much of it as `Cancels` needs."""
+
+    def __init__(self, node: "SimNode") -> None:
+        self._node = node
+        self._rows: list[Row] = []
+
+    def note(self, kind: str, batch: int | None, refs: Any, seconds: Any = (), **detail: Any) -> None:
+        """See `story.keeper`."""
+        self._add(Note(kind, time.time(), batch, refs, detail, seconds))
+
+    def accepted(self, batch: int | None, refs: Any, callers: Any, origins: Any, functions: Any, **detail: Any) -> None:
+        """See `story.keeper`."""
+        self._add(Note(ACCEPTED, time.time(), batch, refs, detail, (), callers, origins, functions))
+
+    def _add(self, note: Note) -> None:
+        self._rows += rows_of([note], self._node.id, self._node.name)
+
+    async def steps(self, identity: str) -> list[Happened]:
+        """As `StoryDatabase.steps`."""
+        key, offset = parted(identity)
+        came = [step for row in self._rows if row.origin == key for step in steps_in(row, offset, by_origin=True)]
+        here = [parted(known) for known in dict.fromkeys([identity, *(step.id for step in came)])]
+        return [step for row in self._rows for key, offset in here if row.key == key for step in steps_in(row, offset)]
+
+
 class SimNode:
     """One node; `start` is the main function of each process that its machine starts."""
 
@@ -155,6 +196,8 @@ class SimNode:
         self.trace = trace
         self.workers = machine.random.randint(1, 3)
         self.tags: list[str] = []
+        self.timers: list[Timer] = []
+        """The timers of its application that are the whole cluster's."""
         self.share = 0.0
         """--share"""
         self.hold = 0.0
@@ -167,7 +210,12 @@ class SimNode:
         """A fault for the moment when it has stored a task from a link, and has not said so yet."""
         self.buried: Callable[[], None] | None = None
         """A fault for the moment when it has given up a task."""
+        self.doubts: Callable[[SimNode], None] = lambda node: None
+        """Hears of each failed link that leaves tasks in doubt."""
+        self.stored_due: Callable[..., None] = lambda node, **details: None
+        """Hears of each due time of a timer whose task it has stored."""
         self._join = join
+        self.story = SimStory(self)
         self.is_up = False
         self.died: Callable[[], None] = lambda: None
         """Called when its process has died."""
@@ -211,6 +259,10 @@ class SimNode:
     def report(self, action: str, **details: Any) -> None:
         """A line in the node's log."""
         self.trace(self.name, action, **details)
+        if action == "timer_due":
+            self.stored_due(self, **details)
+        if action == "link_failed" and details.get("in_doubt"):
+            self.doubts(self)
         if action == "sync_failed":
             self.journal.failures += 1
         if action == "dead" and self.buried is not None:
@@ -260,11 +312,14 @@ class SimNode:
         self.pool = pool = SimPool(self)
         self.stop = Stop(pool, report, drains=False)
         self._aside = Counting(self.journal.reader)
+        self._cancels = cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
+        services.about_tasks = AboutTasks(_keep_no_results, cancels.answer)
+        self._timekeeper = timekeeper = Timekeeper(self.name, self.id, self.journal, admission, neighbours, pool, report)
         self._status = NodeStatus(
             config=config, id=self.id, process=ThisProcess(self.instance, 1, time.monotonic()),
             storage=storage, admission=admission, services=services, listener=listener, workers=pool,
             neighbours=neighbours, aside=self._aside, stop=self.stop,
-            log_dropped=lambda: 0,
+            log_dropped=lambda: 0, timers=timekeeper,
         )  # fmt: skip
         housekeeping = Housekeeping(
             storage, pool, admission, config, report, sample=self._status.sample, look_around=self._look_around
@@ -280,11 +335,14 @@ class SimNode:
     async def _live(self) -> None:
         await self._life.start()
         await self.stop.wait()
+        self._timekeeper.stop()
         await self._life.shut_down()
         self.machine.exit()
 
     def _ready(self) -> None:
         self.is_up = True
+        self.history.came_up(self.name)
+        self._timekeeper.start()
         self.trace(self.name, "ready", waiting=self.spool.total, outbox=self.outbox.total)
 
     async def _look_around(self) -> None:
@@ -308,6 +366,33 @@ class SimNode:
             else:
                 self.stop.ask()
 
+    def pause(self, function: str) -> None:
+        """`spoolnode pause`. In the process."""
+        if self.is_up:
+            spawn(self._change(self.storage.pauses.pause(function)))
+
+    def resume(self) -> None:
+        """`spoolnode resume`. In the process."""
+        if self.is_up:
+            spawn(self._change(self.storage.pauses.resume("")))
+
+    def cancel(self, identity: str) -> None:
+        """`spoolnode cancel`. In the process."""
+        if self.is_up:
+            self.history.called_off.add(identity)
+            spawn(self._cancel(identity))
+
+    async def _cancel(self, identity: str) -> None:
+        outcome, text = await self._cancels.cancel(CancelRequest(identity, "a story", 1.0, 10.0))
+        self.trace(self.name, "cancel", id=identity, outcome=outcome.value, why=text)
+        if outcome is CancelOutcome.CANCELLED:
+            self.history.said_cancelled(identity)
+
+    async def _change(self, change: Coroutine[Any, Any, Paused]) -> None:
+        with contextlib.suppress(OSError):  # its disk is full or fails; nothing was changed
+            await change
+            self.spool.waiting.changed()
+
     def status(self) -> dict[str, Any]:
         """As other nodes and operators are told."""
         return self._status.now()
@@ -321,6 +406,7 @@ class SimNode:
         self.history.killed(self.name)
         if how == "power cut":
             self.history.power_cut(self.name)
+            self.story = SimStory(self)
         self.trace(self.name, how)
         self.died()
 
@@ -337,12 +423,22 @@ class SimNode:
         self.spool.done(source, [ref])
 
 
+async def _keep_no_results(question: Question) -> Fetched:
+    raise Refused(Reason.FORBIDDEN, f"no result of {question.identity} is kept")
+
+
 class SimJournal(Journal):
     """Tells the history which ends are safe against a power cut."""
 
     def __init__(self, node: SimNode, disk: GuardedDisk) -> None:
         super().__init__(
-            disk, Layout(ROOT), node.id, sync=True, report=node.report, thread=lambda name: SimThread(name, node.machine.pace)
+            disk,
+            Layout(ROOT),
+            node.id,
+            sync=True,
+            report=node.report,
+            thread=lambda name: SimThread(name, node.machine.pace),
+            story=node.story,
         )
         self.history = node.history
         self.unsafe: list[Copy] = []

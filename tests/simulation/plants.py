@@ -6,14 +6,20 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from spoolnode.cluster.cluster import Cluster
+from spoolnode.node import roster, timekeeper
 from spoolnode.node.outbox import envelope, storage
+from spoolnode.node.outbox.cancellation import Buried, Cancellation
 from spoolnode.node.outbox.moving import Moving
+from spoolnode.node.roster import LastRun, Roster
 from spoolnode.node.spool import recovery
 from spoolnode.node.spool.group_commit import GroupCommit
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.place import InBatch, InFiles, Place
 from spoolnode.node.spool.sequence import Outstanding, Received
+from spoolnode.node.spool.starting import Starting
 from spoolnode.node.spool.store import Store
+from spoolnode.protocol import forward
 
 
 def no_fsync() -> Any:
@@ -35,7 +41,7 @@ def no_mark() -> Any:
 
 def forget_received() -> Any:
     """A node that starts again knows no number that it has taken from others."""
-    real = storage.recover
+    real = recovery.recover
 
     def recover(*args: Any) -> Any:
         found = real(*args)
@@ -47,7 +53,7 @@ def forget_received() -> Any:
 
 def resend_as_new() -> Any:
     """A task in doubt is sent again under another number."""
-    real = envelope.dress
+    real = forward.dress
 
     def dress(block: bytes, identity: str, number: int, body: int) -> bytes:
         return real(block, identity, number + random.randrange(1 << 20), body)
@@ -121,6 +127,51 @@ def dead_and_waiting() -> Any:
     return mock.patch.object(recovery, "_has_reason", return_value=False)
 
 
+def forget_runs() -> Any:
+    """A node keeps nothing on disk of what was run."""
+    return mock.patch.object(timekeeper, "_encode", return_value=timekeeper._encode({}))
+
+
+def tell_nothing() -> Any:
+    """A node tells the others which timers it has, and not what was run."""
+    return mock.patch.object(Roster, "told", lambda self: dict.fromkeys(self.timers, LastRun(0.0, "")))
+
+
+def lose_patience() -> Any:
+    """Each node runs what is due, whose turn it ever is."""
+    return mock.patch.object(roster, "PATIENCE", 0.0)
+
+
+def wait_for_none() -> Any:
+    """A node that has just started runs timers before it knows the others."""
+    return mock.patch.object(Cluster, "settling", 0.0)
+
+
+def skip_what_is_late() -> Any:
+    """What was due while a node started again is skipped."""
+    return mock.patch.object(roster, "LATE", 0.5)
+
+
+def look_into_no_file() -> Any:
+    """A worker runs a file whatever its function, because the node does not know that."""
+    return mock.patch.object(Starting, "to_return", return_value=[])
+
+
+def forget_shares() -> Any:
+    """A task of a limited function does not count while it runs."""
+    return mock.patch.object(Starting, "_share")
+
+
+def forget_doubts() -> Any:
+    """A node cancels a task that it has perhaps sent, and does not ask whether it arrived."""
+    real = Cancellation.cancel
+
+    async def cancel(*args: Any) -> Buried | None:
+        return None if await real(*args) is None else Buried()
+
+    return mock.patch.object(Cancellation, "cancel", cancel)
+
+
 PLANTS: dict[str, Callable[[], Any]] = {
     "no_fsync": no_fsync,
     "no_mark": no_mark,
@@ -132,14 +183,43 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "lose_proofs": lose_proofs,
     "clean_too_soon": clean_too_soon,
     "dead_and_waiting": dead_and_waiting,
+    "look_into_no_file": look_into_no_file,
+    "forget_shares": forget_shares,
+    "forget_doubts": forget_doubts,
 }
+FOUND_AT = {"clean_too_soon": 458, "dead_and_waiting": 67, "forget_doubts": 48, "lose_proofs": 103, "unsafe_move": 49}
+"""The first seed that finds a mistake, of those that few seeds find. It is tried before all others, which follow if it does not
+find the mistake any more: an old number costs time and nothing else. `failures_of(0, 2000, NAME, 1, stop_at_first=True)` finds
+a new one.
+"""
+
+
+def forget_to_catch_up() -> Any:
+    """What was due while no node was up is skipped, although its timer wants it."""
+    real = Roster.replace
+
+    def replace(self: Roster, timers: Any, monotonic: float, wall: float) -> None:
+        real(self, [timer._replace(catch_up=False) for timer in timers], monotonic, wall)
+
+    return mock.patch.object(Roster, "replace", replace)
+
+
+TIMER_PLANTS: dict[str, Callable[[], Any]] = {
+    "forget_runs": forget_runs,
+    "tell_nothing": tell_nothing,
+    "lose_patience": lose_patience,
+    "wait_for_none": wait_for_none,
+    "skip_what_is_late": skip_what_is_late,
+    "forget_to_catch_up": forget_to_catch_up,
+}
+"""Those for stories about timers."""
 
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """While this lasts, that mistake is in the code; the empty name is none."""
     if name:
-        with PLANTS[name]():
+        with (PLANTS | TIMER_PLANTS)[name]():
             yield
     else:
         yield

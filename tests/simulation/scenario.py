@@ -8,6 +8,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, NamedTuple
 
+from spoolnode.node.spool.pauses import Paused
+
 from .client import Client, request_of
 from .history import ALL, Task
 from .loop import EPOCH
@@ -33,6 +35,7 @@ MIDDLE = Size((5, 6, 8, 10), (5.0, 12.0), 4, 5, 10)
 LARGE = Size((15, 20), (4.0, 6.0), 6, 4, 10)
 HUGE = Size((50,), (4.0, 5.0), 6, 4, 10)
 TAGS = ("gpu", "mail")
+FUNCTIONS = ("f0", "f1", "f2")
 
 
 def size_of(seed: int) -> Size:
@@ -44,7 +47,11 @@ def size_of(seed: int) -> Size:
 
 def run_seed(seed: int, trace: Callable[..., None] | None = None, join: Join | None = None) -> World:
     """The story of one seed. Raises `Violation` if it breaks a promise. `join`: connects the nodes."""
-    world = World(seed, join)
+    return lived(World(seed, join), lambda world: Story(world, size_of(seed)), trace)
+
+
+def lived(world: World, story: Callable[[World], "Story"], trace: Callable[..., None] | None) -> World:
+    """Lets a story happen in a world. `trace` is told each step."""
     if trace is not None:
         write = trace
 
@@ -54,7 +61,7 @@ def run_seed(seed: int, trace: Callable[..., None] | None = None, join: Join | N
 
         world.trace = told
     with living(world):
-        Story(world, size_of(seed)).run()
+        story(world).run()
     return world
 
 
@@ -70,6 +77,11 @@ class Story:
         self.movers: list[SimNode] = []
         """Nodes that may come back with another address; no task is sent to their present one."""
         self._hosts = 0
+        self._pausing = Random(~world.seed)
+        """Decides about pauses alone, so that all other stories stay as they are."""
+        self._has_pauses = self._pausing.random() < 0.3
+        self._calling_off = Random(world.seed ^ 0xCA11)
+        """Likewise about cancels."""
         self._is_about_doubt = world.seed % 4 == 1
         """Most tasks are for any node, and most faults come when it is not known where such a task is."""
 
@@ -87,6 +99,9 @@ class Story:
                 world.later(self._when(), self._burst, client)
         for _ in range(random.randint(1, self.size.faults)):
             world.later(self._when(), random.choices(self.FAULTS, self.DOUBTS if self._is_about_doubt else self.WEIGHTS)[0], self)
+        for _ in range(self._pausing.randint(1, 4) if self._has_pauses else 0):
+            world.later(self.seconds * self._pausing.random(), self._pause)
+        self._plan_cancels()
         world.run(self.seconds)
 
     def _add_node(self, when: float) -> None:
@@ -126,6 +141,7 @@ class Story:
     def _burst(self, client: Client, count: int = 0) -> None:
         count = count or self.random.choice((1, 1, 2, 4, 10, 25))
         requests = [self._request(client) for _ in range(count)]
+        assert client.machine.process is not None  # a client's machine is never switched off
         self.world.loop.call_soon(client.send, requests, context=client.machine.process.context)
 
     def _request(self, client: Client) -> tuple[Task, bytes]:
@@ -140,6 +156,8 @@ class Story:
             variables.append((b"priority", str(random.randint(0, 3)).encode()))
         if random.random() < 0.1:
             variables.append((b"at", str(int(EPOCH + self.world.loop.now + random.uniform(0, 10))).encode()))
+        if self._has_pauses and self._pausing.random() < 0.7:
+            variables.append((b"spool_func", self._pausing.choice(FUNCTIONS).encode()))
         return task, request_of(task, plain=client.plain, variables=variables, pad=random.choice((0, 0, 0, 700, 4000)))
 
     def _destination(self) -> tuple[str, frozenset[str]]:
@@ -244,6 +262,47 @@ class Story:
             self.world.loop.call_soon(node.ask_to_stop, drains, context=process.context)  # type: ignore[union-attr] # it is up
             if self.random.random() < 0.4:
                 self.world.later(4 * self.random.random(), node.machine.cut_power)  # perhaps after a clean end
+
+    def _pause(self) -> None:
+        """`spoolnode pause` of a function or of everything, until a while later."""
+        node, function = self._pausing.choice(self.world.nodes), self._pausing.choice((*FUNCTIONS, ""))
+        self.world.say("pause", node=node.name, function=function)
+        self._in_process(node, node.pause, function)
+        self.world.later(self._pausing.uniform(0.1, 4.0), self._resume, node)
+
+    def _resume(self, node: SimNode) -> None:
+        """Tries until nothing is paused: the node may be down, or its disk full."""
+        if not node.is_up or node.storage.pauses.now != Paused():
+            self._in_process(node, node.resume)
+            self.world.later(1.0, self._resume, node)
+
+    def _plan_cancels(self) -> None:
+        """At any step, and when a link fails that has perhaps delivered something."""
+        count = self._calling_off.choice((0, 0, 10, 40))
+        for _ in range(count):
+            self.world.later(self.seconds * self._calling_off.random(), self._cancel)
+        for node in self.world.nodes if count else ():
+            node.doubts = self._cancel_doubts
+
+    def _cancel_doubts(self, node: SimNode) -> None:
+        for _ in range(self._calling_off.choice((0, 2, 5))):
+            self.world.later(3 * self._calling_off.random() ** 3, self._cancel, node)
+
+    def _cancel(self, first: SimNode | None = None) -> None:
+        """`spoolnode cancel` of a task that was stored lately (by `first`) and is not done, on that node or on whatever node."""
+        known = [task.identity for task in self.world.history.tasks.values() if task.identity and not task.is_done]
+        known = [identity for identity in known if first is None or identity.startswith(first.id)]
+        if known:
+            identity = self._calling_off.choice(known[-20:])
+            there = [node for node in self.world.nodes if identity.startswith(node.id) and self._calling_off.random() < 0.7]
+            node = self._calling_off.choice(there or self.world.nodes)
+            self.world.say("cancel", node=node.name, id=identity)
+            self._in_process(node, node.cancel, identity)
+
+    def _in_process(self, node: SimNode, call: Callable[..., None], *args: Any) -> None:
+        process = node.machine.process
+        if node.machine.is_running and process is not None:
+            self.world.loop.call_soon(call, *args, context=process.context)
 
     def move(self) -> None:
         """A machine goes off, and comes back with another address."""

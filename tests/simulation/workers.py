@@ -9,16 +9,19 @@ from typing import Any, Protocol
 from spoolnode.node.config import Config
 from spoolnode.node.disk.disk import discard
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.outcome import Ending, Outcome
+from spoolnode.node.outcome import Ending, Limit, Outcome, Timer
+from spoolnode.node.schedule import Schedule
 from spoolnode.node.spool.journal import Journal
+from spoolnode.node.spool.pauses import Paused
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Source, Taken
-from spoolnode.protocol import spoolfile
+from spoolnode.node.work.workers import Started
+from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import payload_length
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
 
 from .history import Copy, History
-from .loop import SimLoop
+from .loop import SimLoop, Violation
 from .machine import Machine
 
 
@@ -32,6 +35,8 @@ class Employer(Protocol):
     config: Config
     machine: Machine
     history: History
+    timers: list[Timer]
+    """Those of its application that are the whole cluster's."""
     trace: Callable[..., None]
 
     @property
@@ -48,6 +53,9 @@ class Employer(Protocol):
         """A worker reports the good end of a task."""
 
 
+LIMITS = {"f0": Limit(1), "f1": Limit(2, 20, 1.0)}
+
+
 class SimPool:
     """The workers of a node: each takes a few tasks, runs one after another, and reports each end a moment later."""
 
@@ -57,6 +65,8 @@ class SimPool:
         self.busy = self.seconds = 0.0
         """How long tasks ran."""
         self.deaths = self.leaving = self.ready = 0
+        self.schedule = Schedule(time.monotonic(), time.time())
+        self.shared_timers = list(node.timers)
         self.active: dict[SimWorker, None] = {}
         self.is_stopping = False
         self._idle = 0
@@ -74,10 +84,20 @@ class SimPool:
     async def load(self) -> None:
         """The application is loaded."""
         self.ready = self._idle = self.node.workers
+        self.node.spool.starting.throttle.limit(LIMITS)
         self.dispatch()
 
     async def room(self) -> None:
         """There is."""
+
+    async def cancel(self, source: Source, ref: Any, reason: str, grace: float) -> None:  # each ends at once
+        """Has a task end, wherever it is here."""
+        for worker in self.active:
+            if worker.source is source:
+                worker.cancel(ref, reason)
+
+    def watch(self, started: Started | None) -> None:
+        """Has no listener."""
 
     def dispatch(self) -> None:
         """Gives the idle workers what is ready."""
@@ -93,7 +113,7 @@ class SimPool:
                 return
             self._idle -= 1
             self.held += len(taken.refs)
-            self.active[SimWorker(self, taken)] = None
+            self.active[SimWorker(self, taken, self.node.spool.starting.to_return(taken), self.node.storage.pauses.now)] = None
 
     def released(self, count: int) -> None:
         """A worker holds so many tasks less."""
@@ -127,16 +147,20 @@ class SimPool:
 class SimWorker:
     """One worker with the tasks that it was given."""
 
-    def __init__(self, pool: SimPool, taken: Taken) -> None:
+    def __init__(self, pool: SimPool, taken: Taken, held: list[str], paused: Paused) -> None:
+        """`held`: the functions whose tasks are to be given back. `paused`: what was paused when the tasks were taken."""
         self.pool = pool
         self.node = pool.node
         self.spool, self.verdicts, self.journal = pool.node.spool, pool.node.storage.verdicts, pool.node.journal
         self.disk = pool.node.machine.disk
         self.random = pool.node.random
         self.source, refs, self.rank = taken
+        self.held, self.paused = held, paused
         self.todo = list(refs)
         self.todo.reverse()
         self._running: tuple[Any, Copy] | None = None
+        self.function = ""
+        """That of the task that runs, or of the last one."""
         self._killed = False
         self._later(self._next)
 
@@ -164,6 +188,19 @@ class SimWorker:
             self.pool.released(1)
             self.verdicts.interrupted(self.source, ref, self.rank)
 
+    def cancel(self, ref: Any, reason: str) -> None:
+        """The node has a task end: before it begins, or while it runs."""
+        if ref in self.todo:
+            self.todo.remove(ref)
+        elif self._running is not None and self._running[0] == ref:
+            self.node.history.ended(self._running[1], False)
+            self._running = None
+            self._later(self._next)
+        else:
+            return  # its end is about to be heard
+        self.pool.released(1)
+        self.verdicts.failed(self.source, ref, self.rank, Outcome(Ending.CANCELLED, reason))
+
     def _next(self) -> None:
         while self.todo and not self._killed:
             ref = self.todo.pop()
@@ -175,7 +212,14 @@ class SimWorker:
 
     def _start(self, ref: Any, payload: bytes) -> None:
         attempts = payload[ATTEMPTS_AT]
+        if self.paused.everything or _function_of(payload) in self.paused.functions:
+            raise Violation(f"a task of {_function_of(payload)!r} starts on {self.node.name}, where {self.paused} is paused")
         copy = self.node.history.started(payload, self.journal.id_of(self.source, ref), self.node.name)
+        self.function = _function_of(payload)
+        limit = LIMITS.get(self.function, Limit()).at_once
+        others = sum(worker.is_running and worker.function == self.function for worker in self.pool.active)
+        if limit and others >= limit:
+            raise Violation(f"{others + 1} tasks of {self.function} run on {self.node.name} at once")
         self._poke(ref, ATTEMPTS_AT, min(attempts + 1, spoolfile.MAX_ATTEMPTS))
         self.node.trace(self.node.name, "runs", n=copy.task.n, attempt=attempts + 1)
         self._running = ref, copy
@@ -187,17 +231,19 @@ class SimWorker:
         self.node.loop.call_later(seconds, self._end, ref, copy)
 
     def _end(self, ref: Any, copy: Copy) -> None:
-        if self._killed:
-            return
+        if self._killed or self._running != (ref, copy):
+            return  # killed, or cancelled
         self._running = None
         roll = self.random.random()
         if roll < 0.03:
             self._die(ref, copy)
             return
         if roll < 0.06:
-            self._end_badly(ref, copy, Outcome(Ending.AGAIN, delay=0.2))
+            self._end_badly(ref, copy, Outcome(Ending.AGAIN if roll < 0.045 else Ending.RETRY_UNCOUNTED, delay=0.2))
+        elif copy.task.poison and roll > 0.9:
+            self._end_badly(ref, copy, Outcome(Ending.GIVE_UP, "it gave up"))
         elif roll < 0.12 or copy.task.poison:
-            self._end_badly(ref, copy, Outcome(Ending.FAILED, "it failed"))
+            self._end_badly(ref, copy, Outcome(Ending.FAILED if roll < 0.5 else Ending.RETRY_AFTER, "it failed", 0.3))
         else:
             self._finish(ref, copy)
             self._later(self._report_done, ref, copy)
@@ -258,6 +304,10 @@ class SimWorker:
             self.pool.released(1)
             self.spool.postpone(self.source, ref, self.rank, mtime)
             return None
+        if (function := _function_of(data)) in self.held:
+            self.pool.released(1)
+            self.spool.starting.learn(self.source, ref, self.rank, function)
+            return None
         return data
 
     def _where(self, ref: Any) -> tuple[str, int]:
@@ -267,3 +317,7 @@ class SimWorker:
     def _poke(self, ref: Any, at: int, value: int) -> None:
         path, base = self._where(ref)
         self.disk.store(path, base + at, bytes([value]))
+
+
+def _function_of(payload: bytes) -> str:
+    return names.function_named(dict(spoolfile.parse(payload).variables)).decode()

@@ -46,6 +46,8 @@ class World:
     """How often each kind of fault happened."""
     is_over: bool = False
     """It is being taken down, and what happens now means nothing."""
+    ahead: float = 0.0
+    """How far all clocks are ahead of those of other worlds, in seconds, when they are right."""
     restart_after: tuple[float, float] = (0.05, 6.0)
     """Seconds that a dead node stays dead."""
 
@@ -61,6 +63,7 @@ class World:
         """One more machine with a node, switched on, not booted."""
         number = len(self.nodes) + 1
         machine = Machine(self.loop, self.network, f"n{number}", f"10.0.0.{number}", self.random.getrandbits(32))
+        machine.step_clock(self.ahead)
         assert self.join is not None
         node = SimNode(machine, self.history, self.trace, self.join)
         node.died = lambda: self._restart_later(node)
@@ -109,14 +112,14 @@ class World:
             disk.heal()
             node.ambush = node.buried = None
             disk.space, node.machine.pace.factor = 1 << 40, GOOD_PACE
-            if node.machine.furthest <= CLOCK_STAYS:
-                node.machine.step_clock(-node.machine.clock)
+            if node.machine.furthest - self.ahead <= CLOCK_STAYS:
+                node.machine.step_clock(self.ahead - node.machine.clock)
             node.machine.boot()
 
-    def run(self, until: float) -> None:
-        """Lets it happen: faults until that time, then everything must come to its end."""
+    def run(self, until: float, rest: float = 0.5) -> None:
+        """Lets it happen: faults until that time, then, after a rest, everything must come to its end."""
         self.later(until, self.heal)
-        self.later(until + 0.5, self._look, until + LIMIT)
+        self.later(until + rest, self._look, until + rest + LIMIT)
         self.loop.run_forever()
         self.history.check_end(self._disks())
 
@@ -142,7 +145,7 @@ def _end(world: World) -> None:
         for task in asyncio.all_tasks(world.loop):
             task._log_destroy_pending = False  # type: ignore[attr-defined] # inside asyncio
             with suppress(BaseException):  # its `finally` runs among the dead
-                task.get_coro().close()  # type: ignore[union-attr] # it is up
+                task.get_coro().close()
     background._running.clear()
     world.loop.close()
 

@@ -12,7 +12,7 @@ from spoolnode.protocol.values import encode_task
 
 Address = tuple[str, int] | str
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds without a byte after which a node counts as hanging."""
 
 

@@ -135,6 +135,7 @@ def test_a_file_that_uwsgi_still_holds_locked_waits_without_a_loop_and_runs_when
         assert opened <= 6, "about once a second"
         assert notes(node) == []
     eventually(lambda: count(node, "runs 1"), "it ran")
+    node.stop()
     assert not node.lines("retry"), "waiting for a lock is no attempt"
     assert not node.lines("quarantined")
 
@@ -167,7 +168,7 @@ def when_it_ran(node: RunningNode, n: str) -> float:
 @pytest.mark.parametrize("way", ["put there with its time", "dated afterwards"])
 def test_a_file_with_a_time_to_come_runs_exactly_then(node: RunningNode, made: Callable[..., Path], way: str) -> None:
     node.start(app=APP)
-    eventually(lambda: status(node)["uptime"] > 2, "the node is quiet")
+    eventually(lambda: status(node)["uptime_seconds"] > 2, "the node is quiet")
     path = made("1", clock="yes")
     due = time.time() + 2.7
     if way == "dated afterwards":
@@ -310,6 +311,7 @@ def test_a_file_cut_short_a_moment_ago_is_given_time(node: RunningNode, tmp_path
     with open(path, "ab") as file:
         file.write(data[7:])
     eventually(lambda: count(node, "runs 1 4"), "it ran whole")
+    node.stop()
     assert not node.lines("quarantined")
 
 

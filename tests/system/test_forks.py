@@ -46,9 +46,9 @@ def forks(how):
 async def in_loop(env):
     note(env["n"])
     if env["n"] == "fork":
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the others have begun, and are in their pause
         forks("return")
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.1)  # a child that went on would come out of it, too
     note("end", env["n"])
 
 def spooler(env):
@@ -59,7 +59,7 @@ def spooler(env):
         forks(env["forks"])
     if "forges" in env:
         to_node = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_packet_socket(fd)]
-        socket.socket(fileno=os.dup(to_node[0])).send(msgpack.packb(["ended", 1, bytes(512), [], 0.001]))
+        socket.socket(fileno=os.dup(to_node[0])).send(msgpack.packb(["ended", 1, bytes(512), b"", [], 0.001, -1.0]))
         wait("never")
 
 uwsgi.spooler = spooler

@@ -470,7 +470,8 @@ for variables in ([(b"a", b"b")], [(b"REQUEST_METHOD", b"GET"), (b"a", b"b")]):
 def test_only_networks_on_the_list_may_enqueue(node: RunningNode) -> None:
     port = quiet_port(random.Random())
     with namespace() as (inside, network):
-        node.start("--listen", f"{network}.1:{port}", "--allow", f"{network}.2/32", "--http", f"{network}.1:0")
+        http = ["--http", f"{network}.1:0", "--http-allow", f"{network}.2/32"]
+        node.start("--listen", f"{network}.1:{port}", "--allow", f"{network}.2/32", *http)
         for source, expected in ((f"{network}.2", STORED), (f"{network}.3", REFUSED)):
             said = ask_from(inside, source, f"{network}.1", port)
             assert said[0] == repr(expected), said
@@ -478,7 +479,7 @@ def test_only_networks_on_the_list_may_enqueue(node: RunningNode) -> None:
             assert (said[1] == repr(b"HTTP/1.1 403")) == (expected == REFUSED)
         node.wait_for_log("refused", why="forbidden", peer=f"{network}.3")
         metrics = node.lines("ready")[-1]["http"]
-        for source, path, expected in ((".2", "metrics", "200"), (".3", "metrics", "403"), (".3", "healthz", "200")):
+        for source, path, expected in ((".2", "metrics", "200"), (".3", "metrics", "403"), (".3", "readyz", "200")):
             assert status_of(inside, network + source, f"http://{metrics}/{path}") == expected
 
 
@@ -551,13 +552,14 @@ def test_a_public_address_needs_a_list_or_a_word(node: RunningNode) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:9090"])
-def test_metrics_on_a_public_address_need_a_list_or_a_word_too(address: str) -> None:
+def test_http_on_a_public_address_needs_networks_of_its_own_or_a_certificate(address: str) -> None:
     with pytest.raises(BadConfig, match=r"--http .* is reachable from other machines"):
         Config(http=address).validated()
-    with pytest.raises(BadConfig, match="--http"):
-        Config(http=address, tls_cert="c", tls_key="k", tls_ca="a").validated()
-    Config(http=address, allow=["192.0.2.0/24"]).validated()
-    Config(http=address, insecure=True).validated()
+    for others in ({"tls_cert": "c", "tls_key": "k", "tls_ca": "a"}, {"allow": ["192.0.2.0/24"]}, {"insecure": True}):
+        with pytest.raises(BadConfig, match="--http"):
+            Config(http=address, **others).validated()
+    Config(http=address, http_allow=["192.0.2.0/24"]).validated()
+    Config(http=address, http_tls_cert="c", http_tls_key="k").validated()
     Config(http="127.0.0.1:9090").validated()
 
 

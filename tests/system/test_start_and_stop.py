@@ -123,24 +123,39 @@ def test_what_does_not_end_within_the_grace_is_put_back_and_not_counted(node: Ru
     assert list(waiting(node).values()) == [0]
 
 
-def test_a_stopping_node_refuses_with_the_reason_and_answers_what_it_took(node: RunningNode, gate: Gates) -> None:
+def test_a_stopping_node_takes_in_tasks_until_what_runs_has_ended(node: RunningNode, gate: Gates) -> None:
     node.start(app=APP)
     enqueue(node, 1, **{"for": "end"})
     wait_for_note(node, "starts 1 one")
     with connect(("127.0.0.1", node.port)) as sock:
         sock.sendall(request({"n": "2"}, extended=True))
-        ((_, stored, _),) = read_answers(sock, 1)
+        assert read_answers(sock, 1)[0][1] == 1
         os.kill(node.pid, signal.SIGTERM)
         node.wait_for_log("stopping")
         sock.sendall(request({"n": "3"}, extended=True))
-        ((_, refused, block),) = read_answers(sock, 1)
-        assert (stored, refused) == (1, 0)
-        assert b"stopping" in block
-        with pytest.raises(ConnectionRefusedError):
-            connect(("127.0.0.1", node.port))
+        assert read_answers(sock, 1)[0][1] == 1
+        assert exchange(("127.0.0.1", node.port), request({"n": "4"})) == STORED
         gate("end").open()
         assert read_all(sock) == b""
     assert node.wait() == 0
+    with pytest.raises(ConnectionRefusedError):
+        connect(("127.0.0.1", node.port))
+    assert notes(node) == ["starts 1 one", "ends 1"], "no new task runs"
+    assert list(waiting(node).values()) == [0] * 3
+
+
+def test_a_request_that_has_begun_when_the_node_stops_may_end(node: RunningNode) -> None:
+    node.start()
+    data = request({"n": "1"})
+    with connect(("127.0.0.1", node.port)) as sock:
+        sock.sendall(data[:5])
+        eventually(lambda: status(node)["connections"] == 1, "it has been accepted")
+        os.kill(node.pid, signal.SIGTERM)
+        node.wait_for_log("stopping")
+        sock.sendall(data[5:])
+        assert read_all(sock) == STORED
+    assert node.wait() == 0
+    assert len(waiting(node)) == 1
 
 
 def test_a_stop_in_the_middle_of_a_large_body_leaves_nothing_behind(node: RunningNode) -> None:
@@ -179,6 +194,7 @@ def test_a_reload_takes_new_code_and_what_runs_ends_once(node: RunningNode, gate
     wait_until_idle(node)
     assert sorted(notes(node)) == ["ends 1", "ends 2", "starts 1 one", "starts 2 two"]
     eventually(lambda: len(set(workers(node)) - old) == 2, "two new workers")
+    node.stop()
     assert not node.lines("worker_died")
 
 
@@ -207,6 +223,7 @@ def test_many_reloads_under_load_lose_nothing_and_run_nothing_twice(node: Runnin
     node.wait_for_log("reloaded")
     wait_until_idle(node)
     assert {count(node, f"ends {n}") for n in range(500)} == {1}
+    node.stop()
     assert not node.lines("retry")
 
 

@@ -85,7 +85,8 @@ def test_a_task_knows_its_id_its_function_its_node_and_its_times(node: RunningNo
     (task,) = told(node, "task")
     accepted, deadline = (datetime.fromisoformat(task.pop(name)) for name in ("accepted_at", "deadline"))
     assert task == {
-        "id": identity, "origin_id": identity, "attempt": 1, "max_attempts": 7, "function": "app:here", "node": "testnode"
+        "id": identity, "origin_id": identity, "attempt": 1, "max_attempts": 7, "function": "app:here", "node": "testnode",
+            "due_at": None,
     }  # fmt: skip
     assert before - timedelta(seconds=1) < accepted < deadline - timedelta(seconds=59)
 
@@ -119,7 +120,7 @@ def test_a_task_of_plain_variables_and_one_in_a_file_know_theirs_too(node: Runni
 HOOKS = (
     NOTES
     + """
-import asyncio
+import asyncio, functools
 from contextvars import ContextVar
 from spoolnode import after_task, before_task, spool
 
@@ -156,6 +157,17 @@ async def good_async():
     await asyncio.sleep(0)
     note("good", span.get())
 
+def in_a_loop_of_its_own(function):
+    @functools.wraps(function)
+    def wrapper():
+        asyncio.run(function())
+    return wrapper
+
+@spool
+@in_a_loop_of_its_own
+async def good_wrapped():
+    note("good", span.get())
+
 @spool
 def bad():
     raise ValueError("no")
@@ -167,7 +179,7 @@ async def bad_async():
 )
 
 
-@pytest.mark.parametrize("function", ["good", "good_async"])
+@pytest.mark.parametrize("function", ["good", "good_async", "good_wrapped"])
 def test_hooks_run_around_a_task_in_its_context_those_after_it_in_the_opposite_order(node: RunningNode, function: str) -> None:
     node.start(app=HOOKS)
     enqueue(node, f"app.{function}.spool()")

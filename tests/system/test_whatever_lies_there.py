@@ -79,8 +79,8 @@ def litter(directory: Path) -> None:
 
 def runs_a_task(node: RunningNode) -> None:
     """It takes one more task and runs it."""
-    spoolnode.send_to_spooler({"n": "last"}, via=node.via)
-    wait_for_note(node, "runs last")
+    identity = spoolnode.send_to_spooler({"n": "last"}, via=node.via)
+    node.wait_for_log("done", id=identity)
     assert not node.lines("mistake")
     assert not node.lines("housekeeping_failed")
 
@@ -101,7 +101,7 @@ def test_the_node_starts_and_runs_tasks_whatever_lies_in_its_directories(node: R
 @pytest.mark.parametrize("kind", ["empty", "junk", "directory", "pipe", "socket"])
 def test_the_node_starts_whatever_lies_where_its_own_files_should(node: RunningNode, gate: Gates, kind: str) -> None:
     node.spool.mkdir()
-    for name in ("taken", "links", "control.sock", "spool.sock", "lock"):
+    for name in ("taken", "links", "timers", "control.sock", "spool.sock", "lock"):
         path = node.spool / name
         if kind == "directory":
             path.mkdir()
@@ -188,15 +188,15 @@ def test_what_a_list_shows_can_be_named_whatever_it_is_called(node: RunningNode)
     eventually(lambda: node.status()["total"] == 2 * len(ODD_NAMES))
     spool = str(node.spool)
     for state, times in (("waiting", 2), ("dead", 1)):
-        rows = ask(spool, "GET", f"/tasks?state={state}&limit=0")
+        rows = ask(spool, "GET", f"/tasks?state={state}&limit=100000")["items"]
         assert len(rows) == len({row["id"] for row in rows}) == times * len(ODD_NAMES)
         for row in rows:
             assert row["id"].isascii()
             assert row["id"].isprintable()
             assert "n" in ask(spool, "GET", f"/tasks/{quote(row['id'])}")["variables"]
-    for row in ask(spool, "GET", "/tasks?state=dead&limit=0"):
+    for row in ask(spool, "GET", "/tasks?state=dead&limit=100000")["items"]:
         ask(spool, "POST", f"/tasks/{quote(row['id'])}/retry")
-    rows = ask(spool, "GET", "/tasks?state=waiting&limit=0")
+    rows = ask(spool, "GET", "/tasks?limit=100000")["items"]
     assert len(rows) == 3 * len(ODD_NAMES)
     for row in rows:
         ask(spool, "DELETE", f"/tasks/{quote(row['id'])}")
@@ -204,7 +204,7 @@ def test_what_a_list_shows_can_be_named_whatever_it_is_called(node: RunningNode)
 
 
 def test_files_far_too_large_are_put_aside_with_the_reason(node: RunningNode, gate: Gates) -> None:
-    names = ["taken", "links", "known", "instance", "incoming/1795855211059422.batch", "uwsgi_spoolfile_on_huge"]
+    names = ["taken", "links", "known", "timers", "instance", "incoming/1795855211059422.batch", "uwsgi_spoolfile_on_huge"]
     (node.spool / "incoming").mkdir(parents=True)
     for name in names:
         with (node.spool / name).open("wb") as file:
@@ -214,7 +214,7 @@ def test_files_far_too_large_are_put_aside_with_the_reason(node: RunningNode, ga
     runs_a_task(node)
     node.wait_for_log("quarantined", count=4, reason=str(1 << 40))
     aside = {line["file"] for line in node.lines("quarantined", reason=str(1 << 40))}
-    assert aside == {"taken", "links", "known", "incoming/1795855211059422.batch"}
+    assert aside == {"taken", "links", "known", "timers", "incoming/1795855211059422.batch"}
 
 
 @pytest.mark.parametrize("name", ["node.id", "node.key"])

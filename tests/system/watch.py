@@ -65,14 +65,13 @@ def wait_for_notes(node: RunningNode, wanted: list[str]) -> None:
 
 
 def status(node: RunningNode) -> dict[str, Any]:
-    """The node in numbers, without the price of a command."""
-    found: dict[str, Any] = ask(str(node.spool), "GET", "/status")
-    return found
+    """The node in numbers, and its links by their destinations."""
+    return node.status()
 
 
-def tasks(node: RunningNode, state: str = "waiting") -> list[dict[str, Any]]:
+def tasks(node: RunningNode, state: str = "running,waiting,later") -> list[dict[str, Any]]:
     """The tasks of the node, as `ls` has them."""
-    found: list[dict[str, Any]] = ask(str(node.spool), "GET", f"/tasks?limit=0&state={state}")
+    found: list[dict[str, Any]] = ask(str(node.spool), "GET", f"/tasks?limit=100000&state={state}")["items"]
     return found
 
 

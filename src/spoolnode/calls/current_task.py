@@ -28,7 +28,22 @@ class CurrentTask:
     accepted_at: datetime
     """When this node accepted it."""
     deadline: datetime | None
-    """When it is stopped if it still runs; None without a timeout."""
+    """When its timeout ends it; None without one."""
+    due_at: datetime | None
+    """The due time that it is for, if a timer with `cluster=True` made it; else None."""
+
+    def progress(self, done: float, text: str = "") -> None:
+        """Says how far the task is: in `spoolnode show`, `ls` and `status`. It costs little, however often it is called.
+
+        Args:
+            done: from 0 to 1.
+            text: for people, like "page 4 of 10"; 200 characters are shown.
+        """
+        from spoolnode.node.work import current
+
+        if isinstance(done, bool) or not isinstance(done, int | float) or not 0 <= done <= 1:
+            raise ValueError(f"progress({done!r}): it must be a number from 0 to 1")
+        current.progress.say(self.id, float(done), str(text))
 
 
 @dataclass(slots=True)
@@ -65,11 +80,12 @@ def _shown(task: "Task") -> CurrentTask:
     left = task.deadline - time.monotonic()
     return CurrentTask(
         id=identity,
-        origin_id=variables[names.ID].decode("ascii", "replace") if names.ID in variables else identity,
+        origin_id=task.origin_id,
         attempt=task.attempt,
-        max_attempts=_node.max_attempts,
+        max_attempts=_node.max_attempts if (own := task.retry.max_attempts) is None else own,
         function=variables.get(names.FUNCTION, b"").decode("utf-8", "replace"),
         node=_node.name,
         accepted_at=datetime.fromtimestamp(task.accepted, UTC),
         deadline=datetime.fromtimestamp(time.time() + left, UTC) if task.deadline else None,
+        due_at=datetime.fromtimestamp(int(variables[names.DUE]), UTC) if names.DUE in variables else None,
     )

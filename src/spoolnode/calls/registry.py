@@ -8,13 +8,17 @@ from typing import Any, Protocol
 
 from spoolnode.context import WorkerContext
 from spoolnode.errors import BadDecoration
-from spoolnode.node.outcome import Call, Outcome, Timer
+from spoolnode.node.outcome import Call, Limit, Outcome, Timer
+
+NO_LIMIT = Limit()
 
 
 class Runnable(Protocol):
     """A decorated function, as the dispatcher sees it."""
 
     function: Callable[..., Any]
+    give_up_on: tuple[type[BaseException], ...]
+    """The exceptions after which its task is not tried again."""
 
     def run(self, call: Call, context: WorkerContext) -> Outcome | Awaitable[Outcome]:
         """Runs the function for a task that names it."""
@@ -27,13 +31,17 @@ class Registry:
     def __init__(self) -> None:
         self.functions: dict[str, Runnable] = {}
         self.legacy: dict[str, Callable[..., Any]] = {}
+        self.limits: dict[str, Limit] = {}
+        """The limits of those functions that have some."""
         self.post_fork: list[Callable[[], object]] = []
+        self.finder: Callable[[str], Runnable | None] | None = None
+        """Looks for a function that was not registered: a framework may have functions of its own."""
         self._timers: dict[Timer, Callable[[], object]] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {sorted(self.functions)} {sorted(self.legacy)} {len(self.timers)} timers>"
 
-    def add(self, name: str, runnable: Runnable) -> None:
+    def add(self, name: str, runnable: Runnable, limit: Limit = NO_LIMIT) -> None:
         """Registers a function; the same one imported again (a reload, a script that is also a module) replaces it.
 
         Raises:
@@ -46,6 +54,20 @@ class Registry:
                 "give one of them another name="
             )
         self.functions[name] = runnable
+        self.limit(name, limit)
+
+    def limit(self, name: str, limit: Limit) -> None:
+        """Sets the limits of the function of that name."""
+        self.limits.pop(name, None)
+        if limit != NO_LIMIT:
+            self.limits[name] = limit
+
+    def find(self, name: str) -> Runnable | None:
+        """The function of that name."""
+        known = self.functions.get(name)
+        if known is None and self.finder is not None and (known := self.finder(name)) is not None:
+            self.functions[name] = known
+        return known
 
     @property
     def timers(self) -> list[Timer]:
@@ -73,9 +95,14 @@ class Registry:
             raise BadDecoration(f"{timer.name} contains a `yield`: it returned a generator, and none of it has run")
         return result
 
+    def wrap_timers(self, around: Callable[[Callable[[], object]], Callable[[], object]]) -> None:
+        """Replaces the function of each timer by what `around` makes of it."""
+        for timer, function in self._timers.items():
+            self._timers[timer] = around(function)
+
     def clear(self) -> None:
         """Forgets everything (for tests, and before an application is loaded again in the same process)."""
-        for held in (self.functions, self.legacy, self.post_fork, self._timers):
+        for held in (self.functions, self.legacy, self.limits, self.post_fork, self._timers):
             held.clear()
 
 
@@ -117,8 +144,8 @@ _CO_COROUTINE = 0x80
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Whether it is an `async def`."""
-    code = getattr(_innermost(function), "__code__", None)
+    """Whether it is an `async def` itself, not something that wraps one."""
+    code = getattr(function, "__code__", None)
     return code is not None and bool(code.co_flags & _CO_COROUTINE)
 
 

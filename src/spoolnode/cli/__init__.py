@@ -1,8 +1,7 @@
 """The command line: `spoolnode COMMAND`. Each command is loaded only when it is used, so it does not wait for the imports of
 others.
 
-Exit status: 0 success; 1 failure, and one sentence on standard error says why; 2 the command line or a setting is wrong;
-3 the outcome is unknown: `send` got no answer, so the task may or may not have been stored; `reload` is still loading.
+Exit statuses are a promise: docs/api.md has the table.
 """
 
 import spoolnode.cli.early  # noqa: F401  # before everything that takes time
@@ -19,20 +18,29 @@ from spoolnode.protocol.printable import printable_lines
 _COMMANDS = {
     "join": "join",
     "send": "send",
+    "call": "call",
     "status": "look",
     "peers": "other_nodes",
+    "top": "top",
     "accept": "other_nodes",
+    "forget": "forget",
     "ls": "look",
     "show": "look",
+    "timers": "look",
+    "tail": "tail",
     "rm": "change",
+    "cancel": "change",
     "retry": "change",
-    "dead": "change",
+    "dead": "dead",
     "ping": "ping",
     "flush": "change",
     "reload": "change",
     "drain": "change",
+    "pause": "pause",
+    "resume": "pause",
     "settle": "settle",
     "stop": "change",
+    "web": "browser",
     "config": "join",
     "ca": "ca",
     "doctor": "doctor",

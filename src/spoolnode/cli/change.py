@@ -1,14 +1,13 @@
-"""`rm`, `retry`, `dead`, `flush`, `reload`, `drain`, `stop`: the commands that change a spool or its node."""
+"""`rm`, `cancel`, `retry`, `flush`, `reload`, `drain`, `stop`: the commands that change a spool or its node."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import click
 
 from spoolnode.cli import CommandFailure
-from spoolnode.cli.look import limit_option, list_tasks
 from spoolnode.cli.options import duration, json_option, spool_option
 
 if TYPE_CHECKING:
@@ -28,7 +27,35 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     ID may also be the name of a file. It works with or without a running node, but never on a task that is running or being
     sent. A task for another node that `ls --outbox` shows as perhaps sent may still run there.
     """
-    _each(spool, ids, "removed", lambda directory: directory.remove, as_json)
+    each(spool, ids, "removed", lambda directory: directory.remove, as_json)
+
+
+@click.command("cancel")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option(
+    "--grace", type=duration, default=5.0, show_default=True, metavar="SEC", help="Seconds that a running task gets to end."
+)
+@spool_option
+@json_option
+def cancel_command(ids: tuple[str, ...], grace: float, spool: str, as_json: bool) -> None:
+    """Ends tasks for good, also running ones.
+
+    They go to dead/ as cancelled, and are not tried again. An `async def` function gets CancelledError, others get an exception
+    in their thread. One that goes on after the grace is ended with its worker; the other tasks there lose nothing.
+
+    The other nodes are asked if it was handed on. ID may be the one here, or the one that the task got from its first node.
+
+    Exit status: 0 all are cancelled; 1 one is unknown, or had ended before; 3 one is, or may be, on a node that cannot be asked.
+    """
+
+    def action_of(directory: "Directory") -> Action:
+        def cancel(identity: str) -> None:
+            if not directory.cancel(identity, grace):
+                raise CommandFailure(f"the task {identity} had ended well before it could be cancelled")
+
+        return cancel
+
+    each(spool, ids, "cancelled", action_of, as_json)
 
 
 @click.command("retry")
@@ -41,59 +68,7 @@ def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
     These may be dead (their attempts count from zero), or wait for their time or for another attempt. A task for another
     node waits for that node again, and the node is tried now.
     """
-    _each(spool, ids, "ready", lambda directory: directory.retry, as_json)
-
-
-@click.group("dead")
-def dead_command() -> None:
-    """Lists, retries or removes dead tasks.
-
-    These were given up. They are kept, with the reason, until you retry or remove them.
-    """
-
-
-@dead_command.command("ls")
-@limit_option
-@spool_option
-@json_option
-def dead_ls(limit: int, spool: str, as_json: bool) -> None:
-    """Lists them with the reason, with or without a running node."""
-    list_tasks(spool, "dead", limit, as_json)
-
-
-@dead_command.command("retry")
-@click.argument("ids", nargs=-1, metavar="ID...")
-@click.option("--all", "everything", is_flag=True, help="All dead tasks.")
-@spool_option
-@json_option
-def dead_retry(ids: tuple[str, ...], everything: bool, spool: str, as_json: bool) -> None:
-    """Makes them ready again, with their attempts counted from zero.
-
-    Tasks that could not be delivered to another node wait for it again.
-    """
-    _ids_or_all(ids, everything)
-    if everything:
-        _retry_all(spool, as_json)
-    else:
-        _each(spool, ids, "ready", lambda directory: _only_dead(directory, directory.retry), as_json)
-
-
-@dead_command.command("rm")
-@click.argument("ids", nargs=-1, metavar="ID...")
-@click.option("--all", "everything", is_flag=True, help="All dead tasks.")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
-@spool_option
-@json_option
-def dead_rm(ids: tuple[str, ...], everything: bool, yes: bool, spool: str, as_json: bool) -> None:
-    """Removes them for good."""
-    from spoolnode.cli.directory import open_directory
-
-    _ids_or_all(ids, everything)
-    if everything:
-        ids = tuple(row["id"] for row in open_directory(spool).tasks("dead", 0))
-        if ids and not yes and sys.stdin.isatty():
-            click.confirm(f"Remove {_tasks(len(ids), 'dead task')} for good?", abort=True, err=True)
-    _each(spool, ids, "removed", lambda directory: _only_dead(directory, directory.remove), as_json, quiet=everything)
+    each(spool, ids, "ready", lambda directory: directory.retry, as_json)
 
 
 @click.command("flush")
@@ -112,7 +87,7 @@ def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> N
     from spoolnode.client.control import ask
 
     root_of(spool)
-    rows = ask(spool, "POST", f"/flush?{urlencode({'to': destinations}, doseq=True)}")
+    rows = ask(spool, "POST", f"/flush?{urlencode({'to': destinations}, doseq=True)}")["items"]
     if as_json:
         print_json(rows)
     else:
@@ -128,14 +103,14 @@ def _in_peers(spool: str) -> frozenset[str]:
     """The destinations that `spoolnode peers` shows."""
     from spoolnode.client.control import ask
 
-    return frozenset(row[key] for row in ask(spool, "GET", "/peers") for key in ("id", "name", "address"))
+    return frozenset(row[key] for row in ask(spool, "GET", "/nodes")["items"] for key in ("id", "name", "address"))
 
 
 def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
     from spoolnode.cli.printing import say
 
     to, count = row["destination"], row["waiting"]
-    tasks = _tasks(count)
+    tasks = tasks_of(count)
     if not count:
         say(f"nothing waits for {to}", err=True)
     elif row["tried"]:
@@ -164,7 +139,7 @@ def reload_command(wait: float, spool: str) -> None:
     """
     from spoolnode.client.control import ASK_SECONDS, ask
 
-    answer = ask(spool, "POST", f"/reload?wait={wait:g}", ASK_SECONDS + wait)
+    answer = ask(spool, "POST", f"/reload?wait_seconds={wait:g}", ASK_SECONDS + wait)
     if answer["outcome"] == "failed":
         raise CommandFailure(f"the application does not load, and the old workers go on:\n{answer['reason'].rstrip()}")
     if answer["outcome"] == "stopping":
@@ -216,7 +191,7 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
 def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) -> str:
     count = left["waiting"] + sum(left["outbox"].values())
     done = max(before - count, 0)
-    tasks = f"{done} of {_tasks(before)}"
+    tasks = f"{done} of {tasks_of(before)}"
     gone = f"the node has ended; {tasks} {'has run or is' if 1 in (done, before) else 'have run or are'} with other nodes"
     if not count:
         return f"{gone}, none is left"
@@ -241,7 +216,7 @@ def stop_command(wait: bool, files: bool, spool: str) -> None:
     from spoolnode.cli.settle import say_what_is_left
     from spoolnode.client.control import ask
 
-    ask(spool, "POST", f"/stop?files={files:d}")
+    ask(spool, "POST", f"/stop?files={'true' if files else 'false'}")
     if wait or files:
         _wait_for_end(spool)
     click.echo("stopped" if wait or files else "stopping")
@@ -249,12 +224,13 @@ def stop_command(wait: bool, files: bool, spool: str) -> None:
         say_what_is_left(spool)
 
 
-def _tasks(count: int, what: str = "task") -> str:
+def tasks_of(count: int, what: str = "task") -> str:
+    """So many tasks, for a sentence."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _are(count: int) -> str:
-    return f"{_tasks(count)} {'is' if count == 1 else 'are'}"
+    return f"{tasks_of(count)} {'is' if count == 1 else 'are'}"
 
 
 def _wait_for_end(spool: str) -> None:
@@ -267,77 +243,42 @@ def _wait_for_end(spool: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_SH)  # the node holds it as long as it lives
 
 
-def _ids_or_all(ids: Sequence[str], everything: bool) -> None:
-    if bool(ids) == everything:
-        raise click.UsageError("name the tasks by their ids, or all of them with --all")
-
-
-def _retry_all(spool: str, as_json: bool) -> None:
-    from spoolnode.cli.directory import RunningDirectory, open_directory
-    from spoolnode.cli.printing import patiently, print_json
-
-    directory = open_directory(spool)
-    if isinstance(directory, RunningDirectory):
-        total = directory.count_dead()
-        count = patiently(directory.retry_dead, "retrying", lambda: total - directory.count_dead(), total)
-    else:
-        count = directory.retry_dead()
-    if as_json:
-        print_json({"ready": count})
-    else:
-        click.echo(f"{_are(count)} ready")
-
-
-def _only_dead(directory: "Directory", action: Action) -> Action:
-    def act(identity: str) -> str | None:
-        state = directory.task(identity)["state"]
-        if state != "dead":
-            raise CommandFailure(f"the task {identity} is not dead but {state}")
-        return action(identity)
-
-    return act
-
-
-def _each(
-    spool: str, ids: Iterable[str], done: str, action_of: Callable[["Directory"], Action], as_json: bool, *,
-    quiet: bool = False,
-) -> None:  # fmt: skip
-    """Acts on one task after the other. After a failure it goes on with the next, but the exit status is 1."""
+def each(spool: str, ids: Sequence[str], done: str, action_of: Callable[["Directory"], Action], as_json: bool) -> None:
+    """Acts on one task after the other. After a failure it goes on with the next, but the exit status is 1; 3 in doubt."""
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.printing import print_json, watched
+    from spoolnode.errors import NotCancelled
     from spoolnode.protocol.errors import SpoolnodeError
 
     action = action_of(open_directory(spool))
-    ids = list(ids)
     rows: list[dict[str, Any]] = []
+    is_unsure = False
     for text in watched(ids, f"{done}:", len(ids)):
         try:
             identity = identity_of(text)
             to = action(identity)
             rows.append({"id": identity, done: True, **({"destination": to} if to else {})})
         except (SpoolnodeError, CommandFailure) as error:
+            is_unsure |= isinstance(error, NotCancelled) and error.is_unsure
             rows.append({"id": text, done: False, "error": str(error)})
     if as_json:
         print_json(rows)
     else:
-        _say(rows, done, quiet)
+        _say(rows, done)
     if not all(row[done] for row in rows):
-        sys.exit(1)
+        sys.exit(3 if is_unsure else 1)
 
 
 def _for(row: dict[str, Any]) -> str:
     return f", for {row['destination']}" if "destination" in row else ""
 
 
-def _say(rows: list[dict[str, Any]], done: str, quiet: bool) -> None:
+def _say(rows: list[dict[str, Any]], done: str) -> None:
     from spoolnode.cli.printing import say
 
     word = "is ready" if done == "ready" else done
     for row in rows:
         if not row[done]:
             say(f"Error: {row['error']}", err=True)
-        elif not quiet:
+        else:
             say(f"{row['id']} {word}{_for(row)}")
-    if quiet:
-        count = sum(row[done] for row in rows)
-        click.echo(f"{_are(count)} ready" if done == "ready" else f"{_tasks(count)} {done}")

@@ -2,41 +2,45 @@
 
 import fcntl
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from struct import error as StructError
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from spoolnode.cli import CommandFailure
-from spoolnode.cli.printing import watched
-from spoolnode.client.control import NotRunning, ask
+from spoolnode.client.cancel_request import user
+from spoolnode.client.control import NotRunning, ask, ask_to_cancel, perhaps_sent
+from spoolnode.node.control import resources
+from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.dead_kinds import DeadKinds
+from spoolnode.node.control.pages import MOST_ROWS, Wanted, page, variables_of
 from spoolnode.node.disk.disk import RealDisk
-from spoolnode.node.disk.layout import Layout, is_dead, outbox_ref, reason_ref, ref_id
+from spoolnode.node.disk.layout import Layout, outbox_ref, ref_id
 from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.spool import inspect
+from spoolnode.node.spool.pauses import Paused
 from spoolnode.node.spool.place import place_at
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names
+from spoolnode.protocol.cancel import cancelled_by
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.forward import undeliverable
 
 BULK_SECONDS = 24 * 3600.0
 """How long one request about all dead tasks may take."""
 
-READERS: dict[str, Callable[[Store, float], Iterator[inspect.Info]]] = {
-    "waiting": inspect.waiting_tasks,
-    "dead": inspect.dead_tasks,
-    "outbox": inspect.outbox_tasks,
-}
+CANCEL = "spoolnode cancel"
+"""The means by which a task is cancelled here, for its reason."""
 
 
 class Directory(Protocol):
     """A spool directory, for the commands. Every method may raise `SpoolnodeError` or `CommandFailure`."""
 
-    def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
-        """Tasks that are waiting (later and running ones too), dead, or in the outbox, in their order; a limit of 0 is none."""
+    def tasks(self, states: Sequence[str], limit: int, choice: Choice | None = None) -> tuple[list[dict[str, Any]], bool]:
+        """Tasks in these states, in their order, and whether there are more; a limit of 0 is none."""
 
     def task(self, identity: str) -> dict[str, Any]:
         """One task with its contents."""
@@ -44,14 +48,20 @@ class Directory(Protocol):
     def remove(self, identity: str) -> None:
         """Removes a task that does not run."""
 
+    def cancel(self, identity: str, grace: float) -> bool:
+        """Ends a task for good; a running one gets so many seconds for that. Returns False if it had ended well before."""
+
     def retry(self, identity: str) -> str:
         """Makes a task ready now. Returns the node that it waits for; empty is this one."""
 
-    def retry_dead(self) -> int:
-        """Makes all dead tasks ready. Returns how many."""
+    def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
+        """Counts the dead tasks that are meant, as `GET /dead` of the API does."""
 
-    def count_dead(self) -> int:
-        """How many are dead."""
+    def retry_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
+        """Makes the first so many of the dead tasks that are meant ready. Returns how many they were, and how many are left."""
+
+    def remove_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
+        """Removes them, chosen as for `retry_dead`. Returns the same."""
 
     def settle(self) -> None:
         """Gives each task of a batch that does not run a spool file of its own."""
@@ -73,7 +83,7 @@ def open_directory(spool: str) -> Directory:
     """The spool directory at that path. Raises `CommandFailure` if it does not exist."""
     root = root_of(spool)
     try:
-        ask(root, "GET", "/status")
+        ask(root, "GET", "/pauses")
     except NotRunning:
         return StoppedDirectory(root)
     return RunningDirectory(root)
@@ -97,9 +107,15 @@ class RunningDirectory:
     def __repr__(self) -> str:
         return f"<RunningDirectory {self._root}>"
 
-    def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = ask(self._root, "GET", f"/tasks?state={state}&limit={limit}", BULK_SECONDS)
-        return rows
+    def tasks(self, states: Sequence[str], limit: int, choice: Choice | None = None) -> tuple[list[dict[str, Any]], bool]:
+        rows: list[dict[str, Any]] = []
+        query = {"state": ",".join(states), "limit": f"{limit or MOST_ROWS}", **_query(choice or Choice())}
+        while True:
+            answer = ask(self._root, "GET", f"/tasks?{urlencode(query)}", BULK_SECONDS)
+            rows += answer["items"]
+            if limit or answer["next"] is None:
+                return rows, answer["next"] is not None
+            query["cursor"] = answer["next"]
 
     def task(self, identity: str) -> dict[str, Any]:
         shown: dict[str, Any] = ask(self._root, "GET", f"/tasks/{quote(identity)}")
@@ -108,17 +124,32 @@ class RunningDirectory:
     def remove(self, identity: str) -> None:
         ask(self._root, "DELETE", f"/tasks/{quote(identity)}")
 
+    def cancel(self, identity: str, grace: float) -> bool:
+        return ask_to_cancel(self._root, identity, CANCEL, grace)
+
     def retry(self, identity: str) -> str:
-        return str(ask(self._root, "POST", f"/tasks/{quote(identity)}/retry").get("destination", ""))
+        return str(ask(self._root, "POST", f"/tasks/{quote(identity)}/retry")["destination"] or "")
 
-    def retry_dead(self) -> int:
-        return int(ask(self._root, "POST", "/dead/retry", BULK_SECONDS)["ready"])
+    def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
+        counted: dict[str, Any] = ask(self._root, "GET", f"/dead?{urlencode({'by': by, **_query(choice)})}", BULK_SECONDS)
+        return counted
 
-    def count_dead(self) -> int:
-        return int(ask(self._root, "GET", "/status")["dead"])
+    def retry_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
+        return self._act_on_dead("POST", "/dead/retry", "ready", choice, limit)
+
+    def remove_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
+        return self._act_on_dead("DELETE", "/dead", "removed", choice, limit)
+
+    def _act_on_dead(self, method: str, path: str, done: str, choice: Choice, limit: int) -> tuple[int, int]:
+        answer = ask(self._root, method, f"{path}?{urlencode({'limit': limit, **_query(choice)})}", BULK_SECONDS)
+        return answer[done], answer["left"]
 
     def settle(self) -> None:
         ask(self._root, "POST", "/settle", BULK_SECONDS)
+
+
+def _query(choice: Choice) -> dict[str, str]:
+    return {name: str(value) for name, value in choice._asdict().items() if value is not None}
 
 
 class StoppedDirectory:
@@ -127,24 +158,43 @@ class StoppedDirectory:
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
         self._store = Store(RealDisk(), self._layout, _node_id(self._layout))
+        self._kinds = DeadKinds(self._store)
 
     def __repr__(self) -> str:
         return f"<StoppedDirectory {self._layout.root}>"
 
-    def tasks(self, state: str, limit: int) -> list[dict[str, Any]]:
-        found = watched(READERS[state](self._store, time.time()), f"reading {self._layout.root}")
-        return [info._asdict() for info in inspect.soonest(self._store, found, limit)]
+    def tasks(self, states: Sequence[str], limit: int, choice: Choice | None = None) -> tuple[list[dict[str, Any]], bool]:
+        found = page(self._store, Wanted(states, choice or Choice(), limit or sys.maxsize - 1), time.time())
+        paused = paused_in(self._layout.root)
+        return [resources.of_task(listed, {}, paused) for listed in found.items], found.next is not None
 
     def task(self, identity: str) -> dict[str, Any]:
         now = time.time()
         found = inspect.find_place(self._store, identity, now) or inspect.find_arrived(self._store, identity, now)
+        story = self._story(identity if found is None else found[0].id)
+        if found is None and story:
+            return {"id": story[0]["id"], "state": inspect.ENDED, "story": story}
         info, place = found or self._find(identity)
         try:
-            return {**info._asdict(), **inspect.contents(self._store, place)}
+            return {**resources.of_contents(info._asdict() | inspect.contents(self._store, place)), "story": story}
         except OSError as error:
             raise CommandFailure(f"the task {identity} cannot be read: {error.strerror}") from error
         except BadPacket as error:
             raise CommandFailure(f"the task {identity} cannot be read: {error}") from error
+
+    def _story(self, identity: str) -> list[dict[str, Any]]:
+        """The story of a task; empty if nothing is known."""
+        from sqlite3 import Error
+
+        from spoolnode.node.story.database import BeganAgain, StoryDatabase
+
+        database = StoryDatabase(self._layout)
+        try:
+            return [step.shown() for step in database.steps(identity)]
+        except (BeganAgain, OSError, Error):
+            return []
+        finally:
+            database.close()
 
     def remove(self, identity: str) -> None:
         with self._lock():
@@ -157,6 +207,24 @@ class StoppedDirectory:
                 with _unless_taken(place.path, identity):
                     self._store.remove(info.where)
                 self._store.disk.sync_directory(os.path.dirname(place.path))
+
+    def cancel(self, identity: str, grace: float) -> bool:  # noqa: ARG002  # nothing runs
+        with self._lock():
+            info, location = inspect.find_arrived(self._store, identity) or self._find(identity)
+            if info.state == inspect.DEAD:
+                raise CommandFailure(f"the task {identity} is dead already")
+            place, ref = place_at(info.where)
+            to = info.destination if info.state == inspect.OUTBOX else None
+            number = (info.sequence_number or 0) if to is not None and info.attempts else 0
+            reason = cancelled_by(f"{user()} ({CANCEL})", number)
+            if to is not None:
+                reason = undeliverable(to, reason)
+            with _unless_taken(location.path, identity) if location.length < 0 else nullcontext():
+                place.bury(self._store, ref, reason, info.attempts)
+            place.sync(self._store, ref)
+            if to is not None and info.attempts:
+                raise perhaps_sent(identity, to)
+            return True
 
     def retry(self, identity: str) -> str:
         with self._lock():
@@ -179,12 +247,25 @@ class StoppedDirectory:
         self._store.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
         return to
 
-    def retry_dead(self) -> int:
+    def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
+        return self._kinds.count(choice, by)._asdict()
+
+    def retry_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
+        return self._act_on_dead(self._revive, choice, limit)
+
+    def remove_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
+        removed = self._act_on_dead(self._store.remove, choice, limit)
+        self._store.disk.sync_directory(self._layout.dead)
+        return removed
+
+    def _act_on_dead(self, act: Callable[[str], object], choice: Choice, limit: int) -> tuple[int, int]:
         with self._lock():
-            dead = list(inspect.dead_tasks(self._store, time.time()))
-            for info in watched(dead, "retrying", len(dead)):
-                self._revive(info.where)
-            return len(dead)
+            count, part = 0, self._kinds.take(choice, limit)
+            for where in part.files:
+                with suppress(FileNotFoundError):  # it was removed by hand
+                    act(where)
+                    count += 1
+            return count, part.left
 
     def settle(self) -> None:
         import asyncio
@@ -209,9 +290,6 @@ class StoppedDirectory:
         await storage.settle_all()
         await storage.close()
 
-    def count_dead(self) -> int:
-        return inspect.count_files(self._store, "dead")
-
     def left(self) -> dict[str, Any]:
         """How many tasks are left on disk: for this node, and for others."""
         outbox = Counter(info.destination for info in inspect.outbox_tasks(self._store, 0.0))
@@ -219,9 +297,7 @@ class StoppedDirectory:
 
     def count_addressed(self) -> int:
         """How many of the tasks that wait for this node were addressed to it, not to any node."""
-        asked = (
-            read_block(self._layout.root, info.where).get(names.NODE, b"") for info in inspect.waiting_tasks(self._store, 0.0)
-        )
+        asked = (variables_of(self._store, info).get(names.NODE, b"") for info in inspect.waiting_tasks(self._store, 0.0))
         return sum(1 for destination in asked if destination not in (b"", b"any") and not destination.startswith(b"tag:"))
 
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
@@ -268,31 +344,10 @@ def _unless_taken(path: str, identity: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def read_block(root: str, where: str) -> dict[bytes, bytes]:
-    """The variables of a task, without its body: `where` is as in `inspect.Info`. Empty if they cannot be read."""
-    from spoolnode.protocol.packet import HEADER, decode_variables
-
-    place, ref = place_at(where)
-    header = place.header(Layout(root), ref)
+def paused_in(spool: str) -> Paused:
+    """Reads what is paused in a spool directory, with or without a running node."""
     try:
-        with open(header.path, "rb") as file:
-            file.seek(header.base)
-            _, length, _ = HEADER.unpack(file.read(HEADER.size))
-            block = dict(decode_variables(file.read(length)))
-    except (OSError, ValueError, StructError, BadPacket):
-        return {}
-    if is_dead(where) and names.REASON not in block:
-        with suppress(OSError, BadPacket), open(os.path.join(root, reason_ref(where)), "rb") as file:
-            block.update(decode_variables(file.read()))
-    return block
-
-
-def function_of(block: dict[bytes, bytes]) -> str:
-    """The spooled function that a task calls, ours or one of uWSGI's decorators; empty if it names none."""
-    return (block.get(names.FUNCTION) or block.get(b"ud_spool_func") or b"").decode("utf-8", "replace")
-
-
-def reason_of(block: dict[bytes, bytes]) -> str:
-    """The first line of the reason why a dead task was given up."""
-    lines = block.get(names.REASON, b"").decode("utf-8", "replace").splitlines()
-    return lines[0] if lines else ""
+        with open(Layout(os.path.abspath(spool)).paused, "rb") as file:
+            return Paused.decode(file.read())
+    except (OSError, ValueError):  # nothing is, or the file makes no sense, and the node says so
+        return Paused()

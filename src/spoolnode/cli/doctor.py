@@ -15,15 +15,21 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @click.option("-Q", "--spool", "--spooler", metavar="DIR", help="The spool directory.  [default: as for `join`]")
 @click.option("-s", "--listen", "--socket", multiple=True, metavar="ADDR", help="Where it listens.  [default: as for `join`]")
 @click.option(
-    "-w", "--app", "--module", "--wsgi-file", metavar="MODULE", help="The application: list what it uses of uWSGI's modules."
+    "-w", "--app", "--module", "--wsgi-file", metavar="MODULE", help="The application: list what of it cannot work here."
 )
+@click.option("--nginx", default="", metavar="FILE", help="The configuration of an nginx in front: what in it does not work.")
 @config_option
 @json_option
-def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
+def doctor_command(nginx: str, file: str | None, as_json: bool, **given: Any) -> None:
     """Checks what a node needs, and explains.
 
-    One line each for the spool directory, its disk, the addresses, the application and this machine. It reads the
-    application's source for what it uses of uWSGI's modules, and runs none of it.
+    One line each for the spool directory, its disk, the addresses, the application, the peers and this machine. It reads the
+    application's source for what it uses of uWSGI's modules, and for functions that no worker finds, and runs none of it.
+
+    \b
+    Examples:
+      spoolnode doctor --app shop.tasks
+      spoolnode doctor -s /run/spoolnode.sock --nginx /etc/nginx/nginx.conf
 
     Exit status 1 if something would keep a node from running or from keeping its promises.
     """
@@ -33,7 +39,7 @@ def doctor_command(file: str | None, as_json: bool, **given: Any) -> None:
     from spoolnode.protocol.printable import printable, printable_lines
 
     config = gather(given, os.environ, file).config.validated()
-    findings = list(examine(config))
+    findings = list(examine(config, nginx))
     if as_json:
         print_json([finding._asdict() for finding in findings])
     else:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +12,9 @@ from spoolnode.cli.options import TYPED, NodeCommand, as_typed, config_option, j
 from spoolnode.cli.uwsgi_options import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
+    import socket
+    from asyncio import AbstractEventLoop
+
     from spoolnode.node.config import Config
     from spoolnode.node.log import Log
 
@@ -39,13 +42,15 @@ def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...],
     """
     from spoolnode.cli.settings import gather, unknown_variables
     from spoolnode.node import log
+    from spoolnode.node.ingress.handed_over import take_sockets
 
+    sockets = take_sockets(os.environ)
     _fill_standard_descriptors()
     inis = [*ini, *(seed for seed in seeds if _is_ini(seed))]
     notes = _without_uwsgi(given)
     said, more = _read_ini(inis, given)
     peers = tuple(seed for seed in seeds if not _is_ini(seed))
-    config = with_seeds(gather(given, os.environ, file, said).config, peers).validated()
+    config = listening_on(with_seeds(gather(given, os.environ, file, said).config, peers), sockets).validated()
     report = log.Log(config.log_level, config.log_format)
     for note in [*notes, *more]:
         report("note", **note)
@@ -54,7 +59,7 @@ def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...],
     if config.insecure:
         report("insecure", text="--insecure: anyone who can reach an address of this node can enqueue")
     try:
-        status = _run(config, report)
+        status = _run(config, report, sockets)
     finally:
         report.flush()
     sys.exit(status)
@@ -107,19 +112,26 @@ def with_seeds(config: "Config", seeds: tuple[str, ...]) -> "Config":
     return replace(config, discover=[*others, f"static://{','.join(seeds)}"])
 
 
-def _run(config: "Config", report: "Log") -> int:
-    import uvloop
+def listening_on(config: "Config", sockets: "Sequence[socket.socket]") -> "Config":
+    """The configuration with the addresses of sockets that were handed over, in the place of `--listen`."""
+    from dataclasses import replace
 
+    from spoolnode.node.ingress.listener import name_of
+
+    return replace(config, listen=[name_of(sock) for sock in sockets]) if sockets else config
+
+
+def _run(config: "Config", report: "Log", sockets: "Sequence[socket.socket]") -> int:
     from spoolnode.cli.printing import say
     from spoolnode.cluster.cluster import joiner
     from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
     from spoolnode.node.node import run_node
-    from spoolnode.node.work.pool import AppBroken
+    from spoolnode.node.work.supervisor import AppBroken
 
     try:
         trust = Trust.of(config)
-        return run_node(config, report, uvloop.new_event_loop, joiner(trust), trust)
+        return run_node(config, report, _loop_factory(), joiner(trust), trust, sockets)
     except BadConfig:
         raise  # its sentence is enough, also for an application that cannot be used as named
     except AppBroken as error:
@@ -128,6 +140,15 @@ def _run(config: "Config", report: "Log") -> int:
         raise CommandFailure(f"the application {config.app!r} does not load, so the node did not start") from error
     except OSError as error:
         raise CommandFailure(f"the node cannot run: {_reason(error)}") from error
+
+
+def _loop_factory() -> "Callable[[], AbstractEventLoop] | None":
+    """That of uvloop; None, which means asyncio's own loop, on machines that uvloop has no wheel for."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _reason(error: OSError) -> str:

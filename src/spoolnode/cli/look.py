@@ -1,16 +1,23 @@
-"""`status`, `ls` and `show`: looking, without changing anything."""
+"""`status`, `ls`, `show` and `timers`: looking, without changing anything."""
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from spoolnode.cli.options import WholeRange, json_option, spool_option
 
+if TYPE_CHECKING:
+    from spoolnode.node.control.choice import Choice
+
 MOST_REASONS = 20
 """Most destinations for which a listing says why their tasks wait."""
 STATUS_SECONDS = 5.0
 """How long `status` waits: a node that is silent for this long is not well, and `status` should say so."""
+MOST_PROGRESS = 20
+"""Running tasks whose progress `status` shows."""
+STATES = {"waiting": ("running", "waiting", "later"), "dead": ("dead",), "outbox": ("outbox",)}
+"""The states of tasks in each listing."""
 ROWS = 100
 """Tasks that a listing shows by default."""
 
@@ -32,24 +39,28 @@ def status_command(spool: str, as_json: bool) -> None:
     from spoolnode.client.control import ask
 
     root_of(spool)
-    status = ask(spool, "GET", "/status", STATUS_SECONDS)
+    status = ask(spool, "GET", "/node", STATUS_SECONDS)
+    links = ask(spool, "GET", "/links", STATUS_SECONDS)["items"]
     if as_json:
-        print_json(status)
-    else:
-        print_pairs(_status_lines(status))
+        print_json({**status, "links": links})
+        return
+    running = ask(spool, "GET", "/tasks?state=running", STATUS_SECONDS)["items"] if status["running"] else []
+    print_pairs(_status_lines(status, links, [task for task in running if "progress" in task]))
 
 
-def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
+def _status_lines(
+    status: dict[str, Any], links: list[dict[str, Any]], advancing: list[dict[str, Any]]
+) -> list[tuple[str, Any]]:  # fmt: skip
+    """The lines for people. `advancing`: running tasks that have said how far they are."""
+    from spoolnode.cli.pause import paused_text
     from spoolnode.cli.printing import ago, size
 
-    state = f"running for {ago(status['uptime'])}" + ("" if status["state"] == "running" else f", {status['state']}")
+    state = f"running for {ago(status['uptime_seconds'])}" + ("" if status["state"] == "running" else f", {status['state']}")
     app = status["app"] or "none: tasks are accepted and kept"
+    progress = [("", _progress(row)) for row in advancing[:MOST_PROGRESS]]
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
-    links = status["links"]
-    outbox = [
-        ("outbox", f"{count} for {_named(to, links.get(to))}{_link(links.get(to))}") for to, count in status["outbox"].items()
-    ]
-    peers = ", ".join(f"{count} {state}" for state, count in status.get("peers", {}).items())
+    outbox = [("outbox", f"{link['waiting']} for {_named(link)}{_link(link)}") for link in links]
+    peers = ", ".join(f"{count} {state}" for state, count in status["peers"].items())
     durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
     deaths = _count(status["worker_deaths"], "worker")
     lines = [
@@ -59,36 +70,44 @@ def _status_lines(status: dict[str, Any]) -> list[tuple[str, Any]]:
         ("spool", status["spool"]),
         ("application", f"{app}, {_workers(status)}" if status["app"] else app),
         ("sync", f"{status['sync']}: {durable}"),
-        ("disk", f"{size(status['free'])} free; intake stops below {size(status['min_free'])}"),
-        ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting"])),
+        ("disk", f"{size(status['free_bytes'])} free; intake stops below {size(status['min_free_bytes'])}"),
+        ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting_seconds"])),
+        *([("paused", paused)] if (paused := paused_text(status["pauses"])) else []),
         ("running", status["running"]),
+        *progress,
         ("due later", status["later"]),
         ("retrying", f"{status['retrying']}{' that did not end well yet' if status['retrying'] else ''}"),
         ("dead", status["dead"]),
-        ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted'])}"),
-        ("done", f"{status['done']}{_rate(status['rates']['done'])}"),
+        ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted_per_second'])}"),
+        ("done", f"{status['done']}{_rate(status['rates']['done_per_second'])}"),
         ("forwarded", f"{status['forwarded']} to other nodes"),
         ("failed runs", f"{status['failed']}, {_count(status['given_up'], 'task')} given up, {deaths} died"),
         ("connections", status["connections"]),
     ]
-    found = f"{_count(status['found'], 'task')} put into the spool directory as files" if status["found"] else ""
+    found = f"{_count(status['found'], 'task')} found as files in the spool directory" if status["found"] else ""
     unsaid = f"{_count(status['log_dropped'], 'line')} could not be written" if status["log_dropped"] else ""
     optional = [("found", found), ("refused", refused), ("corrupt", status["corrupt"] or ""), ("log", unsaid)]
     return [*lines, *outbox, *[(name, text) for name, text in optional if text]]
 
 
-def _named(to: str, link: dict[str, Any] | None) -> str:
+def _progress(row: dict[str, Any]) -> str:
+    """How far a running task is."""
+    text = f": {row['progress_text']}" if row.get("progress_text") else ""
+    return f"{row['id']} {row['progress']:.0%}{text}"
+
+
+def _named(link: dict[str, Any]) -> str:
     """A destination for people: a node's name, and its id when the tasks wait under that."""
-    return f"{link['name']} ({to})" if link and link.get("name") else to
+    return f"{link['name']} ({link['destination']})" if link["name"] else str(link["destination"])
 
 
-def _link(link: dict[str, Any] | None) -> str:
+def _link(link: dict[str, Any]) -> str:
     """Why tasks for another node still wait."""
     from spoolnode.cli.printing import ago
 
-    if link is None or not link["reason"]:
+    if not link["reason"]:
         return ""
-    again = "" if link["retry_in"] is None else f"; tried again in {ago(link['retry_in'])}"
+    again = "" if link["retry_in_seconds"] is None else f"; tried again in {ago(link['retry_in_seconds'])}"
     return f" ({link['reason']}{again})"
 
 
@@ -125,7 +144,8 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
 
     In the order in which they run, with or without a running node.
 
-    STATE: running; waiting: ready to run; later: it waits for its time or for another attempt. DUE: when that is.
+    STATE: running; waiting: ready to run; paused: ready, but held back by `spoolnode pause`; later: it waits for its time or
+    for another attempt. DUE: when that is.
     AGE: since it was accepted. ATTEMPTS: runs so far, with the present one; after a run that asks for another, they count from
     zero.
 
@@ -135,26 +155,23 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     list_tasks(spool, state or "waiting", limit, as_json)
 
 
-def list_tasks(spool: str, state: str, limit: int, as_json: bool) -> None:
-    """Prints the tasks of a state."""
-    from spoolnode.cli.directory import function_of, open_directory, read_block, reason_of
+def list_tasks(spool: str, state: str, limit: int, as_json: bool, choice: "Choice | None" = None) -> None:
+    """Prints the tasks of a state, or of them those that are chosen."""
+    from spoolnode.cli.directory import open_directory
     from spoolnode.cli.printing import print_json, print_table
 
-    rows = open_directory(spool).tasks(state, limit + 1 if limit else 0)
-    more = bool(limit) and len(rows) > limit
-    rows = rows[:limit] if limit else rows
-    for row in rows:
-        block = read_block(spool, row["where"])
-        row["function"] = function_of(block)
-        if state == "dead":
-            row["reason"] = reason_of(block)
+    rows, more = open_directory(spool).tasks(STATES[state], limit, choice)
     if as_json:
         print_json(rows)
         return
     if state == "outbox":
         _name_destinations(spool, rows)
     columns = {"waiting": _WAITING, "dead": _DEAD, "outbox": _OUTBOX}[state]
-    nothing = {"waiting": "no task waits", "dead": "no task is dead", "outbox": "no task waits for another node"}[state]
+    nothing = {
+        "waiting": "no task waits",
+        "dead": "no such task is dead" if choice is not None and choice.is_narrow() else "no task is dead",
+        "outbox": "no task waits for another node",
+    }[state]
     print_table(list(columns), [[column(row) for column in columns.values()] for row in rows], nothing)
     if state == "outbox":
         _say_why(spool)
@@ -169,10 +186,10 @@ def _say_why(spool: str) -> None:
     from spoolnode.client.control import NotRunning, ask
 
     try:
-        links = ask(root_of(spool), "GET", "/status")["links"]
+        links = ask(root_of(spool), "GET", "/links")["items"]
     except NotRunning:
         return
-    reasons = [f"{_named(to, link)}: {link['reason']}" for to, link in links.items() if link["reason"]]
+    reasons = [f"{_named(link)}: {link['reason']}" for link in links if link["reason"]]
     for reason in reasons[:MOST_REASONS]:
         say(reason, err=True)
 
@@ -183,7 +200,7 @@ def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:
     from spoolnode.client.control import NotRunning, ask
 
     try:
-        known = {peer["id"]: peer["name"] for peer in ask(root_of(spool), "GET", "/peers") if peer["name"]}
+        known = {peer["id"]: peer["name"] for peer in ask(root_of(spool), "GET", "/nodes")["items"] if peer["name"]}
     except NotRunning:
         return
     for row in rows:
@@ -191,10 +208,11 @@ def _name_destinations(spool: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _age(row: dict[str, Any]) -> str:
-    return _since(row["accepted"])
+    return since_moment(row["accepted_at"])
 
 
-def _since(when: float | None) -> str:
+def since_moment(when: float | None) -> str:
+    """How long ago that was, for people."""
     from spoolnode.cli.printing import ago
 
     return "" if when is None else ago(max(time.time() - when, 0.0), units=1)
@@ -203,18 +221,22 @@ def _since(when: float | None) -> str:
 def _due(row: dict[str, Any]) -> str:
     from spoolnode.cli.printing import ago
 
-    seconds = (row["due"] or 0.0) - time.time()
+    seconds = (row["due_at"] or 0.0) - time.time()
     return f"in {ago(seconds, units=1)}" if seconds > 0 else ""
 
 
 def _size(row: dict[str, Any]) -> str:
     from spoolnode.cli.printing import size
 
-    return size(row["size"])
+    return size(row["size_bytes"])
 
 
 def _dead_for(row: dict[str, Any]) -> str:
-    return _since(row["changed"])
+    return since_moment(row["changed_at"])
+
+
+def _state(row: dict[str, Any]) -> str:
+    return "paused" if row["paused"] and row["state"] == "waiting" else str(row["state"])
 
 
 def _plain(name: str) -> Any:
@@ -223,7 +245,7 @@ def _plain(name: str) -> Any:
 
 # The columns by their titles. A narrow terminal has no room for the last ones.
 _WAITING = {
-    "id": _plain("id"), "state": _plain("state"), "function": _plain("function"), "priority": _plain("priority"), "due": _due,
+    "id": _plain("id"), "state": _state, "function": _plain("function"), "priority": _plain("priority"), "due": _due,
     "age": _age, "attempts": _plain("attempts"), "size": _size,
 }  # fmt: skip
 _DEAD = {
@@ -241,10 +263,13 @@ _OUTBOX = {
 @spool_option
 @json_option
 def show_command(identity: str, spool: str, as_json: bool) -> None:
-    """Shows one task with its contents.
+    """Shows one task: its contents, and its story also after its end.
 
     ID may also be the name of its file. For a task that came from another node, it may be the id that the task has there
     (shown as spool_id; spool_origin is the id of that node). It works with or without a running node.
+
+    The story says when the task was accepted and from where, where it went, each attempt with its error, and how it ended.
+    With --json it has the whole tracebacks. How long stories are kept: see --history of `join`.
     """
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.printing import print_json, print_pairs
@@ -259,15 +284,56 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
 def _task_lines(task: dict[str, Any]) -> list[tuple[str, Any]]:
     from spoolnode.cli.printing import moment, size
 
-    special = {"priority": None, "due": moment, "accepted": moment, "changed": moment, "size": size, "body_size": size}
+    times = {"progress_at": moment, "due_at": moment, "accepted_at": moment, "changed_at": moment}
+    special = {"priority": None, "progress": "{:.0%}".format, **times, "size_bytes": size, "body_bytes": size, "story": _story}
     lines = []
     for name, value in task.items():
-        if name == "variables" or value is None or (name == "body_size" and not value):
+        if name == "variables" or value in (None, []) or (name == "body_bytes" and not value):
             continue
         form = special.get(name)
         lines.append((name, form(value) if form else _indented(value)))
-    return [*lines, *[(f"  {key}", _indented(value)) for key, value in task["variables"].items()]]
+    return [*lines, *[(f"  {key}", _indented(value)) for key, value in task.get("variables", {}).items()]]
+
+
+def _story(steps: list[dict[str, Any]]) -> str:
+    """A story for people, in one line."""
+    return " | ".join(map(_step, steps))
+
+
+def _step(step: dict[str, Any]) -> str:
+    from spoolnode.cli.happened import detail_of
+    from spoolnode.cli.printing import moment
+
+    event, detail = step["event"], detail_of(step)
+    if event in ("accepted", "found"):
+        return f"{event} {step['node']} {moment(step['at'])} {detail}".rstrip()
+    return detail if event == "progress" else f"{event} {detail}".rstrip()
 
 
 def _indented(value: Any) -> Any:
     return value.rstrip().replace("\n", "\n    ") if isinstance(value, str) else value
+
+
+@click.command("timers")
+@spool_option
+@json_option
+def timers_command(spool: str, as_json: bool) -> None:
+    """Shows the timers of the application: @timer and @cron.
+
+    For each: WHEN it is due, the NEXT time, the LAST time for which it was run and by which node (BY). ON says where it runs:
+    on each node for itself, or on one node of the cluster (cluster=True).
+    """
+    from spoolnode.cli.directory import root_of
+    from spoolnode.cli.printing import moment, print_json, print_table
+    from spoolnode.client.control import ask
+
+    root_of(spool)
+    rows = ask(spool, "GET", "/timers")["items"]
+    if as_json:
+        print_json(rows)
+        return
+    cells = []
+    for row in rows:
+        place = "one node" if row["cluster"] else "each node"
+        cells.append((row["name"], row["when"], place, moment(row["next_at"]), moment(row["last_at"]), row["by"]))
+    print_table(["name", "when", "on", "next", "last", "by"], cells, "the application has no timers")

@@ -1,14 +1,19 @@
 """Options that several commands share, and those of `join`, made from the one table `spoolnode.node.config.Config`."""
 
 import os
+import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.uwsgi_options import ALIASES, INSTEAD, SHORT_FORMS, WITHOUT_EFFECT
 from spoolnode.node.duration import RIGHT, read_duration
+
+if TYPE_CHECKING:
+    from spoolnode.wire import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,9 +32,46 @@ def spool_option(function: F) -> F:
     return option(function)
 
 
+def node_address(via: str | None) -> "Address":
+    """Where to send, as `wire.resolve` says; for a command that must be a node."""
+    from spoolnode.wire import IN_PROCESS, resolve  # `--help` needs neither
+
+    address = resolve(via)
+    if address.text in IN_PROCESS:
+        raise click.UsageError(f"{address} is for the tests of an application, which run its tasks themselves; name a node")
+    return address
+
+
 def json_option(function: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for programs.")(function)
+
+
+def sending_options(function: F) -> F:
+    """The options of a command that stores a task: where and when it runs, and how it gets there."""
+    for option in reversed((
+        click.option("--node", metavar="DEST", help="Where it runs: a node's name, host:port, tag:X, any or all."),
+        click.option(
+            "--at", metavar="TIME", help="Earliest start: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d."
+        ),
+        click.option("--priority", metavar="N", help="Lower runs sooner; tasks without one run last."),
+        click.option(
+            "--timeout", type=time_limit, metavar="SEC", help="How long it may run; then it is killed and has failed."
+        ),
+        click.option(
+            "--max-attempts", type=WHOLE, metavar="N", help="Failed attempts after which it goes to dead/; 0: never."
+        ),
+        click.option("--key", metavar="TEXT", help="While a task with this key waits, another one is not run."),
+        click.option(
+            "--via", metavar="ADDR", help="The node to send it to, or dir:SPOOL.  [default: SPOOLNODE_VIA, or port 3031 here]"
+        ),
+        click.option(
+            "--send-timeout", type=time_limit, metavar="SEC",
+            help="How long to wait for that node.  [default: SPOOLNODE_SEND_TIMEOUT, or 5]",
+        ),
+    )):  # fmt: skip
+        function = option(function)
+    return function
 
 
 def config_option(function: F) -> F:
@@ -141,6 +183,33 @@ def time_limit(text: str | float) -> float:
     if not seconds:
         raise click.BadParameter(f"it is {text!r}; it must be more than 0")
     return seconds
+
+
+def rate(text: str) -> float:
+    """The type of an option that takes a number per unit of time. Returns it per second."""
+    number, slash, unit = text.partition("/")
+    seconds = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(unit.strip()) if slash else None
+    try:
+        per_second = float(number) / seconds if seconds else 0.0
+    except ValueError:
+        per_second = 0.0
+    if not 0.0 < per_second < float("inf"):
+        raise click.BadParameter(f"{text!r} is not a rate: write a number per second, minute or hour, like 10/s, 300/m or 1000/h")
+    return per_second
+
+
+def yes_option(function: F) -> F:
+    """`--yes`."""
+    return click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")(function)
+
+
+def confirmed(question: str, yes: bool) -> None:
+    """Asks, unless the answer was given on the command line; ends the command unless the answer is yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandFailure(f"{question} Standard input is not a terminal, so nothing was done; --yes does it without asking")
+    click.confirm(question, abort=True, err=True)
 
 
 def _size(text: str) -> int:

@@ -39,7 +39,7 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     if watch:
         _watch(root, as_json)
         return
-    rows = ask(root, "GET", "/peers")
+    rows = ask(root, "GET", "/nodes")["items"]
     if as_json:
         print_json(rows)
     else:
@@ -69,7 +69,7 @@ def accept_command(name: str, identity: str, spool: str) -> None:
     root = root_of(spool)
     ask(root, "POST", f"/accept?{urlencode({'name': name, 'id': identity})}")
     click.echo(f"{name} is the node {identity} from now on")
-    if identity not in {ask(root, "GET", "/status")["id"], *(row["id"] for row in ask(root, "GET", "/peers"))}:
+    if identity not in {ask(root, "GET", "/node")["id"], *(row["id"] for row in ask(root, "GET", "/nodes")["items"])}:
         click.echo(f"no node with this id is known here yet; tasks for {name} wait until it is", err=True)
 
 
@@ -80,7 +80,7 @@ def _watch(root: str, as_json: bool) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, Python would ignore it
     try:
         while True:
-            rows = ask(root, "GET", "/peers")
+            rows = ask(root, "GET", "/nodes")["items"]
             if as_json:
                 say(json.dumps(rows))
             else:
@@ -107,7 +107,7 @@ def _reason(row: dict[str, Any]) -> str:
 def _since(row: dict[str, Any]) -> str:
     from spoolnode.cli.printing import ago
 
-    return ago(row["since"], units=1)
+    return ago(row["since_seconds"], units=1)
 
 
 def _sources(row: dict[str, Any]) -> str:
@@ -125,5 +125,5 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "found by": _sources,
     "load": lambda row: row["load"],
     "outbox": lambda row: row["outbox"],
-    "rtt": lambda row: f"{row['rtt'] * 1000:.1f} ms" if row["rtt"] else "",
+    "rtt": lambda row: f"{row['rtt_seconds'] * 1000:.1f} ms" if row["rtt_seconds"] else "",
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from spoolnode.cli import CommandFailure
-from spoolnode.cli.options import json_option, time_limit
+from spoolnode.cli.options import json_option, node_address, time_limit
 
 if TYPE_CHECKING:
     from spoolnode.protocol.answer import Answer
@@ -41,9 +41,8 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
     """
     from spoolnode.cli.printing import print_json, say
     from spoolnode.protocol.answer import read_status
-    from spoolnode.wire import resolve
 
-    where = resolve(address)
+    where = node_address(address)
     plain = exchange(where, 0, wait)
     extended = exchange(where, 1, wait)
     status: dict[str, Any] = read_status(extended.block) if extended.block else {}

@@ -4,7 +4,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeVar
 
 import click
@@ -113,21 +114,18 @@ def progress_bar() -> Any:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def patiently(job: Callable[[], T], what: str, done: Callable[[], int], total: int) -> T:
-    """The result of one long request; meanwhile a terminal shows how many of `total` are `done`."""
-    if not sys.stderr.isatty():
-        return job()
-    from concurrent.futures import ThreadPoolExecutor
-    from concurrent.futures import wait as wait_for
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(job)
-        if not wait_for([future], LONG_WORK).done:
-            with progress_bar() as bar:
-                task = bar.add_task(what, total=total)
-                while not wait_for([future], LONG_WORK).done:
-                    bar.update(task, completed=done())
-        return future.result()
+def advancing(parts: Iterable[int], what: str, total: int) -> Iterator[int]:
+    """Yields the sizes of parts of a work. If that takes long, a terminal shows how far it is."""
+    with ExitStack() as stack:
+        started, done, bar = time.monotonic(), 0, None
+        for part in parts:
+            yield part
+            done += part
+            if bar is None and sys.stderr.isatty() and time.monotonic() - started > LONG_WORK:
+                bar = stack.enter_context(progress_bar())
+                bar.add_task(what, total=total)
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=done)
 
 
 def ago(seconds: float | None, units: int = 2) -> str:

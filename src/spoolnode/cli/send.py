@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from spoolnode.cli import CommandFailure
-from spoolnode.cli.options import json_option, time_limit
+from spoolnode.cli.options import json_option, node_address, sending_options
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
@@ -21,27 +21,12 @@ _OPTIONS = ("at", "priority")
 @click.command("send")
 @click.argument("pairs", nargs=-1, metavar="KEY=VALUE...")
 @click.option("-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A non-text value; may be repeated.")
-@click.option("--node", metavar="DEST", help="Where it runs: a node's name, host:port, tag:X, any or all.")
-@click.option(
-    "--at", metavar="TIME", help="Earliest start: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d."
-)
-@click.option("--priority", metavar="N", help="Lower runs sooner; tasks without one run last.")
 @click.option("--body", metavar="FILE", help="Data of any size; - is standard input.")
-@click.option(
-    "--timeout",
-    type=time_limit,
-    metavar="SEC",
-    help="How long it may run; then it is killed and has failed.",
-)
-@click.option("--via", metavar="ADDR", help="The node to send it to.  [default: SPOOLNODE_VIA, or port 3031 here]")
-@click.option(
-    "--send-timeout", type=time_limit, metavar="SEC",
-    help="How long to wait for that node.  [default: SPOOLNODE_SEND_TIMEOUT, or 5]",
-)  # fmt: skip
+@sending_options
 @json_option
 def send_command(
-    pairs: tuple[str, ...], typed: tuple[str, ...], node: str | None, timeout: float | None, via: str | None,
-    send_timeout: float | None, as_json: bool, **special: Any,
+    pairs: tuple[str, ...], typed: tuple[str, ...], node: str | None, timeout: float | None, max_attempts: int | None,
+    via: str | None, send_timeout: float | None, as_json: bool, **special: Any,
 ) -> None:  # fmt: skip
     """Stores a task and prints its id.
 
@@ -55,15 +40,21 @@ def send_command(
 
     Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
     """
+    tell_stored(node, *_send(_task(pairs, typed, special), node, timeout, max_attempts, via, send_timeout), as_json=as_json)
+
+
+def tell_stored(node: str | None, identity: str, copies: int, note: str, *, as_json: bool) -> None:
+    """Prints what became of a task that was sent to a destination."""
     from spoolnode.cli.printing import print_json
 
-    identity, copies, note = _send(_task(pairs, typed, special), node, timeout, via, send_timeout)
     if as_json:
         noted = {"note": note} if note else {}
-        print_json({"id": identity or None, **({"copies": copies} if node == "all" else {}), **noted})
+        print_json({"id": identity or None, **({"copies": copies} if node == "all" or not copies else {}), **noted})
     elif identity:
         click.echo(identity)
-        if node == "all":
+        if not copies:
+            click.echo("not stored again: this task waits, and has the same key", err=True)
+        elif node == "all":
             click.echo("1 copy was stored" if copies == 1 else f"{copies} copies were stored, one for each node", err=True)
     else:
         click.echo("stored; this is a uWSGI server, which does not tell an id", err=True)
@@ -72,21 +63,31 @@ def send_command(
 
 
 def _send(
-    task: dict[str, Any], node: str | None, timeout: float | None, via: str | None, send_timeout: float | None
+    task: dict[str, Any],
+    node: str | None,
+    timeout: float | None,
+    max_attempts: int | None,
+    via: str | None,
+    send_timeout: float | None,
 ) -> tuple[str, int, str]:
     """The id, the number of copies that were stored, and the node's note."""
     from spoolnode import client, wire
     from spoolnode.protocol import names
 
     extra = []
+    if max_attempts is not None:
+        most = f"{max_attempts},,".encode()
+        _as_usage("--max-attempts", lambda: names.read_retry(most))
+        extra.append((names.RETRY, most))
     if timeout is not None:
         limit = f"{timeout:.6f}".encode()
         _as_usage("--timeout", lambda: names.read_timeout(limit))
-        extra = [(names.TIMEOUT, limit)]
-    return client.send_copies(wire.resolve(via), wire.task_message(task, node, extra), wire.send_timeout(send_timeout))
+        extra.append((names.TIMEOUT, limit))
+    return client.send_copies(node_address(via), wire.task_message(task, node, extra), wire.send_timeout(send_timeout))
 
 
-def _check_priority(text: str) -> None:
+def check_priority(text: str) -> None:
+    """Raises `click.BadParameter` unless this is a priority."""
     from spoolnode.protocol import names
 
     if not text:
@@ -121,8 +122,14 @@ def _task(pairs: tuple[str, ...], typed: tuple[str, ...], special: dict[str, Any
 
         task["at"] = read_time(special["at"], time.time())
     if special["priority"] is not None:
-        _check_priority(special["priority"])
+        check_priority(special["priority"])
         task["priority"] = special["priority"]
+    if special["key"] is not None:
+        from spoolnode.protocol import names
+
+        key = os.fsencode(special["key"])
+        _as_usage("--key", lambda: names.read_key(key))
+        task["spool_key"] = key
     if special["body"] is not None:
         task["body"] = _read_body(special["body"])
     return task

@@ -55,7 +55,7 @@ INSTEAD = {
         ("uid", "gid", "immediate-uid", "immediate-gid", "add-gid"),
         "start the node as that user: User= in a systemd unit, or runuser -u NAME -- spoolnode join ...",
     ),
-    **dict.fromkeys(("daemonize", "daemonize2"), "a node stays in the foreground; systemd runs it (examples/spoolnode.service)"),
+    **dict.fromkeys(("daemonize", "daemonize2"), "a node stays in the foreground; systemd runs it (examples/spoolnode@.service)"),
     **dict.fromkeys(
         ("logto", "logto2", "logger", "log-syslog", "log-format", "logformat", "disable-logging"),
         "the log goes to standard error: redirect it, or leave it to systemd; --log-level and --log-format shape it",

@@ -9,13 +9,15 @@ restart) is noticed before it is used again, so a restart costs a new connection
 import atexit
 import os
 import threading
+from collections.abc import Sequence
 
 from spoolnode.client import silence
 from spoolnode.client.blocking import ThreadConnection, ThreadTurn, run_blocking
 from spoolnode.client.deadline import Deadline
 from spoolnode.client.endpoint import Endpoint
+from spoolnode.client.inside import INSIDE
 from spoolnode.protocol.answer import Answer
-from spoolnode.wire import LARGE, Address, Message, copies, note, task_id, tell
+from spoolnode.wire import LARGE, Address, Message, copies, note, task_id, task_ids, tell
 
 _endpoints: dict[tuple[int, str], Endpoint[ThreadConnection]] = {}
 _endpoints_lock = threading.Lock()
@@ -47,6 +49,30 @@ def send(address: Address, message: Message, timeout: float) -> str:
     return identity
 
 
+def send_all(address: Address, messages: Sequence[Message], timeout: float) -> list[str]:
+    """Sends tasks together and waits until the node has stored them. Returns their ids, in order.
+
+    Args:
+        address: the node.
+        messages: the tasks.
+        timeout: seconds in which the node must take or answer something.
+
+    Raises:
+        Unreachable: the node got none of them.
+        NotAllStored: it says for each task what is known.
+    """
+    if silence.is_silent():
+        return [silence.UNSENT_ID] * len(messages)
+    if (receiver := INSIDE.receiver(address)) is not None:
+        return task_ids(address, [receiver.take(address, message) for message in messages])
+    deadline = Deadline(timeout, renews=True)
+    if address.is_alone:
+        return task_ids(address, run_blocking(_endpoint(address).send_all(messages, deadline)))
+    from spoolnode.client.in_turn import send_all_in_turn  # few addresses need it
+
+    return task_ids(address, run_blocking(send_all_in_turn(address, messages, deadline, _endpoint, _write)))
+
+
 def send_copies(address: Address, message: Message, timeout: float) -> tuple[str, int, str]:
     """As `send`. Returns the id of the first copy, the number of copies (1 unless `node="all"`), and the node's note."""
     if silence.is_silent():
@@ -65,7 +91,20 @@ def close() -> None:
 
 
 def _ask(address: Address, message: Message, timeout: float) -> Answer:
-    return run_blocking(_endpoint(address).send(message, Deadline(timeout, renews=len(message.body) >= LARGE)))
+    if (receiver := INSIDE.receiver(address)) is not None:
+        return receiver.take(address, message)
+    deadline = Deadline(timeout, renews=len(message.body) >= LARGE)
+    if address.is_alone:
+        return run_blocking(_endpoint(address).send(message, deadline))
+    from spoolnode.client.in_turn import send_in_turn  # few addresses need it
+
+    return run_blocking(send_in_turn(address, message, deadline, _endpoint, _write))
+
+
+async def _write(root: str, message: Message) -> Answer:
+    from spoolnode.client.as_file import store
+
+    return store(root, message)
 
 
 def _endpoint(address: Address) -> Endpoint[ThreadConnection]:

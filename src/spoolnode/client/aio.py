@@ -10,15 +10,19 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any, Self
 
 from spoolnode.client import silence
 from spoolnode.client.deadline import Deadline
 from spoolnode.client.endpoint import Endpoint
-from spoolnode.client.pipeline import Exchange, Given, Pipeline, PipelineState, broken
+from spoolnode.client.inside import INSIDE
+from spoolnode.client.pipeline import Exchange, Given, Pipeline, PipelineState, Result, broken
 from spoolnode.protocol.answer import Answer
-from spoolnode.wire import LARGE, Address, Message, SocketAddress, task_id, tell
+from spoolnode.wire import LARGE, Address, Message, SocketAddress, task_id, task_ids, tell
+
+MADE_AT_ONCE = 100
+"""Requests that are made before the loop has another turn."""
 
 
 class _LoopTurn:
@@ -38,27 +42,39 @@ class _LoopTurn:
         self._lock.release()
 
 
-class _LoopExchange(Exchange):
-    """A request for which a task waits."""
+class _Caller:
+    """A task that waits for the answers to its requests."""
 
-    __slots__ = ("news", "timer")
+    __slots__ = ("_deadline", "_unsettled", "news", "timer")
 
-    def __init__(self, message: Message, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(message, deadline)
+    def __init__(self, requests: int, deadline: Deadline, loop: asyncio.AbstractEventLoop) -> None:
+        self._unsettled = requests
+        self._deadline = deadline
         self.news: asyncio.Future[None] = loop.create_future()
-        """Done when it is settled, or its time is up."""
+        """Done when all are settled, or the time is up."""
         self.timer = loop.call_later(deadline.left, self._on_time)
 
     def _on_time(self) -> None:
-        if left := self.deadline.left:  # there has been progress
+        if left := self._deadline.left:  # there has been progress
             self.timer = self.news.get_loop().call_later(left, self._on_time)
-        else:
-            self.tell()
+        elif not self.news.done():
+            self.news.set_result(None)
 
     def tell(self) -> None:
-        """Wakes its caller."""
-        if not self.news.done():
+        """One more is settled."""
+        self._unsettled -= 1
+        if not self._unsettled and not self.news.done():
             self.news.set_result(None)
+
+
+class _LoopExchange(Exchange):
+    """A request for which a task waits."""
+
+    __slots__ = ("caller",)
+
+    def __init__(self, message: Message, deadline: Deadline, caller: _Caller) -> None:
+        super().__init__(message, deadline)
+        self.caller = caller
 
 
 class LoopConnection:
@@ -101,7 +117,8 @@ class LoopConnection:
 
     async def exchange(self, message: Message, deadline: Deadline) -> Answer:
         is_first = self._pipeline.is_idle
-        own = _LoopExchange(message, deadline, self._loop)
+        caller = _Caller(1, deadline, self._loop)
+        own = _LoopExchange(message, deadline, caller)
         try:
             self._pipeline.begin(own)
             if is_first:
@@ -109,15 +126,27 @@ class LoopConnection:
             elif not self._will_write and not self._awaits_room:
                 self._will_write = True  # together with what others send in this turn
                 self._loop.call_soon(self._write)
-            await own.news
+            await caller.news
             if not own.is_settled:
                 self._give_up(own)
                 raise self._pipeline.too_late(own)
         finally:
-            own.timer.cancel()
+            caller.timer.cancel()
             self._pipeline.leave(own)
             self._close_if_over()
         return self._pipeline.result(own)
+
+    async def exchange_all(self, messages: Sequence[Message], deadline: Deadline) -> list[Result]:
+        caller = _Caller(len(messages), deadline, self._loop)
+        exchanges = [_LoopExchange(message, deadline, caller) for message in messages]
+        try:
+            for exchange in exchanges:
+                self._pipeline.begin(exchange)
+            self._write()
+            await caller.news
+        finally:
+            caller.timer.cancel()
+        return self._pipeline.results(exchanges)
 
     def retire(self) -> None:
         self._pipeline.retire()
@@ -168,20 +197,21 @@ class LoopConnection:
     # --- receiving ---
 
     def _read(self) -> None:
-        try:
-            data = self._socket.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._tell(self._pipeline.end(broken(error)))
-        else:
-            self._tell(self._pipeline.receive(data))
-        if self._pipeline.state is PipelineState.ENDED:
-            self.close()
+        # All that there is: if a reset comes together with an answer, uvloop does not call a second time.
+        while self._pipeline.state is not PipelineState.ENDED:
+            try:
+                data = self._socket.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._tell(self._pipeline.end(broken(error)))
+            else:
+                self._tell(self._pipeline.receive(data))
+        self.close()
 
     def _tell(self, settled: list[_LoopExchange]) -> None:
         for exchange in settled:
-            exchange.tell()
+            exchange.caller.tell()
 
     # --- the end ---
 
@@ -203,17 +233,50 @@ async def asend(address: Address, message: Message, timeout: float) -> str:  # n
     """As `client.send`, without blocking the loop."""
     if silence.is_silent():
         return silence.UNSENT_ID
-    endpoints = await _endpoints_of_this_loop()
-    endpoint = endpoints.get(address.text)
-    if endpoint is None:
-        endpoint = endpoints[address.text] = Endpoint(address, LoopConnection.open, _LoopTurn())
-    answer = await endpoint.send(message, Deadline(timeout, renews=len(message.body) >= LARGE))
+    answer = await _aask(address, message, timeout)
     identity = task_id(address, answer)
     tell(answer)
     return identity
 
 
-async def _endpoints_of_this_loop() -> dict[str, Endpoint[LoopConnection]]:
+async def _aask(address: Address, message: Message, timeout: float) -> Answer:  # noqa: ASYNC109 - as above
+    if (receiver := INSIDE.receiver(address)) is not None:
+        return await receiver.atake(address, message)
+    endpoint_of = await _endpoints_of_this_loop()
+    deadline = Deadline(timeout, renews=len(message.body) >= LARGE)
+    if address.is_alone:
+        return await endpoint_of(address).send(message, deadline)
+    from spoolnode.client.in_turn import send_in_turn  # few addresses need it
+
+    return await send_in_turn(address, message, deadline, endpoint_of, _write)
+
+
+async def asend_all(address: Address, messages: Iterable[Message], timeout: float) -> list[str]:  # noqa: ASYNC109 - as above
+    """As `client.send_all`, without blocking the loop. Cancelled, some of the tasks may have been stored."""
+    made: list[Message] = []
+    for message in messages:
+        made.append(message)
+        if not len(made) % MADE_AT_ONCE:
+            await asyncio.sleep(0)
+    if silence.is_silent():
+        return [silence.UNSENT_ID] * len(made)
+    if (receiver := INSIDE.receiver(address)) is not None:
+        return task_ids(address, [await receiver.atake(address, message) for message in made])
+    endpoint_of, deadline = await _endpoints_of_this_loop(), Deadline(timeout, renews=True)
+    if address.is_alone:
+        return task_ids(address, await endpoint_of(address).send_all(made, deadline))
+    from spoolnode.client.in_turn import send_all_in_turn  # few addresses need it
+
+    return task_ids(address, await send_all_in_turn(address, made, deadline, endpoint_of, _write))
+
+
+async def _write(root: str, message: Message) -> Answer:
+    from spoolnode.client.as_file import store
+
+    return await asyncio.to_thread(store, root, message)
+
+
+async def _endpoints_of_this_loop() -> Callable[[Address], Endpoint[LoopConnection]]:
     key = (os.getpid(), asyncio.get_running_loop())
     if key not in _loops:
         for old in [old for old in _loops if old[1].is_closed() or old[0] != key[0]]:
@@ -222,7 +285,15 @@ async def _endpoints_of_this_loop() -> dict[str, Endpoint[LoopConnection]]:
         closer = _close_with_loop(endpoints)
         _loops[key] = endpoints, closer
         await anext(closer)
-    return _loops[key][0]
+    known = _loops[key][0]
+
+    def endpoint_of(address: Address) -> Endpoint[LoopConnection]:
+        endpoint = known.get(address.text)
+        if endpoint is None:
+            endpoint = known[address.text] = Endpoint(address, LoopConnection.open, _LoopTurn())
+        return endpoint
+
+    return endpoint_of
 
 
 async def _close_with_loop(endpoints: dict[str, Endpoint[LoopConnection]]) -> AsyncGenerator[None]:
@@ -250,7 +321,7 @@ async def _connected_unix(path: str) -> socket.socket:
                 return connected
             await asyncio.sleep(pause)
             pause = min(0.05, pause * 2)
-    except BaseException:
+    except BaseException:  # also when the send is cancelled
         connected.close()
         raise
 
@@ -265,7 +336,7 @@ async def _connected_tcp(host: str, port: int) -> socket.socket:
         except OSError as error:
             connected.close()
             last = error
-        except BaseException:
+        except BaseException:  # as above
             connected.close()
             raise
         else:

@@ -14,11 +14,11 @@ import select
 import socket
 import struct
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 from spoolnode.client.deadline import Deadline
-from spoolnode.client.pipeline import Exchange, Given, Pipeline, broken
+from spoolnode.client.pipeline import Exchange, Given, Pipeline, Result, broken
 from spoolnode.protocol.answer import Answer
 from spoolnode.wire import Address, Message, SocketAddress
 
@@ -116,6 +116,14 @@ class ThreadConnection:
             self._leave(own)
         return self._pipeline.result(own)
 
+    async def exchange_all(self, messages: Sequence[Message], deadline: Deadline) -> list[Result]:
+        exchanges = [_ThreadExchange(message, deadline) for message in messages]
+        for exchange in exchanges:
+            self._pipeline.begin(exchange)
+        while self._pipeline.first_waiting is not None and deadline.left:
+            self._move(deadline)
+        return self._pipeline.results(exchanges)
+
     def retire(self) -> None:
         with self._state:
             self._retire()
@@ -164,6 +172,19 @@ class ThreadConnection:
         for _, event in poll.poll(_milliseconds(min(own.deadline.left, PEEK_SECONDS))):
             if leads and event & select.POLLIN:
                 self._read(own.deadline)
+
+    def _move(self, deadline: Deadline) -> None:
+        """Waits until there is something to read, or more can be sent, and does that. For a connection of one thread."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._pipeline.has_unsent else 0))
+        for _, event in poll.poll(_milliseconds(deadline.left)):
+            if event & ~select.POLLOUT:
+                self._read(deadline)
+            if event & select.POLLOUT and (pieces := self._pipeline.unsent()):
+                try:
+                    self._pipeline.sent(self._socket.sendmsg(pieces))
+                except OSError:
+                    self._cut()
 
     def _cut(self) -> None:
         """Ends sending, because nothing can follow a request that was cut. What the node still answers is read."""
@@ -241,7 +262,7 @@ def _connected(family: int, place: Any, deadline: Deadline) -> socket.socket:
         else:
             connected.settimeout(max(0.001, deadline.left))  # 0 would mean not to wait
         connected.connect(place)
-    except BaseException:
+    except BaseException:  # also Ctrl-C, or the exception of a signal handler, while it waits
         connected.close()
         raise
     return connected

@@ -4,10 +4,12 @@ from time import monotonic
 
 
 class Deadline:
-    """The end of the time for one send. With a large body, which takes long, the time counts from its last progress."""
+    """The end of the time for one send. If it takes long (a large body, many tasks), the time counts from the last progress."""
 
     def __init__(self, seconds: float, *, renews: bool = False) -> None:
         self.seconds = seconds
+        self.places = 1
+        """Places that are still to be tried within it: connecting to one of them takes only its share."""
         self._renews = renews
         self._end = monotonic() + seconds
 
@@ -19,7 +21,11 @@ class Deadline:
         """Seconds until then, never less than zero."""
         return max(0.0, self._end - monotonic())
 
+    def to_connect(self) -> "Deadline":
+        """The limit for getting through to the place that is tried now."""
+        return self if self.places == 1 else Deadline(self.left / self.places)
+
     def progress(self) -> None:
-        """Notes that the node has taken something."""
+        """Notes that the node has taken or answered something."""
         if self._renews:
             self._end = monotonic() + self.seconds

@@ -5,14 +5,25 @@ The connections of the asynchronous client suspend them; those of the blocking c
 """
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from spoolnode.client.deadline import Deadline
-from spoolnode.client.pipeline import Doubtful, Unsent
+from spoolnode.client.pipeline import Doubtful, Result, Unsent
 from spoolnode.errors import Unanswered, Unreachable
 from spoolnode.protocol.answer import Answer
-from spoolnode.wire import LARGE, NOT_STORED, QUESTION, Address, Message, SocketAddress, body_would_be_dropped, is_spoolnode
+from spoolnode.protocol.errors import BadTask, Reason, SpoolnodeError
+from spoolnode.wire import (
+    LARGE,
+    NOT_STORED,
+    QUESTION,
+    Address,
+    Message,
+    SocketAddress,
+    body_would_be_dropped,
+    is_spoolnode,
+    refusal_reason,
+)
 
 TRIES = 3
 """How many connections are tried if each ends before the request was sent whole: such a server never listens."""
@@ -37,6 +48,13 @@ class ClientConnection(Protocol):
             Doubtful: nothing was sent; ask `QUESTION` first.
             Unreachable: the time was up, and it was not sent whole.
             Unanswered: it was sent whole, and no answer came.
+        """
+
+    async def exchange_all(self, messages: Sequence[Message], deadline: Deadline) -> list[Result]:
+        """Sends requests on a connection that nothing else has used since it was opened, and waits for their answers.
+
+        Raises:
+            Unsent: none was sent; another connection may be tried.
         """
 
     def retire(self) -> None:
@@ -83,6 +101,18 @@ class Endpoint(Generic[C]):
             Unreachable: the node did not get it whole; nothing was stored.
             Unanswered: no answer came; it may have been stored.
         """
+        answer = await self._send(message, deadline)
+        if not _is_busy(answer):
+            return answer
+        # If it is stopping, the one that takes its place listens on the same socket: a new connection waits there.
+        if self._shared is not None:
+            self._shared.retire()
+        try:
+            return await self._send(message, deadline)
+        except Unreachable:
+            return answer
+
+    async def _send(self, message: Message, deadline: Deadline) -> Answer:
         ended = 0
         while deadline.left:
             try:
@@ -92,8 +122,36 @@ class Endpoint(Generic[C]):
             except Unsent as error:
                 ended += 1
                 if ended == TRIES:
-                    raise Unreachable(f"{self._address}: closed {TRIES} connections at once; {NOT_STORED}") from error
+                    raise self._hung_up() from error
         raise self._too_late()
+
+    async def send_all(self, messages: Sequence[Message], deadline: Deadline) -> list[Answer | SpoolnodeError]:
+        """Sends tasks, pipelined on a connection of their own, so that others need not wait behind them.
+
+        Returns for each task the answer, or the error that `send` would raise.
+        """
+        results = await self._send_all(messages, deadline)
+        busy = [index for index, result in enumerate(results) if not isinstance(result, SpoolnodeError) and _is_busy(result)]
+        if busy:  # as in `send`
+            again = await self._send_all([messages[index] for index in busy], deadline)
+            for index, result in zip(busy, again, strict=True):
+                results[index] = results[index] if isinstance(result, Unreachable) else result
+        return results
+
+    async def _send_all(self, messages: Sequence[Message], deadline: Deadline) -> list[Answer | SpoolnodeError]:
+        results: dict[int, Answer | SpoolnodeError] = {}
+        waiting = [index for index, message in enumerate(messages) if len(message.body) < LARGE]
+        for _ in range(TRIES):
+            if waiting:
+                together = await self._send_together([messages[index] for index in waiting], deadline)
+                sent = zip(waiting, together, strict=True)
+                results.update((index, result) for index, result in sent if not isinstance(result, Unsent))
+                waiting = [index for index in waiting if index not in results]
+        results.update((index, self._hung_up()) for index in waiting)
+        for index, message in enumerate(messages):
+            if len(message.body) >= LARGE:
+                results[index] = await self._answer_or_error(message, deadline)
+        return [results[index] for index in range(len(messages))]
 
     def close(self) -> None:
         """Closes the shared connection."""
@@ -109,7 +167,7 @@ class Endpoint(Generic[C]):
         if own is None:
             if message.body:
                 raise body_would_be_dropped(self._address)
-            own = await self._connect(deadline)
+            own = await self._connect(deadline.to_connect())
         return await self._exchange_alone(own, message, deadline)
 
     async def _exchange_alone(self, own: C, message: Message, deadline: Deadline) -> Answer:
@@ -120,6 +178,26 @@ class Endpoint(Generic[C]):
             own.retire()
         self._is_plain = not answer[2]  # a spoolnode may have taken the place of a uWSGI server
         return answer
+
+    async def _send_together(self, messages: Sequence[Message], deadline: Deadline) -> Sequence[Result | SpoolnodeError]:
+        try:
+            own = await self._open(deadline)
+        except Unreachable as error:
+            return [error] * len(messages)
+        if own is None:
+            return [await self._answer_or_error(message, deadline) for message in messages]
+        try:
+            return await own.exchange_all(messages, deadline)
+        except Unsent as error:
+            return [error] * len(messages)
+        finally:
+            own.close()
+
+    async def _answer_or_error(self, message: Message, deadline: Deadline) -> Answer | SpoolnodeError:
+        try:
+            return await self.send(message, deadline)
+        except (BadTask, Unreachable, Unanswered) as error:
+            return error
 
     def _usable(self) -> C | None:
         """The shared connection, if there is nothing to ask or to open first."""
@@ -143,13 +221,14 @@ class Endpoint(Generic[C]):
 
     async def _open(self, deadline: Deadline) -> C | None:
         """A connection to a spoolnode; None if a real uWSGI server is there."""
+        deadline = deadline.to_connect()
         opened = await self._connect(deadline)
         try:
             answer = await opened.exchange(QUESTION, deadline)
         except (Unsent, Unanswered, Unreachable) as error:
             opened.retire()
             raise Unreachable(f"{self._address}: accepts connections but answers no ping; {NOT_STORED}") from error
-        except BaseException:
+        except BaseException:  # also when the send is cancelled: nothing else knows this connection yet
             opened.retire()
             raise
         self._is_plain = not is_spoolnode(answer)
@@ -170,8 +249,15 @@ class Endpoint(Generic[C]):
         why = os.strerror(last.errno) if last.errno and last.errno > 0 else last.strerror or str(last)
         raise Unreachable(f"{self._address}: cannot connect: {why}; {NOT_STORED}{self._address.hint}") from last
 
+    def _hung_up(self) -> Unreachable:
+        return Unreachable(f"{self._address}: closed {TRIES} connections at once; {NOT_STORED}")
+
     def _too_late(self) -> Unreachable:
         return Unreachable(f"{self._address}: cannot connect in time; {NOT_STORED}")
+
+
+def _is_busy(answer: Answer) -> bool:
+    return not answer[1] and refusal_reason(answer) is Reason.BUSY
 
 
 async def _outlived_refusals(shared: ClientConnection, deadline: Deadline) -> bool:

@@ -23,6 +23,7 @@ requests. A connection is in one of four states:
 """
 
 from collections import deque
+from collections.abc import Iterable
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -92,6 +93,8 @@ class Exchange:
 
 
 E = TypeVar("E", bound=Exchange)
+Result = Answer | Unsent | Unreachable | Unanswered
+"""Of one of many requests: the answer, or why there is none. What is `Unsent` may be sent on another connection."""
 
 
 class Pipeline(Generic[E]):
@@ -194,11 +197,12 @@ class Pipeline(Generic[E]):
     def cut(self) -> list[E]:
         """Ends sending. Returns the requests that this settles: nothing of them was sent. Others may still be answered."""
         self.retire()
-        unsent = [exchange for exchange in self._unsent if exchange.given is Given.NOTHING and not exchange.is_settled]
+        unsent: list[E] = []
         self._unsent.clear()
-        for exchange in unsent:
-            self._unanswered.remove(exchange)
+        while self._unanswered and self._unanswered[-1].given is Given.NOTHING:  # both lines have the same order
+            exchange = self._unanswered.pop()
             exchange.settle(None, "the connection broke")
+            unsent.append(exchange)
         return unsent
 
     # --- receiving ---
@@ -214,6 +218,7 @@ class Pipeline(Generic[E]):
                     return [*settled, *self.end("sent an unexpected answer")]
                 exchange = self._unanswered.popleft()
                 exchange.settle(answer)
+                exchange.deadline.progress()
                 settled.append(exchange)
                 if self.is_open and is_refusal(answer) is not self.is_doubtful:
                     self._enter(PipelineState.OPEN if self.is_doubtful else PipelineState.DOUBTFUL)
@@ -259,6 +264,19 @@ class Pipeline(Generic[E]):
         if exchange.given is not Given.ALL:
             raise Unsent(exchange.failure)
         raise Unanswered(f"{self._address}: {exchange.failure} before it answered; {MAY_BE_STORED}")
+
+    def results(self, exchanges: Iterable[E]) -> "list[Result]":
+        """Of each request the answer, or the reason why there is none."""
+        results: list[Result] = []
+        for exchange in exchanges:
+            if not exchange.is_settled:
+                results.append(self.too_late(exchange))
+                continue
+            try:
+                results.append(self.result(exchange))
+            except (Unsent, Unanswered) as error:
+                results.append(error)
+        return results
 
     def too_late(self, exchange: E) -> Unreachable | TimedOut:
         """The error for an unsettled request whose time is up."""

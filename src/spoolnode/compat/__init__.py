@@ -11,8 +11,9 @@ def install(spool: str | None = None) -> None:
     our own workers it does nothing, because the two modules exist there already.
 
     Tasks go to SPOOLNODE_VIA; without it, to the node's own socket in its spool directory if this user may use it (it
-    also takes the pickled arguments of `pass_arguments=True`), else to port 3031 of this machine. Timers and tasks run in
-    the node's workers, never here.
+    also takes the pickled arguments of `pass_arguments=True`), else to port 3031 of this machine. If the directory is named
+    and may be written to, they go into it while the node is down (`dir:`). Timers and tasks run in the node's workers, never
+    here.
 
     Args:
         spool: the node's spool directory, for the application; without it SPOOLNODE_SPOOL, else `spool`.

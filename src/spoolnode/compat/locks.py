@@ -27,9 +27,8 @@ class WorkersLock:
         self._threads.acquire()
         if not self._depth:
             try:
-                self._descriptor = self._open()
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            except BaseException:
+                self._descriptor = self._locked()
+            except BaseException:  # see `_locked`
                 self._threads.release()
                 raise
         self._depth += 1
@@ -52,6 +51,16 @@ class WorkersLock:
         finally:
             os.close(descriptor)
         return False
+
+    def _locked(self) -> int:
+        """Waits for the lock. Returns the descriptor that has it."""
+        descriptor = self._open()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except BaseException:  # a task that is cancelled while it waits hears of it when it has the lock
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _open(self) -> int:
         try:

@@ -95,7 +95,7 @@ class Signals:
 
     def add_cron(self, number: int, fields: tuple[int, int, int, int, int]) -> bool:
         """`uwsgi.add_cron`: raises the signal at these times. Raises `BadDecoration` if they are invalid."""
-        from spoolnode.decorators import check_cron
+        from spoolnode.calls.timers import check_cron
 
         check_cron(fields)
         self._check(number)

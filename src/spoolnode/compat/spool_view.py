@@ -27,7 +27,7 @@ class SpoolView:
         """The process ids of all workers."""
         from spoolnode.client.control import ask  # see the class
 
-        return [int(pid) for pid in ask(self._root, "GET", "/status")["worker_pids"]]
+        return [int(pid) for pid in ask(self._root, "GET", "/node")["worker_pids"]]
 
     def jobs(self) -> list[str]:
         """The path of each waiting task: where its spool file is or would be."""

@@ -21,9 +21,14 @@ _NAMES = {
 """Settings that uWSGI has too. A value of 0 or empty was not given; of a list uWSGI shows the last item."""
 
 
+def always_on() -> dict[str, bytes | bool]:
+    """Options that uWSGI must be given, and that hold here anyway. sentry-sdk warns of a `uwsgi` that does not have them."""
+    return {"enable-threads": True, "py-call-uwsgi-fork-hooks": True}
+
+
 def uwsgi_options(settings: Mapping[str, Any]) -> dict[str, bytes | bool]:
     """`uwsgi.opt` from the settings of `spoolnode.node.config.Config`: bytes as typed, True for options without a value."""
-    options: dict[str, bytes | bool] = {"master": True, "spooler-ordered": True}
+    options: dict[str, bytes | bool] = {"master": True, "spooler-ordered": True, **always_on()}
     options["spooler"] = os.fsencode(os.path.realpath(settings["spool"]))
     if app := settings["app"]:
         options["wsgi-file" if app.endswith(".py") else "module"] = os.fsencode(app)

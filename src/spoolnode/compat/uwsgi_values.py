@@ -15,7 +15,8 @@ Environment = dict[bytes | str, bytes]
 def environment(variables: Variables, body: bytes, task_name: str) -> Environment:
     """The dict that `uwsgi.spooler` receives: bytes keys and values, and under str keys `spooler_task_name` and `body`.
 
-    Typed values of our own API come as bytes too: bytes as they are, everything else as the UTF-8 of its `str()`.
+    Typed values of our own API come as bytes too: bytes as they are, everything else as the UTF-8 of its `str()`,
+    a tuple as that of a list.
     Spoolnode's own variables are left out.
 
     Raises:
@@ -106,4 +107,6 @@ def _text(text: str) -> bytes:
 
 
 def _shown(value: object) -> bytes:
+    if isinstance(value, tuple):
+        value = list(value)  # the text of a tuple begins with `(`, as a pickle may: a library could be made to load it
     return value if isinstance(value, bytes) else _text(str(value))

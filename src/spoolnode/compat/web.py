@@ -4,23 +4,29 @@ import os
 from collections.abc import Callable
 from typing import NoReturn
 
-from spoolnode.compat import uwsgi_module
+from spoolnode.compat import uwsgi_module, uwsgi_opt
 from spoolnode.compat.installing import install_lookalikes
 from spoolnode.compat.spool_view import SpoolView
 from spoolnode.context import WorkerContext
 from spoolnode.errors import Unavailable
 from spoolnode.node.disk.layout import Layout
+from spoolnode.wire import DIRECTORY
 
 
 def install_modules(spool: str | None) -> None:
     """Puts both into `sys.modules`: see `spoolnode.compat.install`."""
-    layout = Layout(os.path.realpath(spool or os.environ.get("SPOOLNODE_SPOOL") or "spool"))
-    if not os.environ.get("SPOOLNODE_VIA") and os.access(layout.socket, os.W_OK):
-        os.environ["SPOOLNODE_VIA"] = layout.socket
+    named = spool or os.environ.get("SPOOLNODE_SPOOL")
+    layout = Layout(os.path.realpath(named or "spool"))
+    if not os.environ.get("SPOOLNODE_VIA"):
+        if named and os.access(layout.root, os.W_OK | os.X_OK):
+            os.environ["SPOOLNODE_VIA"] = f"{DIRECTORY}{layout.root}"  # as under uWSGI, it need not run just now
+        elif os.access(layout.socket, os.W_OK):
+            os.environ["SPOOLNODE_VIA"] = layout.socket
     view = SpoolView(layout.root, _node_id(layout))
     context = WorkerContext(
         layout.root, 0, os.getppid(), view.pids, view.jobs, view.task,
         is_first=False,  # the node's worker warns of functions that are never called; once is enough
+        options=uwsgi_opt.always_on(),
         is_loading=True,  # the end of the import is not known: handlers may be registered, but are not called
     )  # fmt: skip
     module = uwsgi_module.build(context)

@@ -23,7 +23,7 @@ class SpoolnodeConfig(AppConfig):  # type: ignore[misc]  # Django has no types
 
 
 def check_tasks(**_: Any) -> Iterable[checks.CheckMessage]:
-    """Tells what is wrong with the OPTIONS of our backends in TASKS."""
+    """Reports mistakes in the OPTIONS of our backends in TASKS."""
     found = []
     for alias, params in getattr(settings, "TASKS", {}).items():
         if params.get("BACKEND") == BACKEND:

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from spoolnode.calls.registry import is_async
+from spoolnode.calls.spooled_function import SpooledCall
+from spoolnode.client.fetching import aask_about, ask_about
 from spoolnode.django.backend_options import read_options
-from spoolnode.django.library import TaskBackend, new_result, normalize_json, signals
-from spoolnode.django.running import call, call_async
+from spoolnode.django.library import NoResult, TaskBackend, new_result, normalize_json, signals
+from spoolnode.django.running import spooled_function
+from spoolnode.django.task_result import task_result
+from spoolnode.errors import ResultMissing
 
 HIGHEST = 100
 """Django's highest priority, which runs first. Ours count from 0, and lower ones run sooner."""
@@ -20,34 +23,55 @@ class Backend(TaskBackend):  # type: ignore[misc]  # Django has no types
     supports_defer = True
     supports_async_task = True
     supports_priority = True
-    supports_get_result = False
+    supports_get_result = True
+    """Except with `KEEP_RESULTS: False`: then nothing would be known of a task that has ended."""
 
     def __init__(self, alias: str, params: dict[str, Any]) -> None:
         super().__init__(alias, params)
         self._options = read_options(params)
+        self.supports_get_result = self._options.keep_results
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         """Stores the task on a node's disk. Raises `SpoolnodeError`s as `spool` does, and Django's `InvalidTaskError`."""
-        spooled, values = self._prepare(task, args, kwargs)
-        return self._enqueued(task, values, spooled.spool(*values))
+        spooled, args, kwargs = self._prepare(task, args, kwargs)
+        return self._enqueued(task, args, kwargs, spooled.spool(*args, **kwargs))
 
     async def aenqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         """The same without blocking the event loop."""
-        spooled, values = self._prepare(task, args, kwargs)
-        return self._enqueued(task, values, await spooled.aspool(*values))
+        spooled, args, kwargs = self._prepare(task, args, kwargs)
+        return self._enqueued(task, args, kwargs, await spooled.aspool(*args, **kwargs))
 
-    def _prepare(self, task: Any, args: Any, kwargs: Any) -> tuple[Any, tuple[Any, ...]]:
-        """The function that runs the task, with its options, and the arguments for that function."""
+    def get_result(self, result_id: str) -> Any:
+        """The task with that id, as the node of `VIA` tells it. Raises Django's `TaskResultDoesNotExist`, and
+        `SpoolnodeError`s if the node cannot tell."""
+        if not self.supports_get_result:
+            return super().get_result(result_id)
+        try:
+            told = ask_about(result_id, via=self._options.via)
+        except ResultMissing as missing:
+            raise NoResult(str(missing)) from missing
+        return task_result(told, self.alias, result_id)
+
+    async def aget_result(self, result_id: str) -> Any:
+        """The same without blocking the event loop."""
+        if not self.supports_get_result:
+            return await super().aget_result(result_id)
+        try:
+            told = await aask_about(result_id, via=self._options.via)
+        except ResultMissing as missing:
+            raise NoResult(str(missing)) from missing
+        return task_result(told, self.alias, result_id)
+
+    def _prepare(self, task: Any, args: Any, kwargs: Any) -> tuple[SpooledCall[...], list[Any], dict[str, Any]]:
+        """The function that runs the task, with its options, and the arguments as JSON has them."""
         self.validate_task(task)
-        function = call_async if is_async(task.func) else call
-        spooled = function.options(
+        spooled = spooled_function(task).options(
             at=task.run_after, priority=HIGHEST - task.priority, node=self._options.nodes.get(task.queue_name),
-            via=self._options.via,
+            via=self._options.via, keep_result=self._options.keep_results,
         )  # fmt: skip
-        return spooled, (self.alias, task.module_path, normalize_json(args), normalize_json(kwargs))
+        return spooled, normalize_json(args), normalize_json(kwargs)
 
-    def _enqueued(self, task: Any, values: tuple[Any, ...], identity: str) -> Any:
-        _, _, args, kwargs = values
+    def _enqueued(self, task: Any, args: list[Any], kwargs: dict[str, Any], identity: str) -> Any:
         result = new_result(task, self.alias, identity, args, kwargs)
         signals.task_enqueued.send(type(self), task_result=result)
         return result

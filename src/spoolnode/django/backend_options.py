@@ -8,7 +8,7 @@ from spoolnode.protocol import names
 from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.wire import resolve
 
-OPTIONS = ("NODES", "VIA")
+OPTIONS = ("NODES", "VIA", "KEEP_RESULTS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +19,23 @@ class BackendOptions:
     """Where the tasks of a queue run: a node's name, `host:port`, `tag:X`, `any`. Others run on the node that is asked."""
     via: str | None = None
     """The node that tasks are sent to; None: SPOOLNODE_VIA of the environment, else port 3031 of this machine."""
+    keep_results: bool = True
+    """Whether what tasks return is kept for `get_result`."""
 
 
 def read_options(params: Mapping[str, Any]) -> BackendOptions:
     """The options in an entry of TASKS."""
     options = params.get("OPTIONS", {})
-    return BackendOptions(options.get("NODES", {}), options.get("VIA"))
+    return BackendOptions(options.get("NODES", {}), options.get("VIA"), options.get("KEEP_RESULTS", True))
 
 
 def problems(params: Mapping[str, Any]) -> list[str]:
-    """Sentences that tell what is wrong in an entry of TASKS."""
+    """A sentence for each mistake in an entry of TASKS."""
     options = params.get("OPTIONS", {})
-    found = [f"there is no option {name!r}; there are {' and '.join(OPTIONS)}" for name in options if name not in OPTIONS]
+    known = f"{', '.join(OPTIONS[:-1])} and {OPTIONS[-1]}"
+    found = [f"there is no option {name!r}; there are {known}" for name in options if name not in OPTIONS]
+    if (keeps := options.get("KEEP_RESULTS", True)) not in (True, False):
+        found.append(f"KEEP_RESULTS is {keeps!r}; it must be True or False")
     queues = params.get("QUEUES", ["default"])
     for queue, node in options.get("NODES", {}).items():
         if queues and queue not in queues:

@@ -15,7 +15,9 @@ except ImportError:
 
 TaskBackend: Any = BaseTaskBackend
 
-__all__ = ["TaskBackend", "base", "new_result", "normalize_json", "signals", "tasks"]
+NoResult: Any = tasks.exceptions.TaskResultDoesNotExist
+
+__all__ = ["NoResult", "TaskBackend", "base", "new_result", "normalize_json", "signals", "tasks"]
 
 
 def new_result(task: Any, alias: str, identity: str, args: list[Any], kwargs: dict[str, Any]) -> Any:

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Iterator
 
-from spoolnode.doctor import application, machine, spool_directory
+from spoolnode.doctor import application, machine, nginx, spool_directory
 from spoolnode.doctor.finding import Finding
 from spoolnode.node.config import Config
 from spoolnode.node.disk.layout import Layout
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """All checks for a node with this (validated) configuration, in an order that helps a reader."""
+def examine(config: Config, behind: str = "") -> Iterator[Finding]:
+    """All checks for a node with this (validated) configuration, in an order that helps a reader.
+
+    `behind`: the path of a configuration of nginx that sends tasks to the node; empty: there is none.
+    """
     layout = Layout(config.spool)
     yield spool_directory.usable(layout)
     if os.path.isdir(layout.root):
@@ -24,7 +27,11 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from application.uses_of_uwsgi(config)
     for address in config.listen:
         yield machine.listen(address, layout)
+    if behind:
+        yield from nginx.in_front(behind, config)
     yield from machine.peers(layout)
+    yield from machine.reached(config)
     yield from machine.certificate(config)
     yield machine.inotify()
+    yield machine.descriptors()
     yield machine.versions()

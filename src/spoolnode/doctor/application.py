@@ -14,6 +14,7 @@ from typing import NamedTuple
 from spoolnode.compat import absent, uwsgidecorators
 from spoolnode.compat.uwsgi_module import build
 from spoolnode.context import WorkerContext
+from spoolnode.doctor import findable
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.config import Config
 
@@ -43,13 +44,18 @@ def uses_of_uwsgi(config: Config) -> Iterator[Finding]:
     for other in config.import_:
         sources.start(other)
     uses: list[Use] = []
+    own: list[tuple[str, str]] = []
     for path in sources.files():
+        shown = _shown(path, sources.directory)
         try:
-            uses += _uses(path, _shown(path, sources.directory))
+            uses += _uses(path, shown)
         except SyntaxError as error:
             yield Finding("uWSGI's modules", FAIL, f"{path}, line {error.lineno}: {error.msg}")
             return
+        if os.sep + "site-packages" + os.sep not in path:
+            own.append((path, shown))
     yield from _judged(uses, target)
+    yield from findable.of_tasks(own)
 
 
 def _judged(uses: list[Use], target: str) -> Iterator[Finding]:

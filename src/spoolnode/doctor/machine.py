@@ -3,26 +3,34 @@
 import contextlib
 import fcntl
 import os
+import resource
 import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib import metadata
+from typing import Any
 
 from spoolnode.client.control import ControlError, NotRunning, ask
+from spoolnode.cluster.lookup import is_loopback
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
 from spoolnode.node.config import BadConfig, Config, parse_address
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.figures import CLOCK_SECONDS
 
 FEW_WATCHES = 8192
-LIBRARIES = ("msgpack", "uvloop", "click", "rich", "aiohttp", "inotify_simple", "structlog", "prometheus_client", "zeroconf")
+FEW_DESCRIPTORS = 4096
+MOST_PEERS = 20
+"""Peers that are explained."""
+LIBRARIES = ("msgpack", "click", "rich", "aiohttp", "inotify_simple", "structlog", "prometheus_client", "zeroconf")
 
 
 def node(layout: Layout) -> Finding:
     """Whether a node runs on the directory."""
     check = "node"
     try:
-        status = ask(layout.root, "GET", "/status", 5.0)
+        status = ask(layout.root, "GET", "/node", 5.0)
         return Finding(
             check, OK, f"{status['name']} ({status['id']}) runs here, pid {status['pid']}, on {', '.join(status['listen'])}"
         )
@@ -46,7 +54,7 @@ def node(layout: Layout) -> Finding:
 def application(layout: Layout) -> Iterator[Finding]:
     """Whether the node that runs on the directory has workers for its application."""
     with contextlib.suppress(NotRunning, ControlError):
-        status = ask(layout.root, "GET", "/status", 5.0)
+        status = ask(layout.root, "GET", "/node", 5.0)
         if status["app"] and not status["workers"]:
             yield Finding("application", FAIL, f"{status['app']}: no worker is up: see the log")
         elif status["app"]:
@@ -54,13 +62,59 @@ def application(layout: Layout) -> Iterator[Finding]:
 
 
 def peers(layout: Layout) -> Iterator[Finding]:
-    """The states of the peers of the node that runs on the directory."""
+    """The states of the peers of the node that runs on the directory, and what to do about those that are not up."""
     with contextlib.suppress(NotRunning, ControlError):
-        states = ask(layout.root, "GET", "/status", 5.0).get("peers", {})
-        text = ", ".join(f"{count} {state}" for state, count in states.items()) or "none is known"
-        yield Finding(
-            "peers", WARN if set(states) - {"up", "leaving"} else OK, f"{text}; see `spoolnode peers`" if states else text
-        )
+        yield from of_peers(ask(layout.root, "GET", "/nodes", 5.0)["items"])
+
+
+def of_peers(rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """The same, from the items of `/nodes`."""
+    counts = Counter(row["state"] for row in rows)
+    text = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none is known"
+    yield Finding("peers", WARN if counts.keys() - {"up", "leaving"} else OK, text)
+    for row in rows[:MOST_PEERS]:
+        check = f"peer {row['name'] or row['id'] or row['address']}"
+        if remedy := _REMEDIES.get(row["state"]):
+            yield Finding(check, WARN, f"{row['state']} at {row['address']}: {row['reason'] or 'no answer'}: {remedy}")
+        ahead = row["clock_ahead_seconds"] or 0.0
+        if abs(ahead) > CLOCK_SECONDS:
+            text = (
+                f"its clock is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this node's, and times of tasks are off"
+            )
+            yield Finding(check, WARN, f"{text} by as much: let NTP set both (`timedatectl set-ntp true`)")
+
+
+_REMEDIES = {
+    "down": "is it running, does it listen there (its `spoolnode doctor` says so), and does a firewall let this machine in? If "
+    "it will never come back: `spoolnode forget`",
+    "suspect": "it did not answer once or twice; `spoolnode ping ADDRESS` asks it now",
+    "rejected": "if its claim is right, `spoolnode accept NAME ID` on this machine; if it is outside of --allow, add its network",
+    "unknown": "it has not been reached yet; look again in a few seconds",
+}
+
+
+def reached(config: Config) -> Iterator[Finding]:
+    """Whether other machines find the addresses of a node with this configuration."""
+    if config.discover == ["none"] or not config.discover:
+        return
+    check = "announced"
+    if config.advertise:
+        host, _, port = config.advertise.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 2).close()
+        except OSError as error:
+            text = f"others are told {config.advertise}, where nothing answers from here: {error.strerror or error}"
+            yield Finding(check, WARN, f"{text}. Start the node; if it runs, mend --advertise, or the way to it (NAT, firewall)")
+        else:
+            yield Finding(check, OK, f"others are told {config.advertise}, and it answers")
+        return
+    places = [place for address in config.listen if isinstance(place := parse_address(address), tuple)]
+    if all(is_loopback(f"{host}:{port}") for host, port in places):
+        addresses = ", ".join(config.listen)
+        text = f"no other machine reaches {addresses}: fine for one machine; otherwise add -s ADDRESS:3031 and --allow NETWORK"
+        yield Finding(check, OK, text)
+    else:
+        yield Finding(check, OK, f"others are told {', '.join(config.listen)}")
 
 
 def certificate(config: Config) -> Iterator[Finding]:
@@ -75,7 +129,8 @@ def certificate(config: Config) -> Iterator[Finding]:
         yield Finding("certificate", FAIL, str(error))
         return
     now = time.time()
-    days = f"{config.tls_cert} is valid for another {int(trust.expires_in(now) // 86400)} days"
+    end = time.strftime("%Y-%m-%d", time.localtime(now + trust.expires_in(now)))
+    days = f"{config.tls_cert} is of {config.name}, until {end}, for another {int(trust.expires_in(now) // 86400)} days"
     warning = trust.expiry_warning(now)
     yield Finding("certificate", WARN if warning else OK, warning or days)
 
@@ -101,7 +156,7 @@ def listen(address: str, layout: Layout) -> Finding:
     check = f"address {address}"
     others = ""
     with contextlib.suppress(NotRunning, ControlError):
-        listening = ask(layout.root, "GET", "/status", 5.0)["listen"]
+        listening = ask(layout.root, "GET", "/node", 5.0)["listen"]
         if address in listening:
             return Finding(check, OK, "the node that runs here listens on it")
         others = ", ".join(listening)
@@ -163,6 +218,15 @@ def inotify() -> Finding:
     return Finding("inotify", OK, text)
 
 
+def descriptors() -> Finding:
+    """Whether a node may open enough files and connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a node raises its own limit to this one
+    text = f"{'any number' if most == resource.RLIM_INFINITY else most} for each process"
+    if most != resource.RLIM_INFINITY and most < FEW_DESCRIPTORS:
+        return Finding("descriptors", WARN, f"{text}: few for many clients and peers; raise LimitNOFILE= (systemd) or ulimit -n")
+    return Finding("descriptors", OK, text)
+
+
 def versions() -> Finding:
     """The versions of spoolnode, Python and the libraries."""
     from spoolnode import __version__
@@ -173,7 +237,17 @@ def versions() -> Finding:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             missing.append(name)
+    found.append(_event_loop())
     text = f"spoolnode {__version__}, Python {sys.version.split()[0]}, {', '.join(found)}"
     if missing:
         return Finding("versions", FAIL, f"{text}; not installed: {', '.join(missing)}")
     return Finding("versions", OK, text)
+
+
+def _event_loop() -> str:
+    """The event loop that nodes have here."""
+    try:
+        import uvloop  # noqa: F401  # as `join` does: one that is installed may not load
+    except ImportError:
+        return "asyncio's own event loop (slower than uvloop)"
+    return f"uvloop {metadata.version('uvloop')}"

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from spoolnode.calls.hooks import HOOKS
-from spoolnode.calls.registry import REGISTRY, is_async
-from spoolnode.calls.results import conclude, outcome_of
+from spoolnode.calls.registry import REGISTRY, Runnable, is_async
+from spoolnode.calls.results import conclude, outcome_of, outcome_of_error
 from spoolnode.compat import uwsgi_values, uwsgidecorators
 from spoolnode.context import WorkerContext
 from spoolnode.node.outcome import DONE, Call, Ending, Outcome
@@ -19,7 +19,7 @@ _LEGACY_FUNCTION = b"ud_spool_func"
 class Dispatcher:
     """Finds the callable of each task, in this order:
 
-    1. `spool_func` names a function of our `@spool`;
+    1. `spool_func` names a function of our `@spool`, or a task of Django;
     2. `uwsgi.spooler` of `import uwsgi` (bytes), if the application has set it;
     3. `ud_spool_func` names a function of `uwsgidecorators`, which sets `uwsgi.spooler` when it is imported;
     4. `spoolnode.uwsgi.spooler`, or the callable that `--app module:callable` names (str).
@@ -40,8 +40,15 @@ class Dispatcher:
         if not HOOKS:
             return self._run(call)
         if self._is_async(call):
-            return HOOKS.run_async(self._run, call)
-        return HOOKS.run(self._run, call, self._wait)
+            return HOOKS.run_async(self._run, call, self.judge)
+        return HOOKS.run(self._run, call, self.judge, self._wait)
+
+    def judge(self, call: Call, error: BaseException) -> Outcome:
+        """The meaning of what a task raised."""
+        if call.cancelled:
+            return Outcome(Ending.CANCELLED, call.cancelled)
+        function = self._function(call)
+        return outcome_of_error(error, function.give_up_on if function else ())
 
     def _run(self, call: Call) -> Outcome | Awaitable[Outcome]:
         # Most tasks name no function, and need not be decoded to know that.
@@ -51,10 +58,15 @@ class Dispatcher:
 
     def _is_async(self, call: Call) -> bool:
         """Whether the task names an async function of `@spool`."""
+        function = self._function(call)
+        return function is not None and is_async(function.function)
+
+    def _function(self, call: Call) -> Runnable | None:
+        """The function of `@spool` that the task names."""
         if names.FUNCTION not in call.block:
-            return False
-        name = dict(call.variables).get(names.FUNCTION, b"").decode("utf-8", "replace")
-        return name in REGISTRY.functions and is_async(REGISTRY.functions[name].function)
+            return None
+        name = dict(call.variables).get(names.FUNCTION, b"")
+        return REGISTRY.find(name.decode("utf-8", "replace"))
 
     def _wait(self, awaitable: Awaitable[Any]) -> object:
         if (wait := self._context.inbox.wait_for) is None:
@@ -65,7 +77,7 @@ class Dispatcher:
         named = dict(call.variables)
         function = named.get(names.FUNCTION)
         if function is not None:
-            ours = REGISTRY.functions.get(function.decode("utf-8", "replace"))
+            ours = REGISTRY.find(function.decode("utf-8", "replace"))
             return ours.run(call, self._context) if ours else Outcome(Ending.FAILED, _nobody(function))
         legacy = named.get(_LEGACY_FUNCTION)
         name = (legacy or b"").decode("utf-8", "replace")
@@ -85,7 +97,15 @@ class Dispatcher:
     @property
     def has_callable(self) -> bool:
         """Whether there is anything to run."""
-        found = (REGISTRY.functions, REGISTRY.legacy, REGISTRY.timers, bytes_spooler(), str_spooler(), self._named)
+        found = (
+            REGISTRY.functions,
+            REGISTRY.finder,
+            REGISTRY.legacy,
+            REGISTRY.timers,
+            bytes_spooler(),
+            str_spooler(),
+            self._named,
+        )
         return any(found)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from spoolnode.calls.hooks import HOOKS
 from spoolnode.calls.registry import REGISTRY
 from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module
@@ -36,6 +37,29 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
         BaseException: whatever the import raises.
     """
     target, callable_name = _split(spec)
+    module = import_app(spec, context, imports, path)
+    named = _named(module, callable_name, spec) if callable_name else None
+    problem = _problem_of(named) if named is not None else ""
+    dispatcher = Dispatcher(context, None if problem else named)
+    if problem and not dispatcher.has_callable:
+        raise BadConfig(f"--app is {spec!r}: {callable_name!r} {problem}")
+    if not dispatcher.has_callable:
+        raise BadConfig(
+            f"the application {spec!r} has nothing to run: it needs a function with @spool (or a module that has one, "
+            f"with --import), a callable set as `uwsgi.spooler`, or one that is named, as in {target}:callable"
+        )
+    for function in _post_fork_hook():
+        function()
+    context.is_loading = False
+    warning = f"--app is {spec!r}: {callable_name!r} gets no tasks, because it {problem}" if problem else ""
+    return App(
+        dispatcher, dispatcher.judge, REGISTRY.timers, REGISTRY.call_timer, context.inbox, warning, HOOKS.end, REGISTRY.limits
+    )
+
+
+def import_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), path: Sequence[str] = ()) -> ModuleType:
+    """Imports the application, which fills the registry. Arguments and errors are those of `load_app`."""
+    target, _ = _split(spec)
     for directory in [*map(os.path.abspath, reversed(path)), os.getcwd()]:
         if os.path.isdir(directory):
             _give_way(directory)
@@ -51,21 +75,7 @@ def load_app(spec: str, context: WorkerContext, imports: Sequence[str] = (), pat
         context.is_importing = False
         for other in imports:
             _import("--import", other, other)
-    named = _named(module, callable_name, spec) if callable_name else None
-    problem = _problem_of(named) if named is not None else ""
-    dispatcher = Dispatcher(context, None if problem else named)
-    if problem and not dispatcher.has_callable:
-        raise BadConfig(f"--app is {spec!r}: {callable_name!r} {problem}")
-    if not dispatcher.has_callable:
-        raise BadConfig(
-            f"the application {spec!r} has nothing to run: it needs a function with @spool (or a module that has one, "
-            f"with --import), a callable set as `uwsgi.spooler`, or one that is named, as in {target}:callable"
-        )
-    for function in _post_fork_hook():
-        function()
-    context.is_loading = False
-    warning = f"--app is {spec!r}: {callable_name!r} gets no tasks, because it {problem}" if problem else ""
-    return App(dispatcher, REGISTRY.timers, REGISTRY.call_timer, context.inbox, warning)
+    return module
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -155,7 +165,7 @@ def _import_file(option: str, path: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # as `import` does: the file may raise anything, SystemExit too
         del sys.modules[name]
         raise
     return module

@@ -126,6 +126,7 @@ def test_the_key_of_an_authority_opens_no_web_site(tmp_path: Path, issue: Issue,
 def test_an_end_is_warned_about_thirty_days_before(issue: Issue) -> None:
     mine = trust(issue("alpha", days=90), "alpha")
     until_end = mine.expires_in(0.0)
+    assert mine.until == until_end
     assert mine.expiry_warning(until_end - WARN_SECONDS - 1) == ""
     assert "ends in 29 days, on 20" in mine.expiry_warning(until_end - WARN_SECONDS + 1)
     assert "ended on 20" in mine.expiry_warning(until_end + 1)

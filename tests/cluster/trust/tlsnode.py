@@ -43,7 +43,7 @@ class Admission:
     def limit_uploads(self, limit: int) -> None:
         """Fine."""
 
-    def open(self, block: bytes, terms: Any, waiter: Any, link: Any = None, prompt: Any = None) -> None:
+    def open(self, block: bytes, terms: Any, waiter: Any, link: Any = None, caller: str = "", prompt: Any = None) -> None:
         """Taken."""
         self.taken.append((block, b""))
         if prompt is not None:
@@ -80,7 +80,7 @@ class OpenNode:
 
     async def __aexit__(self, *args: object) -> None:
         self.listener.close()
-        self.listener.close_streams()
+        await self.listener.close_streams()
         await until(lambda: not self.listener.connections.count, "all connections are gone")
 
     @property

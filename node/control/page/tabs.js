@@ -1,0 +1,32 @@
+// The tabs, each with its count.
+
+import { html, useEffect, useRef } from "./vendor/htm-preact.js";
+import * as words from "./words.js";
+
+/** In the order in which they stand: name in the address, words, count. */
+export const TABS = [
+  ["running", "Running", (counts) => counts.node.running],
+  ["waiting", "Waiting", (counts) => counts.node.waiting],
+  ["later", "Later", (counts) => counts.node.later],
+  ["dead", "Dead", (counts) => counts.node.dead],
+  ["outbox", "For others", (counts) => counts.node.outbox_total],
+  ["ended", "Ended", () => null],
+  ["timers", "Timers", (counts) => counts.timers],
+  ["functions", "Functions", (counts) => counts.functions],
+];
+
+/** The tabs. Where they are wider than the screen, the one that is open is scrolled into view. */
+export function Tabs({ open, counts }) {
+  const all = useRef(null);
+  useEffect(() => {
+    const shown = all.current.querySelector("[aria-current]");
+    if (shown) all.current.scrollLeft = shown.offsetLeft - all.current.offsetLeft - 24;
+  }, [open]);
+  return html`
+    <nav aria-label="Tasks" ref=${all}>
+      ${TABS.map(([tab, title, number]) => html`
+        <a href=${`#/${tab}`} aria-current=${tab === open ? "page" : undefined} class=${tab === "dead" && number(counts) ? "bad" : ""}>
+          ${title}${number(counts) !== null && html` <b>${words.count(number(counts))}</b>`}
+        </a>`)}
+    </nav>`;
+}

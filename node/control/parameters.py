@@ -1,0 +1,85 @@
+"""Reads what requests to `/api/v1` say in their paths and queries; what makes no sense is a 400 with a sentence."""
+
+import math
+from contextvars import ContextVar
+
+from aiohttp import web
+
+from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.dead_kinds import BY, MOST_AT_ONCE
+from spoolnode.node.control.pages import DEFAULT_ROWS, HERE, MOST_ROWS, STATES, Cursor, Wanted
+from spoolnode.protocol.names import SPOOL_PREFIX, is_task_id
+
+LONGEST_WAIT = 86400.0
+"""The longest wait that a request may ask for, in seconds."""
+asked_by: ContextVar[str] = ContextVar("asked_by")
+"""The sender of the request that is being handled, for the log and for reasons."""
+
+
+def task_of(request: web.Request) -> str:
+    """The id of a task."""
+    identity = request.match_info["id"].removeprefix(SPOOL_PREFIX)
+    if not is_task_id(identity):
+        raise web.HTTPBadRequest(text=f"{identity[:80]!r} is not a task id")
+    return identity
+
+
+def seconds_of(request: web.Request, name: str, default: float) -> float:
+    """A length of time, brought within what is allowed."""
+    seconds = _number_of(request, name, "a number of seconds") if name in request.query else default
+    return min(max(seconds, 0.0), LONGEST_WAIT)
+
+
+def _number_of(request: web.Request, name: str, what: str) -> float:
+    text = request.query[name]
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise web.HTTPBadRequest(text=f"{name} is {text[:80]!r}; it must be {what}")
+    return number
+
+
+def wanted_of(request: web.Request) -> Wanted:
+    """The tasks that a page is to have."""
+    query = request.query
+    states = tuple(query["state"].split(",")) if "state" in query else HERE
+    if wrong := [state for state in states if state not in STATES]:
+        raise web.HTTPBadRequest(text=f"state has {wrong[0][:80]!r}; each must be one of {', '.join(STATES)}")
+    limit = _limit_of(request, DEFAULT_ROWS, MOST_ROWS)
+    try:
+        cursor = Cursor.decode(query["cursor"]) if "cursor" in query else None
+    except ValueError as error:
+        raise web.HTTPBadRequest(text=f"cursor is {query['cursor'][:80]!r}; {error}") from None
+    return Wanted(states, choice_of(request), limit, cursor)
+
+
+def choice_of(request: web.Request) -> Choice:
+    """The tasks that are meant."""
+    query = request.query
+    since_at, until_at = (
+        _number_of(request, name, "a moment in seconds since 1970") if name in query else None
+        for name in ("since_at", "until_at")
+    )
+    return Choice(query.get("function"), query.get("error"), query.get("reason"), since_at, until_at)
+
+
+def by_of(request: web.Request) -> str:
+    """The facts that the tasks of a group share."""
+    by = request.query.get("by", "kind")
+    if by not in BY:
+        raise web.HTTPBadRequest(text=f"by is {by[:80]!r}; it must be one of {', '.join(BY)}")
+    return by
+
+
+def part_of(request: web.Request) -> int | None:
+    """The most tasks to act on; None if it is all."""
+    return _limit_of(request, 1, MOST_AT_ONCE) if "limit" in request.query else None
+
+
+def _limit_of(request: web.Request, default: int, most: int) -> int:
+    limit = request.query.get("limit", f"{default}")
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= most):
+        raise web.HTTPBadRequest(text=f"limit is {limit[:80]!r}; it must be a number from 1 to {most}")
+    return int(limit)

@@ -1,0 +1,139 @@
+"""The shapes of `/api/v1`, which `openapi.json` describes: made here from the facts inside the node. Pure.
+
+Names carry their units: `_seconds` is a length of time, `_at` a moment in seconds since 1970, `_bytes` a size, `_per_second` a
+rate. Inside the node, and between nodes, names may be others: these are a promise to programs.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spoolnode.node.control.function_hours import Runs, quantile
+from spoolnode.node.control.pages import Listed
+from spoolnode.node.figures import Figures
+from spoolnode.node.spool.inspect import DEAD, LATER, WAITING_STATE
+from spoolnode.node.spool.pauses import Paused
+
+_NODE = {
+    "uptime": "uptime_seconds", "oldest_waiting": "oldest_waiting_seconds", "free": "free_bytes", "min_free": "min_free_bytes",
+    "pace": "pace_per_second", "time": "told_at", "certificate_until": "certificate_expires_at",
+}  # fmt: skip
+_NOT_OF_NODE = frozenset({"paused", "paused_functions"})
+_OUTCOMES = ("done", "failed", "again", "dead")
+_FIGURES = {"oldest_waiting": "oldest_waiting_seconds", "free": "free_bytes", "min_free": "min_free_bytes"}
+_NOT_OF_PEER = frozenset({"figures", "retry_in"})
+_PEER = {"since": "since_seconds", "rtt": "rtt_seconds", "clock": "clock_ahead_seconds"}
+_LINK = {"retry_in": "retry_in_seconds"}
+_TASK = {"due": "due_at", "accepted": "accepted_at", "changed": "changed_at", "size": "size_bytes", "body_size": "body_bytes"}
+_RUNNING = {"seconds": "running_seconds"}
+_TIMER = {"next": "next_at", "last": "last_at"}
+NO_LINK = {
+    "known": False,
+    "name": "",
+    "state": "none",
+    "failures": 0,
+    "retry_in": None,
+    "reason": "this node is not in a cluster",
+}
+"""In place of the state of a link without a cluster."""
+
+
+def _renamed(facts: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in facts.items()}
+
+
+def of_node(status: Mapping[str, Any]) -> dict[str, Any]:
+    """A node in numbers, without what tasks say of themselves."""
+    numbers = {name: value for name, value in status.items() if name not in _NOT_OF_NODE}
+    rates = {f"{name}_per_second": rate for name, rate in status["rates"].items()}
+    paused = {"everything": status["paused"], "functions": status["paused_functions"]}
+    return {"peers": {}, "certificate_expires_at": None, **_renamed(numbers, _NODE), "rates": rates, "pauses": paused}
+
+
+def of_peer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Another node, as this one sees it."""
+    told = {name: value for name, value in row.items() if name not in _NOT_OF_PEER}
+    return _renamed({**told, "page": row["page"] or None}, _PEER)
+
+
+def of_this_in_cluster(status: Mapping[str, Any], address: str) -> dict[str, Any]:
+    """This node, among all of its cluster."""
+    return {
+        "name": status["name"], "id": status["id"], "here": True, "address": address,
+        "state": "up" if status["state"] == "running" else "leaving", "since_seconds": status["uptime"], "reason": "",
+        "version": status["version"], "tags": sorted(status["tags"]), **_renamed(Figures.of(status)._asdict(), _FIGURES),
+        "clock_ahead_seconds": None, "outbox": 0, "retry_in_seconds": None, "page": None,
+    }  # fmt: skip
+
+
+def of_peer_in_cluster(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Another node, among all of the cluster."""
+    same = {name: row[name] for name in ("name", "id", "address", "state", "reason", "version", "tags", "outbox")}
+    return {
+        **same, "here": False, "since_seconds": row["since"], **_renamed(row["figures"]._asdict(), _FIGURES),
+        "clock_ahead_seconds": row["clock"], "retry_in_seconds": row["retry_in"], "page": row["page"] or None,
+    }  # fmt: skip
+
+
+def of_history(
+    at: float, nodes: Mapping[str, Sequence[Figures | None]], functions: Mapping[str, Sequence[Runs | None]]
+) -> dict[str, Any]:  # fmt: skip
+    """The last hour, minute by minute. `at`: its end."""
+    rates = ("in_per_second", "done_per_second", "failed_per_second")
+    rows = [{"id": node_id, **{name: _column(points, name) for name in rates}} for node_id, points in nodes.items()]
+    counts = [
+        {"name": name, **{what: _column(minutes, what) for what in _OUTCOMES}} for name, minutes in sorted(functions.items())
+    ]
+    return {"ends_at": at, "nodes": rows, "functions": counts}
+
+
+def _column(points: Sequence[Any], name: str) -> list[Any]:
+    return [None if point is None else getattr(point, name) for point in points]
+
+
+def of_link(destination: str, waiting: int, in_doubt: int, state: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The number of tasks that wait for a destination, and the state of the way there."""
+    return {"destination": destination, "waiting": waiting, "in_doubt": in_doubt, **_renamed(state or NO_LINK, _LINK)}
+
+
+def of_timer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A timer of the application."""
+    return _renamed(row, _TIMER)
+
+
+def of_task(listed: Listed, running: Mapping[str, Mapping[str, Any]], paused: Paused) -> dict[str, Any]:
+    """A task in a list. `running`: facts about the tasks that run, by their ids."""
+    info = listed.info
+    row = _renamed(info._asdict(), _TASK) | {"function": listed.function, "reason": listed.reason}
+    row["paused"] = info.state in (WAITING_STATE, LATER) and (paused.everything or listed.function in paused.functions)
+    is_running = info.id in running and info.state != DEAD
+    return row | of_run(running[info.id]) | {"paused": False} if is_running else row
+
+
+def of_run(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts about a task that runs."""
+    return {"state": "running", **_renamed(facts, _RUNNING)}
+
+
+def of_contents(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The contents of a task."""
+    return _renamed(facts, _TASK)
+
+
+def of_pauses(paused: Paused) -> dict[str, Any]:
+    """The pauses of a node."""
+    return {"everything": paused.everything, "functions": sorted(paused.functions)}
+
+
+def of_function(
+    name: str, *, is_paused: bool, limit: Mapping[str, float] | None, held_back: int, running: int, dead: int, hour: Runs
+) -> dict[str, Any]:  # fmt: skip
+    """A function whose tasks are here, or that is limited or paused."""
+    bounds = None if limit is None else {what: limit.get(what) for what in ("at_once", "starts_per_second")}
+    return {
+        "name": name, "paused": is_paused, "limit": bounds, "held_back": held_back, "running": running, "dead": dead,
+        "last_hour": {
+            **{what: getattr(hour, what) for what in _OUTCOMES},
+            "run_p50_seconds": quantile(hour.ran, 0.5), "run_p95_seconds": quantile(hour.ran, 0.95),
+            "wait_p50_seconds": quantile(hour.waited, 0.5), "wait_p95_seconds": quantile(hour.waited, 0.95),
+        },
+    }  # fmt: skip

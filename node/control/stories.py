@@ -1,0 +1,112 @@
+"""The whole story of a task: what this node knows, and what the other nodes of its story tell when they are asked."""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from spoolnode.node.neighbours import Neighbours
+from spoolnode.node.story.keeper import Story
+from spoolnode.node.story.notes import FORWARDED
+from spoolnode.protocol.errors import SpoolnodeError
+from spoolnode.protocol.fetch import STORY, Question, read_fetched
+from spoolnode.protocol.names import is_node_id
+
+MOST_NODES = 8
+"""Nodes that are asked about one task."""
+ASK_SECONDS = 3.0
+"""How long all of them together may take."""
+
+
+class Stories:
+    """The stories of one node's tasks, for people."""
+
+    def __init__(self, story: Story, neighbours: Neighbours, node_id: str) -> None:
+        self._story = story
+        self._neighbours = neighbours
+        self._node_id = node_id
+
+    def __repr__(self) -> str:
+        return f"<Stories of {self._node_id}>"
+
+    async def own(self, identity: str) -> list[dict[str, Any]]:
+        """The steps that happened on this node."""
+        return [step.shown() for step in await self._story.steps(identity)]
+
+    async def whole(self, identity: str) -> list[dict[str, Any]]:
+        """All steps, in order. Those of a node that does not answer in time are missing."""
+        told = {self._node_id: await self.own(identity)}
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                while (node_id := _next(told)) and len(told) <= MOST_NODES:
+                    told[node_id] = []
+                    told[node_id] = await self._ask(node_id, _origin(told[self._node_id], identity))
+        except TimeoutError:
+            pass
+        return self._named(as_one_story(told))
+
+    async def _ask(self, node_id: str, origin_id: str) -> list[dict[str, Any]]:
+        """The steps on another node; empty if it does not tell."""
+        data = b""
+        try:
+            while True:
+                question = Question(origin_id, 0.0, len(data), about=STORY)
+                answer = await self._neighbours.ask(node_id, question.encode(), ASK_SECONDS)
+                fetched = read_fetched(*answer[1:])
+                data += fetched.piece
+                if not fetched.piece or len(data) >= fetched.size:
+                    return _steps(json.loads(data or b"[]"))
+        except (SpoolnodeError, OSError, ValueError):
+            return []
+
+    def _named(self, steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The same with the names of nodes in place of their ids."""
+        peers = {row["id"]: row["name"] for row in self._neighbours.peers() if row["name"]} if steps else {}
+        for step in steps:
+            if step["event"] == FORWARDED:
+                step["to"] = peers.get(str(step.get("peer")), step.get("to"))
+        return steps
+
+
+def _origin(steps: list[dict[str, Any]], identity: str) -> str:
+    """The id that the task has on every node."""
+    return next((str(step["origin_id"]) for step in steps if "origin_id" in step), identity)
+
+
+def _next(told: Mapping[str, list[dict[str, Any]]]) -> str:
+    """The id of a node that has more to tell and was not asked; empty if all were."""
+    steps = [step for found in told.values() for step in found]
+    origins = [str(step["origin_id"])[:12] for step in steps if "origin_id" in step]
+    peers = [str(step.get("peer")) for step in steps if step["event"] == FORWARDED]
+    return next((node_id for node_id in [*origins, *peers] if is_node_id(node_id) and node_id not in told), "")
+
+
+def as_one_story(told: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The steps on each node, by its id, as one story. Pure.
+
+    What a node that a task was forwarded to tells comes after that step. Times do not say so: clocks differ, and a task may have
+    ended there before this node heard that it had arrived.
+    """
+    left = {node_id: deque(sorted(steps, key=lambda step: float(step["at"]))) for node_id, steps in told.items()}
+    origins = {str(step["origin_id"])[:12] for steps in told.values() for step in steps if "origin_id" in step}
+    waiting = sorted(left, key=lambda node_id: node_id not in origins)  # the node where it all began is the first
+    story: list[dict[str, Any]] = []
+    while waiting:
+        steps = left[waiting[0]]
+        if not steps:
+            waiting.pop(0)
+            continue
+        step = steps.popleft()
+        story.append(step)
+        peer = step.get("peer")
+        if step["event"] == FORWARDED and peer in waiting:
+            waiting.remove(peer)
+            waiting.insert(0, peer)
+    return story
+
+
+def _steps(said: Any) -> list[dict[str, Any]]:
+    """The steps in the answer of another node, which may say anything."""
+    steps = [step for step in said if isinstance(step, dict)] if isinstance(said, list) else []
+    return [step for step in steps if isinstance(step.get("at"), float) and isinstance(step.get("event"), str)]

@@ -1,0 +1,141 @@
+"""The handlers of `/api/v1` that look, and change nothing."""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from spoolnode.node.control import resources
+from spoolnode.node.control.admin import TaskAdmin
+from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.function_hours import together
+from spoolnode.node.control.pages import Listed
+from spoolnode.node.control.parameters import by_of, choice_of, task_of, wanted_of
+from spoolnode.node.control.status import LINKS_AT_ONCE, NodeStatus
+from spoolnode.node.neighbours import Neighbours
+from spoolnode.node.outbox.storage import Storage
+
+ROWS_AT_ONCE = 1000
+"""Tasks of a page that are sent together: encoding many at once would block the interpreter, in any thread."""
+
+
+class Views:
+    """All that can be seen of one node."""
+
+    def __init__(self, storage: Storage, neighbours: Neighbours, status: NodeStatus, admin: TaskAdmin) -> None:
+        self._storage = storage
+        self._neighbours = neighbours
+        self._status = status
+        self._admin = admin
+
+    def __repr__(self) -> str:
+        return f"<Views of {self._status!r}>"
+
+    async def node(self, request: web.Request) -> dict[str, Any]:
+        """The state of the node, in numbers."""
+        del request
+        await self._status.aside.recount()
+        return resources.of_node(self._status.now())
+
+    async def nodes(self, request: web.Request) -> dict[str, Any]:
+        """The other nodes, as this one sees them."""
+        del request
+        return _items([resources.of_peer(row) for row in self._neighbours.peers()])
+
+    async def cluster(self, request: web.Request) -> dict[str, Any]:
+        """All nodes in numbers, this one first."""
+        del request
+        await self._status.aside.recount()
+        here = resources.of_this_in_cluster(self._status.now(), self._status.address)
+        return _items([here, *(resources.of_peer_in_cluster(row) for row in self._neighbours.peers())])
+
+    async def history(self, request: web.Request) -> dict[str, Any]:
+        """The last hour, minute by minute."""
+        del request
+        return resources.of_history(time.time(), self._status.history(), self._status.functions())
+
+    async def warnings(self, request: web.Request) -> dict[str, Any]:
+        """Troubles and remedies, for people."""
+        del request
+        return _items([each._asdict() for each in self._status.advice()])
+
+    async def links(self, request: web.Request) -> dict[str, Any]:
+        """The destinations that tasks wait for, and why they still wait."""
+        del request
+        outbox, rows = self._storage.outbox, []
+        for index, (to, waiting) in enumerate(outbox.sizes().items(), 1):
+            rows.append(resources.of_link(to, waiting, outbox.in_doubt(to), self._neighbours.link(to)))
+            if index % LINKS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return _items(rows)
+
+    async def forgettable(self, request: web.Request) -> dict[str, Any]:
+        """The tasks that wait for a node that can be forgotten."""
+        return self._neighbours.forgettable(request.query.get("node", ""))
+
+    async def timers(self, request: web.Request) -> dict[str, Any]:
+        """The timers of the application."""
+        del request
+        return _items([resources.of_timer(row) for row in self._status.timers.rows()])
+
+    async def pauses(self, request: web.Request) -> dict[str, Any]:
+        """The pauses of the node."""
+        del request
+        return resources.of_pauses(self._storage.pauses.now)
+
+    async def functions(self, request: web.Request) -> dict[str, Any]:
+        """The functions that are limited, are paused, run, ran in the last hour, or have dead tasks."""
+        del request
+        dead = Counter[str]()
+        for group in (await self._admin.count_dead(Choice(), "function")).items:
+            dead[group["function"]] += group["tasks"]
+        running = self._admin.running_by_function()
+        starting, paused = self._storage.spool.starting, self._storage.pauses.now
+        limits, held_back = starting.throttle.limits(), starting.held_back()
+        hours = self._status.functions()
+        known = sorted({*limits, *held_back, *paused.functions, *running, *dead, *hours} - {""})
+        return _items(
+            [
+                resources.of_function(
+                    name, is_paused=paused.everything or name in paused.functions, limit=limits.get(name),
+                    held_back=held_back.get(name, 0), running=running[name], dead=dead[name],
+                    hour=together(hours.get(name, ())),
+                )
+                for name in known
+            ]
+        )  # fmt: skip
+
+    async def dead(self, request: web.Request) -> dict[str, Any]:
+        """The dead tasks by kind, by function or by reason."""
+        return (await self._admin.count_dead(choice_of(request), by_of(request)))._asdict()
+
+    async def task(self, request: web.Request) -> dict[str, Any]:
+        """One task with its contents and its story."""
+        return await self._admin.show(task_of(request))
+
+    async def tasks(self, request: web.Request) -> web.StreamResponse:
+        """A page of a list of tasks, sent piece by piece."""
+        page = await self._admin.page(wanted_of(request))
+        encode = partial(_encoded, running=self._admin.running(), paused=self._storage.pauses.now)
+        response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
+        await response.prepare(request)
+        head = before = b'{"items": ['
+        while page.items:
+            rows = page.items[:ROWS_AT_ONCE]
+            del page.items[:ROWS_AT_ONCE]  # freed a few at a time, too
+            await response.write(before + await asyncio.get_running_loop().run_in_executor(None, encode, rows))
+            before = b", "
+        await response.write((head if before is head else b"") + b'], "next": ' + json.dumps(page.next).encode() + b"}")
+        return response
+
+
+def _items(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"items": rows}
+
+
+def _encoded(rows: list[Listed], **facts: Any) -> bytes:
+    return ", ".join(json.dumps(resources.of_task(row, **facts)) for row in rows).encode()
