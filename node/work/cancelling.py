@@ -33,16 +33,17 @@ class Cancelling:
     def run(self, key: Key, task: Task, handle: Callable[[Task], Ended]) -> Ended | None:
         """Runs a task, in the main thread. Returns what `handle` does; None if the task was cancelled before it could say."""
         ended: Ended | None = None
-        try:
+        try:  # around the taking back as well: until that has returned the exception may come, as a call begins too
             self._now = key, task
             if key not in self.wanted:
                 ended = handle(task)
             self._now = None
             if not self.wanted:
                 return ended
+            self._take_back()
         except Cancelled:
-            pass
-        self._settle(key, task)
+            self._now = None
+        task.cancelled = self.wanted.get(key, "")
         if not isinstance(ended, Awaitable):
             self.wanted.pop(key, None)
         return ended
@@ -52,7 +53,7 @@ class Cancelling:
         self.wanted[key] = reason
         with self._lock:
             now = self._now
-            if now is not None and now[0] == key:
+            if now is not None and now[0] == key and not now[1].cancelled:  # a second one could come outside of `try`
                 now[1].cancelled = reason
                 _raise_in(self._thread, ctypes.py_object(Cancelled))
 
@@ -60,17 +61,10 @@ class Cancelling:
         """Drops a task that is over, in the listening thread: one that ended before it was wanted never looks again."""
         self.wanted.pop(key, None)
 
-    def _settle(self, key: Key, task: Task) -> None:
+    def _take_back(self) -> None:
         """From here on no exception comes any more."""
-        while True:
-            try:
-                self._now = None
-                with self._lock:
-                    _raise_in(self._thread, ctypes.py_object())
-            except Cancelled:
-                continue
-            task.cancelled = self.wanted.get(key, "")
-            return
+        with self._lock:
+            _raise_in(self._thread, ctypes.py_object())
 
 
 def settled(task: Task, outcome: Outcome | None) -> Outcome:
