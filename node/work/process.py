@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,8 @@ from spoolnode.node.work.slots import Running, Slots
 
 PRINTED_AT_ONCE = 100
 """Lines printed past Python that are logged in one turn of the loop; no more are read until the rest is logged."""
+LAST_READS = 16
+"""Pieces of 64 KiB that are read of a dead worker's output; more than a pipe holds, unless a task has made it larger."""
 LAST_MOMENT = 1.0
 """Seconds that a worker gets to write where its threads are."""
 
@@ -224,15 +226,20 @@ class WorkerProcess:
         except BlockingIOError:
             return
         self._loop.remove_reader(pipe)
-        lines = (self._partial[stream] + data).split(b"\n")
-        self._partial[stream] = lines.pop() if data else b""
-        if len(self._partial[stream]) > messages.MAX_TEXT:
-            lines.append(self._partial[stream])
-            self._partial[stream] = b""
+        self._say_next(stream, pipe, [data])
+
+    def _say_next(self, stream: str, pipe: Any, printed: list[bytes]) -> None:
+        """Reports what was printed. An empty piece is the end of it."""
         is_under_way = bool(self._lines[stream])
-        self._lines[stream] += lines if data else filter(None, lines)
+        for data in printed:
+            lines = (self._partial[stream] + data).split(b"\n")
+            self._partial[stream] = lines.pop() if data else b""
+            if len(self._partial[stream]) > messages.MAX_TEXT:
+                lines.append(self._partial[stream])
+                self._partial[stream] = b""
+            self._lines[stream] += lines if data else filter(None, lines)
         if not is_under_way:
-            self._say(stream, pipe, is_open=bool(data))
+            self._say(stream, pipe, is_open=bool(printed[-1]))
 
     def _say(self, stream: str, pipe: Any, *, is_open: bool) -> None:
         """Reports the next lines. The rest follows in another turn of the loop, or the pipe is read again."""
@@ -283,12 +290,21 @@ class WorkerProcess:
             pass  # no more messages, or none that makes sense
         for stream in ("stdout", "stderr"):
             pipe = getattr(self._process, stream)
-            self._printed(stream, pipe)
             self._loop.remove_reader(pipe)
+            self._say_next(stream, pipe, [*_rest_of(pipe), b""])
             pipe.close()
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
+
+
+def _rest_of(pipe: Any) -> Iterator[bytes]:
+    """The last output of a dead worker. A process that it has left may hold the pipe open, and go on printing."""
+    with contextlib.suppress(BlockingIOError):
+        for _ in range(LAST_READS):
+            if not (data := os.read(pipe.fileno(), 65536)):
+                return
+            yield data
 
 
 def _variables(settings: list[str]) -> dict[str, str]:

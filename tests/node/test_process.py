@@ -189,6 +189,28 @@ def test_line_that_c_code_prints_is_told_whole_and_one_that_never_ends_in_pieces
     run(story())
 
 
+def test_text_that_is_in_the_pipe_when_the_death_is_noticed_is_told_before_it() -> None:
+    code = """
+        os.write(2, b"x" * 65535 + b"\\n")
+        os.write(2, b"y" * 15000 + b"\\nlast words")
+    """
+
+    async def story() -> None:
+        async with Node(python(code)) as node:
+
+            def hear(_worker: WorkerProcess, stream: str, text: str) -> None:
+                node.heard.append((stream, text))
+                if text.startswith("x"):  # the death is there before the next read
+                    os.waitid(os.P_PID, node.worker.pid, os.WEXITED | os.WNOWAIT)
+
+            node.worker.on_print = hear
+            await node.died.wait()
+        texts = ["x" * 65535, "y" * 15000, "last words"]
+        assert node.heard == [*(("stderr", text) for text in texts), "died"]
+
+    run(story())
+
+
 # --- its start and its end ---
 
 
