@@ -18,6 +18,8 @@ if [ "$1" = tests ] || [ "$1" = docker ]; then
   need prometheus has promtool # it reads the metrics of a node, and our rules
   need chromium has chromium # it opens the page of a node
   need iproute2 has ip      # network namespaces
+  need zsh has zsh          # the shells that complete our commands
+  need fish has fish
   need npm has npm          # the packages that files of the page come from
   need gcc has gcc          # pip builds uWSGI
   need libc6-dev test -e /usr/include/stdio.h

@@ -10,6 +10,7 @@ Nothing here sleeps for a fixed time: everything waits for a condition, and fail
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+
+import pytest
 
 import spoolnode
 from spoolnode.client.control import ask
@@ -67,6 +70,16 @@ def eventually(condition: Callable[[], Any], what: str = "the condition", patien
         time.sleep(max(0.01, answered - asked))
         asked = time.monotonic()
     return value
+
+
+def need(program: str | Path) -> str:
+    """The path of a program; without it the test is skipped on a laptop and fails in CI."""
+    found = shutil.which(program)
+    if found:
+        return found
+    if os.environ.get("CI"):
+        pytest.fail(f"CI needs {program}")
+    pytest.skip(f"there is no {program}")
 
 
 def whole_lines(path: Path) -> list[str]:

@@ -46,7 +46,7 @@ def test_help_names_every_command() -> None:
             "stop",
             "web",
         ),
-        *("config", "ca", "doctor", "demo"),
+        *("config", "ca", "doctor", "completion", "demo"),
     ]
     assert "..." not in done.stdout.partition("Commands:")[2]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from support import PATIENCE, environment, eventually, whole_lines
+from support import PATIENCE, environment, eventually, need, whole_lines
 
 NGINX = "/usr/sbin/nginx"
 POSTGRES = "/usr/lib/postgresql/*/bin/postgres"
@@ -45,16 +45,6 @@ def write_line(*words):
 
 """
 """The head of every application here: whatever it does, it writes as a line beside itself."""
-
-
-def need(program: str | Path) -> str:
-    """The path of a program; without it the test is skipped on a laptop and fails in CI."""
-    found = shutil.which(program)
-    if found:
-        return found
-    if os.environ.get("CI"):
-        pytest.fail(f"CI needs {program}")
-    pytest.skip(f"there is no {program}")
 
 
 class Lines:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_programs import LINES, NGINX, Lines, Nginx, need
-from support import RunningNode, eventually
+from real_programs import LINES, NGINX, Lines, Nginx
+from support import RunningNode, eventually, need
 from test_nginx import APP, MANUAL, accepted, block, given, is_whole
 
 pytestmark = pytest.mark.slow

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_programs import LINES, UWSGI, Lines, Uwsgi, free_port, need
-from support import PATIENCE, RunningNode, eventually
+from real_programs import LINES, UWSGI, Lines, Uwsgi, free_port
+from support import PATIENCE, RunningNode, eventually, need
 
 from spoolnode import send_to_spooler, spool
 from spoolnode.client.control import ask

@@ -6,7 +6,8 @@ import pytest
 from documents import FOR_USERS, ROOT, Block, blocks
 from netns import Hosts
 from playing import Play
-from real_programs import NGINX, need
+from real_programs import NGINX
+from support import need
 
 BY_TESTS_OF_THEIR_OWN = {
     "README.md": {

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_programs import LINES, NGINX, Lines, Nginx, need
-from support import RunningNode, eventually
+from real_programs import LINES, NGINX, Lines, Nginx
+from support import RunningNode, eventually, need
 
 from spoolnode.protocol.names import is_task_id
 

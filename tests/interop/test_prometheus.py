@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import pytest
 from documents import page, table
-from real_programs import Program, exchange, need, packet
-from support import PATIENCE, RunningNode, environment, eventually
+from real_programs import Program, exchange, packet
+from support import PATIENCE, RunningNode, environment, eventually, need
 
 from spoolnode.client.control import ask
 from spoolnode.cluster import authority

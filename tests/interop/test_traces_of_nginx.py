@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from real_programs import LINES, NGINX, Lines, Nginx, need
-from support import RunningNode
+from real_programs import LINES, NGINX, Lines, Nginx
+from support import RunningNode, need
 
 APP = (
     LINES

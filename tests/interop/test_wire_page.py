@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from documents import blocks, page, table
-from real_programs import NGINX, Nginx, need
-from support import PATIENCE, RunningNode, environment
+from real_programs import NGINX, Nginx
+from support import PATIENCE, RunningNode, environment, need
 
 from spoolnode.protocol import extension, names
 

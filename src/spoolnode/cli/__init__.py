@@ -8,6 +8,7 @@ import spoolnode.cli.early  # noqa: F401  # before everything that takes time
 
 # isort: split
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -44,6 +45,7 @@ _COMMANDS = {
     "config": "join",
     "ca": "ca",
     "doctor": "doctor",
+    "completion": "completion",
     "demo": "demo",
 }
 """Each command and the module of this package that has it, in the order of the help."""
@@ -65,6 +67,11 @@ class _Unsure(CommandFailure):
 
 
 class _Commands(click.Group):
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if "_SPOOLNODE_COMPLETE" in os.environ:  # a shell asks for words, not for a command
+            import_module("spoolnode.cli.completion")
+        return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
         return list(_COMMANDS)
@@ -107,7 +114,7 @@ def _failure_of(error: Exception) -> CommandFailure:
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     del param
-    if value:
+    if value and not ctx.resilient_parsing:
         from spoolnode import __version__
 
         click.echo(f"spoolnode {__version__}")

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from spoolnode.cli import CommandFailure
+from spoolnode.cli.completing import functions
 from spoolnode.cli.options import json_option, node_address, sending_options
 from spoolnode.cli.send import check_priority, read_time, tell_stored
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command("call")
-@click.argument("function", required=False, metavar="MODULE:FUNCTION")
+@click.argument("function", required=False, metavar="MODULE:FUNCTION", shell_complete=functions)
 @click.argument("arguments", nargs=-1, metavar="[VALUE|NAME=VALUE]...")
 @sending_options
 @click.option("--app", metavar="APP", help="Check the arguments with this application, and take the options of its @spool.")
@@ -26,7 +27,7 @@ def call_command(
     function: str | None, arguments: tuple[str, ...], app: str | None, listed: str | None, as_json: bool,
     via: str | None, send_timeout: float | None, **options: Any,
 ) -> None:  # fmt: skip
-    """Stores a call of a function with @spool, and prints the task's id.
+    """Stores a call of a @spool function, and prints the task's id.
 
     A value is JSON; if it is not, it is text. Put -- before the first value that begins with -.
 

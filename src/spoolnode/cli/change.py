@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import click
 
 from spoolnode.cli import CommandFailure
+from spoolnode.cli.completing import ids_of_tasks, waited_for
 from spoolnode.cli.options import duration, json_option, spool_option
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ Action = Callable[[str], str | None]
 
 
 @click.command("rm")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument(
+    "ids", nargs=-1, required=True, metavar="ID...", shell_complete=ids_of_tasks("waiting", "later", "outbox", "dead")
+)
 @spool_option
 @json_option
 def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
@@ -31,7 +34,9 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 
 
 @click.command("cancel")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument(
+    "ids", nargs=-1, required=True, metavar="ID...", shell_complete=ids_of_tasks("running", "waiting", "later", "outbox")
+)
 @click.option(
     "--grace", type=duration, default=5.0, show_default=True, metavar="SEC", help="Seconds that a running task gets to end."
 )
@@ -59,7 +64,7 @@ def cancel_command(ids: tuple[str, ...], grace: float, spool: str, as_json: bool
 
 
 @click.command("retry")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...", shell_complete=ids_of_tasks("later", "outbox", "dead"))
 @spool_option
 @json_option
 def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
@@ -72,7 +77,7 @@ def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 
 
 @click.command("flush")
-@click.argument("destinations", nargs=-1, metavar="[DEST]...")
+@click.argument("destinations", nargs=-1, metavar="[DEST]...", shell_complete=waited_for)
 @spool_option
 @json_option
 def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> None:

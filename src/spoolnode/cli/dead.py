@@ -10,6 +10,7 @@ import click
 
 from spoolnode.cli import CommandFailure
 from spoolnode.cli.change import each, tasks_of
+from spoolnode.cli.completing import dead_functions, ids_of_tasks
 from spoolnode.cli.look import limit_option, list_tasks
 from spoolnode.cli.options import confirmed, duration, json_option, rate, spool_option, yes_option
 
@@ -43,8 +44,11 @@ def _choosing(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--since", type=duration, metavar="SEC", help="Only those that died within this time, like 2h."),
         click.option("--reason", metavar="TEXT", help="Only those with this text in the first line of their reason."),
-        click.option("--function", metavar="NAME", help="Only those of this function; '': those that name none."),
-    ):
+        click.option(
+            "--function", metavar="NAME", shell_complete=dead_functions,
+            help="Only those of this function; '': those that name none.",
+        ),
+    ):  # fmt: skip
         chosen = option(chosen)
     return chosen
 
@@ -67,7 +71,7 @@ def dead_ls(choice: "Choice", by: str | None, limit: int, spool: str, as_json: b
 
 
 @dead_command.command("retry")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=ids_of_tasks("dead"))
 @_choosing
 @_all_option
 @click.option("--rate", "per_second", type=rate, metavar="N/UNIT", help="Not more than so many: 10/s, 300/m or 1000/h.")
@@ -93,7 +97,7 @@ def dead_retry(
 
 
 @dead_command.command("rm")
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("ids", nargs=-1, metavar="[ID]...", shell_complete=ids_of_tasks("dead"))
 @_choosing
 @_all_option
 @yes_option

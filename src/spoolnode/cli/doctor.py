@@ -6,18 +6,27 @@ from typing import Any
 
 import click
 
+from spoolnode.cli.completing import directories, files
 from spoolnode.cli.options import config_option, json_option
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 @click.command("doctor")
-@click.option("-Q", "--spool", "--spooler", metavar="DIR", help="The spool directory.  [default: as for `join`]")
+@click.option(
+    "-Q", "--spool", "--spooler", metavar="DIR", shell_complete=directories, help="The spool directory.  [default: as for `join`]"
+)
 @click.option("-s", "--listen", "--socket", multiple=True, metavar="ADDR", help="Where it listens.  [default: as for `join`]")
 @click.option(
     "-w", "--app", "--module", "--wsgi-file", metavar="MODULE", help="The application: list what of it cannot work here."
 )
-@click.option("--nginx", default="", metavar="FILE", help="The configuration of an nginx in front: what in it does not work.")
+@click.option(
+    "--nginx",
+    default="",
+    metavar="FILE",
+    shell_complete=files,
+    help="The configuration of an nginx in front: what in it does not work.",
+)
 @config_option
 @json_option
 def doctor_command(nginx: str, file: str | None, as_json: bool, **given: Any) -> None:

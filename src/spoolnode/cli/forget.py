@@ -7,12 +7,19 @@ from urllib.parse import urlencode
 import click
 
 from spoolnode.cli import CommandFailure
+from spoolnode.cli.completing import destinations, peers
 from spoolnode.cli.options import json_option, spool_option
 
 
 @click.command("forget")
-@click.argument("node")
-@click.option("--move-to", default="", metavar="DEST", help="Where its tasks go: any, the name of a node, or tag:X.")
+@click.argument("node", shell_complete=peers)
+@click.option(
+    "--move-to",
+    default="",
+    metavar="DEST",
+    shell_complete=destinations,
+    help="Where its tasks go: any, the name of a node, or tag:X.",
+)
 @click.option("--move-in-doubt", is_flag=True, help="Move those that it may have, too. They may run twice.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @spool_option

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spoolnode.cli.completing import ids_of_tasks
 from spoolnode.cli.options import WholeRange, json_option, spool_option
 
 if TYPE_CHECKING:
@@ -259,11 +260,11 @@ _OUTBOX = {
 
 
 @click.command("show")
-@click.argument("identity", metavar="ID")
+@click.argument("identity", metavar="ID", shell_complete=ids_of_tasks("running", "waiting", "later", "outbox", "dead"))
 @spool_option
 @json_option
 def show_command(identity: str, spool: str, as_json: bool) -> None:
-    """Shows one task: its contents, and its story also after its end.
+    """Shows a task: its contents, and its story also after its end.
 
     ID may also be the name of its file. For a task that came from another node, it may be the id that the task has there
     (shown as spool_id; spool_origin is the id of that node). It works with or without a running node.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from spoolnode.cli import CommandFailure
+from spoolnode.cli.completing import DEFAULT_SPOOL, addresses, destinations, directories, files
 from spoolnode.cli.uwsgi_options import ALIASES, INSTEAD, SHORT_FORMS, WITHOUT_EFFECT
 from spoolnode.node.duration import RIGHT, read_duration
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from spoolnode.wire import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DEFAULT_SPOOL = "spool"
 
 TYPED = "spoolnode.typed"
 """The key of a click context for the arguments as they were typed."""
@@ -27,7 +26,7 @@ def spool_option(function: F) -> F:
     """`-Q/--spool` of a command that looks at a spool directory or talks to its node."""
     option = click.option(
         "-Q", "--spool", "--spooler", default=lambda: os.environ.get("SPOOLNODE_SPOOL") or DEFAULT_SPOOL, metavar="DIR",
-        show_default="SPOOLNODE_SPOOL, or ./spool", help="The node's spool directory.",
+        shell_complete=directories, show_default="SPOOLNODE_SPOOL, or ./spool", help="The node's spool directory.",
     )  # fmt: skip
     return option(function)
 
@@ -50,7 +49,10 @@ def json_option(function: F) -> F:
 def sending_options(function: F) -> F:
     """The options of a command that stores a task: where and when it runs, and how it gets there."""
     for option in reversed((
-        click.option("--node", metavar="DEST", help="Where it runs: a node's name, host:port, tag:X, any or all."),
+        click.option(
+            "--node", metavar="DEST", shell_complete=destinations,
+            help="Where it runs: a node's name, host:port, tag:X, any or all.",
+        ),
         click.option(
             "--at", metavar="TIME", help="Earliest start: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d."
         ),
@@ -63,7 +65,8 @@ def sending_options(function: F) -> F:
         ),
         click.option("--key", metavar="TEXT", help="While a task with this key waits, another one is not run."),
         click.option(
-            "--via", metavar="ADDR", help="The node to send it to, or dir:SPOOL.  [default: SPOOLNODE_VIA, or port 3031 here]"
+            "--via", metavar="ADDR", shell_complete=addresses,
+            help="The node to send it to, or dir:SPOOL.  [default: SPOOLNODE_VIA, or port 3031 here]"
         ),
         click.option(
             "--send-timeout", type=time_limit, metavar="SEC",
@@ -76,7 +79,13 @@ def sending_options(function: F) -> F:
 
 def config_option(function: F) -> F:
     """`--config`."""
-    option = click.option("--config", "file", metavar="FILE.toml", help="Read settings from this file (also: SPOOLNODE_CONFIG).")
+    option = click.option(
+        "--config",
+        "file",
+        metavar="FILE.toml",
+        shell_complete=files,
+        help="Read settings from this file (also: SPOOLNODE_CONFIG).",
+    )
     return option(function)
 
 
@@ -133,7 +142,7 @@ def _option(name: str, kind: type, metadata: Any) -> click.Option:
     declarations = [*([metadata["short"]] if metadata["short"] else []), long, name]
     return click.Option(
         declarations, type=_type_of(kind, metadata), multiple=kind is list, default=None, metavar=metadata["metavar"] or None,
-        help=text,
+        help=text, shell_complete={"DIR": directories, "FILE": files}.get(metadata["metavar"]),
     )  # fmt: skip
 
 
@@ -224,7 +233,7 @@ def _size(text: str) -> int:
 def of_uwsgi(function: F) -> F:
     """`--ini`, and the options of uWSGI that are accepted beside our own."""
     function = click.option(
-        "--ini", multiple=True, metavar="FILE.ini[:SECTION]",
+        "--ini", multiple=True, metavar="FILE.ini[:SECTION]", shell_complete=files,
         help="Read the spooler's side of uWSGI's own configuration; may be repeated. All other settings override it.",
     )(function)  # fmt: skip
     function = click.option("--spooler-processes", type=int, hidden=True, metavar="N")(function)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from spoolnode.cli.completing import peer_ids, peers
 from spoolnode.cli.options import json_option, spool_option
 
 WATCH_SECONDS = 1.0
@@ -47,8 +48,8 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
 
 
 @click.command("accept")
-@click.argument("name")
-@click.argument("identity", metavar="ID")
+@click.argument("name", shell_complete=peers)
+@click.argument("identity", metavar="ID", shell_complete=peer_ids)
 @spool_option
 def accept_command(name: str, identity: str, spool: str) -> None:
     """Accepts the node with this ID as the one called NAME.

@@ -5,11 +5,12 @@ from urllib.parse import urlencode
 
 import click
 
+from spoolnode.cli.completing import functions, paused_functions
 from spoolnode.cli.options import json_option, spool_option
 
 
 @click.command("pause")
-@click.argument("function", required=False, default="", metavar="[FUNCTION]")
+@click.argument("function", required=False, default="", metavar="[FUNCTION]", shell_complete=functions)
 @spool_option
 @json_option
 def pause_command(function: str, spool: str, as_json: bool) -> None:
@@ -23,7 +24,7 @@ def pause_command(function: str, spool: str, as_json: bool) -> None:
 
 
 @click.command("resume")
-@click.argument("function", required=False, default="", metavar="[FUNCTION]")
+@click.argument("function", required=False, default="", metavar="[FUNCTION]", shell_complete=paused_functions)
 @spool_option
 @json_option
 def resume_command(function: str, spool: str, as_json: bool) -> None:

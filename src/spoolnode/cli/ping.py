@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from spoolnode.cli import CommandFailure
+from spoolnode.cli.completing import addresses
 from spoolnode.cli.options import json_option, node_address, time_limit
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Reply(NamedTuple):
 
 
 @click.command("ping")
-@click.argument("address", required=False, metavar="[ADDR]")
+@click.argument("address", required=False, metavar="[ADDR]", shell_complete=addresses)
 @click.option(
     "--wait",
     type=time_limit,

@@ -125,7 +125,7 @@ def advancing(parts: Iterable[int], what: str, total: int) -> Iterator[int]:
                 bar = stack.enter_context(progress_bar())
                 bar.add_task(what, total=total)
             if bar is not None:
-                bar.update(bar.task_ids[0], completed=done)
+                bar.update(bar.ids_of_tasks[0], completed=done)
 
 
 def ago(seconds: float | None, units: int = 2) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from spoolnode.cli import CommandFailure
+from spoolnode.cli.completing import files
 from spoolnode.cli.options import json_option, node_address, sending_options
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -21,7 +22,7 @@ _OPTIONS = ("at", "priority")
 @click.command("send")
 @click.argument("pairs", nargs=-1, metavar="KEY=VALUE...")
 @click.option("-j", "--json-value", "typed", multiple=True, metavar="KEY=JSON", help="A non-text value; may be repeated.")
-@click.option("--body", metavar="FILE", help="Data of any size; - is standard input.")
+@click.option("--body", metavar="FILE", shell_complete=files, help="Data of any size; - is standard input.")
 @sending_options
 @json_option
 def send_command(

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 import click
 
+from spoolnode.cli.completing import tasks_and_functions
 from spoolnode.cli.options import json_option, spool_option
 
 AGAIN_SECONDS = 0.5
@@ -24,7 +25,7 @@ _OWN_ID = re.compile(r"[0-9a-f]{12}_[0-9]+_[0-9]+")
 
 
 @click.command("tail")
-@click.argument("what", required=False, default="", metavar="[ID|FUNCTION]")
+@click.argument("what", required=False, default="", metavar="[ID|FUNCTION]", shell_complete=tasks_and_functions)
 @spool_option
 @json_option
 def tail_command(what: str, spool: str, as_json: bool) -> None:
