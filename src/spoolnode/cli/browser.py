@@ -13,6 +13,11 @@ def web_command(spool: str, as_json: bool) -> None:
 
     In that session the browser may see what is in tasks, and do all that commands do, for twelve hours or until the node ends.
     Without one it sees numbers only. The node must listen for browsers: see --http of `join`.
+
+    \b
+    Examples:
+      spoolnode web
+      spoolnode web --spool /var/lib/spoolnode/spool
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.printing import ago, print_json

@@ -26,6 +26,12 @@ def ca_command() -> None:
 
     To replace an authority: make a new one in a new directory. Give all nodes a file with both ca.crt as --tls-ca, then
     certificates of the new authority, then the new ca.crt alone. SIGHUP makes a node read its files again.
+
+    \b
+    Examples:
+      spoolnode ca init
+      spoolnode ca issue alpha
+      spoolnode ca show ca/alpha.crt
     """
 
 
@@ -36,6 +42,11 @@ def ca_init(directory: Path, days: int) -> None:
     """Makes an authority in DIR (./ca): ca.crt and ca.key.
 
     Anyone with ca.key can add nodes to your cluster: keep it off the nodes, or as safe as the nodes' keys.
+
+    \b
+    Examples:
+      spoolnode ca init
+      spoolnode ca init /root/ca --days 3650
     """
     made = _ca().init(directory, days)
     click.echo(f"{made.certificate}  the authority, valid until {_day(made.until)}: the --tls-ca of every node")
@@ -57,7 +68,13 @@ def ca_init(directory: Path, days: int) -> None:
     help="How long it is valid; never longer than its authority.",
 )  # fmt: skip
 def ca_issue(name: str, directory: Path, out: Path | None, days: int) -> None:
-    """Makes NAME.crt and NAME.key for the node called NAME (its --name, by default the host's name)."""
+    """Makes NAME.crt and NAME.key for the node called NAME (its --name, by default the host's name).
+
+    \b
+    Examples:
+      spoolnode ca issue alpha
+      spoolnode ca issue beta --dir /root/ca --out /etc/spoolnode --days 90
+    """
     made = _ca().issue(directory, name, days, out)
     click.echo(f"{made.certificate}  the certificate of {name}, valid until {_day(made.until)}")
     click.echo(f"{made.key}  its key")
@@ -87,6 +104,12 @@ def ca_revoke(name: str, directory: Path, file: Path | None, days: int | None) -
 
     A node takes no peers after its list has expired: with --days, write it again in time. With two authorities in
     --tls-ca, --tls-crl holds the lists of both, one after the other.
+
+    \b
+    Examples:
+      spoolnode ca revoke beta
+      spoolnode ca revoke --cert beta.crt
+      spoolnode ca revoke --days 30
     """
     taken = _ca().revoke(directory, name, file, days or 0)
     more = f"{taken.certificates} more revoked, valid until {_day(taken.until)}"
@@ -100,6 +123,11 @@ def ca_show(files: tuple[Path, ...], as_json: bool) -> None:
     """Shows certificates: whose they are, and how long they are valid.
 
     A certificate is shown as revoked if a ca.crl beside it revokes it.
+
+    \b
+    Examples:
+      spoolnode ca show ca/ca.crt
+      spoolnode ca show ca/*.crt --json
     """
     from spoolnode.cli.printing import print_json, print_pairs
 

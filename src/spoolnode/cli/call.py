@@ -31,12 +31,13 @@ def call_command(
 
     A value is JSON; if it is not, it is text. Put -- before the first value that begins with -.
 
-    \b
-    spoolnode call tasks:mail 1 to='["ada@example.org"]'
-    spoolnode call tasks:report 2026-11-28 --at +5m --node tag:gpu
-    spoolnode call --list tasks
-
     Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
+
+    \b
+    Examples:
+      spoolnode call tasks:mail 1 to='["ada@example.org"]'
+      spoolnode call tasks:report 2026-11-28 --at +5m --node tag:gpu
+      spoolnode call --list tasks
     """
     if listed is not None:
         if function is not None:

@@ -29,6 +29,11 @@ def rm_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 
     ID may also be the name of a file. It works with or without a running node, but never on a task that is running or being
     sent. A task for another node that `ls --outbox` shows as perhaps sent may still run there.
+
+    \b
+    Examples:
+      spoolnode rm 74ba73fab663_1795859211165932_80
+      spoolnode rm spool/uwsgi_spoolfile_on_74ba73fab663_1795859211165932_80
     """
     each(spool, ids, "removed", lambda directory: directory.remove, as_json)
 
@@ -51,6 +56,11 @@ def cancel_command(ids: tuple[str, ...], grace: float, spool: str, as_json: bool
     The other nodes are asked if it was handed on. ID may be the one here, or the one that the task got from its first node.
 
     Exit status: 0 all are cancelled; 1 one is unknown, or had ended before; 3 one is, or may be, on a node that cannot be asked.
+
+    \b
+    Examples:
+      spoolnode cancel 74ba73fab663_1795859211165932_80
+      spoolnode cancel 74ba73fab663_1795859211165932_80 --grace 1m
     """
 
     def action_of(directory: "Directory") -> Action:
@@ -72,6 +82,11 @@ def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 
     These may be dead (their attempts count from zero), or wait for their time or for another attempt. A task for another
     node waits for that node again, and the node is tried now.
+
+    \b
+    Examples:
+      spoolnode retry 74ba73fab663_1795859211165932_80
+      spoolnode retry 74ba73fab663_1795859211165932_80 --spool /var/lib/spoolnode/spool
     """
     each(spool, ids, "ready", lambda directory: directory.retry, as_json)
 
@@ -86,6 +101,11 @@ def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> N
     It does not wait for the backoff. DEST is the name, id or address of a node, or tag:X; without it, all are tried.
 
     Exit status 1 if tasks wait for a destination that no known node has.
+
+    \b
+    Examples:
+      spoolnode flush
+      spoolnode flush mail3 tag:gpu
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.printing import print_json
@@ -141,6 +161,11 @@ def reload_command(wait: float, spool: str) -> None:
 
     Exit status: 0 the new code runs; 1 it does not load, or the node declined, and standard error says why; 2 the command
     line is wrong; 3 it is still loading after --wait seconds.
+
+    \b
+    Examples:
+      spoolnode reload
+      spoolnode reload --wait 5m
     """
     from spoolnode.client.control import ASK_SECONDS, ask
 
@@ -170,6 +195,11 @@ def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     The node takes no new tasks and lets running ones end. Waiting ones go to peers that can run them. All of this takes at
     most --grace seconds. The rest stays in the spool: tasks that were addressed to this node, tasks for nodes that are down,
     and those that no peer could take (kept). `spoolnode stop` cuts it short.
+
+    \b
+    Examples:
+      spoolnode drain
+      spoolnode drain --no-wait
     """
     from spoolnode.cli.directory import StoppedDirectory, root_of
     from spoolnode.cli.printing import print_json, say
@@ -217,6 +247,12 @@ def stop_command(wait: bool, files: bool, spool: str) -> None:
 
     It takes no new tasks, and running ones get --grace seconds to end. The others stay in the spool, unless the node runs
     with --drain-on-stop (see `spoolnode drain`). SIGTERM does the same.
+
+    \b
+    Examples:
+      spoolnode stop
+      spoolnode stop --wait
+      spoolnode stop --files
     """
     from spoolnode.cli.settle import say_what_is_left
     from spoolnode.client.control import ask

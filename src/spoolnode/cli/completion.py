@@ -89,6 +89,11 @@ def completion_command(shell: str) -> None:
 
     It completes commands, options and files, and from the node or its spool directory the ids of tasks, and the names of
     functions and nodes. A node that does not answer at once is not waited for.
+
+    \b
+    Examples:
+      eval "$(spoolnode completion bash)"
+      spoolnode completion fish > ~/.config/fish/completions/spoolnode.fish
     """
     found: Any = get_completion_class(shell)
     click.echo(found(click.get_current_context().find_root().command, {}, "spoolnode", VARIABLE).source(), nl=False)

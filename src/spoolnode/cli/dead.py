@@ -29,6 +29,11 @@ def dead_command() -> None:
     """Lists, retries or removes dead tasks.
 
     These were given up. They are kept, with the reason, until you retry or remove them.
+
+    \b
+    Examples:
+      spoolnode dead ls --by kind
+      spoolnode dead retry --function shop.tasks:pay --since 2h
     """
 
 
@@ -63,7 +68,14 @@ _all_option = click.option("--all", "everything", is_flag=True, help="All dead t
 @spool_option
 @json_option
 def dead_ls(choice: "Choice", by: str | None, limit: int, spool: str, as_json: bool) -> None:
-    """Lists them with the reason, with or without a running node."""
+    """Lists them with the reason, with or without a running node.
+
+    \b
+    Examples:
+      spoolnode dead ls --by kind
+      spoolnode dead ls --function shop.tasks:pay --since 2h
+      spoolnode dead ls --reason 'ConnectionError: refused' --limit 10
+    """
     if by is None:
         list_tasks(spool, "dead", limit, as_json, choice)
     else:
@@ -87,6 +99,12 @@ def dead_retry(
 
     Without ID it asks before it begins, with the number of tasks. Those that die after that are not meant. If it is interrupted,
     the same command goes on with the rest.
+
+    \b
+    Examples:
+      spoolnode dead retry 74ba73fab663_1795859211165932_80
+      spoolnode dead retry --function shop.tasks:pay --since 2h --rate 10/s
+      spoolnode dead retry --all --yes
     """
     if _is_about_many(ids, choice, everything):
         _act_on_all(spool, choice, "ready", lambda directory: directory.retry_dead, per_second, yes, as_json)
@@ -107,6 +125,11 @@ def dead_rm(ids: tuple[str, ...], choice: "Choice", everything: bool, yes: bool,
     """Removes them for good.
 
     Without ID it asks before it begins, with the number of tasks. Those that die after that are not meant.
+
+    \b
+    Examples:
+      spoolnode dead rm 74ba73fab663_1795859211165932_80
+      spoolnode dead rm --reason KeyError --since 1d
     """
     if _is_about_many(ids, choice, everything):
         _act_on_all(spool, choice, "removed", lambda directory: directory.remove_dead, None, yes, as_json)

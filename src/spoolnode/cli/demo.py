@@ -9,6 +9,10 @@ def demo_command() -> None:
 
     It starts a node in a temporary directory, sends it tasks, kills it, starts it again, and stops it. Then it starts three
     nodes that find each other, and kills one of them.
+
+    \b
+    Examples:
+      spoolnode demo
     """
     from spoolnode.demo.show import run_demo
 

@@ -35,12 +35,12 @@ def doctor_command(nginx: str, file: str | None, as_json: bool, **given: Any) ->
     One line each for the spool directory, its disk, the addresses, the application, the peers and this machine. It reads the
     application's source for what it uses of uWSGI's modules, and for functions that no worker finds, and runs none of it.
 
+    Exit status 1 if something would keep a node from running or from keeping its promises.
+
     \b
     Examples:
       spoolnode doctor --app shop.tasks
       spoolnode doctor -s /run/spoolnode.sock --nginx /etc/nginx/nginx.conf
-
-    Exit status 1 if something would keep a node from running or from keeping its promises.
     """
     from spoolnode.cli.printing import print_json
     from spoolnode.cli.settings import gather

@@ -39,6 +39,12 @@ def join_command(seeds: tuple[str, ...], file: str | None, ini: tuple[str, ...],
     HOST:PORT names peers, besides those that --discover finds (by default all that announce themselves on the local
     network). Nodes do not tell each other about further nodes: give each node all of them. It is short for --discover
     static://HOST:PORT,...
+
+    \b
+    Examples:
+      spoolnode join -w tasks
+      spoolnode join --name alpha -s 10.0.0.1:3031 --allow 10.0.0.0/24 -w shop.tasks -p 4
+      spoolnode join --config spoolnode.toml --timeout 5m --grace 2m
     """
     from spoolnode.cli.settings import gather, unknown_variables
     from spoolnode.node import log
@@ -166,6 +172,12 @@ def config_command(file: str | None, as_json: bool, ini: tuple[str, ...], **give
     """Prints the settings in force as TOML.
 
     Each has its meaning above it: a good file to start from. It takes the options of `join`, and reads the same sources.
+
+    \b
+    Examples:
+      spoolnode config
+      spoolnode config -w shop.tasks -p 4 --timeout 5m > spoolnode.toml
+      spoolnode config --ini uwsgi.ini
     """
     from spoolnode.cli.printing import print_json
     from spoolnode.cli.settings import as_toml, gather, in_force

@@ -34,7 +34,13 @@ def limit_option(function: Any) -> Any:
 @spool_option
 @json_option
 def status_command(spool: str, as_json: bool) -> None:
-    """Shows the state of a running node."""
+    """Shows the state of a running node.
+
+    \b
+    Examples:
+      spoolnode status
+      spoolnode status --spool /var/lib/spoolnode/spool --json
+    """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.printing import print_json, print_pairs
     from spoolnode.client.control import ask
@@ -152,6 +158,12 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
 
     With --outbox, FOR is the node that a task waits for. SENT is `perhaps` if it was sent and no answer came, so the other
     node may have it already. Below the table: for each of these nodes, why its tasks still wait.
+
+    \b
+    Examples:
+      spoolnode ls
+      spoolnode ls --outbox
+      spoolnode ls --dead --limit 0 --json
     """
     list_tasks(spool, state or "waiting", limit, as_json)
 
@@ -271,6 +283,11 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
 
     The story says when the task was accepted and from where, where it went, each attempt with its error, and how it ended.
     With --json it has the whole tracebacks. How long stories are kept: see --history of `join`.
+
+    \b
+    Examples:
+      spoolnode show 74ba73fab663_1795859211165932_80
+      spoolnode show 74ba73fab663_1795859211165932_80 --json
     """
     from spoolnode.cli.directory import identity_of, open_directory
     from spoolnode.cli.printing import print_json, print_pairs
@@ -323,6 +340,11 @@ def timers_command(spool: str, as_json: bool) -> None:
 
     For each: WHEN it is due, the NEXT time, the LAST time for which it was run and by which node (BY). ON says where it runs:
     on each node for itself, or on one node of the cluster (cluster=True).
+
+    \b
+    Examples:
+      spoolnode timers
+      spoolnode timers --json
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.printing import moment, print_json, print_table

@@ -31,6 +31,11 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
 
     FOUND BY: mdns: it announces itself on the local network. static: named with `join HOST:PORT` or --discover static://.
     dns, dns+srv, file: from the name server or the file of --discover. its own call: it has called this node.
+
+    \b
+    Examples:
+      spoolnode peers
+      spoolnode peers --watch
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.cli.printing import print_json
@@ -61,6 +66,11 @@ def accept_command(name: str, identity: str, spool: str) -> None:
     of the two another --name.
 
     With certificates, also accept a node after it was renamed: its certificate is for NAME now.
+
+    \b
+    Examples:
+      spoolnode peers
+      spoolnode accept mail3 6fcc34cf6a00
     """
     from urllib.parse import urlencode
 

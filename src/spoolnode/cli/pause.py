@@ -19,6 +19,11 @@ def pause_command(function: str, spool: str, as_json: bool) -> None:
     FUNCTION is the name of a function, as `ls` shows it: only its tasks wait, and all others overtake them. Without
     it no task starts. Tasks that run go on, and new ones are stored. It is kept when the node is started again. `status` and
     `ls` show what is paused.
+
+    \b
+    Examples:
+      spoolnode pause
+      spoolnode pause shop.tasks:pay
     """
     _change("pause", function, spool, as_json)
 
@@ -31,6 +36,11 @@ def resume_command(function: str, spool: str, as_json: bool) -> None:
     """Starts tasks again after `spoolnode pause`.
 
     FUNCTION is the name of a paused function. Without it everything runs again, all functions too.
+
+    \b
+    Examples:
+      spoolnode resume shop.tasks:pay
+      spoolnode resume
     """
     _change("resume", function, spool, as_json)
 

@@ -39,6 +39,11 @@ def ping_command(address: str | None, wait: float, as_json: bool) -> None:
 
     ADDR is host:port or the path of a unix socket; without it, SPOOLNODE_VIA or port 3031 of this machine. A real uWSGI server
     answers too, but says nothing about itself.
+
+    \b
+    Examples:
+      spoolnode ping
+      spoolnode ping 10.0.0.2:3031 --wait 500ms
     """
     from spoolnode.cli.printing import print_json, say
     from spoolnode.protocol.answer import read_status

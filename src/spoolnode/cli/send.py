@@ -34,12 +34,13 @@ def send_command(
     When it returns, the task is on that node's disk. With --node it waits there, if need be, until the other node has it;
     `all` makes a copy for each node that is up and runs tasks, and the id is that of the first.
 
-    \b
-    spoolnode send ToGroup=customers
-    spoolnode send file=a.mov -j width=1280 --at +5m --body a.mov
-    spoolnode send refresh=cache --node all
-
     Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
+
+    \b
+    Examples:
+      spoolnode send ToGroup=customers
+      spoolnode send file=a.mov -j width=1280 --at +5m --timeout 1h --body a.mov
+      spoolnode send refresh=cache --node all
     """
     tell_stored(node, *_send(_task(pairs, typed, special), node, timeout, max_attempts, via, send_timeout), as_json=as_json)
 

@@ -36,6 +36,11 @@ def settle_command(spool: str, as_json: bool) -> None:
     A real uWSGI spooler can then take over: stop the node, run this (or `spoolnode stop --files`), and start uWSGI on the
     directory. It works while the node runs, too, and a node takes such files like all others. Tasks for other nodes, and dead
     ones, stay where only a node looks.
+
+    \b
+    Examples:
+      spoolnode settle
+      spoolnode settle --spool /var/lib/spoolnode/spool
     """
     from spoolnode.cli.directory import open_directory, root_of
     from spoolnode.cli.printing import print_json

@@ -18,6 +18,11 @@ def top_command(spool: str) -> None:
     p pauses or resumes a function, d drains this node, ? helps, q ends.
 
     It needs the extra `top`, 80 columns and 24 lines. NO_COLOR turns colours off. When the node is restarted, it goes on.
+
+    \b
+    Examples:
+      spoolnode top
+      spoolnode top --spool /var/lib/spoolnode/spool
     """
     from spoolnode.cli.directory import root_of
     from spoolnode.client.control import ask
