@@ -129,6 +129,12 @@ def test_without_a_terminal_nothing_is_done_unless_it_is_confirmed(cemetery: Run
     assert len(ids(cemetery, "dead", "ls")) == len(KINDS) * (OLD + EACH)
 
 
+@pytest.mark.parametrize(("verb", "done"), [("retry", "are ready"), ("rm", "removed")])
+def test_a_script_that_says_all_is_not_asked(cemetery: RunningNode, verb: str, done: str) -> None:
+    assert cemetery.command("dead", verb, "--all").stdout == f"{len(KINDS) * (OLD + EACH)} tasks {done}\n"
+    assert not ids(cemetery, "dead", "ls")
+
+
 @pytest.mark.parametrize(("answer", "left"), [("n", len(KINDS) * (OLD + EACH)), ("y", (len(KINDS) - 1) * (OLD + EACH))])
 def test_on_a_terminal_it_asks_with_the_number(cemetery: RunningNode, answer: str, left: int) -> None:
     ours, theirs = pty.openpty()

@@ -177,7 +177,8 @@ def _act_on_all(
     total = directory.count_dead(meant, "kind")["tasks"]
     what = "Retry" if done == "ready" else "Remove"
     if total:
-        confirmed(f"{what} {tasks_of(total, 'dead task')}{' for good' if done == 'removed' else ''}?", yes)
+        question = f"{what} {tasks_of(total, 'dead task')}{' for good' if done == 'removed' else ''}?"
+        confirmed(question, yes, says_all=not choice.is_narrow())
     act, count = action_of(directory), 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, Python would ignore it
     try:

@@ -1,6 +1,5 @@
 """`forget`: a node that will never come back."""
 
-import sys
 from typing import Any
 from urllib.parse import urlencode
 
@@ -8,7 +7,7 @@ import click
 
 from spoolnode.cli import CommandFailure
 from spoolnode.cli.completing import destinations, peers
-from spoolnode.cli.options import json_option, spool_option
+from spoolnode.cli.options import confirmed, json_option, spool_option, yes_option
 
 
 @click.command("forget")
@@ -21,7 +20,7 @@ from spoolnode.cli.options import json_option, spool_option
     help="Where its tasks go: any, the name of a node, or tag:X.",
 )
 @click.option("--move-in-doubt", is_flag=True, help="Move those that it may have, too. They may run twice.")
-@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@yes_option
 @spool_option
 @json_option
 def forget_command(node: str, move_to: str, move_in_doubt: bool, yes: bool, spool: str, as_json: bool) -> None:
@@ -46,8 +45,8 @@ def forget_command(node: str, move_to: str, move_in_doubt: bool, yes: bool, spoo
         raise click.UsageError("--move-in-doubt needs --move-to, which says where they go")
     root = root_of(spool)
     found = ask(root, "GET", f"/forget?{urlencode({'node': node})}")
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"{_what_happens(found, node, move_to, move_in_doubt)} Forget {_named(found, node)}?", abort=True, err=True)
+    happens = _what_happens(found, node, move_to, move_in_doubt)
+    confirmed(f"{happens} Forget {_named(found, node)}?", yes, says_all=True)
     query = {"node": node, "move_to": move_to, "in_doubt": "move" if move_in_doubt else "dead"}
     done = ask(root, "POST", f"/forget?{urlencode(query)}", BULK_SECONDS)
     if as_json:

@@ -212,11 +212,15 @@ def yes_option(function: F) -> F:
     return click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")(function)
 
 
-def confirmed(question: str, yes: bool) -> None:
-    """Asks, unless the answer was given on the command line; ends the command unless the answer is yes."""
-    if yes:
+def confirmed(question: str, yes: bool, *, says_all: bool = False) -> None:
+    """Asks, unless the answer was given on the command line; ends the command unless the answer is yes.
+
+    `says_all`: the command names all that it does, so that a script, which cannot be asked, means it.
+    """
+    is_script = not sys.stdin.isatty()
+    if yes or (is_script and says_all):
         return
-    if not sys.stdin.isatty():
+    if is_script:
         raise CommandFailure(f"{question} Standard input is not a terminal, so nothing was done; --yes does it without asking")
     click.confirm(question, abort=True, err=True)
 
