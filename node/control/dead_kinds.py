@@ -5,7 +5,7 @@ with and without a running node.
 import heapq
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -77,8 +77,9 @@ class Part(NamedTuple):
 class DeadKinds:
     """Remembers the kind of each dead task: of a hundred thousand, only the new ones are read again."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
+        self._clock = clock
         self._known: dict[str, _Known] = {}
         """By their files."""
         self._look_number = 0
@@ -110,7 +111,7 @@ class DeadKinds:
 
         With a limit it looks at the directory only now and then: a file may have gone, and the latest ones may be missing.
         """
-        if limit is None or time.monotonic() > self._look_again_at:
+        if limit is None or self._clock() > self._look_again_at:
             self._look()
         found = [where for where, _ in self._chosen(choice)]
         first = found if limit is None else heapq.nsmallest(limit, found, lambda where: (self._known[where].died, where))
@@ -126,7 +127,7 @@ class DeadKinds:
 
     def _look(self) -> None:
         """Brings `_known` up to date, in place: to free a hundred thousand entries at once would hold up every thread."""
-        began, changed = time.monotonic(), self._changed_at()
+        began, changed = self._clock(), self._changed_at()
         if changed is not None and changed == self._seen_changed_at:
             return
         self._look_number += 1
@@ -138,7 +139,7 @@ class DeadKinds:
             known.seen_by = self._look_number
         for gone in [where for where, known in self._known.items() if known.seen_by != self._look_number]:
             del self._known[gone]
-        self._seen_changed_at, ended = changed, time.monotonic()
+        self._seen_changed_at, ended = changed, self._clock()
         self._look_again_at = ended + LOOK_REST * (ended - began)
 
     def _changed_at(self) -> float | None:

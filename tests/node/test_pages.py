@@ -166,11 +166,20 @@ def test_kinds_of_the_dead_are_exact_after_tasks_came_went_and_came_again(reader
 def test_a_part_of_the_dead_is_the_first_to_die_and_none_is_handed_out_twice(reader: Reader) -> None:
     for n in range(10):
         put(reader, f"dead/uwsgi_spoolfile_on_{n}", NOW - n, "f", "KeyError: 1")
-    kinds = DeadKinds(reader)
+    kinds = DeadKinds(reader, lambda: 0.0)  # no time passes: one look serves all parts
     parts = [kinds.take(Choice(), 4) for _ in range(3)]
     assert [part.left for part in parts] == [6, 2, 0]
     assert [file for part in parts for file in part.files] == [f"dead/uwsgi_spoolfile_on_{n}" for n in reversed(range(10))]
     assert kinds.count(Choice(), "kind").tasks == 10, "those that stay there after all are found again"
+
+
+def test_between_parts_the_directory_is_looked_at_once_in_twenty_times_as_long_as_a_look_takes(reader: Reader) -> None:
+    for n in range(4):
+        put(reader, f"dead/uwsgi_spoolfile_on_{n}", NOW - n, "f", "KeyError: 1")
+    moments = iter([100.0, 100.0, 101.0, 121.0, 121.1, 121.1, 122.1])  # a look takes a second: from 100 to 101, the next after 121
+    kinds = DeadKinds(reader, lambda: next(moments))
+    parts = [kinds.take(Choice(), 1).left for _ in range(3)]
+    assert parts == [3, 2, 3], "the third looks again, and finds the two that nobody took out of dead/"
 
 
 def test_a_directory_of_the_dead_that_was_quiet_for_long_is_still_looked_at_when_it_changes(reader: Reader) -> None:
