@@ -176,7 +176,7 @@ def test_a_part_of_the_dead_is_the_first_to_die_and_none_is_handed_out_twice(rea
 def test_between_parts_the_directory_is_looked_at_once_in_twenty_times_as_long_as_a_look_takes(reader: Reader) -> None:
     for n in range(4):
         put(reader, f"dead/uwsgi_spoolfile_on_{n}", NOW - n, "f", "KeyError: 1")
-    moments = iter([100.0, 100.0, 101.0, 121.0, 121.1, 121.1, 122.1])  # a look takes a second: from 100 to 101, the next after 121
+    moments = iter([100.0, 100.0, 101.0, 121.0, 121.1, 121.1, 122.1])  # a look takes a second: it rests until 121
     kinds = DeadKinds(reader, lambda: next(moments))
     parts = [kinds.take(Choice(), 1).left for _ in range(3)]
     assert parts == [3, 2, 3], "the third looks again, and finds the two that nobody took out of dead/"
