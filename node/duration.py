@@ -1,5 +1,6 @@
 """Lengths of time as people type them: `90`, `1.5`, `30s`, `5m`, `2h`, `1d`, `500ms`."""
 
+import math
 import re
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -14,4 +15,7 @@ def read_duration(text: str) -> float:
     found = _DURATION.fullmatch(text.strip().lower())
     if found is None:
         raise ValueError(text)
-    return float(found[1]) * _UNITS[found[2]]
+    seconds = float(found[1]) * _UNITS[found[2]]
+    if not math.isfinite(seconds):  # four hundred digits
+        raise ValueError(text)
+    return seconds

@@ -19,7 +19,9 @@ NOW = 1_800_000_000.0
     [
         ("1764000000", 1764000000.0),
         ("1764000000.25", 1764000000.25),
+        ("+90", NOW + 90),
         ("+90s", NOW + 90),
+        ("+500ms", NOW + 0.5),
         ("+5m", NOW + 300),
         ("+2h", NOW + 7200),
         ("+1d", NOW + 86400),
@@ -33,7 +35,7 @@ def test_times(text: str, when: float) -> None:
     assert read_time(text, NOW) == when
 
 
-@pytest.mark.parametrize("text", ["", "soon", "+5", "+5w", "5m", "-5", "2027-13-01", "1e9"])
+@pytest.mark.parametrize("text", ["", "soon", "+", "+soon", "+-5", "+5w", "5m", "-5", "2027-13-01", "1e9"])
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is not a time; write Unix seconds, ISO 8601"):
         read_time(text, NOW)

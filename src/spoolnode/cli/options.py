@@ -54,7 +54,8 @@ def sending_options(function: F) -> F:
             help="Where it runs: a node's name, host:port, tag:X, any or all.",
         ),
         click.option(
-            "--at", metavar="TIME", help="Earliest start: Unix seconds, ISO 8601 (local without a zone), or +90s, +5m, +2h, +1d."
+            "--at", metavar="TIME",
+            help="Earliest start: Unix seconds, ISO 8601 (local without a zone), or +90, +5m, +2h, +1d from now on.",
         ),
         click.option("--priority", metavar="N", help="Lower runs sooner; tasks without one run last."),
         click.option(

@@ -11,9 +11,7 @@ import click
 from spoolnode.cli import CommandFailure
 from spoolnode.cli.completing import files
 from spoolnode.cli.options import json_option, node_address, sending_options
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_RELATIVE = re.compile(r"\+([0-9]+(?:\.[0-9]+)?)([smhd])")
+from spoolnode.node.duration import read_duration
 
 _OPTIONS = ("at", "priority")
 """Variables that must be given as the option of that name."""
@@ -163,15 +161,14 @@ def read_time(text: str, now: float) -> float:
     """Seconds since 1970, from Unix seconds, ISO 8601, or `+` and a length of time from `now` on."""
     from datetime import datetime
 
-    relative = _RELATIVE.fullmatch(text)
-    if relative:
-        return now + float(relative[1]) * _SECONDS[relative[2]]
     try:
+        if text.startswith("+"):
+            return now + read_duration(text[1:])
         if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) and not re.fullmatch(r"[0-9]{8}", text):
             return float(text)
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text!r} is not a time; write Unix seconds, ISO 8601 like 2026-01-31T08:00, or +90s, +5m, +2h, +1d",
+            f"{text!r} is not a time; write Unix seconds, ISO 8601 like 2026-01-31T08:00, or +90, +5m, +2h, +1d from now on",
             param_hint="--at",
         ) from None
