@@ -1,7 +1,6 @@
 """The page in a real Chromium: it moves with the tasks, acts on what was chosen only, tells strangers nothing, suits all."""
 
 import http.server
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 import axe_core_python
 import pytest
 from chromium import FOREIGN, Open, address_of, link_of
-from playwright.sync_api import BrowserContext, Page, Response, expect
+from playwright.sync_api import BrowserContext, Page, Response, Route, expect
 from support import PATIENCE, RunningNode, eventually
 
 import spoolnode
@@ -52,8 +51,13 @@ const later = window.setTimeout;
 window.setTimeout = (call, ms, ...all) => ([2000, 3000, 5000, 15000, 30000, 60000].includes(ms) ? 0 : later(call, ms, ...all));
 """
 """The page does not ask by the clock any more: these are its pauses between two questions."""
+NOTE_SHIFTS = """
+window.shifts = [];
+window.settled = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+new PerformanceObserver((list) => shifts.push(...list.getEntries())).observe({ type: "layout-shift", buffered: true });
+"""
+"""Each time that something on the page moves without being asked to."""
 AXE = Path(axe_core_python.__file__).with_name("axe.min.js").read_text()
-MANY = 100_000
 WITH_CHARGE = {"serious", "critical"}
 
 expect.set_options(timeout=PATIENCE * 1000)
@@ -135,6 +139,29 @@ def test_a_killed_node_shows_as_down(running: RunningNode, tmp_path: Path, opene
         expect(row).to_contain_text("down")
     finally:
         beta.clean_up()
+
+
+def test_the_page_shows_before_the_functions_are_told_and_nothing_moves_when_they_come(
+    running: RunningNode, context: Callable[..., BrowserContext]
+) -> None:
+    page, held_back, is_held_back = context().new_page(), list[Route](), True
+    page.add_init_script(NOTE_SHIFTS)
+    page.route("**/api/v1/functions", lambda route: held_back.append(route) if is_held_back else route.continue_())
+    pay.options(via=running.via).spool()
+    eventually(lambda: deaths(running) == {"browser.pay": 1}, "it has died")
+    page.goto(link_of(running))
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    expect(page.get_by_text("No task runs now.")).to_be_visible()
+    tab = page.get_by_role("link", name="Functions")
+    expect(tab).to_contain_text("–")
+    shifts = page.evaluate("shifts.length")
+    is_held_back = False
+    for route in held_back:
+        route.continue_()
+    expect(tab).to_contain_text("1")
+    assert page.evaluate("settled().then(() => shifts.length)") == shifts
+    tab.click()
+    expect(page.get_by_role("region", name="Functions")).to_contain_text("browser.pay")
 
 
 class Blank(http.server.BaseHTTPRequestHandler):
@@ -228,37 +255,6 @@ def test_markup_in_arguments_names_tags_and_errors_is_text(running: RunningNode,
     expect(page.locator("dl.facts").get_by_text(EVIL).first).to_be_visible()
     assert page.locator("img").count() == 0
     assert page.evaluate("window.hit") is None
-
-
-def test_of_a_hundred_thousand_dead_tasks_the_first_page_comes_with_the_exact_count(node: RunningNode, opened: Open) -> None:
-    make_dead(node, MANY)
-    node.start("--http", "127.0.0.1:0")
-    page = opened(node, "dead")
-    expect(page.get_by_role("region", name="Tasks, dead").locator("tbody tr")).to_have_count(100)
-    kinds = page.get_by_role("region", name="Dead tasks by kind").locator("tbody tr")
-    expect(kinds).to_have_count(5)
-    expect(kinds.first).to_contain_text("20,000")
-    page.get_by_role("button", name="Next").click()
-    expect(page.get_by_text("101 – 200")).to_be_visible()
-
-
-def make_dead(node: RunningNode, count: int) -> None:
-    """So many dead tasks of five kinds. Files of one kind are one file with many names."""
-    folder = node.spool / "dead"
-    folder.mkdir(parents=True)
-    for kind in range(5):
-        variables = {"spool_func": f"page.f{kind}", "spool_reason": "ValueError: no"}
-        first = folder / f"uwsgi_spoolfile_on_host_{kind}_0_1_1"
-        first.write_bytes(spool_file(variables))
-        for number in range(1, count // 5):
-            os.link(first, folder / f"uwsgi_spoolfile_on_host_{kind}_{number}_1_1")
-
-
-def spool_file(variables: dict[str, str]) -> bytes:
-    block = b"".join(
-        len(part).to_bytes(2, "little") + part for pair in variables.items() for part in (pair[0].encode(), pair[1].encode())
-    )
-    return b"\x11" + len(block).to_bytes(2, "little") + b"\0" + block
 
 
 LOOKS: dict[str, dict[str, Any]] = {

@@ -46,11 +46,13 @@ function App() {
   const node = useAsked("/node", 2);
   const cluster = useAsked("/cluster", 2);
   const warnings = useAsked("/warnings", 5, false);
-  const functions = useAsked("/functions", 3);
   const timers = useAsked("/timers", 15, false);
   const access = useAsked("/tasks?state=running&limit=1", 30, false); // 401 without a session
   const hasSession = access.data !== null && access.problem?.status !== 401;
   const isLive = useEvents(hasSession);
+  const told = [node, cluster, warnings, timers];
+  const isShown = told.every((answer) => answer.data !== null) && (access.data !== null || access.problem !== null);
+  const functions = useAsked(isShown ? "/functions" : null, 3); // it may read every dead task: nothing waits for it
   const ended = useEnded();
   const [act, shown] = useDoing();
   useKeys(useMemo(() => ({
@@ -63,20 +65,20 @@ function App() {
     },
   }), []));
 
-  const told = [node, cluster, warnings, functions, timers];
-  if (told.some((answer) => answer.data === null) || (access.data === null && access.problem === null)) {
+  if (!isShown) {
     return html`<p class="first" role="status">${told.find((answer) => answer.problem)?.problem.message}</p>`;
   }
   setClock(node.data.told_at);
   document.title = `${node.data.dead ? `(${node.data.dead}) ` : ""}${node.data.name} – spoolnode`;
-  const names = functions.data.items.map((row) => row.name);
+  const rows = functions.data?.items;
+  const names = (rows || []).map((row) => row.name);
   const search = () => {
     if (ID.test(text.trim())) {
       location.hash = `#/task/${encodeURIComponent(text.trim())}`;
       setText("");
     }
   };
-  const counts = { node: node.data, timers: timers.data.items.length, functions: names.length };
+  const counts = { node: node.data, timers: timers.data.items.length, functions: rows?.length };
   return html`
     <${Doing.Provider} value=${act}>
       <${Header}
@@ -89,7 +91,7 @@ function App() {
         <${Tabs} open=${where.tab} counts=${counts} />
         <section class="panel" aria-label="What is open">
           ${where.tab === "timers" ? html`<${Timers} timers=${timers.data.items} />`
-            : where.tab === "functions" ? html`<${Functions} functions=${functions.data.items} text=${text} hasSession=${hasSession} />`
+            : where.tab === "functions" ? html`<${Functions} functions=${rows} problem=${functions.problem} text=${text} hasSession=${hasSession} />`
             : !hasSession ? html`<${NoSession} />`
             : where.id !== null ? html`<${Task} key=${where.id} id=${where.id} />`
             : where.tab === "dead" ? html`<${Dead} kind=${where.kind} text=${text} />`

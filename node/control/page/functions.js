@@ -14,10 +14,11 @@ const COLUMNS = [
   ["Limit", "text wide"], ["", "acts"],
 ];
 
-/** The table. Failed counts the attempts that failed, the last ones too. */
-export function Functions({ functions, text, hasSession }) {
+/** The table; `functions` is undefined until the node has told. Failed counts the attempts that failed, the last ones too. */
+export function Functions({ functions, problem, text, hasSession }) {
   const { data: history } = useAsked("/history", 20, false);
   const series = Object.fromEntries((history?.functions || []).map((row) => [row.name, row]));
+  if (functions === undefined) return html`<div class="list">${problem && html`<${Empty} problem=${problem} />`}</div>`;
   const rows = functions.filter((row) => row.name.toLowerCase().includes(text.toLowerCase()));
   if (rows.length === 0) {
     return html`<div class="list"><${Empty}>${text ? "No function has that text in its name." : "No function has run in the last hour, or has dead tasks."}<//></div>`;

@@ -59,11 +59,12 @@ const NOTHING = { data: null, problem: null };
 
 /**
  * The latest answer to a question, as `data`, and the `problem` of the last time it was asked. Events that change nothing of the
- * answer need not lead to a question: `wakes` is false then.
+ * answer need not lead to a question: `wakes` is false then. Without a path nothing is asked.
  */
 export function useAsked(path, seconds = 5, wakes = true) {
   const [answer, setAnswer] = useState({ path: null, ...NOTHING });
   useEffect(() => {
+    if (path === null) return undefined;
     return repeat(seconds * 1000, wakes, async (isWanted) => {
       try {
         const data = await ask(path);

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef } from "./vendor/htm-preact.js";
 import * as words from "./words.js";
 
-/** In the order in which they stand: name in the address, words, count. */
+/** In the order in which they stand: name in the address, words, count; null where there is none, undefined if it is not known yet. */
 export const TABS = [
   ["running", "Running", (counts) => counts.node.running],
   ["waiting", "Waiting", (counts) => counts.node.waiting],

@@ -1,0 +1,85 @@
+"""A node with a hundred thousand dead tasks: its page comes at once."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from chromium import Open, link_of
+from playwright.sync_api import BrowserContext, Page, expect
+from support import PATIENCE, RunningNode
+
+pytestmark = pytest.mark.slow
+
+MANY = 100_000
+KINDS = 5
+SOON = 1000
+"""Milliseconds within which the page shows..."""
+TIMES_AS_LONG = 4
+"""...or within so many times as long as on the same machine without a dead task, if that is busy."""
+FIRST_PAINT = """
+new Promise((found) => new PerformanceObserver((list) => list.getEntriesByName("first-contentful-paint").map(
+  (entry) => found(entry.startTime))).observe({ type: "paint", buffered: true }))
+"""
+
+expect.set_options(timeout=PATIENCE * 1000)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A node with so many dead tasks, which does not run yet."""
+    node = RunningNode(tmp_path_factory.mktemp("full"))
+    make_dead(node.spool / "dead")
+    yield node
+    node.clean_up()
+
+
+def make_dead(folder: Path) -> None:
+    """So many dead tasks of a few kinds. Files of one kind are one file with many names."""
+    folder.mkdir(parents=True)
+    for kind in range(KINDS):
+        first = folder / f"uwsgi_spoolfile_on_host_{kind}_0_1_1"
+        first.write_bytes(spool_file({"spool_func": f"page.f{kind}", "spool_reason": "ValueError: no"}))
+        for number in range(1, MANY // KINDS):
+            os.link(first, folder / f"uwsgi_spoolfile_on_host_{kind}_{number}_1_1")
+
+
+def spool_file(variables: dict[str, str]) -> bytes:
+    block = b"".join(
+        len(part).to_bytes(2, "little") + part for pair in variables.items() for part in (pair[0].encode(), pair[1].encode())
+    )
+    return b"\x11" + len(block).to_bytes(2, "little") + b"\0" + block
+
+
+@pytest.fixture
+def started(full: RunningNode) -> Iterator[RunningNode]:
+    """It, just started: it has read none of them yet."""
+    yield full.start("--http", "127.0.0.1:0")
+    full.stop()
+
+
+def first_paint(page: Page, node: RunningNode) -> float:
+    """Milliseconds until something is seen."""
+    page.goto(link_of(node))
+    return float(page.evaluate(FIRST_PAINT))
+
+
+def test_the_page_shows_within_a_second_although_no_dead_task_was_read_yet(
+    started: RunningNode, node: RunningNode, context: Callable[..., BrowserContext]
+) -> None:
+    node.start("--http", "127.0.0.1:0")
+    without = first_paint(context().new_page(), node)
+    page = context().new_page()
+    assert first_paint(page, started) < max(SOON, TIMES_AS_LONG * without)
+    expect(page.get_by_role("link", name="Dead")).to_contain_text("100,000")
+    expect(page.get_by_role("link", name="Functions")).to_contain_text(str(KINDS))
+
+
+def test_the_first_page_of_the_list_comes_with_the_exact_count(started: RunningNode, opened: Open) -> None:
+    page = opened(started, "dead")
+    expect(page.get_by_role("region", name="Tasks, dead").locator("tbody tr")).to_have_count(100)
+    kinds = page.get_by_role("region", name="Dead tasks by kind").locator("tbody tr")
+    expect(kinds).to_have_count(KINDS)
+    expect(kinds.first).to_contain_text("20,000")
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_text("101 – 200")).to_be_visible()
