@@ -2,7 +2,7 @@
 
 A question is a spool request with `spool_result`, `spool_story` or `spool_task` (the task's id), `spool_wait` (seconds to wait
 for a result if the task has not ended) and `spool_from` (the first byte wanted). A result is msgpack, a story is JSON, and a task
-is msgpack (see docs/wire.md). No task has these variables, so a node that does not know them refuses the question.
+is msgpack (see docs/wire-format.md). No task has these variables, so a node that does not know them refuses the question.
 """
 
 from typing import NamedTuple

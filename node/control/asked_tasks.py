@@ -34,7 +34,7 @@ class AskedTasks:
         return f"<AskedTasks of {self._journal.layout.root}>"
 
     async def told(self, identity: str, steps: Sequence[Happened]) -> bytes | None:
-        """The answer about a task, as docs/wire.md has it; None if it is not here.
+        """The answer about a task, as docs/wire-format.md has it; None if it is not here.
 
         Args:
             identity: its id here, or the one from its first node.

@@ -57,6 +57,8 @@ def read_links(store: Store, boot: str, report: Callable[..., None]) -> Links:
 
 def _links(content: dict[str, Any]) -> Links:
     """Checks the contents of `links`. Raises KeyError, TypeError, ValueError or AttributeError if they are wrong."""
+    if content["version"] != 1:
+        raise ValueError(f"it has version {content['version']}; this spoolnode reads 1")
     if not isinstance(content["run"], int):
         raise TypeError(f"run is {content['run']!r}")
     doubts = {

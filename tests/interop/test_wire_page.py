@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from documents import blocks, page, table
+from documents import blocks, page, section, table
 from real_programs import NGINX, Nginx
 from support import PATIENCE, RunningNode, environment, need
 
@@ -54,4 +54,4 @@ def test_every_variable_that_a_client_may_send_is_on_the_page() -> None:
 def test_every_extension_type_is_on_the_page() -> None:
     documented = {row[0] for row in table(Path(extension.__file__).read_text())}
     assert documented
-    assert documented <= {row[0] for row in table(page("docs/wire.md"))}
+    assert documented <= {row[0] for row in table(section("docs/wire-format.md", "Typed values"))}

@@ -39,7 +39,7 @@ def result(task_id: str, timeout: float | None = None, *, via: str | None = None
 
 
 def ask_about(task_id: str, *, via: str | None = None) -> dict[str, Any]:
-    """All that a node tells of a task now, as docs/wire.md has it. Raises as `result` does, and does not wait for its end."""
+    """All that a node tells of a task now, as docs/wire-format.md has it. Raises as `result` does, and does not wait."""
     fetch = _Fetch(task_id, 0.0, TASK)
     address = resolve(via)
     if (receiver := INSIDE.receiver(address)) is not None:

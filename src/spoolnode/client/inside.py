@@ -27,7 +27,7 @@ class Receiver(Protocol):
         ...
 
     def told(self, task_id: str) -> dict[str, Any]:
-        """All about a task, as a node tells it (docs/wire.md). Raises `ResultMissing`."""
+        """All about a task, as a node tells it (docs/wire-format.md). Raises `ResultMissing`."""
         ...
 
 

@@ -16,7 +16,7 @@ TRACE = "Traceback (most recent call last):\n"
 
 
 def task_result(told: Mapping[str, Any], alias: str, identity: str) -> Any:
-    """The result of a task, of which a node tells this (see docs/wire.md).
+    """The result of a task, of which a node tells this (see docs/wire-format.md).
 
     Raises Django's `TaskResultDoesNotExist` for what is not one of Django's tasks, or whose arguments are not told.
     """

@@ -113,7 +113,7 @@ class SpooledTask:
         return unpack(self.kept, "the result").get("result")
 
     def told(self) -> dict[str, Any]:
-        """All about it, as a node tells it (docs/wire.md).
+        """All about it, as a node tells it (docs/wire-format.md).
 
         Raises:
             ResultMissing: its result is not kept.
