@@ -33,8 +33,8 @@ REST_SECONDS = 0.01
 """The pause after events were read: a lone file is seen at once, and thousands cost a hundred reads a second."""
 READ_SIZE = 64 << 10
 """Bytes of events that are read at once: about 700 events."""
-LOOKED_AT_ONCE = 1000
-"""Files that are checked in one turn of the loop: about five milliseconds."""
+LOOKED_AT_ONCE = 300
+"""Files that are checked in one turn of the loop: one or two milliseconds."""
 LARGEST_EVENT = 16 + 256
 """In bytes."""
 # Plain numbers: each file that a worker removes is an event, and operators of enumerations would take most of the time.

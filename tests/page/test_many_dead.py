@@ -1,4 +1,4 @@
-"""A node with a hundred thousand dead tasks: its page comes at once."""
+"""A node with a hundred thousand dead tasks: its page comes at once, and its event loop is never held."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 from chromium import Open, link_of
+from loop_steps import environment_for, long_steps
 from playwright.sync_api import BrowserContext, Page, expect
 from support import PATIENCE, RunningNode
+
+from spoolnode.client.control import ask
 
 pytestmark = pytest.mark.slow
 
@@ -17,6 +20,10 @@ SOON = 1000
 """Milliseconds within which the page shows..."""
 TIMES_AS_LONG = 4
 """...or within so many times as long as on the same machine without a dead task, if that is busy."""
+LONGEST_STEP = 20.0
+"""Milliseconds of processor time that a step of the event loop may take."""
+TRIES = 3
+"""A long step is long each time. One that other programs made slower is not."""
 FIRST_PAINT = """
 new Promise((found) => new PerformanceObserver((list) => list.getEntriesByName("first-contentful-paint").map(
   (entry) => found(entry.startTime))).observe({ type: "paint", buffered: true }))
@@ -83,3 +90,31 @@ def test_the_first_page_of_the_list_comes_with_the_exact_count(started: RunningN
     expect(kinds.first).to_contain_text("20,000")
     page.get_by_role("button", name="Next").click()
     expect(page.get_by_text("101 – 200")).to_be_visible()
+
+
+def hold(node: RunningNode, steps: Path, *requests: tuple[str, str]) -> list[str]:
+    """The steps of the loop that took too long while the node answered."""
+    long_steps(steps)  # those before
+    for method, path in requests:
+        ask(str(node.spool), method, path, PATIENCE)
+    return [step for step in long_steps(steps) if float(step.split()[0]) > LONGEST_STEP]
+
+
+LOOKS = [("GET", path) for path in ("/functions", "/dead", "/tasks?state=dead", "/node", "/cluster", "/warnings")]
+
+
+def test_the_event_loop_is_not_held_when_they_are_read_counted_and_listed_and_when_a_thousand_are_retried(
+    full: RunningNode, tmp_path: Path
+) -> None:
+    measured = environment_for(steps := tmp_path / "steps")
+    for last in range(TRIES):
+        full.start("--http", "127.0.0.1:0", **measured)
+        for path in ("/openapi.json", "/node", "/history"):  # what is loaded by the first request of all
+            ask(str(full.spool), "GET", path)
+        cold = hold(full, steps, *LOOKS)
+        retried = hold(full, steps, ("POST", "/dead/retry?limit=1000"))
+        changed = hold(full, steps, *LOOKS)
+        full.stop()
+        if not cold + retried + changed:
+            break
+        assert last < TRIES - 1, f"cold: {cold}, while some are retried: {retried}, after the change: {changed}"
