@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_programs import Nginx, Postgres, Uwsgi, WebServer
+from postgres import Postgres
+from real_programs import Nginx, Uwsgi, WebServer
 from support import RunningNode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cluster"))  # netns.py

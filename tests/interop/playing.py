@@ -21,7 +21,8 @@ from pathlib import Path
 
 from documents import ROOT, Block
 from netns import Hosts
-from real_programs import NGINX, Program
+from programs import Program
+from real_programs import NGINX
 from support import PATIENCE, environment, eventually
 
 APPLICATION = {

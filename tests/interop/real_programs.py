@@ -1,31 +1,27 @@
-"""The real nginx, uWSGI, PostgreSQL and web servers, each in processes of their own, ended by pid; and ten lines of socket code.
+"""The real nginx, uWSGI and web servers, each in processes of their own, ended by pid; and ten lines of socket code.
 
 Nothing sleeps for a fixed time and no port is fixed: uWSGI chooses its own, nginx gets a free one, and another if that
 was taken meanwhile.
 """
 
-import glob
 import grp
 import http.client
 import json
 import os
 import pwd
 import shlex
-import shutil
-import signal
 import socket
 import struct
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from programs import Program, free_port
 from support import PATIENCE, environment, eventually, need, whole_lines
 
 NGINX = "/usr/sbin/nginx"
-POSTGRES = "/usr/lib/postgresql/*/bin/postgres"
 UWSGI = Path(sys.executable).with_name("uwsgi")
 LISTENS = {"uvicorn": "--uds {}", "gunicorn": "--graceful-timeout 1 --bind unix:{}", "flask": "--host unix://{}"}
 """How each server is told to listen on a unix socket."""
@@ -71,63 +67,6 @@ class Lines:
     def clear(self) -> None:
         """Forgets them."""
         self._path.unlink(missing_ok=True)
-
-
-class Program:
-    """A process whose output goes to a file."""
-
-    def __init__(self, directory: Path, name: str) -> None:
-        self.directory = directory
-        self._log = directory / f"{name}.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def output(self) -> str:
-        """Everything it has said."""
-        return self._log.read_text(errors="replace") if self._log.exists() else ""
-
-    def run(self, command: list[str], pass_fds: Sequence[int] = (), **changes: str) -> None:
-        """Starts it. It gets these descriptors besides the standard ones."""
-        assert self.process is None, "it runs already"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.directory, env={**os.environ, **changes},
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds,
-            )  # fmt: skip
-
-    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
-        """The first true value of `condition`; fails with what the program said when it ends before."""
-
-        def found() -> Any:
-            value = condition()
-            assert value or self.is_running, f"it ended before {what}:\n{self.output}"
-            return value
-
-        try:
-            return eventually(found, what)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.output[-5000:]}") from None
-
-    def wait_for_output(self, text: str) -> None:
-        """Returns when it has said so."""
-        self.wait_for(lambda: text in self.output, repr(text))
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the process is there."""
-        return self.process is not None and self.process.poll() is None
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Ends it; by force when it does not want to."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.send_signal(number)
-        try:
-            process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 class Uwsgi(Program):
@@ -254,51 +193,11 @@ class Nginx(Program):
             client.close()
 
 
-class Postgres(Program):
-    """A real PostgreSQL with a cluster of its own, which listens on a unix socket in its directory."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory, "postgres")
-        self._data = directory / "data"
-
-    def start(self) -> Self:
-        """Starts it; returns when it takes connections."""
-        server = Path(need(max(glob.glob(POSTGRES), default="postgres")))
-        as_nobody = [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]  # it refuses root
-        if not self._data.exists():
-            self._data.mkdir()
-            if not os.geteuid():
-                shutil.chown(self._data, "nobody")
-            initdb = [str(server.with_name("initdb")), "-D", str(self._data), "-U", "postgres", "-A", "trust", "-N"]
-            subprocess.run([*as_nobody, *initdb], check=True, capture_output=True)
-        options = ["-D", str(self._data), "-k", str(self._data), "-c", "listen_addresses=", "-c", "fsync=off"]
-        self.run([*as_nobody, str(server), *options])
-        self.wait_for_output("ready to accept connections")
-        return self
-
-    @property
-    def socket_directory(self) -> Path:
-        """The HOST of its clients."""
-        return self._data
-
-    def restart(self, number: signal.Signals) -> None:
-        """Ends it, and starts it again. SIGINT ends all connections (fast), SIGQUIT is a crash (immediate)."""
-        self.end(number)
-        self.start()
-
-
 def as_user() -> str:
     """The line of a configuration that names the user of nginx's workers, when we may choose."""
     if os.geteuid():
         return ""
     return f"user nobody {grp.getgrgid(pwd.getpwnam('nobody').pw_gid).gr_name};\n"
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def packet(variables: Iterable[tuple[bytes, bytes]], modifier1: int = 17, modifier2: int = 0) -> bytes:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_programs import LINES, UWSGI, Lines, Uwsgi, free_port
+from programs import free_port
+from real_programs import LINES, UWSGI, Lines, Uwsgi
 from support import PATIENCE, RunningNode, eventually, need
 
 from spoolnode import send_to_spooler, spool

@@ -6,7 +6,7 @@ import signal
 import pytest
 from django_project import PROJECT, shell, write_project
 from documents import blocks
-from real_programs import Postgres
+from postgres import Postgres
 from support import RunningNode, eventually
 
 SETTINGS = """

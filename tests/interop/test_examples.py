@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from documents import blocks
-from real_programs import NGINX, STORED, Nginx, Program, exchange, free_port, packet
+from programs import Program, free_port
+from real_programs import NGINX, STORED, Nginx, exchange, packet
 from support import HAND_OVER, PATIENCE, RunningNode, environment, eventually, need
 
 from spoolnode import send_to_spooler

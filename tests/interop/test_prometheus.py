@@ -14,7 +14,8 @@ from typing import Any, Self
 
 import pytest
 from documents import page, table
-from real_programs import Program, exchange, packet
+from programs import Program
+from real_programs import exchange, packet
 from support import PATIENCE, RunningNode, environment, eventually, need
 
 from spoolnode.client.control import ask

@@ -1,0 +1,292 @@
+"""The page between a node and an engine that keeps the tasks of several nodes: a common store.
+
+Replication, consensus and failover are the engine's. A driver turns these verbs into its language and does nothing else; all
+drivers, and the fake in `memory`, keep the same promises: tests/store/ has them, and a new driver has only to pass it.
+
+    publish --> ready <--> later            a task that is not due yet is `later`
+                  |  ^        ^
+                take | lease ran out, again
+                  v  |        |
+                 held --------+----> ended  (end; forgotten after `REMEMBERED` seconds)
+                  |
+                  +----------------> dead   (bury)
+
+Every verb may raise `StoreAway`. Then it may have been done or not, and it is safe to say it again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from spoolnode.protocol.errors import BadTask, SpoolnodeError
+from spoolnode.protocol.names import LAST
+
+ANY = "any"
+"""The destination of a task that any node may take. The others are `tag:X`, or the name, the id or the address of a node."""
+CHUNK = 256 << 10
+"""Bytes of a body that travel at a time."""
+REMEMBERED = 3600.0
+"""Seconds for which a store remembers a task that has ended: a repeat within that time is still the same task."""
+MOST_COUNTED = 10_000
+"""Tasks in one state that are counted one by one; how many there are beyond that may be estimated."""
+
+
+class StoreAway(SpoolnodeError):
+    """The store does not answer, or is not sure of what it was told. It may have been carried out; a repeat is safe."""
+
+
+class StoreUnfit(SpoolnodeError):
+    """The store answers, and cannot be used as it is: its version, its tables, what we may do there."""
+
+
+class TaskState(StrEnum):
+    """Where a task is in its life in the store."""
+
+    READY = "ready"
+    """The next node that may run it takes it."""
+    LATER = "later"
+    """It is not due yet."""
+    HELD = "held"
+    """A node has taken it, until its lease runs out."""
+    DEAD = "dead"
+    """It was given up, and is kept with the reason."""
+    ENDED = "ended"
+    """It needs no more work; its id is remembered for a while."""
+
+
+class Publication(StrEnum):
+    """The outcome of a publication. Each value is an acknowledgement: the store has the work."""
+
+    STORED = "stored"
+    REPEATED = "repeated"
+    """The store has, or had, this very task: its id and its hops were published before."""
+    DUPLICATE = "duplicate"
+    """Another task with its key waits, and does the same work."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """A task without its body."""
+
+    id: str
+    """As `names.is_task_id` wants it. With `hops` it is the message id: a repeat has both, and counts once."""
+    block: bytes
+    """Its variables, encoded as in a spool file. A store does not keep those of a task that has ended."""
+    to: str = ANY
+    """Its destination: `ANY`, `tag:X`, or the name, the id or the address of a node."""
+    rank: int = LAST
+    """Lower runs sooner; `names.LAST` without a priority."""
+    due: float = 0.0
+    """It is not taken before this time; seconds since 1970, by the clock of the store. 0.0 is at once."""
+    key: bytes = b""
+    """The fingerprint of its function and its key (see `protocol.unique`). Of those with one key, one waits; empty: no key."""
+    attempts: int = 0
+    """How often it has run without ending well, as its takers told."""
+    hops: int = 0
+    """How often it was handed on before it came here. It grows when a task leaves the store for a disk: if it comes back, it is
+    not a repeat."""
+    size: int = 0
+    """Bytes of its body."""
+
+
+class Content(ABC):
+    """A body on its way into the store. It may be asked for more than once, when a publication is repeated."""
+
+    size: int
+    """Bytes in all. A content that yields more or fewer is refused, and nothing of it is stored."""
+
+    @abstractmethod
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Its bytes in order, in pieces of 1 to `CHUNK` bytes."""
+
+
+class BytesContent(Content):
+    """A body in memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for start in range(0, self.size, CHUNK):
+            yield self._data[start : start + CHUNK]
+
+
+NO_BODY = BytesContent(b"")
+
+
+class NewTask(NamedTuple):
+    """A task to be published; the size of its body is that of `body`."""
+
+    task: StoredTask
+    body: Content = NO_BODY
+
+
+def wrong_size(new: NewTask, found: int) -> BadTask:
+    """The error about a body that has not the size it should have."""
+    return BadTask(f"the body of {new.task.id} has {found} bytes, and should have {new.body.size}: nothing was stored")
+
+
+class Lease(NamedTuple):
+    """The right of one taker to one task. It is lost when it has run out and the store has given the task away."""
+
+    id: str
+    hops: int
+    turn: int
+    """How often the task has been taken, this time included. An older lease has a lower one and is refused."""
+
+
+class Leased(NamedTuple):
+    """A task that was taken."""
+
+    lease: Lease
+    task: StoredTask
+
+
+class Again(NamedTuple):
+    """How a task that is held goes back to wait. `None` leaves a value as it is."""
+
+    lease: Lease
+    due: float = 0.0
+    """Not before this time; seconds since 1970. 0.0 is at once."""
+    attempts: int | None = None
+    to: str | None = None
+    """Another destination."""
+
+
+class Burial(NamedTuple):
+    """Why a task is given up."""
+
+    lease: Lease
+    reason: str
+
+
+class FoundTask(NamedTuple):
+    """A task as `find` and `list` show it."""
+
+    task: StoredTask
+    state: TaskState
+    accepted: float
+    """When it was published first; seconds since 1970, by the clock of the store."""
+    reason: str = ""
+    """Why it is dead."""
+
+
+class StorePage(NamedTuple):
+    """Some tasks of a list."""
+
+    tasks: list[FoundTask]
+    next: str
+    """Where the list goes on; empty at its end."""
+
+
+class Tally(NamedTuple):
+    """A number of tasks."""
+
+    number: int
+    is_exact: bool
+    """False: there are more than `MOST_COUNTED`, and the number is the engine's own estimate."""
+
+
+class Safety(NamedTuple):
+    """The worth of an acknowledgement now, as the engine itself reports it."""
+
+    engine: str
+    """Its name and version."""
+    survives_crash: bool
+    """Acknowledged tasks survive that the server's process dies."""
+    survives_power_cut: bool
+    """They survive that the server's machine loses power."""
+    survives_lost_disk: bool
+    """They survive that the server's disk is lost: another server has them on its own."""
+    facts: list[tuple[str, str]]
+    """The settings and figures of the engine that say so."""
+    advice: list[str]
+    """Of each thing that is not safe, a sentence with what would make it safe."""
+
+
+class CommonStore(ABC):
+    """Tasks that several nodes share. Several coroutines may use it at once."""
+
+    @abstractmethod
+    async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:
+        """Stores tasks, all of them or none, and tells of each what it was. When it returns, they are as safe as `check` says.
+
+        Tasks of one destination and rank are taken in the order in which they were published, as nearly as two publications at
+        the same moment allow.
+
+        Raises:
+            BadTask: a body did not have its size. Nothing of the group is stored.
+        """
+
+    @abstractmethod
+    async def take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+        """Takes up to so many ready tasks for these destinations: lowest rank first, then the one that was accepted first.
+
+        Each is given to one taker, which has it for `lease` seconds; then it may be given to another one, within a second.
+        While others take at the same moment, it may return fewer tasks than there are.
+        """
+
+    @abstractmethod
+    def body(self, lease: Lease) -> AsyncIterator[bytes]:
+        """The body of a task that is held, in chunks. It ends early, with `StoreAway`, if the lease is lost meanwhile."""
+
+    @abstractmethod
+    async def extend(self, leases: Sequence[Lease], seconds: float) -> frozenset[Lease]:
+        """Lets these leases run out so many seconds from now. Returns those that are lost: their tasks may run elsewhere."""
+
+    @abstractmethod
+    async def end(self, leases: Sequence[Lease]) -> frozenset[Lease]:
+        """Ends tasks that need no more work. Returns the leases that are lost; nothing was done about these.
+
+        A repeat of one that was ended under the same lease is not lost.
+        """
+
+    @abstractmethod
+    async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
+        """Lets tasks wait again. Returns the leases that are lost; nothing was done about these.
+
+        The task with its new values is there before the old one is gone. If another task with its key waits, it ends instead: the
+        other one does its work.
+        """
+
+    @abstractmethod
+    async def bury(self, burials: Sequence[Burial]) -> frozenset[Lease]:
+        """Gives tasks up. They are kept, with their bodies. Returns the leases that are lost; nothing was done about these."""
+
+    @abstractmethod
+    async def find(self, identity: str) -> FoundTask | None:
+        """The task with that id, the one with the most hops; None if the store does not know it, or has forgotten it."""
+
+    @abstractmethod
+    async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
+        """Up to so many tasks in this state, from `next` of another page on. What a page costs does not grow with the store.
+
+        Each state has its own order: ready ones by destination, rank and acceptance; later ones by the time when they are due;
+        ended ones by the time of their end; the others by acceptance. A task that is there all the time is in exactly one page.
+        """
+
+    @abstractmethod
+    async def count(self) -> dict[TaskState, Tally]:
+        """How many tasks are in each state but ended. What it costs does not grow with the store."""
+
+    @abstractmethod
+    async def remove(self, identity: str) -> TaskState | None:
+        """Removes a task that waits or is dead, and its body. Returns the state in which it was; None if it is not there.
+
+        One that is held is not removed. The id is remembered as that of a task that has ended.
+        """
+
+    @abstractmethod
+    async def watch(self, places: Sequence[str], seconds: float) -> bool:
+        """Waits until a task may be ready for one of these destinations: True, within a second. False after `seconds`."""
+
+    @abstractmethod
+    async def check(self) -> Safety:
+        """Asks the engine what an acknowledgement is worth now."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Closes all connections. What is held stays held until its leases run out."""

@@ -1,0 +1,353 @@
+"""A common store in PostgreSQL (see `interface`; the tables are in `postgresql_schema`).
+
+Traps that the code avoids, each with a test:
+
+- Only a transaction that writes waits for the standby. So a repeat, and a duplicate, write too: otherwise their acknowledgement
+  could be of a row that only the primary has.
+- When the wait for the standby is cancelled, the commit succeeds with a warning (see `postgresql_connections`).
+- NOTIFY in a transaction lets one transaction commit at a time, and it would hold that lock while it waits for the standby. So
+  the bell is rung after the commit, by itself; if it is not heard, watchers look for themselves.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from spoolnode.cluster.store.interface import (
+    MOST_COUNTED,
+    REMEMBERED,
+    Again,
+    Burial,
+    CommonStore,
+    FoundTask,
+    Lease,
+    Leased,
+    NewTask,
+    Publication,
+    Safety,
+    StoreAway,
+    StoredTask,
+    StorePage,
+    Tally,
+    TaskState,
+    wrong_size,
+)
+from spoolnode.cluster.store.postgresql_bell import Bell
+from spoolnode.cluster.store.postgresql_connections import Connection, ServerConnections
+from spoolnode.cluster.store.postgresql_safety import safety
+from spoolnode.cluster.store.postgresql_schema import check_schema, migrate
+from spoolnode.cluster.store.postgresql_statements import (
+    AGAIN,
+    BURY,
+    END,
+    END_AGAIN,
+    ESTIMATE,
+    EXTEND,
+    FIND,
+    FORGET,
+    INSERT,
+    IS_READY,
+    READ_CHUNK,
+    REMOVE,
+    STORE_CHUNK,
+    SWEEP_ONE_WITH_KEY,
+    SWEEPS,
+    TAKE,
+    WRITE_DUPLICATES,
+    WRITE_REPEATS,
+    count_of,
+    list_of,
+)
+from spoolnode.protocol.names import LAST
+
+SWEEP = 0.25
+"""Seconds between two looks for what has become due, and for leases that ran out."""
+FORGETTING = 10.0
+"""Seconds between two looks for ended tasks that may be forgotten."""
+POLL = 0.5
+"""Seconds after which a watcher looks for itself."""
+AT_ONCE = 1000
+"""Rows that a sweep changes in one transaction."""
+TRIES = 5
+"""A publication that meets another one (a deadlock, a task that ends at that moment) is repeated so often."""
+
+_LAST_RANK = (1 << 63) - 1
+"""The largest `bigint`, for `names.LAST`, which is one more."""
+_Message = tuple[str, int]
+
+
+class PostgresStore(CommonStore):
+    """A common store in a PostgreSQL database."""
+
+    def __init__(self, connections: ServerConnections) -> None:
+        """Use `open`."""
+        self._connections = connections
+        self._bell = Bell(connections)
+        self._run = connections.run
+        self._next_sweep = self._next_forgetting = 0.0
+
+    @classmethod
+    async def open(cls, url: str, *, migrates: bool = False) -> Self:
+        """The store at this address (postgresql://..., as libpq reads it), whose tables are those of this version.
+
+        `migrates`: makes them so. Raises `StoreAway`, `StoreUnfit`.
+        """
+        store = cls(ServerConnections(url))
+        try:
+            async with store._connections.one() as connection:
+                if migrates:
+                    await migrate(connection)
+                await check_schema(connection)
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    def __repr__(self) -> str:
+        return f"<PostgresStore {self._connections.name}>"
+
+    # -- into the store --
+
+    async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:
+        became: dict[_Message, Publication] = {}
+        async with self._connections.one() as connection:
+            for tries_left in reversed(range(TRIES)):
+                try:
+                    await self._publish(connection, tasks, became)
+                    break
+                except (psycopg.errors.DeadlockDetected, _Changed) as error:
+                    if not tries_left:
+                        raise StoreAway(f"the store {self._connections.name} is too busy with the same tasks") from error
+        done = _told_once(tasks, became)
+        await self._bell.ring({new.task.to for new, was in zip(tasks, done, strict=True) if was == Publication.STORED})
+        return done
+
+    async def _publish(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
+        if not any(new.body.size for new in tasks):
+            await self._insert(connection, tasks, became)  # one statement, whole or not at all by itself
+            return
+        new_ones: dict[_Message, Publication] = {}
+        async with connection.transaction():
+            await self._insert(connection, tasks, new_ones)
+        became |= new_ones
+
+    async def _insert(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
+        rest = [new for new in tasks if (new.task.id, new.task.hops) not in became]
+        for row in await self._run(connection, INSERT, _columns(replace(new.task, size=new.body.size) for new in rest)):
+            became[row[0], row[1]] = Publication.STORED
+        for new in rest:
+            if new.body.size and (new.task.id, new.task.hops) in became:
+                await self._store_body(connection, new)
+        there = [new.task for new in rest if (new.task.id, new.task.hops) not in became]
+        if there:
+            became |= await self._write_again(connection, there)
+
+    async def _write_again(self, connection: Connection, tasks: Sequence[StoredTask]) -> dict[_Message, Publication]:
+        """Tells repeats from duplicates. It writes to the row that is there already, so that its commit waits for the standby."""
+        messages = [[task.id for task in tasks], [task.hops for task in tasks]]
+        repeated = await self._run(connection, WRITE_REPEATS, messages)
+        became = {(row[0], row[1]): Publication.REPEATED for row in repeated}
+        others = [task for task in tasks if (task.id, task.hops) not in became]
+        if others:
+            keys = {bytes(row[0]) for row in await self._run(connection, WRITE_DUPLICATES, [[task.key for task in others]])}
+            if not all(task.key in keys for task in others):
+                raise _Changed  # the task with that key was taken between the two statements, so this one can be stored now
+            became |= {(task.id, task.hops): Publication.DUPLICATE for task in others}
+        return became
+
+    async def _store_body(self, connection: Connection, new: NewTask) -> None:
+        number = found = 0
+        async for chunk in new.body.chunks():
+            await self._run(connection, STORE_CHUNK, [new.task.id, new.task.hops, number, chunk])
+            number, found = number + 1, found + len(chunk)
+        if found != new.body.size:
+            raise wrong_size(new, found)
+
+    # -- out of it --
+
+    async def take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+        async with self._connections.one() as connection:
+            await self._sweep(connection)
+            rows = await self._run(connection, TAKE, {"places": list(places), "most": most, "lease": lease})
+        return [Leased(Lease(task.id, task.hops, row[0]), task) for row in rows for task in [_task(row[2:])]]
+
+    async def body(self, lease: Lease) -> AsyncIterator[bytes]:
+        number = 0
+        while True:
+            async with self._connections.one() as connection:
+                rows = await self._run(connection, READ_CHUNK, [number, *lease])
+            if not rows:
+                raise StoreAway(f"the lease of the task {lease.id} is lost: its body is read no further")
+            if rows[0][0] is None:
+                return
+            yield bytes(rows[0][0])
+            number += 1
+
+    # -- what is held --
+
+    async def extend(self, leases: Sequence[Lease], seconds: float) -> frozenset[Lease]:
+        async with self._connections.one() as connection:
+            return _lost(leases, await self._run(connection, EXTEND, {**_leases(leases), "seconds": seconds}))
+
+    async def end(self, leases: Sequence[Lease]) -> frozenset[Lease]:
+        async with self._connections.one() as connection:
+            lost = _lost(leases, await self._run(connection, END, _leases(leases)))
+            return _lost(lost, await self._run(connection, END_AGAIN, _leases(lost))) if lost else lost
+
+    async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
+        async with self._connections.one() as connection:
+            try:
+                done = await self._again(connection, orders)
+            except psycopg.errors.UniqueViolation:  # two with one key: one after the other, the second sees the first
+                done = [row for order in orders for row in await self._again_alone(connection, order)]
+        await self._bell.ring({row[3] for row in done})
+        return _lost([order.lease for order in orders], done)
+
+    async def _again_alone(self, connection: Connection, order: Again) -> list[TupleRow]:
+        for _ in range(TRIES):
+            try:
+                return await self._again(connection, [order])
+            except psycopg.errors.UniqueViolation:
+                continue  # another node published, or gave back, a task with its key at this moment
+        raise StoreAway(f"the store {self._connections.name} is too busy with the key of the task {order.lease.id}")
+
+    async def _again(self, connection: Connection, orders: Sequence[Again]) -> list[TupleRow]:
+        values = {
+            **_leases([order.lease for order in orders]),
+            "dues": [order.due for order in orders],
+            "attempts": [order.attempts for order in orders],
+            "dests": [order.to for order in orders],
+        }
+        return await self._run(connection, AGAIN, values)
+
+    async def bury(self, burials: Sequence[Burial]) -> frozenset[Lease]:
+        leases = [burial.lease for burial in burials]
+        values = {**_leases(leases), "reasons": [burial.reason.replace("\0", "") for burial in burials]}
+        async with self._connections.one() as connection:
+            return _lost(leases, await self._run(connection, BURY, values))
+
+    # -- looking --
+
+    async def find(self, identity: str) -> FoundTask | None:
+        async with self._connections.one() as connection:
+            rows = await self._run(connection, FIND, [identity])
+        return _found(rows[0]) if rows else None
+
+    async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
+        cursor = json.loads(after) if after else []
+        async with self._connections.one() as connection:
+            rows = await self._run(connection, list_of(state, is_first=not after), [*cursor, limit + 1])
+        page = rows[:limit]
+        return StorePage([_found(row) for row in page], json.dumps(page[-1][12:]) if len(rows) > limit else "")
+
+    async def count(self) -> dict[TaskState, Tally]:
+        async with self._connections.one() as connection:
+            return {state: await self._count(connection, state) for state in TaskState if state != TaskState.ENDED}
+
+    async def _count(self, connection: Connection, state: TaskState) -> Tally:
+        ((number,),) = await self._run(connection, count_of(state), [MOST_COUNTED + 1])
+        if number <= MOST_COUNTED:
+            return Tally(number, True)
+        ((estimate,),) = await self._run(connection, ESTIMATE, [f"spoolnode.task_{state.value}"])
+        return Tally(max(estimate, number), False)
+
+    async def remove(self, identity: str) -> TaskState | None:
+        async with self._connections.one() as connection:
+            rows = await self._run(connection, REMOVE, [identity])
+        return TaskState(rows[0][0]) if rows else None
+
+    async def watch(self, places: Sequence[str], seconds: float) -> bool:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while True:
+            with self._bell.heard(places) as heard:  # before the look: what comes after it rings
+                async with self._connections.one() as connection:
+                    await self._sweep(connection)
+                    if await self._run(connection, IS_READY, [list(places)]):
+                        return True
+                left = end - loop.time()
+                if left <= 0:
+                    return False
+                await heard(min(left, POLL))
+
+    async def check(self) -> Safety:
+        async with self._connections.one() as connection:
+            return await safety(connection, self._run)
+
+    async def close(self) -> None:
+        await self._bell.close()
+        await self._connections.close()
+
+    # -- what time does --
+
+    async def _sweep(self, connection: Connection) -> None:
+        """Makes ready what has become due and what is held no longer; forgets what ended long ago."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP
+            for statement in SWEEPS:
+                await self._run(connection, statement, {"most": AT_ONCE})
+            await self._sweep_keys(connection)
+        if now >= self._next_forgetting:
+            self._next_forgetting = now + FORGETTING
+            await self._run(connection, FORGET, {"most": AT_ONCE, "remembered": REMEMBERED})
+
+    async def _sweep_keys(self, connection: Connection) -> None:
+        try:
+            for _ in range(AT_ONCE):
+                if not await self._run(connection, SWEEP_ONE_WITH_KEY):
+                    return
+        except psycopg.errors.UniqueViolation:
+            pass  # another task with its key came at this moment; the next sweep sees it
+
+
+class _Changed(Exception):
+    """The store changed between two statements; the publication has to begin again."""
+
+
+def _columns(tasks: Iterable[StoredTask]) -> list[list[Any]]:
+    """The values of `INSERT`."""
+    rows = [
+        (t.id, t.block, t.to, min(t.rank, _LAST_RANK), t.due, t.key, t.attempts, t.hops, t.size) for t in tasks
+    ]  # fmt: skip
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(9)]
+
+
+def _told_once(tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> list[Publication]:
+    """Says of each what it became; of one that comes twice in a group, the second is a repeat."""
+    told: set[tuple[str, int]] = set()
+    done = []
+    for task, _ in tasks:
+        message = task.id, task.hops
+        done.append(Publication.REPEATED if message in told and became[message] == Publication.STORED else became[message])
+        told.add(message)
+    return done
+
+
+def _task(row: Sequence[Any]) -> StoredTask:
+    """The task in a row of `_SHOWN`."""
+    identity, block, to, rank, due, key, attempts, hops, size = row
+    return StoredTask(identity, bytes(block), to, LAST if rank == _LAST_RANK else rank, due, bytes(key), attempts, hops, size)
+
+
+def _found(row: Sequence[Any]) -> FoundTask:
+    return FoundTask(_task(row[3:12]), TaskState(row[0]), row[1], row[2])
+
+
+def _leases(leases: Iterable[Lease]) -> dict[str, Any]:
+    listed = list(leases)
+    return {
+        "ids": [lease.id for lease in listed],
+        "hops": [lease.hops for lease in listed],
+        "turns": [lease.turn for lease in listed],
+    }
+
+
+def _lost(leases: Iterable[Lease], done: Iterable[Sequence[Any]]) -> frozenset[Lease]:
+    """The leases that are not among the rows about which something was done."""
+    return frozenset(leases) - {Lease(*row[:3]) for row in done}

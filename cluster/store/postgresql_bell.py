@@ -1,0 +1,88 @@
+"""The bell of a store in PostgreSQL: LISTEN and NOTIFY, to wake those who watch for tasks.
+
+It only saves waiting. If it is broken, watchers look for themselves all the same (`postgresql.POLL`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg
+
+from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
+from spoolnode.cluster.store.postgresql_connections import ServerConnections
+
+PAUSE = 1.0
+"""Seconds before a lost connection is made again."""
+_LOST = (psycopg.Error, StoreAway, StoreUnfit, TimeoutError)
+
+
+class Bell:
+    """Rings; and listens, from the first time that a watcher wants to hear it."""
+
+    def __init__(self, connections: ServerConnections) -> None:
+        self._connections = connections
+        self._waiting: set[tuple[frozenset[str], asyncio.Event]] = set()
+        self._listening: asyncio.Task[None] | None = None
+
+    async def ring(self, places: Iterable[str]) -> None:
+        """Tells all watchers that something is there for these destinations."""
+        listed = list(places)
+        if listed:
+            try:
+                async with self._connections.one() as connection:
+                    await self._connections.run(
+                        connection, "SELECT pg_notify('spoolnode', place) FROM unnest(%s::text[]) AS place", [listed]
+                    )
+            except (StoreAway, StoreUnfit):
+                pass  # what it was about is stored, and watchers find it
+
+    @contextmanager
+    def heard(self, places: Sequence[str]) -> Iterator[Callable[[float], Awaitable[None]]]:
+        """Within, what is rung for these destinations is heard: call the value to wait for it, so many seconds at most."""
+        if self._listening is None or self._listening.done():
+            self._listening = asyncio.create_task(self._listen())
+        event = asyncio.Event()
+        waiting = frozenset(places), event
+
+        async def wait(seconds: float) -> None:
+            try:
+                async with asyncio.timeout(seconds):
+                    await event.wait()
+            except TimeoutError:
+                pass
+
+        self._waiting.add(waiting)
+        try:
+            yield wait
+        finally:
+            self._waiting.discard(waiting)
+
+    async def close(self) -> None:
+        """Listens no more."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._listen_once()
+            except _LOST:
+                await asyncio.sleep(PAUSE)
+
+    async def _listen_once(self) -> None:
+        connection = await self._connections.connect()
+        try:
+            await self._connections.run(connection, "LISTEN spoolnode")
+            self._wake(None)
+            async for notice in connection.notifies():
+                self._wake(notice.payload)
+        finally:
+            await connection.close()
+
+    def _wake(self, place: str | None) -> None:
+        """Wakes those who wait for that destination; None: all."""
+        for places, event in self._waiting:
+            if place is None or place in places:
+                event.set()

@@ -1,0 +1,126 @@
+"""Connections to a PostgreSQL, a few at a time, and its errors as those of a store.
+
+A connection that failed is closed, never used again: the next one is made to that of the hosts which takes writes then, so a
+store follows its primary. Made by hand rather than with psycopg_pool: that one keeps the reason of a failure for its own log
+and tells its caller only that time ran out.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, LiteralString
+from weakref import WeakSet
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
+
+from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
+from spoolnode.protocol.printable import printable
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+MOST = 8
+"""Connections at once, beside the one that listens."""
+PATIENCE = 10.0
+"""Seconds that one statement may take. A stopped server answers nothing and closes nothing."""
+_DEFAULTS = {
+    "application_name": "spoolnode",
+    "target_session_attrs": "read-write",  # of several hosts, the primary
+    "connect_timeout": "3",
+    "tcp_user_timeout": "10000",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+}
+_PLANS: list[LiteralString] = [
+    # Every statement has its index. Figures about a queue are always old (empty a minute ago, a million rows now), and with old
+    # figures the planner takes the whole table.
+    f"SET {method} = off"
+    for method in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+]
+_GONE = (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError)
+_READ_ONLY = "25006"
+"""The state of an error: a primary has become a standby."""
+
+
+class ServerConnections:
+    """Connections to one database."""
+
+    def __init__(self, url: str) -> None:
+        """`url`: postgresql://..., as libpq reads it. Raises `StoreUnfit` if it makes no sense."""
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.ProgrammingError as error:
+            raise StoreUnfit(f"the address of the store cannot be read: {_text(error)}") from error
+        self._conninfo = make_conninfo(**{**_DEFAULTS, **{name: str(value) for name, value in given.items()}})
+        self.name = f"{given.get('host') or 'local'}/{given.get('dbname') or given.get('user') or ''}"
+        """Where it is, for people: hosts and database, without a password."""
+        self._idle: list[Connection] = []
+        self._room = asyncio.Semaphore(MOST)
+        self._unsure: WeakSet[Connection] = WeakSet()
+
+    async def connect(self) -> Connection:
+        """A new connection. Raises `StoreAway`, `StoreUnfit`."""
+        with self._told_as_ours():
+            connection: Connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        connection.add_notice_handler(lambda notice: self._heard(connection, notice))
+        try:
+            for setting in _PLANS:
+                await self.run(connection, setting)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[Connection]:
+        """A connection for a while. Within, errors of psycopg become `StoreAway` and `StoreUnfit`."""
+        async with self._room:
+            connection = self._idle.pop() if self._idle else await self.connect()
+            try:
+                with self._told_as_ours():
+                    yield connection
+                    self._check_sure(connection)
+            except (StoreAway, asyncio.CancelledError):
+                await connection.close()  # what it still does, or waits for, is unknown
+                raise
+            finally:
+                if not connection.closed:
+                    self._idle.append(connection)
+
+    async def run(self, connection: Connection, statement: LiteralString, values: Any = None) -> list[TupleRow]:
+        """Runs one statement; returns its rows."""
+        async with asyncio.timeout(PATIENCE):
+            cursor = await connection.execute(statement, values)
+            return await cursor.fetchall() if cursor.description else []
+
+    async def close(self) -> None:
+        """Closes those that are idle."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    def _heard(self, connection: Connection, notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._unsure.add(connection)
+
+    def _check_sure(self, connection: Connection) -> None:
+        """An operator, or a timeout, can end the wait for the standby. Then the commit succeeds, with no more than a warning."""
+        if connection in self._unsure:
+            raise StoreAway(f"the store {self.name} did not make sure that another server has it")
+
+    @contextmanager
+    def _told_as_ours(self) -> Iterator[None]:
+        try:
+            yield
+        except _GONE as error:
+            raise StoreAway(f"the store {self.name} is away: {_text(error)}") from error
+        except psycopg.Error as error:
+            if error.sqlstate == _READ_ONLY:
+                raise StoreAway(f"the store {self.name} takes no writes now: {_text(error)}") from error
+            raise StoreUnfit(f"the store {self.name} cannot be used: {_text(error)}") from error
+
+
+def _text(error: Exception) -> str:
+    """The text of an error, in one line."""
+    return printable(" ".join(str(error).split())) or f"no answer within {PATIENCE:g} s"

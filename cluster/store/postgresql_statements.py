@@ -1,0 +1,160 @@
+"""The statements of a store in PostgreSQL. All text here is constant: values travel beside it.
+
+Each statement finds its rows through one index (`postgresql_schema`), so what it costs does not grow with the store.
+"""
+
+from typing import LiteralString
+
+from spoolnode.cluster.store.interface import TaskState
+
+_SHOWN: LiteralString = """
+    id, block, dest, rank, coalesce(extract(epoch FROM due), 0)::float8, coalesce(key, ''), attempts, hops, size"""
+
+INSERT: LiteralString = """
+INSERT INTO spoolnode.task (id, block, dest, rank, due, key, attempts, hops, size, state)
+SELECT id, block, dest, rank, to_timestamp(nullif(due, 0)), nullif(key, ''), attempts, hops, size,
+       CASE WHEN to_timestamp(due) > now() THEN 'later' ELSE 'ready' END
+FROM unnest(%b::text[], %b::bytea[], %b::text[], %b::bigint[], %b::float8[], %b::bytea[], %b::int[], %b::int[], %b::bigint[])
+     WITH ORDINALITY AS new (id, block, dest, rank, due, key, attempts, hops, size, place)
+ORDER BY place
+ON CONFLICT DO NOTHING
+RETURNING id, hops"""
+
+WRITE_REPEATS: LiteralString = """
+UPDATE spoolnode.task SET repeats = repeats + 1
+WHERE (id, hops) IN (SELECT * FROM unnest(%b::text[], %b::int[]))
+RETURNING id, hops"""
+
+WRITE_DUPLICATES: LiteralString = """
+UPDATE spoolnode.task SET repeats = repeats + 1
+WHERE key = ANY(%b::bytea[]) AND state IN ('ready', 'later')
+RETURNING key"""
+
+TAKE: LiteralString = f"""
+WITH mine AS (
+    SELECT found.* FROM unnest(%(places)s::text[]) AS place CROSS JOIN LATERAL (
+        SELECT id, hops, rank, serial FROM spoolnode.task
+        WHERE state = 'ready' AND dest = place ORDER BY rank, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED
+    ) AS found ORDER BY rank, serial LIMIT %(most)s
+), taken AS (
+    UPDATE spoolnode.task SET state = 'held', turn = turn + 1, until = now() + make_interval(secs => %(lease)s)
+    WHERE (id, hops) IN (SELECT id, hops FROM mine)
+    RETURNING turn, serial, {_SHOWN}
+) SELECT * FROM taken ORDER BY rank, serial"""
+
+_OF_LEASES: LiteralString = "(id, hops, turn) IN (SELECT * FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[]))"
+
+EXTEND: LiteralString = f"""
+UPDATE spoolnode.task SET until = now() + make_interval(secs => %(seconds)s)
+WHERE {_OF_LEASES} AND state = 'held' RETURNING id, hops, turn"""
+
+END: LiteralString = f"""
+WITH done AS (
+    UPDATE spoolnode.task SET state = 'ended', ended = now(), block = '', size = 0, key = NULL
+    WHERE {_OF_LEASES} AND state = 'held' RETURNING id, hops, turn
+), gone AS (DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM done))
+SELECT * FROM done"""
+
+END_AGAIN: LiteralString = f"""
+UPDATE spoolnode.task SET repeats = repeats + 1 WHERE {_OF_LEASES} AND state = 'ended' RETURNING id, hops, turn"""
+
+_WAITS: LiteralString = """CASE
+    WHEN key IS NOT NULL AND EXISTS (
+        SELECT FROM spoolnode.task AS other WHERE other.key = task.key AND other.state IN ('ready', 'later')) THEN 'ended'
+    WHEN {due} > now() THEN 'later' ELSE 'ready' END"""
+"""The state of a held task that is to wait again."""
+
+AGAIN: LiteralString = f"""
+UPDATE spoolnode.task SET
+    state = {_WAITS.format(due="told.due")}, ended = now(), due = told.due,
+    attempts = coalesce(told.attempts, task.attempts), dest = coalesce(told.dest, task.dest)
+FROM (SELECT id, hops, turn, to_timestamp(nullif(due, 0)), attempts, dest
+      FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[], %(dues)s::float8[], %(attempts)s::int[], %(dests)s::text[])
+           AS u (id, hops, turn, due, attempts, dest)) AS told (id, hops, turn, due, attempts, dest)
+WHERE task.id = told.id AND task.hops = told.hops AND task.turn = told.turn AND task.state = 'held'
+RETURNING task.id, task.hops, task.turn, task.dest"""
+
+BURY: LiteralString = """
+UPDATE spoolnode.task SET state = 'dead', reason = told.reason
+FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[], %(reasons)s::text[]) AS told (id, hops, turn, reason)
+WHERE task.id = told.id AND task.hops = told.hops AND task.turn = told.turn AND task.state = 'held'
+RETURNING task.id, task.hops, task.turn"""
+
+REMOVE: LiteralString = """
+WITH old AS (SELECT id, hops, state FROM spoolnode.task WHERE id = %s ORDER BY hops DESC LIMIT 1 FOR UPDATE),
+gone AS (DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM old WHERE state IN ('ready', 'later', 'dead'))),
+removed AS (
+    UPDATE spoolnode.task SET state = 'ended', ended = now(), block = '', size = 0, key = NULL
+    WHERE (id, hops) IN (SELECT id, hops FROM old WHERE state IN ('ready', 'later', 'dead')))
+SELECT state FROM old WHERE state <> 'ended'"""
+
+SWEEPS: list[LiteralString] = [
+    """UPDATE spoolnode.task SET state = 'ready' WHERE (id, hops) IN (
+        SELECT id, hops FROM spoolnode.task WHERE state = 'later' AND due <= now()
+        ORDER BY due, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)""",
+    """UPDATE spoolnode.task SET state = 'ready' WHERE (id, hops) IN (
+        SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NULL
+        ORDER BY serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)""",
+]
+SWEEP_ONE_WITH_KEY: LiteralString = f"""
+UPDATE spoolnode.task SET state = {_WAITS.format(due="due")}, ended = now() WHERE (id, hops) IN (
+    SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NOT NULL
+    ORDER BY serial LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"""
+
+FORGET: LiteralString = """
+WITH old AS (
+    DELETE FROM spoolnode.task WHERE (id, hops) IN (
+        SELECT id, hops FROM spoolnode.task WHERE state = 'ended' AND ended <= now() - make_interval(secs => %(remembered)s)
+        ORDER BY ended, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+    RETURNING id, hops
+) DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM old)"""
+
+_LISTS: dict[TaskState, tuple[LiteralString, LiteralString, LiteralString]] = {
+    TaskState.READY: ("dest, rank, serial", "dest, rank, serial", "%s::text, %s::bigint, %s::bigint"),
+    TaskState.LATER: ("due, serial", "due::text, serial", "%s::timestamptz, %s::bigint"),
+    TaskState.HELD: ("serial", "serial", "%s::bigint"),
+    TaskState.DEAD: ("serial", "serial", "%s::bigint"),
+    TaskState.ENDED: ("ended, serial", "ended::text, serial", "%s::timestamptz, %s::bigint"),
+}
+"""The order of each list (that of an index), its values in a cursor, and how they are read from it."""
+
+_IN_STATE: dict[TaskState, LiteralString] = {
+    TaskState.READY: "state = 'ready'",
+    TaskState.LATER: "state = 'later'",
+    TaskState.HELD: "state = 'held'",
+    TaskState.DEAD: "state = 'dead'",
+    TaskState.ENDED: "state = 'ended'",
+}
+"""Written out: an index of the rows in one state serves only a statement that names the state itself."""
+
+ESTIMATE: LiteralString = "SELECT reltuples::bigint FROM pg_class WHERE oid = %s::regclass"
+"""How many rows an index has, as autovacuum saw it last."""
+
+FIND: LiteralString = f"""
+SELECT state, extract(epoch FROM accepted)::float8, reason, {_SHOWN}
+FROM spoolnode.task WHERE id = %s ORDER BY hops DESC LIMIT 1"""
+
+STORE_CHUNK: LiteralString = "INSERT INTO spoolnode.body VALUES (%s, %s, %s, %b)"
+
+READ_CHUNK: LiteralString = """
+SELECT (SELECT data FROM spoolnode.body WHERE body.id = task.id AND body.hops = task.hops AND number = %s)
+FROM spoolnode.task WHERE id = %s AND hops = %s AND turn = %s AND state = 'held'"""
+
+IS_READY: LiteralString = """
+SELECT 1 FROM unnest(%s::text[]) AS place
+WHERE EXISTS (SELECT FROM spoolnode.task WHERE state = 'ready' AND dest = place) LIMIT 1"""
+
+
+def list_of(state: TaskState, *, is_first: bool) -> LiteralString:
+    """A page of a list: the first one, or one that goes on behind a cursor."""
+    order, in_cursor, from_cursor = _LISTS[state]
+    behind: LiteralString = "" if is_first else f"AND ({order}) > ({from_cursor})"
+    return f"""
+        SELECT state, extract(epoch FROM accepted)::float8, reason, {_SHOWN}, {in_cursor}
+        FROM spoolnode.task WHERE {_IN_STATE[state]} {behind} ORDER BY {order} LIMIT %s"""
+
+
+def count_of(state: TaskState) -> LiteralString:
+    """How many tasks are in a state, up to a limit."""
+    order = _LISTS[state][0]
+    return f"SELECT count(*) FROM (SELECT FROM spoolnode.task WHERE {_IN_STATE[state]} ORDER BY {order} LIMIT %s) AS found"

@@ -1,0 +1,91 @@
+"""A real PostgreSQL for tests, alone or with a synchronous standby. It listens on a unix socket in its directory."""
+
+import glob
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+from programs import Program
+from support import eventually, need
+
+SERVER = "/usr/lib/postgresql/*/bin/postgres"
+
+
+class Postgres(Program):
+    """A real PostgreSQL with a cluster of its own."""
+
+    def __init__(self, directory: Path, name: str = "data") -> None:
+        super().__init__(directory, f"postgres-{name}")
+        self._data = directory / name
+        self._server = Path(need(max(glob.glob(SERVER), default="postgres")))
+        # It refuses root.
+        self._as_nobody = [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+
+    def start(self, *settings: str) -> Self:
+        """Starts it with such settings (`name=value`); returns when it takes connections."""
+        if not self._data.exists():
+            self._make_directory()
+            self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-N")
+        options = ["listen_addresses=", "fsync=off", *settings]
+        command = [str(self._server), "-D", str(self._data), "-k", str(self._data)]
+        self.run([*self._as_nobody, *command, *(word for option in options for word in ("-c", option))])
+        self.wait_for(lambda: "ready to accept" in self.output and self.answers(), "it takes connections")
+        return self
+
+    def standby(self, name: str) -> "Postgres":
+        """A standby of this name that confirms each commit; returns when it does so."""
+        copy = Postgres(self.directory, name)
+        copy._make_directory()
+        self._run("pg_basebackup", "-D", str(copy._data), "-R", "-h", str(self._data), "-U", "postgres", "-c", "fast")
+        copy.start(f"cluster_name={name}", "hot_standby_feedback=on")
+        self.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
+        self.sql("SELECT pg_reload_conf()")
+        confirms = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
+        eventually(lambda: self.sql(confirms) == [(1,)], "the standby confirms commits")
+        return copy
+
+    def promote(self) -> None:
+        """Makes a standby the primary, which then waits for no standby of its own."""
+        self.sql("SELECT pg_promote()")
+
+    def sql(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
+        """Runs one statement."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            psycopg.connect(self.url(), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def url(self, database: str = "postgres", *others: "Postgres") -> str:
+        """The address of a database here, or on whichever of these servers is the primary."""
+        hosts = ",".join(str(server.socket_directory) for server in (self, *others))
+        return f"postgresql:///{database}?host={hosts}&user=postgres"
+
+    @property
+    def socket_directory(self) -> Path:
+        """The HOST of its clients."""
+        return self._data
+
+    def restart(self, number: signal.Signals) -> None:
+        """Ends it, and starts it again. SIGINT ends all connections (fast), SIGQUIT is a crash (immediate)."""
+        self.end(number)
+        self.start()
+
+    def _make_directory(self) -> None:
+        self._data.mkdir(mode=0o700)
+        if not os.geteuid():
+            shutil.chown(self._data, "nobody")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_nobody, str(self._server.with_name(program)), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd="/")
