@@ -11,11 +11,12 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from spoolnode.node.control.choice import Choice
-from spoolnode.node.control.pages import error_of, reason_of, variables_of
+from spoolnode.node.control.pages import error_of, reason_of, with_reason
 from spoolnode.node.spool import inspect
-from spoolnode.node.spool.inspect import Info
 from spoolnode.node.spool.reader import Reader
 from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.packet import decode_variables
 
 LONGEST_REASON = 200
 """Characters of each reason that are remembered: a hundred thousand of them take 25 MB at most."""
@@ -131,12 +132,9 @@ class DeadKinds:
         if changed is not None and changed == self._seen_changed_at:
             return
         self._look_number += 1
-        for entry in inspect.dead_files(self._reader):
-            where = f"dead/{entry.name}"
-            known = self._known.get(where)
-            if known is None or known.died != entry.mtime:
-                known = self._known[where] = self._read(inspect.dead_task(self._reader, entry, 0.0))
-            known.seen_by = self._look_number
+        for where in inspect.dead_refs(self._reader):
+            if (known := self._now(where)) is not None:
+                known.seen_by = self._look_number
         for gone in [where for where, known in self._known.items() if known.seen_by != self._look_number]:
             del self._known[gone]
         self._seen_changed_at, ended = changed, self._clock()
@@ -150,8 +148,28 @@ class DeadKinds:
             return None
         return changed if changed < time.time() - SAME_MOMENT else None
 
-    def _read(self, info: Info) -> _Known:
-        block = variables_of(self._reader, info)
+    def _now(self, where: str) -> _Known | None:
+        """A task as its file is now; None if that has gone."""
+        known = self._known.get(where)
+        try:
+            if known is None or known.died != self._died(where):
+                known = self._known[where] = self._read(where)
+        except FileNotFoundError:
+            return None
+        return known
+
+    def _died(self, where: str) -> float:
+        return self._reader.disk.stat(self._reader.layout.path(where)).mtime
+
+    def _read(self, where: str) -> _Known:
+        """A task that is not known yet. Raises FileNotFoundError."""
+        try:
+            died, encoded = self._reader.dated_block_of(where)
+            block = with_reason(self._reader, where, dict(decode_variables(encoded)))
+        except FileNotFoundError:
+            raise
+        except (OSError, BadPacket):  # it counts, though it cannot be read
+            died, block = self._died(where), {}
         reason = reason_of(block)
         function = sys.intern(names.function_named(block).decode("utf-8", "replace"))  # thousands share a few
-        return _Known(info.changed, function, sys.intern(error_of(reason)), reason[:LONGEST_REASON], 0)
+        return _Known(died, function, sys.intern(error_of(reason)), reason[:LONGEST_REASON], 0)

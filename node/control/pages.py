@@ -28,6 +28,7 @@ MOST_ROWS = 100_000
 """Tasks of one page."""
 _CLASS = re.compile(r"((?:\w+\.)*[A-Z]\w*)(?::|$)")
 """The name of an exception at the beginning of its text."""
+_UNDELIVERED = UNDELIVERED.decode()
 
 
 class Cursor(NamedTuple):
@@ -148,14 +149,18 @@ def variables_of(reader: Reader, info: Info) -> dict[bytes, bytes]:
         block = dict(decode_variables(reader.block_at(inspect.place_of(reader, info))))
     except (OSError, BadPacket):
         return {}
-    if info.state == DEAD and names.REASON not in block:
-        block.update(reader.reason_beside(info.where))
-    return block
+    return with_reason(reader, info.where, block) if info.state == DEAD else block
+
+
+def with_reason(reader: Reader, where: str, block: dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The variables of a dead task, with its reason if that is in a file of its own."""
+    return block if names.REASON in block else block | dict(reader.reason_beside(where))
 
 
 def reason_of(block: dict[bytes, bytes]) -> str:
     """The first line of the reason why a dead task was given up."""
-    lines = block.get(names.REASON, b"").decode("utf-8", "replace").splitlines()
+    first = block.get(names.REASON, b"").partition(b"\n")[0]  # the rest, a traceback, is longer
+    lines = first.decode("utf-8", "replace").splitlines()
     return lines[0] if lines else ""
 
 
@@ -163,7 +168,7 @@ def error_of(reason: str) -> str:
     """The kind of that reason: the class of an exception, `cancelled`, `undelivered`, or empty for any other."""
     if is_cancelled(reason):
         return "cancelled"
-    if reason.startswith(UNDELIVERED.decode()):
+    if reason.startswith(_UNDELIVERED):
         return "undelivered"
     found = _CLASS.match(reason)
     return found[1] if found else ""

@@ -10,6 +10,8 @@ import os
 import stat
 from typing import NamedTuple, Protocol
 
+_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+
 
 class Entry(NamedTuple):
     """One entry of a directory."""
@@ -40,11 +42,20 @@ class ReadingDisk(Protocol):
 
     def size(self, descriptor: int) -> int: ...
 
+    def front(self, path: str, most: int) -> tuple[float, bytes]:
+        """When an existing file was last changed (mtime), and its first bytes, up to so many. A link is refused.
+
+        The same as four other calls, in two thirds of their time: a count of dead tasks reads a hundred thousand files.
+        """
+
     def leads_to(self, path: str, descriptor: int) -> bool:
         """Whether a path is still a name of that open file: it, or a directory above it, may have been removed."""
 
     def entries(self, path: str) -> list[Entry]:
         """All entries of a directory; empty if it does not exist."""
+
+    def files(self, path: str) -> list[str]:
+        """The names of the regular files in a directory, without a look at the files; empty if it does not exist."""
 
     def directories(self, path: str) -> list[str]:
         """The names of the directories in a directory, without looking at anything else in it; empty if it does not exist."""
@@ -108,7 +119,7 @@ class RealDisk:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
 
     def open_to_read(self, path: str) -> int:
-        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return os.open(path, _TO_READ)
 
     def close(self, descriptor: int) -> None:
         self._inodes.pop(descriptor, None)
@@ -134,6 +145,13 @@ class RealDisk:
 
     def size(self, descriptor: int) -> int:
         return os.fstat(descriptor).st_size
+
+    def front(self, path: str, most: int) -> tuple[float, bytes]:
+        descriptor = os.open(path, _TO_READ)
+        try:
+            return os.fstat(descriptor).st_mtime, os.read(descriptor, most)
+        finally:
+            os.close(descriptor)
 
     def sync(self, descriptor: int) -> None:
         os.fdatasync(descriptor)
@@ -182,6 +200,13 @@ class RealDisk:
         except FileNotFoundError:
             return []
         return found
+
+    def files(self, path: str) -> list[str]:
+        try:
+            with os.scandir(path) as found:
+                return [item.name for item in found if item.is_file(follow_symlinks=False)]
+        except FileNotFoundError:
+            return []
 
     def directories(self, path: str) -> list[str]:
         try:

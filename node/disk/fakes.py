@@ -278,6 +278,11 @@ class FakeDisk:
     def size(self, descriptor: int) -> int:
         return len(self._of(descriptor).data)
 
+    def front(self, path: str, most: int) -> tuple[float, bytes]:
+        self._call("read")
+        file = self._file(path)
+        return file.mtime, bytes(file.data[:most])
+
     def sync(self, descriptor: int) -> None:
         file = self._of(descriptor)
         try:
@@ -343,6 +348,9 @@ class FakeDisk:
         if not isinstance(directory, _Directory):
             raise _error(errno.ENOTDIR, path)
         return [_entry(name, node) for name, node in directory.names.items()]
+
+    def files(self, path: str) -> list[str]:
+        return [entry.name for entry in self.entries(path) if entry.is_file]
 
     def directories(self, path: str) -> list[str]:
         return [entry.name for entry in self.entries(path) if entry.is_directory]
@@ -453,6 +461,9 @@ class GuardedDisk:
     def size(self, descriptor: int) -> int:
         return self._disk.size(descriptor)
 
+    def front(self, path: str, most: int) -> tuple[float, bytes]:
+        return self._disk.front(path, most)
+
     def sync(self, descriptor: int) -> None:
         self._check("sync", self._paths[descriptor])
         self._disk.sync(descriptor)
@@ -479,6 +490,9 @@ class GuardedDisk:
 
     def entries(self, path: str) -> list[Entry]:
         return self._disk.entries(path)
+
+    def files(self, path: str) -> list[str]:
+        return self._disk.files(path)
 
     def directories(self, path: str) -> list[str]:
         return self._disk.directories(path)

@@ -86,22 +86,17 @@ def dead_tasks(reader: Reader, now: float, first: int = 0, after: Order | None =
     def place(entry: Entry) -> tuple[float, str]:
         return entry.mtime, ref_id(entry.name)
 
-    entries = dead_files(reader)
+    entries = _entries(reader, "dead")
     if after is not None:
         last = after.when, after.id
         entries = (entry for entry in entries if place(entry) > last)
     chosen = heapq.nsmallest(first, entries, key=place) if 0 < first <= SORTED_AT_ONCE else entries
-    return (dead_task(reader, entry, now) for entry in chosen)
+    return (_info_of(reader, f"dead/{entry.name}", DEAD, now, entry.mtime, entry.size) for entry in chosen)
 
 
-def dead_files(reader: Reader) -> Iterator[Entry]:
-    """The file of every task that was given up."""
-    return _entries(reader, "dead")
-
-
-def dead_task(reader: Reader, entry: Entry, now: float) -> Info:
-    """The task in one of these files."""
-    return _info_of(reader, f"dead/{entry.name}", DEAD, now, entry.mtime, entry.size)
+def dead_refs(reader: Reader) -> Iterator[str]:
+    """The file of every task that was given up, without a look at it."""
+    return (f"dead/{name}" for name in _names(reader, "dead"))
 
 
 def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
@@ -134,7 +129,7 @@ def _sorted(tasks: Iterator[Info]) -> Iterator[Info]:
 
 def count_files(reader: Reader, directory: str) -> int:
     """The number of spool files in a directory below the spool."""
-    return sum(1 for _ in _entries(reader, directory))
+    return sum(1 for _ in _names(reader, directory))
 
 
 def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
@@ -236,6 +231,11 @@ def _named(reader: Reader, identity: str, now: float) -> Iterator[Info]:
             info = _file_info(reader, file.ref, WAITING_STATE, now)
             if info is not None:
                 yield info
+
+
+def _names(reader: Reader, directory: str) -> Iterator[str]:
+    """The names of all spool files in a directory below the spool."""
+    return filter(is_spool_file, reader.disk.files(reader.layout.path(directory)))
 
 
 def _entries(reader: Reader, directory: str) -> Iterator[Entry]:

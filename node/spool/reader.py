@@ -10,6 +10,7 @@ Everything here blocks.
 """
 
 import errno
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import HEADER, Variables, decode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, STATE_AT, WAITING
 
+FRONT = 8 << 10
+"""Bytes of a spool file that are read at first: the variables of most, with a reason and its traceback."""
 LARGEST_OWN = 64 << 20
 """The largest file of our own, in bytes, that is read whole: a batch has 1 MiB, `taken` and `links` some 100 for each peer."""
 
@@ -104,6 +107,12 @@ class Reader:
     def block_of(self, ref: str) -> bytes:
         """The variables of a spool file, encoded. Raises `Short` if they are not all there."""
         return self.block_at(Location(self.layout.path(ref)))
+
+    def dated_block_of(self, ref: str) -> tuple[float, bytes]:
+        """When a spool file was last changed (mtime), and its variables, encoded. Raises `Short` if they are not all there."""
+        changed, front = self.disk.front(self.layout.path(ref), FRONT)
+        end = HEADER.size + HEADER.unpack_from(front)[1] if len(front) >= HEADER.size else sys.maxsize
+        return changed, front[HEADER.size : end] if end <= len(front) else self.block_of(ref)
 
     def block_at(self, place: Location) -> bytes:
         """The variables of a task, encoded. Raises `Short` if they are not all there."""

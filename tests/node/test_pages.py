@@ -12,8 +12,9 @@ from spoolnode.node.control.dead_kinds import DeadKinds
 from spoolnode.node.control.pages import Cursor, Wanted, error_of, page
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.spool import inspect
 from spoolnode.node.spool.inspect import Order
-from spoolnode.node.spool.reader import Reader
+from spoolnode.node.spool.reader import FRONT, Reader
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.packet import encode_variables
@@ -161,6 +162,18 @@ def test_kinds_of_the_dead_are_exact_after_tasks_came_went_and_came_again(reader
     assert kinds_of(kinds, Choice(since_at=NOW + 8, until_at=NOW + 98)) == {("f0", "KeyError"): 1, ("f2", "KeyError"): 1}
     assert kinds.take(Choice("f1", "OSError"), None).files == ["dead/uwsgi_spoolfile_on_1"]
     assert len(kinds.take(Choice(error="KeyError"), None).files) == 8
+
+
+def test_dead_tasks_with_long_variables_or_a_broken_file_are_counted_and_nothing_else_in_the_directory_is(reader: Reader) -> None:
+    put(reader, "dead/uwsgi_spoolfile_on_long", NOW, "f", "KeyError: 1\n" + "x" * FRONT)
+    put(reader, "dead/uwsgi_spoolfile_on_short", NOW, "f", "KeyError: 2")
+    for broken in (b"", b"\x11", b"\x11\xff\xff\x00cut"):
+        Path(reader.layout.path(f"dead/uwsgi_spoolfile_on_{broken.hex()}_broken")).write_bytes(broken)
+    Path(reader.layout.path("dead/uwsgi_spoolfile_on_directory")).mkdir()
+    Path(reader.layout.path("dead/uwsgi_spoolfile_on_link")).symlink_to("uwsgi_spoolfile_on_short")
+    kinds = DeadKinds(reader)
+    assert kinds_of(kinds, Choice()) == {("f", "KeyError"): 2, ("", ""): 3}
+    assert inspect.count_files(reader, "dead") == 5
 
 
 def test_a_part_of_the_dead_is_the_first_to_die_and_none_is_handed_out_twice(reader: Reader) -> None:
