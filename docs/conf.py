@@ -6,9 +6,12 @@ those of docs/README.md: each of its sections becomes a part of the site's menu,
 
 import inspect
 import re
+from html import escape
 from typing import Any
 
 import click
+from docutils import nodes
+from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 from sphinx.ext.napoleon import Config, GoogleDocstring
 
@@ -23,7 +26,6 @@ version = release = __version__
 extensions = [
     "myst_parser",  # the pages are Markdown
     "sphinx.ext.autodoc",  # python-reference.rst is made from the docstrings
-    "sphinxcontrib.mermaid",  # the diagrams of ARCHITECTURE.md, drawn by the reader's browser
 ]
 root_doc = "docs/README"
 include_patterns = ["*.md", "docs/*.md", "docs/*.rst", "bench/README.md"]
@@ -45,6 +47,7 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"spoolnode {version}"
 html_extra_path = ["site"]  # index.html, which leads to the first page
+html_static_path = ["static"]  # mermaid, so that the site asks nothing of other hosts
 html_show_sourcelink = False
 
 linkcheck_anchors_ignore_for_url = ["https://github.com/.*"]  # its pages make their anchors in the browser
@@ -89,7 +92,25 @@ def read_docstring(app: Sphinx, what: str, name: str, found: object, options: ob
         lines[:] = GoogleDocstring(lines, Config(), app, what, name, found, options).lines()
 
 
+class Diagram(Directive):
+    """A diagram of ARCHITECTURE.md, which the reader's browser draws."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        return [nodes.raw("", f'<pre class="mermaid">{escape(chr(10).join(self.content))}</pre>', format="html")]
+
+
+def add_mermaid(app: Sphinx, _name: str, _template: str, _context: dict[str, Any], page: nodes.document | None) -> None:
+    """Has a page with diagrams load what draws them. Scripts, not modules: a browser loads them also from a file."""
+    if page is not None and any('class="mermaid"' in raw.astext() for raw in page.findall(nodes.raw)):
+        app.add_js_file("mermaid.tiny.js", loading_method="defer")
+        app.add_js_file("diagrams.js", loading_method="defer")
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("mermaid", Diagram)
+    app.connect("html-page-context", add_mermaid)
     app.connect("source-read", add_contents)
     app.connect("source-read", add_commands)
     app.connect("autodoc-process-docstring", read_docstring)

@@ -26,7 +26,16 @@ def mail(**_):
 """
 PAGE = resources.files("spoolnode.node.control").joinpath("page")
 VENDOR = PAGE.joinpath("vendor")
-PACKAGES: list[dict[str, str]] = json.loads(VENDOR.joinpath("packages.json").read_bytes())
+SITE = Path(__file__).parents[2] / "docs" / "static"
+OURS = {"packages.json", "diagrams.js"}
+
+
+def packages(place: Any) -> list[dict[str, str]]:
+    """The list of the files that others wrote."""
+    found: list[dict[str, str]] = json.loads(place.joinpath("packages.json").read_bytes())
+    return found
+
+
 KINDS = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -140,21 +149,23 @@ def test_only_one_module_sends_requests() -> None:
 # --- what others wrote ---
 
 
-def test_files_of_others_are_those_of_the_list_with_their_licences() -> None:
-    files = {entry.name: sha256(entry.read_bytes()).hexdigest() for entry in VENDOR.iterdir() if entry.name != "packages.json"}
-    assert files == {row["file"]: row["sha256"] for row in PACKAGES}
-    licensed = {row["package"] for row in PACKAGES if row["path"] == "LICENSE"}
-    assert licensed >= {row["package"] for row in PACKAGES}
+@pytest.mark.parametrize("place", [VENDOR, SITE], ids=["page", "site"])
+def test_files_of_others_are_those_of_the_list_with_their_licences(place: Any) -> None:
+    files = {entry.name: sha256(entry.read_bytes()).hexdigest() for entry in place.iterdir() if entry.name not in OURS}
+    assert files == {row["file"]: row["sha256"] for row in packages(place)}
+    licensed = {row["package"] for row in packages(place) if row["path"] == "LICENSE"}
+    assert licensed >= {row["package"] for row in packages(place)}
 
 
 @pytest.mark.slow
 def test_files_of_others_are_those_of_their_packages(tmp_path: Path) -> None:
     """The registry gives the same file for a version for ever; npm checks what it gets, and asks again if the network fails."""
-    for package in sorted({row["package"] for row in PACKAGES}):
+    rows = [*packages(VENDOR), *packages(SITE)]
+    for package in sorted({row["package"] for row in rows}):
         pack = ["npm", "pack", "--silent", "--fetch-retries=5", "--cache", str(tmp_path / "cache"), package]
         done = subprocess.run(pack, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        for row in (row for row in PACKAGES if row["package"] == package):
+        for row in (row for row in rows if row["package"] == package):
             packed = ["tar", "-xOf", done.stdout.strip(), f"package/{row['path']}"]
             content = subprocess.run(packed, cwd=tmp_path, capture_output=True, check=True).stdout
             assert sha256(content).hexdigest() == row["sha256"], row["file"]
