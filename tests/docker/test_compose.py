@@ -10,7 +10,7 @@ from signal import SIGKILL
 from typing import Any
 
 import pytest
-from documents import page
+from documents import blocks, lines_to_type, page
 from engine import Engine, require
 from stand_in import add_nginx, add_python
 from support import eventually
@@ -269,3 +269,24 @@ def test_without_multicast_the_name_server_tells_them(running: Demo) -> None:
         eventually(lambda: ("gamma", "quiet") in other.ran(), "gamma runs it")
     finally:
         other.type("docker-compose down -v")
+
+
+def test_quick_start_runs_a_task_in_a_container(engine: Engine) -> None:
+    build, run, call, look, remove = lines_to_type("docs/start-docker.md")
+    options = f"--build-arg BASE={SETTINGS['PYTHON_IMAGE']} --build-arg PIP_OPTIONS='{SETTINGS['PIP_OPTIONS']}'"
+    assert engine.type(f"{build} {options}", ROOT).returncode == 0
+    assert engine.type(run, ROOT).returncode == 0
+    try:
+        eventually(lambda: not engine.type("docker exec alpha spoolnode ping", ROOT).returncode, "a reader types as slowly")
+        printed = engine.type(call, ROOT).stdout
+        (shown,) = blocks("docs/start-docker.md", language="text")
+        assert re.fullmatch(r"[0-9a-f]{12}_\d+_\d+\n", printed)
+        assert re.fullmatch(r"[0-9a-f]{12}_\d+_\d+", shown.text)
+
+        def ran() -> bool:
+            done = engine.type(look, ROOT)
+            return "resized cat.png to 640 pixels" in done.stdout + done.stderr
+
+        eventually(ran, "the log shows it")
+    finally:
+        assert engine.type(remove, ROOT).returncode == 0

@@ -8,6 +8,7 @@ from netns import Hosts
 from playing import Play
 from real_programs import NGINX
 from support import need
+from test_quick_starts import PAGES as QUICK_STARTS
 
 BY_TESTS_OF_THEIR_OWN = {
     "README.md": {
@@ -27,6 +28,8 @@ BY_TESTS_OF_THEIR_OWN = {
         "Looking and repairing": "tests/interop/test_readme.py",
         "Checking a machine": "tests/interop/test_readme.py",
     },
+    "docs/start-docker.md": {"": "tests/docker/test_compose.py"},
+    **{name: {"": "tests/interop/test_quick_starts.py"} for name in QUICK_STARTS},
     "docs/testing.md": {"": "tests/testing/test_examples_of_testing.py"},
     "docs/uwsgi.md": {
         "The example of uWSGI's manual": "tests/interop/test_examples.py",
@@ -36,7 +39,7 @@ BY_TESTS_OF_THEIR_OWN = {
     "docs/wire.md": {"Call a function": "tests/interop/test_wire_page.py"},
 }
 """By page and section ("": all of it), the test that reads the blocks from the page and runs them."""
-NOT_RUN = 13
+NOT_RUN = 18
 """So many blocks say why they cannot be run."""
 
 

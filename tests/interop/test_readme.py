@@ -56,7 +56,7 @@ def test_first_task_of_readme_prints_what_is_shown(node: RunningNode) -> None:
     assert shlex.split(join)[:2] == ["spoolnode", "join"]
     node.start(*shlex.split(join)[2:])
     assert without_what_varies(type_line(send, node)) == without_what_varies(identity) == "ID"
-    shown = re.search(r"print id=(\S+) stream=(\w+) text=(.*)$", line)
+    shown = re.search(r"print id=(\S+) node=\S+ stream=(\w+) text=(.*)$", line)
     assert shown
     assert shown[1] == identity
     printed = node.wait_for_log("print")
@@ -208,6 +208,7 @@ def test_every_option_that_is_named_exists(said: Callable[[list[str]], str]) -> 
         "--with-scheduler",
     }  # systemd, curl, Celery, Django, RQ
     of_others |= {"--dry-run", "--from-file", "--replicas"}  # kubectl
+    of_others |= {"--system", "--user-group", "--version"}  # useradd, python3
     missing = {option for option in options - of_others if not re.search(rf"{option}(?![a-z-])", known)}
     assert not missing
     assert len(options) > 50
