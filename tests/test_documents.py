@@ -147,6 +147,17 @@ def test_figures_are_those_of_the_kept_results() -> None:
     assert all(f"commit {commit})" in page("docs/speed.md") for commit in commits)
 
 
+def test_figures_and_defaults_of_the_production_page_are_right() -> None:
+    rows = json.loads((ROOT / "bench" / "results.json").read_text())["rows"]
+    of = {row["what"].strip(): row for row in rows}
+    for what, unit, ours, command in table(section("docs/production.md", "How large")):
+        assert [unit, ours] == [of[what]["unit"], number(of[what]["ours"])], what
+        assert command == "the same" or f"--only {of[what]['measurement']}'" in command, what
+    for option, default, _ in table(section("docs/production.md", "Limits")):
+        item = SETTINGS[option.strip("`-")]
+        assert read_text(item.name, default.strip("`"), option) == item.default, option
+
+
 def test_figures_of_different_disks_stand_in_different_sections() -> None:
     kept = json.loads((ROOT / "bench" / "results.json").read_text())
     disk = {name: about["file_system"] for name, about in kept["updated"].items()}
