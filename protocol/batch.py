@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from spoolnode.protocol.errors import BadPacket
+from spoolnode.protocol.names import LAST
 from spoolnode.protocol.packet import HEADER
 from spoolnode.protocol.spoolfile import FINISHED, VOID, WAITING
 
@@ -118,8 +119,8 @@ def encode_record(
     block: bytes,
     body: bytes,
     accepted: float,
-    due: float,
-    rank: int,
+    due: float = 0.0,
+    rank: int = LAST,
     transit: Transit = NO_TRANSIT,
     function: bytes = b"",
 ) -> bytes:

@@ -110,9 +110,8 @@ class Admission:
         self._max_uploads = min(self._max_uploads, limit)
 
     def open(
-        self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None, caller: str = "",
-        prompt: PromptWaiter | None = None,
-    ) -> InlineTask | Upload | None:  # fmt: skip
+        self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None = None, caller: str = ""
+    ) -> InlineTask | Upload | None:
         """Decides about a request, and takes its task if it has no body.
 
         Args:
@@ -121,7 +120,6 @@ class Admission:
             waiter: hears what becomes of the task.
             link: the sender and the destination of a task that came over a link.
             caller: the address that it came from, for its story.
-            prompt: the same waiter, when it is in a hurry. Then the task must be for here, and have no body.
 
         Returns:
             A task that waits for its body, in memory or in a file. None for a task that does not: it has none, or it is
@@ -132,8 +130,16 @@ class Admission:
         """
         if terms.body or terms.own_file:
             return self._with_body(block, terms, waiter, link, caller)
-        self._take(block, b"", terms, waiter, link, caller, prompt)
+        self._take(block, b"", terms, waiter, link, caller)
         return None
+
+    def open_prompt(self, block: bytes, terms: Terms, waiter: PromptWaiter, caller: str) -> None:
+        """Takes a task for this node without a body and without pickles, for a waiter in a hurry.
+
+        Most requests pass here, so nothing is asked that the listener has asked. Raises `Refused`, as `open` does.
+        """
+        self._check(terms)
+        self._storage.spool.group_commit.add(block, b"", terms, waiter, caller, waiter)
 
     def _with_body(
         self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str
@@ -170,10 +176,7 @@ class Admission:
             ours = self._roots[0].decode("utf-8", "backslashreplace")
             raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}; the spool of this node is {ours!r}")
 
-    def _take(
-        self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str,
-        prompt: PromptWaiter | None = None,
-    ) -> None:  # fmt: skip
+    def _take(self, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str) -> None:
         """Enters a whole task: as a record of a batch, or as several. Raises `Refused`."""
         self._check(terms)
         if terms.pickled:
@@ -185,7 +188,7 @@ class Admission:
             return
         places = self._places(block, terms)
         if places == [""]:
-            self._storage.spool.group_commit.add(block, body, terms, waiter, caller, prompt)
+            self._storage.spool.group_commit.add(block, body, terms, waiter, caller)
             return
         copies = Copies(waiter, len(places))
         for to in places:

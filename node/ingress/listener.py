@@ -28,7 +28,7 @@ from spoolnode.node.ingress.tls import CLIENT_HELLO, NO_TLS, Certified, Handshak
 from spoolnode.protocol.answer import REFUSED, STORED
 from spoolnode.protocol.errors import Refused
 from spoolnode.protocol.packet import PLAIN, SPOOL_REQUEST
-from spoolnode.protocol.request import read_terms
+from spoolnode.protocol.request import PLAIN_TERMS, Terms, read_terms
 
 BACKLOG = 4096
 ACCEPTS_A_TURN = 64
@@ -253,10 +253,9 @@ class Listener:
         try:
             block = data[4:]
             terms = read_terms(block, local=local)
-            if terms.body or terms.web or terms.destination or terms.pickled or terms.own_file:
+            if terms is not PLAIN_TERMS and not _may_be_alone(terms):
                 return False
-            lone = LoneRequest(descriptor, self.connections, self.services)
-            self.services.admission.open(block, terms, lone, None, who, lone)
+            self.services.admission.open_prompt(block, terms, LoneRequest(descriptor, self.connections, self.services), who)
         except Refused:
             return False  # a conversation says so, in the dialect of this client
         return True
@@ -337,6 +336,11 @@ class Listener:
                 self._allowed.clear()
             self._allowed[host] = self._config.lets_in(host)
         return self._allowed[host]
+
+
+def _may_be_alone(terms: Terms) -> bool:
+    """Whether a request with these terms is for this node, whole, and answered with four bytes."""
+    return not (terms.body or terms.web or terms.destination or terms.pickled or terms.own_file)
 
 
 def _begins_plainly(listening: socket.socket, descriptor: int) -> bool:

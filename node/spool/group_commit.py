@@ -25,7 +25,7 @@ from spoolnode.node.spool.tasks import Batch, Outbound
 from spoolnode.protocol import batch as batchfile
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.names import LAST, id_of_record
-from spoolnode.protocol.request import Terms
+from spoolnode.protocol.request import PLAIN_TERMS, Terms
 from spoolnode.protocol.spoolfile import STATE_AT, VOID
 
 BATCH_SIZE = 1 << 20
@@ -89,6 +89,26 @@ class Group:
     """The waiters that are also told in the disk thread."""
     closes: bool = False
     """Whether it is the last group of its batch."""
+
+    def special_record(self, block: bytes, body: bytes, now: float, terms: Terms, outbound: Outbound | None) -> bytes:
+        """Notes what is special about the next task. Returns its record."""
+        batch = self.batch
+        offset = batch.end + batchfile.RECORD_SIZE
+        transit = batchfile.NO_TRANSIT
+        if outbound is not None:
+            transit = batchfile.Transit(batchfile.OUTBOUND, outbound.number)
+            self.outbound[offset] = outbound
+        elif terms.number:
+            transit, batch.arrived = batchfile.Transit(batchfile.ARRIVED, terms.number), True
+        if terms.origin_id:
+            self.origins[offset] = terms.origin_id
+        if terms.function:
+            self.functions[offset] = terms.function
+        if terms.key and outbound is None:
+            self.keys[offset] = terms.key
+        if terms.due or terms.rank != LAST:
+            self.special[offset] = (terms.due, terms.rank)
+        return batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank, transit, terms.function)
 
     def split(self, count: int) -> "Group":
         """Takes out the first `count` requests, for the listeners to a commit. Parts that both share are not copied."""
@@ -157,30 +177,18 @@ class GroupCommit:
         if group is None or group.batch.end + size > BATCH_SIZE:
             group = self._next_batch(now)
         batch = group.batch
-        transit = batchfile.NO_TRANSIT
-        if outbound is not None:
-            transit = batchfile.Transit(batchfile.OUTBOUND, outbound.number)
-        elif terms.number:
-            transit, batch.arrived = batchfile.Transit(batchfile.ARRIVED, terms.number), True
-        record = batchfile.encode_record(batch.seed, block, body, now, terms.due, terms.rank, transit, terms.function)
+        if terms is PLAIN_TERMS and outbound is None:  # most: the record's defaults say it all
+            record = batchfile.encode_record(batch.seed, block, body, now)
+        else:
+            record = group.special_record(block, body, now, terms, outbound)
         offset = batch.end + batchfile.RECORD_SIZE
         batch.end += len(record)
         group.parts.append(record)
         group.offsets.append(offset)
         group.waiters.append(waiter)
         group.callers.append(caller)
-        if terms.origin_id:
-            group.origins[offset] = terms.origin_id
-        if terms.function:
-            group.functions[offset] = terms.function
-        if terms.key and outbound is None:
-            group.keys[offset] = terms.key
         if prompt is not None:
             group.prompt.append(prompt)
-        if terms.due or terms.rank != LAST:
-            group.special[offset] = (terms.due, terms.rank)
-        if outbound is not None:
-            group.outbound[offset] = outbound
         if not self._busy and not self._soon:
             # Not at once: other requests of this turn of the loop share the fsync.
             self._soon = True

@@ -43,12 +43,15 @@ class Admission:
     def limit_uploads(self, limit: int) -> None:
         """Fine."""
 
-    def open(self, block: bytes, terms: Any, waiter: Any, link: Any = None, caller: str = "", prompt: Any = None) -> None:
+    def open(self, block: bytes, terms: Any, waiter: Any, link: Any = None, caller: str = "") -> None:
         """Taken."""
         self.taken.append((block, b""))
-        if prompt is not None:
-            prompt.safe()
         waiter.stored(f"id{len(self.taken)}")
+
+    def open_prompt(self, block: bytes, terms: Any, waiter: Any, caller: str) -> None:
+        """Taken, and said at once."""
+        waiter.safe()
+        self.open(block, terms, waiter, caller=caller)
 
 
 class OpenNode:
