@@ -27,7 +27,7 @@ from spoolnode.cluster.liveness import PeerState
 from spoolnode.cluster.lookup import is_literal, is_loopback
 from spoolnode.cluster.lost import LostDestinations
 from spoolnode.cluster.peer import Peer
-from spoolnode.cluster.peer_status import Load, Status
+from spoolnode.cluster.peer_status import REACHES, Load, Status
 from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
@@ -169,7 +169,9 @@ class Cluster:
         if is_it and known is not None and known.state is PeerState.REJECTED:
             self.table.ask_again(known, self._loop.time())  # it has just shown its certificate, or its key
         self._prober.wake()
-        return greeting._replace(is_proved=is_proved or self.table.is_reached(hello.id, hello.instance, peer))
+        is_proved = is_proved or self.table.is_reached(hello.id, hello.instance, peer)
+        told = ((REACHES, known.reach()),) if is_proved and known is not None else ()
+        return greeting._replace(is_proved=is_proved, said=(*greeting.said, *told))
 
     async def start(self) -> None:
         """Finds peers, and sends them the tasks that wait for them."""

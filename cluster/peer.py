@@ -119,6 +119,10 @@ class Peer:
         self.outside = tuple(address for address in ordered if address not in addresses)[:1]
         self.addresses = tuple(dict.fromkeys(addresses))[:MOST_ADDRESSES]
 
+    def reach(self) -> dict[str, str]:
+        """How well this node reaches it, as it is told."""
+        return {"state": self.state.value, "address": next(iter(self.addresses), ""), "reason": self.reason}
+
     def row(self, now: float) -> dict[str, Any]:
         """Its row of the table for people."""
         status = self.status or Status()
@@ -133,6 +137,7 @@ class Peer:
             "workers": status.workers,
             "figures": status.figures if self.answers or self.state is PeerState.SUSPECT else UNKNOWN,
             "tags": sorted(status.tags),
+            "reaches_us": status.reaches._asdict() if self.answers and status.reaches else None,
             "sources": self.sources,
             "rtt": self.rtt,
             "clock": None if self.pings.clock is None else round(self.pings.clock, 3),

@@ -7,19 +7,32 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from spoolnode.cluster.page import LONGEST as LONGEST_PAGE
 from spoolnode.node.figures import UNKNOWN, Figures
 from spoolnode.node.roster import MOST_TIMERS, LastRun, is_key
 from spoolnode.protocol import names
 
+REACHES = "reaches_you"
+"""The item of an answer that says how well its sender reaches the node that asked."""
 MOST_TAGS = 32
 LONGEST_TEXT = 200
 MOST = 10**12
 """The largest count, or number in a second, that is believed."""
 SLOWEST = 1e-6
 """Tasks a second: a lower pace counts as unknown."""
+
+
+class Reach(NamedTuple):
+    """How well another node reaches this one, as it says."""
+
+    state: str
+    """The state that this node has there."""
+    address: str
+    """Where it is looked for."""
+    reason: str
+    """Why it failed last; empty if it has not failed since it was up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,8 @@ class Status:
     """The timers of the whole cluster that it has, by their keys, and what it knows to have been run of each."""
     figures: Figures = UNKNOWN
     """Its numbers, for people."""
+    reaches: Reach | None = None
+    """How well it reaches this node; None if it does not say: to whom has not proved who it is, and in older versions."""
     key: str = ""
     """The fingerprint of the key that it has proved; set by the receiver."""
 
@@ -80,6 +95,7 @@ class Status:
             page=_text(said, "page", LONGEST_PAGE),
             timers=_timers(said),
             figures=Figures.of(said),
+            reaches=_reach(said.get(REACHES)),
             key=_text(said, "key"),
         )
 
@@ -131,6 +147,13 @@ def _run(value: object) -> LastRun | None:
         return None
     due, by = _number({"due": value[0]}, "due"), value[1]
     return LastRun(due, by if due and isinstance(by, str) and names.is_node_name(by) else "")
+
+
+def _reach(value: object) -> Reach | None:
+    if not isinstance(value, Mapping):
+        return None
+    reach = Reach(_text(value, "state"), _text(value, "address"), _text(value, "reason"))
+    return reach if reach.state else None
 
 
 def _text(said: Mapping[str, Any], key: str, longest: int = LONGEST_TEXT) -> str:

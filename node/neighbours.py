@@ -16,7 +16,7 @@ class Greeting(NamedTuple):
     """The owner of the sequence numbers of its link (see `sequence`); empty as long as it has not proved its key."""
     is_proved: bool = False
     """Whether it has proved that it is this sender, so that its low watermark is believed."""
-    said: tuple[tuple[str, str], ...] = ()
+    said: tuple[tuple[str, Any], ...] = ()
     """Items that the answer has besides the status."""
 
 

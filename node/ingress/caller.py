@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable
+from typing import Any
 
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.spool.sequence import Key
@@ -41,7 +42,7 @@ class Caller:
     def __repr__(self) -> str:
         return f"<caller {self.address}{f', link of {self.link[0]} to {self.link[1]}' if self.link else ''}>"
 
-    def introduce(self, hello: Hello, greet: Greet, hear_watermark: HearWatermark) -> tuple[tuple[str, str], ...]:
+    def introduce(self, hello: Hello, greet: Greet, hear_watermark: HearWatermark) -> tuple[tuple[str, Any], ...]:
         """Takes its hello, the first one or one with a new low watermark; returns what to tell it. Raises `Refused`."""
         before = self._hello or hello
         if (hello[:4], hello.public) != (before[:4], before.public):

@@ -11,7 +11,7 @@ from support import RunningNode, command, eventually
 
 from spoolnode.client.control import ask
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
-from spoolnode.doctor.machine import listen, lock_holder, node, of_peers
+from spoolnode.doctor.machine import listen, lock_holder, node, of_peers, of_reach
 from spoolnode.doctor.spool_directory import file_system_type, free_space
 from spoolnode.node.disk.layout import Layout
 
@@ -332,3 +332,20 @@ def test_a_clock_that_is_off_is_told(ahead: float, words: str) -> None:
     assert (counted.state, off.check, off.state) == (OK, "peer beta", WARN)
     assert f"its clock is {words} this node's" in off.text
     assert len([*of_peers([{**peer, "clock_ahead_seconds": told} for told in (None, 0.01, -0.5)])]) == 1
+
+
+def test_peers_that_do_not_reach_this_node_are_named_and_those_that_say_nothing_counted() -> None:
+    def row(name: str, state: str, reaches: str, reason: str = "") -> dict[str, object]:
+        reach = {"state": reaches, "address": "10.0.0.1:3031", "reason": reason} if reaches else None
+        return {"name": name, "address": f"{name}:3031", "state": state, "reaches_us": reach}
+
+    rows = [
+        row("beta", "up", "up"), row("gamma", "up", "down", "it did not answer"), row("delta", "leaving", "leaving"),
+        row("older", "up", ""), row("new", "up", "unknown"), row("gone", "down", ""),
+    ]  # fmt: skip
+    well, lost, silent = of_reach(rows)
+    assert well == Finding("reached", OK, "peers that reach 10.0.0.1:3031: 2")
+    assert lost.state == WARN
+    assert "reaches gamma, but gamma does not reach it: this node is down there, at 10.0.0.1:3031: it did not answer" in lost.text
+    assert (silent.state, silent.text.partition(":")[0]) == (OK, "not told by 2 of 5 peers that answer")
+    assert not [*of_reach([])]

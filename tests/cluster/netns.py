@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +23,7 @@ import pytest
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 _IP = shutil.which("ip", path=_PATH) or ""
 _TC = shutil.which("tc", path=_PATH) or ""
+_EVERYTHING = ("protocol", "all", "u32", "match", "u32", "0", "0")
 _count = itertools.count()
 
 BRIDGE = "br0"
@@ -84,6 +86,11 @@ class Hosts:
         """Loses what others send to this host, without a sign; it still sends."""
         self._lose(index, "egress")
 
+    def shut(self, index: int, port: int) -> None:
+        """Loses what others send to this TCP port of the host, as a firewall does; answers to its own calls arrive."""
+        ports = ["match", "ip", "protocol", "6", "0xff", "match", "ip", "dport", str(port), "0xffff"]
+        self._lose(index, "egress", ["protocol", "ip", "u32", *ports])
+
     def move(self, index: int, address: str) -> None:
         """Gives the host another address of 10.77.0.0/16 in place of its own, as a DHCP server may."""
         self._on_host(index, "addr", "del", f"{self._addresses[index]}/16", "dev", "eth0")
@@ -123,14 +130,13 @@ class Hosts:
         self._on_host(index, "link", "set", "eth0", "up")
         self._on_host(index, "route", "add", "default", "dev", "eth0")
 
-    def _lose(self, index: int, direction: str) -> None:
-        """Redirects all that passes the host's port of the bridge in that direction to the sink.
+    def _lose(self, index: int, direction: str, match: Sequence[str] = _EVERYTHING) -> None:
+        """Redirects what passes the host's port of the bridge in that direction to the sink.
 
         netem would do it in one line, but not every kernel has it.
         """
         tc = [_IP, "netns", "exec", self._switch, _TC]
         _run(*tc, "qdisc", "add", "dev", f"v{index}", "clsact", check=False)  # there already when it is cut the other way
-        match = ["protocol", "all", "u32", "match", "u32", "0", "0"]
         redirect = ["action", "mirred", "egress", "redirect", "dev", SINK]
         _run(*tc, "filter", "add", "dev", f"v{index}", direction, *match, *redirect)
 

@@ -1,5 +1,6 @@
 """The network breaks while tasks are on their way, and heals: all arrive, none twice."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from dataclasses import replace
 import pytest
 from crowd import Crowd
 from netns import Hosts
-from nodes import PORT, TOLD, Cluster, at
+from nodes import PORT, TOLD, Cluster, HostNode, at
 from quick import QUICK
 from support import eventually
 
@@ -100,3 +101,17 @@ def test_node_whose_address_changes_while_it_runs_is_reached_there(cluster: Clus
     cluster.wait_until_done()
     cluster.wait_until_empty()
     cluster.check()
+
+
+@pytest.mark.slow
+def test_doctor_says_that_a_peer_does_not_reach_this_node_though_this_node_reaches_it(cluster: Cluster) -> None:
+    alpha, beta = cluster.start("alpha", "beta")
+
+    def reached(node: HostNode) -> list[str]:
+        rows = json.loads(node.command("doctor", "-s", node.address, "--json", SPOOLNODE_ALLOW="10.77.0.0/16").stdout)
+        return [row["state"] for row in rows if row["check"] == "reached" and "not told" not in row["text"]]
+
+    eventually(lambda: [reached(node) for node in (alpha, beta)] == [["ok"], ["ok"]], "each has heard from the other")
+    cluster.hosts.shut(alpha.host, PORT)
+    eventually(lambda: [reached(node) for node in (alpha, beta)] == [["warn"], []], "beta has told alpha")
+    assert alpha.status()["peers"] == {"up": 1}

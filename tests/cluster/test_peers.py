@@ -888,7 +888,7 @@ def test_another_protocol_and_another_cluster_are_told_once_and_not_talked_to() 
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.lists(st.text() | st.integers())
 
 
-@given(st.dictionaries(st.sampled_from([*status(), "tags", "pace", "time", "app", "timers"]), ANYTHING))
+@given(st.dictionaries(st.sampled_from([*status(), "tags", "pace", "time", "app", "timers", "reaches_you"]), ANYTHING))
 def test_no_answer_of_a_peer_breaks_the_table(said: dict[str, Any]) -> None:
     table = Table()
     table.found(static(), NOW)
@@ -903,6 +903,12 @@ def test_what_a_peer_says_of_timers_is_small_and_of_the_right_form(said: dict[st
         assert is_key(key)
         assert 0 <= run.due < 1e12
         assert run.by == "" or is_node_name(run.by)
+
+
+@given(st.dictionaries(st.sampled_from(["state", "address", "reason"]), ANYTHING) | ANYTHING)
+def test_what_a_peer_says_of_how_it_reaches_this_node_is_text_or_nothing(said: object) -> None:
+    reach = Status.read({"reaches_you": said}).reaches
+    assert reach is None or (reach.state and all(isinstance(part, str) and len(part) <= 200 for part in reach))
 
 
 def test_a_peer_cannot_fill_the_memory_with_timers() -> None:

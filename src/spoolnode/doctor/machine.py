@@ -64,7 +64,9 @@ def application(layout: Layout) -> Iterator[Finding]:
 def peers(layout: Layout) -> Iterator[Finding]:
     """The states of the peers of the node that runs on the directory, and what to do about those that are not up."""
     with contextlib.suppress(NotRunning, ControlError):
-        yield from of_peers(ask(layout.root, "GET", "/nodes", 5.0)["items"])
+        rows = ask(layout.root, "GET", "/nodes", 5.0)["items"]
+        yield from of_peers(rows)
+        yield from of_reach(rows)
 
 
 def of_peers(rows: list[dict[str, Any]]) -> Iterator[Finding]:
@@ -84,6 +86,25 @@ def of_peers(rows: list[dict[str, Any]]) -> Iterator[Finding]:
             yield Finding(check, WARN, f"{text} by as much: let NTP set both (`timedatectl set-ntp true`)")
 
 
+def of_reach(rows: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Whether the peers that answer this node reach it, too, as they say. From the items of `/nodes`."""
+    check, answering = "reached", [row for row in rows if row["state"] in _ANSWERS]
+    told = [(row, reach) for row in answering if (reach := row["reaches_us"]) and reach["state"] != "unknown"]
+    well = Counter(reach["address"] for _, reach in told if reach["state"] in _ANSWERS)
+    if well:
+        yield Finding(check, OK, ", ".join(f"peers that reach {address}: {count}" for address, count in well.items()))
+    for row, reach in [(row, reach) for row, reach in told if reach["state"] not in _ANSWERS][:MOST_PEERS]:
+        name = row["name"] or row["address"]
+        text = f"this node reaches {name}, but {name} does not reach it: this node is {reach['state']} there"
+        where = f", at {reach['address']}" if reach["address"] else ""
+        yield Finding(check, WARN, f"{text}{where}: {reach['reason'] or 'no answer'}: {_LET_IN}")
+    if missing := len(answering) - len(told):
+        text = f"not told by {missing} of {len(answering)} peers that answer"
+        yield Finding(check, OK, f"{text}: look again in a few seconds; older versions never tell")
+
+
+_ANSWERS = ("up", "leaving")
+_LET_IN = "does a firewall here let it in? --advertise names another address to others; its `spoolnode peers` shows what it sees"
 _REMEDIES = {
     "down": "is it running, does it listen there (its `spoolnode doctor` says so), and does a firewall let this machine in? If "
     "it will never come back: `spoolnode forget`",
