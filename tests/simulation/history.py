@@ -5,6 +5,7 @@
     done           it never runs again, except after a power cut what was done in the second before
     running        nowhere else at the same time
     cancelled      it never starts again, and is dead as cancelled
+    forgotten      its node was forgotten: it runs where the operator moved it, or is dead; only if it was in doubt it may be both
 
 Each of these is looked at when it could be broken, and `check_disks` counts what lies on all disks.
 """
@@ -26,6 +27,8 @@ from .loop import Violation
 ROOT = "/var/spool"
 HERE, OUTBOX, DEAD = "here", "outbox", "dead"
 ALL = "all"
+FORGOTTEN, DOUBT = "the node was forgotten", "and may have the task"
+"""In the reason of a task whose node was forgotten; and if that node may have it."""
 
 Disks = Mapping[str, tuple[str, FakeDisk]]
 """Id and disk of each node, by its name."""
@@ -121,6 +124,10 @@ class History:
         """Tasks in doubt may be given up (hold)."""
         self.called_off: set[str] = set()
         """Ids of tasks that somebody has asked a node to cancel: they may be dead on a node that has perhaps sent them before."""
+        self.forgetters: set[str] = set()
+        """Machines where an operator has forgotten a node: tasks for it may be dead there."""
+        self.moved: dict[str, set[str]] = {}
+        """Where the tasks for each forgotten node may have been moved; `any` is everywhere."""
         self.cancelled: set[str] = set()
         """Those of which a node has said that they are cancelled."""
 
@@ -158,7 +165,22 @@ class History:
         task.answered = True
         return task
 
-    # -- what an operator hears --
+    # -- what an operator does and hears --
+
+    def forgets(self, machine: str, node: str, move_to: str) -> None:
+        """On that machine a node is going to be forgotten. Its tasks go to dead/ if they go nowhere else."""
+        self.forgetters.add(machine)
+        if move_to:
+            self.moved.setdefault(node, set()).add(move_to)
+
+    def _may_be_on(self, machine: str, task: Task) -> bool:
+        """Whether it may run there: it was addressed there, or an operator may have moved it there, perhaps in several steps."""
+        allowed, pending = set(task.to), list(task.to)
+        while pending:
+            further = self.moved.get(pending.pop(), set()) - allowed
+            allowed |= further
+            pending += further
+        return not task.to or machine in allowed or "any" in allowed
 
     def said_cancelled(self, identity: str) -> None:
         """A node says that the task of that id is cancelled."""
@@ -181,7 +203,7 @@ class History:
             raise Violation(f"{copy} has ended well and starts on {machine}")
         if not task.may_run:
             raise Violation(f"{task} was refused and starts on {machine}")
-        if task.to and machine not in task.to:
+        if not self._may_be_on(machine, task):
             raise Violation(f"{copy} starts on {machine}")
         if copy.machines and machine not in copy.machines and (task.asked == ALL or not self.moves_allowed):
             raise Violation(f"{copy} starts on {machine} too")
@@ -237,7 +259,7 @@ class History:
                     raise Violation(f"{copy} waits in several places: {sorted(waiting)}")
                 if waiting and not task.may_run:
                     raise Violation(f"{task} was refused and waits: {sorted(waiting)}")
-                if waiting and task.to and next(iter(waiting)).machine not in task.to:
+                if waiting and not self._may_be_on(next(iter(waiting)).machine, task):
                     raise Violation(f"{copy} waits where it may not run: {sorted(waiting)}")
             if task.acknowledged:
                 kept = sum(bool(copy.done or places.get(copy)) for copy in task.copies.values())
@@ -256,14 +278,22 @@ class History:
                 dead = [place for place in found if place.kind == DEAD]
                 if len(dead) != len(found):
                     raise Violation(f"{copy} still waits: {found}")
-                given_up = [place.reason for place in dead if place.reason.startswith(UNDELIVERED.decode())]
-                may_run = self.dead_may_run or copy.identity in self.called_off
-                if given_up and not may_run:
+                given_up = [place for place in dead if place.reason.startswith(UNDELIVERED.decode())]
+                may_run = self.dead_may_run or copy.identity in self.called_off or any(map(self._is_doubt, given_up))
+                if not may_run and not all(map(self._is_forgotten, given_up)):
                     raise Violation(f"{copy} was not delivered: {given_up}")
                 is_done = bool(copy.done) and not copy.unsure and copy.done not in self.cut
                 if len(dead) + is_done > 1 and not may_run:
                     raise Violation(f"{copy} ended more than once: {dead}")
             self._check_copies(task, sum(bool(copy.done or places.get(copy)) for copy in task.copies.values()))
+
+    def _is_forgotten(self, place: Place) -> bool:
+        """Whether a task is dead because its node was forgotten there..."""
+        return place.machine in self.forgetters and FORGOTTEN in place.reason
+
+    def _is_doubt(self, place: Place) -> bool:
+        """...and has perhaps been sent there: only then it may also have run."""
+        return self._is_forgotten(place) and DOUBT in place.reason
 
     def _check_cancelled(self, places: Mapping[Copy, Iterable[Place]]) -> None:
         found = {copy.identity for copy, there in places.items() if any(is_cancelled(place.reason) for place in there)}
@@ -278,7 +308,7 @@ class History:
         if task.told and ended > task.told:
             raise Violation(f"{task} has {ended} copies, and {task.told} were told")
         first = [copy.machines[0] for copy in task.copies.values() if copy.machines]
-        if len(set(first)) < len(first):
+        if len(set(first)) < len(first) and not self.moved:
             raise Violation(f"{task} has two copies on one machine: {first}")
 
     def places(self, disks: Disks) -> dict[Copy, list[Place]]:

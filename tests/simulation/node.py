@@ -30,7 +30,7 @@ from spoolnode.node.ingress.room import Room
 from spoolnode.node.ingress.services import AboutTasks, Services
 from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.life import Life
-from spoolnode.node.neighbours import Alone, Neighbours
+from spoolnode.node.neighbours import Alone, CannotForget, Neighbours
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.outcome import Timer
 from spoolnode.node.reload import Reloads
@@ -387,6 +387,26 @@ class SimNode:
         self.trace(self.name, "cancel", id=identity, outcome=outcome.value, why=text)
         if outcome is CancelOutcome.CANCELLED:
             self.history.said_cancelled(identity)
+
+    def forget(self, choice: Random) -> None:
+        """`spoolnode forget`, perhaps with `--move-to`, of a node that is down, if this one sees any so. In the process."""
+        gone = [row for row in self.neighbours.peers() if row["state"] == "down" and row["name"]] if self.is_up else []
+        if gone:
+            others = [row["name"] for row in self.neighbours.peers() if row["state"] == "up"]
+            most = max(gone, key=lambda row: (row["outbox"], row["name"]))
+            node, move_to = most["name"], choice.choice(("", "any", self.name, *others))
+            with contextlib.suppress(CannotForget):
+                self.neighbours.forgettable(node)
+                self.history.forgets(self.name, node, move_to)
+                spawn(self._forget(node, move_to))
+
+    async def _forget(self, node: str, move_to: str) -> None:
+        try:
+            done = await self.neighbours.forget(node, move_to, move_doubts=False)
+        except (CannotForget, OSError) as error:
+            self.trace(self.name, "not forgotten", node=node, why=error)
+        else:
+            self.trace(self.name, "forget", node=node, move_to=move_to, moved=done["moved"], dead=done["dead"])
 
     async def _change(self, change: Coroutine[Any, Any, Paused]) -> None:
         with contextlib.suppress(OSError):  # its disk is full or fails; nothing was changed

@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 from spoolnode.cluster.cluster import Cluster
+from spoolnode.cluster.forgetting import Forgetting
 from spoolnode.node import roster, timekeeper
 from spoolnode.node.outbox import envelope, storage
 from spoolnode.node.outbox.cancellation import Buried, Cancellation
@@ -172,6 +173,16 @@ def forget_doubts() -> Any:
     return mock.patch.object(Cancellation, "cancel", cancel)
 
 
+def move_doubts() -> Any:
+    """The tasks of a forgotten node are moved, also those that it has perhaps got."""
+    real = Forgetting._move
+
+    async def move(self: Forgetting, to: str, move_to: str, meant: Any, *, doubts: bool) -> int:
+        return await real(self, to, move_to, meant, doubts=True)
+
+    return mock.patch.object(Forgetting, "_move", move)
+
+
 PLANTS: dict[str, Callable[[], Any]] = {
     "no_fsync": no_fsync,
     "no_mark": no_mark,
@@ -186,6 +197,7 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "look_into_no_file": look_into_no_file,
     "forget_shares": forget_shares,
     "forget_doubts": forget_doubts,
+    "move_doubts": move_doubts,
 }
 FOUND_AT = {"clean_too_soon": 458, "dead_and_waiting": 67, "forget_doubts": 48, "lose_proofs": 103, "unsafe_move": 49}
 """The first seed that finds a mistake, of those that few seeds find. It is tried before all others, which follow if it does not

@@ -82,6 +82,8 @@ class Story:
         self._has_pauses = self._pausing.random() < 0.3
         self._calling_off = Random(world.seed ^ 0xCA11)
         """Likewise about cancels."""
+        self._forgetting = Random(world.seed ^ 0xF04607)
+        """Likewise about forgotten nodes."""
         self._is_about_doubt = world.seed % 4 == 1
         """Most tasks are for any node, and most faults come when it is not known where such a task is."""
 
@@ -102,6 +104,8 @@ class Story:
         for _ in range(self._pausing.randint(1, 4) if self._has_pauses else 0):
             world.later(self.seconds * self._pausing.random(), self._pause)
         self._plan_cancels()
+        for _ in range(self._forgetting.choice((0, 0, 0, 10, 30))):
+            world.later(self.seconds * self._forgetting.random(), self._forget)
         world.run(self.seconds)
 
     def _add_node(self, when: float) -> None:
@@ -298,6 +302,12 @@ class Story:
             node = self._calling_off.choice(there or self.world.nodes)
             self.world.say("cancel", node=node.name, id=identity)
             self._in_process(node, node.cancel, identity)
+
+    def _forget(self) -> None:
+        """`spoolnode forget` on a node that sees another one down."""
+        node = self._forgetting.choice(self.world.nodes)
+        self.world.say("forget", node=node.name)
+        self._in_process(node, node.forget, self._forgetting)
 
     def _in_process(self, node: SimNode, call: Callable[..., None], *args: Any) -> None:
         process = node.machine.process
