@@ -5,6 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +16,17 @@ from programs import Program
 from support import eventually, need
 
 SERVER = "/usr/lib/postgresql/*/bin/postgres"
+
+
+@contextmanager
+def short_place() -> Iterator[Path]:
+    """A directory with a short name, for unix sockets, which the server can enter: it runs as another user if we are root."""
+    directory = Path(tempfile.mkdtemp(prefix="sn-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 class Postgres(Program):
@@ -41,6 +55,8 @@ class Postgres(Program):
         copy = Postgres(self.directory, name)
         copy._make_directory()
         self._run("pg_basebackup", "-D", str(copy._data), "-R", "-h", str(self._data), "-U", "postgres", "-c", "fast")
+        for left in copy._data.glob(".s.PGSQL.*"):  # those of the server that was copied
+            left.unlink()
         copy.start(f"cluster_name={name}", "hot_standby_feedback=on")
         self.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'")
         self.sql("SELECT pg_reload_conf()")

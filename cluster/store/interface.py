@@ -230,6 +230,12 @@ class CommonStore(ABC):
         """
 
     @abstractmethod
+    async def claim(self, identities: Sequence[str], lease: float) -> list[Leased]:
+        """Takes these very tasks, as far as they wait: due or not, and whatever their destination. For moving tasks, not for
+        running them.
+        """
+
+    @abstractmethod
     def body(self, lease: Lease) -> AsyncIterator[bytes]:
         """The body of a task that is held, in chunks. It ends early, with `StoreAway`, if the lease is lost meanwhile."""
 

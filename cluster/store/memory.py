@@ -104,9 +104,14 @@ class MemoryStore(CommonStore):
         self._ask()
         ready = [row for row in self._rows.values() if row.state == TaskState.READY and row.task.to in places]
         ready.sort(key=lambda row: (row.task.rank, row.serial))
-        for row in ready[:most]:
-            row.state, row.until, row.turn = TaskState.HELD, self.now + lease, row.turn + 1
-        taken = [Leased(Lease(*row.message, row.turn), row.task) for row in ready[:most]]
+        taken = [self._take_one(row, lease) for row in ready[:most]]
+        self._answer()
+        return taken
+
+    async def claim(self, identities: Sequence[str], lease: float) -> list[Leased]:
+        self._ask()
+        rows = [row for row in self._rows.values() if row.task.id in identities and row.state in _WAITING]
+        taken = [self._take_one(row, lease) for row in rows]
         self._answer()
         return taken
 
@@ -238,6 +243,10 @@ class MemoryStore(CommonStore):
         self._rows[row.message] = row
         row.state = self._waiting_state(task)
         return Publication.STORED
+
+    def _take_one(self, row: _Row, lease: float) -> Leased:
+        row.state, row.until, row.turn = TaskState.HELD, self.now + lease, row.turn + 1
+        return Leased(Lease(*row.message, row.turn), row.task)
 
     def _waits_with(self, key: bytes) -> bool:
         return bool(key) and any(row.task.key == key and row.state in _WAITING for row in self._rows.values())

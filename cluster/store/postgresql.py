@@ -44,6 +44,7 @@ from spoolnode.cluster.store.postgresql_schema import check_schema, migrate
 from spoolnode.cluster.store.postgresql_statements import (
     AGAIN,
     BURY,
+    CLAIM,
     END,
     END_AGAIN,
     ESTIMATE,
@@ -174,7 +175,12 @@ class PostgresStore(CommonStore):
         async with self._connections.one() as connection:
             await self._sweep(connection)
             rows = await self._run(connection, TAKE, {"places": list(places), "most": most, "lease": lease})
-        return [Leased(Lease(task.id, task.hops, row[0]), task) for row in rows for task in [_task(row[2:])]]
+        return [_leased(row) for row in rows]
+
+    async def claim(self, identities: Sequence[str], lease: float) -> list[Leased]:
+        async with self._connections.one() as connection:
+            rows = await self._run(connection, CLAIM, {"ids": list(identities), "lease": lease})
+        return [_leased(row) for row in rows]
 
     async def body(self, lease: Lease) -> AsyncIterator[bytes]:
         number = 0
@@ -333,6 +339,11 @@ def _task(row: Sequence[Any]) -> StoredTask:
     """The task in a row of `_SHOWN`."""
     identity, block, to, rank, due, key, attempts, hops, size = row
     return StoredTask(identity, bytes(block), to, LAST if rank == _LAST_RANK else rank, due, bytes(key), attempts, hops, size)
+
+
+def _leased(row: Sequence[Any]) -> Leased:
+    task = _task(row[2:])
+    return Leased(Lease(task.id, task.hops, row[0]), task)
 
 
 def _found(row: Sequence[Any]) -> FoundTask:

@@ -42,6 +42,15 @@ WITH mine AS (
     RETURNING turn, serial, {_SHOWN}
 ) SELECT * FROM taken ORDER BY rank, serial"""
 
+CLAIM: LiteralString = f"""
+WITH mine AS (
+    SELECT id, hops FROM spoolnode.task WHERE id = ANY(%(ids)s::text[]) AND state IN ('ready', 'later') FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE spoolnode.task SET state = 'held', turn = turn + 1, until = now() + make_interval(secs => %(lease)s)
+    WHERE (id, hops) IN (SELECT id, hops FROM mine)
+    RETURNING turn, serial, {_SHOWN}
+) SELECT * FROM taken ORDER BY rank, serial"""
+
 _OF_LEASES: LiteralString = "(id, hops, turn) IN (SELECT * FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[]))"
 
 EXTEND: LiteralString = f"""

@@ -9,6 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from json_reference import PAGE, written
+from postgres import Postgres, short_place
 from support import RunningNode, command
 
 from spoolnode.cli import main
@@ -57,6 +58,10 @@ LINES = [
     "web",
     "config",
     "doctor -s VIA",
+    "store check --migrate",
+    "store push --spool other",
+    "store ls",
+    "store pull --spool other",
     "ca show ca/ca.crt",
     "settle",
     "drain",
@@ -101,8 +106,22 @@ def _extended(schema: dict[str, Any], objects: dict[str, Any]) -> dict[str, Any]
     return {**base, **schema, **merged}
 
 
-def test_each_command_prints_what_the_reference_says(node: RunningNode, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def store() -> Iterator[Postgres]:
+    """A server for `spoolnode store`."""
+    with short_place() as place:
+        server = Postgres(place)
+        try:
+            yield server.start()
+        finally:
+            server.end()
+
+
+def test_each_command_prints_what_the_reference_says(node: RunningNode, store: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     node.start("--workers", "1", "--http", "127.0.0.1:0", app=APP)
+    (node.directory / "other").mkdir()
+    assert node.command("send", "a=b", "--via", f"dir:{node.directory / 'other'}").returncode == 0
+    monkeypatch.setenv("SPOOLNODE_STORE", store.url())
     assert node.command("ca", "init", "ca").returncode == 0
     monkeypatch.chdir(node.directory)
     monkeypatch.setenv("SPOOLNODE_SPOOL", str(node.spool))

@@ -30,6 +30,7 @@ BY_TESTS_OF_THEIR_OWN = {
     },
     "docs/start-docker.md": {"": "tests/docker/test_compose.py"},
     **{name: {"": "tests/interop/test_quick_starts.py"} for name in QUICK_STARTS},
+    "docs/store.md": {"": "tests/store/test_store_page.py"},
     "docs/testing.md": {"": "tests/testing/test_examples_of_testing.py"},
     "docs/uwsgi.md": {
         "The example of uWSGI's manual": "tests/interop/test_examples.py",

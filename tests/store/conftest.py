@@ -1,15 +1,12 @@
 """A store of each kind for the tests, empty at first."""
 
 import asyncio
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from postgres import Postgres
+from postgres import Postgres, short_place
 from subjects import InMemory, InPostgres, Subject
 
 from spoolnode.cluster.store.postgresql import PostgresStore
@@ -27,17 +24,6 @@ def postgres() -> Iterator[Postgres]:
             yield server
         finally:
             server.end(signal.SIGQUIT)
-
-
-@contextmanager
-def short_place() -> Iterator[Path]:
-    """A directory with a short name, for unix sockets, which the server can enter: it runs as another user if we are root."""
-    directory = Path(tempfile.mkdtemp(prefix="sn-"))
-    directory.chmod(0o755)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

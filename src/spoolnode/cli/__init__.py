@@ -43,6 +43,7 @@ _COMMANDS = {
     "stop": "change",
     "web": "browser",
     "config": "join",
+    "store": "common_store",
     "ca": "ca",
     "doctor": "doctor",
     "completion": "completion",

@@ -157,7 +157,7 @@ class StoppedDirectory:
 
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
-        self._store = Store(RealDisk(), self._layout, _node_id(self._layout))
+        self._store = Store(RealDisk(), self._layout, node_id_of(self._layout))
         self._kinds = DeadKinds(self._store)
 
     def __repr__(self) -> str:
@@ -308,20 +308,28 @@ class StoppedDirectory:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        from spoolnode.node.config import BadConfig
-        from spoolnode.node.spool.hold import lock_spool
-
         try:
-            with lock_spool(self._layout):
+            with locked(self._layout):
                 yield
-        except BadConfig as error:
-            raise CommandFailure(str(error)) from error
         except OSError as error:
             reason = error.strerror or error
             raise CommandFailure(f"the spool directory {self._layout.root} cannot be changed: {reason}") from error
 
 
-def _node_id(layout: Layout) -> str:
+@contextmanager
+def locked(layout: Layout) -> Iterator[None]:
+    """Holds a spool directory, so that no node starts on it meanwhile. Raises `CommandFailure` if one runs."""
+    from spoolnode.node.config import BadConfig
+    from spoolnode.node.spool.hold import lock_spool
+
+    try:
+        with lock_spool(layout):
+            yield
+    except BadConfig as error:
+        raise CommandFailure(str(error)) from error
+
+
+def node_id_of(layout: Layout) -> str:
     """The id of the directory's node; the directory of a uWSGI server has neither an id nor batches."""
     try:
         with open(layout.node_id, encoding="ascii", errors="replace") as file:

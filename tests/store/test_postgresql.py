@@ -1,0 +1,445 @@
+"""The driver for PostgreSQL: its traps, its failover, its migrations, the cost of its statements. On real servers."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Postgres
+from store_tasks import held, ids, new, take
+from subjects import InPostgres, Subject
+from support import environment, eventually
+
+from spoolnode.cluster.store import postgresql, postgresql_connections, postgresql_schema
+from spoolnode.cluster.store.interface import CommonStore, Lease, Publication, StoreAway, StoreUnfit, TaskState
+from spoolnode.cluster.store.opening import open_store
+from spoolnode.cluster.store.postgresql import PostgresStore
+from spoolnode.cluster.store.postgresql_bell import Bell
+from spoolnode.cluster.store.postgresql_safety import Reported, safety_of
+from spoolnode.cluster.store.postgresql_schema import VERSION
+
+
+@pytest.fixture
+def own(place: Path) -> Iterator[Postgres]:
+    """A server that the test may stop, with tables."""
+    server = Postgres(place)
+    try:
+        server.start()
+        asyncio.run(migrated(server.url()))
+        yield server
+    finally:
+        server.end(signal.SIGQUIT)
+
+
+async def migrated(url: str) -> None:
+    await (await PostgresStore.open(url, migrates=True)).close()
+
+
+async def eventually_there(condition: Callable[[], Any]) -> None:
+    """Returns when a condition holds, and lets the loop run meanwhile."""
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.01)
+
+
+# --- what waits for a standby ---
+
+Act = Callable[[CommonStore, Lease], Awaitable[Any]]
+ACKNOWLEDGEMENTS: dict[str, Act] = {
+    "a new task": lambda store, _: store.publish([new("new")]),
+    "a repeat": lambda store, _: store.publish([new("there")]),
+    "a repeat of one that has ended": lambda store, _: store.publish([new("ended")]),
+    "a duplicate": lambda store, _: store.publish([new("other", key=b"k")]),
+    "a body": lambda store, _: store.publish([new("large", bytes(300_000))]),
+    "an end": lambda store, lease: store.end([lease]),
+    "a repeated end": lambda store, _: store.end([Lease("ended", 0, 1)]),
+}
+
+
+def test_nothing_is_acknowledged_before_a_standby_has_it_nor_when_that_wait_is_cancelled(own: Postgres) -> None:
+    """No standby of that name exists, so a commit waits until an operator cancels the wait. Then it succeeds with a warning."""
+    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+    async def story(what: str) -> None:
+        store = await PostgresStore.open(own.url())
+        try:
+            await store.end([await held(store, new("ended"))])
+            lease = await held(store, new("held"))
+            await store.publish([new("there"), new("keyed", key=b"k")])
+            set_standby(own, "gone")
+            acting = asyncio.ensure_future(ACKNOWLEDGEMENTS[what](store, lease))
+            await eventually_there(lambda: acting.done() or own.sql(waiting))
+            assert not acting.done(), what
+            while not acting.done():
+                await asyncio.to_thread(
+                    own.sql, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+                )
+            with pytest.raises(StoreAway, match="did not make sure"):
+                await acting
+        finally:
+            set_standby(own, "")
+            await store.close()
+            own.sql("TRUNCATE spoolnode.task, spoolnode.body")
+
+    for what in ACKNOWLEDGEMENTS:
+        asyncio.run(story(what))
+
+
+def set_standby(server: Postgres, name: str) -> None:
+    """Makes commits wait for the standby of that name; returns when the server does so."""
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'".encode())
+        connection.execute("SELECT pg_reload_conf()")
+    eventually(lambda: server.sql("SHOW synchronous_standby_names") == [(name,)], "the setting is in force")
+
+
+def test_what_is_safe_is_what_the_server_says(own: Postgres) -> None:
+    async def story() -> None:
+        store = await PostgresStore.open(own.url())
+        try:
+            said = await store.check()
+            assert (said.survives_crash, said.survives_power_cut, said.survives_lost_disk) == (True, False, False)
+            assert any("fsync is off" in sentence for sentence in said.advice)
+            assert said.engine.startswith("PostgreSQL 1")
+            standby = await asyncio.to_thread(own.standby, "second")
+            try:
+                said = await store.check()
+                assert said.survives_lost_disk
+                assert ("standby second", "streaming, sync") in said.facts
+            finally:
+                standby.end(signal.SIGQUIT)
+            await eventually_there(lambda: own.sql("SELECT count(*) FROM pg_stat_replication") == [(0,)])
+            said = await store.check()
+            assert not said.survives_lost_disk
+            assert "acknowledges nothing" in said.advice[-1]
+        finally:
+            await store.close()
+
+    asyncio.run(story())
+
+
+SAFE = Reported("15.4 (Debian)", "on", "on", "on", "ANY 1 (a, b)", [("a", "streaming", "quorum")])
+
+
+@pytest.mark.parametrize(
+    ("change", "safe", "advice"),
+    [
+        ({}, (True, True, True), ""),
+        ({"synchronous_commit": "off"}, (False, False, False), "synchronous_commit is off"),
+        ({"synchronous_commit": "local"}, (True, True, False), "do not wait for the standby"),
+        ({"synchronous_commit": "remote_apply"}, (True, True, True), ""),
+        ({"fsync": "off"}, (True, False, True), "fsync is off"),
+        ({"full_page_writes": "off"}, (True, False, True), "full_page_writes is off"),
+        ({"synchronous_standby_names": "", "standbys": []}, (True, True, False), "only this server"),
+        ({"standbys": []}, (True, True, False), "acknowledges nothing"),
+        ({"standbys": [("a", "catchup", "sync")]}, (True, True, False), "acknowledges nothing"),
+        ({"standbys": [("a", "streaming", "async")]}, (True, True, False), "acknowledges nothing"),
+        ({"standbys": [("a", None, None)]}, (True, True, False), "pg_monitor"),
+    ],
+)
+def test_what_is_not_said_to_be_safe_is_not(change: dict[str, Any], safe: tuple[bool, bool, bool], advice: str) -> None:
+    said = safety_of(SAFE._replace(**change))
+    assert (said.survives_crash, said.survives_power_cut, said.survives_lost_disk) == safe
+    assert advice in " ".join(said.advice)
+    assert bool(advice) == bool(said.advice)
+
+
+# --- failures ---
+
+
+async def until_acknowledged(act: Callable[[], Awaitable[Any]]) -> Any:
+    """Says it again until the store acknowledges it, as a node does."""
+    async with asyncio.timeout(100):
+        while True:
+            try:
+                return await act()
+            except StoreAway:
+                await asyncio.sleep(0.05)
+
+
+def test_a_primary_that_is_killed_under_load_loses_nothing_that_it_acknowledged(own: Postgres) -> None:
+    async def story() -> None:
+        standby = await asyncio.to_thread(own.standby, "second")
+        acknowledged: list[str] = []
+        ended: list[str] = []
+        try:
+            store = await PostgresStore.open(own.url("postgres", standby))
+
+            async def sender(name: int) -> None:
+                for number in range(60):
+                    group = [new(f"s{name}_{number}_{n}") for n in range(5)]
+                    await until_acknowledged(lambda group=group: store.publish(group))  # type: ignore[misc]
+                    acknowledged.extend(task.task.id for task in group)
+
+            async def taker() -> None:
+                while len(ended) < 300:
+                    taken = await until_acknowledged(lambda: take(store, most=10, lease=600))
+                    lost = await until_acknowledged(lambda taken=taken: store.end([lease for lease, _ in taken]))  # type: ignore[misc]
+                    ended.extend(task.id for lease, task in taken if lease not in lost)
+                    await asyncio.sleep(0.01)
+
+            load = [asyncio.create_task(work) for work in (*(sender(name) for name in range(6)), taker())]
+            await eventually_there(lambda: len(acknowledged) > 300)
+            own.end(signal.SIGKILL)
+            await asyncio.to_thread(standby.promote)
+            await asyncio.to_thread(set_standby, standby, "")
+            await asyncio.wait_for(asyncio.gather(*load), 200)
+            known = {row[0]: row[1] for row in standby.sql("SELECT id, state FROM spoolnode.task")}
+            assert sorted(known) == sorted(acknowledged)
+            assert len(acknowledged) == 1800
+            assert {known[name] for name in ended} == {"ended"}
+            assert len(ended) == len(set(ended))
+            await store.close()
+        finally:
+            standby.end(signal.SIGQUIT)
+
+    asyncio.run(story())
+
+
+def test_a_server_that_hangs_is_away(own: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story() -> None:
+        store = await PostgresStore.open(own.url())
+        monkeypatch.setattr(postgresql_connections, "PATIENCE", 0.5)
+        try:
+            await store.publish([new("a")])
+            stopped = [own.process.pid, *(row[0] for row in own.sql("SELECT pid FROM pg_stat_activity"))] if own.process else []
+            signal_all(stopped, signal.SIGSTOP)
+            try:
+                with pytest.raises(StoreAway, match="away"):
+                    await asyncio.wait_for(store.publish([new("a"), new("b")]), 60)
+            finally:
+                signal_all(stopped, signal.SIGCONT)
+            told = await until_acknowledged(lambda: store.publish([new("a"), new("b")]))
+            assert told[0] == Publication.REPEATED
+            assert sorted(ids(await take(store))) == ["a", "b"]
+        finally:
+            await store.close()
+
+    asyncio.run(story())
+
+
+def signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue  # the connection that asked has ended
+
+
+TAKER = """
+import asyncio, sys
+from spoolnode.cluster.store.opening import open_store
+
+async def main():
+    store = await open_store(sys.argv[1])
+    taken = await store.take(10, ["any"], 1.0)
+    print(*(task.id for _, task in taken), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    lost = await store.end([lease for lease, _ in taken])
+    print(len(lost), "lost", flush=True)
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_node_that_is_stopped_for_longer_than_its_lease_cannot_end_what_another_one_runs(in_postgres: InPostgres) -> None:
+    async def story(subject: Subject) -> None:
+        await subject.store.publish([new("a")])
+        command = [sys.executable, "-c", TAKER, in_postgres.url]
+        taker = subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert taker.stdout
+        assert taker.stdin
+        assert taker.stdout.readline() == "a\n"
+        taker.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            while not (taken := await take(subject.store)):
+                await subject.store.watch(["any"], 1.0)
+        taker.send_signal(signal.SIGCONT)
+        taker.stdin.write("\n")
+        taker.stdin.flush()
+        assert taker.stdout.readline() == "1 lost\n"
+        assert await subject.store.end([lease for lease, _ in taken]) == frozenset()
+        taker.communicate()
+
+    in_postgres.run(story)
+
+
+# --- waking ---
+
+
+def test_the_bell_wakes_a_watcher_that_would_not_look_by_itself(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        monkeypatch.setattr(postgresql, "POLL", 3600)
+        watching = asyncio.create_task(subject.store.watch(["any"], 3600))
+        listens = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN spoolnode' AND state = 'idle'"
+        await eventually_there(lambda: in_postgres.server.sql(listens) == [(1,)])
+        await (await subject.another()).publish([new("a")])
+        assert await asyncio.wait_for(watching, 60)
+
+    in_postgres.run(story)
+
+
+def test_without_the_bell_a_watcher_looks_by_itself_within_a_second(
+    in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: Any) -> None: ...
+
+    async def story(subject: Subject) -> None:
+        monkeypatch.setattr(Bell, "ring", silent)
+        watching = asyncio.create_task(subject.store.watch(["any"], 3600))
+        await (await subject.another()).publish([new("a")])
+        assert await asyncio.wait_for(watching, 60)
+
+    in_postgres.run(story)
+    assert postgresql.POLL + postgresql.SWEEP < 1
+
+
+# --- tables ---
+
+
+def unfit(url: str) -> str:
+    with pytest.raises(StoreUnfit) as caught:
+        asyncio.run(open_store(url))
+    return str(caught.value)
+
+
+def test_tables_are_made_once_however_many_ask_for_them(postgres: Postgres) -> None:
+    postgres.sql("CREATE DATABASE fresh")
+    url = postgres.url("fresh")
+    assert "store check --migrate" in unfit(url)
+
+    async def story() -> None:
+        await asyncio.gather(*(migrated(url) for _ in range(3)))
+        store = await PostgresStore.open(url)
+        assert await store.publish([new("a")]) == [Publication.STORED]
+        await store.close()
+
+    asyncio.run(story())
+    assert postgres.sql("SELECT number FROM spoolnode.version", "fresh") == [(VERSION,)]
+
+
+def test_a_migration_that_would_wait_for_long_gives_up_and_can_be_repeated(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres.sql("CREATE DATABASE busy")
+    url = postgres.url("busy")
+    monkeypatch.setattr(postgresql_schema, "LOCK_TIMEOUT", "100ms")
+    with psycopg.connect(url) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", [postgresql_schema._ADVISORY_LOCK])
+        with pytest.raises(StoreUnfit, match="run the migration again"):
+            asyncio.run(migrated(url))
+    asyncio.run(migrated(url))
+
+
+def test_a_step_from_one_version_to_the_next_goes_on_while_tasks_are_taken(
+    in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(subject: Subject) -> None:
+        await subject.store.publish([new(f"t{number}") for number in range(50)])
+        monkeypatch.setattr(postgresql_schema, "STEPS", [*postgresql_schema.STEPS, "ALTER TABLE spoolnode.task ADD more text"])
+        monkeypatch.setattr(postgresql_schema, "VERSION", VERSION + 1)
+        with pytest.raises(StoreUnfit, match="store check --migrate"):
+            await subject.another()
+        assert len(await take(subject.store, most=10)) == 10
+        await migrated(in_postgres.url)
+        assert len(await take(subject.store)) == 40  # a node of the version before goes on
+        monkeypatch.undo()
+        with pytest.raises(StoreUnfit, match="install a newer one"):
+            await subject.another()
+        server = in_postgres.server
+        server.sql("ALTER TABLE spoolnode.task DROP more", in_postgres.database)
+        server.sql(f"UPDATE spoolnode.version SET number = {VERSION}", in_postgres.database)
+
+    in_postgres.run(story)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("nats://h1,h2", "'nats' is not a kind of store"),
+        ("postgresql://h1:not-a-port/x", "cannot be used|cannot be read|is away"),
+        ("postgresql://h1/x?no_such_option=1", "cannot be read"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_refused_with_a_sentence(url: str, said: str) -> None:
+    with pytest.raises((StoreUnfit, StoreAway), match=said):
+        asyncio.run(open_store(url))
+
+
+def test_a_password_is_never_shown(in_postgres: InPostgres) -> None:
+    url = "postgresql:///x?host=/nowhere&user=me&password=secret"
+    with pytest.raises(StoreAway) as caught:
+        asyncio.run(open_store(url))
+    assert "secret" not in str(caught.value)
+    assert "/nowhere" in str(caught.value)
+
+
+# --- cost ---
+
+FILL = """
+INSERT INTO spoolnode.task (id, hops, state, dest, rank, due, attempts, size, block, ended)
+SELECT '{prefix}' || n, 0, CASE n % 5 WHEN 0 THEN 'later' WHEN 1 THEN 'ended' WHEN 2 THEN 'dead' ELSE 'ready' END,
+       CASE n % 3 WHEN 0 THEN 'any' ELSE 'gone' END, 5, now() + interval '1 day', 0, 0, 'block', now()
+FROM generate_series(1, {number}) AS n"""
+
+
+def test_what_verbs_cost_does_not_grow_with_the_store(in_postgres: InPostgres) -> None:
+    server, database = in_postgres.server, in_postgres.database
+
+    def touched() -> int:
+        """The pages that were read so far, from memory or from the disk. A server counts them when a connection ends."""
+        others = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND pid <> pg_backend_pid()"
+        eventually(lambda: server.sql(others) == [(0,)], "all connections have ended")
+        ((pages,),) = server.sql(
+            "SELECT sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)) "
+            "FROM pg_statio_user_tables",
+            database,
+        )
+        return int(pages)
+
+    async def cost() -> int:
+        """The pages that a node reads for one round of everything."""
+        before = touched()
+        store = await PostgresStore.open(in_postgres.url)
+        taken = await take(store, "any", "mine", most=20)
+        await store.extend([lease for lease, _ in taken], 30)
+        await store.end([lease for lease, _ in taken])
+        for state in TaskState:
+            await store.list(state, 20)
+        await store.count()
+        await store.find("a7")
+        await store.watch(["mine"], 0)
+        await store.close()
+        return touched() - before
+
+    async def story(subject: Subject) -> None:
+        await subject.store.close()
+        costs = []
+        for prefix, number in (("a", 60_000), ("b", 240_000)):
+            server.sql(FILL.format(prefix=prefix, number=number), database)
+            server.sql("VACUUM ANALYZE spoolnode.task", database)
+            costs.append(await cost())
+        assert 0 < costs[1] < 1.5 * costs[0], costs
+
+    in_postgres.run(story)
+
+
+def test_extending_leases_changes_no_index(in_postgres: InPostgres) -> None:
+    async def story(subject: Subject) -> None:
+        lease = await held(subject.store, new("a"))
+        for _ in range(20):
+            await subject.store.extend([lease], 30)
+        for handle in subject.handles:
+            await handle.close()  # then the server counts what it did
+        figures = "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'task'"
+        eventually(lambda: in_postgres.server.sql(figures, in_postgres.database)[0][0] >= 19)
+
+    in_postgres.server.sql("SELECT pg_stat_reset()", in_postgres.database)
+    in_postgres.run(story)

@@ -1,0 +1,61 @@
+"""docs/store.md: its lines, typed in their order, with a real database in place of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from documents import blocks, page
+from postgres import Postgres
+from subjects import InPostgres
+from support import PATIENCE, environment
+
+from spoolnode.cluster.store import postgresql_schema
+from spoolnode.cluster.store.interface import CHUNK, REMEMBERED, TaskState
+from spoolnode.protocol.packet import encode_variables
+from spoolnode.protocol.spoolfile import head
+
+PAGE = "docs/store.md"
+IN_PLACE_OF = "postgresql://app@db1,db2/app"
+
+
+@pytest.fixture
+def shell(in_postgres: InPostgres, tmp_path: Path) -> str:
+    """A script of all lines of the page, for a directory with three waiting tasks."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    for number in range(3):
+        (spool / f"uwsgi_spoolfile_on_host_{number}").write_bytes(head(encode_variables([(b"n", str(number).encode())])))
+    lines = "\n".join(block.text for block in blocks(PAGE))
+    assert IN_PLACE_OF in lines
+    return lines.replace(IN_PLACE_OF, f"'{in_postgres.url}'")
+
+
+def test_the_page_does_what_it_says(shell: str, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "spoolnode"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m spoolnode "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e", "-c", shell], cwd=tmp_path, env=environment(PATH=f"{program.parent}:{os.environ['PATH']}"),
+        capture_output=True, text=True, timeout=PATIENCE * 2, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "3 tasks moved into the store" in done.stdout
+    assert "its disk is lost" in done.stdout
+    assert f"3 tasks moved into {tmp_path}/other" in done.stdout
+    assert len(list((tmp_path / "other").glob("uwsgi_spoolfile_on_host_*"))) == 3
+    assert not list((tmp_path / "spool").glob("uwsgi_spoolfile_on_*"))
+
+
+def test_the_figures_of_the_page_are_those_of_the_code(postgres: Postgres) -> None:
+    text = page(PAGE)
+    assert f"PostgreSQL\n{postgresql_schema.OLDEST_SERVER} or newer" in text
+    assert (CHUNK, REMEMBERED, postgresql_schema.LOCK_TIMEOUT) == (256 << 10, 3600.0, "3s")
+    assert "256 KiB" in text
+    assert "for an hour" in text
+    assert "three seconds" in text
+    tables = {row[0] for row in postgres.sql("SELECT tablename FROM pg_tables WHERE schemaname = 'spoolnode'", "tasks")}
+    assert all(f"`spoolnode.{name}`" in text for name in tables)
+    assert set(TaskState) == {"ready", "later", "held", "dead", "ended"}
