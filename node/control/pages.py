@@ -19,10 +19,11 @@ from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.forward import UNDELIVERED
 from spoolnode.protocol.packet import decode_variables
 
-RUNNING = "running"
+RUNNING, RETRYING = "running", "retrying"
+"""Tasks that are retrying wait, ready or for their time, and were tried before."""
 HERE = (RUNNING, WAITING_STATE, LATER)
 """The states of tasks that wait for this node's workers, or are with them: listed if no state is asked for."""
-STATES = (*HERE, DEAD, OUTBOX)
+STATES = (*HERE, RETRYING, DEAD, OUTBOX)
 DEFAULT_ROWS = 100
 MOST_ROWS = 100_000
 """Tasks of one page."""
@@ -99,15 +100,17 @@ def _matching(
 ) -> Iterator[tuple[Order, Listed | None]]:
     """The tasks that are wanted, in order, with their places in it; None for one that has gone meanwhile."""
     looks_inside = wanted.choice.is_about_contents()
-    most = 0 if wanted.choice.is_narrow() else wanted.limit + 1
+    most = 0 if wanted.choice.is_narrow() or RETRYING in wanted.states else wanted.limit + 1
     found = (
         info
         for info in _candidates(reader, wanted, now, after, most)
-        if _state(info, running) in wanted.states
+        if _is_in(wanted.states, _state(info, running))
         and (after is None or inspect.order(info) > after)
         and (info.state != DEAD or wanted.choice.has_time(info.changed))
     )
     for info in inspect.in_order(found, most):
+        if _state(info, running) not in wanted.states and not _was_tried(reader, info):
+            continue
         listed = _look_inside(reader, info)
         if not looks_inside or (listed is not None and _is_wanted(listed, wanted)):
             yield inspect.order(info), listed
@@ -118,10 +121,20 @@ def _state(info: Info, running: Container[str]) -> str:
     return RUNNING if info.id in running and info.state != DEAD else info.state
 
 
+def _is_in(states: Sequence[str], state: str) -> bool:
+    """Whether tasks of that state may be wanted."""
+    return state in states or (RETRYING in states and state in (WAITING_STATE, LATER))
+
+
+def _was_tried(reader: Reader, info: Info) -> bool:
+    read = inspect.with_attempts(reader, info)
+    return read is not None and read.attempts > 0
+
+
 def _candidates(reader: Reader, wanted: Wanted, now: float, after: Order | None, most: int) -> Iterator[Info]:
     """All tasks in the places where those of these states are."""
     states = set(wanted.states)
-    lists = [inspect.waiting_tasks(reader, now)] if states & set(HERE) else []
+    lists = [inspect.waiting_tasks(reader, now)] if states & {*HERE, RETRYING} else []
     if DEAD in states:
         alone = states == {DEAD}  # then the first few of many thousands are chosen before more is done with them
         lists.append(inspect.dead_tasks(reader, now, most if alone else 0, after if alone else None))

@@ -1,14 +1,19 @@
 """Reads what requests to `/api/v1` say in their paths and queries; what makes no sense is a 400 with a sentence."""
 
 import math
+from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TypeVar
 
 from aiohttp import web
 
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import BY, MOST_AT_ONCE
+from spoolnode.node.control.ended_page import ENDED, WantedEnds, place_in
 from spoolnode.node.control.pages import DEFAULT_ROWS, HERE, MOST_ROWS, STATES, Cursor, Wanted
 from spoolnode.protocol.names import SPOOL_PREFIX, is_task_id
+
+T = TypeVar("T")
 
 LONGEST_WAIT = 86400.0
 """The longest wait that a request may ask for, in seconds."""
@@ -45,14 +50,30 @@ def wanted_of(request: web.Request) -> Wanted:
     """The tasks that a page is to have."""
     query = request.query
     states = tuple(query["state"].split(",")) if "state" in query else HERE
+    if ENDED in states:
+        raise web.HTTPBadRequest(
+            text=f"state is {query['state'][:80]!r}; {ENDED} stands alone: its tasks have an order of their own"
+        )
     if wrong := [state for state in states if state not in STATES]:
-        raise web.HTTPBadRequest(text=f"state has {wrong[0][:80]!r}; each must be one of {', '.join(STATES)}")
+        raise web.HTTPBadRequest(text=f"state has {wrong[0][:80]!r}; each must be one of {', '.join(STATES)}, or {ENDED} alone")
     limit = _limit_of(request, DEFAULT_ROWS, MOST_ROWS)
+    return Wanted(states, choice_of(request), limit, _cursor_of(request, Cursor.decode))
+
+
+def ends_of(request: web.Request) -> WantedEnds | None:
+    """The ends that a page is to have; None if other tasks are asked for."""
+    if request.query.get("state") != ENDED:
+        return None
+    return WantedEnds(choice_of(request), _limit_of(request, DEFAULT_ROWS, MOST_ROWS), _cursor_of(request, place_in))
+
+
+def _cursor_of(request: web.Request, decode: Callable[[str], T]) -> T | None:
+    """The place where the page before ended."""
+    text = request.query.get("cursor")
     try:
-        cursor = Cursor.decode(query["cursor"]) if "cursor" in query else None
+        return None if text is None else decode(text)
     except ValueError as error:
-        raise web.HTTPBadRequest(text=f"cursor is {query['cursor'][:80]!r}; {error}") from None
-    return Wanted(states, choice_of(request), limit, cursor)
+        raise web.HTTPBadRequest(text=f"cursor is {text[:80]!r}; {error}") from None  # type: ignore[index]  # there is a text
 
 
 def choice_of(request: web.Request) -> Choice:

@@ -4,7 +4,7 @@ Names carry their units: `_seconds` is a length of time, `_at` a moment in secon
 rate. Inside the node, and between nodes, names may be others: these are a promise to programs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from spoolnode.node.control.function_hours import Runs, quantile
@@ -12,6 +12,7 @@ from spoolnode.node.control.pages import Listed
 from spoolnode.node.figures import Figures
 from spoolnode.node.spool.inspect import DEAD, LATER, WAITING_STATE
 from spoolnode.node.spool.pauses import Paused
+from spoolnode.node.story.ended import EndedTask
 
 _NODE = {
     "uptime": "uptime_seconds", "oldest_waiting": "oldest_waiting_seconds", "free": "free_bytes", "min_free": "min_free_bytes",
@@ -100,13 +101,29 @@ def of_timer(row: Mapping[str, Any]) -> dict[str, Any]:
     return _renamed(row, _TIMER)
 
 
-def of_task(listed: Listed, running: Mapping[str, Mapping[str, Any]], paused: Paused) -> dict[str, Any]:
-    """A task in a list. `running`: facts about the tasks that run, by their ids."""
+def of_task(
+    listed: Listed, running: Mapping[str, Mapping[str, Any]], paused: Paused, error: Callable[[str], str]
+) -> dict[str, Any]:  # fmt: skip
+    """A task in a list.
+
+    Args:
+        running: facts about the tasks that run, by their ids.
+        error: returns why a task that waits failed the last time; empty if that is not known.
+    """
     info = listed.info
-    row = _renamed(info._asdict(), _TASK) | {"function": listed.function, "reason": listed.reason}
+    reason = listed.reason or ("" if info.state == DEAD else error(info.id).partition("\n")[0])
+    row = _renamed(info._asdict(), _TASK) | {"function": listed.function, "reason": reason}
     row["paused"] = info.state in (WAITING_STATE, LATER) and (paused.everything or listed.function in paused.functions)
     is_running = info.id in running and info.state != DEAD
     return row | of_run(running[info.id]) | {"paused": False} if is_running else row
+
+
+def of_ended(task: EndedTask) -> dict[str, Any]:
+    """An end of a task in a list."""
+    return {
+        "id": task.id, "state": "ended", "end": task.end, "ended_at": task.at, "function": task.function,
+        "reason": task.reason, "run_seconds": task.seconds, "destination": task.to,
+    }  # fmt: skip
 
 
 def of_run(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,12 +13,14 @@ from aiohttp import web
 from spoolnode.node.control import resources
 from spoolnode.node.control.admin import TaskAdmin
 from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.ended_page import ended_page
 from spoolnode.node.control.function_hours import together
 from spoolnode.node.control.pages import Listed
-from spoolnode.node.control.parameters import by_of, choice_of, task_of, wanted_of
+from spoolnode.node.control.parameters import by_of, choice_of, ends_of, task_of, wanted_of
 from spoolnode.node.control.status import LINKS_AT_ONCE, NodeStatus
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.story.ended import EndedTask
 
 ROWS_AT_ONCE = 1000
 """Tasks of a page that are sent together: encoding many at once would block the interpreter, in any thread."""
@@ -119,22 +122,40 @@ class Views:
 
     async def tasks(self, request: web.Request) -> web.StreamResponse:
         """A page of a list of tasks, sent piece by piece."""
-        page = await self._admin.page(wanted_of(request))
-        encode = partial(_encoded, running=self._admin.running(), paused=self._storage.pauses.now)
-        response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
-        await response.prepare(request)
-        head = before = b'{"items": ['
-        while page.items:
-            rows = page.items[:ROWS_AT_ONCE]
-            del page.items[:ROWS_AT_ONCE]  # freed a few at a time, too
-            await response.write(before + await asyncio.get_running_loop().run_in_executor(None, encode, rows))
-            before = b", "
-        await response.write((head if before is head else b"") + b'], "next": ' + json.dumps(page.next).encode() + b"}")
-        return response
+        encode: Callable[[list[Any]], bytes]
+        rows: list[Any]
+        if (ends := ends_of(request)) is not None:
+            rows, cursor = await ended_page(self._storage.journal.story.ends, ends)
+            encode = _encoded_ends
+        else:
+            rows, cursor = await self._admin.page(wanted_of(request))
+            errors = self._storage.spool.retrying.reason
+            encode = partial(_encoded, running=self._admin.running(), paused=self._storage.pauses.now, error=errors)
+        return await _streamed(request, rows, cursor, encode)
+
+
+async def _streamed(
+    request: web.Request, rows: list[Any], cursor: str | None, encode: Callable[[list[Any]], bytes]
+) -> web.StreamResponse:  # fmt: skip
+    """A page, sent piece by piece; it takes the rows."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
+    await response.prepare(request)
+    head = before = b'{"items": ['
+    while rows:
+        piece = rows[:ROWS_AT_ONCE]
+        del rows[:ROWS_AT_ONCE]  # freed a few at a time, too
+        await response.write(before + await asyncio.get_running_loop().run_in_executor(None, encode, piece))
+        before = b", "
+    await response.write((head if before is head else b"") + b'], "next": ' + json.dumps(cursor).encode() + b"}")
+    return response
 
 
 def _items(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"items": rows}
+
+
+def _encoded_ends(rows: list[EndedTask]) -> bytes:
+    return ", ".join(json.dumps(resources.of_ended(task)) for task in rows).encode()
 
 
 def _encoded(rows: list[Listed], **facts: Any) -> bytes:

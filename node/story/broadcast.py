@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableSequence, Sequen
 from typing import Any
 
 from spoolnode.node.disk.layout import ref_id
+from spoolnode.node.story.ended import EndedTask, EndPlace, IsWanted
 from spoolnode.node.story.keeper import Story
 from spoolnode.node.story.notes import ACCEPTED, Happened
 from spoolnode.protocol.names import id_of_record
@@ -86,6 +87,12 @@ class Broadcast:
             listener.hear(said)
 
     # -- the story --
+
+    async def ends(
+        self, after: EndPlace | None, most: int, is_wanted: IsWanted
+    ) -> tuple[list[EndedTask], EndPlace | None]:  # fmt: skip
+        """See `Story`."""
+        return await self._story.ends(after, most, is_wanted)
 
     @property
     def dropped(self) -> int:

@@ -16,6 +16,7 @@ import sys
 import time
 
 from spoolnode.node.disk.layout import Layout
+from spoolnode.node.story.ended import EndedTask, EndPlace, IsWanted, ends
 from spoolnode.node.story.notes import PROGRESS, Happened, Row, parted, steps_in
 
 FORM = 2
@@ -96,6 +97,13 @@ class StoryDatabase:
             here = dict.fromkeys([identity, *(step.id for step in came)])
             found = [step for other in here for step in _found(connection, _BY_KEY, other)]
             return sorted(found, key=lambda step: step.at)
+
+    def ends(self, after: EndPlace | None, most: int, is_wanted: IsWanted) -> tuple[list[EndedTask], EndPlace | None]:
+        """See `ended.ends`. Raises as `write` does."""
+        if self._connection is None and not os.path.lexists(self._layout.story):
+            return [], None
+        with _Guarded(self) as connection:
+            return ends(connection, after, most, is_wanted)
 
     def close(self) -> None:
         """Closes it. What SQLite's log holds goes into the database."""

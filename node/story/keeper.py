@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from spoolnode.node.disk.threads import DiskThread
 from spoolnode.node.story.database import BeganAgain, StoryDatabase
+from spoolnode.node.story.ended import EndedTask, EndPlace, IsWanted
 from spoolnode.node.story.notes import ACCEPTED, Happened, Note, rows_of
 
 GATHER_SECONDS = 0.25
@@ -57,6 +58,11 @@ class Story(Protocol):
     async def steps(self, identity: str) -> list[Happened]:
         """The story of a task so far; empty if nothing is known, or the database cannot be read now."""
 
+    async def ends(
+        self, after: EndPlace | None, most: int, is_wanted: IsWanted
+    ) -> tuple[list[EndedTask], EndPlace | None]:  # fmt: skip
+        """See `ended.ends`; empty if the database cannot be read now."""
+
     async def close(self) -> None:
         """Returns when all notes are written, or cannot be."""
 
@@ -81,6 +87,12 @@ class Untold:
     async def steps(self, identity: str) -> list[Happened]:  # noqa: ARG002  # of any
         """Knows nothing."""
         return []
+
+    async def ends(
+        self, after: EndPlace | None, most: int, is_wanted: IsWanted  # noqa: ARG002  # of any
+    ) -> tuple[list[EndedTask], EndPlace | None]:  # fmt: skip
+        """Knows nothing."""
+        return [], None
 
     async def close(self) -> None:
         """Does nothing."""
@@ -181,6 +193,18 @@ class StoryKeeper:
         except (BeganAgain, OSError, sqlite3.Error):
             return []  # the next write finds out, too, and says so
         return steps
+
+    async def ends(
+        self, after: EndPlace | None, most: int, is_wanted: IsWanted
+    ) -> tuple[list[EndedTask], EndPlace | None]:  # fmt: skip
+        """See `Story`."""
+        self._write_now()
+        try:
+            found: tuple[list[EndedTask], EndPlace | None]
+            found = await self._thread.run(lambda: self._database.ends(after, most, is_wanted))
+        except (BeganAgain, OSError, sqlite3.Error):
+            return [], None  # as above
+        return found
 
     async def close(self) -> None:
         """See `Story`."""

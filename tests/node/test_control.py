@@ -79,7 +79,12 @@ def test_dead_task_is_made_ready(tmp_path: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "sentence"),
     [
-        ("GET", "/tasks?state=odd", 400, "state has 'odd'; each must be one of running, waiting, later, dead, outbox"),
+        (
+            "GET",
+            "/tasks?state=odd",
+            400,
+            "state has 'odd'; each must be one of running, waiting, later, retrying, dead, outbox, or ended alone",
+        ),
         ("GET", "/tasks?limit=-1", 400, "limit is '-1'; it must be a number from 1 to 100000"),
         ("GET", "/tasks?limit=0", 400, "limit is '0'"),
         ("GET", "/tasks?cursor=x", 400, "cursor is 'x'; it must be `next` of a page before"),

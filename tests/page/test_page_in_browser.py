@@ -217,7 +217,7 @@ def received(page: Page, node: RunningNode) -> list[bytes]:
             answers.append(answer)
 
     page.on("response", note)
-    for part in ("running", "waiting", "later", "dead", "outbox", "ended", "timers", "functions", f"task/{identity}"):
+    for part in ("running", "waiting", "later", "retrying", "dead", "outbox", "ended", "timers", "functions", f"task/{identity}"):
         with page.expect_response("**/api/v1/functions"):
             page.evaluate("part => { location.hash = part }", f"#/{part}")
     return [answer.body() for answer in answers]
@@ -287,7 +287,8 @@ def test_axe_has_no_serious_finding_on_any_part_of_the_page(running: RunningNode
     identity = ask(str(running.spool), "GET", "/tasks?state=dead")["items"][0]["id"]
     shows = {
         "running": "region[name='Tasks, running']", "later": "region[name='Tasks, later']", "dead": "region[name='Tasks, dead']",
-        "outbox": "region[name='Tasks, outbox']", "timers": "region", "functions": "region[name='Functions']",
+        "outbox": "region[name='Tasks, outbox']", "ended": "region[name='Tasks, ended']",
+        "timers": "region", "functions": "region[name='Functions']",
     }  # fmt: skip
     for tab, region in shows.items():
         page.evaluate("tab => { location.hash = tab }", f"#/{tab}")

@@ -119,6 +119,17 @@ def asked(node: RunningNode) -> Asked:
     return Asked(node)
 
 
+def check_other_lists(asked: Asked) -> None:
+    assert len(asked("GET", "/tasks", "?state=running,waiting,later,dead,outbox&limit=100")["items"]) == 10
+    assert asked("GET", "/tasks", "?state=retrying")["items"] == []
+    died = asked("GET", "/tasks", "?state=ended&error=ValueError&limit=2")
+    assert [(row["end"], row["function"], row["reason"]) for row in died["items"]] == [
+        ("dead", "api.pay", "ValueError: no such customer")
+    ] * 2
+    (last,) = asked("GET", "/tasks", f"?state=ended&error=ValueError&limit=2&cursor={died['next']}")["items"]
+    assert last["id"] not in {row["id"] for row in died["items"]}
+
+
 def check_numbers_of_the_cluster(asked: Asked) -> None:
     (here,) = asked("GET", "/cluster")["items"]
     assert (here["here"], here["state"], here["workers"], here["running"], here["dead"]) == (True, "up", 2, 1, 4)
@@ -162,8 +173,8 @@ def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, ga
     assert functions["api.long"]["limit"] == {"at_once": 1, "starts_per_second": None}
     (running,) = asked("GET", "/tasks", "?state=running")["items"]
     assert (running["id"], running["progress_text"]) == (first, "page 4 of 10")
-    assert len(asked("GET", "/tasks", "?state=running,waiting,later,dead,outbox&limit=100")["items"]) == 10
     assert [row["id"] for row in asked("GET", "/tasks", "?state=outbox")["items"]] == [for_beta]
+    check_other_lists(asked)
     dead = asked("GET", "/tasks", "?state=dead&function=api.pay&error=ValueError")["items"]
     assert [row["reason"] for row in dead] == ["ValueError: no such customer"] * 3
     for identity, state in ((first, "running"), (waiting, "later"), (dead[0]["id"], "dead"), (for_beta, "outbox")):

@@ -4,7 +4,6 @@ import { html, render, useEffect, useMemo, useState } from "./vendor/htm-preact.
 import { Alarms } from "./alarms.js";
 import { Dead } from "./dead.js";
 import { Doing, useDoing } from "./doing.js";
-import { Ended, useEnded } from "./ended.js";
 import { Functions } from "./functions.js";
 import { Header } from "./header.js";
 import { Help, useKeys } from "./keys.js";
@@ -17,7 +16,7 @@ import { Timers } from "./timers.js";
 import { setClock } from "./words.js";
 
 const ID = /^\S*[0-9a-f]{12}_\d+_\d+\S*$/;
-const LISTS = ["running", "waiting", "later", "outbox"];
+const LISTS = ["running", "waiting", "later", "retrying", "outbox", "ended"];
 
 /** What the address says: the tab, the id of a task, the kind of dead tasks. */
 function whereOf(hash) {
@@ -53,7 +52,6 @@ function App() {
   const told = [node, cluster, warnings, timers];
   const isShown = told.every((answer) => answer.data !== null) && (access.data !== null || access.problem !== null);
   const functions = useAsked(isShown ? "/functions" : null, 3); // it may read every dead task: nothing waits for it
-  const ended = useEnded();
   const [act, shown] = useDoing();
   useKeys(useMemo(() => ({
     "/": () => document.getElementById("search").focus(),
@@ -95,7 +93,6 @@ function App() {
             : !hasSession ? html`<${NoSession} />`
             : where.id !== null ? html`<${Task} key=${where.id} id=${where.id} />`
             : where.tab === "dead" ? html`<${Dead} kind=${where.kind} text=${text} />`
-            : where.tab === "ended" ? html`<${Ended} ended=${ended} text=${text} />`
             : LISTS.includes(where.tab) && html`<${List} key=${where.tab} state=${where.tab} text=${text} names=${names} />`}
         </section>
       </main>

@@ -8,6 +8,7 @@ export const TABS = [
   ["running", "Running", (counts) => counts.node.running],
   ["waiting", "Waiting", (counts) => counts.node.waiting],
   ["later", "Later", (counts) => counts.node.later],
+  ["retrying", "Retrying", (counts) => counts.node.retrying],
   ["dead", "Dead", (counts) => counts.node.dead],
   ["outbox", "For others", (counts) => counts.node.outbox_total],
   ["ended", "Ended", () => null],

@@ -4,7 +4,7 @@ import { html, useContext, useEffect, useState } from "./vendor/htm-preact.js";
 import { ofTask, withQuery } from "./api.js";
 import { Doing } from "./doing.js";
 import { useAsked } from "./live.js";
-import { Act, Empty, Table } from "./parts.js";
+import { Act, Empty, State, Table } from "./parts.js";
 import * as words from "./words.js";
 
 const ROWS = 100;
@@ -23,6 +23,10 @@ const COLUMNS = {
     ["Accepted", "num wide", (task) => words.ago(task.accepted_at)], ["Size", "num wide", (task) => words.size(task.size_bytes)],
     ["", "text wide", (task) => task.paused && html`<span class="state paused">paused</span>`],
   ],
+  retrying: [
+    ["Attempts", "num", (task) => task.attempts], ["Due", "num", (task) => words.due(task.due_at)],
+    ["Last error", "text", (task) => html`<span title=${task.reason}>${task.reason}</span>`],
+  ],
   dead: [
     ["Attempts", "num wide", (task) => task.attempts], ["Died", "num wide", (task) => words.ago(task.changed_at)],
     ["Reason", "text", (task) => html`<span title=${task.reason}>${task.reason}</span>`],
@@ -31,13 +35,20 @@ const COLUMNS = {
     ["For", "text", (task) => task.destination], ["Sent", "mid wide", (task) => (task.attempts ? "perhaps" : "no")],
     ["Accepted", "num wide", (task) => words.ago(task.accepted_at)], ["Size", "num wide", (task) => words.size(task.size_bytes)],
   ],
+  ended: [
+    ["End", "mid", (task) => html`<${State} of=${task.end} />`], ["When", "num", (task) => words.ago(task.ended_at)],
+    ["Took", "num wide", (task) => words.length(task.run_seconds)],
+    ["Reason", "text", (task) => html`<span title=${task.reason}>${task.destination ? `to ${task.destination}` : task.reason}</span>`],
+  ],
 };
 const EMPTY = {
   running: "No task runs now.",
   waiting: "No task waits for a worker.",
   later: "No task waits for its time or for another attempt.",
+  retrying: "No task waits for another attempt.",
   dead: "No task is dead.",
   outbox: "No task waits for another node.",
+  ended: "The history of this node knows no task that has ended.",
 };
 
 export const Progress = ({ task }) =>
@@ -60,7 +71,7 @@ export function Tasks({ state, chosen = {}, text }) {
         ? html`<${Empty}>${text ? "No task on this page of the list has that text." : EMPTY[state]}<//>`
         : html`
           <${Table} name=${`Tasks, ${state}`} columns=${[["Id", "id"], ["Function", "function"], ...COLUMNS[state], ["", "acts"]]}>
-            ${rows.map((task) => html`<${Row} key=${task.id} task=${task} state=${state} />`)}
+            ${rows.map((task) => html`<${Row} key=${`${task.id} ${task.ended_at}`} task=${task} state=${state} />`)}
           <//>`}
       ${(data.next || cursors.length > 1) && html`
         <div class="pages">
@@ -82,7 +93,7 @@ const Row = ({ task, state }) => html`
     <td class="id"><a href=${`#/task/${encodeURIComponent(task.id)}`} data-row title=${task.id}>${words.shortId(task.id)}</a></td>
     <td class="function" title=${task.function}>${task.function}</td>
     ${COLUMNS[state].map(([, kind, say]) => html`<td class=${kind}>${say(task)}</td>`)}
-    <td class="acts"><${TaskActs} task=${{ ...task, state }} /></td>
+    <td class="acts"><${TaskActs} task=${state === "retrying" ? task : { ...task, state }} /></td>
   </tr>`;
 
 /** The buttons of a task: what can be done in its state. */

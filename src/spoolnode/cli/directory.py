@@ -16,6 +16,7 @@ from spoolnode.client.control import NotRunning, ask, ask_to_cancel, perhaps_sen
 from spoolnode.node.control import resources
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import DeadKinds
+from spoolnode.node.control.ended_page import ENDED, WantedEnds, ended_page
 from spoolnode.node.control.pages import MOST_ROWS, Wanted, page, variables_of
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, outbox_ref, ref_id
@@ -164,9 +165,11 @@ class StoppedDirectory:
         return f"<StoppedDirectory {self._layout.root}>"
 
     def tasks(self, states: Sequence[str], limit: int, choice: Choice | None = None) -> tuple[list[dict[str, Any]], bool]:
+        if ENDED in states:
+            return self._ended(WantedEnds(choice or Choice(), limit or sys.maxsize - 1))
         found = page(self._store, Wanted(states, choice or Choice(), limit or sys.maxsize - 1), time.time())
         paused = paused_in(self._layout.root)
-        return [resources.of_task(listed, {}, paused) for listed in found.items], found.next is not None
+        return [resources.of_task(listed, {}, paused, lambda _: "") for listed in found.items], found.next is not None
 
     def task(self, identity: str) -> dict[str, Any]:
         now = time.time()
@@ -181,6 +184,25 @@ class StoppedDirectory:
             raise CommandFailure(f"the task {identity} cannot be read: {error.strerror}") from error
         except BadPacket as error:
             raise CommandFailure(f"the task {identity} cannot be read: {error}") from error
+
+    def _ended(self, wanted: WantedEnds) -> tuple[list[dict[str, Any]], bool]:
+        import asyncio
+        from sqlite3 import Error
+
+        from spoolnode.node.story.database import BeganAgain, StoryDatabase
+
+        database = StoryDatabase(self._layout)
+
+        async def read(*asked: Any) -> Any:
+            return database.ends(*asked)
+
+        try:
+            rows, cursor = asyncio.run(ended_page(read, wanted))
+        except (BeganAgain, OSError, Error):
+            return [], False
+        finally:
+            database.close()
+        return [resources.of_ended(task) for task in rows], cursor is not None
 
     def _story(self, identity: str) -> list[dict[str, Any]]:
         """The story of a task; empty if nothing is known."""

@@ -17,7 +17,13 @@ STATUS_SECONDS = 5.0
 """How long `status` waits: a node that is silent for this long is not well, and `status` should say so."""
 MOST_PROGRESS = 20
 """Running tasks whose progress `status` shows."""
-STATES = {"waiting": ("running", "waiting", "later"), "dead": ("dead",), "outbox": ("outbox",)}
+STATES = {
+    "waiting": ("running", "waiting", "later"),
+    "retrying": ("retrying",),
+    "dead": ("dead",),
+    "outbox": ("outbox",),
+    "ended": ("ended",),
+}
 """The states of tasks in each listing."""
 ROWS = 100
 """Tasks that a listing shows by default."""
@@ -141,8 +147,10 @@ def _rate(per_second: float) -> str:
 
 
 @click.command("ls")
+@click.option("--retrying", "state", flag_value="retrying", help="Tasks that wait for another attempt.")
 @click.option("--dead", "state", flag_value="dead", help="Tasks that were given up.")
 @click.option("--outbox", "state", flag_value="outbox", help="Tasks that wait for another node.")
+@click.option("--ended", "state", flag_value="ended", help="Tasks that have ended, the last ones first.")
 @limit_option
 @spool_option
 @json_option
@@ -159,10 +167,16 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     With --outbox, FOR is the node that a task waits for. SENT is `perhaps` if it was sent and no answer came, so the other
     node may have it already. Below the table: for each of these nodes, why its tasks still wait.
 
+    With --retrying, REASON says why the last attempt failed, as long as the node remembers. With --ended, END is done, dead,
+    removed, merged (another task with its key did its work) or forwarded, and TOOK is the time of the last run. They come from
+    the history of this node; how long that is kept: see --history of `join`.
+
     \b
     Examples:
       spoolnode ls
+      spoolnode ls --retrying
       spoolnode ls --outbox
+      spoolnode ls --ended --limit 20
       spoolnode ls --dead --limit 0 --json
     """
     list_tasks(spool, state or "waiting", limit, as_json)
@@ -179,11 +193,13 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool, choice: "Choic
         return
     if state == "outbox":
         _name_destinations(spool, rows)
-    columns = {"waiting": _WAITING, "dead": _DEAD, "outbox": _OUTBOX}[state]
+    columns = {"waiting": _WAITING, "retrying": _RETRYING, "dead": _DEAD, "outbox": _OUTBOX, "ended": _ENDED}[state]
     nothing = {
         "waiting": "no task waits",
+        "retrying": "no task waits for another attempt",
         "dead": "no such task is dead" if choice is not None and choice.is_narrow() else "no task is dead",
         "outbox": "no task waits for another node",
+        "ended": "the history of this node knows no task that has ended",
     }[state]
     print_table(list(columns), [[column(row) for column in columns.values()] for row in rows], nothing)
     if state == "outbox":
@@ -248,6 +264,16 @@ def _dead_for(row: dict[str, Any]) -> str:
     return since_moment(row["changed_at"])
 
 
+def _ended_for(row: dict[str, Any]) -> str:
+    return since_moment(row["ended_at"])
+
+
+def _took(row: dict[str, Any]) -> str:
+    from spoolnode.cli.printing import ago
+
+    return "" if row["run_seconds"] is None else ago(row["run_seconds"])
+
+
 def _state(row: dict[str, Any]) -> str:
     return "paused" if row["paused"] and row["state"] == "waiting" else str(row["state"])
 
@@ -261,6 +287,10 @@ _WAITING = {
     "id": _plain("id"), "state": _state, "function": _plain("function"), "priority": _plain("priority"), "due": _due,
     "age": _age, "attempts": _plain("attempts"), "size": _size,
 }  # fmt: skip
+_RETRYING = {
+    "id": _plain("id"), "due": _due, "function": _plain("function"), "attempts": _plain("attempts"), "reason": _plain("reason"),
+    "age": _age,
+}  # fmt: skip
 _DEAD = {
     "id": _plain("id"), "dead for": _dead_for, "function": _plain("function"), "reason": _plain("reason"), "age": _age,
     "attempts": _plain("attempts"), "size": _size,
@@ -268,6 +298,10 @@ _DEAD = {
 _OUTBOX = {
     "id": _plain("id"), "for": _plain("destination"), "sent": lambda row: "perhaps" if row["attempts"] else "",
     "function": _plain("function"), "age": _age, "size": _size,
+}  # fmt: skip
+_ENDED = {
+    "id": _plain("id"), "end": _plain("end"), "ago": _ended_for, "function": _plain("function"), "took": _took,
+    "reason": _plain("reason"),
 }  # fmt: skip
 
 
