@@ -181,6 +181,11 @@ class Config:
     http_token_file: str = _setting(
         "", "a file with a token that opens the contents of tasks and all actions on --http to programs", metavar="FILE"
     )  # fmt: skip
+    hide: list[str] = _setting(
+        ["password", "passwd", "secret", "token", "api_key", "authorization", "cookie"],
+        "a name: arguments and variables that have it in theirs are shown as ••••; none: all are shown; may be repeated",
+        metavar="NAME",
+    )  # fmt: skip
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")
     touch_reload: list[str] = _setting(
         [], "reload the application whenever this file is touched, written or replaced; may be repeated", metavar="FILE"
@@ -214,6 +219,7 @@ class Config:
         self._check_addresses()
         if wrong := [header for header in self.keep_header if not re.fullmatch(r"[A-Za-z0-9_-]+", header)]:
             raise BadConfig(f"--keep-header is {wrong[0]!r}; it must be the name of a header like Cookie")
+        self._check_hidden()
         self.networks()
         self.http_networks()
         spool = str(Path(self.spool).absolute())
@@ -263,6 +269,12 @@ class Config:
                     f"--http {self.http} is reachable from other machines: name the networks that may read it with "
                     "--http-allow CIDR, or give it a certificate with --http-tls-cert and --http-tls-key"
                 )
+
+    def _check_hidden(self) -> None:
+        if wrong := [name for name in self.hide if not re.search(r"[^-_. ]", name)]:
+            raise BadConfig(f"--hide is {wrong[0]!r}; it must be a part of names, like password, or none")
+        if "none" in self.hide and len(self.hide) > 1:
+            raise BadConfig("--hide none shows every value; it must be given alone")
 
     def _check_tls(self) -> None:
         given = {name: bool(getattr(self, name)) for name in ("tls_cert", "tls_key", "tls_ca")}

@@ -26,6 +26,7 @@ from spoolnode.node.control.asked_tasks import AskedTasks
 from spoolnode.node.control.cancels import Cancels
 from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.events import Events
+from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.http import Control
 from spoolnode.node.control.https import HttpCertificate
 from spoolnode.node.control.public import PublicServer
@@ -199,7 +200,7 @@ class Node:
         services.about_tasks = AboutTasks(self._results.answer, cancels.answer)
         admin = TaskAdmin(storage, neighbours, pool, stories, cancels, self._aside, partial(report, node=config.name))
         self._broadcast.function_of = admin.function_of
-        views = Views(storage, neighbours, status, admin)
+        views = Views(storage, neighbours, status, admin, Hidden(config.hide))
         actions = Actions(config.app, storage, neighbours, admin, self._stop, self.ask_to_reload)
         sessions = Sessions(time.monotonic, partial(secrets.token_urlsafe, 32))
         certificate = HttpCertificate.of(config)

@@ -15,6 +15,7 @@ from spoolnode.node.control.admin import TaskAdmin
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.ended_page import ended_page
 from spoolnode.node.control.function_hours import together
+from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.pages import Listed
 from spoolnode.node.control.parameters import by_of, choice_of, ends_of, task_of, wanted_of
 from spoolnode.node.control.status import LINKS_AT_ONCE, NodeStatus
@@ -29,11 +30,12 @@ ROWS_AT_ONCE = 1000
 class Views:
     """All that can be seen of one node."""
 
-    def __init__(self, storage: Storage, neighbours: Neighbours, status: NodeStatus, admin: TaskAdmin) -> None:
+    def __init__(self, storage: Storage, neighbours: Neighbours, status: NodeStatus, admin: TaskAdmin, hidden: Hidden) -> None:
         self._storage = storage
         self._neighbours = neighbours
         self._status = status
         self._admin = admin
+        self._hidden = hidden
 
     def __repr__(self) -> str:
         return f"<Views of {self._status!r}>"
@@ -118,7 +120,7 @@ class Views:
 
     async def task(self, request: web.Request) -> dict[str, Any]:
         """One task with its contents and its story."""
-        return await self._admin.show(task_of(request))
+        return self._hidden.in_task(await self._admin.show(task_of(request)))
 
     async def tasks(self, request: web.Request) -> web.StreamResponse:
         """A page of a list of tasks, sent piece by piece."""

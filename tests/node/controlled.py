@@ -21,6 +21,7 @@ from spoolnode.node.control.admin import TaskAdmin
 from spoolnode.node.control.cancels import Cancels
 from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.events import Events
+from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.http import Control
 from spoolnode.node.control.public import PublicServer
 from spoolnode.node.control.routes import PREFIX, table
@@ -83,7 +84,7 @@ class Node:
         admin = TaskAdmin(storage, neighbours, NO_WORKERS, stories, cancels, aside, self.report)
         self.loading: asyncio.Future[str] | None = None
         events = Events(Broadcast(storage.journal.story, NODE), NO_WORKERS, neighbours)
-        views = Views(storage, neighbours, status, admin)
+        views = Views(storage, neighbours, status, admin, Hidden(config.hide))
         actions = Actions(config.app, storage, neighbours, admin, self.stop, lambda: self.loading)
         self.clock = 0.0
         secrets = (f"secret-{number}" for number in count())

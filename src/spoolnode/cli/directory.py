@@ -17,6 +17,7 @@ from spoolnode.node.control import resources
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import DeadKinds
 from spoolnode.node.control.ended_page import ENDED, WantedEnds, ended_page
+from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.pages import MOST_ROWS, Wanted, page, variables_of
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, outbox_ref, ref_id
@@ -179,7 +180,8 @@ class StoppedDirectory:
             return {"id": story[0]["id"], "state": inspect.ENDED, "story": story}
         info, place = found or self._find(identity)
         try:
-            return {**resources.of_contents(info._asdict() | inspect.contents(self._store, place)), "story": story}
+            shown = hidden().in_task(inspect.contents(self._store, place))
+            return {**resources.of_contents(info._asdict() | shown), "story": story}
         except OSError as error:
             raise CommandFailure(f"the task {identity} cannot be read: {error.strerror}") from error
         except BadPacket as error:
@@ -372,6 +374,13 @@ def _unless_taken(path: str, identity: str) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def hidden() -> Hidden:
+    """The names whose values are not shown without a node: those of the environment or its settings file, or the usual ones."""
+    from spoolnode.cli.settings import gather
+
+    return Hidden(gather({}, os.environ).config.hide)
 
 
 def paused_in(spool: str) -> Paused:
