@@ -5,6 +5,7 @@ rate. Inside the node, and between nodes, names may be others: these are a promi
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from spoolnode.node.control.function_hours import Runs, quantile
@@ -20,6 +21,13 @@ _NODE = {
 }  # fmt: skip
 _NOT_OF_NODE = frozenset({"paused", "paused_functions"})
 _OUTCOMES = ("done", "failed", "again", "dead")
+_LENGTHS: Mapping[str, tuple[Callable[[Runs], Sequence[int]], float]] = {
+    "run_p50_seconds": (attrgetter("ran"), 0.5),
+    "run_p95_seconds": (attrgetter("ran"), 0.95),
+    "wait_p50_seconds": (attrgetter("waited"), 0.5),
+    "wait_p95_seconds": (attrgetter("waited"), 0.95),
+}
+"""How long half of the runs took, or had been ready, and how long 95 % of them."""
 _FIGURES = {"oldest_waiting": "oldest_waiting_seconds", "free": "free_bytes", "min_free": "min_free_bytes"}
 _NOT_OF_PEER = frozenset({"figures", "retry_in"})
 _PEER = {"since": "since_seconds", "rtt": "rtt_seconds", "clock": "clock_ahead_seconds"}
@@ -81,10 +89,20 @@ def of_history(
     """The last hour, minute by minute. `at`: its end."""
     rates = ("in_per_second", "done_per_second", "failed_per_second")
     rows = [{"id": node_id, **{name: _column(points, name) for name in rates}} for node_id, points in nodes.items()]
-    counts = [
-        {"name": name, **{what: _column(minutes, what) for what in _OUTCOMES}} for name, minutes in sorted(functions.items())
-    ]
-    return {"ends_at": at, "nodes": rows, "functions": counts}
+    return {"ends_at": at, "nodes": rows, "functions": [_of_minutes(name, functions[name]) for name in sorted(functions)]}
+
+
+def _of_minutes(name: str, minutes: Sequence[Runs | None]) -> dict[str, Any]:
+    """The runs of a function, minute by minute."""
+    lengths = [None if runs is None else _lengths(runs) for runs in minutes]
+    return {
+        "name": name, **{what: _column(minutes, what) for what in _OUTCOMES},
+        **{what: [None if found is None else found[what] for found in lengths] for what in _LENGTHS},
+    }  # fmt: skip
+
+
+def _lengths(runs: Runs) -> dict[str, float | None]:
+    return {what: quantile(counts(runs), part) for what, (counts, part) in _LENGTHS.items()}
 
 
 def _column(points: Sequence[Any], name: str) -> list[Any]:
@@ -149,8 +167,6 @@ def of_function(
     return {
         "name": name, "paused": is_paused, "limit": bounds, "held_back": held_back, "running": running, "dead": dead,
         "last_hour": {
-            **{what: getattr(hour, what) for what in _OUTCOMES},
-            "run_p50_seconds": quantile(hour.ran, 0.5), "run_p95_seconds": quantile(hour.ran, 0.95),
-            "wait_p50_seconds": quantile(hour.waited, 0.5), "wait_p95_seconds": quantile(hour.waited, 0.95),
+            **{what: getattr(hour, what) for what in _OUTCOMES}, **_lengths(hour),
         },
     }  # fmt: skip

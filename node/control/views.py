@@ -58,10 +58,12 @@ class Views:
         here = resources.of_this_in_cluster(self._status.now(), self._status.address)
         return _items([here, *(resources.of_peer_in_cluster(row) for row in self._neighbours.peers())])
 
-    async def history(self, request: web.Request) -> dict[str, Any]:
+    async def history(self, request: web.Request) -> web.Response:
         """The last hour, minute by minute."""
         del request
-        return resources.of_history(time.time(), self._status.history(), self._status.functions())
+        told = time.time(), self._status.history(), self._status.functions()
+        body = await asyncio.get_running_loop().run_in_executor(None, _encoded_history, *told)
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     async def warnings(self, request: web.Request) -> dict[str, Any]:
         """Troubles and remedies, for people."""
@@ -154,6 +156,13 @@ async def _streamed(
 
 def _items(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {"items": rows}
+
+
+def _encoded_history(*told: Any) -> bytes:
+    """The hour of a hundred functions is fifty thousand numbers: they are encoded in a thread, one function at a time."""
+    found = resources.of_history(*told)
+    functions = ", ".join(map(json.dumps, found.pop("functions")))
+    return f'{json.dumps(found)[:-1]}, "functions": [{functions}]}}'.encode()
 
 
 def _encoded_ends(rows: list[EndedTask]) -> bytes:

@@ -164,6 +164,15 @@ def test_the_page_shows_before_the_functions_are_told_and_nothing_moves_when_the
     expect(page.get_by_role("region", name="Functions")).to_contain_text("browser.pay")
 
 
+def test_a_function_has_plots_of_its_runs_and_of_how_long_they_took_and_waited(running: RunningNode, opened: Open) -> None:
+    pay.options(via=running.via).spool()
+    eventually(lambda: deaths(running) == {"browser.pay": 1}, "it has died")
+    page = opened(running, "functions")
+    row = page.get_by_role("region", name="Functions").get_by_role("row", name="browser.pay")
+    for said in ("0 done, 1 failed", "run p50 and p95 ", "wait p50 and p95 "):
+        expect(row.get_by_role("img", name=f"browser.pay in the last hour: {said}").locator("canvas")).to_be_visible()
+
+
 class Blank(http.server.BaseHTTPRequestHandler):
     """An empty page of a stranger."""
 

@@ -136,6 +136,9 @@ def check_numbers_of_the_cluster(asked: Asked) -> None:
     hour = asked("GET", "/history")
     assert [row["id"] for row in hour["nodes"]] == [here["id"]]
     assert {row["name"]: sum(filter(None, row["dead"])) for row in hour["functions"]} == {"api.pay": 3, "api.mail": 1}
+    minutes = {row["name"]: [*filter(None, row["run_p95_seconds"])] for row in hour["functions"]}
+    assert all(0 < length <= 60 for lengths in minutes.values() for length in lengths)
+    assert minutes["api.pay"]
     (died,) = (row for row in asked("GET", "/warnings")["items"] if row["kind"] == "tasks_died")
     assert died["function"] == "api.pay"
     (pay_row,) = (row for row in asked("GET", "/functions")["items"] if row["name"] == "api.pay")

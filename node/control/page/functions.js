@@ -10,9 +10,11 @@ import * as words from "./words.js";
 
 const COLUMNS = [
   ["Function", "function"], ["State", "mid wide"], ["Running", "num"], ["Held back", "num wide"], ["Done/h", "num"], ["Failed/h", "num"],
-  ["Last hour", "plots wide"], ["Run p50", "num wide"], ["p95", "num wide"], ["Wait p50", "num wide"], ["p95", "num wide"],
+  ["Last hour", "plots wide"], ["Run p50, p95", "plots wide"], ["Wait p50, p95", "plots wide"],
   ["Limit", "text wide"], ["", "acts"],
 ];
+
+const SHORTEST = 0.001; // seconds: shorter ones are all the same
 
 /** The table; `functions` is undefined until the node has told. Failed counts the attempts that failed, the last ones too. */
 export function Functions({ functions, problem, text, hasSession }) {
@@ -41,6 +43,21 @@ function limitOf({ limit }) {
 /** Minute by minute the sum of all; null where none is known. */
 const added = (first, ...others) => first.map((number, index) => (number === null ? null : others.reduce((sum, each) => sum + each[index], number)));
 
+/** How long runs took, or tasks waited: half of them, and 95 % of them, in numbers and minute by minute. */
+function Lengths({ name, what, hour, minutes, endsAt }) {
+  const [half, most] = [`${what}_p50_seconds`, `${what}_p95_seconds`];
+  const said = `${words.length(hour[half])}, ${words.length(hour[most])}`;
+  return html`
+    <td class="plots wide">
+      ${minutes && html`
+        <${Plot}
+          name=${`${name} in the last hour: ${what} p50 and p95 ${said}`} endsAt=${endsAt} top=${SHORTEST}
+          series=${[[minutes[most], "--pale"], [minutes[half], "--accent"]]}
+        />`}
+      <span class="lengths">${said}</span>
+    </td>`;
+}
+
 function Row({ row, endsAt, minutes, hasSession }) {
   const act = useContext(Doing);
   const toggle = () => act({
@@ -65,10 +82,8 @@ function Row({ row, endsAt, minutes, hasSession }) {
             series=${[[added(minutes.done, minutes.failed, minutes.dead), "--accent"], [added(minutes.failed, minutes.dead), "--bad"]]}
           />`}
       </td>
-      <td class="num wide">${words.length(hour.run_p50_seconds)}</td>
-      <td class="num wide">${words.length(hour.run_p95_seconds)}</td>
-      <td class="num wide">${words.length(hour.wait_p50_seconds)}</td>
-      <td class="num wide">${words.length(hour.wait_p95_seconds)}</td>
+      <${Lengths} name=${row.name} what="run" hour=${hour} minutes=${minutes} endsAt=${endsAt} />
+      <${Lengths} name=${row.name} what="wait" hour=${hour} minutes=${minutes} endsAt=${endsAt} />
       <td class="text wide">${limitOf(row)}</td>
       <td class="acts">${hasSession && html`<${Act} onClick=${toggle} hint=${`${verb} ${row.name}`}>${verb}<//>`}</td>
     </tr>`;

@@ -19,8 +19,11 @@ function useDark() {
   return isDark;
 }
 
-/** `series` are [numbers, variable of the style sheet with the colour], the later ones in front. A number for each minute, or null. */
-export function Plot({ name, endsAt, series }) {
+/**
+ * `series` are [numbers, variable of the style sheet with the colour], the later ones in front. A number for each minute, or null.
+ * `top` is the least number at the top.
+ */
+export function Plot({ name, endsAt, series, top = 1 }) {
   const place = useRef(null);
   const isDark = useDark();
   const told = JSON.stringify(series);
@@ -34,7 +37,7 @@ export function Plot({ name, endsAt, series }) {
       const paths = uPlot.paths.bars({ size: [BAR, HIGH] });
       const bars = series.map(([, colour]) => ({ fill: style.getPropertyValue(colour), width: 0, paths, points: { show: false } }));
       const minutes = series[0][0].map((_, index, all) => endsAt - 60 * (all.length - 1 - index));
-      const range = (_, least, most) => [0, Math.max(most, 1)];
+      const range = (_, least, most) => [0, Math.max(most, top)];
       const options = { ...BARE, width: WIDE, height: HIGH, series: [{}, ...bars], scales: { y: { range } } };
       plot = new uPlot(options, [minutes, ...series.map(([numbers]) => numbers)], place.current);
     };
