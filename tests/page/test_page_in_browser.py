@@ -285,6 +285,39 @@ def findings(page: Page) -> list[str]:
     ]
 
 
+CUT = """
+[...document.querySelectorAll("td .tag, td .note, td button, td.id a")].filter((element) => {
+  const own = element.getBoundingClientRect();
+  const around = [element.closest("td"), element.closest(".scroll")].map((each) => each.getBoundingClientRect());
+  return own.width && around.some((each) => own.left < each.left - 1 || own.right > each.right + 1);
+}).map((element) => element.textContent)
+"""
+"""What of tags, buttons, notes at other nodes and ids cannot be seen."""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_tags_and_tasks_for_a_node_that_is_down_and_the_ends_of_ids_are_seen_whole(
+    running: RunningNode, opened: Open, width: int
+) -> None:
+    def with_a_dead_peer(route: Any) -> None:
+        answer = route.fetch()
+        (here,) = answer.json()["items"]
+        peer = {**here, "here": False, "name": "worker-17", "id": "0" * 12, "state": "down", "tags": ["gpu", "eu-west-1"]}
+        peer |= {"outbox": 512, "retry_in_seconds": 27.0, "reason": "it does not answer"}
+        route.fulfill(response=answer, json={"items": [{**here, "tags": ["web", "eu-west-1"]}, peer]})
+
+    for _ in range(3):
+        pay.options(via=running.via).spool()
+    eventually(lambda: deaths(running) == {"browser.pay": 3}, "they have died")
+    page = opened(running, "dead", viewport={"width": width, "height": 800})
+    page.route("**/api/v1/cluster", with_a_dead_peer)
+    expect(page.get_by_text("512 here for it").filter(visible=True)).to_have_count(1)
+    ids = page.locator("td.id a")
+    expect(ids).to_have_count(3)
+    assert page.evaluate(CUT) == []
+    assert len(set(ids.all_inner_texts())) == 3
+
+
 @pytest.mark.parametrize("look", LOOKS)
 def test_axe_has_no_serious_finding_on_any_part_of_the_page(running: RunningNode, opened: Open, look: str) -> None:
     long.options(via=running.via).spool()

@@ -10,10 +10,10 @@ import * as words from "./words.js";
 const COLUMNS = [
   ["Node", "name"], ["State", "mid"], ["Run/workers", "num"], ["Waiting", "num"], ["Oldest", "num wide"], ["Retrying", "num wide"],
   ["Dead", "num"], ["In/s", "num wide"], ["Done/s", "num wide"], ["Last hour", "mid spark wide"], ["Free", "num wide"],
-  ["Tags", "tags wide"], ["", "acts"],
+  ["Tags", "tags wide"], ["", "acts wide"],
 ];
 
-/** The table. `own` is this node in full; without a session there are no buttons. */
+/** The table; on a narrow screen what can be done to a node has a row of its own. `own` is this node in full; without a session there are no buttons. */
 export function Nodes({ nodes, own, hasSession }) {
   const { data: history } = useAsked("/history", 20, false);
   const series = Object.fromEntries((history?.nodes || []).map((row) => [row.id, row.done_per_second]));
@@ -21,7 +21,7 @@ export function Nodes({ nodes, own, hasSession }) {
     <${Table} name="Nodes" columns=${COLUMNS}>
       ${nodes.map((node) => html`
         <${Row} key=${node.id || node.address} node=${node.here ? { ...node, state: stateOf(own) } : node} minutes=${series[node.id] || []}>
-          ${node.here ? hasSession && html`<${OwnActs} node=${own} />` : html`<${PeerActs} peer=${node} hasSession=${hasSession} />`}
+          ${node.here ? hasSession && html`<${OwnActs} node=${own} />` : node.outbox > 0 && html`<${PeerActs} peer=${node} hasSession=${hasSession} />`}
         <//>`)}
     <//>`;
 }
@@ -48,8 +48,9 @@ function Row({ node, minutes, children }) {
       <td class="mid spark wide"><${Spark} numbers=${minutes} name=${`tasks done per second on ${name} in the last hour`} /></td>
       <td class=${isShort ? "num bad wide" : "num wide"}>${words.size(node.free_bytes)}</td>
       <td class="tags wide">${node.tags.map((tag) => html`<span class="tag">${tag}</span> `)}</td>
-      <td class="acts">${children}</td>
-    </tr>`;
+      <td class="acts wide">${children}</td>
+    </tr>
+    ${children && html`<tr class="narrow"><td class="acts" colspan="5">${children}</td></tr>`}`;
 }
 
 function OwnActs({ node }) {
@@ -67,18 +68,17 @@ function OwnActs({ node }) {
   });
   return html`
     <${Act} onClick=${pause} hint=${`${isPaused ? "Resume" : "Pause"} ${node.name}`}>${isPaused ? "Resume" : "Pause"}<//>
-    <${Act} onClick=${drain} kind="wide" hint=${`Drain ${node.name}`}>Drain<//>`;
+    <${Act} onClick=${drain} hint=${`Drain ${node.name}`}>Drain<//>`;
 }
 
 function PeerActs({ peer, hasSession }) {
   const act = useContext(Doing);
-  if (!peer.outbox) return null;
   const flush = () => act({
     method: "POST", path: withQuery("/flush", { to: peer.name || peer.address }),
     told: ({ items: [row] }) => (row.tried ? `${row.destination} is tried now` : `${row.destination} is not tried: ${row.reason}`),
   });
   const next = peer.retry_in_seconds === null ? "" : `, next try in ${words.length(peer.retry_in_seconds)}`;
   return html`
-    <span class="note">${words.count(peer.outbox)} here for it<span class="wide">${next}</span></span>
+    <span class="note">${words.count(peer.outbox)} here for it${next}</span>
     ${hasSession && html`<${Act} onClick=${flush} hint=${`Try ${peer.name || peer.address} now`}>Try now<//>`}`;
 }

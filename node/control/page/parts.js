@@ -1,6 +1,7 @@
 // Small parts that several places of the page share.
 
 import { html } from "./vendor/htm-preact.js";
+import { shortId } from "./words.js";
 
 /** A table with a name for those who do not see it. `columns` are [heading, class]; it scrolls by itself where it is too wide. */
 export const Table = ({ name, columns, children }) => html`
@@ -15,6 +16,15 @@ export const Table = ({ name, columns, children }) => html`
 
 /** Says that there is nothing, or why. */
 export const Empty = ({ problem, children }) => html`<p class=${problem ? "empty bad" : "empty"}>${problem ? problem.message : children}</p>`;
+
+const TAIL = 7;
+
+/** The id of a task, which leads to it. A narrow screen shows its end only: the beginning is the same for many. */
+export function TaskLink({ id }) {
+  const short = shortId(id);
+  return html`
+    <a href=${`#/task/${encodeURIComponent(id)}`} data-row title=${id}><span class="head">${short.slice(0, -TAIL)}</span>${short.slice(-TAIL)}</a>`;
+}
 
 /** A word for a state, with its colour. */
 export const State = ({ of }) => html`<span class=${`state ${of}`}>${of}</span>`;

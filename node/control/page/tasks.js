@@ -4,7 +4,7 @@ import { html, useContext, useEffect, useState } from "./vendor/htm-preact.js";
 import { ofTask, withQuery } from "./api.js";
 import { Doing } from "./doing.js";
 import { useAsked } from "./live.js";
-import { Act, Empty, State, Table } from "./parts.js";
+import { Act, Empty, State, Table, TaskLink } from "./parts.js";
 import * as words from "./words.js";
 
 const ROWS = 100;
@@ -90,7 +90,7 @@ function has(task, text) {
 
 const Row = ({ task, state }) => html`
   <tr>
-    <td class="id"><a href=${`#/task/${encodeURIComponent(task.id)}`} data-row title=${task.id}>${words.shortId(task.id)}</a></td>
+    <td class="id"><${TaskLink} id=${task.id} /></td>
     <td class="function" title=${task.function}>${task.function}</td>
     ${COLUMNS[state].map(([, kind, say]) => html`<td class=${kind}>${say(task)}</td>`)}
     <td class="acts"><${TaskActs} task=${state === "retrying" ? task : { ...task, state }} /></td>

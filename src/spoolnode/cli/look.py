@@ -174,7 +174,6 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     \b
     Examples:
       spoolnode ls
-      spoolnode ls --retrying
       spoolnode ls --outbox
       spoolnode ls --ended --limit 20
       spoolnode ls --dead --limit 0 --json
