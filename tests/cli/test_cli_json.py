@@ -39,6 +39,8 @@ LINES = [
     "peers",
     "ls",
     "ls --outbox",
+    "ls --retrying",
+    "ls --ended",
     "timers",
     "show LAST",
     "dead ls",
