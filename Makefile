@@ -4,7 +4,7 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not always on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: demo quick test test-pythons test-docker simulate bench release docs lint dev clean
+.PHONY: screenshots demo quick test test-pythons test-docker simulate bench release docs lint dev clean
 
 demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
@@ -32,6 +32,9 @@ test-docker: .venv/tox      ## the tests of docker-compose.yml on a Docker engin
 docs: .venv/tox             ## the documentation as a site, in docs/_build/html; ARGS='-- linkcheck': tries the links to elsewhere
 	.venv/bin/tox run -e docs $(ARGS)
 	@echo 'Open docs/_build/html/index.html'
+
+screenshots: .venv/dev      ## the pictures of the page in docs/images, of a cluster that it starts
+	PYTHONPATH=src:tests .venv/bin/python tests/page/screenshots.py $(ARGS)
 
 lint: .venv/tox
 	.venv/bin/tox run -e lint,types
