@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from spoolnode.node.control import resources
+from spoolnode.node.control.ages import Ages, ages
 from spoolnode.node.control.cancels import Cancels, holder, unknown
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.counting import Counting
@@ -55,6 +56,7 @@ class TaskAdmin:
         self._cancels = cancels
         self._aside = aside
         self._kinds, self._kinds_lock = DeadKinds(storage.journal.reader), asyncio.Lock()
+        self._ages_lock = asyncio.Lock()
         self._report = report
 
     def __repr__(self) -> str:
@@ -72,6 +74,13 @@ class TaskAdmin:
         """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`."""
         async with self._kinds_lock:
             found: DeadCount = await _read(lambda: self._kinds.count(choice, by))
+            return found
+
+    async def ages(self, by: str) -> Ages:
+        """Counts the tasks that wait by their age. `by`: one of `ages.BY`."""
+        async with self._ages_lock:  # one at a time: each look is long
+            running = self.running()
+            found: Ages = await _read(lambda: ages(self._journal.reader, by, time.time(), running))
             return found
 
     def running(self) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,13 @@
 """Reads what requests to `/api/v1` say in their paths and queries; what makes no sense is a 400 with a sentence."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TypeVar
 
 from aiohttp import web
 
+from spoolnode.node.control import ages
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import BY, MOST_AT_ONCE
 from spoolnode.node.control.ended_page import ENDED, WantedEnds, place_in
@@ -87,11 +88,21 @@ def choice_of(request: web.Request) -> Choice:
 
 
 def by_of(request: web.Request) -> str:
-    """The facts that the tasks of a group share."""
-    by = request.query.get("by", "kind")
-    if by not in BY:
-        raise web.HTTPBadRequest(text=f"by is {by[:80]!r}; it must be one of {', '.join(BY)}")
-    return by
+    """The facts that the dead tasks of a group share."""
+    return _one_of(request, "by", list(BY))
+
+
+def ages_by_of(request: web.Request) -> str:
+    """The fact that the waiting tasks of a group share."""
+    return _one_of(request, "by", ages.BY)
+
+
+def _one_of(request: web.Request, name: str, allowed: Sequence[str]) -> str:
+    """A word out of these; the first one if none is given."""
+    word = request.query.get(name, allowed[0])
+    if word not in allowed:
+        raise web.HTTPBadRequest(text=f"{name} is {word[:80]!r}; it must be one of {', '.join(allowed)}")
+    return word
 
 
 def part_of(request: web.Request) -> int | None:

@@ -62,6 +62,7 @@ def table(views: Views, events: Events, actions: Actions, access: Access) -> lis
         Route("GET", "/pauses", NUMBERS, views.pauses),
         Route("GET", "/tasks", CONTENTS, views.tasks, ("state", *chosen, "limit", "cursor")),
         Route("GET", "/tasks/{id}", CONTENTS, views.task),
+        Route("GET", "/ages", CONTENTS, views.ages, ("by",)),
         Route("GET", "/dead", CONTENTS, views.dead, ("by", *chosen)),
         Route("GET", "/events", CONTENTS, events.stream, ("task", "function")),
         Route("DELETE", "/tasks/{id}", ACTIONS, actions.remove),

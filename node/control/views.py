@@ -12,12 +12,13 @@ from aiohttp import web
 
 from spoolnode.node.control import resources
 from spoolnode.node.control.admin import TaskAdmin
+from spoolnode.node.control.ages import as_answer
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.ended_page import ended_page
 from spoolnode.node.control.function_hours import together
 from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.pages import Listed
-from spoolnode.node.control.parameters import by_of, choice_of, ends_of, task_of, wanted_of
+from spoolnode.node.control.parameters import ages_by_of, by_of, choice_of, ends_of, task_of, wanted_of
 from spoolnode.node.control.status import LINKS_AT_ONCE, NodeStatus
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -119,6 +120,14 @@ class Views:
     async def dead(self, request: web.Request) -> dict[str, Any]:
         """The dead tasks by kind, by function or by reason."""
         return (await self._admin.count_dead(choice_of(request), by_of(request)))._asdict()
+
+    async def ages(self, request: web.Request) -> dict[str, Any]:
+        """The tasks that wait, counted by their age."""
+        by = ages_by_of(request)
+        found = await self._admin.ages(by)
+        destinations = [group for group, _ in found.largest() if group and by == "node"]
+        links = {to: self._neighbours.link(to) for to in destinations}
+        return as_answer(found, by, {to: link["name"] for to, link in links.items() if link is not None})
 
     async def task(self, request: web.Request) -> dict[str, Any]:
         """One task with its contents and its story."""

@@ -107,6 +107,17 @@ def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
             yield info
 
 
+def queued_tasks(reader: Reader, now: float) -> Iterator[tuple[Info, bytes | None]]:
+    """Every task that waits, here or for a peer, with the name of its function; None: only its variables tell."""
+    for file in spool_files(reader):
+        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size), None
+    for info in _outbox_files(reader, now):
+        yield info, None
+    for number in _batch_numbers(reader):
+        for record, data in _waiting_records(reader, number):
+            yield _record_info(reader.node_id, number, record, data, now), record.function
+
+
 def order(info: Info) -> Order:
     """The place of a task."""
     return Order(info.due is not None, LAST if info.priority is None else info.priority, info.due or info.changed, info.id)
@@ -305,14 +316,23 @@ def _accepted(reader: Reader, identity: str) -> float | None:
 
 
 def _all_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterator[Info]:
-    for entry in reader.disk.entries(reader.layout.incoming):
-        number = batch_number(entry.name)
-        if number is not None:
-            yield from _batch_tasks(reader, number, now, containing)
+    for number in _batch_numbers(reader):
+        yield from _batch_tasks(reader, number, now, containing)
+
+
+def _batch_numbers(reader: Reader) -> Iterator[int]:
+    numbers = (batch_number(entry.name) for entry in reader.disk.entries(reader.layout.incoming))
+    return (number for number in numbers if number is not None)
 
 
 def _batch_tasks(reader: Reader, number: int, now: float, containing: bytes = b"") -> Iterator[Info]:
     """The tasks of a batch, unless its file does not contain the bytes `containing`."""
+    for record, data in _waiting_records(reader, number, containing):
+        yield _record_info(reader.node_id, number, record, data, now)
+
+
+def _waiting_records(reader: Reader, number: int, containing: bytes = b"") -> Iterator[tuple[Record, bytes]]:
+    """The records of those tasks, with the bytes of the batch."""
     try:
         data = reader.contents(reader.layout.batch(number))
     except FileNotFoundError:
@@ -320,7 +340,7 @@ def _batch_tasks(reader: Reader, number: int, now: float, containing: bytes = b"
     if containing in data:
         for record in read_records(data, number):
             if isinstance(record, Record) and record.state == WAITING:
-                yield _record_info(reader.node_id, number, record, data, now)
+                yield record, data
 
 
 def _record_info(node_id: str, number: int, record: Record, data: bytes, now: float) -> Info:

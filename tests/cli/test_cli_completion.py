@@ -69,6 +69,7 @@ def test_commands_and_options_are_offered(tmp_path: Path) -> None:
     assert offered("spoolnode ", tmp_path) == list(_COMMANDS)
     assert offered("spoolnode dead ", tmp_path) == ["ls", "retry", "rm"]
     assert offered("spoolnode dead ls --by ", tmp_path) == ["kind", "function", "reason"]
+    assert offered("spoolnode qshape --by ", tmp_path) == ["function", "node"]
     assert "--touch-reload" in offered("spoolnode join --t", tmp_path)
 
 

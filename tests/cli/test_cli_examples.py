@@ -18,7 +18,7 @@ from spoolnode.cli import main
 EXAMPLES = re.compile("\n\b\nExamples:\n((?:  [^ \n].*\n?)+)$")
 ALONE = {"demo"}
 """Commands that take nothing: one example is all there is."""
-RUN = ("completion", "config", "send", "call", "status", "peers", "ls", "timers", "dead ls", "pause", "resume", "flush")
+RUN = ("completion", "config", "send", "call", "status", "peers", "ls", "qshape", "timers", "dead ls", "pause", "resume", "flush")
 """These are run beside a node; of the others, and of lines that name another spool, only the words are read."""
 
 APPLICATION = """

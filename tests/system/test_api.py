@@ -146,6 +146,13 @@ def check_numbers_of_the_cluster(asked: Asked) -> None:
     assert 0 < pay_row["last_hour"]["run_p50_seconds"] <= pay_row["last_hour"]["run_p95_seconds"]
 
 
+def check_what_waits(asked: Asked) -> None:
+    assert [(row["destination"], row["waiting"]) for row in asked("GET", "/links")["items"]] == [("beta", 1)]
+    by_function, by_node = (asked("GET", "/ages", f"?by={by}")["items"] for by in ("function", "node"))
+    assert [(row["function"], row["tasks"]) for row in by_function] == [("api.long", 3), ("api.mail", 2)]
+    assert [(row["destination"], row["tasks"]) for row in by_node] == [(None, 4), ("beta", 1)]
+
+
 def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, gate: Callable[[str], Gate], asked: Asked) -> None:
     node.start("--workers", "2", "--max-attempts", "1", "--http", "127.0.0.1:0", app=APP)
     first = long.options(via=node.via).spool()
@@ -161,12 +168,12 @@ def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, ga
     # looking
     assert asked("GET", "/nodes")["items"] == []
     check_numbers_of_the_cluster(asked)
-    assert [(row["destination"], row["waiting"]) for row in asked("GET", "/links")["items"]] == [("beta", 1)]
     assert [row["name"] for row in asked("GET", "/timers")["items"]] == ["app:hourly"]
     assert [(row["function"], row["error"], row["tasks"]) for row in asked("GET", "/dead")["items"]] == [
         ("api.pay", "ValueError", 3),
         ("api.mail", "ConnectionRefusedError", 1),
     ]
+    check_what_waits(asked)
     functions = {row["name"]: row for row in asked("GET", "/functions")["items"]}
     assert {name: (row["running"], row["dead"]) for name, row in functions.items()} == {
         "api.long": (1, 0),

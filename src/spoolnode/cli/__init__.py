@@ -26,6 +26,7 @@ _COMMANDS = {
     "accept": "other_nodes",
     "forget": "forget",
     "ls": "look",
+    "qshape": "qshape",
     "show": "look",
     "timers": "look",
     "tail": "tail",

@@ -14,6 +14,7 @@ from spoolnode.cli import CommandFailure
 from spoolnode.client.cancel_request import user
 from spoolnode.client.control import NotRunning, ask, ask_to_cancel, perhaps_sent
 from spoolnode.node.control import resources
+from spoolnode.node.control.ages import ages, as_answer
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import DeadKinds
 from spoolnode.node.control.ended_page import ENDED, WantedEnds, ended_page
@@ -55,6 +56,9 @@ class Directory(Protocol):
 
     def retry(self, identity: str) -> str:
         """Makes a task ready now. Returns the node that it waits for; empty is this one."""
+
+    def ages(self, by: str) -> dict[str, Any]:
+        """Counts the waiting tasks by their age, as `GET /ages` of the API does."""
 
     def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
         """Counts the dead tasks that are meant, as `GET /dead` of the API does."""
@@ -131,6 +135,10 @@ class RunningDirectory:
 
     def retry(self, identity: str) -> str:
         return str(ask(self._root, "POST", f"/tasks/{quote(identity)}/retry")["destination"] or "")
+
+    def ages(self, by: str) -> dict[str, Any]:
+        counted: dict[str, Any] = ask(self._root, "GET", f"/ages?{urlencode({'by': by})}", BULK_SECONDS)
+        return counted
 
     def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
         counted: dict[str, Any] = ask(self._root, "GET", f"/dead?{urlencode({'by': by, **_query(choice)})}", BULK_SECONDS)
@@ -270,6 +278,9 @@ class StoppedDirectory:
         to = "" if asked == "any" else asked  # the node of this directory is one of any
         self._store.revive(where, outbox_ref(to, ref_id(where), 0) if to else "")
         return to
+
+    def ages(self, by: str) -> dict[str, Any]:
+        return as_answer(ages(self._store, by, time.time()), by, {})
 
     def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
         return self._kinds.count(choice, by)._asdict()

@@ -1,0 +1,59 @@
+"""`qshape`: how old the tasks are that wait, in a table: shows what is stuck, and since when."""
+
+from typing import Any
+
+import click
+
+from spoolnode.cli.options import json_option, spool_option
+
+
+@click.command("qshape")
+@click.option(
+    "--by", type=click.Choice(["function", "node"]), default="function", show_default=True, help="What each row is about."
+)
+@spool_option
+@json_option
+def qshape_command(by: str, spool: str, as_json: bool) -> None:
+    """Counts the tasks that wait by their age, as Postfix' qshape does.
+
+    A row for each function or, with --by node, for each node that tasks wait for; the first one is TOTAL. It works with or
+    without a running node.
+
+    T: all tasks that wait, here or for another node. 1: those accepted less than a minute ago; 2: of the others, those less
+    than two minutes ago; and so on, each column twice as old. 512+: those that are older than the last. LATER: those of T
+    that wait for their time or for another attempt.
+
+    A queue that keeps up has its tasks on the left. A bulge that moves to the right was a burst; a row that grows at its right
+    end is stuck. A terminal leaves out columns without tasks.
+
+    \b
+    Examples:
+      spoolnode qshape
+      spoolnode qshape --by node
+      spoolnode qshape --json --spool /var/lib/spoolnode/spool
+    """
+    from spoolnode.cli.directory import open_directory
+    from spoolnode.cli.printing import print_json, print_table
+
+    counted = open_directory(spool).ages(by)
+    if as_json:
+        print_json(counted)
+        return
+    rows = [("TOTAL", counted["total"]), *((_name(row), row) for row in counted["items"])]
+    cells = [(name, row["tasks"], *row["ages"], row["later"]) for name, row in rows] if counted["items"] else []
+    print_table([by, "t", *_columns(counted["bounds_seconds"]), "later"], cells, "no task waits")
+    if counted["groups"] > len(counted["items"]):
+        click.echo(f"only the largest {len(counted['items'])} of {counted['groups']} rows are shown", err=True)
+
+
+def _name(row: dict[str, Any]) -> str:
+    """A function or a node for people."""
+    if "function" in row:
+        return row["function"] or "-"
+    return "(this node)" if row["destination"] is None else str(row["name"] or row["destination"])
+
+
+def _columns(bounds: list[float]) -> list[str]:
+    """The bounds in minutes."""
+    minutes = [f"{seconds / 60:g}" for seconds in bounds]
+    return [*minutes, f"{minutes[-1]}+"]
