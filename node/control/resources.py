@@ -61,7 +61,8 @@ def of_node(status: Mapping[str, Any]) -> dict[str, Any]:
 def of_peer(row: Mapping[str, Any]) -> dict[str, Any]:
     """Another node, as this one sees it."""
     told = {name: value for name, value in row.items() if name not in _NOT_OF_PEER}
-    return _renamed({**told, "page": row["page"] or None}, _PEER)
+    figures = row["figures"]
+    return _renamed({**told, "running": figures.running, "dead": figures.dead, "page": row["page"] or None}, _PEER)
 
 
 def of_this_in_cluster(status: Mapping[str, Any], address: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from support import PATIENCE, RunningNode, environment, eventually
 
 from spoolnode import send_to_spooler
+from spoolnode.cli import top_facts
 from spoolnode.client.control import ask
 
 Node = Callable[[str], RunningNode]
@@ -133,6 +134,40 @@ def test_peers_says_who_is_there_and_how(pair: tuple[RunningNode, RunningNode]) 
     assert line.split()[0] == "beta"
     assert why.startswith("    ")
     assert beta.via not in why
+
+
+def test_each_node_is_a_line_in_numbers_and_one_sees_the_dead_of_another(make: Node, app: str) -> None:
+    alpha, beta = make("alpha"), make("beta")
+    beta.start("--max-attempts", "1", app=app)
+    alpha.start("--discover", f"static://{beta.via}")
+    send(beta, "do=fail")
+    beta.wait_for_log("dead")
+    eventually(lambda: [row["dead"] for row in rows(alpha, "peers")] == [1], "a ping of beta tells it")
+    titles, line = alpha.command("peers").stdout.splitlines()
+    assert (titles.split()[-3:], line.split()[-4:-2]) == (["OUTBOX", "DEAD", "RTT"], ["0", "1"])
+    seen = top_facts.nodes(top_facts.facts_of(str(alpha.spool)))[1].cells
+    assert (seen[:2], seen[3:]) == (("beta", "up"), ("0/1", "0", "0", "1", ""))
+    asked, printed = ask(str(alpha.spool), "GET", "/cluster")["items"], rows(alpha, "status", "--cluster")
+    assert [(row["name"], row["here"], row["dead"], [*row]) for row in printed] == [
+        (row["name"], row["here"], row["dead"], [*row]) for row in asked
+    ]
+    titles, here, other = alpha.command("status", "--cluster").stdout.splitlines()
+    assert titles.split()[:9] == ["NODE", "STATE", "FOR", "RUN/WRK", "WAITING", "OLDEST", "LATER", "RETRYING", "DEAD"]
+    at = [titles.index(name) for name in ("NODE", "STATE", "RUN/WRK", "DEAD")]
+    told = [[line[start:].partition("  ")[0] for start in at] for line in (here, other)]
+    assert told == [["alpha (here)", "up", "0/0", "0"], ["beta", "up", "0/1", "1"]]
+    beta.kill9()
+    eventually(lambda: [row["state"] for row in rows(alpha, "peers")] == ["down"], "it is missed")
+    titles, _, other = alpha.command("status", "--cluster").stdout.splitlines()
+    assert other.split()[:2] == ["beta", "down"]
+    assert not other[titles.index("RUN/WRK") : titles.index("OUTBOX")].strip(), "what it does not tell is not known"
+
+
+def test_status_of_the_cluster_needs_a_node(make: Node) -> None:
+    alone = make("alone").start()
+    alone.kill9()
+    done = alone.command("status", "--cluster")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
 
 
 def test_peers_of_a_node_that_is_alone(make: Node) -> None:

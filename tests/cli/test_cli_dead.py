@@ -3,11 +3,13 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from support import RunningNode, command, environment, eventually
 
 from spoolnode.cli.options import rate
+from spoolnode.cli.printing import moment_and_age
 from spoolnode.protocol import spoolfile
 from spoolnode.protocol.packet import encode_variables
 
@@ -83,10 +86,17 @@ def test_the_dead_are_counted_by_kind_function_and_reason(cemetery: RunningNode)
     by_reason = {row["reason"]: row["tasks"] for row in rows(cemetery, "dead", "ls", "--by", "reason", "--since", "2h")}
     assert by_reason == Counter(reason for _, reason in KINDS * EACH)
     table = cemetery.command("dead", "ls", "--by", "function", "--reason", "KeyError", "--limit", "1").stdout.splitlines()
-    assert [line.split() for line in table] == [
-        ["TASKS", "FUNCTION", "FIRST", "LAST"],
-        [str(total), "tasks:pay", "1", "d", "1", "min"],
-    ]
+    titles, line = table
+    assert titles.split() == ["TASKS", "FUNCTION", "FIRST", "LAST"]
+    clock = r"(?:\d\d-\d\d \d\d:\d\d|\d\d:\d\d:\d\d|\d{4}-\d\d-\d\d)"
+    assert re.fullmatch(rf"{total} +tasks:pay +{clock} \(1 d ago\) +{clock} \(1 min ago\)", line)
+
+
+def test_a_moment_is_told_by_the_clock_and_by_its_age() -> None:
+    now = datetime(2026, 11, 29, 14, 30).timestamp()  # noqa: DTZ001 - local time is what people see
+    told = [moment_and_age(now - seconds, now) for seconds in (5, 3600, 86400, 400 * 86400)]
+    assert told == ["14:29:55 (5.0 s ago)", "13:30:00 (1 h ago)", "11-28 14:30 (1 d ago)", "2025-10-25 (400 d ago)"]
+    assert moment_and_age(None, now) == ""
 
 
 def test_groups_that_are_not_shown_are_told(cemetery: RunningNode) -> None:

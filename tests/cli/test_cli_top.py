@@ -113,7 +113,9 @@ def test_it_shows_nodes_functions_what_runs_and_what_is_dead(busy: RunningNode) 
         await until(pilot, lambda: rows(top, "dead") and rows(top, "running"), "the first look")
         assert text_of(top, "head").startswith("testnode  up ")
         assert "3 dead" in text_of(top, "head")
-        assert [row[0] for row in rows(top, "nodes")] == ["testnode (here)"]
+        ((name, state, _, work, _, outbox, dead, _),) = rows(top, "nodes")
+        assert (name, state, work, outbox, dead) == ("testnode (here)", "running", "1/2", "0", "3")
+        assert "! 3 tasks died on testnode in the last hour, 3 of them of top.pay" in text_of(top, "note")
         assert {row[0]: row[1:4] for row in rows(top, "functions")} == {"top.pay": ["0", "0", "3"], "top.slow": ["1", "0", "0"]}
         ((_, function, _, progress, _),) = rows(top, "running")
         assert (function, progress) == ("top.slow", "40% page 4 of 10")
@@ -139,6 +141,25 @@ def test_enter_leads_from_a_kind_to_its_tasks_and_to_the_story_of_one(busy: Runn
     drive(busy, play)
 
 
+def test_warnings_are_a_line_each_and_a_key_shows_all(busy: RunningNode) -> None:
+    for function in ("a", "b", "c"):
+        ask(str(busy.spool), "POST", f"/pause?function=top.{function}")
+
+    async def play(top: Top, pilot: "Pilot[None]") -> None:
+        await until(pilot, lambda: text_of(top, "note"), "the first look")
+        first, second, more = text_of(top, "note").splitlines()
+        assert [first[:8], second[:8], more] == ["! 3 task", "! top.a ", "! 2 more warnings: w shows them"]
+        await pilot.press("w")
+        await until(pilot, lambda: isinstance(top.screen, Sheet), "all of them")
+        text = str(top.screen.query_one(Static).content)
+        assert [f"top.{name} is paused on testnode" in text for name in ("a", "b", "c", "d")] == [True, True, True, False]
+        await pilot.press("escape")
+        assert top.screen.query_one("#note").size.height == 3
+        assert top.screen.query_one("#dead").size.height > 3, "there is room for the tables"
+
+    drive(busy, play)
+
+
 async def asks(top: Top, pilot: "Pilot[None]", key: str) -> None:
     """Presses a key that asks before it acts. Returns when it has asked."""
     await pilot.press(key)
@@ -150,7 +171,9 @@ def test_keys_retry_a_kind_pause_a_function_and_cancel_a_task_after_a_question(b
         await go_to(top, pilot, "dead")
         await asks(top, pilot, "p")
         await pilot.press("y")
-        await until(pilot, lambda: "! paused: top.pay" in text_of(top, "note"), "it is paused")
+        await until(
+            pilot, lambda: "! top.pay is paused on testnode. Go on: spoolnode resume" in text_of(top, "note"), "it is paused"
+        )
         await asks(top, pilot, "r")
         assert "Retry 3 dead tasks of top.pay, ValueError?" in str(top.screen.query_one(Static).content)
         await pilot.press("n")

@@ -146,8 +146,7 @@ def _is_about_many(ids: tuple[str, ...], choice: "Choice", everything: bool) -> 
 
 def _count(spool: str, choice: "Choice", by: str, limit: int, as_json: bool) -> None:
     from spoolnode.cli.directory import open_directory
-    from spoolnode.cli.look import since_moment
-    from spoolnode.cli.printing import print_json, print_table
+    from spoolnode.cli.printing import moment_and_age, print_json, print_table
 
     counted = open_directory(spool).count_dead(choice, by)
     rows = counted["items"][: limit or None]
@@ -155,8 +154,13 @@ def _count(spool: str, choice: "Choice", by: str, limit: int, as_json: bool) -> 
         print_json(rows)
         return
     shared = {"kind": ["function", "error"]}.get(by, [by])
+    now = time.time()
     cells = [
-        [row["tasks"], *(row[name] or "-" for name in shared), since_moment(row["oldest_at"]), since_moment(row["newest_at"])]
+        [
+            row["tasks"],
+            *(row[name] or "-" for name in shared),
+            *(moment_and_age(row[end], now) for end in ("oldest_at", "newest_at")),
+        ]
         for row in rows
     ]
     print_table(["tasks", *shared, "first", "last"], cells, "no such task is dead" if choice.is_narrow() else "no task is dead")

@@ -37,21 +37,35 @@ def limit_option(function: Any) -> Any:
 
 
 @click.command("status")
+@click.option("--cluster", "of_all", is_flag=True, help="All nodes that this one knows, one a line.")
 @spool_option
 @json_option
-def status_command(spool: str, as_json: bool) -> None:
+def status_command(of_all: bool, spool: str, as_json: bool) -> None:
     """Shows the state of a running node.
+
+    With --cluster: each node in numbers, this one first. Those of other nodes are from their answers to pings, some seconds old;
+    they are empty for a node that does not answer. RUN/WRK: running tasks and workers. OLDEST: how long the oldest ready task
+    has waited. OUTBOX: the tasks that wait here for that node. IN, DONE, FAILED: per second, over the last minute. FREE: on the
+    disk of its spool.
 
     \b
     Examples:
       spoolnode status
+      spoolnode status --cluster
       spoolnode status --spool /var/lib/spoolnode/spool --json
     """
     from spoolnode.cli.directory import root_of
-    from spoolnode.cli.printing import print_json, print_pairs
+    from spoolnode.cli.printing import print_json, print_pairs, print_table
     from spoolnode.client.control import ask
 
     root_of(spool)
+    if of_all:
+        rows = ask(spool, "GET", "/cluster", STATUS_SECONDS)["items"]
+        if as_json:
+            print_json(rows)
+        else:
+            print_table(list(_CLUSTER), [[column(row) for column in _CLUSTER.values()] for row in rows])
+        return
     status = ask(spool, "GET", "/node", STATUS_SECONDS)
     links = ask(spool, "GET", "/links", STATUS_SECONDS)["items"]
     if as_json:
@@ -304,6 +318,38 @@ _ENDED = {
 }  # fmt: skip
 
 
+def _work(row: dict[str, Any]) -> str:
+    return "" if row["workers"] is None else f"{row['running']}/{row['workers']}"
+
+
+def _span(name: str) -> Any:
+    def span(row: dict[str, Any]) -> str:
+        from spoolnode.cli.printing import ago
+
+        return ago(row[name], units=1)
+
+    return span
+
+
+def _per_second(name: str) -> Any:
+    return lambda row: "" if row[name] is None else f"{row[name]:.1f}/s"
+
+
+def _free(row: dict[str, Any]) -> str:
+    from spoolnode.cli.printing import size
+
+    return "" if row["free_bytes"] is None else size(row["free_bytes"])
+
+
+_CLUSTER = {
+    "node": lambda row: f"{row['name'] or row['address']}{' (here)' if row['here'] else ''}", "state": _plain("state"),
+    "for": _span("since_seconds"), "run/wrk": _work, "waiting": _plain("waiting"), "oldest": _span("oldest_waiting_seconds"),
+    "later": _plain("later"), "retrying": _plain("retrying"), "dead": _plain("dead"), "outbox": _plain("outbox"),
+    "in": _per_second("in_per_second"), "done": _per_second("done_per_second"), "failed": _per_second("failed_per_second"),
+    "free": _free,
+}  # fmt: skip
+
+
 @click.command("show")
 @click.argument("identity", metavar="ID", shell_complete=ids_of_tasks("running", "waiting", "later", "outbox", "dead"))
 @spool_option
@@ -314,7 +360,8 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
     ID may also be the name of its file. For a task that came from another node, it may be the id that the task has there
     (shown as spool_id; spool_origin is the id of that node). It works with or without a running node.
 
-    The story says when the task was accepted and from where, where it went, each attempt with its error, and how it ended.
+    The story says, one step a line, when and on which node the task was accepted and from where, where it went, each attempt with
+    its error, and how it ended.
     With --json it has the whole tracebacks. How long stories are kept: see --history of `join`.
 
     \b
@@ -336,29 +383,25 @@ def _task_lines(task: dict[str, Any]) -> list[tuple[str, Any]]:
     from spoolnode.cli.printing import moment, size
 
     times = {"progress_at": moment, "due_at": moment, "accepted_at": moment, "changed_at": moment}
-    special = {"priority": None, "progress": "{:.0%}".format, **times, "size_bytes": size, "body_bytes": size, "story": _story}
-    lines = []
+    special = {"priority": None, "progress": "{:.0%}".format, **times, "size_bytes": size, "body_bytes": size}
+    lines: list[tuple[str, Any]] = []
     for name, value in task.items():
         if name == "variables" or value in (None, []) or (name == "body_bytes" and not value):
+            continue
+        if name == "story":
+            lines += zip(["story", *[""] * len(value)], map(_step, value), strict=False)
             continue
         form = special.get(name)
         lines.append((name, form(value) if form else _indented(value)))
     return [*lines, *[(f"  {key}", _indented(value)) for key, value in task.get("variables", {}).items()]]
 
 
-def _story(steps: list[dict[str, Any]]) -> str:
-    """A story for people, in one line."""
-    return " | ".join(map(_step, steps))
-
-
 def _step(step: dict[str, Any]) -> str:
+    """A step of a story for people: when and where, and what."""
     from spoolnode.cli.happened import detail_of
     from spoolnode.cli.printing import moment
 
-    event, detail = step["event"], detail_of(step)
-    if event in ("accepted", "found"):
-        return f"{event} {step['node']} {moment(step['at'])} {detail}".rstrip()
-    return detail if event == "progress" else f"{event} {detail}".rstrip()
+    return "  ".join(filter(None, (moment(step["at"]), step.get("node", ""), f"{step['event']} {detail_of(step)}".rstrip())))
 
 
 def _indented(value: Any) -> Any:

@@ -23,7 +23,8 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     """Shows the other nodes, as a node sees them.
 
     For each: its STATE and for how long (FOR), how it was found, its LOAD (tasks for each worker), the tasks that wait here
-    for it (OUTBOX), and the round trip of a ping (RTT). The line below says why it could not be reached.
+    for it (OUTBOX), those that were given up there (DEAD), and the round trip of a ping (RTT). The line below says why it could
+    not be reached.
 
     STATE: up: it answers. suspect: it did not answer once or twice. down: it does not answer. leaving: it drains or said
     goodbye. rejected: it gets nothing, because it could not prove who it is, claims the name or id of another node, is outside
@@ -136,5 +137,6 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "found by": _sources,
     "load": lambda row: row["load"],
     "outbox": lambda row: row["outbox"],
+    "dead": lambda row: row["dead"],
     "rtt": lambda row: f"{row['rtt_seconds'] * 1000:.1f} ms" if row["rtt_seconds"] else "",
 }

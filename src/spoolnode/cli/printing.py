@@ -147,6 +147,15 @@ def moment(when: float | None) -> str:
     return "" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
 
 
+def moment_and_age(when: float | None, now: float) -> str:
+    """A time in the past for people: by the clock, with the date unless it is today's, and how long ago it was."""
+    if when is None:
+        return ""
+    then, today = time.localtime(when), time.localtime(now)
+    form = "%H:%M:%S" if then[:3] == today[:3] else "%m-%d %H:%M" if then[0] == today[0] else "%Y-%m-%d"
+    return f"{time.strftime(form, then)} ({ago(max(now - when, 0.0), units=1)} ago)"
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     amount = float(count)

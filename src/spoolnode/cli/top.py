@@ -15,7 +15,7 @@ def top_command(spool: str) -> None:
 
     It has tables of nodes, functions, running tasks and dead ones by kind. Tab goes from table to table, arrows move in one, and
     Enter shows what is behind a line: the story of a task, the tasks of a function, all about a node. r retries, c cancels,
-    p pauses or resumes a function, d drains this node, ? helps, q ends.
+    p pauses or resumes a function, d drains this node, w shows all warnings, ? helps, q ends.
 
     It needs the extra `top`, 80 columns and 24 lines. NO_COLOR turns colours off. When the node is restarted, it goes on.
 

@@ -36,6 +36,8 @@ class Facts(NamedTuple):
     functions: list[dict[str, Any]]
     running: list[dict[str, Any]]
     dead: list[dict[str, Any]]
+    warnings: list[str]
+    """What is wrong in the cluster and what to do about it, as this node says it, the worst first."""
 
 
 def facts_of(root: str) -> Facts:
@@ -47,7 +49,8 @@ def facts_of(root: str) -> Facts:
 
     node = ask(root, "GET", "/node", ASK_SECONDS)
     running = items(f"/tasks?state=running&limit={MOST_ROWS}") if node["running"] else []
-    return Facts(node, items("/nodes"), items("/functions"), running, items("/dead") if node["dead"] else [])
+    dead = items("/dead") if node["dead"] else []
+    return Facts(node, items("/nodes"), items("/functions"), running, dead, [row["text"] for row in items("/warnings")])
 
 
 def headline(facts: Facts) -> str:
@@ -60,25 +63,20 @@ def headline(facts: Facts) -> str:
     return f"{node['name']}{state}  up {ago(node['uptime_seconds'], units=1)}  {tasks}  {speed}"
 
 
-def warnings(facts: Facts) -> list[str]:
-    """Sentences about what is wrong, the worst first."""
-    node, found = facts.node, []
-    if not node["accepting"]:
-        found.append("it takes no tasks: see `spoolnode status`")
-    if node["app"] and not node["workers"]:
-        found.append("no worker is up: see the log")
-    for peer in facts.peers:
-        if peer["state"] not in UP and peer["outbox"]:
-            found.append(f"{peer['name'] or peer['address']} is {peer['state']}: {_tasks(peer['outbox'])} for it here")
-    paused = node["pauses"]
-    if paused["everything"]:
-        found.append("everything is paused: p resumes")
-    elif paused["functions"]:
-        found.append(f"paused: {', '.join(paused['functions'])}")
-    return found
+MOST_WARNINGS = 3
+"""Lines of them on the first screen."""
 
 
-NODES = ("NODE", "STATE", "FOR", "RUN/WRK", "WAIT", "OUTBOX", "WHY")
+def warnings(facts: Facts) -> str:
+    """The first warnings, each a line that the screen may cut, and how many there are besides."""
+    lines = [f"! {text}" for text in facts.warnings]
+    if len(lines) > MOST_WARNINGS:
+        more = len(lines) - MOST_WARNINGS + 1
+        lines[MOST_WARNINGS - 1 :] = [f"! {more} more warnings: w shows them"]
+    return "\n".join(lines)
+
+
+NODES = ("NODE", "STATE", "FOR", "RUN/WRK", "WAIT", "OUTBOX", "DEAD", "WHY")
 
 
 def nodes(facts: Facts) -> list[Line]:
@@ -86,7 +84,8 @@ def nodes(facts: Facts) -> list[Line]:
     node = facts.node
     work = f"{node['running']}/{node['workers']}"
     up = ago(node["uptime_seconds"], units=1)
-    cells = (f"{node['name']} (here)", node["state"], up, work, str(node["waiting"]), str(node["outbox_total"]), "")
+    counts = (str(node["waiting"]), str(node["outbox_total"]), str(node["dead"]))
+    cells = (f"{node['name']} (here)", node["state"], up, work, *counts, "")
     return [Line(node["id"], cells, about=_about(node)), *(_peer(peer) for peer in facts.peers[:MOST_ROWS])]
 
 
@@ -95,9 +94,14 @@ def _peer(peer: dict[str, Any]) -> Line:
     there = peer["state"] in UP
     cells = (
         peer["name"] or peer["address"], state, ago(peer["since_seconds"], units=1),
-        f"-/{peer['workers']}" if there else "-", str(peer["waiting"]) if there else "-", str(peer["outbox"]), peer["reason"],
+        f"{_known(peer['running'])}/{peer['workers']}" if there else "-", str(peer["waiting"]) if there else "-",
+        str(peer["outbox"]), _known(peer["dead"]), peer["reason"],
     )  # fmt: skip
     return Line(peer["id"] or peer["address"], cells, about=_about(peer))
+
+
+def _known(count: int | None) -> str:
+    return "-" if count is None else str(count)
 
 
 FUNCTIONS = ("FUNCTION", "RUNNING", "HELD BACK", "DEAD", "")
@@ -189,7 +193,3 @@ def _about(row: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _since(when: float | None, now: float) -> str:
     return ago(max(now - when, 0.0), units=1) if when is not None else ""
-
-
-def _tasks(count: int) -> str:
-    return f"{count} task{'' if count == 1 else 's'}"

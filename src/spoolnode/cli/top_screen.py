@@ -30,6 +30,7 @@ r                retry: a task, or all dead ones of a kind or function
 c                cancel a task for good
 p                pause or resume a function; on a node: everything here
 d                drain this node: hand its tasks to others, and stop it
+w                all warnings, with what to do about each
 q                end
 """
 
@@ -132,7 +133,7 @@ class Top(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     #head { text-style: bold; height: 1; }
-    #note { height: 1; }
+    #note { height: auto; min-height: 1; text-wrap: nowrap; text-overflow: ellipsis; }
     Lines { height: 1fr; }
     #nodes { max-height: 6; }
     #tasks { height: 1fr; }
@@ -144,6 +145,7 @@ class Top(App[None]):
         Binding("c", "cancel", "cancel"),
         Binding("p", "pause", "pause/resume"),
         Binding("d", "drain", "drain"),
+        Binding("w", "warnings", "warnings"),
         Binding("question_mark", "help", "help"),
         Binding("q", "quit", "quit"),
     ]
@@ -191,7 +193,7 @@ class Top(App[None]):
             self._say("the node runs again")
         screen = self.screen_stack[0]
         screen.query_one("#head", Static).update(printable(top_facts.headline(facts)))
-        self._note("  ".join(f"! {warning}" for warning in top_facts.warnings(facts)))
+        self._note(top_facts.warnings(facts))
         for name, lines in (
             ("nodes", top_facts.nodes(facts)), ("functions", top_facts.functions(facts)),
             ("running", top_facts.running(facts)), ("dead", top_facts.dead(facts)),
@@ -199,7 +201,7 @@ class Top(App[None]):
             screen.query_one(f"#{name}", Lines).fill(lines)
 
     def _note(self, text: str) -> None:
-        self.screen_stack[0].query_one("#note", Static).update(printable(text))
+        self.screen_stack[0].query_one("#note", Static).update(printable_lines(text))
 
     def _say(self, text: str, *, is_error: bool = False) -> None:
         self.notify(printable_lines(text), severity="error" if is_error else "information", markup=False)
@@ -236,6 +238,11 @@ class Top(App[None]):
     async def action_help(self) -> None:
         """Explains the keys."""
         self.push_screen(Sheet(HELP))
+
+    def action_warnings(self) -> None:
+        """Shows all that is wrong in the cluster."""
+        if self._facts is not None:
+            self.push_screen(Sheet("\n\n".join(self._facts.warnings) or "nothing is wrong"))
 
     def action_retry(self) -> None:
         """Makes a task, or dead ones, ready now."""
