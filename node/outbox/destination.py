@@ -121,15 +121,15 @@ class Destination:
         """Whether a task waits here."""
         return any(queue.has(source, ref) for _, queue in self._queues())
 
-    def doubts_of_others(self) -> dict[str, Intervals]:
-        """The numbers in doubt with nodes other than the one that answers to this destination now."""
-        others: dict[str, Intervals] = {}
+    def numbers_in_doubt(self) -> dict[str, Intervals]:
+        """The numbers in doubt, by owner. A mark on the disk says so of most, but not with whom, nor always after a power cut."""
+        found: dict[str, Intervals] = {}
         for owner, queue in self.doubts.items():
-            if owner != self.peer and queue.size:
-                others[owner] = Intervals()
+            if queue.size:
+                found[owner] = Intervals()
                 for source, ref in queue.items():
-                    others[owner].add(source.sequence_number(ref))
-        return others
+                    found[owner].add(source.sequence_number(ref))
+        return found
 
     @property
     def is_over(self) -> bool:

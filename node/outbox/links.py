@@ -27,7 +27,7 @@ class Links:
     peers: dict[str, str] = field(default_factory=dict)
     """The id of the node that answered last to each destination."""
     doubts: Doubts = field(default_factory=dict)
-    """The numbers in doubt with other nodes than these."""
+    """The numbers in doubt, whatever their marks say. A mark alone means the node in `peers`."""
 
     def encode(self) -> bytes:
         """The bytes of the file."""

@@ -39,10 +39,12 @@ class Outbox:
         self._run = 0
         self._boot = ""
         self._old_doubts: Doubts = {}
-        """From the start: numbers in doubt with nodes that were replaced since, until `adopt` has sorted them in."""
+        """From the start: numbers that were in doubt at the last save, until `adopt` has sorted them in."""
         self._ended: list[tuple[str, int]] = []
         self._marks_unsure = False
-        """Whether marks may be lost in a power cut: nothing syncs those of files, and a sync may have failed."""
+        """Whether marks may be lost in a power cut because a sync has failed."""
+        self._marked_files: set[str] = set()
+        """Files that were marked and are still here; their marks are made safe at a stop."""
         self._is_safe = False
         """Whether tasks that earlier processes ended are gone from the medium, so that a power cut cannot bring them back."""
 
@@ -70,19 +72,24 @@ class Outbox:
         for name, peer in known.peers.items():
             self.destination(name).peer = peer
         self._old_doubts = known.doubts
+        is_suspicious = known.boot != boot and not known.clean
+        # Until `adopt` has noted what is in doubt now, the next start must come to the same conclusion.
+        self._save_at_start(self._links(clean=False, boot=known.boot if is_suspicious else boot))
+        return is_suspicious
+
+    def _save_at_start(self, links: Links) -> None:
         try:
-            self._journal.store.replace(self._journal.layout.links, self._links(clean=False).encode())
+            self._journal.store.replace(self._journal.layout.links, links.encode())
         except OSError as error:
             # A full disk does not keep tasks from running. Then the clock alone makes the next run a new one.
             self._journal.report("sync_failed", file="links", reason=str(error))
-        return known.boot != boot and not known.clean
 
-    def _links(self, *, clean: bool) -> Links:
+    def _links(self, *, clean: bool, boot: str | None = None) -> Links:
         peers = {name: found.peer for name, found in self.destinations.items() if found.peer}
-        doubts = {name: found.doubts_of_others() for name, found in self.destinations.items()}
+        doubts = {name: found.numbers_in_doubt() for name, found in self.destinations.items()}
         for name, owners in self._old_doubts.items():
             doubts[name] = {**owners, **doubts.get(name, {})}
-        return Links(self._run, self._boot, clean, peers, doubts)
+        return Links(self._run, self._boot if boot is None else boot, clean, peers, doubts)
 
     async def save(self) -> None:
         """Saves what must be remembered. Raises OSError."""
@@ -90,10 +97,15 @@ class Outbox:
         await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
 
     async def stop(self) -> None:
-        """Notes that everything is on the medium, so that the next start trusts the marks."""
+        """Makes the marks safe and notes that everything is on the medium, so that the next start trusts them."""
+        store, data, marked = self._journal.store, self._links(clean=not self._marks_unsure).encode(), list(self._marked_files)
+
+        def save() -> None:
+            store.sync_files(marked)
+            store.replace(store.layout.links, data)
+
         with contextlib.suppress(OSError):  # then more tasks than necessary are in doubt at the next start
-            data = self._links(clean=not self._marks_unsure).encode()
-            await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
+            await self._journal.moves.run(save)
 
     def number(self, to: str) -> int:
         """The next number, for a task that goes to `to`."""
@@ -120,8 +132,12 @@ class Outbox:
                     continue
                 ref, accepted = numbered, now
             self.files.known[ref] = accepted
+            if file.sent:
+                self._marked_files.add(ref)  # by an earlier process, which may not have ended in order
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number_of(ref), file.sent or suspicious)
         self._old_doubts.clear()
+        if suspicious:
+            self._save_at_start(self._links(clean=False))
 
     def _numbered(self, file: FoundOutboxFile) -> str | None:
         """Gives a file a number. Returns its new ref, or None if the disk failed."""
@@ -181,9 +197,10 @@ class Outbox:
                 found.peer = before
                 raise
 
-    def marked(self, source: Source) -> None:
+    def marked(self, source: Source, refs: Sequence[Ref]) -> None:
         """Notes that tasks were marked as sent."""
-        self._marks_unsure |= not source.touch(self._journal)
+        if not source.touch(self._journal):
+            self._marked_files.update(map(str, refs))
 
     def take_old(self, oldest: float, count: int, among: Iterable[str] | None = None) -> list[tuple[str, str, Taken]]:
         """Takes up to `count` tasks that were accepted before `oldest` (seconds since 1970), as (destination, owner, tasks).
@@ -246,6 +263,7 @@ class Outbox:
         self._grow(self.destination(to), -len(refs))
         self._ended += [(to, number) for number in numbers or map(source.sequence_number, refs) if number]
         source.in_flight.difference_update(refs)
+        self._marked_files.difference_update(refs)
         source.left(refs, self._journal)
 
     def syncing(self) -> Callable[[bool], None]:

@@ -61,7 +61,7 @@ class Shipping:
         except BaseException:  # also when its link is stopped: the next one sends them
             found.give_back(taken, owner)
             raise
-        self._outbox.marked(taken.source)
+        self._outbox.marked(taken.source, taken.refs)
         self._sort_out(found, taken, owner, packed)
         envelopes = [envelope for envelope in packed if isinstance(envelope, Envelope)]
         return Shipment(taken.source, taken.rank, envelopes, doubtful=owner != UNSENT)

@@ -68,6 +68,16 @@ class Store(Marker):
         finally:
             self.disk.close(descriptor)
 
+    def sync_files(self, refs: Iterable[str]) -> None:
+        """Makes the marks in spool files safe, unless the node never syncs. Those that are gone need none."""
+        for ref in refs if self.sync else ():
+            with contextlib.suppress(FileNotFoundError):
+                descriptor = self.disk.open(self.layout.path(ref))
+                try:
+                    self.disk.sync(descriptor)
+                finally:
+                    self.disk.close(descriptor)
+
     # -- the steps of a move --
 
     def confirm(self, refs: Iterable[str]) -> None:

@@ -235,6 +235,64 @@ def test_after_a_power_cut_marks_may_be_lost_so_everything_counts_as_doubtful(se
     run(story())
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_after_an_orderly_stop_a_power_cut_leaves_what_was_never_sent_undoubted(seed: int, *, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await station.upload(task(1, spool_node="beta"), link=None)
+        gone = await taken(station)
+        assert gone is not None
+        await handed(station, gone)
+        await station.upload(task(2, spool_node="beta"), link=None)
+        sent = await taken(station)
+        assert sent is not None
+        back(station, sent, doubtful=True)
+        await accepted(station, 3, 4)
+        if settle:
+            await station.settled()
+        await station.during(station.storage.close())
+        later = station.after_power_cut(seed)
+        assert later.outbox.in_doubt("beta") == 1
+        assert await all_of(later, GAMMA) == [3, 4]
+        assert await all_of(later, BETA) == [2]
+
+    run(story())
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_mark_of_a_process_that_was_killed_is_safe_after_the_orderly_stop_of_the_next_one(seed: int) -> None:
+    async def story() -> None:
+        station = Station()
+        await station.upload(task(1, spool_node="beta"), link=None)
+        assert await taken(station) is not None
+        later = station.killed()
+        await later.during(later.storage.close())
+        assert await taken(later.after_power_cut(seed), peer=GAMMA) is None
+
+    run(story())
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_what_is_in_doubt_after_a_power_cut_is_so_after_every_later_start(end: str, *, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2)
+        if settle:
+            await station.settled()
+        assert await taken(station, 1) is not None
+        later = station.after_power_cut()
+        for _ in range(3):
+            if end == "stopped":
+                await later.during(later.storage.close())
+            later = later.after_power_cut() if end == "stopped" else later.killed()
+            assert later.outbox.in_doubt("beta") == 2
+            assert await taken(later, peer=GAMMA) is None
+
+    run(story())
+
+
 # -- numbers --
 
 
