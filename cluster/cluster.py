@@ -13,10 +13,10 @@ from typing import Any
 
 from spoolnode.cluster import dial as dialing
 from spoolnode.cluster.candidate import Candidate, Discovery, Identity
-from spoolnode.cluster.channel import Channel, ChannelLost, read_pong
+from spoolnode.cluster.channel import Channel
 from spoolnode.cluster.credentials import Credentials
 from spoolnode.cluster.destinations import Target
-from spoolnode.cluster.dial import DialError, DialFailure
+from spoolnode.cluster.dial import DialFailure
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.forgetting import Forgetting
 from spoolnode.cluster.giving import giving, is_this_machine
@@ -32,6 +32,7 @@ from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, HERE, TAG, Placement
 from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.redistribution import CHUNK, Redistribution
+from spoolnode.cluster.requests import Requests
 from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE, Dial, NotIt, Sender
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
@@ -44,6 +45,7 @@ from spoolnode.protocol import hello as hellos
 from spoolnode.protocol import keys, names
 from spoolnode.protocol.answer import Answer
 from spoolnode.protocol.errors import Reason, Refused
+from spoolnode.protocol.operate import INVITED, INVITES, Operation, OperationAnswer
 from spoolnode.protocol.request import Terms
 
 EXPIRY_SECONDS = 86400.0
@@ -94,6 +96,9 @@ class Cluster:
         self._credentials = Credentials(node.id, node.key, self._known, with_certificates=trust is not None)
         self.vouch = self._credentials.vouch
         self._prober = Prober(self.table, self.dial, self.introduce, self._answered, self.vouch, timing)
+        self._requests = Requests(
+            self.table.destinations, self.dial, self.introduce, self.vouch, timing, certified=trust is not None
+        )  # fmt: skip
         self._moves = Redistribution(
             self.table, self.placement, node.storage, node.config, self.report, lambda: Load.of(self._own_status()),
             self._prober.wake, timing,
@@ -170,8 +175,10 @@ class Cluster:
             self.table.ask_again(known, self._loop.time())  # it has just shown its certificate, or its key
         self._prober.wake()
         is_proved = is_proved or self.table.is_reached(hello.id, hello.instance, peer)
-        told = ((REACHES, known.reach()),) if is_proved and known is not None else ()
-        return greeting._replace(is_proved=is_proved, said=(*greeting.said, *told))
+        is_invited = bool(certified) and self._node.config.trusts_operators_of(certified)
+        reaches = ((REACHES, known.reach()),) if is_proved and known is not None else ()
+        invites = ((INVITES, INVITED),) if is_invited else ()
+        return greeting._replace(is_proved=is_proved, said=(*greeting.said, *reaches, *invites))
 
     async def start(self) -> None:
         """Finds peers, and sends them the tasks that wait for them."""
@@ -250,41 +257,17 @@ class Cluster:
             keys = {row["id"], row["address"], *names_of.get(row["id"], [])} - {""}
             row["outbox"] = sum(sizes.get(key, 0) for key in keys)
             waits = [self.link(key)["retry_in"] for key in keys if key in self._senders]
+            row["open"] = row["open"] and self._trust is not None
             row["retry_in"] = min((seconds for seconds in waits if seconds is not None), default=None)
         return rows
 
     async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:
-        """The answer of another node to a request, on a connection of its own. Raises `SpoolnodeError`, OSError."""
-        targets = [target for name in (node, link) if name and (target := self.resolve(name)) is not None]
-        problem: Exception = ChannelLost(f"no address of the node {node} is known")
-        for address, name in {address: target.name for target in targets for address in target.addresses}.items():
-            try:
-                dialed = await self.dial(address, Channel, name if self._trust is not None else "")
-            except (DialError, OSError) as error:
-                problem = error
-                continue
-            channel = dialed.protocol
-            channel.certified = dialed.name
-            try:
-                await self._introduce_to(node, channel, link)
-                return await channel.ask(question, seconds)
-            finally:
-                channel.close("it was answered")
-        raise problem
+        """The answer of another node to a request. Raises `SpoolnodeError`, OSError."""
+        return await self._requests.ask(node, question, seconds, link)
 
-    async def _introduce_to(self, node: str, channel: Channel, link: str) -> None:
-        """Says hello on a new connection. Raises `NotIt` if another node is there, `Impostor`, `ChannelLost`, `Refused`."""
-        introduction = self.introduce()
-        status = read_pong(await channel.ask(introduction.packet(link), self._timing.answer))
-        if status is None:
-            raise NotIt("a uWSGI server is there")
-        status = introduction.hear(status)
-        self.vouch(status, channel.certified)
-        identity = str(status.get("id", ""))
-        if ":" not in node and not self.answers_to(node, identity):
-            raise NotIt(f"the node {status.get('name', '')!r} ({identity}) is there now")
-        if introduction.must_prove:
-            read_pong(await channel.ask(introduction.packet(link), self._timing.answer))
+    async def operate(self, node: str, operation: Operation) -> OperationAnswer:
+        """The answer of another node to a request of an operator."""
+        return await self._requests.operate(node, operation)
 
     def link(self, destination: str) -> dict[str, Any]:
         """The state of the link to a destination."""

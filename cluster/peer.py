@@ -142,6 +142,7 @@ class Peer:
             "rtt": self.rtt,
             "clock": None if self.pings.clock is None else round(self.pings.clock, 3),
             "version": status.version,
+            "open": status.invites and self.state is PeerState.UP,
             "page": page_of(status.page, self.answers_at),
             "strikes": self.liveness.strikes,
             "rejections": self.liveness.rejections,

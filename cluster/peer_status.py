@@ -13,6 +13,7 @@ from spoolnode.cluster.page import LONGEST as LONGEST_PAGE
 from spoolnode.node.figures import UNKNOWN, Figures
 from spoolnode.node.roster import MOST_TIMERS, LastRun, is_key
 from spoolnode.protocol import names
+from spoolnode.protocol.operate import INVITED, INVITES
 
 REACHES = "reaches_you"
 """The item of an answer that says how well its sender reaches the node that asked."""
@@ -61,6 +62,8 @@ class Status:
     app: str = ""
     page: str = ""
     """The URL of its page, as it says; see `page`."""
+    invites: bool = False
+    """Whether operators of this node may see and do there what they may here."""
     timers: Mapping[str, LastRun] = field(default_factory=dict)
     """The timers of the whole cluster that it has, by their keys, and what it knows to have been run of each."""
     figures: Figures = UNKNOWN
@@ -93,6 +96,7 @@ class Status:
             time=_number(said, "time"),
             app=_text(said, "app"),
             page=_text(said, "page", LONGEST_PAGE),
+            invites=said.get(INVITES) == INVITED,
             timers=_timers(said),
             figures=Figures.of(said),
             reaches=_reach(said.get(REACHES)),

@@ -111,6 +111,12 @@ class Config:
         "", "revoked certificates, from `spoolnode ca revoke`: a list of each authority of --tls-ca",
         metavar="FILE",
     )  # fmt: skip
+    trust_operators_of: list[str] = _setting(
+        [],
+        "a node whose operators may see and do here, over mutual TLS, what they may there; all: every node with a certificate; "
+        "may be repeated",
+        metavar="NODE",
+    )
     insecure: bool = _setting(False, "listen on a public address without --allow: anyone who reaches it can enqueue")
     sync: str = _setting(
         "always", "always: acknowledge a task after its fsync; none: after the write, as uWSGI does",
@@ -284,6 +290,10 @@ class Config:
             raise BadConfig(f"{said}: --tls-cert, --tls-key and --tls-ca are given together, or none of them")
         if self.tls_crl and not self.tls_cert:
             raise BadConfig("--tls-crl says which certificates are revoked; it needs --tls-cert, --tls-key and --tls-ca")
+        if self.trust_operators_of and not self.tls_cert:
+            raise BadConfig("--trust-operators-of counts only over mutual TLS; it needs --tls-cert, --tls-key and --tls-ca")
+        if wrong := [name for name in self.trust_operators_of if name != "all" and not is_node_name(name)]:
+            raise BadConfig(f"--trust-operators-of is {wrong[0]!r}; it must be a node's name, or all")
         if bool(self.http_tls_cert) != bool(self.http_tls_key):
             absent = "--http-tls-key" if self.http_tls_cert else "--http-tls-cert"
             raise BadConfig(f"{absent} is missing: --http-tls-cert and --http-tls-key are given together, or neither")
@@ -291,6 +301,10 @@ class Config:
     def lets_in(self, host: str) -> bool:
         """Whether plain requests are taken from this address (of any family)."""
         return self.insecure or _is_in(host, self.networks())
+
+    def trusts_operators_of(self, node: str) -> bool:
+        """Whether operators of the node whose certificate has this name may act here."""
+        return node in self.trust_operators_of or "all" in self.trust_operators_of
 
     def lets_look(self, host: str) -> bool:
         """Whether requests over HTTP are answered to this address (of any family)."""

@@ -6,6 +6,7 @@ from spoolnode.node.roster import Colleague
 from spoolnode.protocol.answer import Answer
 from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
 from spoolnode.protocol.hello import Hello
+from spoolnode.protocol.operate import Operation, OperationAnswer
 from spoolnode.protocol.request import Terms
 
 
@@ -18,6 +19,14 @@ class Greeting(NamedTuple):
     """Whether it has proved that it is this sender, so that its low watermark is believed."""
     said: tuple[tuple[str, Any], ...] = ()
     """Items that the answer has besides the status."""
+
+
+class NoMutualTLS(SpoolnodeError):
+    """Another node gets nothing of an operator, because the two have no mutual TLS between them. Nothing was sent."""
+
+
+class OutcomeUnknown(SpoolnodeError):
+    """The other side erred: it got a request of an operator, and its answer did not come, or cannot be read."""
 
 
 class CannotForget(SpoolnodeError):
@@ -110,6 +119,17 @@ class Neighbours(Protocol):
             SpoolnodeError, OSError: it cannot be asked.
         """
 
+    async def operate(self, node: str, operation: Operation) -> OperationAnswer:
+        """The answer of another node to a request of an operator.
+
+        Args:
+            node: its id.
+
+        Raises:
+            NoMutualTLS, Refused, OutcomeUnknown: as they say.
+            SpoolnodeError, OSError: it cannot be asked.
+        """
+
 
 class Alone:
     """No cluster: tasks for others are kept."""
@@ -173,4 +193,7 @@ class Alone:
         return []
 
     async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:  # noqa: ARG002  # see `Neighbours`
+        raise SpoolnodeError(f"this node is not in a cluster, so it cannot ask {node}")
+
+    async def operate(self, node: str, operation: Operation) -> OperationAnswer:  # noqa: ARG002  # as `Neighbours` says
         raise SpoolnodeError(f"this node is not in a cluster, so it cannot ask {node}")

@@ -29,6 +29,8 @@ from spoolnode.node.control.events import Events
 from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.http import Control
 from spoolnode.node.control.https import HttpCertificate
+from spoolnode.node.control.operated import OperatedByOthers
+from spoolnode.node.control.operating import Operating
 from spoolnode.node.control.public import PublicServer
 from spoolnode.node.control.routes import table
 from spoolnode.node.control.sessions import Sessions
@@ -42,7 +44,7 @@ from spoolnode.node.host import Host
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.listener import Listener, bind_all, name_of
-from spoolnode.node.ingress.services import AboutTasks, Services
+from spoolnode.node.ingress.services import OtherRequests, Services
 from spoolnode.node.ingress.tls import Certified
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours
@@ -197,7 +199,6 @@ class Node:
             log_dropped=lambda: report.dropped if isinstance(report, log.Log) else 0, timers=timekeeper,
         )  # fmt: skip
         cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
-        services.about_tasks = AboutTasks(self._results.answer, cancels.answer)
         admin = TaskAdmin(storage, neighbours, pool, stories, cancels, self._aside, partial(report, node=config.name))
         self._broadcast.function_of = admin.function_of
         views = Views(storage, neighbours, status, admin, Hidden(config.hide))
@@ -207,7 +208,9 @@ class Node:
         token = read_token(config.http_token_file)
         access = Access(self.id, config.http_name, token, sessions, is_secure=certificate is not None)
         events = Events(self._broadcast, pool, neighbours)
-        routes = table(views, events, actions, access)
+        routes = table(views, events, actions, Operating(neighbours), access)
+        operated = OperatedByOthers(config, routes, report)
+        services.other_requests = OtherRequests(self._results.answer, cancels.answer, operated.answer)
         public = PublicServer(config, routes, status, access, report, certificate)
         self._control = Control(layout.control, routes, public, report)
         self._places = Places(hold, self._own, storage, admission, listener, self._control, report, rarely)

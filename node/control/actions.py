@@ -8,7 +8,7 @@ from aiohttp import web
 
 from spoolnode.node.control import resources
 from spoolnode.node.control.admin import TaskAdmin
-from spoolnode.node.control.parameters import asked_by, choice_of, part_of, seconds_of, task_of
+from spoolnode.node.control.parameters import Asked, asked_by, choice_of, part_of, seconds_of, task_of
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -40,49 +40,49 @@ class Actions:
     def __repr__(self) -> str:
         return f"<Actions on {self._admin!r}>"
 
-    async def remove(self, request: web.Request) -> dict[str, Any]:
+    async def remove(self, request: Asked) -> dict[str, Any]:
         """Removes a task that waits (also for another node) or is dead."""
         identity = task_of(request)
         await self._admin.remove(identity)
         return {"id": identity, "removed": True}
 
-    async def retry(self, request: web.Request) -> dict[str, Any]:
+    async def retry(self, request: Asked) -> dict[str, Any]:
         """Makes a task ready now, whether it waits for its time, for another node, or is dead."""
         identity = task_of(request)
         return {"id": identity, "ready": True, "destination": await self._admin.retry(identity) or None}
 
-    async def cancel(self, request: web.Request) -> dict[str, Any]:
+    async def cancel(self, request: Asked) -> dict[str, Any]:
         """Ends a task for good, wherever it is; says whether it was cancelled, had ended well before, or may be elsewhere."""
         identity, grace = task_of(request), min(seconds_of(request, "grace_seconds", 5.0), LONGEST_GRACE)
         by = printable(request.query.get("by", asked_by.get()))[:MOST_BY]
         answer = await self._admin.cancel(CancelRequest(identity, by, grace, grace + ANSWER_SECONDS))
         return {"id": identity, "outcome": answer.outcome.value, "reason": answer.text}
 
-    async def retry_dead(self, request: web.Request) -> dict[str, Any]:
+    async def retry_dead(self, request: Asked) -> dict[str, Any]:
         """Makes dead tasks ready again: those that are chosen, or all."""
         count, left = await self._admin.retry_dead(choice_of(request), part_of(request))
         return {"ready": count, "left": left}
 
-    async def remove_dead(self, request: web.Request) -> dict[str, Any]:
+    async def remove_dead(self, request: Asked) -> dict[str, Any]:
         """Removes dead tasks: those that are chosen, or all."""
         count, left = await self._admin.remove_dead(choice_of(request), part_of(request))
         return {"removed": count, "left": left}
 
-    async def pause(self, request: web.Request) -> dict[str, Any]:
+    async def pause(self, request: Asked) -> dict[str, Any]:
         """Starts no tasks of a function, or none at all."""
         return resources.of_pauses(await self._storage.pauses.pause(request.query.get("function", "")))
 
-    async def resume(self, request: web.Request) -> dict[str, Any]:
+    async def resume(self, request: Asked) -> dict[str, Any]:
         """Starts them again."""
         paused = await self._storage.pauses.resume(request.query.get("function", ""))
         self._storage.spool.waiting.changed()
         return resources.of_pauses(paused)
 
-    async def flush(self, request: web.Request) -> dict[str, Any]:
+    async def flush(self, request: Asked) -> dict[str, Any]:
         """Tries destinations now, or all of them."""
         return {"items": await self._admin.flush(request.query.getall("to", []))}
 
-    async def accept(self, request: web.Request) -> dict[str, Any]:
+    async def accept(self, request: Asked) -> dict[str, Any]:
         """Gives a name that several nodes claim to one of them."""
         name, identity = request.query.get("name", ""), request.query.get("id", "")
         if not is_node_name(name):
@@ -94,7 +94,7 @@ class Actions:
         self._neighbours.accept(name, identity)
         return {"name": name, "id": identity}
 
-    async def forget(self, request: web.Request) -> dict[str, Any]:
+    async def forget(self, request: Asked) -> dict[str, Any]:
         """Forgets a node that will never come back."""
         query = request.query
         node, move_to, in_doubt = query.get("node", ""), query.get("move_to", ""), query.get("in_doubt", "dead")
@@ -104,7 +104,7 @@ class Actions:
             raise web.HTTPBadRequest(text="in_doubt=move needs move_to, which says where they go")
         return await self._neighbours.forget(node, move_to, move_doubts=in_doubt == "move")
 
-    async def reload(self, request: web.Request) -> dict[str, Any]:
+    async def reload(self, request: Asked) -> dict[str, Any]:
         """Asks for a reload, and waits for its outcome for so many seconds."""
         seconds = seconds_of(request, "wait_seconds", 0.0)
         answer = self._ask_to_reload()
@@ -118,7 +118,7 @@ class Actions:
             return {"outcome": "stopping" if answer.done() else "loading", "reason": ""}
         return {"outcome": "failed" if answer.result() else "reloaded", "reason": answer.result()}
 
-    async def settle(self, request: web.Request) -> dict[str, Any]:
+    async def settle(self, request: Asked) -> dict[str, Any]:
         """Gives each waiting task a spool file of its own."""
         del request
         journal = self._storage.journal
@@ -126,7 +126,7 @@ class Actions:
         await self._storage.settle_all()
         return {"settled": before - journal.in_batches, "left": journal.in_batches}
 
-    async def drain(self, request: web.Request) -> dict[str, Any]:
+    async def drain(self, request: Asked) -> dict[str, Any]:
         """Hands the waiting tasks to others and stops."""
         del request
         if self._stop.is_asked:
@@ -135,7 +135,7 @@ class Actions:
         self._stop.ask_to_drain(waiting=before["waiting"])
         return {"draining": True, **before}
 
-    async def stop(self, request: web.Request) -> dict[str, Any]:
+    async def stop(self, request: Asked) -> dict[str, Any]:
         """Stops, as SIGTERM does; with `files`, each waiting task gets a file of its own before."""
         files = request.query.get("files", "false")
         if files not in ("true", "false"):

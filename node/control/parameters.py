@@ -1,11 +1,12 @@
 """Reads what requests to `/api/v1` say in their paths and queries; what makes no sense is a 400 with a sentence."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from aiohttp import web
+from multidict import MultiMapping
 
 from spoolnode.node.control import ages
 from spoolnode.node.control.choice import Choice
@@ -22,7 +23,19 @@ asked_by: ContextVar[str] = ContextVar("asked_by")
 """The sender of the request that is being handled, for the log and for reasons."""
 
 
-def task_of(request: web.Request) -> str:
+class Asked(Protocol):
+    """A request as its handler sees it: one of aiohttp, or one that another node has passed on."""
+
+    @property
+    def match_info(self) -> Mapping[str, str]:
+        """The parts of its path that differ."""
+
+    @property
+    def query(self) -> MultiMapping[str]:
+        """Its parameters."""
+
+
+def task_of(request: Asked) -> str:
     """The id of a task."""
     identity = request.match_info["id"].removeprefix(SPOOL_PREFIX)
     if not is_task_id(identity):
@@ -30,13 +43,13 @@ def task_of(request: web.Request) -> str:
     return identity
 
 
-def seconds_of(request: web.Request, name: str, default: float) -> float:
+def seconds_of(request: Asked, name: str, default: float) -> float:
     """A length of time, brought within what is allowed."""
     seconds = _number_of(request, name, "a number of seconds") if name in request.query else default
     return min(max(seconds, 0.0), LONGEST_WAIT)
 
 
-def _number_of(request: web.Request, name: str, what: str) -> float:
+def _number_of(request: Asked, name: str, what: str) -> float:
     text = request.query[name]
     try:
         number = float(text)
@@ -47,7 +60,7 @@ def _number_of(request: web.Request, name: str, what: str) -> float:
     return number
 
 
-def wanted_of(request: web.Request) -> Wanted:
+def wanted_of(request: Asked) -> Wanted:
     """The tasks that a page is to have."""
     query = request.query
     states = tuple(query["state"].split(",")) if "state" in query else HERE
@@ -61,14 +74,14 @@ def wanted_of(request: web.Request) -> Wanted:
     return Wanted(states, choice_of(request), limit, _cursor_of(request, Cursor.decode))
 
 
-def ends_of(request: web.Request) -> WantedEnds | None:
+def ends_of(request: Asked) -> WantedEnds | None:
     """The ends that a page is to have; None if other tasks are asked for."""
     if request.query.get("state") != ENDED:
         return None
     return WantedEnds(choice_of(request), _limit_of(request, DEFAULT_ROWS, MOST_ROWS), _cursor_of(request, place_in))
 
 
-def _cursor_of(request: web.Request, decode: Callable[[str], T]) -> T | None:
+def _cursor_of(request: Asked, decode: Callable[[str], T]) -> T | None:
     """The place where the page before ended."""
     text = request.query.get("cursor")
     try:
@@ -77,7 +90,7 @@ def _cursor_of(request: web.Request, decode: Callable[[str], T]) -> T | None:
         raise web.HTTPBadRequest(text=f"cursor is {text[:80]!r}; {error}") from None  # type: ignore[index]  # there is a text
 
 
-def choice_of(request: web.Request) -> Choice:
+def choice_of(request: Asked) -> Choice:
     """The tasks that are meant."""
     query = request.query
     since_at, until_at = (
@@ -87,17 +100,17 @@ def choice_of(request: web.Request) -> Choice:
     return Choice(query.get("function"), query.get("error"), query.get("reason"), since_at, until_at)
 
 
-def by_of(request: web.Request) -> str:
+def by_of(request: Asked) -> str:
     """The facts that the dead tasks of a group share."""
     return _one_of(request, "by", list(BY))
 
 
-def ages_by_of(request: web.Request) -> str:
+def ages_by_of(request: Asked) -> str:
     """The fact that the waiting tasks of a group share."""
     return _one_of(request, "by", ages.BY)
 
 
-def _one_of(request: web.Request, name: str, allowed: Sequence[str]) -> str:
+def _one_of(request: Asked, name: str, allowed: Sequence[str]) -> str:
     """A word out of these; the first one if none is given."""
     word = request.query.get(name, allowed[0])
     if word not in allowed:
@@ -105,12 +118,12 @@ def _one_of(request: web.Request, name: str, allowed: Sequence[str]) -> str:
     return word
 
 
-def part_of(request: web.Request) -> int | None:
+def part_of(request: Asked) -> int | None:
     """The most tasks to act on; None if it is all."""
     return _limit_of(request, 1, MOST_AT_ONCE) if "limit" in request.query else None
 
 
-def _limit_of(request: web.Request, default: int, most: int) -> int:
+def _limit_of(request: Asked, default: int, most: int) -> int:
     limit = request.query.get("limit", f"{default}")
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 10 and 1 <= int(limit) <= most):
         raise web.HTTPBadRequest(text=f"limit is {limit[:80]!r}; it must be a number from 1 to {most}")

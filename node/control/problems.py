@@ -11,11 +11,14 @@ from spoolnode.node.control.admin import NoSuchTask, NotAllowedNow
 from spoolnode.node.neighbours import CannotForget
 from spoolnode.protocol.errors import BadPacket
 
+PROBLEMS = (web.HTTPError, NoSuchTask, NotAllowedNow, CannotForget, OSError, BadPacket)
+"""The exceptions of handlers that are answers."""
 
-def problem(status: int, detail: str) -> web.Response:
-    """The answer to a request that cannot be met."""
+
+def problem(status: int, detail: str, **more: str | None) -> web.Response:
+    """The answer to a request that cannot be met. `more`: further members."""
     title = http.HTTPStatus(status).phrase
-    content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    content = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
     return web.Response(text=json.dumps(content), status=status, content_type="application/problem+json")
 
 
@@ -26,18 +29,22 @@ async def errors_as_problems(
     """Answers with a problem what a handler raises."""
     try:
         return await handler(request)
-    except web.HTTPError as error:
+    except PROBLEMS as error:
+        return problem_of(error)
+
+
+def problem_of(error: Exception) -> web.Response:
+    """The answer in place of one of `PROBLEMS`."""
+    if isinstance(error, web.HTTPError):
         answer = problem(error.status, error.text or error.reason)
         answer.headers.update({name: error.headers[name] for name in ("Allow", "WWW-Authenticate") if name in error.headers})
         return answer
-    except NoSuchTask as error:
+    if isinstance(error, NoSuchTask):
         return problem(404, str(error))
-    except (NotAllowedNow, CannotForget) as error:
+    if isinstance(error, NotAllowedNow | CannotForget):
         return problem(409, str(error))
-    except OSError as error:  # it has gone meanwhile, or the disk fails
-        return problem(409, f"nothing was changed: {words_of(error)}")
-    except BadPacket as error:
-        return problem(409, f"nothing was changed: {error}")
+    # It has gone meanwhile, or the disk fails.
+    return problem(409, f"nothing was changed: {words_of(error) if isinstance(error, OSError) else error}")
 
 
 def words_of(error: OSError) -> str:

@@ -71,7 +71,7 @@ def of_this_in_cluster(status: Mapping[str, Any], address: str) -> dict[str, Any
         "name": status["name"], "id": status["id"], "here": True, "address": address,
         "state": "up" if status["state"] == "running" else "leaving", "since_seconds": status["uptime"], "reason": "",
         "version": status["version"], "tags": sorted(status["tags"]), **_renamed(Figures.of(status)._asdict(), _FIGURES),
-        "clock_ahead_seconds": None, "outbox": 0, "retry_in_seconds": None, "page": None,
+        "clock_ahead_seconds": None, "outbox": 0, "retry_in_seconds": None, "open": True, "page": None,
     }  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def of_peer_in_cluster(row: Mapping[str, Any]) -> dict[str, Any]:
     same = {name: row[name] for name in ("name", "id", "address", "state", "reason", "version", "tags", "outbox")}
     return {
         **same, "here": False, "since_seconds": row["since"], **_renamed(row["figures"]._asdict(), _FIGURES),
-        "clock_ahead_seconds": row["clock"], "retry_in_seconds": row["retry_in"], "page": row["page"] or None,
+        "clock_ahead_seconds": row["clock"], "retry_in_seconds": row["retry_in"], "open": row["open"],
+        "page": row["page"] or None,
     }  # fmt: skip
 
 

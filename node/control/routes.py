@@ -1,10 +1,10 @@
 """The table of `/api/v1`: each path, what a client must be allowed for it, and its handler. `openapi.json` describes the same.
 
-A handler returns what the answer has as JSON, or an answer of its own.
+A handler returns what the answer has as JSON, or that JSON in pieces, or an answer of its own.
 """
 
 import json
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
 from importlib import resources as package
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from aiohttp import web
 from spoolnode.node.control.access import Access
 from spoolnode.node.control.actions import Actions
 from spoolnode.node.control.events import Events
-from spoolnode.node.control.parameters import asked_by
+from spoolnode.node.control.operating import Operating
+from spoolnode.node.control.parameters import Asked, asked_by
 from spoolnode.node.control.sessions import LINK_SECONDS
 from spoolnode.node.control.views import Views
 from spoolnode.protocol.printable import printable
@@ -26,7 +27,11 @@ NUMBERS, CONTENTS, ACTIONS, OWNER = "numbers", "contents", "actions", "owner"
 LONGEST_LOGGED = 200
 """Characters of a path in the log."""
 
-Handler = Callable[[web.Request], Awaitable[Any]]
+ANY = ("*",)
+"""In place of the parameters of a route: it takes any."""
+
+Handler = Callable[[Any], Awaitable[Any]]
+"""Takes an `Asked`; the handler of a route that does not travel takes a `web.Request`."""
 
 
 class Route(NamedTuple):
@@ -39,13 +44,15 @@ class Route(NamedTuple):
     handler: Handler
     query: tuple[str, ...] = ()
     """The parameters that it takes."""
+    travels: bool = True
+    """Whether operators of other nodes may ask for it."""
 
 
 Who = Callable[[web.Request, Route], str]
 """Names the sender of a request, or raises an error of HTTP if the route is not for it."""
 
 
-def table(views: Views, events: Events, actions: Actions, access: Access) -> list[Route]:
+def table(views: Views, events: Events, actions: Actions, operating: Operating, access: Access) -> list[Route]:
     """All routes."""
     chosen = ("function", "error", "reason", "since_at", "until_at")
     return [
@@ -64,7 +71,7 @@ def table(views: Views, events: Events, actions: Actions, access: Access) -> lis
         Route("GET", "/tasks/{id}", CONTENTS, views.task),
         Route("GET", "/ages", CONTENTS, views.ages, ("by",)),
         Route("GET", "/dead", CONTENTS, views.dead, ("by", *chosen)),
-        Route("GET", "/events", CONTENTS, events.stream, ("task", "function")),
+        Route("GET", "/events", CONTENTS, events.stream, ("task", "function"), travels=False),
         Route("DELETE", "/tasks/{id}", ACTIONS, actions.remove),
         Route("POST", "/tasks/{id}/retry", ACTIONS, actions.retry),
         Route("POST", "/tasks/{id}/cancel", ACTIONS, actions.cancel, ("by", "grace_seconds")),
@@ -79,30 +86,57 @@ def table(views: Views, events: Events, actions: Actions, access: Access) -> lis
         Route("POST", "/settle", ACTIONS, actions.settle),
         Route("POST", "/drain", ACTIONS, actions.drain),
         Route("POST", "/stop", ACTIONS, actions.stop, ("files",)),
-        Route("POST", "/web-links", OWNER, partial(_new_link, access)),
+        Route("GET", "/nodes/{node}/{path}", CONTENTS, operating.pass_on, ANY, travels=False),
+        Route("POST", "/nodes/{node}/{path}", ACTIONS, operating.pass_on, ANY, travels=False),
+        Route("DELETE", "/nodes/{node}/{path}", ACTIONS, operating.pass_on, ANY, travels=False),
+        Route("POST", "/web-links", OWNER, partial(_new_link, access), travels=False),
     ]
 
 
 def served(routes: Iterable[Route], who: Who, report: Callable[..., None]) -> list[web.RouteDef]:
     """The same for aiohttp."""
-    return [web.route(route.method, PREFIX + route.path, _answering(route, who, report)) for route in routes]
+    return [
+        web.route(route.method, PREFIX + route.path.replace("{path}", "{path:.+}"), _answering(route, who, report))
+        for route in routes
+    ]
 
 
 def _answering(
     route: Route, who: Who, report: Callable[..., None]
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:  # fmt: skip
     async def answer(request: web.Request) -> web.StreamResponse:
-        by = who(request, route)
-        asked_by.set(by)
-        if unknown := sorted(set(request.query) - set(route.query)):
-            takes = f"it takes {', '.join(route.query)}" if route.query else "it takes none"
-            raise web.HTTPBadRequest(text=f"{route.path} has no parameter {unknown[0][:80]!r}; {takes}")
-        if route.needs == ACTIONS:
-            report("asked", what=f"{route.method} {printable(request.path_qs)[:LONGEST_LOGGED]}", by=by)
-        found = await route.handler(request)
-        return found if isinstance(found, web.StreamResponse) else web.json_response(found)
+        found = await found_by(route, request, request.path_qs, who(request, route), report)
+        if isinstance(found, web.StreamResponse):
+            return found
+        if isinstance(found, AsyncIterator):
+            return await _streamed(request, found)
+        return web.json_response(found)
 
     return answer
+
+
+async def found_by(route: Route, request: Asked, url: str, by: str, report: Callable[..., None]) -> Any:
+    """Has the handler of a route answer a request, which is logged if it changes something.
+
+    Args:
+        url: its path and query, for the log.
+        by: its sender.
+    """
+    asked_by.set(by)
+    if route.query != ANY and (unknown := sorted(set(request.query) - set(route.query))):
+        takes = f"it takes {', '.join(route.query)}" if route.query else "it takes none"
+        raise web.HTTPBadRequest(text=f"{route.path} has no parameter {unknown[0][:80]!r}; {takes}")
+    if route.needs == ACTIONS:
+        report("asked", what=f"{route.method} {printable(url)[:LONGEST_LOGGED]}", by=by)
+    return await route.handler(request)
+
+
+async def _streamed(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
+    await response.prepare(request)
+    async for piece in pieces:
+        await response.write(piece)
+    return response
 
 
 async def _new_link(access: Access, request: web.Request) -> dict[str, Any]:

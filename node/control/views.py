@@ -4,11 +4,9 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
-
-from aiohttp import web
 
 from spoolnode.node.control import resources
 from spoolnode.node.control.admin import TaskAdmin
@@ -18,7 +16,7 @@ from spoolnode.node.control.ended_page import ended_page
 from spoolnode.node.control.function_hours import together
 from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.pages import Listed
-from spoolnode.node.control.parameters import ages_by_of, by_of, choice_of, ends_of, task_of, wanted_of
+from spoolnode.node.control.parameters import Asked, ages_by_of, by_of, choice_of, ends_of, task_of, wanted_of
 from spoolnode.node.control.status import LINKS_AT_ONCE, NodeStatus
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -41,37 +39,36 @@ class Views:
     def __repr__(self) -> str:
         return f"<Views of {self._status!r}>"
 
-    async def node(self, request: web.Request) -> dict[str, Any]:
+    async def node(self, request: Asked) -> dict[str, Any]:
         """The state of the node, in numbers."""
         del request
         await self._status.aside.recount()
         return resources.of_node(self._status.now())
 
-    async def nodes(self, request: web.Request) -> dict[str, Any]:
+    async def nodes(self, request: Asked) -> dict[str, Any]:
         """The other nodes, as this one sees them."""
         del request
         return _items([resources.of_peer(row) for row in self._neighbours.peers()])
 
-    async def cluster(self, request: web.Request) -> dict[str, Any]:
+    async def cluster(self, request: Asked) -> dict[str, Any]:
         """All nodes in numbers, this one first."""
         del request
         await self._status.aside.recount()
         here = resources.of_this_in_cluster(self._status.now(), self._status.address)
         return _items([here, *(resources.of_peer_in_cluster(row) for row in self._neighbours.peers())])
 
-    async def history(self, request: web.Request) -> web.Response:
+    async def history(self, request: Asked) -> AsyncIterator[bytes]:
         """The last hour, minute by minute."""
         del request
         told = time.time(), self._status.history(), self._status.functions()
-        body = await asyncio.get_running_loop().run_in_executor(None, _encoded_history, *told)
-        return web.Response(body=body, content_type="application/json", charset="utf-8")
+        return _encoded_by(partial(_encoded_history, *told))
 
-    async def warnings(self, request: web.Request) -> dict[str, Any]:
+    async def warnings(self, request: Asked) -> dict[str, Any]:
         """Troubles and remedies, for people."""
         del request
         return _items([each._asdict() for each in self._status.advice()])
 
-    async def links(self, request: web.Request) -> dict[str, Any]:
+    async def links(self, request: Asked) -> dict[str, Any]:
         """The destinations that tasks wait for, and why they still wait."""
         del request
         outbox, rows = self._storage.outbox, []
@@ -81,21 +78,21 @@ class Views:
                 await asyncio.sleep(0)
         return _items(rows)
 
-    async def forgettable(self, request: web.Request) -> dict[str, Any]:
+    async def forgettable(self, request: Asked) -> dict[str, Any]:
         """The tasks that wait for a node that can be forgotten."""
         return self._neighbours.forgettable(request.query.get("node", ""))
 
-    async def timers(self, request: web.Request) -> dict[str, Any]:
+    async def timers(self, request: Asked) -> dict[str, Any]:
         """The timers of the application."""
         del request
         return _items([resources.of_timer(row) for row in self._status.timers.rows()])
 
-    async def pauses(self, request: web.Request) -> dict[str, Any]:
+    async def pauses(self, request: Asked) -> dict[str, Any]:
         """The pauses of the node."""
         del request
         return resources.of_pauses(self._storage.pauses.now)
 
-    async def functions(self, request: web.Request) -> dict[str, Any]:
+    async def functions(self, request: Asked) -> dict[str, Any]:
         """The functions that are limited, are paused, run, ran in the last hour, or have dead tasks."""
         del request
         dead = Counter[str]()
@@ -117,11 +114,11 @@ class Views:
             ]
         )  # fmt: skip
 
-    async def dead(self, request: web.Request) -> dict[str, Any]:
+    async def dead(self, request: Asked) -> dict[str, Any]:
         """The dead tasks by kind, by function or by reason."""
         return (await self._admin.count_dead(choice_of(request), by_of(request)))._asdict()
 
-    async def ages(self, request: web.Request) -> dict[str, Any]:
+    async def ages(self, request: Asked) -> dict[str, Any]:
         """The tasks that wait, counted by their age."""
         by = ages_by_of(request)
         found = await self._admin.ages(by)
@@ -129,12 +126,12 @@ class Views:
         links = {to: self._neighbours.link(to) for to in destinations}
         return as_answer(found, by, {to: link["name"] for to, link in links.items() if link is not None})
 
-    async def task(self, request: web.Request) -> dict[str, Any]:
+    async def task(self, request: Asked) -> dict[str, Any]:
         """One task with its contents and its story."""
         return self._hidden.in_task(await self._admin.show(task_of(request)))
 
-    async def tasks(self, request: web.Request) -> web.StreamResponse:
-        """A page of a list of tasks, sent piece by piece."""
+    async def tasks(self, request: Asked) -> AsyncIterator[bytes]:
+        """A page of a list of tasks, piece by piece."""
         encode: Callable[[list[Any]], bytes]
         rows: list[Any]
         if (ends := ends_of(request)) is not None:
@@ -144,23 +141,23 @@ class Views:
             rows, cursor = await self._admin.page(wanted_of(request))
             errors = self._storage.spool.retrying.reason
             encode = partial(_encoded, running=self._admin.running(), paused=self._storage.pauses.now, error=errors)
-        return await _streamed(request, rows, cursor, encode)
+        return _pieces(rows, cursor, encode)
 
 
-async def _streamed(
-    request: web.Request, rows: list[Any], cursor: str | None, encode: Callable[[list[Any]], bytes]
-) -> web.StreamResponse:  # fmt: skip
-    """A page, sent piece by piece; it takes the rows."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
-    await response.prepare(request)
+async def _pieces(rows: list[Any], cursor: str | None, encode: Callable[[list[Any]], bytes]) -> AsyncIterator[bytes]:
+    """A page; it takes the rows."""
     head = before = b'{"items": ['
     while rows:
         piece = rows[:ROWS_AT_ONCE]
         del rows[:ROWS_AT_ONCE]  # freed a few at a time, too
-        await response.write(before + await asyncio.get_running_loop().run_in_executor(None, encode, piece))
+        yield before + await asyncio.get_running_loop().run_in_executor(None, encode, piece)
         before = b", "
-    await response.write((head if before is head else b"") + b'], "next": ' + json.dumps(cursor).encode() + b"}")
-    return response
+    yield (head if before is head else b"") + b'], "next": ' + json.dumps(cursor).encode() + b"}"
+
+
+async def _encoded_by(encode: Callable[[], bytes]) -> AsyncIterator[bytes]:
+    """An answer that is too large to be encoded on the event loop."""
+    yield await asyncio.get_running_loop().run_in_executor(None, encode)
 
 
 def _items(rows: list[dict[str, Any]]) -> dict[str, Any]:

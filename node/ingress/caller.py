@@ -56,3 +56,8 @@ class Caller:
             if greeting.is_proved:
                 hear_watermark(self.link, hello.low_watermark)
         return greeting.said
+
+    @property
+    def node(self) -> str:
+        """The name of the node that it is, once its hello was taken; else empty."""
+        return self._hello.name if self._hello is not None else ""

@@ -32,7 +32,7 @@ from spoolnode.node.ingress.admission import InlineTask
 from spoolnode.node.ingress.answers import AnswerPlace, Answers
 from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.ingress.incoming import LargeBody, SmallBody
-from spoolnode.node.ingress.services import ABOUT_TASKS, Services
+from spoolnode.node.ingress.services import OTHER_REQUESTS, Services
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
@@ -308,7 +308,7 @@ class Conversation:
 
     def _on_task(self, block: bytes) -> None:
         services, caller = self.services, self.caller
-        if block.startswith(ABOUT_TASKS):
+        if block.startswith(OTHER_REQUESTS):
             spawn(services.answer(block, caller, self._answers.place(len(block))))
             return
         try:

@@ -8,13 +8,14 @@ from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.caller import Caller, Greet, HearWatermark
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.turns import Turns
-from spoolnode.protocol import answer, cancel, fetch
+from spoolnode.protocol import answer, cancel, fetch, operate
 from spoolnode.protocol.cancel import CancelAnswer, CancelRequest, is_cancel, read_cancel
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.fetch import Fetched, Question, read_question
+from spoolnode.protocol.operate import Operation, OperationAnswer, is_operation, read_operation
 
-ABOUT_TASKS = (*fetch.BEGINNINGS, cancel.BEGINNING)
-"""Beginnings of the requests that are about tasks, and store none. (One look: every request is looked at.)"""
+OTHER_REQUESTS = (*fetch.BEGINNINGS, cancel.BEGINNING, operate.BEGINNING)
+"""Beginnings of the requests that are not tasks. (One look: every request is looked at.)"""
 
 
 class Asker(Protocol):
@@ -39,13 +40,15 @@ class Talker(Protocol):
         """Sends the answers whose turn has come."""
 
 
-class AboutTasks(NamedTuple):
-    """Requests about tasks that the node has, or had. Both may wait."""
+class OtherRequests(NamedTuple):
+    """Requests that are not tasks. All may wait."""
 
     fetch: Callable[[Question], Awaitable[Fetched]]
     """Answers a question about a result or a story."""
     cancel: Callable[[CancelRequest, Caller], Awaitable[CancelAnswer]]
     """Cancels a task."""
+    operate: Callable[[Operation, Caller], Awaitable[OperationAnswer]]
+    """Does what an operator of another node asks for."""
 
 
 @dataclass(repr=False)
@@ -68,7 +71,7 @@ class Services:
     """TLS connections that failed before a node or a client was known."""
     keep_headers: frozenset[bytes] = frozenset()
     """Headers of web visitors that are stored although they may be secrets (`--keep-header`)."""
-    about_tasks: AboutTasks | None = None
+    other_requests: OtherRequests | None = None
     _said: dict[str, Any] = field(default_factory=dict)
     _pong: bytes = b""
 
@@ -84,15 +87,17 @@ class Services:
         self.handshake_failures += 1
 
     async def answer(self, block: bytes, caller: Caller, asker: Asker) -> None:
-        """Answers a question about a result, or a request to cancel a task, when the answer is known."""
+        """Answers one of `OTHER_REQUESTS` when the answer is known."""
         try:
-            about = self.about_tasks
-            if about is None:
+            requests = self.other_requests
+            if requests is None:
                 raise Refused(Reason.BUSY, "this node does not answer yet")
             if is_cancel(block):
-                asker.say((await about.cancel(read_cancel(block), caller)).encode())
+                asker.say((await requests.cancel(read_cancel(block), caller)).encode())
+            elif is_operation(block):
+                asker.say((await requests.operate(read_operation(block), caller)).encode())
             else:
-                asker.say((await about.fetch(read_question(block))).encode())
+                asker.say((await requests.fetch(read_question(block))).encode())
         except Refused as refusal:
             asker.refused(refusal)
         except OSError as error:

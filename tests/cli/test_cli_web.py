@@ -71,7 +71,7 @@ def paths(*needs: str) -> list[tuple[str, str]]:
     """Methods and paths of the API that need one of these, with ids filled in."""
     found = description()["paths"]
     return [
-        (method.upper(), PREFIX + path.replace("{id}", "0123456789ab_1_80"))
+        (method.upper(), PREFIX + path.format(id="0123456789ab_1_80", node="beta", path="tasks"))
         for path, methods in found.items()
         for method, said in methods.items()
         if said["x-needs"] in needs

@@ -25,7 +25,7 @@ from spoolnode.node.ingress import admission, conversation, tls
 from spoolnode.node.spool import files, group_commit, inbox, journal, reader, sequence
 from spoolnode.node.spool import place as spool_place
 from spoolnode.node.story import database, notes
-from spoolnode.protocol import answer, batch, cancel, extension, fetch, forward, hello, names, packet, spoolfile, values
+from spoolnode.protocol import answer, batch, cancel, extension, fetch, forward, hello, names, operate, packet, spoolfile, values
 from spoolnode.protocol.errors import Reason, Refused
 
 WIRE, DISK = "docs/wire-format.md", "docs/disk-format.md"
@@ -170,6 +170,8 @@ WIRE_NUMBERS = {
     "largest piece of an answer, bytes": fetch.PIECE,
     "longest wait of a question, seconds": fetch.MOST_WAIT,
     "longest grace, seconds": cancel.LONGEST_GRACE,
+    "largest answer to an operator's request, bytes": operate.MOST_ANSWER,
+    "longest path or query of an operator's request": operate.MOST_ASKED,
     "nodes that a request to cancel follows": cancel.MOST_NODES,
     "longest sentence of a refusal, bytes": answer._MAX_TEXT,
     "addresses in a hello": hello.MOST_ADDRESSES,

@@ -23,6 +23,7 @@ from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.events import Events
 from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.http import Control
+from spoolnode.node.control.operating import Operating
 from spoolnode.node.control.public import PublicServer
 from spoolnode.node.control.routes import PREFIX, table
 from spoolnode.node.control.sessions import Sessions
@@ -91,7 +92,7 @@ class Node:
         access = Access(
             NODE, config.http_name, read_token(config.http_token_file), Sessions(lambda: self.clock, partial(next, secrets))
         )
-        routes = table(views, events, actions, access)
+        routes = table(views, events, actions, Operating(neighbours), access)
         self.public = PublicServer(config, routes, status, access, self.report)
         self.parts = self.layout.control, routes, self.public, self.report
         self.control = Control(*self.parts)

@@ -33,7 +33,7 @@ from spoolnode.node.ingress.conversation import (
     Input,
     WrongInput,
 )  # fmt: skip
-from spoolnode.node.ingress.services import AboutTasks
+from spoolnode.node.ingress.services import OtherRequests
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.spool.group_commit import INLINE_BODY
 from spoolnode.node.spool.sequence import Key
@@ -695,7 +695,7 @@ def test_a_question_that_the_disk_cannot_answer_is_refused_and_holds_up_no_other
         raise AssertionError("nothing is cancelled")
 
     async def story() -> None:
-        scene = Scene(about_tasks=AboutTasks(fail, never))
+        scene = Scene(other_requests=OtherRequests(fail, never, never))
         scene.say(Question("0123456789ab_1790000000000000_64", 0.0).encode(), request())
         await scene.settled()
         assert scene.answers == ["busy", "stored"]

@@ -27,7 +27,7 @@ from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.node.ingress.room import Room
-from spoolnode.node.ingress.services import AboutTasks, Services
+from spoolnode.node.ingress.services import OtherRequests, Services
 from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, CannotForget, Neighbours
@@ -46,6 +46,7 @@ from spoolnode.protocol.cancel import CancelOutcome, CancelRequest
 from spoolnode.protocol.errors import Reason, Refused
 from spoolnode.protocol.fetch import Fetched, Question
 from spoolnode.protocol.keys import NodeKey
+from spoolnode.protocol.operate import Operation, OperationAnswer
 
 from .disk import SimExecutor, SimThread
 from .history import ROOT, Copy, History
@@ -313,7 +314,7 @@ class SimNode:
         self.stop = Stop(pool, report, drains=False)
         self._aside = Counting(self.journal.reader)
         self._cancels = cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
-        services.about_tasks = AboutTasks(_keep_no_results, cancels.answer)
+        services.other_requests = OtherRequests(_keep_no_results, cancels.answer, _operated_by_none)
         self._timekeeper = timekeeper = Timekeeper(self.name, self.id, self.journal, admission, neighbours, pool, report)
         self._status = NodeStatus(
             config=config, id=self.id, process=ThisProcess(self.instance, 1, time.monotonic()),
@@ -445,6 +446,10 @@ class SimNode:
 
 async def _keep_no_results(question: Question) -> Fetched:
     raise Refused(Reason.FORBIDDEN, f"no result of {question.identity} is kept")
+
+
+async def _operated_by_none(operation: Operation, _caller: Caller) -> OperationAnswer:
+    raise Refused(Reason.FORBIDDEN, f"{operation.path} is not open to other nodes")
 
 
 class SimJournal(Journal):
