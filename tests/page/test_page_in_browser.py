@@ -127,6 +127,53 @@ def test_one_kind_of_dead_tasks_is_retried_from_the_page_and_the_rest_stays(runn
     expect(kinds).to_contain_text("browser.mail")
 
 
+@pytest.fixture
+def alpha_and_beta(tmp_path: Path) -> Iterator[tuple[RunningNode, RunningNode]]:
+    """Two nodes with mutual TLS. Beta trusts operators of alpha; alpha knows it."""
+    from spoolnode.cluster import authority
+
+    nodes: dict[str, RunningNode] = {}
+    authority.init(tmp_path / "ca")
+    options = {"beta": ["--trust-operators-of", "alpha", "--max-attempts", "1"], "alpha": []}
+    try:
+        for name, more in options.items():
+            (tmp_path / name).mkdir()
+            made = authority.issue(tmp_path / "ca", name, 30, tmp_path / name)
+            tls = ["--tls-cert", str(made.certificate), "--tls-key", str(made.key), "--tls-ca", str(made.authority)]
+            known = [part for each in nodes.values() for part in ("--discover", f"static://{each.via}")]
+            nodes[name] = RunningNode(tmp_path / name, name)
+            nodes[name].start("--http", "127.0.0.1:0", *tls, *known, *more, app=APP)
+        yield nodes["alpha"], nodes["beta"]
+    finally:
+        for node in nodes.values():
+            node.clean_up()
+
+
+def test_the_page_of_one_node_retries_one_kind_of_dead_tasks_of_another(
+    alpha_and_beta: tuple[RunningNode, RunningNode], opened: Open
+) -> None:
+    alpha, beta = alpha_and_beta
+    for task in (pay, pay, mail):
+        task.options(via=beta.via).spool()
+    eventually(lambda: deaths(beta) == {"browser.pay": 2, "browser.mail": 1}, "they have died")
+    page = opened(alpha, "dead")
+    expect(page.get_by_text("No task is dead.")).to_be_visible()
+    page.get_by_role("combobox", name="Node").select_option("beta")
+    (beta.directory / "mended").touch()
+    page.get_by_role("button", name="Retry all of browser.pay, ValueError").click()
+    page.get_by_role("dialog").get_by_role("button", name="Retry 2").click()
+    expect(page.get_by_text("2 tasks of browser.pay, ValueError: ready again")).to_be_visible()
+    eventually(lambda: deaths(beta) == {"browser.mail": 1}, "they ran, and ended well")
+    assert beta.lines("asked", what="POST /api/v1/dead/retry", by=" on alpha")
+    assert findings(page) == []
+    page.get_by_role("combobox", name="Node").select_option("alpha")
+    expect(page.get_by_text("No task is dead.")).to_be_visible()
+    stranger = opened(alpha, session=False)
+    expect(stranger.get_by_role("link", name="beta")).to_have_attribute("href", address_of(beta))
+    stranger.goto(f"{address_of(alpha)}/?node=beta")
+    expect(stranger.get_by_text("this needs a session")).to_be_visible()
+
+
 def test_a_killed_node_shows_as_down(running: RunningNode, tmp_path: Path, opened: Open) -> None:
     (tmp_path / "other").mkdir()
     beta = RunningNode(tmp_path / "other", "beta")

@@ -1,12 +1,20 @@
 // Asks `/api/v1`, and does what it offers. Nothing else of this page sends requests.
 
-const PREFIX = "/api/v1";
+/** The node that is shown, if it is another one than that which serves the page: `?node=beta`. */
+export const SHOWN = new URLSearchParams(location.search).get("node");
+/** The API of the node that serves the page. */
+export const HERE = "/api/v1";
+const PREFIX = SHOWN === null ? HERE : `${HERE}/nodes/${encodeURIComponent(SHOWN)}`;
 
-/** Why a request was declined, as a sentence for people. Its status is 0 if the node was not reached. */
+/**
+ * Why a request was declined, as a sentence for people, and for another node the page where it may be granted. Its status is 0 if
+ * the node was not reached.
+ */
 export class Problem extends Error {
-  constructor(status, sentence) {
+  constructor(status, sentence, page = null) {
     super(sentence);
     this.status = status;
+    this.page = page;
   }
 }
 
@@ -19,18 +27,18 @@ export function withQuery(path, query = {}) {
 /** The path of a task. */
 export const ofTask = (id, action = "") => `/tasks/${encodeURIComponent(id)}${action && `/${action}`}`;
 
-/** Sends one request, and returns the answer. Throws a Problem. */
-export async function ask(path, method = "GET") {
+/** Sends one request to the node that is shown, or to this one, and returns the answer. Throws a Problem. */
+export async function ask(path, method = "GET", prefix = PREFIX) {
   let response;
   try {
-    response = await fetch(PREFIX + path, { method, headers: { Accept: "application/json" } });
+    response = await fetch(prefix + path, { method, headers: { Accept: "application/json" } });
   } catch {
     throw new Problem(0, "the node does not answer");
   }
   const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Problem(response.status, answer.detail || response.statusText);
+  if (!response.ok) throw new Problem(response.status, answer.detail || response.statusText, answer.page);
   return answer;
 }
 
-/** What happens on the node from now on. */
-export const events = () => new EventSource(`${PREFIX}/events`);
+/** What happens on this node from now on. */
+export const events = () => new EventSource(`${HERE}/events`);

@@ -2,6 +2,7 @@
 
 import { html, render, useEffect, useMemo, useState } from "./vendor/htm-preact.js";
 import { Alarms } from "./alarms.js";
+import { HERE, SHOWN } from "./api.js";
 import { Dead } from "./dead.js";
 import { Doing, useDoing } from "./doing.js";
 import { Functions } from "./functions.js";
@@ -43,12 +44,12 @@ function App() {
   const [text, setText] = useState("");
   const [isHelping, setHelping] = useState(false);
   const node = useAsked("/node", 2);
-  const cluster = useAsked("/cluster", 2);
+  const cluster = useAsked("/cluster", 2, true, HERE);
   const warnings = useAsked("/warnings", 5, false);
   const timers = useAsked("/timers", 15, false);
   const access = useAsked("/tasks?state=running&limit=1", 30, false); // 401 without a session
   const hasSession = access.data !== null && access.problem?.status !== 401;
-  const isLive = useEvents(hasSession);
+  const isLive = useEvents(hasSession && SHOWN === null); // a node passes on no events
   const told = [node, cluster, warnings, timers];
   const isShown = told.every((answer) => answer.data !== null) && (access.data !== null || access.problem !== null);
   const functions = useAsked(isShown ? "/functions" : null, 3); // it may read every dead task: nothing waits for it
@@ -64,12 +65,13 @@ function App() {
   }), []));
 
   if (!isShown) {
-    return html`<p class="first" role="status">${told.find((answer) => answer.problem)?.problem.message}</p>`;
+    return html`<${First} problem=${told.find((answer) => answer.problem)?.problem} />`;
   }
   setClock(node.data.told_at);
   document.title = `${node.data.dead ? `(${node.data.dead}) ` : ""}${node.data.name} – spoolnode`;
   const rows = functions.data?.items;
   const names = (rows || []).map((row) => row.name);
+  const nodes = hasSession ? cluster.data.items : cluster.data.items.map((row) => ({ ...row, open: row.here }));
   const search = () => {
     if (ID.test(text.trim())) {
       location.hash = `#/task/${encodeURIComponent(text.trim())}`;
@@ -81,11 +83,11 @@ function App() {
     <${Doing.Provider} value=${act}>
       <${Header}
         node=${node.data} live=${liveWord(node.problem, hasSession, isLive)} text=${text} onText=${setText} onSearch=${search}
-        functions=${names} onHelp=${() => setHelping(true)}
+        functions=${names} nodes=${nodes} onHelp=${() => setHelping(true)}
       />
       <main>
         <${Alarms} warnings=${warnings.data.items} here=${node.data.name} />
-        <${Nodes} nodes=${cluster.data.items} own=${node.data} hasSession=${hasSession} />
+        <${Nodes} nodes=${nodes} own=${node.data} hasSession=${hasSession} />
         <${Tabs} open=${where.tab} counts=${counts} />
         <section class="panel" aria-label="What is open">
           ${where.tab === "timers" ? html`<${Timers} timers=${timers.data.items} />`
@@ -109,8 +111,17 @@ const List = ({ state, text, names }) =>
 function liveWord(problem, hasSession, isLive) {
   if (problem) return "no answer";
   if (!hasSession) return "numbers only";
+  if (SHOWN !== null) return "every 2 s";
   return isLive ? "live" : "connecting";
 }
+
+/** As long as something was not told yet: why, and where else to look. */
+const First = ({ problem }) => html`
+  <p class="first" role="status">
+    ${problem?.message}
+    ${problem?.page && html` <a href=${problem.page}>The page of ${SHOWN}</a>`}
+    ${SHOWN !== null && html` <a href="/">Back</a>`}
+  </p>`;
 
 const NoSession = () => html`
   <div class="list no-session">

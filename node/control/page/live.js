@@ -59,21 +59,21 @@ const NOTHING = { data: null, problem: null };
 
 /**
  * The latest answer to a question, as `data`, and the `problem` of the last time it was asked. Events that change nothing of the
- * answer need not lead to a question: `wakes` is false then. Without a path nothing is asked.
+ * answer need not lead to a question: `wakes` is false then. Without a path nothing is asked. `prefix`: as `ask` has it.
  */
-export function useAsked(path, seconds = 5, wakes = true) {
+export function useAsked(path, seconds = 5, wakes = true, prefix = undefined) {
   const [answer, setAnswer] = useState({ path: null, ...NOTHING });
   useEffect(() => {
     if (path === null) return undefined;
     return repeat(seconds * 1000, wakes, async (isWanted) => {
       try {
-        const data = await ask(path);
+        const data = await ask(path, "GET", prefix);
         if (isWanted()) setAnswer({ path, data, problem: null });
       } catch (problem) {
         if (isWanted()) setAnswer((before) => ({ path, data: before.path === path ? before.data : null, problem }));
       }
     });
-  }, [path, seconds, wakes]);
+  }, [path, seconds, wakes, prefix]);
   return answer.path === path ? answer : NOTHING;
 }
 

@@ -1,7 +1,7 @@
 // The table of nodes: this one first, and the others as they told it in their pings.
 
 import { html, useContext } from "./vendor/htm-preact.js";
-import { withQuery } from "./api.js";
+import { HERE, SHOWN, withQuery } from "./api.js";
 import { Doing } from "./doing.js";
 import { useAsked } from "./live.js";
 import { Act, Spark, State, Table } from "./parts.js";
@@ -13,15 +13,21 @@ const COLUMNS = [
   ["Tags", "tags wide"], ["", "acts wide"],
 ];
 
-/** The table; on a narrow screen what can be done to a node has a row of its own. `own` is this node in full; without a session there are no buttons. */
+/** Whether a row is of the node that is shown. */
+export const isShown = (node) => (SHOWN === null ? node.here : node.name === SHOWN || node.id === SHOWN);
+
+/** Where a node is shown: here, as far as it is open, or on its own page. */
+export const pageOf = (node) => (node.here ? "/" : node.open ? withQuery("/", { node: node.name }) : node.page);
+
+/** The table; on a narrow screen what can be done to a node has a row of its own. `own` is the node that is shown, in full; without a session there are no buttons. */
 export function Nodes({ nodes, own, hasSession }) {
-  const { data: history } = useAsked("/history", 20, false);
+  const { data: history } = useAsked("/history", 20, false, HERE);
   const series = Object.fromEntries((history?.nodes || []).map((row) => [row.id, row.done_per_second]));
   return html`
     <${Table} name="Nodes" columns=${COLUMNS}>
       ${nodes.map((node) => html`
-        <${Row} key=${node.id || node.address} node=${node.here ? { ...node, state: stateOf(own) } : node} minutes=${series[node.id] || []}>
-          ${node.here ? hasSession && html`<${OwnActs} node=${own} />` : node.outbox > 0 && html`<${PeerActs} peer=${node} hasSession=${hasSession} />`}
+        <${Row} key=${node.id || node.address} node=${isShown(node) ? { ...node, state: stateOf(own) } : node} minutes=${series[node.id] || []}>
+          ${isShown(node) ? hasSession && html`<${OwnActs} node=${own} />` : SHOWN === null && node.outbox > 0 && html`<${PeerActs} peer=${node} hasSession=${hasSession} />`}
         <//>`)}
     <//>`;
 }
@@ -33,10 +39,11 @@ function stateOf(node) {
 
 function Row({ node, minutes, children }) {
   const name = node.name || node.address;
+  const page = isShown(node) ? null : pageOf(node);
   const isShort = node.free_bytes !== null && node.free_bytes < 2 * node.min_free_bytes;
   return html`
     <tr>
-      <th scope="row" class="name" title=${node.address}>${node.page ? html`<a href=${node.page}>${name}</a>` : name}</th>
+      <th scope="row" class="name" title=${node.address}>${page ? html`<a href=${page}>${name}</a>` : name}</th>
       <td class="mid" title=${node.reason}><${State} of=${node.state} /></td>
       <td class="num">${words.count(node.running)}<span class="faint">/${words.count(node.workers)}</span></td>
       <td class="num">${words.count(node.waiting)}</td>
@@ -63,7 +70,7 @@ function OwnActs({ node }) {
     method: "POST", path: "/drain", told: () => "the node hands its tasks over, and stops",
     question: {
       title: `Drain ${node.name}?`, yes: "Drain and stop", isHard: true,
-      text: `${words.tasks(node.waiting + node.later)} that wait here go to other nodes. Then this node stops, and this page with it.`,
+      text: `${words.tasks(node.waiting + node.later)} that wait here go to other nodes. Then ${SHOWN === null ? "this node stops, and this page with it" : "it stops"}.`,
     },
   });
   return html`

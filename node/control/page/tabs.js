@@ -1,6 +1,7 @@
 // The tabs, each with its count.
 
 import { html, useEffect, useRef } from "./vendor/htm-preact.js";
+import { SHOWN } from "./api.js";
 import * as words from "./words.js";
 
 /** In the order in which they stand: name in the address, words, count; null where there is none, undefined if it is not known yet. */
@@ -14,7 +15,7 @@ export const TABS = [
   ["ended", "Ended", () => null],
   ["timers", "Timers", (counts) => counts.timers],
   ["functions", "Functions", (counts) => counts.functions],
-];
+].filter(([name]) => SHOWN === null || name !== "ended"); // only events tell these, and a node passes on none
 
 /** The tabs. Where they are wider than the screen, the one that is open is scrolled into view. */
 export function Tabs({ open, counts }) {
