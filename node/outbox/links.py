@@ -55,6 +55,14 @@ def read_links(store: Store, boot: str, report: Callable[..., None]) -> Links:
         return Links()
 
 
+def write_links(store: Store, links: Links, report: Callable[..., None]) -> None:
+    """Writes the file at a start, which a full disk does not stop: then the clock alone makes the next run a new one."""
+    try:
+        store.replace(store.layout.links, links.encode())
+    except OSError as error:
+        report("sync_failed", file="links", reason=str(error))
+
+
 def _links(content: dict[str, Any]) -> Links:
     """Checks the contents of `links`. Raises KeyError, TypeError, ValueError or AttributeError if they are wrong."""
     if content["version"] != 1:

@@ -11,7 +11,8 @@ from typing import Any
 
 from spoolnode.node.disk.layout import destination_of, is_outbound, number_of, outbox_ref, ref_id
 from spoolnode.node.outbox.destination import UNSENT, Destination
-from spoolnode.node.outbox.links import Doubts, Links, read_links
+from spoolnode.node.outbox.links import Doubts, Links, read_links, write_links
+from spoolnode.node.outbox.owed import OwedNumbers
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.place import IN_FILES
 from spoolnode.node.spool.queue import Ref
@@ -40,13 +41,7 @@ class Outbox:
         self._boot = ""
         self._old_doubts: Doubts = {}
         """From the start: numbers that were in doubt at the last save, until `adopt` has sorted them in."""
-        self._ended: list[tuple[str, int]] = []
-        self._marks_unsure = False
-        """Whether marks may be lost in a power cut because a sync has failed."""
-        self._marked_files: set[str] = set()
-        """Files that were marked and are still here; their marks are made safe at a stop."""
-        self._is_safe = False
-        """Whether tasks that earlier processes ended are gone from the medium, so that a power cut cannot bring them back."""
+        self._owed = OwedNumbers(self.refused)
 
     def __repr__(self) -> str:
         return f"<outbox: {self.total} tasks for {len(self.sizes())} of {len(self.destinations)} destinations>"
@@ -74,15 +69,9 @@ class Outbox:
         self._old_doubts = known.doubts
         is_suspicious = known.boot != boot and not known.clean
         # Until `adopt` has noted what is in doubt now, the next start must come to the same conclusion.
-        self._save_at_start(self._links(clean=False, boot=known.boot if is_suspicious else boot))
+        links = self._links(clean=False, boot=known.boot if is_suspicious else boot)
+        write_links(self._journal.store, links, self._journal.report)
         return is_suspicious
-
-    def _save_at_start(self, links: Links) -> None:
-        try:
-            self._journal.store.replace(self._journal.layout.links, links.encode())
-        except OSError as error:
-            # A full disk does not keep tasks from running. Then the clock alone makes the next run a new one.
-            self._journal.report("sync_failed", file="links", reason=str(error))
 
     def _links(self, *, clean: bool, boot: str | None = None) -> Links:
         peers = {name: found.peer for name, found in self.destinations.items() if found.peer}
@@ -98,7 +87,7 @@ class Outbox:
 
     async def stop(self) -> None:
         """Makes the marks safe and notes that everything is on the medium, so that the next start trusts them."""
-        store, data, marked = self._journal.store, self._links(clean=not self._marks_unsure).encode(), list(self._marked_files)
+        store, data, marked = self._journal.store, self._links(clean=not self._owed.has_failed).encode(), list(self.files.marked)
 
         def save() -> None:
             store.sync_files(marked)
@@ -115,7 +104,7 @@ class Outbox:
 
     def low_watermark(self, to: str) -> int:
         """The lowest number for `to` that may still be sent."""
-        return self.destination(to).outstanding.low_watermark(self._next) if self._is_safe else 0
+        return self.destination(to).outstanding.low_watermark(self._next) if self._owed.has_synced else 0
 
     # -- in --
 
@@ -133,11 +122,11 @@ class Outbox:
                 ref, accepted = numbered, now
             self.files.known[ref] = accepted
             if file.sent:
-                self._marked_files.add(ref)  # by an earlier process, which may not have ended in order
+                self.files.marked.add(ref)  # by an earlier process, which may not have ended in order
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number_of(ref), file.sent or suspicious)
         self._old_doubts.clear()
         if suspicious:
-            self._save_at_start(self._links(clean=False))
+            write_links(self._journal.store, self._links(clean=False), self._journal.report)
 
     def _numbered(self, file: FoundOutboxFile) -> str | None:
         """Gives a file a number. Returns its new ref, or None if the disk failed."""
@@ -168,7 +157,7 @@ class Outbox:
         self.woken(to)
 
     def refused(self, to: str, number: int) -> None:
-        """Takes back the number of a task that was not stored, and so will never be sent."""
+        """Takes back the number of a task that will not be sent again: it was not stored, or has left the disk for good."""
         self.destination(to).outstanding.end(number)
 
     def accept_file(self, ref: str, accepted: float) -> None:
@@ -200,7 +189,7 @@ class Outbox:
     def marked(self, source: Source, refs: Sequence[Ref]) -> None:
         """Notes that tasks were marked as sent."""
         if not source.touch(self._journal):
-            self._marked_files.update(map(str, refs))
+            self.files.marked.update(map(str, refs))
 
     def take_old(self, oldest: float, count: int, among: Iterable[str] | None = None) -> list[tuple[str, str, Taken]]:
         """Takes up to `count` tasks that were accepted before `oldest` (seconds since 1970), as (destination, owner, tasks).
@@ -261,29 +250,23 @@ class Outbox:
     def end(self, to: str, source: Source, refs: Sequence[Any], numbers: Sequence[int] = ()) -> None:
         """Notes that tasks have left the disk, or have another place. `numbers`: their numbers, if known."""
         self._grow(self.destination(to), -len(refs))
-        self._ended += [(to, number) for number in numbers or map(source.sequence_number, refs) if number]
+        self._owed.add(to, numbers or map(source.sequence_number, refs))
         source.in_flight.difference_update(refs)
-        self._marked_files.difference_update(refs)
         source.left(refs, self._journal)
 
     def syncing(self) -> Callable[[bool], None]:
         """Once the removal of tasks is safe, their numbers are no longer owed."""
-        ended, self._ended = self._ended, []
+        return self._owed.syncing()
 
-        def synced(is_safe: bool) -> None:
-            if is_safe:
-                self._is_safe = True
-                for to, number in ended:
-                    self.destination(to).outstanding.end(number)
-            else:
-                self._marks_unsure = True  # the numbers stay owed, too: after a power cut their tasks may be sent again
-
-        return synced
+    @property
+    def in_batches(self) -> int:
+        """Tasks that are in batches."""
+        return self.total - len(self.files.known)
 
     @property
     def has_ended(self) -> bool:
         """Whether numbers wait for a sync."""
-        return bool(self._ended)
+        return bool(self._owed)
 
     # -- what the journal asks and tells --
 
@@ -305,11 +288,6 @@ class Outbox:
 
     def dropped(self, batch: Batch) -> None:
         """Forgets a batch."""
-
-    @property
-    def in_batches(self) -> int:
-        """Tasks that are in batches."""
-        return self.total - len(self.files.known)
 
     def size(self, to: str) -> int:
         """The number of tasks for one destination."""

@@ -278,10 +278,16 @@ class Files(Source):
         return False
 
 
+@dataclass(eq=False, slots=True, repr=False)
 class OutboxFiles(Files):
     """All tasks that wait for other nodes and have a file of their own; `known` says when each was accepted."""
 
-    __slots__ = ()
+    marked: set[str] = field(default_factory=set)
+    """Those that are marked as sent; their marks are made safe at a stop."""
+
+    def left(self, refs: Sequence[Any], ledger: Ledger) -> None:
+        super(OutboxFiles, self).left(refs, ledger)
+        self.marked.difference_update(refs)
 
     def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
         return [ref for ref in refs if ref in self.known and ref not in self.in_flight], []

@@ -29,6 +29,7 @@ def test_help_names_every_command() -> None:
             "accept",
             "forget",
             "ls",
+            "qshape",
             "show",
             "timers",
             "tail",
@@ -46,7 +47,7 @@ def test_help_names_every_command() -> None:
             "stop",
             "web",
         ),
-        *("config", "ca", "doctor", "completion", "demo"),
+        *("config", "store", "ca", "doctor", "completion", "demo"),
     ]
     assert "..." not in done.stdout.partition("Commands:")[2]
 

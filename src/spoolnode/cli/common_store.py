@@ -1,6 +1,5 @@
 """`store`: whether a common store is safe, what is in it, and the bridge between it and a spool directory."""
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,7 +29,7 @@ def _store_option(function: F) -> F:
 
 @click.group("store")
 def store_command() -> None:
-    """Keeps tasks in PostgreSQL instead of on one disk.
+    """Moves tasks into PostgreSQL and back.
 
     So far a store is for moving and keeping tasks: nodes do not take their tasks from it yet. `store push` moves the backlog of a
     stopped node into the store, `store pull` moves tasks back into a spool directory, and a node started there runs them.
@@ -226,6 +225,8 @@ def _tasks(number: int) -> str:
 
 def _with_store(url: str, do: "Callable[[CommonStore], Coroutine[Any, Any, T]]", *, migrates: bool = False) -> T:
     """Does something with the store open. Its errors end the command with a sentence."""
+    import asyncio
+
     from spoolnode.cluster.store.opening import open_store
 
     async def done() -> T:

@@ -14,7 +14,7 @@ from spoolnode.cli.options import json_option, spool_option
 @spool_option
 @json_option
 def qshape_command(by: str, spool: str, as_json: bool) -> None:
-    """Counts the tasks that wait by their age, as Postfix' qshape does.
+    """Counts waiting tasks by age, as Postfix' qshape does.
 
     A row for each function or, with --by node, for each node that tasks wait for; the first one is TOTAL. It works with or
     without a running node.

@@ -37,7 +37,7 @@ class Facts(NamedTuple):
     running: list[dict[str, Any]]
     dead: list[dict[str, Any]]
     warnings: list[str]
-    """What is wrong in the cluster and what to do about it, as this node says it, the worst first."""
+    """The warnings of this node: each says what is wrong in the cluster and what to do, the worst first."""
 
 
 def facts_of(root: str) -> Facts:
