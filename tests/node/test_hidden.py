@@ -1,5 +1,6 @@
 """Values of passwords and the like are not shown: by their names, wherever these stand."""
 
+import time
 from typing import Any
 
 import pytest
@@ -18,6 +19,14 @@ USUAL = Hidden(Config().hide)
         ({"HTTP_X_API_KEY": "x", "HTTP_AUTHORIZATION": "x"}, {"HTTP_X_API_KEY": MARK, "HTTP_AUTHORIZATION": MARK}),
         ({"kwargs": {"to": [{"token": ["x"], "id": 1}]}}, {"kwargs": {"to": [{"token": MARK, "id": 1}]}}),
         ({"QUERY_STRING": "id=1&access_token=x&b=2"}, {"QUERY_STRING": f"id=1&access_token={MARK}&b=2"}),
+        (
+            {"QUERY_STRING": "user%5Bpassword%5D=x&user[token]=y&b=2"},
+            {"QUERY_STRING": f"user%5Bpassword%5D={MARK}&user[token]={MARK}&b=2"},
+        ),
+        (
+            {"url": "https://a.example/?secret_token=x=y;b=2 token="},
+            {"url": f"https://a.example/?secret_token={MARK};b=2 token="},
+        ),
         ({"text": "the token is secret"}, {"text": "the token is secret"}),
     ],
 )
@@ -25,6 +34,16 @@ def test_a_value_is_hidden_by_a_part_of_its_name(variables: dict[str, Any], show
     task = {"id": "a", "variables": variables}
     assert USUAL.in_task(task) == {"id": "a", "variables": shown}
     assert task["variables"] is variables, "the task itself stays as it is"
+
+
+def test_a_text_of_names_takes_time_in_proportion_to_its_length() -> None:
+    def seconds(text: str) -> float:
+        began = time.process_time()
+        assert USUAL.in_task({"variables": {"text": text}})["variables"]["text"] == text
+        return time.process_time() - began
+
+    short, long = (min(seconds("token" * count) for _ in range(5)) for count in (1300, 13000))
+    assert long < 40 * short, "any client may send it, and the event loop waits until it is shown"
 
 
 def test_a_body_is_shown_up_to_such_a_name() -> None:
