@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from parties import Authorities, Make, Party, connection, hello, say, understood
+from parties import Authorities, FakeNode, Make, Party, connection, hello, say, server_context, status_of, understood
 from support import eventually
 from talk import read_answers
 
@@ -278,6 +278,19 @@ def test_a_client_certificate_that_is_not_a_nodes_opens_nothing(authorities: Aut
     context.load_cert_chain(out / "ada.crt", out / "ada.key")
     assert "pong" not in say(beta, context, hello(name="alpha"), DEAD_OF_BETA)
     beta.wait_for_log("handshake_failed", reason="its certificate")
+
+
+def test_another_node_with_the_address_and_the_id_of_beta_hears_nothing(party: Make, authorities: Authorities) -> None:
+    beta = party("beta").join("--trust-operators-of", "alpha", made=authorities.issue("beta"))
+    alpha = party("alpha").join("--discover", f"static://{beta.via}", made=authorities.issue("alpha"))
+    met(alpha, is_open=True)
+    beta.kill9()
+    port = int(beta.via.rpartition(":")[2])
+    mallory = FakeNode(status_of(beta.id, "mallory"), server_context(authorities.issue("mallory")), port)
+    status, problem = asked(alpha, "POST", "/nodes/beta/pause?function=shop:pay")
+    assert status in (403, 502), problem
+    assert not any(b"shop:pay" in said for said in mallory.got)
+    mallory.close()
 
 
 def test_a_revoked_node_gets_nothing_more(party: Make, authorities: Authorities) -> None:
