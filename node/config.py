@@ -189,7 +189,8 @@ class Config:
     )  # fmt: skip
     hide: list[str] = _setting(
         ["password", "passwd", "secret", "token", "api_key", "authorization", "cookie"],
-        "a name: arguments and variables that have it in theirs are shown as ••••; none: all are shown; may be repeated",
+        "a name, in place of the default ones: arguments and variables that have it in theirs are shown as ••••; "
+        "none: all are shown; may be repeated",
         metavar="NAME",
     )  # fmt: skip
     reload: bool = _setting(False, "restart the workers when a .py file below the current directory changes (development)")

@@ -89,7 +89,7 @@ def _of_deaths(facts: Situation) -> Iterator[Advice]:
             continue
         name = facts.status["name"] if is_here else names.get(node_id, node_id)
         worst, count = _worst(facts.functions) if is_here else ("", 0)
-        most = f", {count} of them of {worst}" if worst else ""
+        most = f", {f'{count} of them ' if count < died else ''}of {worst}" if worst else ""
         now = f"; {left} {'is' if left == 1 else 'are'} dead now" if left not in (None, died) else ""
         text = f"{_tasks(died)} died on {name} in the last hour{most}{now}. To see why, there: spoolnode dead ls --by kind"
         yield Advice("tasks_died", ERROR, text, "operations.md#looking-and-repairing", name, worst)

@@ -161,9 +161,9 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
             return place_info, Location(reader.layout.path(ref))
     oddly_called = dead_tasks(reader, now) if "%" in identity else iter(())
     for tasks in (_named(reader, identity, now), _outbox_files(reader, now), oddly_called):
-        for info in tasks:
-            if info.id == identity:
-                return info, Location(reader.layout.path(info.where))
+        for listed in tasks:
+            if listed.id == identity and (read := with_attempts(reader, listed)) is not None:
+                return read, Location(reader.layout.path(read.where))
     return None
 
 
@@ -179,8 +179,9 @@ def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info,
         try:
             place = place_of(reader, info)
             block = reader.block_at(place)
-            if wanted in block and dict(decode_variables(block)).get(names.ID) == wanted:
-                return info, place
+            is_it = wanted in block and dict(decode_variables(block)).get(names.ID) == wanted
+            if is_it and (read := with_attempts(reader, info)) is not None:
+                return read, place
         except (OSError, BadPacket):  # it has gone, or cannot be read
             continue
     return None

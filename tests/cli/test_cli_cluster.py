@@ -295,7 +295,8 @@ def test_task_that_came_over_a_link_is_found_by_both_ids(pair: tuple[RunningNode
     assert shown(beta, original)["id"] == row["id"]
     ended = alpha.command("show", original)
     assert ended.returncode == 0
-    assert ended.stdout.rstrip().endswith("forwarded beta"), "alpha has its story, no more"
+    assert ended.stdout.rstrip().endswith("forwarded to beta"), "alpha has its story, no more"
+    assert alpha.command("ls", "--ended").stdout.rstrip().endswith("to beta")
 
 
 def test_flush_tries_now_and_says_when_it_cannot(make: Node, app: str) -> None:
@@ -356,12 +357,25 @@ def test_flush_of_a_name_tries_all_that_waits_for_that_node(pair: tuple[RunningN
     for to in ("beta", identity, "tag:gpu"):
         (row,) = rows(alpha, "flush", to)
         assert (row["destination"], row["waiting"], row["tried"]) == (to, 2, True)
+    table = [line.split()[:2] for line in alpha.command("qshape", "--by", "node").stdout.splitlines()]
+    assert table[1:] == [["TOTAL", "2"], ["beta", "2"]], "one row for one node"
 
 
 def test_flush_with_nothing_to_send(make: Node) -> None:
     alone = make("alone").start()
     done = alone.command("flush")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "nothing waits for another node\n")
+
+
+def test_a_task_that_was_never_sent_is_cancelled_for_sure_without_a_node(make: Node) -> None:
+    alone = make("alone").start()
+    identity = send(alone, "a=b", "--node", "beta")
+    settle(alone)
+    assert alone.stop() == 0
+    assert shown(alone, identity)["attempts"] == 0
+    done = alone.command("cancel", identity)
+    assert (done.returncode, done.stderr) == (0, ""), "it cannot be on beta"
+    assert shown(alone, identity)["state"] == "dead"
 
 
 def test_retry_of_a_task_in_the_outbox_tries_its_destination(make: Node) -> None:

@@ -315,6 +315,13 @@ def test_a_peer_that_is_not_seen_is_named_with_the_reason_and_a_remedy(node: Run
     assert "does it listen there" in text
 
 
+def test_what_others_are_told_are_the_addresses_of_the_node_that_runs_whatever_the_settings_are(node: RunningNode) -> None:
+    node.start()
+    found = {row["check"]: row["text"] for row in json.loads(node.command("doctor", "--json").stdout)}
+    assert node.via != "127.0.0.1:3031"
+    assert found["announced"].startswith(f"no other machine reaches {node.via}: ")
+
+
 def test_the_announced_address_is_tried(node: RunningNode) -> None:
     node.start()
     for address, state in ((node.via, OK), ("127.0.0.1:1", WARN)):

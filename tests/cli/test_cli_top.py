@@ -115,7 +115,7 @@ def test_it_shows_nodes_functions_what_runs_and_what_is_dead(busy: RunningNode) 
         assert "3 dead" in text_of(top, "head")
         ((name, state, _, work, _, outbox, dead, _),) = rows(top, "nodes")
         assert (name, state, work, outbox, dead) == ("testnode (here)", "running", "1/2", "0", "3")
-        assert "! 3 tasks died on testnode in the last hour, 3 of them of top.pay" in text_of(top, "note")
+        assert "! 3 tasks died on testnode in the last hour, of top.pay" in text_of(top, "note")
         assert {row[0]: row[1:4] for row in rows(top, "functions")} == {"top.pay": ["0", "0", "3"], "top.slow": ["1", "0", "0"]}
         ((_, function, _, progress, _),) = rows(top, "running")
         assert (function, progress) == ("top.slow", "40% page 4 of 10")

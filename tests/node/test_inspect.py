@@ -136,7 +136,8 @@ def test_a_task_for_another_node_never_counts_as_waiting_for_this_one(linked: St
     for info in found.values():
         again = inspect.find_place(linked, info.id, NOW)
         assert again is not None
-        assert again[0] == info
+        assert again[0] == inspect.with_attempts(linked, info)
+        assert again[0].attempts == 0, "none was sent"
         assert inspect.place_of(linked, info) == again[1]
 
 
@@ -155,7 +156,7 @@ def test_a_task_from_elsewhere_is_found_by_its_first_id(linked: Store, place: st
         linked.disk.make_directory(linked.layout.path("7"))
         linked.put(ref[place], [spoolfile.head(block)], None)
         info, where = inspect.find_arrived(linked, origin) or pytest.fail("it is there")
-        assert info.id == "y"
+        assert (info.id, info.attempts) == ("y", 0)
     assert inspect.contents(linked, where)["spool_origin"] == "fedcba987654"
     assert inspect.find_arrived(linked, "fedcba987654_1") is None
     assert inspect.find_place(linked, origin) is None

@@ -15,7 +15,7 @@ def detail_of(event: dict[str, Any]) -> str:
         "progress": f"{event.get('progress', 0):.0%} {event.get('progress_text', '')}",
         "attempt": " ".join(filter(None, (str(event.get("attempt")), str(event.get("outcome")), length, reason))),
         "dead": reason,
-        "forwarded": str(event.get("to")),
+        "forwarded": f"to {event.get('to')}",
         "merged": f"into {event.get('into')}, which waited",
         "peer": f"{event.get('name') or '-'} is {event.get('state')}",
         "lost": f"{event.get('events')} events were lost here: they came faster than they were read",

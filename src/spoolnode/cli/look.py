@@ -103,7 +103,7 @@ def _status_lines(
         ("running", status["running"]),
         *progress,
         ("due later", status["later"]),
-        ("retrying", f"{status['retrying']}{' that did not end well yet' if status['retrying'] else ''}"),
+        ("retrying", f"{status['retrying']}{' waiting for another attempt' if status['retrying'] else ''}"),
         ("dead", status["dead"]),
         ("accepted", f"{status['accepted']}{_rate(status['rates']['accepted_per_second'])}"),
         ("done", f"{status['done']}{_rate(status['rates']['done_per_second'])}"),
@@ -182,8 +182,8 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     node may have it already. Below the table: for each of these nodes, why its tasks still wait.
 
     With --retrying, REASON says why the last attempt failed, as long as the node remembers. With --ended, END is done, dead,
-    removed, merged (another task with its key did its work) or forwarded, and TOOK is the time of the last run. They come from
-    the history of this node; how long that is kept: see --history of `join`.
+    removed, merged (another task with its key did its work) or forwarded; REASON says why, or to which node; and TOOK is the
+    time of the last run. They come from the history of this node; how long that is kept: see --history of `join`.
 
     \b
     Examples:
@@ -204,7 +204,7 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool, choice: "Choic
     if as_json:
         print_json(rows)
         return
-    if state == "outbox":
+    if state in ("outbox", "ended"):
         _name_destinations(spool, rows)
     columns = {"waiting": _WAITING, "retrying": _RETRYING, "dead": _DEAD, "outbox": _OUTBOX, "ended": _ENDED}[state]
     nothing = {
@@ -314,7 +314,7 @@ _OUTBOX = {
 }  # fmt: skip
 _ENDED = {
     "id": _plain("id"), "end": _plain("end"), "ago": _ended_for, "function": _plain("function"), "took": _took,
-    "reason": _plain("reason"),
+    "reason": lambda row: f"to {row['destination']}" if row["destination"] else row["reason"],
 }  # fmt: skip
 
 

@@ -39,11 +39,24 @@ def qshape_command(by: str, spool: str, as_json: bool) -> None:
     if as_json:
         print_json(counted)
         return
-    rows = [("TOTAL", counted["total"]), *((_name(row), row) for row in counted["items"])]
+    rows = [("TOTAL", counted["total"]), *_by_name(counted["items"])]
     cells = [(name, row["tasks"], *row["ages"], row["later"]) for name, row in rows] if counted["items"] else []
     print_table([by, "t", *_columns(counted["bounds_seconds"]), "later"], cells, "no task waits")
     if counted["groups"] > len(counted["items"]):
         click.echo(f"only the largest {len(counted['items'])} of {counted['groups']} rows are shown", err=True)
+
+
+def _by_name(items: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """A row for each function or node, the largest first. Tasks wait for a node under its name, and those of any or tag:X under
+    its id: for people these are one row.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for item in items:
+        row = rows.setdefault(_name(item), {"tasks": 0, "later": 0, "ages": [0] * len(item["ages"])})
+        row["tasks"] += item["tasks"]
+        row["later"] += item["later"]
+        row["ages"] = [count + more for count, more in zip(row["ages"], item["ages"], strict=True)]
+    return sorted(rows.items(), key=lambda named: -named[1]["tasks"])
 
 
 def _name(row: dict[str, Any]) -> str:

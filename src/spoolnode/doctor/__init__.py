@@ -30,7 +30,7 @@ def examine(config: Config, behind: str = "") -> Iterator[Finding]:
     if behind:
         yield from nginx.in_front(behind, config)
     yield from machine.peers(layout)
-    yield from machine.reached(config)
+    yield from machine.reached(config, layout)
     yield from machine.certificate(config)
     yield machine.inotify()
     yield machine.descriptors()

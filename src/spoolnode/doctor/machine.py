@@ -114,8 +114,8 @@ _REMEDIES = {
 }
 
 
-def reached(config: Config) -> Iterator[Finding]:
-    """Whether other machines find the addresses of a node with this configuration."""
+def reached(config: Config, layout: Layout) -> Iterator[Finding]:
+    """Whether other machines find the addresses of the node that runs on the directory, or of one with this configuration."""
     if config.discover == ["none"] or not config.discover:
         return
     check = "announced"
@@ -129,13 +129,16 @@ def reached(config: Config) -> Iterator[Finding]:
         else:
             yield Finding(check, OK, f"others are told {config.advertise}, and it answers")
         return
-    places = [place for address in config.listen if isinstance(place := parse_address(address), tuple)]
+    listening = config.listen
+    with contextlib.suppress(NotRunning, ControlError):
+        listening = ask(layout.root, "GET", "/node", 5.0)["listen"]
+    addresses = ", ".join(listening)
+    places = [place for address in listening if isinstance(place := parse_address(address), tuple)]
     if all(is_loopback(f"{host}:{port}") for host, port in places):
-        addresses = ", ".join(config.listen)
         text = f"no other machine reaches {addresses}: fine for one machine; otherwise add -s ADDRESS:3031 and --allow NETWORK"
         yield Finding(check, OK, text)
     else:
-        yield Finding(check, OK, f"others are told {', '.join(config.listen)}")
+        yield Finding(check, OK, f"others are told {addresses}")
 
 
 def certificate(config: Config) -> Iterator[Finding]:
