@@ -72,6 +72,14 @@ def test_every_option_takes_a_length_of_time_with_its_unit(key: str) -> None:
     assert read_as == {"90": 90, "1.5": 1.5, "500ms": 0.5, "30s": 30, "5m": 300, "2h": 7200, "1d": 86400}
 
 
+@pytest.mark.parametrize("name", SECONDS)
+def test_help_shows_the_default_of_a_setting_as_people_type_it(name: str) -> None:
+    option = LENGTHS[f"{ONCE} --{name.replace('_', '-')}"][1]
+    shown = (option.help or "").rpartition("[default: ")[2].rstrip("]")
+    assert read(option, shown) == SETTINGS[name].default
+    assert len(shown.rstrip("smhd")) <= 2, "5d, not 432000"
+
+
 @pytest.mark.parametrize("key", TRIED)
 def test_every_option_says_in_one_sentence_what_it_takes(key: str) -> None:
     for text in RUBBISH:

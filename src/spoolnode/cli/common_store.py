@@ -105,7 +105,7 @@ def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
     \b
     Examples:
       spoolnode store ls --store postgresql://app@db1,db2/app
-      spoolnode store ls --store postgresql://app@db1,db2/app --state dead --json
+      spoolnode store ls --store postgresql://app@db1,db2/app --state later --json
     """
     from spoolnode.cli.printing import print_json, print_table
     from spoolnode.cluster.store.interface import TaskState

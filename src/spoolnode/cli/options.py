@@ -136,7 +136,7 @@ def _option(name: str, kind: type, metadata: Any) -> click.Option:
     item = SETTINGS[name]
     default = item.default_factory() if callable(item.default_factory) else item.default
     long = "--" + name.replace("_", "-")
-    shown = _shown(default, metadata["metavar"] == "BYTES")
+    shown = _shown(default, metadata["metavar"])
     text = metadata["help"] + (f"  [default: {shown}]" if shown and kind is not bool else "")
     if kind is bool:
         return click.Option([f"{long}/--no-{long[2:]}", name], default=None, help=text)
@@ -147,12 +147,14 @@ def _option(name: str, kind: type, metadata: Any) -> click.Option:
     )  # fmt: skip
 
 
-def _shown(default: Any, is_size: bool) -> str:
+def _shown(default: Any, metavar: str) -> str:
+    """A default as people would type it: 5d, not 432000."""
     if isinstance(default, list):
         return ", ".join(default)
-    if is_size:
-        exact = [(unit, shift) for unit, shift in (("G", 30), ("M", 20), ("K", 10)) if default and not default % (1 << shift)]
-        return f"{default >> exact[0][1]}{exact[0][0]}" if exact else str(default)
+    units = {"BYTES": (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)), "SEC": (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))}
+    for unit, size in units.get(metavar, ()):
+        if default and not default % size:
+            return f"{default / size:g}{unit}"
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
