@@ -95,7 +95,7 @@ def test_a_duplicate_that_is_handed_on_is_found_on_the_node_that_runs_it(pair: t
     eventually(lambda: beta.status()["duplicates"] == 1, "beta has both")
     eventually(lambda: "merged" in alpha.command("show", second).stdout, "alpha has heard")
     shown = alpha.command("show", second).stdout
-    assert all(step in shown for step in ("forwarded to beta", "accepted beta"))
+    assert all(step in shown for step in ("alpha  forwarded to beta", "beta  accepted from alpha"))
     waiting = beta.lines("accepted", origin_id=first)[0]["id"]
     assert f"merged into {waiting}, which waited" in shown
     assert beta.command("resume").returncode == 0

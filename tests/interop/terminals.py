@@ -41,8 +41,10 @@ class Terminal:
         self._log = log
         self._count = 0
         with log.open("wb") as output:
+            # What starts a test in the background may ignore Ctrl-C, and so would the programs.
             self._shell = subprocess.Popen(
-                command, cwd=directory, env=around, text=True, stdin=subprocess.PIPE, stdout=output, stderr=output,
+                ["env", "--default-signal=INT", *command], cwd=directory, env=around, text=True,
+                stdin=subprocess.PIPE, stdout=output, stderr=output,
             )  # fmt: skip
 
     @property

@@ -196,6 +196,8 @@ def test_every_option_that_is_named_exists(said: Callable[[list[str]], str]) -> 
         "forget",
         "dead ls",
         "dead retry",
+        "store check",
+        "store pull",
     )
     known = " ".join(said([*name.split(), "--help"]) for name in subcommands)
     of_others = {"--spooler", "--spooler-external", "--spooler-ordered", "--stats"}  # uWSGI
