@@ -38,7 +38,7 @@ def test_one_more_than_may_be_under_way_is_told_to_come_later_and_its_place_is_f
         under_way = [asyncio.create_task(operated.answer(ASKED, alpha)) for _ in range(MOST_UNDER_WAY)]
         await asyncio.sleep(0)
         with pytest.raises(Refused, match="ask again") as refused:
-            await operated.answer(ASKED, alpha)
+            await asyncio.wait_for(operated.answer(ASKED, alpha), 10)
         assert refused.value.reason is Reason.BUSY
         under_way.pop().cancel()
         await asyncio.sleep(0)
