@@ -108,14 +108,20 @@ def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
 
 
 def queued_tasks(reader: Reader, now: float) -> Iterator[tuple[Info, bytes | None]]:
-    """Every task that waits, here or for a peer, with the name of its function; None: only its variables tell."""
-    for file in spool_files(reader):
-        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size), None
-    for info in _outbox_files(reader, now):
-        yield info, None
+    """Every task that waits, here or for a peer, with the name of its function; None: only its variables tell.
+
+    Batches come first: a task that gets a file of its own meanwhile is not missed, and is told once.
+    """
+    told = set[str]()
     for number in _batch_numbers(reader):
         for record, data in _waiting_records(reader, number):
-            yield _record_info(reader.node_id, number, record, data, now), record.function
+            info = _record_info(reader.node_id, number, record, data, now)
+            told.add(info.id)
+            yield info, record.function
+    files = (_info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size) for file in spool_files(reader))
+    for info in chain(files, _outbox_files(reader, now)):
+        if info.id not in told:
+            yield info, None
 
 
 def order(info: Info) -> Order:

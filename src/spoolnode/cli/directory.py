@@ -1,6 +1,7 @@
 """A spool directory as the commands see it: through its node if one runs, otherwise by its files."""
 
 import fcntl
+import gc
 import os
 import sys
 import time
@@ -162,6 +163,16 @@ def _query(choice: Choice) -> dict[str, str]:
     return {name: str(value) for name, value in choice._asdict().items() if value is not None}
 
 
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """No search for garbage meanwhile: a hundred thousand new entries hold none, and it would take a sixth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 class StoppedDirectory:
     """The directory of a node that does not run. It changes files under the node's lock, so that no node starts meanwhile."""
 
@@ -283,7 +294,8 @@ class StoppedDirectory:
         return as_answer(ages(self._store, by, time.time()), by, {})
 
     def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
-        return self._kinds.count(choice, by)._asdict()
+        with _no_garbage():
+            return self._kinds.count(choice, by)._asdict()
 
     def retry_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
         return self._act_on_dead(self._revive, choice, limit)
@@ -295,7 +307,8 @@ class StoppedDirectory:
 
     def _act_on_dead(self, act: Callable[[str], object], choice: Choice, limit: int) -> tuple[int, int]:
         with self._lock():
-            count, part = 0, self._kinds.take(choice, limit)
+            with _no_garbage():
+                count, part = 0, self._kinds.take(choice, limit)
             for where in part.files:
                 with suppress(FileNotFoundError):  # it was removed by hand
                     act(where)
