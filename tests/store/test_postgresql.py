@@ -17,7 +17,7 @@ from subjects import InPostgres, Subject
 from support import environment, eventually
 
 from spoolnode.cluster.store import postgresql, postgresql_connections, postgresql_schema
-from spoolnode.cluster.store.interface import CommonStore, Lease, Publication, StoreAway, StoreUnfit, TaskState
+from spoolnode.cluster.store.interface import CommonStore, Lease, Publication, StoreAway, StoreUnfit
 from spoolnode.cluster.store.opening import open_store
 from spoolnode.cluster.store.postgresql import PostgresStore
 from spoolnode.cluster.store.postgresql_bell import Bell
@@ -382,58 +382,6 @@ def test_a_password_is_never_shown(in_postgres: InPostgres) -> None:
 
 
 # --- cost ---
-
-FILL = """
-INSERT INTO spoolnode.task (id, hops, state, dest, rank, due, attempts, size, block, ended)
-SELECT '{prefix}' || n, 0, CASE n % 5 WHEN 0 THEN 'later' WHEN 1 THEN 'ended' WHEN 2 THEN 'dead' ELSE 'ready' END,
-       CASE n % 3 WHEN 0 THEN 'any' ELSE 'gone' END, 5, now() + interval '1 day', 0, 0, 'block', now()
-FROM generate_series(1, {number}) AS n"""
-
-
-def test_what_verbs_cost_does_not_grow_with_the_store(in_postgres: InPostgres) -> None:
-    server, database = in_postgres.server, in_postgres.database
-
-    def touched() -> int:
-        """The pages that were read so far, from memory or from the disk. A server counts them when a connection ends."""
-        others = (  # one whose making was cancelled has asked nothing, and stays until it is collected
-            f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND pid <> pg_backend_pid() "
-            "AND backend_type = 'client backend' AND query <> ''"
-        )
-        eventually(lambda: server.sql(others) == [(0,)], "all connections have ended")
-        ((pages,),) = server.sql(
-            "SELECT sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)) "
-            "FROM pg_statio_user_tables",
-            database,
-        )
-        return int(pages)
-
-    async def cost() -> int:
-        """The pages that a node reads for one round of everything."""
-        before = await asyncio.to_thread(touched)  # meanwhile the loop lets connections end
-        store = await PostgresStore.open(in_postgres.url)
-        taken = await take(store, "any", "mine", most=20)
-        await store.extend([lease for lease, _ in taken], 30)
-        await store.end([lease for lease, _ in taken])
-        for state in TaskState:
-            await store.list(state, 20)
-        await store.count()
-        await store.find("a7")
-        await store.watch(["mine"], 0)
-        await store.close()
-        return await asyncio.to_thread(touched) - before
-
-    async def story(subject: Subject) -> None:
-        await subject.store.close()
-        # The server's own cleaning reads pages, too, and takes its time.
-        server.sql("ALTER TABLE spoolnode.task SET (autovacuum_enabled = off)", database)
-        costs = []
-        for prefix, number in (("a", 60_000), ("b", 240_000)):
-            server.sql(FILL.format(prefix=prefix, number=number), database)
-            server.sql("VACUUM ANALYZE spoolnode.task", database)
-            costs.append(await cost())
-        assert 0 < costs[1] < 1.5 * costs[0], costs
-
-    in_postgres.run(story)
 
 
 def test_extending_leases_changes_no_index(in_postgres: InPostgres) -> None:
