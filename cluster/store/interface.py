@@ -268,7 +268,7 @@ class CommonStore(ABC):
 
     @abstractmethod
     async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
-        """Up to so many tasks in this state, from `next` of another page on. What a page costs does not grow with the store.
+        """Up to so many tasks in this state, from `next` of another page on. What a page costs should not grow with the store.
 
         Each state has its own order: ready ones by destination, rank and acceptance; later ones by the time when they are due;
         ended ones by the time of their end; the others by acceptance. A task that is there all the time is in exactly one page.
@@ -276,7 +276,7 @@ class CommonStore(ABC):
 
     @abstractmethod
     async def count(self) -> dict[TaskState, Tally]:
-        """How many tasks are in each state but ended. What it costs does not grow with the store."""
+        """How many tasks are in each state but ended. What it costs should not grow with the store."""
 
     @abstractmethod
     async def remove(self, identity: str) -> TaskState | None:

@@ -1,6 +1,7 @@
 """The statements of a store in PostgreSQL. All text here is constant: values travel beside it.
 
-Each statement finds its rows through one index (`postgresql_schema`), so what it costs does not grow with the store.
+Each statement finds its rows through one index (`postgresql_schema`), so what it costs should not grow with the store. No test
+shows that yet.
 """
 
 from typing import LiteralString

@@ -49,4 +49,4 @@ def _measured(run: Callable[[Any], None], told: str) -> Callable[[Any], None]:
 
 if TOLD in os.environ:
     sys.modules["uvloop"] = None  # type: ignore[assignment]  # as if it were not installed
-    asyncio.Handle._run = _measured(asyncio.Handle._run, os.environ[TOLD])  # type: ignore[attr-defined]
+    asyncio.Handle._run = _measured(asyncio.Handle._run, os.environ[TOLD])  # type: ignore[attr-defined]  # no public hook

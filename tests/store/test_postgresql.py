@@ -1,4 +1,4 @@
-"""The driver for PostgreSQL: its traps, its failover, its migrations, the cost of its statements. On real servers."""
+"""The driver for PostgreSQL: its traps, its failover, its migrations. On real servers."""
 
 import asyncio
 import os
@@ -174,13 +174,13 @@ def test_a_primary_that_is_killed_under_load_loses_nothing_that_it_acknowledged(
             async def sender(name: int) -> None:
                 for number in range(60):
                     group = [new(f"s{name}_{number}_{n}") for n in range(5)]
-                    await until_acknowledged(lambda group=group: store.publish(group))  # type: ignore[misc]
+                    await until_acknowledged(lambda group=group: store.publish(group))  # type: ignore[misc]  # a lambda
                     acknowledged.extend(task.task.id for task in group)
 
             async def taker() -> None:
                 while len(ended) < 300:
                     taken = await until_acknowledged(lambda: take(store, most=10, lease=600))
-                    lost = await until_acknowledged(lambda taken=taken: store.end([lease for lease, _ in taken]))  # type: ignore[misc]
+                    lost = await until_acknowledged(lambda taken=taken: store.end([lease for lease, _ in taken]))  # type: ignore[misc]  # a lambda
                     ended.extend(task.id for lease, task in taken if lease not in lost)
                     await asyncio.sleep(0.01)
 
