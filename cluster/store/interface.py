@@ -27,6 +27,8 @@ ANY = "any"
 """The destination of a task that any node may take. The others are `tag:X`, or the name, the id or the address of a node."""
 CHUNK = 256 << 10
 """Bytes of a body that travel at a time."""
+TOGETHER = 250
+"""Tasks that are surely published as one: all or none, also when the store is away."""
 REMEMBERED = 3600.0
 """Seconds for which a store remembers a task that has ended: a repeat within that time is still the same task."""
 MOST_COUNTED = 10_000
@@ -198,7 +200,7 @@ class Safety(NamedTuple):
     survives_crash: bool
     """Acknowledged tasks survive that the server's process dies."""
     survives_power_cut: bool
-    """They survive that the server's machine loses power."""
+    """They survive that the server's machine loses power; with several servers, that all lose it at once."""
     survives_lost_disk: bool
     """They survive that the server's disk is lost: another server has them on its own."""
     facts: list[tuple[str, str]]
@@ -214,8 +216,11 @@ class CommonStore(ABC):
     async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:
         """Stores tasks, all of them or none, and tells of each what it was. When it returns, they are as safe as `check` says.
 
+        Of a group of more than `TOGETHER`, a part may be stored when `StoreAway` is raised; a repeat stores the rest.
+
         Tasks of one destination and rank are taken in the order in which they were published, as nearly as two publications at
-        the same moment allow.
+        the same moment allow. Those that wait again, or were not due at first, come before the new ones that were published after
+        them; among themselves, in the order of the engine.
 
         Raises:
             BadTask: a body did not have its size. Nothing of the group is stored.
@@ -270,8 +275,9 @@ class CommonStore(ABC):
     async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
         """Up to so many tasks in this state, from `next` of another page on. What a page costs should not grow with the store.
 
-        Each state has its own order: ready ones by destination, rank and acceptance; later ones by the time when they are due;
-        ended ones by the time of their end; the others by acceptance. A task that is there all the time is in exactly one page.
+        Each state has its own order: ready ones by destination and rank, as they are taken; later ones by the second in which
+        they are due; ended ones by the time of their end; dead ones as the engine keeps them; held ones by acceptance. A task
+        that is there all the time is in exactly one page.
         """
 
     @abstractmethod

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nats_servers import NatsCluster
 from postgres import Postgres, short_place
-from subjects import InMemory, InPostgres, Subject
+from subjects import InMemory, InNats, InPostgres, Subject
 
+from spoolnode.cluster.store.nats import NatsStore
 from spoolnode.cluster.store.postgresql import PostgresStore
 
 
@@ -26,6 +28,19 @@ def postgres() -> Iterator[Postgres]:
             server.end(signal.SIGQUIT)
 
 
+@pytest.fixture(scope="session")
+def nats_server() -> Iterator[NatsCluster]:
+    """A server with a stream for tasks."""
+    with short_place() as directory:
+        cluster = NatsCluster(directory, 1)
+        try:
+            cluster.start()
+            asyncio.run(_made(cluster.url))
+            yield cluster
+        finally:
+            cluster.end()
+
+
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A directory for servers that only one test uses."""
@@ -33,15 +48,21 @@ def place() -> Iterator[Path]:
         yield directory
 
 
+async def _made(url: str) -> None:
+    await (await NatsStore.open(url, migrates=True)).close()
+
+
 async def _migrated(url: str) -> None:
     await (await PostgresStore.open(url, migrates=True)).close()
 
 
-@pytest.fixture(params=["memory", "postgresql"])
+@pytest.fixture(params=["memory", "nats", "postgresql"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     """A store of each kind."""
     if request.param == "memory":
         return InMemory()
+    if request.param == "nats":
+        return InNats(request.getfixturevalue("nats_server"))
     return InPostgres(request.getfixturevalue("postgres"))
 
 

@@ -6,10 +6,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
+from nats_servers import NatsCluster
 from postgres import Postgres
 
 from spoolnode.cluster.store.interface import CommonStore
 from spoolnode.cluster.store.memory import MemoryStore
+from spoolnode.cluster.store.nats import NatsStore
+from spoolnode.cluster.store.nats_clock import Clock
+from spoolnode.cluster.store.nats_entries import STREAM
 from spoolnode.cluster.store.postgresql import PostgresStore
 
 Story = Callable[["Subject"], Awaitable[None]]
@@ -96,3 +100,48 @@ class InPostgres(Subject):
     async def cut(self, away: bool) -> None:
         self.server.sql(f"ALTER DATABASE {self.database} ALLOW_CONNECTIONS {not away}")
         self.server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.database}'")
+
+
+class Skewed(Clock):
+    """A clock that a test can put forward."""
+
+    def __init__(self, subject: "InNats") -> None:
+        super().__init__()
+        self._subject = subject
+
+    def now(self) -> float:
+        return super().now() + self._subject.ahead
+
+
+class InNats(Subject):
+    """A stream that is empty at first. Time passes by putting the clock of the store forward: all times are taken from there."""
+
+    def __init__(self, cluster: NatsCluster) -> None:
+        self.cluster = cluster
+        self.ahead = 0.0
+        asyncio.run(self._emptied())
+
+    async def _emptied(self) -> None:
+        store = await NatsStore.open(self.cluster.url)
+        await store._connection.ask(f"STREAM.PURGE.{STREAM}")
+        await store.close()
+
+    async def opened(self) -> CommonStore:
+        return await NatsStore.open(self.cluster.url, clock=self.clock())
+
+    def clock(self) -> Clock:
+        """The clock of a store that another node has."""
+        return Skewed(self)
+
+    def now(self) -> float:
+        return time.time() + self.ahead
+
+    async def pass_time(self, seconds: float) -> CommonStore:
+        self.ahead += seconds
+        return await self.another()
+
+    async def cut(self, away: bool) -> None:
+        if away:
+            self.cluster.end()
+        else:
+            self.cluster.start()

@@ -363,7 +363,7 @@ def test_a_step_from_one_version_to_the_next_goes_on_while_tasks_are_taken(
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("nats://h1,h2", "'nats' is not a kind of store"),
+        ("redis://h1,h2", "'redis' is not a kind of store.*nats://.*postgresql://"),
         ("postgresql://h1:not-a-port/x", "cannot be used|cannot be read|is away"),
         ("postgresql://h1/x?no_such_option=1", "cannot be read"),
     ],

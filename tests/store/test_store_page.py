@@ -1,4 +1,4 @@
-"""docs/store.md: its lines, typed in their order, with a real database in place of its own."""
+"""docs/store.md: its lines, typed in their order, with real servers in place of its own."""
 
 import os
 import subprocess
@@ -7,29 +7,34 @@ from pathlib import Path
 
 import pytest
 from documents import blocks, page
+from nats_servers import NatsCluster
 from postgres import Postgres
-from subjects import InPostgres
+from subjects import InNats, InPostgres
 from support import PATIENCE, environment
 
-from spoolnode.cluster.store import postgresql_schema
+from spoolnode.cluster.store import nats_address, nats_bodies, nats_stream, postgresql_schema
 from spoolnode.cluster.store.interface import CHUNK, REMEMBERED, TaskState
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import head
 
 PAGE = "docs/store.md"
-IN_PLACE_OF = "postgresql://app@db1,db2/app"
+POSTGRESQL = "postgresql://app@db1,db2/app"
+NATS = "nats://h1,h2,h3"
 
 
-@pytest.fixture
-def shell(in_postgres: InPostgres, tmp_path: Path) -> str:
-    """A script of all lines of the page, for a directory with three waiting tasks."""
+@pytest.fixture(params=["nats", "postgresql"])
+def shell(request: pytest.FixtureRequest, nats_server: NatsCluster, in_postgres: InPostgres, tmp_path: Path) -> str:
+    """A script of all lines of the page but those that set up the other engine, for a directory with three waiting tasks."""
+    InNats(nats_server)  # empties it
     spool = tmp_path / "spool"
     spool.mkdir()
     for number in range(3):
         (spool / f"uwsgi_spoolfile_on_host_{number}").write_bytes(head(encode_variables([(b"n", str(number).encode())])))
-    lines = "\n".join(block.text for block in blocks(PAGE))
-    assert IN_PLACE_OF in lines
-    return lines.replace(IN_PLACE_OF, f"'{in_postgres.url}'")
+    texts = [block.text for block in blocks(PAGE) if block.language == "sh"]
+    mine, others = (NATS, POSTGRESQL) if request.param == "nats" else (POSTGRESQL, NATS)
+    assert [sum(url in text for text in texts) for url in (mine, others)] == [1, 1]
+    url = nats_server.url if request.param == "nats" else in_postgres.url
+    return "\n".join(text.replace(mine, f"'{url}'") for text in texts if others not in text)
 
 
 def test_the_page_does_what_it_says(shell: str, tmp_path: Path) -> None:
@@ -52,6 +57,11 @@ def test_the_page_does_what_it_says(shell: str, tmp_path: Path) -> None:
 def test_the_figures_of_the_page_are_those_of_the_code(postgres: Postgres) -> None:
     text = page(PAGE)
     assert f"PostgreSQL\n{postgresql_schema.OLDEST_SERVER} or newer" in text
+    assert f"nats-server {'.'.join(map(str, nats_stream.OLDEST_SERVER))}\nor newer" in text
+    assert f"`monitor` | the port on which the servers tell of themselves over HTTP | {nats_address.MONITOR} |" in text
+    assert f"from the next `--migrate` on | {nats_address.REPLICAS} |" in text
+    assert nats_bodies.ABANDONED == 3600.0
+    assert "removed after an hour" in text
     assert (CHUNK, REMEMBERED, postgresql_schema.LOCK_TIMEOUT) == (256 << 10, 3600.0, "3s")
     assert "256 KiB" in text
     assert "for an hour" in text

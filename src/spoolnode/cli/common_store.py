@@ -22,33 +22,35 @@ STATES = ("ready", "later", "held", "dead", "ended")
 def _store_option(function: F) -> F:
     option = click.option(
         "--store", "url", required=True, metavar="URL", envvar="SPOOLNODE_STORE",
-        help="postgresql://[USER@]HOST[,HOST...]/DATABASE (also: SPOOLNODE_STORE).",
+        help="nats://HOST[,HOST...] or postgresql://[USER@]HOST[,HOST...]/DATABASE (also: SPOOLNODE_STORE).",
     )  # fmt: skip
     return option(function)
 
 
 @click.group("store")
 def store_command() -> None:
-    """Moves tasks into PostgreSQL and back.
+    """Moves tasks into NATS or PostgreSQL and back.
 
     So far a store is for moving and keeping tasks: nodes do not take their tasks from it yet. `store push` moves the backlog of a
     stopped node into the store, `store pull` moves tasks back into a spool directory, and a node started there runs them.
 
-    The password of the database comes from ~/.pgpass or PGPASSWORD, as with psql.
+    The password of a database comes from ~/.pgpass or PGPASSWORD, as with psql; that of NATS is in the address, or in the file
+    of ?creds=FILE.
 
     \b
     Examples:
       spoolnode store check --store postgresql://app@db1,db2/app --migrate
+      spoolnode store check --store nats://h1,h2,h3 --migrate
       spoolnode store push --store postgresql://app@db1,db2/app -Q spool
     """
 
 
 @store_command.command("check")
 @_store_option
-@click.option("--migrate", "migrates", is_flag=True, help="Make its tables, or bring them to this version; nodes may go on.")
+@click.option("--migrate", "migrates", is_flag=True, help="Make its tables or stream, or bring them to this version.")
 @json_option
 def store_check(url: str, migrates: bool, as_json: bool) -> None:
-    """Says what an acknowledgement of the store is worth now, as the server itself reports it.
+    """Says what an acknowledgement of the store is worth now, as the servers themselves report it.
 
     Exit status 1: the store is away, or cannot be used as it is. What is not safe is told, and does not change the exit status.
 
@@ -84,7 +86,7 @@ def _print_safety(said: "Safety", counted: "dict[TaskState, Tally]") -> None:
     print_pairs([("store", said.engine), ("tasks", tasks)])
     say("\nAn acknowledged task survives if")
     print_pairs([(f"  {event}", "yes" if survives else "NO") for event, survives in shown.items()])
-    say("\nas the server says:")
+    say("\nas the engine says:")
     print_pairs([(f"  {name}", value) for name, value in said.facts])
     for sentence in said.advice:
         say(f"\n{sentence[0].upper()}{sentence[1:]}.")

@@ -1,0 +1,186 @@
+"""Changes of tasks in the stream of a store in NATS: look, decide, write on condition that nothing has changed; else look again.
+
+See `nats_entries` for what is written, and why only one of several writers succeeds.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from spoolnode.cluster.store.interface import REMEMBERED, Lease, TaskState
+from spoolnode.cluster.store.nats_entries import (
+    Placed,
+    TaskEntry,
+    body_subject,
+    decode_entry,
+    encode_entry,
+    key_subject,
+    mark_subject,
+    upload_subject,
+)
+from spoolnode.cluster.store.nats_messages import Conflict, Messages, NewMessage
+
+TRIES = 20
+"""How often a change looks again, before the store counts as too busy."""
+_TTL = {"Nats-TTL": f"{REMEMBERED + 600:.0f}s"}
+"""The server itself removes tasks that have ended, some time after the store has forgotten them."""
+_ROLLUP = {"Nats-Rollup": "sub"}
+
+
+class Change(NamedTuple):
+    """One task, as it is to be."""
+
+    entry: TaskEntry
+    before: int = 0
+    """The number of its mark as it was read; 0: it was not there."""
+    was: TaskEntry | None = None
+    key_before: int | None = None
+    """The number of the last message of its key, if it takes that key now."""
+    upload_before: int = 0
+    """The number of the message that says that its body is being uploaded."""
+
+    @property
+    def messages(self) -> list[NewMessage]:
+        """The messages that are written. The mark is right behind the entry."""
+        task = self.entry.task
+        forgets = _TTL if self.entry.state == TaskState.ENDED else {}
+        guard: dict[str, str] = {}
+        if self.upload_before:
+            uploading = upload_subject(task.id, task.hops, self.entry.upload)
+            guard = {
+                "Nats-Expected-Last-Subject-Sequence": str(self.upload_before),
+                "Nats-Expected-Last-Subject-Sequence-Subject": uploading,
+            }
+        told = [
+            NewMessage(self.entry.subject, encode_entry(self.entry), {**guard, **forgets}),
+            NewMessage(mark_subject(task.id, task.hops), b"", {**_ROLLUP, **_expects(self.before), **forgets}),
+        ]
+        if self.key_before is not None:
+            holder = mark_subject(task.id, task.hops).encode()
+            told.insert(0, NewMessage(key_subject(task.key), holder, {**_ROLLUP, **_expects(self.key_before)}))
+        return told
+
+
+Look = Callable[[], Awaitable[list[Change]]]
+
+
+class StreamTasks:
+    """The tasks in the stream, one by one."""
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+        self._clock = messages.clock
+
+    async def of_mark(self, subject: str) -> tuple[Placed | None, int]:
+        """The task with marks on that subject, and the number of its last mark. It may have been forgotten: then only that."""
+        seen = -1
+        while True:
+            mark = await self._messages.last(subject)
+            if mark is None:
+                return None, 0
+            got = await self._messages.at(mark.seq - 1)
+            if got is not None:
+                placed = Placed(decode_entry(got.data), got.seq)
+                return (None if placed.entry.is_forgotten(self._clock.now()) else placed), mark.seq
+            if mark.seq == seen:  # the server removes the two at the same time, but not in one step
+                return None, mark.seq
+            seen = mark.seq
+
+    async def with_id(self, identity: str) -> list[Placed]:
+        """All tasks with that id, the one with the most hops first."""
+        subjects = await self._messages.counts(mark_subject(identity, "*"))
+        subjects_found = sorted(subjects, key=lambda subject: -int(subject.rpartition(".")[2]))
+        found = await asyncio.gather(*(self.of_mark(subject) for subject in subjects_found))
+        return [placed for placed, _ in found if placed]
+
+    async def held(self, leases: Sequence[Lease]) -> dict[Lease, Placed]:
+        """The tasks that these leases are about, whatever became of them, in the turn of the lease."""
+        found = await asyncio.gather(*(self.of_mark(mark_subject(lease.id, lease.hops)) for lease in leases))
+        pairs = zip(leases, (placed for placed, _ in found), strict=True)
+        return {lease: placed for lease, placed in pairs if placed and placed.entry.turn == lease.turn}
+
+    async def in_force(self, listed: Sequence[Placed]) -> list[Placed]:
+        """Those of these entries that say how their task is now. The others are removed: their writers could not."""
+        marks = await asyncio.gather(*(self._messages.last(_mark(placed.entry)) for placed in listed))
+        ours = zip(listed, marks, strict=True)
+        kept = [placed for placed, mark in ours if mark and mark.seq == placed.mark]
+        kept_numbers = {placed.seq for placed in kept}
+        await self._delete(placed.seq for placed in listed if placed.seq not in kept_numbers)
+        return kept
+
+    async def waiting(self, changed: Sequence[Change]) -> list[Change]:
+        """Completes changes to tasks that wait: they take their keys, and end if another one has it. The first one of a group has
+        it before the others."""
+        taken: set[bytes] = set()
+        done = []
+        for change in changed:
+            key = change.entry.task.key
+            if not (key and change.entry.is_waiting):
+                done.append(change)
+                continue
+            before = None if key in taken else await self.free_key(change.entry)
+            taken.add(key)
+            done.append(
+                change._replace(entry=change.entry.ended(self._clock.now())) if before is None
+                else change._replace(key_before=before)
+            )  # fmt: skip
+        return done
+
+    async def free_key(self, entry: TaskEntry) -> int | None:
+        """The number of the last message of its key, if no other task that waits has it; else None."""
+        got = await self._messages.last(key_subject(entry.task.key))
+        if got is None:
+            return 0
+        holder = got.data.decode()
+        if holder == _mark(entry):
+            return got.seq
+        placed, _ = await self.of_mark(holder)
+        has_it = placed is not None and placed.entry.is_waiting and placed.entry.task.key == entry.task.key
+        return None if has_it else got.seq
+
+    async def change(self, look: Look) -> list[Change]:
+        """Writes what `look` decides, all of it or none, and looks again as long as others are faster."""
+        for _ in range(TRIES):
+            changes = await look()
+            if await self.write(changes):
+                return changes
+            await asyncio.sleep(random.uniform(0, 0.02))
+        raise self._messages.connection.away("too many change the same tasks at once")
+
+    async def write(self, changes: Sequence[Change]) -> bool:
+        """Writes changes, at most `TOGETHER`, in one batch; False: another one was faster, and nothing was written."""
+        if changes:
+            try:
+                await self._messages.commit([message for change in changes for message in change.messages])
+            except Conflict:
+                return False
+            await self._clear(changes)
+        return True
+
+    async def _clear(self, changes: Sequence[Change]) -> None:
+        """Removes what the changes have left behind. What a dying process leaves is removed by the next one that meets it."""
+        await self._delete(change.before - 1 for change in changes if change.before)
+        for change in changes:
+            task = change.entry.task
+            if change.was and change.was.is_waiting and task.key and not change.entry.is_waiting:
+                await self._give_key_back(change.entry)
+            if change.was and change.was.upload and not change.entry.upload:
+                await self._messages.purge(body_subject(task.id, task.hops, change.was.upload, ">"))
+        await self._delete(change.upload_before for change in changes if change.upload_before)
+
+    async def _give_key_back(self, entry: TaskEntry) -> None:
+        got = await self._messages.last(key_subject(entry.task.key))
+        if got and got.data.decode() == _mark(entry):
+            await self._messages.delete(got.seq)
+
+    async def _delete(self, numbers: Iterable[int]) -> None:
+        await asyncio.gather(*(self._messages.delete(number) for number in numbers))
+
+
+def _expects(number: int) -> dict[str, str]:
+    return {"Nats-Expected-Last-Subject-Sequence": str(number)}
+
+
+def _mark(entry: TaskEntry) -> str:
+    return mark_subject(entry.task.id, entry.task.hops)

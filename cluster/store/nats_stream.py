@@ -1,0 +1,88 @@
+"""The stream of a store in NATS: how it must be, and how it comes to be so while nodes use it.
+
+Why it is as it is:
+
+- No limit on its size, its age or its messages: at a limit the server would drop the oldest tasks, or refuse new ones for good.
+  The disk is to be watched instead. `discard: new`, so that a limit that an operator sets refuses, and drops nothing.
+- Atomic batches, because a task is in one list or in another one, never in both or in none. Servers know them since 2.12.
+- No consumers: the task itself says which taker has it. So a lost lease is noticed, and a task can be found and claimed.
+"""
+
+from typing import Any
+
+from spoolnode.cluster.store.interface import StoreUnfit
+from spoolnode.cluster.store.nats_connection import ServerConnection
+from spoolnode.cluster.store.nats_entries import PREFIX, STREAM
+from spoolnode.cluster.store.nats_messages import no_stream
+from spoolnode.protocol.version import VERSION as OURS
+
+VERSION = 1
+"""The version of what is written into the stream."""
+OLDEST_SERVER = (2, 12)
+"""The oldest server with atomic batches."""
+_KEY = "spoolnode_version"
+_WANTED: dict[str, Any] = {
+    "name": STREAM,
+    "subjects": [f"{PREFIX}.{kind}.>" for kind in ("task", "ready", "later", "held", "key", "upload", "body")]
+    + [f"{PREFIX}.dead", f"{PREFIX}.ended"],
+    "retention": "limits",
+    "storage": "file",
+    "discard": "new",
+    "max_msgs": -1,
+    "max_bytes": -1,
+    "max_age": 0,
+    "max_msgs_per_subject": -1,
+    "max_msg_size": -1,
+    "allow_rollup_hdrs": True,
+    "allow_atomic": True,
+    "allow_msg_ttl": True,
+    "allow_direct": True,
+    "deny_delete": False,
+    "deny_purge": False,
+}
+
+
+async def check_stream(connection: ServerConnection) -> None:
+    """Raises `StoreUnfit` if the server is too old, or its stream is not as it must be."""
+    check_server(connection.server_version)
+    info = await connection.ask(f"STREAM.INFO.{STREAM}")
+    if info is None:
+        raise no_stream(connection)
+    version = _version(info)
+    if version > VERSION:
+        raise StoreUnfit(f"its stream is of version {version}, and this spoolnode {OURS} knows {VERSION}: install a newer one")
+    different = [f"{name}={info['config'].get(name)}" for name, value in _WANTED.items() if not _is(info["config"], name, value)]
+    if different or version < VERSION:
+        what = ", ".join(different) or f"version {version}"
+        raise StoreUnfit(f"its stream is not as tasks need it ({what}): run `spoolnode store check --migrate`")
+
+
+async def prepare_stream(connection: ServerConnection) -> None:
+    """Makes the stream, or brings it to this version, with as many replicas as the address says.
+
+    Raises `StoreUnfit`: there are not as many servers, or the stream is of a later version.
+    """
+    check_server(connection.server_version)
+    info = await connection.ask(f"STREAM.INFO.{STREAM}")
+    if info is not None and _version(info) > VERSION:
+        await check_stream(connection)
+    wanted = {**_WANTED, "num_replicas": connection.address.replicas, "metadata": {_KEY: str(VERSION)}}
+    verb = "CREATE" if info is None else "UPDATE"
+    await connection.ask(f"STREAM.{verb}.{STREAM}", {**(info["config"] if info else {}), **wanted})
+
+
+def check_server(version: str) -> None:
+    """Raises `StoreUnfit` if a server of this version is too old."""
+    if tuple(map(int, version.split(".")[:2])) < OLDEST_SERVER:
+        oldest = ".".join(map(str, OLDEST_SERVER))
+        raise StoreUnfit(f"this is nats-server {version}; a store needs {oldest} or newer")
+
+
+def _version(info: dict[str, Any]) -> int:
+    text = (info["config"].get("metadata") or {}).get(_KEY, "0")
+    return int(text) if text.isdigit() else 0
+
+
+def _is(config: dict[str, Any], name: str, value: Any) -> bool:
+    told = config.get(name, None if value else value)  # the server leaves out what is false
+    return sorted(told or []) == sorted(value) if isinstance(value, list) else bool(told == value)

@@ -1,0 +1,420 @@
+"""The driver for NATS JetStream: its traps, and what dying processes leave behind. On one server; three: `test_nats_cluster`."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nats_servers import NatsCluster
+from store_tasks import body_of, held, ids, new, take
+from subjects import InNats, Subject
+
+from spoolnode.cluster.store import nats_connection, nats_stream
+from spoolnode.cluster.store.interface import CHUNK, REMEMBERED, TOGETHER, Again, Publication, StoreAway, StoreUnfit, TaskState
+from spoolnode.cluster.store.nats import NatsStore
+from spoolnode.cluster.store.nats_address import NatsAddress
+from spoolnode.cluster.store.nats_bodies import ABANDONED, BodyUpload
+from spoolnode.cluster.store.nats_changes import Change, StreamTasks
+from spoolnode.cluster.store.nats_clock import REMEASURE, Clock
+from spoolnode.cluster.store.nats_entries import PREFIX, STREAM
+from spoolnode.cluster.store.nats_messages import Messages
+from spoolnode.cluster.store.nats_safety import Monitored, ToldByServers, worth_of
+from spoolnode.cluster.store.nats_stream import check_server
+from spoolnode.cluster.store.opening import open_store
+
+
+@pytest.fixture
+def subject(nats_server: NatsCluster) -> InNats:
+    """A stream that is empty at first."""
+    return InNats(nats_server)
+
+
+def nats_of(subject: Subject) -> NatsStore:
+    assert isinstance(subject.store, NatsStore)
+    return subject.store
+
+
+async def left_in(store: NatsStore, kind: str) -> int:
+    """How many messages there are of a kind."""
+    return sum((await store._messages.counts(f"{PREFIX}.{kind}.>")).values())
+
+
+# --- what is written ---
+
+
+def test_a_repeat_is_the_same_task_long_after_jetstream_has_forgotten_its_message(subject: InNats) -> None:
+    """JetStream knows message ids for two minutes, by default. Here they do not matter."""
+
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        info = await store._connection.ask(f"STREAM.INFO.{STREAM}")
+        assert info
+        assert info["config"]["duplicate_window"] < REMEMBERED * 1e9
+        await store.end([await held(store, new("a"))])
+        later = await subject.pass_time(REMEMBERED - 5)
+        assert await later.publish([new("a")]) == [Publication.REPEATED]
+        assert await (await subject.pass_time(10)).publish([new("a")]) == [Publication.STORED]
+
+    subject.run(story)
+
+
+def test_nothing_is_left_of_a_task_but_its_end_which_the_server_itself_removes(subject: InNats) -> None:
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        lease = await held(store, new("a", bytes(CHUNK + 1), key=b"k", due=subject.now() - 5))
+        await store.extend([lease], 40)
+        await store.again([Again(lease, due=subject.now() + 60)])
+        ((lease, _),) = await store.claim(["a"], 30)
+        await store.end([lease])
+        counts = await store._messages.counts(f"{PREFIX}.>")
+        assert counts == {f"{PREFIX}.ended": 1, f"{PREFIX}.task.a.0": 1}
+        info = await store._connection.ask(f"STREAM.INFO.{STREAM}")
+        assert info
+        for seq in range(info["state"]["last_seq"] - 1, info["state"]["last_seq"] + 1):
+            got = await store._connection.ask(f"STREAM.MSG.GET.{STREAM}", {"seq": seq})
+            assert not got or "hdrs" in got["message"]
+
+    subject.run(story)
+
+
+def test_a_group_that_is_larger_than_a_batch_is_stored_and_taken_and_ended(subject: InNats) -> None:
+    async def story(subject: Subject) -> None:
+        number = 2 * TOGETHER + 1
+        tasks = [new(f"t{n}", key=b"%d" % n) for n in range(number)]
+        assert await subject.store.publish(tasks) == [Publication.STORED] * number
+        leases = [lease for lease, _ in await take(subject.store, most=number)]
+        assert len(leases) == number
+        assert await subject.store.extend(leases, 30) == frozenset()
+        assert await subject.store.end(leases) == frozenset()
+
+    subject.run(story)
+
+
+def test_what_a_take_asks_does_not_grow_with_the_backlog(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asked(what: Callable[[], Any]) -> int:
+        number = 0
+        request = store._connection.request
+
+        async def counted(*args: Any) -> Any:
+            nonlocal number
+            number += 1
+            return await request(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store._connection, "request", counted)
+            await what()
+        return number
+
+    async def story(subject: Subject) -> None:
+        nonlocal store
+        store = nats_of(subject)
+        costs = []
+        for size in (40, 600):
+            await store.publish([new(f"{size}_{n}", to=("any", "beta")[n % 2]) for n in range(size)])
+            await store.watch(["any"], 0)
+            costs.append([
+                await asked(lambda: take(store, most=5)), await asked(store.count), await asked(lambda: store.find("40_19")),
+                await asked(lambda: store.list(TaskState.READY, 5)),
+            ])  # fmt: skip
+        assert costs[0] == costs[1], costs
+
+    store: NatsStore
+    subject.run(story)
+
+
+# --- what dying processes leave behind ---
+
+
+class Died(Exception):
+    """The process ends here."""
+
+
+def dies_before_clearing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dies(self: StreamTasks, changes: Sequence[Change]) -> None:
+        raise Died
+
+    monkeypatch.setattr(StreamTasks, "_clear", dies)
+
+
+def test_what_a_dying_writer_leaves_behind_is_not_taken_nor_shown_and_goes(
+    subject: InNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        await store.publish(
+            [new("taken"), new("ready"), new("removed"), new("later", due=subject.now() + 5), new("key", key=b"k")]
+        )
+        with monkeypatch.context() as patch:
+            dies_before_clearing(patch)
+            for act in (store.take(1, ["any"], 30.0), store.remove("removed"), store.claim(["later", "key"], 30)):
+                with pytest.raises(Died):
+                    await act
+        listed = await store.list(TaskState.READY, 10)
+        assert [found.task.id for found in listed.tasks] == ["ready"]
+        assert await left_in(store, "ready") == 1
+        assert await store.publish([new("other", key=b"k")]) == [Publication.STORED]
+        assert ids(await take(store)) == ["ready", "other"]
+        after = await subject.pass_time(6)
+        await take(after)
+        assert (await after.list(TaskState.LATER, 10)).tasks == []
+        assert (await after.count())[TaskState.LATER].number == 0
+        left = set(ids(await take(await subject.pass_time(31)))) - {"key", "other"}  # of these two, one ends
+        assert left == {"later", "ready", "taken"}
+
+    subject.run(story)
+
+
+def test_an_entry_that_is_out_of_date_does_not_hold_up_a_taker(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        await store.publish([new("a"), new("b")])
+        with monkeypatch.context() as patch:
+            dies_before_clearing(patch)
+            with pytest.raises(Died):
+                await take(store, most=1)
+        assert ids(await take(store)) == ["b"]
+
+    subject.run(story)
+
+
+def test_a_body_of_a_publisher_that_died_is_removed_in_the_end(subject: InNats) -> None:
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        await BodyUpload(store._messages, new("a", bytes(2 * CHUNK))).run()
+        await store.publish([new("b", b"whole")])
+        assert await left_in(store, "body") == 3
+        later = await subject.pass_time(ABANDONED + 1)
+        await take(later, "elsewhere")
+        assert (await left_in(store, "body"), await left_in(store, "upload")) == (1, 0)
+
+    subject.run(story)
+
+
+def test_a_publisher_that_was_slow_is_refused_once_its_body_was_removed(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        store, run = nats_of(subject), BodyUpload.run
+
+        async def slow(self: BodyUpload) -> None:
+            await run(self)
+            later = await subject.pass_time(ABANDONED + 1)
+            await take(later, "elsewhere")
+
+        monkeypatch.setattr(BodyUpload, "run", slow)
+        with pytest.raises(StoreAway):
+            await store.publish([new("a", b"body")])
+        assert await store.find("a") is None
+
+    subject.run(story)
+
+
+def test_a_body_stays_whole_if_the_answer_about_its_task_was_lost(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        store, commit = nats_of(subject), Messages.commit
+
+        async def unanswered(self: Messages, messages: Any) -> None:
+            await commit(self, messages)
+            raise StoreAway("the answer was lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Messages, "commit", unanswered)
+            with pytest.raises(StoreAway):
+                await store.publish([new("a", b"body")])
+        assert await store.publish([new("a", b"body")]) == [Publication.REPEATED]
+        ((lease, _),) = await take(store)
+        assert await body_of(store, lease) == b"body"
+        assert await left_in(store, "upload") == 0
+
+    subject.run(story)
+
+
+def test_what_became_due_while_nobody_looked_is_found(subject: InNats) -> None:
+    async def story(subject: Subject) -> None:
+        await held(subject.store, new("held"), lease=10)
+        await subject.store.publish([new("later", due=subject.now() + 60)])
+        assert sorted(ids(await take(await subject.pass_time(30 * 86400)))) == ["held", "later"]
+
+    subject.run(story)
+
+
+# --- the stream ---
+
+
+def test_a_limit_that_would_drop_tasks_is_refused_and_taken_back(subject: InNats) -> None:
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        info = await store._connection.ask(f"STREAM.INFO.{STREAM}")
+        assert info
+        assert (info["config"]["max_msgs"], info["config"]["max_bytes"], info["config"]["max_age"]) == (-1, -1, 0)
+        await store._connection.ask(f"STREAM.UPDATE.{STREAM}", {**info["config"], "max_msgs": 1000, "discard": "old"})
+        url = subject.cluster.url if isinstance(subject, InNats) else ""
+        with pytest.raises(StoreUnfit, match=r"discard=old, max_msgs=1000\).*--migrate"):
+            await NatsStore.open(url)
+        await (await NatsStore.open(url, migrates=True)).close()
+        await (await NatsStore.open(url)).close()
+
+    subject.run(story)
+
+
+def test_a_stream_that_is_gone_is_told_and_not_made_anew(subject: InNats) -> None:
+    """A server that was restarted empty has lost tasks; nobody should go on as if nothing had happened."""
+
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        url = subject.cluster.url if isinstance(subject, InNats) else ""
+        await store._connection.ask(f"STREAM.DELETE.{STREAM}")
+        try:
+            with pytest.raises(StoreUnfit, match="no stream"):
+                await NatsStore.open(url)
+            with pytest.raises((StoreUnfit, StoreAway)):
+                await store.count()
+        finally:
+            await (await NatsStore.open(url, migrates=True)).close()
+
+    subject.run(story)
+
+
+def test_a_stream_of_a_later_version_is_left_alone(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        url = subject.cluster.url if isinstance(subject, InNats) else ""
+        with monkeypatch.context() as patch:
+            patch.setattr(nats_stream, "VERSION", 2)
+            await (await NatsStore.open(url, migrates=True)).close()
+        for migrates in (False, True):
+            with pytest.raises(StoreUnfit, match=r"version 2.*knows 1"):
+                await NatsStore.open(url, migrates=migrates)
+        await nats_of(subject)._connection.ask(f"STREAM.DELETE.{STREAM}")
+        await (await NatsStore.open(url, migrates=True)).close()
+
+    subject.run(story)
+
+
+def test_more_replicas_than_servers_are_refused(nats_server: NatsCluster) -> None:
+    async def story() -> None:
+        with pytest.raises(StoreUnfit, match="replicas"):
+            await NatsStore.open(nats_server.url.replace("replicas=1", "replicas=3"), migrates=True)
+
+    asyncio.run(story())
+
+
+def test_an_old_server_is_refused() -> None:
+    check_server("2.12.0")
+    for version in ("2.9.10", "2.11.11", "1.4.1"):
+        with pytest.raises(StoreUnfit, match=f"nats-server {version}; a store needs 2.12"):
+            check_server(version)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("nats://h1/tasks", "hosts and options only"),
+        ("nats://h1?replica=3", "'replica' is not an option"),
+        ("nats://h1?replicas=three", "a number from 1 to 5"),
+        ("nats://h1?replicas=6", "a number from 1 to 5"),
+        ("nats://h1,,h3", "a host is missing"),
+        ("nats://h1:port", "not a host with a port"),
+        ("nats://h1?creds=/nowhere/file", "cannot be read"),
+        ("nats://h1?tls_ca=/nowhere/file", "cannot be read"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_told(url: str, why: str) -> None:
+    with pytest.raises(StoreUnfit, match=why):
+        asyncio.run(open_store(url))
+
+
+def test_an_address_names_hosts_a_user_and_files() -> None:
+    address = NatsAddress.read("nats://app:p%40ss@h1,h2:4333,[::1]?replicas=5&creds=/c&tls_ca=/t")
+    assert address.hosts == ("h1:4222", "h2:4333", "[::1]:4222")
+    assert (address.user, address.password, address.replicas, address.creds) == ("app", "p@ss", 5, "/c")
+    assert address.servers[0] == "tls://h1:4222"
+    assert "p@ss" not in f"{address} {address.name}"
+    assert NatsAddress.read("nats://h1").replicas == 3
+
+
+def test_a_store_that_is_nowhere_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_connection, "PATIENCE", 1.0)
+    with pytest.raises(StoreAway, match=r"127\.0\.0\.1:1 is away"):
+        asyncio.run(open_store("nats://user:secret@127.0.0.1:1"))
+
+
+# --- time ---
+
+
+def test_the_time_is_that_of_the_servers() -> None:
+    clock = Clock()
+    asked = time.time()
+    clock.heard("2030-01-01T00:00:00.123456789Z", asked, asked + 0.2)
+    there = 1893456000.123456 + time.time() - asked - 0.1
+    assert abs(clock.now() - there) < 30
+    clock.heard("2040-01-01T00:00:00Z", asked + 1, asked + 5)  # slow, so it says less
+    assert abs(clock.now() - there) < 30
+    clock.heard("2040-01-01T00:00:00Z", asked + REMEASURE, asked + REMEASURE + 4)
+    assert clock.now() - there > 1e8
+
+
+# --- what is safe ---
+
+
+def reported(**changes: Any) -> ToldByServers:
+    """Three servers that are as they should be."""
+    told = ToldByServers(
+        "2.15.1", {"storage": "file", "num_replicas": 3}, ["a", "b", "c"], ["a", "b", "c"],
+        {name: Monitored(name, "2.15.1", "always") for name in "abc"},
+    )  # fmt: skip
+    return told._replace(**changes)
+
+
+@pytest.mark.parametrize(
+    ("said", "survives", "advice"),
+    [
+        (reported(), (True, True, True), ""),
+        (reported(monitored={}), (True, False, True), "not known"),
+        (reported(monitored={**reported().monitored, "b": Monitored("b", "2.15.1", "120 s")}), (True, False, True), "b may lose"),
+        (reported(config={"storage": "file", "num_replicas": 1}, keepers=["a"], in_step=["a"]), (True, True, False), "only one"),
+        (reported(config={"storage": "memory", "num_replicas": 3}), (False, False, True), "only in memory"),
+        (reported(config={"storage": "file", "num_replicas": 3, "persist_mode": "async"}), (False, False, True), "in memory"),
+        (reported(in_step=["a", "b"]), (True, True, True), "c is away or behind"),
+        (reported(in_step=["a"]), (True, True, False), "b, c is away or behind"),
+        (reported(version="2.14.0"), (True, True, True), "slow"),
+    ],
+)
+def test_what_is_safe_is_what_the_servers_say(said: ToldByServers, survives: tuple[bool, bool, bool], advice: str) -> None:
+    worth = worth_of(said)
+    assert (worth.survives_crash, worth.survives_power_cut, worth.survives_lost_disk) == survives
+    assert (advice in " ".join(worth.advice)) if advice else worth.advice == []
+
+
+def test_a_server_tells_how_often_it_syncs(subject: InNats) -> None:
+    async def story(subject: Subject) -> None:
+        said = await subject.store.check()
+        assert said.engine == "NATS JetStream 2.15.1"
+        assert ("sync_interval of n1", "120 s") in said.facts
+        assert not said.survives_power_cut
+
+    subject.run(story)
+
+
+# --- the door ---
+
+
+def test_a_user_who_may_not_is_told_so_and_the_password_is_not(place: Path) -> None:
+    cluster = NatsCluster(place, 1)
+    config = place / "n1.conf"
+    config.write_text(config.read_text() + "\nauthorization { user: app, password: right }")
+    try:
+        cluster.start()
+        for login, error in (("app:right@", None), ("app:secret@", StoreUnfit), ("", StoreUnfit)):
+            opening = NatsStore.open(cluster.url.replace("nats://", f"nats://{login}"), migrates=True)
+            if error is None:
+                asyncio.run(closed(opening))
+                continue
+            with pytest.raises(error, match="does not let us in") as caught:
+                asyncio.run(closed(opening))
+            assert "secret" not in str(caught.value)
+    finally:
+        cluster.end()
+
+
+async def closed(opening: Any) -> None:
+    await (await opening).close()
