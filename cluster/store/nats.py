@@ -110,9 +110,9 @@ class NatsStore(CommonStore):
     async def _publish(self, group: Sequence[tuple[NewTask, BodyUpload]], became: dict[_Message, Publication]) -> None:
         told: dict[_Message, Publication] = {}
 
-        async def look() -> list[Change]:
+        async def look(is_fresh: bool) -> list[Change]:
             told.clear()
-            return await self._new(group, told, became)
+            return await self._new(group, told, became, is_fresh=is_fresh)
 
         changes = await self._tasks.change(look)
         stored = {change.entry.upload for change in changes}
@@ -122,12 +122,17 @@ class NatsStore(CommonStore):
         became |= told
 
     async def _new(
-        self, group: Sequence[tuple[NewTask, BodyUpload]], told: dict[_Message, Publication], before: dict[_Message, Publication]
-    ) -> list[Change]:
-        """The changes of a group; `told` is filled with what its tasks become by that."""
+        self, group: Sequence[tuple[NewTask, BodyUpload]], told: dict[_Message, Publication],
+        before: dict[_Message, Publication], *, is_fresh: bool,
+    ) -> list[Change]:  # fmt: skip
+        """The changes of a group; `told` is filled with what its tasks become by that.
+
+        `is_fresh`: asks which tasks and keys are there. Else none is, which the batch then makes sure.
+        """
         now = self._clock.now()
         fresh = {(new.task.id, new.task.hops): (new, upload) for new, upload in reversed(group)}
-        marks = await asyncio.gather(*(self._tasks.of_mark(mark_subject(*message)) for message in reversed(fresh)))
+        absent = [(None, 0)] * len(fresh)
+        marks = await asyncio.gather(*(self._tasks.of_mark(mark_subject(*m)) for m in reversed(fresh))) if is_fresh else absent
         keys: set[bytes] = set()
         changes = []
         for number, (message, (there, mark)) in enumerate(zip(reversed(fresh), marks, strict=True)):
@@ -137,7 +142,7 @@ class NatsStore(CommonStore):
                 continue
             state = TaskState.LATER if task.due > now else TaskState.READY
             entry = TaskEntry(replace(task, size=body.size), state, now + number / 1e6, upload=upload.name)
-            free = None if task.key in keys else await self._tasks.free_key(entry) if task.key else 0
+            free = None if task.key in keys else await self._tasks.free_key(entry) if task.key and is_fresh else 0
             if free is None:
                 told[message] = Publication.DUPLICATE
                 continue
@@ -175,7 +180,7 @@ class NatsStore(CommonStore):
         for start in range(0, len(identities), CLAIMED):
             group = dict.fromkeys(identities[start : start + CLAIMED])
 
-            async def look(group: Iterable[str] = group) -> list[Change]:
+            async def look(_: bool, group: Iterable[str] = group) -> list[Change]:
                 found = await asyncio.gather(*(self._tasks.with_id(identity) for identity in group))
                 until = self._clock.now() + lease
                 return [_taken(placed, until) for placeds in found for placed in placeds if placed.entry.is_waiting]
@@ -226,8 +231,8 @@ class NatsStore(CommonStore):
     async def _act_on(self, leases: Sequence[Lease], decide: _Decide, *, is_ended_good: bool) -> set[Lease]:
         lost: set[Lease] = set()
 
-        async def look() -> list[Change]:
-            found = await self._tasks.held(leases)
+        async def look(is_fresh: bool) -> list[Change]:
+            found = await self._tasks.held(leases, is_fresh=is_fresh)
             held = {lease: placed for lease, placed in found.items() if placed.entry.state == TaskState.HELD}
             ended = {lease for lease, placed in found.items() if is_ended_good and placed.entry.state == TaskState.ENDED}
             lost.clear()
@@ -255,7 +260,7 @@ class NatsStore(CommonStore):
     async def remove(self, identity: str) -> TaskState | None:
         was: TaskState | None = None
 
-        async def look() -> list[Change]:
+        async def look(_: bool) -> list[Change]:
             nonlocal was
             found = await self._tasks.with_id(identity)
             was = found[0].entry.state if found and found[0].entry.state != TaskState.ENDED else None

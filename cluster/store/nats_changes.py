@@ -62,7 +62,8 @@ class Change(NamedTuple):
         return told
 
 
-Look = Callable[[], Awaitable[list[Change]]]
+Look = Callable[[bool], Awaitable[list[Change]]]
+"""Decides what to change; False: from memory, which is quicker, and right unless others have changed it."""
 
 
 class StreamTasks:
@@ -71,6 +72,8 @@ class StreamTasks:
     def __init__(self, messages: Messages) -> None:
         self._messages = messages
         self._clock = messages.clock
+        self._ours: dict[str, Placed] = {}
+        """The tasks that were taken here, by the subjects of their marks."""
 
     async def of_mark(self, subject: str) -> tuple[Placed | None, int]:
         """The task with marks on that subject, and the number of its last mark. It may have been forgotten: then only that."""
@@ -94,20 +97,34 @@ class StreamTasks:
         found = await asyncio.gather(*(self.of_mark(subject) for subject in subjects_found))
         return [placed for placed, _ in found if placed]
 
-    async def held(self, leases: Sequence[Lease]) -> dict[Lease, Placed]:
-        """The tasks that these leases are about, whatever became of them, in the turn of the lease."""
-        found = await asyncio.gather(*(self.of_mark(mark_subject(lease.id, lease.hops)) for lease in leases))
-        pairs = zip(leases, (placed for placed, _ in found), strict=True)
+    async def held(self, leases: Sequence[Lease], *, is_fresh: bool = True) -> dict[Lease, Placed]:
+        """The tasks that these leases are about, whatever became of them, in the turn of the lease.
+
+        `is_fresh`: reads them all, also those that are known here.
+        """
+
+        async def found(lease: Lease) -> Placed | None:
+            mark = mark_subject(lease.id, lease.hops)
+            ours = self._ours.pop(mark, None) if is_fresh else self._ours.get(mark)
+            if ours and ours.entry.turn == lease.turn and not is_fresh:
+                return ours
+            return (await self.of_mark(mark))[0]
+
+        pairs = zip(leases, await asyncio.gather(*map(found, leases)), strict=True)
         return {lease: placed for lease, placed in pairs if placed and placed.entry.turn == lease.turn}
 
     async def in_force(self, listed: Sequence[Placed]) -> list[Placed]:
-        """Those of these entries that say how their task is now. The others are removed: their writers could not."""
+        """Those of these entries that say how their task is now. The others are removed: their writers could not.
+
+        An entry whose mark has not been there yet is neither: a new leader may not have all that was acknowledged, for a moment.
+        """
         marks = await asyncio.gather(*(self._messages.last(_mark(placed.entry)) for placed in listed))
-        ours = zip(listed, marks, strict=True)
-        kept = [placed for placed, mark in ours if mark and mark.seq == placed.mark]
-        kept_numbers = {placed.seq for placed in kept}
-        await self._delete(placed.seq for placed in listed if placed.seq not in kept_numbers)
-        return kept
+        forgotten = self._clock.now() - REMEMBERED
+        pairs = list(zip(listed, marks, strict=True))
+        await self._delete(
+            placed.seq for placed, mark in pairs if (mark.seq > placed.mark if mark else placed.stored < forgotten)
+        )
+        return [placed for placed, mark in pairs if mark and mark.seq == placed.mark]
 
     async def waiting(self, changed: Sequence[Change]) -> list[Change]:
         """Completes changes to tasks that wait: they take their keys, and end if another one has it. The first one of a group has
@@ -141,8 +158,8 @@ class StreamTasks:
 
     async def change(self, look: Look) -> list[Change]:
         """Writes what `look` decides, all of it or none, and looks again as long as others are faster."""
-        for _ in range(TRIES):
-            changes = await look()
+        for number in range(TRIES):
+            changes = await look(number > 0)
             if await self.write(changes):
                 return changes
             await asyncio.sleep(random.uniform(0, 0.02))
@@ -152,11 +169,21 @@ class StreamTasks:
         """Writes changes, at most `TOGETHER`, in one batch; False: another one was faster, and nothing was written."""
         if changes:
             try:
-                await self._messages.commit([message for change in changes for message in change.messages])
+                seq = await self._messages.commit([message for change in changes for message in change.messages])
             except Conflict:
                 return False
+            self._remember(changes, seq)
             await self._clear(changes)
         return True
+
+    def _remember(self, changes: Sequence[Change], seq: int) -> None:
+        """Keeps in mind where the tasks are that are held now; their messages begin at that number."""
+        for change in changes:
+            seq += len(change.messages)
+            if change.entry.state == TaskState.HELD:
+                self._ours[_mark(change.entry)] = Placed(change.entry, seq - 2)
+            else:
+                self._ours.pop(_mark(change.entry), None)
 
     async def _clear(self, changes: Sequence[Change]) -> None:
         """Removes what the changes have left behind. What a dying process leaves is removed by the next one that meets it."""

@@ -24,5 +24,10 @@ class Clock:
         """The server told its time between two times of ours. The quickest answer of a while counts."""
         doubt = (answered - asked) / 2
         if doubt <= self._doubt or not 0 <= asked - self._since < REMEASURE:
-            self._ahead = datetime.fromisoformat(told).timestamp() - (asked + answered) / 2
+            self._ahead = seconds(told) - (asked + answered) / 2
             self._doubt, self._since = doubt, asked
+
+
+def seconds(told: str) -> float:
+    """A time as servers tell it, in seconds since 1970."""
+    return datetime.fromisoformat(told).timestamp()

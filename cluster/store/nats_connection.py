@@ -31,8 +31,8 @@ PAUSE = 0.1
 
 _NOT_THERE = frozenset({10037, 10043, 10057, 10059})
 """Error codes: no such message (the third one: none to delete any more), no such stream."""
-_PASSING = frozenset({10176})
-"""Error codes that are told as our fault, and are not: a batch is not whole, since its leader changed."""
+_PASSING = frozenset({10005, 10176})
+"""Error codes that are told as our fault, and are not: a server is away; a batch is not whole, since its leader changed."""
 _FINAL = frozenset({10074})
 """Error codes that are told as the server's fault, and stay: more replicas than servers."""
 

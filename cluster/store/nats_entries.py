@@ -83,6 +83,8 @@ class Placed(NamedTuple):
 
     entry: TaskEntry
     seq: int
+    stored: float = 0.0
+    """When it was stored, as far as that was read."""
 
     @property
     def mark(self) -> int:

@@ -87,7 +87,7 @@ class Lists:
         return StorePage([held[place] for place in rest[:limit]], json.dumps(rest[limit - 1]) if len(rest) > limit else "")
 
     async def _read(self, subject: str, seq: int, most: int) -> list[Placed]:
-        return [Placed(decode_entry(got.data), got.seq) for got in await self._messages.few(subject, seq, most)]
+        return [Placed(decode_entry(got.data), got.seq, got.stored) for got in await self._messages.few(subject, seq, most)]
 
 
 def _accepted(placed: Placed) -> float:

@@ -18,7 +18,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 
 from spoolnode.cluster.store.interface import StoreUnfit
-from spoolnode.cluster.store.nats_clock import Clock
+from spoolnode.cluster.store.nats_clock import Clock, seconds
 from spoolnode.cluster.store.nats_connection import ONE_TRY, PATIENCE, PAUSE, ServerConnection, now, text_of
 from spoolnode.cluster.store.nats_entries import STREAM
 
@@ -40,6 +40,8 @@ class Got(NamedTuple):
     subject: str
     seq: int
     data: bytes
+    stored: float = 0.0
+    """When; seconds since 1970."""
 
 
 class Conflict(Exception):
@@ -92,8 +94,8 @@ class Messages:
             if not page or len(found) >= answer.get("total", 0):
                 return found
 
-    async def commit(self, messages: Sequence[NewMessage]) -> None:
-        """Stores messages, all or none, one behind the other. Raises `Conflict`."""
+    async def commit(self, messages: Sequence[NewMessage]) -> int:
+        """Stores messages, all or none, one behind the other. Returns the number of the first one. Raises `Conflict`."""
         deadline = now() + PATIENCE
         while True:
             try:
@@ -110,6 +112,7 @@ class Messages:
             raise Conflict
         if error_told:
             raise self.connection.error(error_told)
+        return int(answer["seq"]) - len(messages) + 1
 
     async def store(self, message: NewMessage) -> int:
         """Stores one message; returns its number. If it is repeated, it is stored again."""
@@ -131,7 +134,8 @@ class Messages:
         if answer is None:
             return None
         message = answer["message"]
-        return Got(message["subject"], message["seq"], base64.b64decode(message.get("data", "")))
+        data = base64.b64decode(message.get("data", ""))
+        return Got(message["subject"], message["seq"], data, seconds(message["time"]))
 
     async def _bulk(self, subject: str, seq: int, most: int) -> list[Got]:
         """The messages that one of the replicas has; perhaps not all."""
@@ -148,7 +152,8 @@ class Messages:
                     headers = answer.headers or {}
                     if "Nats-Sequence" not in headers:
                         break  # that was all, or it knows nothing
-                    found.append(Got(headers["Nats-Subject"], int(headers["Nats-Sequence"]), answer.data))
+                    stored = seconds(headers["Nats-Time-Stamp"])
+                    found.append(Got(headers["Nats-Subject"], int(headers["Nats-Sequence"]), answer.data, stored))
             finally:
                 await answers.unsubscribe()
         except (NatsError, OSError):

@@ -67,7 +67,7 @@ class Times:
                 if not got:
                     break
                 seq = got[-1].seq + 1
-                await self._make_ready([Placed(decode_entry(message.data), message.seq) for message in got])
+                await self._make_ready([Placed(decode_entry(message.data), message.seq, message.stored) for message in got])
 
     async def _make_ready(self, listed: Sequence[Placed]) -> None:
         now = self._clock.now()

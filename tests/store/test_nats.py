@@ -19,7 +19,7 @@ from spoolnode.cluster.store.nats_bodies import ABANDONED, BodyUpload
 from spoolnode.cluster.store.nats_changes import Change, StreamTasks
 from spoolnode.cluster.store.nats_clock import REMEASURE, Clock
 from spoolnode.cluster.store.nats_entries import PREFIX, STREAM
-from spoolnode.cluster.store.nats_messages import Messages
+from spoolnode.cluster.store.nats_messages import Got, Messages
 from spoolnode.cluster.store.nats_safety import Monitored, ToldByServers, worth_of
 from spoolnode.cluster.store.nats_stream import check_server
 from spoolnode.cluster.store.opening import open_store
@@ -34,6 +34,22 @@ def subject(nats_server: NatsCluster) -> InNats:
 def nats_of(subject: Subject) -> NatsStore:
     assert isinstance(subject.store, NatsStore)
     return subject.store
+
+
+async def asked(store: NatsStore, what: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many requests that takes."""
+    number = 0
+    request = store._connection.request
+
+    async def counted(*args: Any) -> Any:
+        nonlocal number
+        number += 1
+        return await request(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store._connection, "request", counted)
+        await what()
+    return number
 
 
 async def left_in(store: NatsStore, kind: str) -> int:
@@ -93,34 +109,32 @@ def test_a_group_that_is_larger_than_a_batch_is_stored_and_taken_and_ended(subje
 
 
 def test_what_a_take_asks_does_not_grow_with_the_backlog(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def asked(what: Callable[[], Any]) -> int:
-        number = 0
-        request = store._connection.request
-
-        async def counted(*args: Any) -> Any:
-            nonlocal number
-            number += 1
-            return await request(*args)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(store._connection, "request", counted)
-            await what()
-        return number
-
     async def story(subject: Subject) -> None:
-        nonlocal store
         store = nats_of(subject)
         costs = []
         for size in (40, 600):
             await store.publish([new(f"{size}_{n}", to=("any", "beta")[n % 2]) for n in range(size)])
             await store.watch(["any"], 0)
             costs.append([
-                await asked(lambda: take(store, most=5)), await asked(store.count), await asked(lambda: store.find("40_19")),
-                await asked(lambda: store.list(TaskState.READY, 5)),
+                await asked(store, what, monkeypatch)
+                for what in (
+                    lambda: take(store, most=5), store.count, lambda: store.find("40_19"), lambda: store.list(TaskState.READY, 5),
+                )
             ])  # fmt: skip
         assert costs[0] == costs[1], costs
 
-    store: NatsStore
+    subject.run(story)
+
+
+def test_a_taker_asks_nothing_about_what_it_has_itself(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        await store.publish([new(f"t{number}") for number in range(10)])
+        leases = [lease for lease, _ in await take(store)]
+        assert await asked(store, lambda: store.extend(leases, 60), monkeypatch) == 10  # the entries that go
+        assert await asked(store, lambda: store.end(leases), monkeypatch) == 10
+        assert (await store.count())[TaskState.HELD].number == 0
+
     subject.run(story)
 
 
@@ -175,6 +189,29 @@ def test_an_entry_that_is_out_of_date_does_not_hold_up_a_taker(subject: InNats, 
             with pytest.raises(Died):
                 await take(store, most=1)
         assert ids(await take(store)) == ["b"]
+
+    subject.run(story)
+
+
+def test_an_entry_that_a_new_leader_does_not_know_the_mark_of_yet_is_kept(
+    subject: InNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader that was just elected may lag a little behind the replica from which the list came."""
+
+    async def story(subject: Subject) -> None:
+        store = nats_of(subject)
+        await store.publish([new("a")])
+        lagging: list[Got | None] = [None, Got(f"{PREFIX}.task.a.0", 1, b"")]
+
+        async def behind(self: Messages, what: str) -> Got | None:
+            return lagging[0]
+
+        for _ in lagging:
+            with monkeypatch.context() as patch:
+                patch.setattr(Messages, "last", behind)
+                assert (await store.list(TaskState.READY, 10)).tasks == []
+            lagging.reverse()
+        assert ids(await take(store)) == ["a"]
 
     subject.run(story)
 
