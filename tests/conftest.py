@@ -1,12 +1,27 @@
-"""A real node for each test that asks for one."""
+"""A real node for each test that asks for one; a directory for what is made once a session."""
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import RunningNode
+from support import SHARED, RunningNode, in_memory
 
 pytest_plugins = ["pytester"]  # pytest in a process of its own, for the tests of our plugin
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes the directory that the processes of `-n` share."""
+    if not hasattr(config, "workerinput"):
+        os.environ[SHARED] = tempfile.mkdtemp(prefix="sn-shared-", dir=in_memory())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Removes it."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(SHARED))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A real PostgreSQL for tests, alone or with a synchronous standby. It listens on a unix socket in its directory."""
 
+import fcntl
 import glob
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import psycopg
 from programs import Program
-from support import eventually, need
+from support import SHARED, eventually, in_memory, need
 
 SERVER = "/usr/lib/postgresql/*/bin/postgres"
 
@@ -21,7 +22,7 @@ SERVER = "/usr/lib/postgresql/*/bin/postgres"
 @contextmanager
 def short_place() -> Iterator[Path]:
     """A directory with a short name, for unix sockets, which the server can enter: it runs as another user if we are root."""
-    directory = Path(tempfile.mkdtemp(prefix="sn-"))
+    directory = Path(tempfile.mkdtemp(prefix="sn-", dir=in_memory()))
     directory.chmod(0o755)
     try:
         yield directory
@@ -42,9 +43,13 @@ class Postgres(Program):
     def start(self, *settings: str) -> Self:
         """Starts it with such settings (`name=value`); returns when it takes connections."""
         if not self._data.exists():
-            self._make_directory()
-            self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-N")
-        options = ["listen_addresses=", "fsync=off", *settings]
+            subprocess.run(["cp", "--archive", "--reflink=auto", str(self._new_cluster()), str(self._data)], check=True)
+        options = [
+            "listen_addresses=",
+            "fsync=off",
+            "dynamic_shared_memory_type=mmap",
+            *settings,
+        ]  # a crash leaves nothing behind
         command = [str(self._server), "-D", str(self._data), "-k", str(self._data)]
         self.run([*self._as_nobody, *command, *(word for option in options for word in ("-c", option))])
         self.wait_for(lambda: "ready to accept" in self.output and self.answers(), "it takes connections")
@@ -53,7 +58,7 @@ class Postgres(Program):
     def standby(self, name: str) -> "Postgres":
         """A standby of this name that confirms each commit; returns when it does so."""
         copy = Postgres(self.directory, name)
-        copy._make_directory()
+        copy._make_directory(copy._data)
         self._run("pg_basebackup", "-D", str(copy._data), "-R", "-h", str(self._data), "-U", "postgres", "-c", "fast")
         for left in copy._data.glob(".s.PGSQL.*"):  # those of the server that was copied
             left.unlink()
@@ -97,10 +102,23 @@ class Postgres(Program):
         self.end(number)
         self.start()
 
-    def _make_directory(self) -> None:
-        self._data.mkdir(mode=0o700)
+    def _new_cluster(self) -> Path:
+        """What initdb makes. It takes longer than all that most tests do, so one stands for all."""
+        made = Path(os.environ[SHARED], "cluster")
+        with made.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                made.parent.chmod(0o755)
+                unfinished = made.with_suffix(".unfinished")
+                self._make_directory(unfinished)
+                self._run("initdb", "-D", str(unfinished), "-U", "postgres", "-A", "trust", "-N")
+                unfinished.rename(made)
+        return made
+
+    def _make_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700)
         if not os.geteuid():
-            shutil.chown(self._data, "nobody")
+            shutil.chown(path, "nobody")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_nobody, str(self._server.with_name(program)), *arguments]

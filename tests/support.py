@@ -29,6 +29,16 @@ from spoolnode.client.control import ask
 PATIENCE = 120.0
 """Seconds after which something that should have happened counts as failed, on a busy machine too."""
 
+SHARED = "SHARED_BY_TESTS"
+"""The environment variable with a directory for what is made once for all processes of a test session (see conftest.py)."""
+
+
+def in_memory() -> str | None:
+    """A directory in memory, if there is one with room: on a busy disk, to make and remove files takes longer than most tests."""
+    place = "/dev/shm"
+    has_room = os.path.isdir(place) and shutil.disk_usage(place).free > 2 << 30
+    return place if has_room else None
+
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment of a child process: this spoolnode on its path, without the developer's own SPOOLNODE_* settings.

@@ -84,7 +84,7 @@ class InPostgres(Subject):
     def __init__(self, server: Postgres) -> None:
         self.server = server
         self.url = server.url(self.database)
-        server.sql("TRUNCATE spoolnode.task, spoolnode.body", self.database)
+        server.sql("DELETE FROM spoolnode.task; DELETE FROM spoolnode.body", self.database)  # TRUNCATE makes all files again
 
     async def opened(self) -> CommonStore:
         return await PostgresStore.open(self.url)

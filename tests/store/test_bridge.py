@@ -3,14 +3,18 @@
 import asyncio
 import json
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import RunningNode, command
+from click.testing import CliRunner
+from support import RunningNode
 
+import spoolnode
+from spoolnode.cli import main
 from spoolnode.cluster.store.interface import BytesContent, NewTask, StoredTask, TaskState
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.pull import LEASE, PULLED, Pull
@@ -102,14 +106,11 @@ def backlog(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     node = RunningNode(directory, "alpha")
     try:
         node.start()
-        for number in range(4):
-            assert node.command("send", f"n={number}").returncode == 0
-        (directory / "body").write_bytes(BODY)
-        for options in (
-            ["--priority", "3"], ["--at", "+2h"], ["--node", "beta"], ["--node", "tag:gpu"], ["--key", "k"],
-            ["--body", str(directory / "body")],
-        ):  # fmt: skip
-            assert node.command("send", f"n={' '.join(options[:2])}", *options).returncode == 0
+        for name, more in {"priority": {"priority": 3}, "at": {"at": time.time() + 7200}, "key": {"spool_key": "k"}}.items():
+            spoolnode.send_to_spooler({"n": name, **more}, via=node.via)
+        for name, to in {"0": None, "1": None, "2": None, "3": None, "node": "beta", "tag": "tag:gpu"}.items():
+            spoolnode.send_to_spooler({"n": name}, to, via=node.via)
+        spoolnode.send_to_spooler({"n": "body", "body": BODY}, via=node.via)
         node.kill9()
         dropped = node.spool / "uwsgi_spoolfile_on_host_1_2"
         dropped.write_bytes(head(encode_variables([(b"n", b"dropped")])))
@@ -125,7 +126,7 @@ def spool(backlog: Path, tmp_path: Path) -> Path:
     return tmp_path / "spool"
 
 
-NAMES = sorted(["0", "1", "2", "3", "--priority 3", "--at +2h", "--node beta", "--node tag:gpu", "--key k", "dropped"])
+NAMES = sorted(["0", "1", "2", "3", "priority", "at", "node", "tag", "key", "body", "dropped"])
 
 
 async def names_in(memory: MemoryStore) -> list[str]:
@@ -152,24 +153,24 @@ def test_a_push_moves_all_that_waits_and_keeps_what_each_task_asks_for(spool: Pa
 
     async def look() -> dict[str, StoredTask]:
         pages = [await memory.list(state, 1000) for state in (TaskState.READY, TaskState.LATER)]
-        return {dict(decode_variables(f.task.block))[b"n"].decode().split(" /")[0]: f.task for page in pages for f in page.tasks}
+        return {dict(decode_variables(f.task.block))[b"n"].decode(): f.task for page in pages for f in page.tasks}
 
     found = asyncio.run(look())
     assert {name: task.to for name, task in found.items() if task.to != "any"} == {
-        "--node beta": "beta", "--node tag:gpu": "tag:gpu",
+        "node": "beta", "tag": "tag:gpu",
     }  # fmt: skip
-    assert found["--priority 3"].rank == 3
-    assert found["--at +2h"].due > 1e9
-    assert found["--key k"].key
-    assert found["--body"].size == len(BODY)
+    assert found["priority"].rank == 3
+    assert found["at"].due > 1e9
+    assert found["key"].key
+    assert found["body"].size == len(BODY)
     assert found["dropped"].id.startswith("host_1_2%")
 
 
-def test_a_push_that_is_killed_at_any_step_and_repeated_moves_each_task_once(backlog: Path, tmp_path: Path) -> None:
+def test_a_push_that_is_killed_at_any_step_and_repeated_moves_each_task_once(backlog: Path, place: Path) -> None:
     step, killed = 0, True
     while killed:
         step += 1
-        spool = tmp_path / f"spool{step}"
+        spool = place / f"spool{step}"
         shutil.copytree(backlog, spool, ignore=shutil.ignore_patterns("*.sock"))
         store_at(spool)
         memory = DyingStore(now=1.0)
@@ -182,8 +183,7 @@ def test_a_push_that_is_killed_at_any_step_and_repeated_moves_each_task_once(bac
             memory.fuse = Fuse(0)
             moved_in(spool, memory)
         memory.fuse = Fuse(0)
-        names = [name.split(" /")[0] for name in asyncio.run(names_in(memory))]
-        assert (sorted(names), waiting(spool)) == (sorted([*NAMES, "--body"]), []), step
+        assert (asyncio.run(names_in(memory)), waiting(spool)) == (NAMES, []), step
         shutil.rmtree(spool)
     assert step > 10
 
@@ -195,15 +195,15 @@ def filled() -> DyingStore:
     tasks = [
         StoredTask(f"t{number}", block[name], to=to, rank=rank, due=due, key=key, attempts=2)
         for number, (name, to, rank, due, key) in enumerate([
-            ("0", "any", 5, 0.0, b""), ("1", "any", 1 << 63, 0.0, b"k"), ("--at +2h", "any", 1 << 63, 1_900_000_000.0, b""),
-            ("--node beta", "beta", 1 << 63, 0.0, b""), ("--node tag:gpu", "tag:gpu", 1 << 63, 0.0, b""),
+            ("0", "any", 5, 0.0, b""), ("1", "any", 1 << 63, 0.0, b"k"), ("at", "any", 1 << 63, 1_900_000_000.0, b""),
+            ("node", "beta", 1 << 63, 0.0, b""), ("tag", "tag:gpu", 1 << 63, 0.0, b""),
         ])
     ]  # fmt: skip
     asyncio.run(memory.publish([NewTask(task, BytesContent(BODY if task.id == "t0" else b"")) for task in tasks]))
     return memory
 
 
-FILLED = sorted(["0", "1", "--at +2h", "--node beta", "--node tag:gpu"])
+FILLED = sorted(["0", "1", "at", "node", "tag"])
 
 
 def pulled(spool: Path, memory: MemoryStore, fuse: Fuse | None = None, node: str | None = None) -> int:
@@ -231,11 +231,11 @@ def test_a_pull_for_one_node_takes_only_its_tasks_and_they_run_here(tmp_path: Pa
     assert len(asyncio.run(names_in(memory))) == 4
 
 
-def test_a_pull_that_is_killed_at_any_step_and_repeated_moves_each_task_once(tmp_path: Path) -> None:
+def test_a_pull_that_is_killed_at_any_step_and_repeated_moves_each_task_once(place: Path) -> None:
     step, killed = 0, True
     while killed:
         step += 1
-        spool = tmp_path / f"spool{step}"
+        spool = place / f"spool{step}"
         spool.mkdir()
         store_at(spool)
         memory = filled()
@@ -291,8 +291,8 @@ uwsgi.spooler = run
 
 
 def store_command(url: str, *args: str, status: int = 0) -> str:
-    done = command("store", *args, SPOOLNODE_STORE=url)
-    assert done.returncode == status, done.stderr
+    done = CliRunner().invoke(main, ["store", *args, "--store", url])
+    assert done.exit_code == status, done.output
     return done.stdout if status == 0 else done.stderr
 
 
@@ -309,7 +309,7 @@ def test_a_backlog_goes_through_the_store_to_another_node_and_runs_there_once(
     try:
         assert "11 tasks moved" in store_command(url, "pull", "-Q", str(gamma.spool))
         gamma.start("--tag", "gpu", app=APP)
-        for name in ("0", "1", "2", "3", "--priority 3", "--node tag:gpu", "--key k", "dropped", "--body"):
+        for name in ("0", "1", "2", "3", "priority", "tag", "key", "dropped", "body"):
             gamma.wait_for_log("print", text=f"ran {name}")
         assert gamma.status()["links"]["beta"]["waiting"] == 1
         refused = store_command(url, "push", "-Q", str(gamma.spool), status=1)
@@ -319,6 +319,6 @@ def test_a_backlog_goes_through_the_store_to_another_node_and_runs_there_once(
         assert "2 tasks moved" in store_command(url, "push", "-Q", str(gamma.spool))
         assert "1 task moved" in store_command(url, "pull", "-Q", str(gamma.spool), "--node", "beta")
         gamma.start(app=APP)
-        gamma.wait_for_log("print", text="ran --node beta")
+        gamma.wait_for_log("print", text="ran node")
     finally:
         gamma.clean_up()
