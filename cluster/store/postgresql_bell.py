@@ -24,6 +24,7 @@ class Bell:
         self._connections = connections
         self._waiting: set[tuple[frozenset[str], asyncio.Event]] = set()
         self._listening: asyncio.Task[None] | None = None
+        self._is_closed = False
 
     async def ring(self, places: Iterable[str]) -> None:
         """Tells all watchers that something is there for these destinations."""
@@ -40,7 +41,7 @@ class Bell:
     @contextmanager
     def heard(self, places: Sequence[str]) -> Iterator[Callable[[float], Awaitable[None]]]:
         """Within, what is rung for these destinations is heard: call the value to wait for it, so many seconds at most."""
-        if self._listening is None or self._listening.done():
+        if not self._is_closed and (self._listening is None or self._listening.done()):
             self._listening = asyncio.create_task(self._listen())
         event = asyncio.Event()
         waiting = frozenset(places), event
@@ -60,6 +61,7 @@ class Bell:
 
     async def close(self) -> None:
         """Listens no more."""
+        self._is_closed = True
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])

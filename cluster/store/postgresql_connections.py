@@ -6,6 +6,9 @@ and tells its caller only that time ran out.
 """
 
 import asyncio
+import os
+import socket
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, LiteralString
@@ -59,11 +62,12 @@ class ServerConnections:
         self._idle: list[Connection] = []
         self._room = asyncio.Semaphore(MOST)
         self._unsure: WeakSet[Connection] = WeakSet()
+        self._is_closed = False
 
     async def connect(self) -> Connection:
         """A new connection. Raises `StoreAway`, `StoreUnfit`."""
         with self._told_as_ours():
-            connection: Connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+            connection = await self._connected()
         connection.add_notice_handler(lambda notice: self._heard(connection, notice))
         try:
             for setting in _PLANS:
@@ -72,6 +76,14 @@ class ServerConnections:
             await connection.close()
             raise
         return connection
+
+    async def _connected(self) -> Connection:
+        try:
+            return await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        except asyncio.CancelledError as error:
+            # What was connected already is in the frames of the traceback, and would stay open until they are garbage.
+            traceback.clear_frames(error.__traceback__)
+            raise
 
     @asynccontextmanager
     async def one(self) -> AsyncIterator[Connection]:
@@ -86,17 +98,23 @@ class ServerConnections:
                 await connection.close()  # what it still does, or waits for, is unknown
                 raise
             finally:
-                if not connection.closed:
+                if self._is_closed:
+                    await connection.close()
+                elif not connection.closed:
                     self._idle.append(connection)
 
     async def run(self, connection: Connection, statement: LiteralString, values: Any = None) -> list[TupleRow]:
         """Runs one statement; returns its rows."""
-        async with asyncio.timeout(PATIENCE):
+        cut = asyncio.get_running_loop().call_later(PATIENCE, _cut, connection)
+        try:
             cursor = await connection.execute(statement, values)
             return await cursor.fetchall() if cursor.description else []
+        finally:
+            cut.cancel()
 
     async def close(self) -> None:
-        """Closes those that are idle."""
+        """Closes those that are idle now, and those in use when they are not used any more."""
+        self._is_closed = True
         while self._idle:
             await self._idle.pop().close()
 
@@ -121,6 +139,12 @@ class ServerConnections:
             raise StoreUnfit(f"the store {self.name} cannot be used: {_text(error)}") from error
 
 
+def _cut(connection: Connection) -> None:
+    """Ends what a connection waits for. To cancel it would take ten seconds more: psycopg then asks the same server to end it."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        wire.shutdown(socket.SHUT_RDWR)
+
+
 def _text(error: Exception) -> str:
     """The text of an error, in one line."""
-    return printable(" ".join(str(error).split())) or f"no answer within {PATIENCE:g} s"
+    return printable(" ".join(str(error).split()))

@@ -1,11 +1,13 @@
 """The driver for PostgreSQL: its traps, its failover, its migrations. On real servers."""
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from spoolnode.cluster.store.interface import CommonStore, Lease, Publication, S
 from spoolnode.cluster.store.opening import open_store
 from spoolnode.cluster.store.postgresql import PostgresStore
 from spoolnode.cluster.store.postgresql_bell import Bell
+from spoolnode.cluster.store.postgresql_connections import ServerConnections
 from spoolnode.cluster.store.postgresql_safety import Reported, safety_of
 from spoolnode.cluster.store.postgresql_schema import VERSION
 
@@ -269,6 +272,69 @@ def test_a_node_that_is_stopped_for_longer_than_its_lease_cannot_end_what_anothe
         taker.communicate()
 
     in_postgres.run(story)
+
+
+# --- connections ---
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Within, what is kept alive by a cycle stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def test_a_connection_that_is_not_wanted_any_more_while_it_is_made_is_closed_at_once() -> None:
+    async def story() -> None:
+        events: asyncio.Queue[str] = asyncio.Queue()
+
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(8)
+            events.put_nowait("asked")
+            while await reader.read(1000):
+                pass
+            events.put_nowait("closed")
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        connections = ServerConnections(f"postgresql://127.0.0.1:{port}/x?sslmode=disable&gssencmode=disable")
+        bell = Bell(connections)
+        with bell.heard(["any"]):
+            assert await events.get() == "asked"
+            await bell.close()
+        assert await asyncio.wait_for(events.get(), 60) == "closed"
+        asking = asyncio.create_task(connections.connect())
+        assert await events.get() == "asked"
+        asking.cancel()
+        await asyncio.wait([asking])
+        assert await asyncio.wait_for(events.get(), 60) == "closed"
+        server.close()
+
+    with without_collection():
+        asyncio.run(story())
+
+
+def test_a_store_that_is_closed_while_it_is_used_keeps_no_connection(in_postgres: InPostgres) -> None:
+    ours = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'spoolnode' AND datname = '{in_postgres.database}'"
+    waits = f"{ours} AND wait_event_type = 'Lock'"
+
+    async def story(subject: Subject) -> None:
+        watching = asyncio.create_task(subject.store.watch(["nobody"], 2 * postgresql.POLL))
+        with psycopg.connect(in_postgres.url) as other:
+            other.execute("LOCK TABLE spoolnode.task IN SHARE MODE")
+            publishing = asyncio.create_task(subject.store.publish([new("a")]))
+            await eventually_there(lambda: in_postgres.server.sql(waits)[0][0] >= 1)
+            await subject.store.close()
+        assert await publishing == [Publication.STORED]
+        assert await watching is False
+        await eventually_there(lambda: in_postgres.server.sql(ours) == [(0,)])
+
+    with without_collection():
+        in_postgres.run(story)
 
 
 # --- waking ---
