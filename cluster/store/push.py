@@ -6,6 +6,8 @@ publishes it again under the same message id, and the store says that it has it 
 The directory must be locked, and its sequence numbers saved (`save_numbers`): a task from a peer proves its number by lying here.
 """
 
+import heapq
+import math
 import random
 import time
 import zlib
@@ -14,6 +16,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from spoolnode.cluster.store.interface import ANY, CHUNK, NO_BODY, CommonStore, Content, NewTask, Publication, StoredTask
+from spoolnode.cluster.store.variables import kept_variables
 from spoolnode.node.outbox.links import boot_id
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inspect
@@ -24,21 +27,23 @@ from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import names, pickles, values
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
-from spoolnode.protocol.packet import HEADER, MAX_BLOCK, decode_variables, encode_variables
+from spoolnode.protocol.packet import HEADER, decode_variables
 from spoolnode.protocol.unique import unique_key_in
 
+SORTED = 100_000
+"""Spool files that are put in order at a time. A directory with more is listed again for the next ones."""
 GROUP = 100
 """Tasks that are published together..."""
 GROUP_BYTES = 8 << 20
 """...unless they have more bytes."""
-ROOM = 40
-"""Bytes of a block that are left for the way back to a disk, which counts a hop."""
 
 IN_DOUBT = "may have been sent to another node already: only a node can ask it"
 PICKLED = "have pickled arguments, which stay on the machine that took them"
 UNREADABLE = "cannot be read"
 TOO_LARGE = "have variables that leave no room for a count of hops"
 """Why tasks stay on the disk."""
+
+_Place = tuple[float, int, str]
 
 
 @dataclass
@@ -107,12 +112,11 @@ async def push(store: Store, common: CommonStore) -> Pushed:
 
 
 def _groups(store: Store, pushed: Pushed) -> Iterator[list[_Moving]]:
-    """All that can be moved, in the order in which it would run here."""
+    """All that can be moved, as it was accepted."""
     now = time.time()
-    found = [*inspect.in_order(inspect.waiting_tasks(store, now)), *inspect.in_order(inspect.outbox_tasks(store, now))]
     group: list[_Moving] = []
     size = 0
-    for info in found:
+    for info in heapq.merge(inspect.all_in_batches(store, now), _files(store, now), key=_accepted):
         try:
             group.append(_moving(store, info))
         except _Stays as reason:
@@ -124,6 +128,24 @@ def _groups(store: Store, pushed: Pushed) -> Iterator[list[_Moving]]:
             group, size = [], 0
     if group:
         yield group
+
+
+def _files(store: Store, now: float) -> Iterator[inspect.Info]:
+    """The tasks in files of their own, as they were accepted. However many there are, a part of them is in memory."""
+    last: _Place = (-math.inf, 0, "")
+
+    def rest() -> Iterator[inspect.Info]:
+        return (info for info in inspect.all_in_files(store, now) if _accepted(info) > last)
+
+    while found := heapq.nsmallest(SORTED, rest(), key=_accepted):
+        yield from found
+        last = _accepted(found[-1])
+
+
+def _accepted(info: inspect.Info) -> _Place:
+    """The place of a task in the order of acceptance. A file from elsewhere has only its mtime. Of one time, the names decide: 80
+    comes before 1000."""
+    return info.changed if info.accepted is None else info.accepted, len(info.where), info.where
 
 
 def _moving(store: Store, listed: inspect.Info) -> _Moving:
@@ -141,7 +163,7 @@ def _moving(store: Store, listed: inspect.Info) -> _Moving:
         if _is_pickled(said, body.size):
             raise _Stays(PICKLED)
         task = StoredTask(
-            _message(store, info, block, said), _cleaned(block), _destination(store, info, said),
+            _message(store, info, block, said), kept_variables(block), _destination(store, info, said),
             names.LAST if info.priority is None else info.priority, info.due or 0.0, unique_key_in(block),
             0 if info.state == inspect.OUTBOX else info.attempts, names.read_hops(said.get(names.HOPS, b"")),
         )  # fmt: skip
@@ -177,18 +199,6 @@ def _message(store: Store, info: inspect.Info, block: bytes, said: dict[bytes, b
         return info.id
     seen = zlib.crc32(f"{store.node_id} {info.where} {info.changed} {info.size}".encode(), zlib.crc32(block))
     return f"{names.shortened(info.id, names.LONGEST_ID - 30)}%{seen:08x}"
-
-
-def _cleaned(block: bytes) -> bytes:
-    """The variables without those of the link that they came over, and of the directory that they were meant for.
-
-    Raises `BadTask` if they leave too little room for what `pull` adds.
-    """
-    gone = names.OF_LINKS | {names.BODY_LENGTH, b"spooler"}
-    cleaned = encode_variables(item for item in decode_variables(block) if item[0] not in gone)
-    if len(cleaned) > MAX_BLOCK - ROOM:
-        raise BadTask("no room")
-    return cleaned
 
 
 def _destination(store: Store, info: inspect.Info, said: dict[bytes, bytes]) -> str:

@@ -67,14 +67,13 @@ class Order(NamedTuple):
 
 def waiting_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Every task that waits for this node's workers or is running, in no order."""
-    for file in spool_files(reader):
-        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size)
+    yield from _waiting_files(reader, now)
     yield from batch_tasks(reader, now)
 
 
 def batch_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """The tasks of `waiting_tasks` that are in batches."""
-    return (info for info in _all_batches(reader, now) if info.state != OUTBOX)
+    return (info for info in all_in_batches(reader, now) if info.state != OUTBOX)
 
 
 def dead_tasks(reader: Reader, now: float, first: int = 0, after: Order | None = None) -> Iterator[Info]:
@@ -102,7 +101,7 @@ def dead_refs(reader: Reader) -> Iterator[str]:
 def outbox_tasks(reader: Reader, now: float) -> Iterator[Info]:
     """Every task that waits for a peer."""
     yield from _outbox_files(reader, now)
-    for info in _all_batches(reader, now):
+    for info in all_in_batches(reader, now):
         if info.state == OUTBOX:
             yield info
 
@@ -118,10 +117,24 @@ def queued_tasks(reader: Reader, now: float) -> Iterator[tuple[Info, bytes | Non
             info = _record_info(reader.node_id, number, record, data, now)
             told.add(info.id)
             yield info, record.function
-    files = (_info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size) for file in spool_files(reader))
-    for info in chain(files, _outbox_files(reader, now)):
+    for info in all_in_files(reader, now):
         if info.id not in told:
             yield info, None
+
+
+def all_in_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterator[Info]:
+    """Every task in a batch, here or for a peer, as they were accepted; one batch at a time is in memory.
+
+    `containing`: without a look at the tasks of batches that have not these bytes.
+    """
+    for number in sorted(_batch_numbers(reader)):
+        yield from _batch_tasks(reader, number, now, containing)
+
+
+def all_in_files(reader: Reader, now: float) -> Iterator[Info]:
+    """Every task that waits in a file of its own, here or for a peer, in no order."""
+    yield from _waiting_files(reader, now)
+    yield from _outbox_files(reader, now)
 
 
 def order(info: Info) -> Order:
@@ -181,7 +194,7 @@ def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info,
         dead_tasks(reader, now),
         _outbox_files(reader, now),
     )
-    for info in chain(_all_batches(reader, now, wanted), filter(None, files)):
+    for info in chain(all_in_batches(reader, now, wanted), filter(None, files)):
         try:
             place = place_of(reader, info)
             block = reader.block_at(place)
@@ -273,6 +286,11 @@ def _used_up(items: list[T]) -> Iterator[T]:
             items.pop()
 
 
+def _waiting_files(reader: Reader, now: float) -> Iterator[Info]:
+    for file in spool_files(reader):
+        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size)
+
+
 def _outbox_files(reader: Reader, now: float) -> Iterator[Info]:
     for entry in reader.disk.entries(reader.layout.outbox):
         if entry.is_directory:
@@ -320,11 +338,6 @@ def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, siz
 def _accepted(reader: Reader, identity: str) -> float | None:
     """When this node accepted the task with that id; None for one from elsewhere."""
     return names.accepted_in(identity) if identity.startswith(f"{reader.node_id}_") else None
-
-
-def _all_batches(reader: Reader, now: float, containing: bytes = b"") -> Iterator[Info]:
-    for number in _batch_numbers(reader):
-        yield from _batch_tasks(reader, number, now, containing)
 
 
 def _batch_numbers(reader: Reader) -> Iterator[int]:
