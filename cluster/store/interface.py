@@ -9,7 +9,7 @@ drivers, and the fake in `memory`, keep the same promises: tests/store/ has them
                   v  |        |
                  held --------+----> ended  (end; forgotten after `REMEMBERED` seconds)
                   |
-                  +----------------> dead   (bury)
+                  +----------------> dead   (bury; back to ready: revive)
 
 Every verb may raise `StoreAway`. Then it may have been done or not, and it is safe to say it again.
 """
@@ -289,6 +289,14 @@ class CommonStore(ABC):
         """Removes a task that waits or is dead, and its body. Returns the state in which it was; None if it is not there.
 
         One that is held is not removed. The id is remembered as that of a task that has ended.
+        """
+
+    @abstractmethod
+    async def revive(self, identities: Sequence[str], to: str | None = None) -> frozenset[str]:
+        """Lets dead tasks wait again, ready at once, their attempts counted from zero; `to`: with another destination.
+
+        They keep their places in the order of acceptance. If another task with its key waits, it ends instead, as with `again`.
+        Returns the ids of those that were dead; nothing was done about the others.
         """
 
     @abstractmethod

@@ -188,6 +188,17 @@ class MemoryStore(CommonStore):
         self._answer()
         return state
 
+    async def revive(self, identities: Sequence[str], to: str | None = None) -> frozenset[str]:
+        self._ask()
+        dead = [row for row in self._rows.values() if row.task.id in identities and row.state == TaskState.DEAD]
+        for row in dead:
+            row.reason = ""
+            row.task = replace(row.task, due=0.0, attempts=0, to=row.task.to if to is None else to)
+            self._wait(row)
+        self._wake()
+        self._answer()
+        return frozenset(row.task.id for row in dead)
+
     async def watch(self, places: Sequence[str], seconds: float) -> bool:
         end = self.now + seconds
         while True:

@@ -11,9 +11,9 @@ Traps that the code avoids, each with a test:
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
 from psycopg.rows import TupleRow
@@ -53,8 +53,10 @@ from spoolnode.cluster.store.postgresql_statements import (
     FORGET,
     INSERT,
     IS_READY,
+    LAST_RANK,
     READ_CHUNK,
     REMOVE,
+    REVIVE,
     STORE_CHUNK,
     SWEEP_ONE_WITH_KEY,
     SWEEPS,
@@ -77,9 +79,8 @@ AT_ONCE = 1000
 TRIES = 5
 """A publication that meets another one (a deadlock, a task that ends at that moment) is repeated so often."""
 
-_LAST_RANK = (1 << 63) - 1
-"""The largest `bigint`, for `names.LAST`, which is one more."""
 _Message = tuple[str, int]
+T = TypeVar("T")
 
 
 class PostgresStore(CommonStore):
@@ -206,30 +207,28 @@ class PostgresStore(CommonStore):
             return _lost(lost, await self._run(connection, END_AGAIN, _leases(lost))) if lost else lost
 
     async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
-        async with self._connections.one() as connection:
-            try:
-                done = await self._again(connection, orders)
-            except psycopg.errors.UniqueViolation:  # two with one key: one after the other, the second sees the first
-                done = [row for order in orders for row in await self._again_alone(connection, order)]
-        await self._bell.ring({row[3] for row in done})
+        done = await self._let_wait(AGAIN, orders, _orders)
         return _lost([order.lease for order in orders], done)
 
-    async def _again_alone(self, connection: Connection, order: Again) -> list[TupleRow]:
+    async def _let_wait(
+        self, statement: LiteralString, items: Sequence[T], values: Callable[[Sequence[T]], dict[str, Any]]
+    ) -> list[TupleRow]:
+        """Lets tasks wait again. Two with one key: one after the other, the second sees the first."""
+        async with self._connections.one() as connection:
+            try:
+                done = await self._run(connection, statement, values(items))
+            except psycopg.errors.UniqueViolation:
+                done = [row for item in items for row in await self._let_one_wait(connection, statement, values([item]))]
+        await self._bell.ring({row[3] for row in done})
+        return done
+
+    async def _let_one_wait(self, connection: Connection, statement: LiteralString, values: dict[str, Any]) -> list[TupleRow]:
         for _ in range(TRIES):
             try:
-                return await self._again(connection, [order])
+                return await self._run(connection, statement, values)
             except psycopg.errors.UniqueViolation:
                 continue  # another node published, or gave back, a task with its key at this moment
-        raise StoreAway(f"the store {self._connections.name} is too busy with the key of the task {order.lease.id}")
-
-    async def _again(self, connection: Connection, orders: Sequence[Again]) -> list[TupleRow]:
-        values = {
-            **_leases([order.lease for order in orders]),
-            "dues": [order.due for order in orders],
-            "attempts": [order.attempts for order in orders],
-            "dests": [order.to for order in orders],
-        }
-        return await self._run(connection, AGAIN, values)
+        raise StoreAway(f"the store {self._connections.name} is too busy with the key of the task {values['ids'][0]}")
 
     async def bury(self, burials: Sequence[Burial]) -> frozenset[Lease]:
         leases = [burial.lease for burial in burials]
@@ -266,6 +265,10 @@ class PostgresStore(CommonStore):
         async with self._connections.one() as connection:
             rows = await self._run(connection, REMOVE, [identity])
         return TaskState(rows[0][0]) if rows else None
+
+    async def revive(self, identities: Sequence[str], to: str | None = None) -> frozenset[str]:
+        done = await self._let_wait(REVIVE, identities, lambda ids: {"ids": list(ids), "to": to})
+        return frozenset(row[0] for row in done)
 
     async def watch(self, places: Sequence[str], seconds: float) -> bool:
         loop = asyncio.get_running_loop()
@@ -319,7 +322,7 @@ class _Changed(Exception):
 def _columns(tasks: Iterable[StoredTask]) -> list[list[Any]]:
     """The values of `INSERT`."""
     rows = [
-        (t.id, t.block, t.to, min(t.rank, _LAST_RANK), t.due, t.key, t.attempts, t.hops, t.size) for t in tasks
+        (t.id, t.block, t.to, min(t.rank, LAST_RANK), t.due, t.key, t.attempts, t.hops, t.size) for t in tasks
     ]  # fmt: skip
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(9)]
 
@@ -338,7 +341,7 @@ def _told_once(tasks: Sequence[NewTask], became: dict[_Message, Publication]) ->
 def _task(row: Sequence[Any]) -> StoredTask:
     """The task in a row of `_SHOWN`."""
     identity, block, to, rank, due, key, attempts, hops, size = row
-    return StoredTask(identity, bytes(block), to, LAST if rank == _LAST_RANK else rank, due, bytes(key), attempts, hops, size)
+    return StoredTask(identity, bytes(block), to, LAST if rank == LAST_RANK else rank, due, bytes(key), attempts, hops, size)
 
 
 def _leased(row: Sequence[Any]) -> Leased:
@@ -356,6 +359,15 @@ def _leases(leases: Iterable[Lease]) -> dict[str, Any]:
         "ids": [lease.id for lease in listed],
         "hops": [lease.hops for lease in listed],
         "turns": [lease.turn for lease in listed],
+    }
+
+
+def _orders(orders: Sequence[Again]) -> dict[str, Any]:
+    return {
+        **_leases([order.lease for order in orders]),
+        "dues": [order.due for order in orders],
+        "attempts": [order.attempts for order in orders],
+        "dests": [order.to for order in orders],
     }
 
 

@@ -8,6 +8,9 @@ from typing import LiteralString
 
 from spoolnode.cluster.store.interface import TaskState
 
+LAST_RANK = (1 << 63) - 1
+"""The largest `bigint`, for `names.LAST`, which is one more."""
+
 _SHOWN: LiteralString = """
     id, block, dest, rank, coalesce(extract(epoch FROM due), 0)::float8, coalesce(key, ''), attempts, hops, size"""
 
@@ -30,6 +33,25 @@ WRITE_DUPLICATES: LiteralString = """
 UPDATE spoolnode.task SET repeats = repeats + 1
 WHERE key = ANY(%b::bytea[]) AND state IN ('ready', 'later')
 RETURNING key"""
+
+ENQUEUE: LiteralString = """
+WITH stored AS (
+    INSERT INTO spoolnode.task (id, hops, block, dest, rank, due, key, attempts, size, state)
+    VALUES (%(id)s, 0, %(block)s::bytea, %(dest)s, %(rank)s::bigint, to_timestamp(nullif(%(due)s::float8, 0)),
+            nullif(%(key)s::bytea, ''), 0, %(size)s::bigint,
+            CASE WHEN to_timestamp(%(due)s::float8) > now() THEN 'later' ELSE 'ready' END)
+    ON CONFLICT DO NOTHING
+    RETURNING id, hops, dest
+), pieces AS (
+    INSERT INTO spoolnode.body
+    SELECT id, hops, place - 1, data FROM stored, unnest(%(pieces)s::bytea[]) WITH ORDINALITY AS piece (data, place)
+) SELECT id, pg_notify('spoolnode', dest) FROM stored"""
+"""One task with its body, in a transaction of others: one statement, as a transaction may not have been begun. They may use any
+driver, so it has no binary placeholders. The server rings the bell when the transaction commits."""
+
+JOIN_DUPLICATE: LiteralString = """
+UPDATE spoolnode.task SET repeats = repeats + 1 WHERE key = %(key)s::bytea AND state IN ('ready', 'later') RETURNING id"""
+"""The task that waits with that key. It is locked, and not taken, until the transaction has ended."""
 
 TAKE: LiteralString = f"""
 WITH mine AS (
@@ -68,21 +90,37 @@ SELECT * FROM done"""
 END_AGAIN: LiteralString = f"""
 UPDATE spoolnode.task SET repeats = repeats + 1 WHERE {_OF_LEASES} AND state = 'ended' RETURNING id, hops, turn"""
 
-_WAITS: LiteralString = """CASE
-    WHEN key IS NOT NULL AND EXISTS (
-        SELECT FROM spoolnode.task AS other WHERE other.key = task.key AND other.state IN ('ready', 'later')) THEN 'ended'
-    WHEN {due} > now() THEN 'later' ELSE 'ready' END"""
-"""The state of a held task that is to wait again."""
+_IS_DUPLICATE: LiteralString = """key IS NOT NULL AND EXISTS (
+        SELECT FROM spoolnode.task AS other WHERE other.key = task.key AND other.state IN ('ready', 'later'))"""
+_WAITS: LiteralString = f"""
+    state = CASE WHEN {_IS_DUPLICATE} THEN 'ended' WHEN {{due}} > now() THEN 'later' ELSE 'ready' END,
+    block = CASE WHEN {_IS_DUPLICATE} THEN '' ELSE block END,
+    size = CASE WHEN {_IS_DUPLICATE} THEN 0 ELSE size END,
+    ended = now()"""
+"""The changes to a task that is to wait again. It ends if another task with its key waits."""
+_WITHOUT_BODIES: LiteralString = """
+, gone AS (DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM done WHERE state = 'ended'))
+SELECT * FROM done"""
 
 AGAIN: LiteralString = f"""
-UPDATE spoolnode.task SET
-    state = {_WAITS.format(due="told.due")}, ended = now(), due = told.due,
-    attempts = coalesce(told.attempts, task.attempts), dest = coalesce(told.dest, task.dest)
-FROM (SELECT id, hops, turn, to_timestamp(nullif(due, 0)), attempts, dest
-      FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[], %(dues)s::float8[], %(attempts)s::int[], %(dests)s::text[])
-           AS u (id, hops, turn, due, attempts, dest)) AS told (id, hops, turn, due, attempts, dest)
-WHERE task.id = told.id AND task.hops = told.hops AND task.turn = told.turn AND task.state = 'held'
-RETURNING task.id, task.hops, task.turn, task.dest"""
+WITH done AS (
+    UPDATE spoolnode.task SET {_WAITS.format(due="told.due")}, due = told.due,
+        attempts = coalesce(told.attempts, task.attempts), dest = coalesce(told.dest, task.dest)
+    FROM (SELECT id, hops, turn, to_timestamp(nullif(due, 0)), attempts, dest
+          FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[], %(dues)s::float8[], %(attempts)s::int[],
+                      %(dests)s::text[]) AS u (id, hops, turn, due, attempts, dest)
+         ) AS told (id, hops, turn, due, attempts, dest)
+    WHERE task.id = told.id AND task.hops = told.hops AND task.turn = told.turn AND task.state = 'held'
+    RETURNING task.id, task.hops, task.turn, task.dest, task.state
+){_WITHOUT_BODIES}"""
+
+REVIVE: LiteralString = f"""
+WITH done AS (
+    UPDATE spoolnode.task SET {_WAITS.format(due="NULL::timestamptz")}, due = NULL, attempts = 0, reason = '',
+        dest = coalesce(%(to)s::text, dest)
+    WHERE id = ANY(%(ids)s::text[]) AND state = 'dead'
+    RETURNING id, hops, turn, dest, state
+){_WITHOUT_BODIES}"""
 
 BURY: LiteralString = """
 UPDATE spoolnode.task SET state = 'dead', reason = told.reason
@@ -107,9 +145,12 @@ SWEEPS: list[LiteralString] = [
         ORDER BY serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)""",
 ]
 SWEEP_ONE_WITH_KEY: LiteralString = f"""
-UPDATE spoolnode.task SET state = {_WAITS.format(due="due")}, ended = now() WHERE (id, hops) IN (
-    SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NOT NULL
-    ORDER BY serial LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"""
+WITH done AS (
+    UPDATE spoolnode.task SET {_WAITS.format(due="due")} WHERE (id, hops) IN (
+        SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NOT NULL
+        ORDER BY serial LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING id, hops, state
+){_WITHOUT_BODIES}"""
 
 FORGET: LiteralString = """
 WITH old AS (

@@ -493,6 +493,66 @@ def test_what_was_buried_is_kept_with_its_reason_and_not_taken(subject: Subject)
     subject.run(story)
 
 
+async def buried(store: CommonStore, *tasks: NewTask) -> None:
+    """Publishes tasks, takes each and gives it up."""
+    for task in tasks:
+        await store.bury([Burial(await held(store, task), "why")])
+
+
+def test_a_dead_task_that_is_revived_is_ready_as_if_it_had_never_run(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+        await buried(store, new("a", b"body", attempts=3, rank=2, due=subject.now() - 60), new("b"), new("c"))
+        assert await store.revive(["a", "b", "never"]) == {"a", "b"}
+        found = await store.find("a")
+        assert found
+        assert (found.state, found.reason, found.task) == (
+            TaskState.READY, "", StoredTask("a", BLOCK, rank=2, attempts=0, due=0.0, size=4),
+        )  # fmt: skip
+        taken = await take(store)
+        assert ids(taken) == ["a", "b"]
+        assert await body_of(store, taken[0].lease) == b"body"
+
+    subject.run(story)
+
+
+def test_a_dead_task_can_be_revived_for_another_destination(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        await buried(subject.store, new("a", to="gone"))
+        assert await subject.store.revive(["a"], "beta") == {"a"}
+        assert await take(subject.store, "any", "gone") == []
+        assert ids(await take(subject.store, "beta")) == ["a"]
+
+    subject.run(story)
+
+
+def test_only_what_is_dead_is_revived(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+        await store.end([await held(store, new("ended"))])
+        await held(store, new("held", attempts=1))
+        await store.publish([new("ready", attempts=1), new("later", due=subject.now() + 60, attempts=1)])
+        assert await store.revive([state.value for state in TaskState], "beta") == frozenset()
+        assert await store.revive([]) == frozenset()
+        for state in (TaskState.HELD, TaskState.READY, TaskState.LATER):
+            found = await store.find(state.value)
+            assert found
+            assert (found.state, found.task.attempts, found.task.to) == (state, 1, "any")
+
+    subject.run(story)
+
+
+def test_an_old_lease_of_a_task_that_was_revived_is_lost(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        lease = await held(subject.store, new("a"))
+        await subject.store.bury([Burial(lease, "why")])
+        await subject.store.revive(["a"])
+        assert ids(await take(subject.store)) == ["a"]
+        assert await subject.store.end([lease]) == {lease}
+
+    subject.run(story)
+
+
 # --- unique keys ---
 
 
@@ -537,13 +597,13 @@ def test_of_many_that_come_at_once_with_one_key_one_waits(subject: Subject) -> N
 
 def test_a_retry_ends_if_another_task_does_its_work(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
-        lease = await held(subject.store, new("a", key=b"k"))
+        lease = await held(subject.store, new("a", b"body", key=b"k"))
         await subject.store.publish([new("b", key=b"k")])
         assert await subject.store.again([Again(lease)]) == frozenset()
         assert ids(await take(subject.store)) == ["b"]
         found = await subject.store.find("a")
         assert found
-        assert found.state == TaskState.ENDED
+        assert (found.state, found.task.block, found.task.size) == (TaskState.ENDED, b"", 0)
 
     subject.run(story)
 
@@ -553,6 +613,20 @@ def test_of_two_with_one_key_that_go_back_together_one_waits(subject: Subject) -
         leases = [await held(subject.store, new(name, key=b"k")) for name in ("a", "b")]
         assert await subject.store.again([Again(lease) for lease in leases]) == frozenset()
         assert len(await take(subject.store)) == 1
+
+    subject.run(story)
+
+
+def test_of_two_with_one_key_that_are_revived_one_waits(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+        await buried(store, new("a", key=b"k"), new("b", key=b"k"), new("c", b"body", key=b"l"))
+        await store.publish([new("d", key=b"l")])
+        assert await store.revive(["a", "b", "c"]) == {"a", "b", "c"}
+        assert len(await take(store)) == 2
+        found = await store.find("c")
+        assert found
+        assert (found.state, found.task.block) == (TaskState.ENDED, b"")
 
     subject.run(story)
 
@@ -803,6 +877,17 @@ def test_a_watcher_is_woken_by_a_retry(subject: Subject) -> None:
     subject.run(story)
 
 
+def test_a_watcher_is_woken_by_a_task_that_is_revived(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        await buried(subject.store, new("a"))
+        watching = asyncio.create_task(subject.store.watch(["any"], 3600))
+        await begun(watching)
+        await (await subject.another()).revive(["a"])
+        await woken(watching)
+
+    subject.run(story)
+
+
 def test_a_watcher_is_woken_by_a_lease_that_runs_out_and_by_what_becomes_due(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
         await held(subject.store, new("a"))
@@ -844,6 +929,7 @@ async def verbs(store: CommonStore, lease: Lease) -> list[str]:
         "list": store.list(TaskState.READY, 10),
         "count": store.count(),
         "remove": store.remove("a"),
+        "revive": store.revive(["a"]),
         "watch": store.watch(["any"], 30),
         "check": store.check(),
     }

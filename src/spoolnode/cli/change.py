@@ -287,7 +287,7 @@ def _wait_for_end(spool: str) -> None:
 def each(spool: str, ids: Sequence[str], done: str, action_of: Callable[["Directory"], Action], as_json: bool) -> None:
     """Acts on one task after the other. After a failure it goes on with the next, but the exit status is 1; 3 in doubt."""
     from spoolnode.cli.directory import identity_of, open_directory
-    from spoolnode.cli.printing import print_json, watched
+    from spoolnode.cli.printing import watched
     from spoolnode.errors import NotCancelled
     from spoolnode.protocol.errors import SpoolnodeError
 
@@ -302,10 +302,7 @@ def each(spool: str, ids: Sequence[str], done: str, action_of: Callable[["Direct
         except (SpoolnodeError, CommandFailure) as error:
             is_unsure |= isinstance(error, NotCancelled) and error.is_unsure
             rows.append({"id": text, done: False, "error": str(error)})
-    if as_json:
-        print_json(rows)
-    else:
-        _say(rows, done)
+    say_each(rows, done, as_json)
     if not all(row[done] for row in rows):
         sys.exit(3 if is_unsure else 1)
 
@@ -314,9 +311,13 @@ def _for(row: dict[str, Any]) -> str:
     return f", for {row['destination']}" if "destination" in row else ""
 
 
-def _say(rows: list[dict[str, Any]], done: str) -> None:
-    from spoolnode.cli.printing import say
+def say_each(rows: list[dict[str, Any]], done: str, as_json: bool) -> None:
+    """Says of each task whether it was done."""
+    from spoolnode.cli.printing import print_json, say
 
+    if as_json:
+        print_json(rows)
+        return
     word = "is ready" if done == "ready" else done
     for row in rows:
         if not row[done]:

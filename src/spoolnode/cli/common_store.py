@@ -1,30 +1,18 @@
 """`store`: whether a common store is safe, what is in it, and the bridge between it and a spool directory."""
 
 import os
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from spoolnode.cli.options import WholeRange, json_option, spool_option
+from spoolnode.cli.options import json_option, spool_option
+from spoolnode.cli.store_options import store_option, with_store
+from spoolnode.cli.stored_tasks import store_ls, store_retry, store_rm
 
 if TYPE_CHECKING:
-    from spoolnode.cluster.store.interface import CommonStore, FoundTask, Safety, Tally, TaskState
+    from spoolnode.cluster.store.interface import CommonStore, Safety, Tally, TaskState
     from spoolnode.cluster.store.push import Pushed
     from spoolnode.node.spool.store import Store
-
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-
-STATES = ("ready", "later", "held", "dead", "ended")
-
-
-def _store_option(function: F) -> F:
-    option = click.option(
-        "--store", "url", required=True, metavar="URL", envvar="SPOOLNODE_STORE",
-        help="nats://HOST[,HOST...] or postgresql://[USER@]HOST[,HOST...]/DATABASE (also: SPOOLNODE_STORE).",
-    )  # fmt: skip
-    return option(function)
 
 
 @click.group("store")
@@ -45,8 +33,12 @@ def store_command() -> None:
     """
 
 
+for _command in (store_ls, store_retry, store_rm):
+    store_command.add_command(_command)
+
+
 @store_command.command("check")
-@_store_option
+@store_option
 @click.option("--migrate", "migrates", is_flag=True, help="Make its tables or stream, or bring them to this version.")
 @json_option
 def store_check(url: str, migrates: bool, as_json: bool) -> None:
@@ -64,7 +56,7 @@ def store_check(url: str, migrates: bool, as_json: bool) -> None:
     async def look(store: "CommonStore") -> "tuple[Safety, dict[TaskState, Tally]]":
         return await store.check(), await store.count()
 
-    said, counted = _with_store(url, look, migrates=migrates)
+    said, counted = with_store(url, look, migrates=migrates)
     if as_json:
         print_json({
             **said._asdict(), "facts": dict(said.facts),
@@ -92,60 +84,8 @@ def _print_safety(said: "Safety", counted: "dict[TaskState, Tally]") -> None:
         say(f"\n{sentence[0].upper()}{sentence[1:]}.")
 
 
-@store_command.command("ls")
-@_store_option
-@click.option(
-    "--state", type=click.Choice(STATES), default="ready", show_default=True, help="Only tasks in this state."
-)  # fmt: skip
-@click.option("--limit", type=WholeRange(1, 10_000), default=100, show_default=True, metavar="N", help="The first N.")
-@json_option
-def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
-    """Lists tasks in the store.
-
-    Ready ones by destination and in the order in which they are taken, later ones by the time when they are due.
-
-    \b
-    Examples:
-      spoolnode store ls --store postgresql://app@db1,db2/app
-      spoolnode store ls --store postgresql://app@db1,db2/app --state later --json
-    """
-    from spoolnode.cli.printing import print_json, print_table
-    from spoolnode.cluster.store.interface import TaskState
-
-    page = _with_store(url, lambda store: store.list(TaskState(state), limit))
-    rows = [_row(found) for found in page.tasks]
-    if as_json:
-        print_json({"tasks": rows, "more": bool(page.next)})
-        return
-    columns = ("id", "to", "function", "priority", "due", "attempts", "size", "reason")
-    print_table(columns, [[_shown(name, row[name]) for name in columns] for row in rows], f"no {state} tasks")
-    if page.next:
-        click.echo(f"the first {limit}: there are more, see --limit", err=True)
-
-
-def _row(found: "FoundTask") -> dict[str, Any]:
-    from spoolnode.protocol import names
-    from spoolnode.protocol.packet import decode_variables
-
-    task = found.task
-    function = names.function_named(dict(decode_variables(task.block)))
-    return {
-        "id": task.id, "state": found.state.value, "to": task.to, "function": function.decode("utf-8", "backslashreplace"),
-        "priority": None if task.rank == names.LAST else task.rank, "due": task.due or None, "attempts": task.attempts,
-        "size": task.size, "accepted": found.accepted, "reason": found.reason,
-    }  # fmt: skip
-
-
-def _shown(name: str, value: Any) -> Any:
-    from spoolnode.cli.printing import moment, size
-
-    if name == "due":
-        return moment(value)
-    return size(value) if name == "size" else str(value).partition("\n")[0] if name == "reason" else value
-
-
 @store_command.command("push")
-@_store_option
+@store_option
 @spool_option
 @json_option
 def store_push(url: str, spool: str, as_json: bool) -> None:
@@ -171,7 +111,7 @@ def store_push(url: str, spool: str, as_json: bool) -> None:
         return await push(directory, store)
 
     with locked(directory.layout):
-        done = _with_store(url, move)
+        done = with_store(url, move)
     if as_json:
         print_json({"moved": done.gone, "left": dict(done.left)})
         return
@@ -181,7 +121,7 @@ def store_push(url: str, spool: str, as_json: bool) -> None:
 
 
 @store_command.command("pull")
-@_store_option
+@store_option
 @spool_option
 @click.option("--node", metavar="NAME", help="Only the tasks for the node of this name, which will run here.")
 @json_option
@@ -204,7 +144,7 @@ def store_pull(url: str, spool: str, node: str | None, as_json: bool) -> None:
     directory = _directory(os.path.abspath(spool))
     with locked(directory.layout):
         prepare(directory, lambda _action, **_details: None)
-        moved = _with_store(url, lambda store: Pull(directory, store, node).run())
+        moved = with_store(url, lambda store: Pull(directory, store, node).run())
     if as_json:
         print_json({"moved": moved})
     else:
@@ -223,19 +163,3 @@ def _directory(root: str) -> "Store":
 
 def _tasks(number: int) -> str:
     return f"{number} task{'' if number == 1 else 's'}"
-
-
-def _with_store(url: str, do: "Callable[[CommonStore], Coroutine[Any, Any, T]]", *, migrates: bool = False) -> T:
-    """Does something with the store open. Its errors end the command with a sentence."""
-    import asyncio
-
-    from spoolnode.cluster.store.opening import open_store
-
-    async def done() -> T:
-        store = await open_store(url, migrates=migrates)
-        try:
-            return await do(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(done())
