@@ -295,8 +295,8 @@ class CommonStore(ABC):
     async def revive(self, identities: Sequence[str], to: str | None = None) -> frozenset[str]:
         """Lets dead tasks wait again, ready at once, their attempts counted from zero; `to`: with another destination.
 
-        They keep their places in the order of acceptance. If another task with its key waits, it ends instead, as with `again`.
-        Returns the ids of those that were dead; nothing was done about the others.
+        They come before new ones, as with `again`; and if another task with its key waits, one ends instead. Returns the ids of
+        those that were dead; nothing was done about the others.
         """
 
     @abstractmethod

@@ -48,8 +48,8 @@ from spoolnode.cluster.store.nats_times import Times
 
 POLL = 0.5
 """Seconds after which a watcher looks for itself."""
-CLAIMED = 100
-"""Ids that are claimed in one batch: each may be that of several tasks, with different hops."""
+NAMED = 100
+"""Ids whose tasks are changed in one batch: each may be that of several tasks, with different hops."""
 _Message = tuple[str, int]
 _Decide = Callable[[Lease, TaskEntry], TaskEntry | None]
 
@@ -176,17 +176,24 @@ class NatsStore(CommonStore):
         return []
 
     async def claim(self, identities: Sequence[str], lease: float) -> list[Leased]:
-        claimed: list[Leased] = []
-        for start in range(0, len(identities), CLAIMED):
-            group = dict.fromkeys(identities[start : start + CLAIMED])
+        def claimed(placed: Placed) -> Change | None:
+            return _taken(placed, self._clock.now() + lease) if placed.entry.is_waiting else None
+
+        return [_leased(change.entry) for change in await self._change_all(identities, claimed)]
+
+    async def _change_all(self, identities: Sequence[str], decide: Callable[[Placed], Change | None]) -> list[Change]:
+        """Changes those of the tasks with these ids for which a change is decided."""
+        done: list[Change] = []
+        for start in range(0, len(identities), NAMED):
+            group = dict.fromkeys(identities[start : start + NAMED])
 
             async def look(_: bool, group: Iterable[str] = group) -> list[Change]:
                 found = await asyncio.gather(*(self._tasks.with_id(identity) for identity in group))
-                until = self._clock.now() + lease
-                return [_taken(placed, until) for placeds in found for placed in placeds if placed.entry.is_waiting]
+                changes = [decide(placed) for placeds in found for placed in placeds]
+                return await self._tasks.waiting([change for change in changes if change])
 
-            claimed += [_leased(change.entry) for change in await self._tasks.change(look)]
-        return claimed
+            done += await self._tasks.change(look)
+        return done
 
     def body(self, lease: Lease) -> AsyncIterator[bytes]:
         return self._bodies.read(lease)
@@ -270,6 +277,18 @@ class NatsStore(CommonStore):
 
         await self._tasks.change(look)
         return was
+
+    async def revive(self, identities: Sequence[str], to: str | None = None) -> frozenset[str]:
+        def revived(placed: Placed) -> Change | None:
+            entry = placed.entry
+            if entry.state != TaskState.DEAD:
+                return None
+            waits = entry.waits(self._clock.now(), due=0.0, attempts=0, to=entry.task.to if to is None else to)
+            return _changed(placed, replace(waits, reason=""))
+
+        changes = await self._change_all(identities, revived)
+        await self._ring(change.entry.task.to for change in changes)
+        return frozenset(change.entry.task.id for change in changes)
 
     async def watch(self, places: Sequence[str], seconds: float) -> bool:
         loop = asyncio.get_running_loop()

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
         SPOOL_RETRY,
         asend_many,
         asend_to_spooler,
+        aspool_in,
         send_many,
         send_to_spooler,
+        spool_in,
     )
     from spoolnode.calls.current_task import CurrentTask, current_task
     from spoolnode.calls.hooks import after_task, before_task
@@ -63,6 +65,7 @@ __all__ = [
     "aresult",
     "asend_many",
     "asend_to_spooler",
+    "aspool_in",
     "before_task",
     "cancel",
     "cron",
@@ -71,6 +74,7 @@ __all__ = [
     "send_many",
     "send_to_spooler",
     "spool",
+    "spool_in",
     "spoolforever",
     "spoolraw",
     "timer",
@@ -80,7 +84,7 @@ __all__ = [
 _HOMES = {
     "spoolnode.api": (
         *("SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY"),
-        *("asend_many", "asend_to_spooler", "send_many", "send_to_spooler"),
+        *("asend_many", "asend_to_spooler", "aspool_in", "send_many", "send_to_spooler", "spool_in"),
     ),
     "spoolnode.decorators": ("spool", "spoolforever", "spoolraw"),
     "spoolnode.calls.current_task": ("CurrentTask", "current_task"),

@@ -6,6 +6,10 @@ from spoolnode import client, wire
 from spoolnode.protocol.values import TaskArguments
 from spoolnode.wire import Message, resolve, task_message
 
+TYPE_CHECKING = False  # as in the package itself
+if TYPE_CHECKING:
+    from spoolnode.client.in_transaction import AsyncDatabaseConnection, DatabaseConnection
+
 
 class SpoolResult(int):
     """A return value by which a callable decides about its task. A type of its own, as a plain 0 may mean something else."""
@@ -90,3 +94,35 @@ async def asend_to_spooler(
     from spoolnode.client import aio  # asyncio, only when it is used
 
     return await aio.asend(resolve(via), task_message(task, node), wire.send_timeout(send_timeout))
+
+
+def spool_in(connection: "DatabaseConnection", task: TaskArguments, node: str | None = None) -> str:
+    """Puts a task into the transaction that is open on a connection to PostgreSQL, whose database has a store.
+
+    When the transaction commits, the task is in the store. After a rollback, also to a savepoint, it never was. Outside of a
+    transaction (autocommit) it is in the store at once.
+
+    Args:
+        connection: a connection of psycopg 3, or Django's, `django.db.connection`.
+        task: as in `send_to_spooler`. The body is held in memory.
+        node: where it runs: a node's name, `host:port`, `tag:X` or `any`; without it, on any node.
+
+    Returns:
+        The task's id. If another one with the same key waits, this one is not stored; the id is that of the other one, which
+        does not start before the transaction has ended.
+
+    Raises:
+        BadTask, Refused: the task cannot be kept in a store.
+        SpoolnodeError: the database is not PostgreSQL, or has no tables for tasks.
+        Exception: everything else that the database says to a statement.
+    """
+    from spoolnode.client.in_transaction import enqueue
+
+    return enqueue(connection, task_message(task, node))
+
+
+async def aspool_in(connection: "AsyncDatabaseConnection", task: TaskArguments, node: str | None = None) -> str:
+    """As `spool_in`, with an asynchronous connection of psycopg 3."""
+    from spoolnode.client.in_transaction import aenqueue
+
+    return await aenqueue(connection, task_message(task, node))

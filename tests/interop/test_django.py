@@ -314,16 +314,17 @@ def test_manage_py_spoolnode_is_a_node_with_the_options_of_join(shop: RunningNod
 
 
 def test_wrong_options_are_sentences_of_manage_py_check(shop: RunningNode) -> None:
-    options = {"NODES": {"film": "any", "video": "a b"}, "NODE": 1, "VIA": "localhost", "KEEP_RESULTS": "no"}
+    options = {"NODES": {"film": "any", "video": "a b"}, "NODE": 1, "VIA": "localhost", "KEEP_RESULTS": "no", "DATABASE": "x"}
     text = f"\nTASKS['default']['OPTIONS'] = {options!r}\n"
     with (shop.directory / "site1/settings.py").open("a") as settings:
         settings.write(text)
     said = manage(shop, "check", code=1)
     for part in (
-        "TASKS['default']: there is no option 'NODE'; there are NODES, VIA and KEEP_RESULTS",
+        "TASKS['default']: there is no option 'NODE'; there are NODES, VIA, KEEP_RESULTS and DATABASE",
         "NODES names the queue 'film', which is not one of QUEUES (default, video)",
         "NODES sends the queue 'video' to 'a b'; it must be a node's name",
         "VIA: ",
         "KEEP_RESULTS is 'no'; it must be True or False",
+        "DATABASE is 'x'; it must be one of DATABASES, and a PostgreSQL",
     ):
         assert part in said

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from documents import blocks, page
+from documents import Block, blocks, page
 from nats_servers import NatsCluster
 from postgres import Postgres
 from subjects import InNats, InPostgres
@@ -22,22 +22,28 @@ POSTGRESQL = "postgresql://app@db1,db2/app"
 NATS = "nats://h1,h2,h3"
 
 
+def typed(block: Block) -> str:
+    """What to type for a block."""
+    return block.text if block.language == "sh" else f"{sys.executable} - <<'END'\n{block.text}\nEND"
+
+
 @pytest.fixture(params=["nats", "postgresql"])
 def shell(request: pytest.FixtureRequest, nats_server: NatsCluster, in_postgres: InPostgres, tmp_path: Path) -> str:
-    """A script of all lines of the page but those that set up the other engine, for a directory with three waiting tasks."""
+    """A script of all blocks of the page but those about the other engine, for a directory with three waiting tasks."""
     InNats(nats_server)  # empties it
+    in_postgres.server.sql("CREATE TABLE IF NOT EXISTS orders (number integer)", in_postgres.database)
     spool = tmp_path / "spool"
     spool.mkdir()
     for number in range(3):
         (spool / f"uwsgi_spoolfile_on_host_{number}").write_bytes(head(encode_variables([(b"n", str(number).encode())])))
-    texts = [block.text for block in blocks(PAGE) if block.language == "sh"]
+    texts = [typed(block) for block in blocks(PAGE) if block.language in ("sh", "python")]
     mine, others = (NATS, POSTGRESQL) if request.param == "nats" else (POSTGRESQL, NATS)
-    assert [sum(url in text for text in texts) for url in (mine, others)] == [1, 1]
+    assert {sum(url in text for text in texts) for url in (mine, others)} == {1, 2}
     url = nats_server.url if request.param == "nats" else in_postgres.url
-    return "\n".join(text.replace(mine, f"'{url}'") for text in texts if others not in text)
+    return "\n".join(text.replace(f"={mine}", f"='{url}'").replace(mine, url) for text in texts if others not in text)
 
 
-def test_the_page_does_what_it_says(shell: str, tmp_path: Path) -> None:
+def test_the_page_does_what_it_says(shell: str, in_postgres: InPostgres, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "spoolnode"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m spoolnode "$@"\n')
@@ -52,6 +58,8 @@ def test_the_page_does_what_it_says(shell: str, tmp_path: Path) -> None:
     assert f"3 tasks moved into {tmp_path}/other" in done.stdout
     assert len(list((tmp_path / "other").glob("uwsgi_spoolfile_on_host_*"))) == 3
     assert not list((tmp_path / "spool").glob("uwsgi_spoolfile_on_*"))
+    assert "0 tasks are ready" in done.stdout
+    assert in_postgres.server.sql("SELECT count(*) FROM spoolnode.task WHERE state = 'ready'", in_postgres.database) == [(1,)]
 
 
 def test_the_figures_of_the_page_are_those_of_the_code(postgres: Postgres) -> None:

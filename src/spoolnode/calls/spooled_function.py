@@ -25,6 +25,8 @@ TYPE_CHECKING = False  # as in the package itself
 if TYPE_CHECKING:
     from inspect import Signature
 
+    from spoolnode.client.in_transaction import AsyncDatabaseConnection, DatabaseConnection
+
 Params = ParamSpec("Params")
 R = TypeVar("R")
 Exceptions = tuple[type[BaseException], ...]
@@ -60,6 +62,18 @@ class SpooledCall(Generic[Params]):
         request = self.request(args, kwargs)
         to, patience = resolve(self._options.via), send_timeout(self._options.send_timeout)
         transaction.on_commit(lambda: client.send(to, request, patience))
+
+    def spool_in(self, connection: "DatabaseConnection", /, *args: Params.args, **kwargs: Params.kwargs) -> str:
+        """Puts a call into the transaction that is open on a connection to PostgreSQL. See `spoolnode.spool_in`."""
+        from spoolnode.client.in_transaction import enqueue
+
+        return enqueue(connection, self.request(args, kwargs))
+
+    async def aspool_in(self, connection: "AsyncDatabaseConnection", /, *args: Params.args, **kwargs: Params.kwargs) -> str:
+        """As `spool_in`, with an asynchronous connection of psycopg 3."""
+        from spoolnode.client.in_transaction import aenqueue
+
+        return await aenqueue(connection, self.request(args, kwargs))
 
     async def aspool(self, /, *args: Params.args, **kwargs: Params.kwargs) -> str:
         """As `spool`, without blocking the loop."""
@@ -161,6 +175,14 @@ class SpooledFunction(Generic[Params, R]):
     def spool_on_commit(self, /, *args: Params.args, **kwargs: Params.kwargs) -> None:
         """Stores a call when Django's transaction commits (see `SpooledCall.spool_on_commit`)."""
         SpooledCall[Params](self, self._options).spool_on_commit(*args, **kwargs)
+
+    def spool_in(self, connection: "DatabaseConnection", /, *args: Params.args, **kwargs: Params.kwargs) -> str:
+        """Puts a call into the transaction that is open on a connection to PostgreSQL. See `spoolnode.spool_in`."""
+        return SpooledCall[Params](self, self._options).spool_in(connection, *args, **kwargs)
+
+    async def aspool_in(self, connection: "AsyncDatabaseConnection", /, *args: Params.args, **kwargs: Params.kwargs) -> str:
+        """As `spool_in`, with an asynchronous connection of psycopg 3."""
+        return await SpooledCall[Params](self, self._options).aspool_in(connection, *args, **kwargs)
 
     async def aspool(self, /, *args: Params.args, **kwargs: Params.kwargs) -> str:
         """As `spool`, without blocking the loop."""
@@ -286,9 +308,9 @@ class SpooledMethod:
             "method (@staticmethod above @spool), that gets what it needs as arguments; nothing was sent"
         )
 
-    spool = spool_many = spool_on_commit = options = _refuse
+    spool = spool_in = spool_many = spool_on_commit = options = _refuse
 
     async def _arefuse(self, *_: object, **__: object) -> NoReturn:
         self._refuse()
 
-    aspool = aspool_many = _arefuse
+    aspool = aspool_in = aspool_many = _arefuse

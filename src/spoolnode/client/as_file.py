@@ -39,7 +39,7 @@ def store(root: str, message: Message) -> Answer:
         _check(terms, root)
     except Refused as refusal:
         return _as_it_arrives(answer.refused(refusal))
-    identity, layout = _new_id() + (names.KEYED if terms.key else ""), Layout(root)
+    identity, layout = new_id(terms), Layout(root)
     try:
         ref = _write(layout, identity, terms, spoolfile.head(block) + message.body)
     except OSError as error:
@@ -60,11 +60,13 @@ def _check(terms: Terms, root: str) -> None:
         raise Refused(Reason.MALFORMED, f"`spooler` is {shown!r}, which is another directory")
 
 
-def _new_id() -> str:
-    """A new id, in the form of uWSGI's file names: host, process, counter, random number, time."""
+def new_id(terms: Terms) -> str:
+    """A new id, in the form of uWSGI's file names: host, process, counter, random number, time. It tells whether the task has a
+    key."""
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "-"
     seconds, rest = divmod(time.time_ns() // 1000, 1_000_000)
-    return f"{host}_{os.getpid()}_{next(_counter)}_{secrets.randbits(31)}_{seconds}_{rest}"
+    keyed = names.KEYED if terms.key else ""
+    return f"{host}_{os.getpid()}_{next(_counter)}_{secrets.randbits(31)}_{seconds}_{rest}{keyed}"
 
 
 def _write(layout: Layout, identity: str, terms: Terms, data: bytes) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core import checks
+from django.db import connections
 
 from spoolnode.django.backend_options import problems
 
@@ -24,8 +25,9 @@ class SpoolnodeConfig(AppConfig):  # type: ignore[misc]  # Django has no types
 
 def check_tasks(**_: Any) -> Iterable[checks.CheckMessage]:
     """Reports mistakes in the OPTIONS of our backends in TASKS."""
+    vendors = {alias: connections[alias].vendor for alias in connections}
     found = []
     for alias, params in getattr(settings, "TASKS", {}).items():
         if params.get("BACKEND") == BACKEND:
-            found += [checks.Error(f"TASKS[{alias!r}]: {text}", id="spoolnode.E001") for text in problems(params)]
+            found += [checks.Error(f"TASKS[{alias!r}]: {text}", id="spoolnode.E001") for text in problems(params, vendors)]
     return found

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from asgiref.sync import sync_to_async
+from django.db import connections
+
 from spoolnode.calls.spooled_function import SpooledCall
 from spoolnode.client.fetching import aask_about, ask_about
 from spoolnode.django.backend_options import read_options
@@ -32,12 +35,21 @@ class Backend(TaskBackend):  # type: ignore[misc]  # Django has no types
         self.supports_get_result = self._options.keep_results
 
     def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
-        """Stores the task on a node's disk. Raises `SpoolnodeError`s as `spool` does, and Django's `InvalidTaskError`."""
+        """Stores the task: with `DATABASE` in the open transaction there, else on a node's disk.
+
+        Raises `SpoolnodeError`s as `spool` and `spool_in` do, and Django's `InvalidTaskError`.
+        """
         spooled, args, kwargs = self._prepare(task, args, kwargs)
-        return self._enqueued(task, args, kwargs, spooled.spool(*args, **kwargs))
+        if self._options.database is None:
+            identity = spooled.spool(*args, **kwargs)
+        else:
+            identity = spooled.spool_in(connections[self._options.database], *args, **kwargs)
+        return self._enqueued(task, args, kwargs, identity)
 
     async def aenqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
         """The same without blocking the event loop."""
+        if self._options.database is not None:
+            return await sync_to_async(self.enqueue)(task, args, kwargs)  # in the thread that has the connection
         spooled, args, kwargs = self._prepare(task, args, kwargs)
         return self._enqueued(task, args, kwargs, await spooled.aspool(*args, **kwargs))
 
