@@ -1,7 +1,7 @@
 """The statements of a store in PostgreSQL. All text here is constant: values travel beside it.
 
-Each statement finds its rows through one index (`postgresql_schema`), so what it costs should not grow with the store. No test
-shows that yet.
+Each statement finds its rows through one index (`postgresql_schema`), so what it costs does not grow with the store:
+tests/store/test_postgresql_cost.py looks at the pages that each one reads.
 """
 
 from typing import LiteralString
@@ -115,10 +115,12 @@ WITH done AS (
 ){_WITHOUT_BODIES}"""
 
 REVIVE: LiteralString = f"""
-WITH done AS (
+WITH named AS (
+    SELECT id, hops, state FROM spoolnode.task WHERE id = ANY(%(ids)s::text[]) ORDER BY id, hops FOR UPDATE
+), done AS (
     UPDATE spoolnode.task SET {_WAITS.format(due="NULL::timestamptz")}, due = NULL, attempts = 0, reason = '',
         dest = coalesce(%(to)s::text, dest)
-    WHERE id = ANY(%(ids)s::text[]) AND state = 'dead'
+    WHERE (id, hops) IN (SELECT id, hops FROM named WHERE state = 'dead')
     RETURNING id, hops, turn, dest, state
 ){_WITHOUT_BODIES}"""
 
@@ -161,13 +163,16 @@ WITH old AS (
 ) DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM old)"""
 
 _LISTS: dict[TaskState, tuple[LiteralString, LiteralString, LiteralString]] = {
-    TaskState.READY: ("dest, rank, serial", "dest, rank, serial", "%s::text, %s::bigint, %s::bigint"),
-    TaskState.LATER: ("due, serial", "due::text, serial", "%s::timestamptz, %s::bigint"),
-    TaskState.HELD: ("serial", "serial", "%s::bigint"),
-    TaskState.DEAD: ("serial", "serial", "%s::bigint"),
-    TaskState.ENDED: ("ended, serial", "ended::text, serial", "%s::timestamptz, %s::bigint"),
+    TaskState.READY: ("task.dest, task.rank, task.serial", "dest, rank, serial", "%s::text, %s::bigint, %s::bigint"),
+    TaskState.LATER: ("task.due, task.serial", "due::text, serial", "%s::timestamptz, %s::bigint"),
+    TaskState.HELD: ("task.serial", "serial", "%s::bigint"),
+    TaskState.DEAD: ("task.serial", "serial", "%s::bigint"),
+    TaskState.ENDED: ("task.ended, task.serial", "ended::text, serial", "%s::timestamptz, %s::bigint"),
 }
-"""The order of each list (that of an index), its values in a cursor, and how they are read from it."""
+"""The order of each list (that of an index), its values in a cursor, and how they are read from it.
+
+The order has the names of the table: `due` alone would be the text in the cursor, and no index has its order.
+"""
 
 _IN_STATE: dict[TaskState, LiteralString] = {
     TaskState.READY: "state = 'ready'",
