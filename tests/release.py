@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def release(root: Path, version: str, day: date) -> str:
 
 def problems(root: Path, version: str) -> list[str]:
     """Why a release of that version cannot be made now; nothing is changed."""
-    return [*_wrong_version(root, version), *_wrong_tree(root), *_wrong_changelog(root)]
+    return [*_wrong_version(root, version), *_wrong_tree(root), *_wrong_changelog(root), *_wrong_urls(root)]
 
 
 def _wrong_version(root: Path, version: str) -> Iterator[str]:
@@ -101,6 +102,12 @@ def _wrong_changelog(root: Path) -> Iterator[str]:
         yield f"{CHANGELOG} has no section [Unreleased]."
     elif not re.search(r"(?m)^[^#\s]", told):
         yield f"The section [Unreleased] of {CHANGELOG} is empty: write what users notice."
+
+
+def _wrong_urls(root: Path) -> Iterator[str]:
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    if not project.get("urls", {}).get("Repository"):
+        yield "A release must say where its code is: add the public address as Repository to [project.urls] in pyproject.toml."
 
 
 # --- the release ---

@@ -1,6 +1,8 @@
 """`make release` in a throw-away clone: it makes a whole release or changes nothing."""
 
+import re
 import subprocess
+import zipfile
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -15,6 +17,7 @@ from spoolnode import __version__
 ROOT = Path(__file__).resolve().parents[1]
 DAY = date(2027, 1, 31)
 NEXT = "99.0.1"
+REPOSITORY = 'Repository = "https://example.org/spoolnode"\n'
 
 pytestmark = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="releases are made in a checkout")
 
@@ -31,7 +34,7 @@ def state(directory: Path) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone of this checkout on `main`, whatever branch that is on, with something to tell in the changelog."""
+    """A clone of this checkout on `main`, whatever branch that is on, with something to tell, and a public address."""
     for name, value in {"NAME": "Releaser", "EMAIL": "releaser@example.com"}.items():
         monkeypatch.setenv(f"GIT_AUTHOR_{name}", value)
         monkeypatch.setenv(f"GIT_COMMITTER_{name}", value)
@@ -39,6 +42,9 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", "--no-tags", str(ROOT), str(clone))
     git(clone, "checkout", "-q", "-B", "main")
+    pyproject = clone / "pyproject.toml"
+    without = re.sub(r"(?m)^Repository = .*\n", "", pyproject.read_text())
+    pyproject.write_text(without.replace("[project.urls]\n", f"[project.urls]\n{REPOSITORY}"))
     changelog = clone / "CHANGELOG.md"
     changelog.write_text("# Changelog\n\n## [Unreleased]\n\n### Fixed\n\n- A thing.\n\n## [0.0.1] - 2026-01-01\n\n- Another.\n")
     git(clone, "commit", "-q", "-a", "-m", "Tell")
@@ -74,6 +80,10 @@ def test_release_is_committed_tagged_built_and_not_published(clone: Path) -> Non
     assert "\n## [Unreleased]\n\n## [99.0.1] - 2027-01-31\n\n### Fixed\n\n- A thing.\n" in (clone / "CHANGELOG.md").read_text()
     built = sorted(path.name for path in (clone / "dist").iterdir())
     assert built == ["spoolnode-99.0.1-py3-none-any.whl", "spoolnode-99.0.1.tar.gz"]
+    with zipfile.ZipFile(clone / "dist" / built[0]) as wheel:
+        metadata = wheel.read("spoolnode-99.0.1.dist-info/METADATA").decode()
+    assert "\nProject-URL: Repository, https://example.org/spoolnode\n" in metadata
+    assert "\nProject-URL: Homepage, https://pypi.org/project/spoolnode/\n" in metadata
     assert git(clone, "worktree", "list").count("\n") == 0
     assert git(ROOT, "tag", "--list", "v99.0.1") == ""
     assert "git push --atomic origin main v99.0.1\n" in told
@@ -196,6 +206,10 @@ LINE = f'"{__version__}"'
         (
             *(NEXT, changed("CHANGELOG.md", "\n- A thing.\n", "")),
             ["The section [Unreleased] of CHANGELOG.md is empty: write what users notice."],
+        ),
+        (
+            *(NEXT, changed("pyproject.toml", REPOSITORY, "")),
+            ["A release must say where its code is: add the public address as Repository to [project.urls] in pyproject.toml."],
         ),
         (
             *(NEXT, changed("pyproject.toml", LINE, '"0.1.0"')),

@@ -1,6 +1,6 @@
 """Quick starts, played as a newcomer reads them: each block is typed into a terminal, and what the page shows must come.
 
-The reader begins in a folder that has only the clone of spoolnode. "In a second terminal" opens one there, in which nothing is
+The reader begins in a folder that has only the checkout of spoolnode. "In a second terminal" opens one there, in which nothing is
 set up. A program that goes on keeps its terminal. Nothing else is needed beforehand, so these pages have no stage directions.
 """
 
