@@ -55,12 +55,17 @@ def read_links(store: Store, boot: str, report: Callable[..., None]) -> Links:
         return Links()
 
 
-def write_links(store: Store, links: Links, report: Callable[..., None]) -> None:
-    """Writes the file at a start, which a full disk does not stop: then the clock alone makes the next run a new one."""
+def write_links(store: Store, links: Links, report: Callable[..., None]) -> bool:
+    """Writes the file at a start, which a full disk does not stop: then the clock alone makes the next run a new one.
+
+    Returns whether the disk took it.
+    """
     try:
         store.replace(store.layout.links, links.encode())
     except OSError as error:
         report("sync_failed", file="links", reason=str(error))
+        return False
+    return True
 
 
 def _links(content: dict[str, Any]) -> Links:

@@ -39,6 +39,8 @@ class Outbox:
         self._next = 0
         self._run = 0
         self._boot = ""
+        self._is_told = False
+        """Whether the file `links` tells of this process. If it still says that all marks are safe, none may be made."""
         self._old_doubts: Doubts = {}
         """From the start: numbers that were in doubt at the last save, until `adopt` has sorted them in."""
         self._owed = OwedNumbers(self.refused)
@@ -70,7 +72,7 @@ class Outbox:
         is_suspicious = known.boot != boot and not known.clean
         # Until `adopt` has noted what is in doubt now, the next start must come to the same conclusion.
         links = self._links(clean=False, boot=known.boot if is_suspicious else boot)
-        write_links(self._journal.store, links, self._journal.report)
+        self._is_told = write_links(self._journal.store, links, self._journal.report)
         return is_suspicious
 
     def _links(self, *, clean: bool, boot: str | None = None) -> Links:
@@ -84,6 +86,7 @@ class Outbox:
         """Saves what must be remembered. Raises OSError."""
         data = self._links(clean=False).encode()
         await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
+        self._is_told = True
 
     async def stop(self) -> None:
         """Makes the marks safe and notes that everything is on the medium, so that the next start trusts them."""
@@ -126,7 +129,7 @@ class Outbox:
             self._adopt_one(destination_of(ref), self.files, ref, LAST, number_of(ref), file.sent or suspicious)
         self._old_doubts.clear()
         if suspicious:
-            write_links(self._journal.store, self._links(clean=False), self._journal.report)
+            self._is_told = write_links(self._journal.store, self._links(clean=False), self._journal.report)
 
     def _numbered(self, file: FoundOutboxFile) -> str | None:
         """Gives a file a number. Returns its new ref, or None if the disk failed."""
@@ -178,7 +181,7 @@ class Outbox:
     async def meet(self, to: str, peer: str) -> None:
         """Notes which node answers to a destination; safe on disk before anything is sent to it. Raises OSError."""
         found = self.destination(to)
-        if found.peer != peer:
+        if found.peer != peer or not self._is_told:
             before, found.peer = found.peer, peer
             try:
                 await self.save()

@@ -293,6 +293,29 @@ def test_what_is_in_doubt_after_a_power_cut_is_so_after_every_later_start(end: s
     run(story())
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("settle", [False, True], ids=["in a batch", "in files"])
+def test_a_start_on_a_full_disk_makes_no_mark_that_the_next_power_cut_could_take_with_it(seed: int, *, settle: bool) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 0, 1)
+        assert await taken(station, 1) is not None, "so `links` knows who answers"
+        if settle:
+            await station.settled()
+        await station.during(station.storage.close())
+        station.disk.space = -(1 << 40)  # so much that what a start frees does not help
+        full = station.after_power_cut(seed)
+        with pytest.raises(OSError, match="No space"):
+            await taken(full)
+        full.disk.space = 1 << 40
+        assert await taken(full) is not None
+        later = full.after_power_cut(seed)
+        assert later.outbox.in_doubt("beta") == 2
+        assert await taken(later, peer=GAMMA) is None
+
+    run(story())
+
+
 # -- numbers --
 
 
