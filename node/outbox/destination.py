@@ -4,7 +4,7 @@ A task is *in doubt* when it may have reached the other node without our knowing
 only to that node, because another node could not know that it has run already.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,8 @@ class Destination:
     """The unsent ones."""
     doubts: dict[str, ReadyQueue] = field(default_factory=dict)
     """The others, by owner."""
+    doubtful: dict[str, Intervals] = field(default_factory=dict)
+    """The numbers of the others, by owner, until their tasks have left the disk for good. A link may have some of them now."""
     outstanding: Outstanding = field(default_factory=Outstanding)
     size: int = 0
     """Tasks on disk."""
@@ -54,6 +56,17 @@ class Destination:
         if owner not in self.doubts:
             self.doubts[owner] = ReadyQueue()
         return self.doubts[owner]
+
+    def add(self, owner: str, source: Source, ref: Ref, rank: int) -> None:
+        """Adds a task behind the others of that owner, and of its rank."""
+        self._note(owner, source, [ref])
+        self.queue(owner).add(source, [ref], rank)
+
+    def end(self, number: int) -> None:
+        """Notes that the task of that number has left the disk for good, or was never stored: it is not sent again."""
+        self.outstanding.end(number)
+        for numbers in self.doubtful.values():
+            numbers.remove(number)
 
     def has_work(self, peer: str) -> bool:
         """Whether something can be sent when the node of this id answers (`ANYONE`: not known yet)."""
@@ -98,6 +111,7 @@ class Destination:
     def give_back(self, taken: Taken, owner: str) -> None:
         """Tasks were taken and stay: they are the next."""
         taken.source.land(taken.refs)
+        self._note(owner, taken.source, taken.refs)
         self.queue(owner).give_back(*taken)
 
     def withdraw(self, source: Source, ref: Ref) -> Callable[[], None]:
@@ -113,9 +127,9 @@ class Destination:
         return put_back
 
     def owner_of(self, source: Source, ref: Ref) -> str:
-        """The owner of a task that waits here. Takes time in proportion to the tasks in doubt."""
-        is_with = ((owner, self._where_they_are(queue.items())) for owner, queue in self.doubts.items())
-        return next((owner for owner, there in is_with if (source, ref) in there), UNSENT)
+        """The owner of a task that is here."""
+        number = source.sequence_number(ref)
+        return next((owner for owner, numbers in self.doubtful.items() if number in numbers), UNSENT)
 
     def has(self, source: Source, ref: Ref) -> bool:
         """Whether a task waits here."""
@@ -123,18 +137,19 @@ class Destination:
 
     def numbers_in_doubt(self) -> dict[str, Intervals]:
         """The numbers in doubt, by owner. A mark on the disk says so of most, but not with whom, nor always after a power cut."""
-        found: dict[str, Intervals] = {}
-        for owner, queue in self.doubts.items():
-            if queue.size:
-                found[owner] = Intervals()
-                for source, ref in queue.items():
-                    found[owner].add(source.sequence_number(ref))
-        return found
+        return {owner: numbers.copy() for owner, numbers in self.doubtful.items() if numbers}
 
     @property
     def is_over(self) -> bool:
         """Whether nothing waits for it and nothing is owed."""
         return not self.size and self.outstanding.low_watermark(0) == 0
+
+    def _note(self, owner: str, source: Source, refs: Iterable[Ref]) -> None:
+        """Notes the owner of tasks. One that is in doubt stays so to its end."""
+        if owner != UNSENT:
+            numbers = self.doubtful.setdefault(owner, Intervals())
+            for ref in refs:
+                numbers.add(source.sequence_number(ref))
 
     def _queues(self) -> list[tuple[str, ReadyQueue]]:
         return [(UNSENT, self.fresh), *self.doubts.items()]

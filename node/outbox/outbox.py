@@ -84,17 +84,17 @@ class Outbox:
 
     async def save(self) -> None:
         """Saves what must be remembered. Raises OSError."""
-        data = self._links(clean=False).encode()
-        await self._journal.moves.run(lambda: self._journal.store.replace(self._journal.layout.links, data))
+        store, links = self._journal.store, self._links(clean=False)
+        await self._journal.moves.run(lambda: store.replace(store.layout.links, links.encode()))
         self._is_told = True
 
     async def stop(self) -> None:
         """Makes the marks safe and notes that everything is on the medium, so that the next start trusts them."""
-        store, data, marked = self._journal.store, self._links(clean=not self._owed.has_failed).encode(), list(self.files.marked)
+        store, links, marked = self._journal.store, self._links(clean=not self._owed.has_failed), list(self.files.marked)
 
         def save() -> None:
             store.sync_files(marked)
-            store.replace(store.layout.links, data)
+            store.replace(store.layout.links, links.encode())
 
         with contextlib.suppress(OSError):  # then more tasks than necessary are in doubt at the next start
             await self._journal.moves.run(save)
@@ -150,7 +150,7 @@ class Outbox:
         self._grow(found, 1)
         owners = [owner for owner, numbers in self._old_doubts.get(to, {}).items() if number in numbers]
         owner = owners[0] if owners else found.peer if sent else UNSENT
-        found.queue(owner).add(source, [ref], rank)
+        found.add(owner, source, ref, rank)
 
     def accept(self, to: str, batch: Batch, offset: int, rank: int) -> None:
         """Takes a task in a batch, which is safe on disk."""
@@ -161,7 +161,7 @@ class Outbox:
 
     def refused(self, to: str, number: int) -> None:
         """Takes back the number of a task that will not be sent again: it was not stored, or has left the disk for good."""
-        self.destination(to).outstanding.end(number)
+        self.destination(to).end(number)
 
     def accept_file(self, ref: str, accepted: float) -> None:
         """Takes a task in a file of outbox/, which is safe. `accepted`: when it was accepted, in seconds since 1970."""

@@ -71,6 +71,12 @@ class Intervals:
         """The intervals, first and past the last member of each."""
         return list(zip(self._starts, self._ends, strict=True))
 
+    def copy(self) -> "Intervals":
+        """One that does not change."""
+        found = Intervals()
+        found._starts, found._ends = self._starts[:], self._ends[:]
+        return found
+
     def add(self, number: int) -> None:
         """Adds one; adding it again changes nothing."""
         if self._ends and self._ends[-1] == number:  # the common case: numbers come in order

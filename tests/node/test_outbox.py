@@ -21,6 +21,7 @@ from spoolnode.node.outbox.destination import ANYONE, UNSENT
 from spoolnode.node.outbox.expiry import BURIED_TOGETHER, EXPIRED_AT_ONCE
 from spoolnode.node.outbox.moving import Kept
 from spoolnode.node.outbox.shipping import Shipment
+from spoolnode.node.spool.tasks import Batch
 from spoolnode.protocol.packet import HEADER, decode_variables
 
 BETA, GAMMA = "bbbbbbbbbbbb", "cccccccccccc"
@@ -69,6 +70,12 @@ async def handed(station: Station, load: Shipment, peer: str = BETA) -> None:
     """The other node has them."""
     station.storage.shipping.handed("beta", peer, load.rest(load.envelopes), [envelope.number for envelope in load.envelopes])
     await station.rest()
+
+
+def saved(station: Station) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """The numbers in doubt, as `links` would have them now."""
+    doubts = station.outbox._links(clean=False).doubts
+    return {to: {owner: found.pairs() for owner, found in owners.items()} for to, owners in doubts.items() if owners}
 
 
 async def all_of(station: Station, peer: str = BETA) -> list[int]:
@@ -312,6 +319,34 @@ def test_a_start_on_a_full_disk_makes_no_mark_that_the_next_power_cut_could_take
         later = full.after_power_cut(seed)
         assert later.outbox.in_doubt("beta") == 2
         assert await taken(later, peer=GAMMA) is None
+
+    run(story())
+
+
+def test_numbers_in_doubt_are_saved_with_their_owners_while_a_link_has_them_and_until_they_are_gone_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def story() -> None:
+        station = Station()
+        await accepted(station, 1, 2, 3)
+        load = await taken(station)
+        assert load is not None
+        back(station, load, doubtful=True)
+        outbox, first = station.outbox, numbers(load)[0]
+        again = await taken(station, 1)
+        assert again is not None
+        with monkeypatch.context() as no_look:
+            no_look.setattr(Batch, "sequence_number", None)  # at each task: there may be a hundred thousand
+            assert saved(station) == {"beta": {BETA: [(first, first + 3)]}}, "one is with a link, and in doubt all the same"
+        await handed(station, again)
+        assert saved(station) == {"beta": {BETA: [(first, first + 3)]}}, "its removal is not safe yet"
+        await station.tidy()
+        assert saved(station) == {"beta": {BETA: [(first + 1, first + 3)]}}
+        source, ref = load.source, load.envelopes[1].ref
+        assert outbox.destination("beta").owner_of(source, ref) == BETA
+        await station.during(outbox.remove(source, ref))
+        await station.tidy()
+        assert saved(station) == {"beta": {BETA: [(first + 2, first + 3)]}}
 
     run(story())
 
