@@ -22,7 +22,9 @@ class Figures(NamedTuple):
     retrying: int | None = None
     dead: int | None = None
     given_up: int | None = None
-    """Since its start."""
+    """Since its start..."""
+    undelivered: int | None = None
+    """...and those of them that waited for another node."""
     free: int | None = None
     """Bytes on the disk of its spool."""
     min_free: int | None = None
@@ -43,7 +45,7 @@ class Figures(NamedTuple):
         return cls(
             workers=_count(status, "workers"), running=_count(status, "running"), waiting=_count(status, "waiting"),
             later=_count(status, "later"), retrying=_count(status, "retrying"), dead=_count(status, "dead"),
-            given_up=_count(status, "given_up"),
+            given_up=_count(status, "given_up"), undelivered=_count(status, "undelivered"),
             free=_count(status, "free"), min_free=_count(status, "min_free"),
             oldest_waiting=_number(status, "oldest_waiting"),
             in_per_second=round(sum(rate or 0.0 for rate in came), 3) if came[0] is not None else None,

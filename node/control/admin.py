@@ -12,7 +12,6 @@ from spoolnode.node.control.ages import Ages, ages
 from spoolnode.node.control.cancels import Cancels, holder, unknown
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.counting import Counting
-from spoolnode.node.control.dead_kinds import DeadCount, DeadKinds, Part
 from spoolnode.node.control.pages import Page, Wanted, page
 from spoolnode.node.control.stories import Stories
 from spoolnode.node.disk.layout import number_of, outbox_ref, ref_id
@@ -55,7 +54,6 @@ class TaskAdmin:
         self._stories = stories
         self._cancels = cancels
         self._aside = aside
-        self._kinds, self._kinds_lock = DeadKinds(storage.journal.reader), asyncio.Lock()
         self._ages_lock = asyncio.Lock()
         self._report = report
 
@@ -69,12 +67,6 @@ class TaskAdmin:
         running = {row["id"]: "" for row in self._workers.running()}
         found: Page = await _read(lambda: page(self._journal.reader, wanted, time.time(), running))
         return found
-
-    async def count_dead(self, choice: Choice, by: str) -> DeadCount:
-        """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`."""
-        async with self._kinds_lock:
-            found: DeadCount = await _read(lambda: self._kinds.count(choice, by))
-            return found
 
     async def ages(self, by: str) -> Ages:
         """Counts the tasks that wait by their age. `by`: one of `ages.BY`."""
@@ -186,9 +178,7 @@ class TaskAdmin:
     async def _each_dead(
         self, choice: Choice, limit: int | None, act: Callable[[str], Awaitable[None]]
     ) -> tuple[int, int]:  # fmt: skip
-        async with self._kinds_lock:
-            part: Part = await _read(lambda: self._kinds.take(choice, limit))
-        count = 0
+        part, count = await self._aside.take_dead(choice, limit), 0
         for where in part.files:
             with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
                 await act(where)

@@ -79,30 +79,45 @@ def _of_peers(facts: Situation) -> Iterator[Advice]:
 
 
 def _of_deaths(facts: Situation) -> Iterator[Advice]:
-    """Tasks that were given up in the last hour, unless none is dead any more: they were retried or removed."""
+    """Tasks that were given up in the last hour, unless none is dead any more: they were retried or removed.
+
+    Those that were cancelled do not count.
+    """
     names = {row["id"]: _name(row) for row in facts.peers}
     dead = {row["id"]: row["figures"].dead for row in facts.peers} | {facts.status["id"]: Figures.of(facts.status).dead}
     for node_id, minutes in facts.nodes.items():
-        is_here = node_id == facts.status["id"]
-        died, left = _died_here(facts.status, minutes) if is_here else _risen(minutes), dead.get(node_id)
-        if not died or left == 0:
+        is_here, left = node_id == facts.status["id"], dead.get(node_id)
+        if left == 0:
             continue
         name = facts.status["name"] if is_here else names.get(node_id, node_id)
-        worst, count = _worst(facts.functions) if is_here else ("", 0)
-        most = f", {f'{count} of them ' if count < died else ''}of {worst}" if worst else ""
-        now = f"; {left} {'is' if left == 1 else 'are'} dead now" if left not in (None, died) else ""
-        text = f"{_tasks(died)} died on {name} in the last hour{most}{now}. To see why, there: spoolnode dead ls --by kind"
-        yield Advice("tasks_died", ERROR, text, "operations.md#looking-and-repairing", name, worst)
+        hour = _since_its_start(facts.status, minutes) if is_here and facts.status["uptime"] < HOUR else minutes
+        if died := _risen([_died(figures) for figures in hour]):
+            worst, count = _worst(facts.functions) if is_here else ("", 0)
+            most = f", {f'{count} of them ' if count < died else ''}of {worst}" if worst else ""
+            now = f"; {left} {'is' if left == 1 else 'are'} dead now" if left not in (None, died) else ""
+            text = f"{_tasks(died)} died on {name} in the last hour{most}{now}. To see why, there: spoolnode dead ls --by kind"
+            yield Advice("tasks_died", ERROR, text, "operations.md#looking-and-repairing", name, worst)
+        if undelivered := _risen([figures and figures.undelivered for figures in hour]):
+            text = f"{name} has given up {_tasks(undelivered)} for other nodes in the last hour: they could not be delivered"
+            again = "To send them again, there: spoolnode dead retry --reason 'not delivered'"
+            yield Advice("tasks_undelivered", ERROR, f"{text}. {again}", "cluster.md#when-the-other-node-is-down", name)
 
 
-def _died_here(status: Mapping[str, Any], minutes: Sequence[Figures | None]) -> int:
-    """The tasks of this node: all that have died, as long as it is younger than an hour."""
-    return int(status["given_up"]) if status["uptime"] < HOUR else _risen(minutes)
+def _since_its_start(status: Mapping[str, Any], minutes: Sequence[Figures | None]) -> list[Figures | None]:
+    """The minutes of a node that is younger than an hour, from before its first task died until now."""
+    return [Figures(given_up=0, undelivered=0), *minutes, Figures.of(status)]
 
 
-def _risen(minutes: Sequence[Figures | None]) -> int:
-    """How many more have died than when the first minute was noted. The count begins again with a start of its node."""
-    counts = [figures.given_up for figures in minutes if figures is not None and figures.given_up is not None]
+def _died(figures: Figures | None) -> int | None:
+    """How many tasks have died on a node since its start: those that were given up, but not those for other nodes."""
+    if figures is None or figures.given_up is None:
+        return None
+    return figures.given_up - (figures.undelivered or 0)
+
+
+def _risen(minutes: Sequence[int | None]) -> int:
+    """How much a count has risen since the first minute was noted. It begins again with a start of its node."""
+    counts = [count for count in minutes if count is not None]
     return sum(now - before if now >= before else now for before, now in pairwise(counts))
 
 

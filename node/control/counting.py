@@ -1,11 +1,16 @@
-"""Counts the files in directories from which no task runs, from time to time, in a thread."""
+"""Counts the files in directories from which no task runs, and knows the dead ones by kind, in a thread."""
 
 import asyncio
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
+from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.dead_kinds import DeadCount, DeadKinds, Part
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.reader import Reader
+
+T = TypeVar("T")
 
 COUNT_SECONDS = 1.0
 """How old the numbers may be, in seconds; older if counting takes long."""
@@ -27,6 +32,7 @@ class Counting:
         self._reader = reader
         self._lock = asyncio.Lock()
         self._again_at = float("-inf")
+        self._kinds, self._kinds_lock = DeadKinds(reader), asyncio.Lock()
         self.found = SetAside()
         """From the last `recount`."""
 
@@ -39,13 +45,23 @@ class Counting:
             if time.monotonic() < self._again_at:
                 return
             began = time.monotonic()
-            self.found = await asyncio.get_running_loop().run_in_executor(None, self._count)
+            self.found = await _in_thread(self._count)
             now = time.monotonic()
             self._again_at = now + max(COUNT_SECONDS, COUNT_REST * (now - began))
 
     def expire(self) -> None:
         """Notes a change there: the next `recount` counts."""
         self._again_at = float("-inf")
+
+    async def dead_by(self, by: str, choice: Choice) -> DeadCount:
+        """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`."""
+        async with self._kinds_lock:
+            return await _in_thread(lambda: self._kinds.count(choice, by))
+
+    async def take_dead(self, choice: Choice, limit: int | None) -> Part:
+        """The files of the dead tasks that are meant, or the first so many; see `DeadKinds.take`."""
+        async with self._kinds_lock:
+            return await _in_thread(lambda: self._kinds.take(choice, limit))
 
     def _count(self) -> SetAside:
         reader = self._reader
@@ -54,3 +70,7 @@ class Counting:
         except PermissionError:  # the start has reported it; running tasks do not need it
             corrupt = 0
         return SetAside(dead=inspect.count_files(reader, "dead"), corrupt=corrupt)
+
+
+async def _in_thread(job: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(None, job)

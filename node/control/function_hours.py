@@ -33,7 +33,9 @@ class Runs(NamedTuple):
     def of(cls, found: OfFunction) -> Self:
         """Those that the histograms have counted."""
         by_outcome = {outcome: histogram.counts for outcome, histogram in found.ran.items()}
-        done, failed, again, dead = (sum(by_outcome.get(outcome, ())) for outcome in (DONE, FAILED, AGAIN, DEAD))
+        done, failed, again, dead = (
+            sum(by_outcome.get(outcome, ())) + found.unmeasured[outcome] for outcome in (DONE, FAILED, AGAIN, DEAD)
+        )
         return cls(done, failed, again, dead, _sums(_NO_VALUES, *by_outcome.values()), (*found.waited.counts,))
 
     def plus(self, other: "Runs") -> "Runs":

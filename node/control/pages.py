@@ -30,6 +30,8 @@ MOST_ROWS = 100_000
 _CLASS = re.compile(r"((?:\w+\.)*[A-Z]\w*)(?::|$)")
 """The name of an exception at the beginning of its text."""
 _UNDELIVERED = UNDELIVERED.decode()
+CANCELLED = "cancelled"
+"""In place of an error."""
 
 
 class Cursor(NamedTuple):
@@ -180,7 +182,7 @@ def reason_of(block: dict[bytes, bytes]) -> str:
 def error_of(reason: str) -> str:
     """The kind of that reason: the class of an exception, `cancelled`, `undelivered`, or empty for any other."""
     if is_cancelled(reason):
-        return "cancelled"
+        return CANCELLED
     if reason.startswith(_UNDELIVERED):
         return "undelivered"
     found = _CLASS.match(reason)

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple, Protocol
 
 from spoolnode.node.config import Config
 from spoolnode.node.control.advice import Advice, Situation, advice
+from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.function_hours import FunctionHours, Runs
 from spoolnode.node.control.last_hour import LastHour
 from spoolnode.node.control.metrics import Numbers
+from spoolnode.node.control.pages import CANCELLED
 from spoolnode.node.control.rates import Rates
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.figures import Figures
@@ -113,7 +115,8 @@ class NodeStatus:
             "dead": aside.dead, "outbox": outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
             "rates": {name: rate for name, rate in rates.items() if name != "busy"},
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
-            "given_up": counts.died, "refused": {reason.name.lower(): n for reason, n in services.refusals.items()},
+            "given_up": counts.died + counts.undelivered, "undelivered": counts.undelivered, "cancelled": counts.cancelled,
+            "refused": {reason.name.lower(): n for reason, n in services.refusals.items()},
             "worker_deaths": workers.deaths, "task_seconds": round(workers.seconds, 6),
             "connections": self.listener.connections.count, "free": self.admission.free, "min_free": self.config.min_free,
             "outbox_total": outbox.total, "handshake_failures": services.handshake_failures,
@@ -147,9 +150,12 @@ class NodeStatus:
 
     async def for_metrics(self) -> Numbers:
         """The same with what only metrics tell."""
-        spool, journal = self.storage.spool, self.storage.journal
+        spool, journal, status = self.storage.spool, self.storage.journal, await self.in_full()
+        if status["dead"]:  # those that were cancelled need not alarm an operator
+            cancelled = (await self.aside.dead_by("kind", Choice(error=CANCELLED))).tasks
+            status["dead"] = max(status["dead"] - cancelled, 0)
         return Numbers(
-            status=await self.in_full(), is_ready=not self.refuses(), peers=self.neighbours.peers(),
+            status=status, is_ready=not self.refuses(), peers=self.neighbours.peers(),
             limits=spool.starting.throttle.limits(), held_back=spool.starting.held_back(), history_rows=journal.story.rows,
             functions=spool.timings.told(),
         )  # fmt: skip

@@ -96,7 +96,7 @@ class Views:
         """The functions that are limited, are paused, run, ran in the last hour, or have dead tasks."""
         del request
         dead = Counter[str]()
-        for group in (await self._admin.count_dead(Choice(), "function")).items:
+        for group in (await self._status.aside.dead_by("function", Choice())).items:
             dead[group["function"]] += group["tasks"]
         running = self._admin.running_by_function()
         starting, paused = self._storage.spool.starting, self._storage.pauses.now
@@ -116,7 +116,7 @@ class Views:
 
     async def dead(self, request: Asked) -> dict[str, Any]:
         """The dead tasks by kind, by function or by reason."""
-        return (await self._admin.count_dead(choice_of(request), by_of(request)))._asdict()
+        return (await self._status.aside.dead_by(by_of(request), choice_of(request)))._asdict()
 
     async def ages(self, request: Asked) -> dict[str, Any]:
         """The tasks that wait, counted by their age."""

@@ -55,7 +55,7 @@ class Cancellation:
         waits = self._spool if to is None else self._outbox
         if not await waits.end_waiting(source, ref, bury):
             return None
-        self._journal.counts.died += 1
+        self._journal.counts.cancelled += 1
         self._journal.note(DEAD, source, [ref], reason=reason)
         identity = self._journal.id_of(source, ref)
         where = {"attempts": tried} if to is None else {"destination": to}

@@ -154,7 +154,7 @@ class Shipping:
         ended = [ref for ref in taken.refs if ref not in stay]
         for ref in ended:
             report("dead", id=self._journal.id_of(source, ref), destination=to, outcome="undeliverable", reason=reason)
-        self._journal.counts.died += len(ended)
+        self._journal.counts.undelivered += len(ended)
         if ended:
             self._journal.note(DEAD, source, ended, reason=undeliverable(to, reason)[:MAX_TEXT])
             self._outbox.end(to, source, ended)

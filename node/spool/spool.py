@@ -197,9 +197,10 @@ class Spool:
                 self.journal.trace("done", id=self.id_of(source, ref))
         self.end(source, refs)
 
-    def died(self, source: Source, ref: Ref) -> None:
-        """A task was given up; it is in dead/."""
-        self.counts.died += 1
+    def died(self, source: Source, ref: Ref, *, cancelled: bool = False) -> None:
+        """A task was given up, or was cancelled while it ran; it is in dead/."""
+        self.counts.died += not cancelled
+        self.counts.cancelled += cancelled
         self.journal.note(DEAD, source, [ref])
         self.end(source, [ref])
 

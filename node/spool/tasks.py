@@ -319,6 +319,10 @@ class Counts:
     done: int = 0
     failed: int = 0
     died: int = 0
+    """Tasks whose runs were given up."""
+    undelivered: int = 0
+    """Tasks for other nodes that were given up."""
+    cancelled: int = 0
     found: int = 0
     repeats: int = 0
     """Tasks that came over a link a second time."""

@@ -5,7 +5,7 @@ told apart, and all others count together.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +22,9 @@ OTHER = "other"
 """In place of a function: one of the others, or one that is not known (of a file that was found in the spool)."""
 NO_FUNCTION = "none"
 """In place of a function: the task names none."""
-DONE, FAILED, AGAIN, DEAD = "done", "failed", "again", "dead"
-"""Outcomes: it ended well; it will be tried again, because it failed or because it asked for that; it was given up."""
+DONE, FAILED, AGAIN, DEAD, CANCELLED = "done", "failed", "again", "dead", "cancelled"
+"""Outcomes: it ended well; it will be tried again, because it failed or because it asked for that; it was given up; it was
+cancelled."""
 
 
 class Histogram:
@@ -72,10 +73,13 @@ class OfFunction:
     """How long it ran, by the outcome."""
     waited: Histogram = field(default_factory=Histogram)
     """How long tasks were ready before their first attempt started."""
+    unmeasured: Counter[str] = field(default_factory=Counter)
+    """How many more runs ended, by the outcome: how long they ran is unknown, because their worker ended with them."""
 
     def copy(self) -> "OfFunction":
         """One that does not change."""
-        return OfFunction({outcome: found.copy() for outcome, found in self.ran.items()}, self.waited.copy())
+        ran = {outcome: found.copy() for outcome, found in self.ran.items()}
+        return OfFunction(ran, self.waited.copy(), self.unmeasured.copy())
 
     def outcome(self, outcome: str) -> Histogram:
         """That of one outcome."""
@@ -115,8 +119,11 @@ class Timings:
             seconds: how long it ran; below zero if that is unknown.
             function: empty if the worker has not named it.
         """
+        found = self._of(function or self._name(source.alike([ref], 0, 1)[0]))
         if seconds >= 0.0:
-            self._of(function or self._name(source.alike([ref], 0, 1)[0])).outcome(outcome).add(seconds)
+            found.outcome(outcome).add(seconds)
+        else:
+            found.unmeasured[outcome] += 1
 
     def started(self, source: Source, ref: Ref, waited: float, function: str) -> None:
         """Such a task had been ready for so many seconds before; below zero if that is unknown."""

@@ -65,7 +65,7 @@ class Verdicts:
     def failed(self, source: Source, ref: Ref, rank: int, outcome: Outcome) -> None:
         """Judges a task that did not end well: it runs again, or is given up."""
         place, identity = source.place, self._journal.id_of(source, ref)
-        asked = outcome.kind in ASKED
+        asked, is_cancelled = outcome.kind in ASKED, outcome.kind is Ending.CANCELLED
         rounds = self._retrying.ask(source, ref, identity) if outcome.kind is Ending.RETRY else 0
 
         def judge() -> tuple[float, int]:
@@ -85,13 +85,13 @@ class Verdicts:
             due, attempts = result
             self._say(source, ref, outcome, due, attempts)
             if not due:
-                self._spool.died(source, ref)
+                self._spool.died(source, ref, cancelled=is_cancelled)
                 return
             if not asked:
                 self._retrying.fail(source, ref, identity, outcome.reason)
             self._spool.postpone(source, ref, rank, due)
 
-        self._journal.counts.failed += not asked and outcome.kind is not Ending.CANCELLED
+        self._journal.counts.failed += not (asked or is_cancelled)
         self._journal.moves.submit(judge, judged)
 
     def _policy_at(self, place: Place, ref: Ref) -> RetryPolicy:
@@ -165,7 +165,8 @@ class Verdicts:
             attempt=attempts, due=due, **ended, **error, reason=outcome.reason[:MAX_TEXT],
         )  # fmt: skip
         is_asked = outcome.kind in ASKED
-        label = timings.AGAIN if is_asked else timings.FAILED if due else timings.DEAD
+        given_up = timings.CANCELLED if outcome.kind is Ending.CANCELLED else timings.DEAD
+        label = timings.AGAIN if is_asked else timings.FAILED if due else given_up
         self._spool.timings.ended(source, ref, label, outcome.seconds, outcome.function)
         if is_asked:
             report("again", **task, function=outcome.function, due=due)

@@ -76,6 +76,17 @@ def test_tasks_that_died_within_the_hour_are_told_with_the_worst_function() -> N
     assert found.text.startswith("6 tasks died on alpha in the last hour, 5 of them of tasks:pay. ")
 
 
+def test_tasks_that_could_not_be_delivered_are_told_apart_from_those_that_died() -> None:
+    functions = {"tasks:pay": [Runs(dead=4)]}
+    hour = {HERE: [Figures(given_up=4, undelivered=1), Figures(given_up=10, undelivered=3)]}
+    died, undelivered = advice.advice(facts(nodes=hour, functions=functions))
+    assert died.text.startswith("4 tasks died on alpha in the last hour, of tasks:pay. ")
+    assert (undelivered.kind, undelivered.severity, undelivered.function) == ("tasks_undelivered", ERROR, "")
+    assert undelivered.text.startswith("alpha has given up 2 tasks for other nodes in the last hour: they could not ")
+    young = facts(nodes={HERE: [Figures(given_up=1, undelivered=1)]}, given_up=2, undelivered=2, uptime=60.0)
+    assert one(young).text.startswith("alpha has given up 2 tasks for other nodes ")
+
+
 def test_on_a_young_node_all_that_died_have_died_within_the_hour() -> None:
     assert one(facts(given_up=1, uptime=5.0, nodes={HERE: [Figures(given_up=1)]})).text.startswith("1 task died on alpha ")
 
@@ -157,9 +168,9 @@ def test_each_sentence_names_a_page_that_is_there() -> None:
         peer(figures=Figures(workers=1, running=1, oldest_waiting=99.0, free=1, min_free=2)),
         peer(figures=Figures(free=3, min_free=2)),
     )  # fmt: skip
-    wrong = {"workers": 0, "refuses": "it is closed", "paused": True, "certificate_until": NOW, "given_up": 1, "uptime": 100.0}
-    found = advice.advice(facts(peers=peers, nodes={HERE: []}, **wrong))
-    assert len({each.kind for each in found}) == 11
+    wrong = {"workers": 0, "refuses": "it is closed", "paused": True, "certificate_until": NOW, "uptime": 100.0}
+    found = advice.advice(facts(peers=peers, nodes={HERE: []}, given_up=2, undelivered=1, **wrong))
+    assert len({each.kind for each in found}) == 12
     for each in found:
         name, anchor = each.page.split("#")
         assert anchor in anchors(f"docs/{name}"), each

@@ -161,6 +161,20 @@ def test_metrics_are_told_over_tcp_and_no_connection_keeps_others_out(tmp_path: 
     run(tmp_path / "spool", story, http="127.0.0.1:0")
 
 
+def test_task_that_was_cancelled_is_neither_dead_in_the_metrics_nor_counted_as_given_up(tmp_path: Path) -> None:
+    async def story(node: Node) -> None:
+        assert (await node.ask("POST", f"/tasks/{WAITS}/cancel"))[1]["outcome"] == "cancelled"
+        status, numbers = await node.ask("GET", "/node")
+        assert (status, numbers["dead"], numbers["given_up"], numbers["cancelled"]) == (200, 2, 0, 1)
+        async with aiohttp.ClientSession(f"http://{node.control.http_address}") as session, session.get("/metrics") as answer:
+            told = await answer.text()
+        assert "spoolnode_dead 1.0\n" in told
+        assert "spoolnode_given_up_total 0.0\n" in told
+        assert "spoolnode_cancelled_total 1.0\n" in told
+
+    run(tmp_path / "spool", story, http="127.0.0.1:0")
+
+
 def test_node_that_takes_no_tasks_is_not_ready_and_says_why_and_is_alive(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         async def probes() -> list[tuple[int, str]]:

@@ -18,7 +18,7 @@ STATUS: dict[str, Any] = {
     "connections": 9, "oldest_waiting": 10.5, "free": 11, "min_free": 12, "uptime": 13.25,
     "accepted": 14, "found": 15, "done": 16, "failed": 17, "given_up": 18, "forwarded": 19, "repeats": 20,
     "handshake_failures": 21, "worker_deaths": 22, "log_dropped": 23, "history_dropped": 25, "task_seconds": 24.125,
-    "duplicates": 26, "paused": 1,
+    "duplicates": 26, "paused": 1, "undelivered": 27, "cancelled": 28,
 }  # fmt: skip
 """Numbers that all differ."""
 NOTHING: dict[str, Any] = {"refused": {}, "outbox": {}, "paused_functions": [], "version": "1.2.3"}
@@ -61,9 +61,8 @@ def test_what_only_grows_is_a_counter_and_what_is_now_is_a_gauge() -> None:
     told = kinds({**STATUS, **NOTHING})
     counters = {name for name, kind in told.items() if kind == "counter"}
     grows = ("accepted", "found", "done", "failed", "given_up", "forwarded", "repeats", "duplicates", "handshake_failures")
-    assert counters == {
-        f"spoolnode_{name}" for name in (*grows, "worker_deaths", "log_dropped", "history_dropped", "task_seconds", "refused")
-    }
+    lost = ("worker_deaths", "log_dropped", "history_dropped", "undelivered", "cancelled")
+    assert counters == {f"spoolnode_{name}" for name in (*grows, *lost, "task_seconds", "refused")}
     assert set(told.values()) == {"counter", "gauge", "histogram"}
 
 

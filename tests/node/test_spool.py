@@ -21,6 +21,7 @@ from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.retry import RetryPolicy
 from spoolnode.node.spool.tasks import Batch, Source
+from spoolnode.node.spool.timings import CANCELLED
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.request import PLAIN_TERMS, Terms
 
@@ -382,6 +383,22 @@ def test_a_task_is_given_up_after_its_last_attempt_and_not_before() -> None:
         life.close_batch()
         await life.rest()
         assert await life.waiting() == {}
+
+    run(story())
+
+
+def test_a_task_that_is_cancelled_while_it_runs_is_dead_and_has_neither_failed_nor_died() -> None:
+    async def story() -> None:
+        life = started()
+        (fate,) = await accepted(life)
+        ((source, ref, rank),) = all_taken(life)
+        life._poke(source, ref, 3, 1)
+        life.storage.verdicts.failed(source, ref, rank, Outcome(Ending.CANCELLED, "cancelled by ada", function="f", seconds=1.0))
+        await life.rest()
+        assert life.dead() == {fate.n}
+        counts = life.journal.counts
+        assert (counts.failed, counts.died, counts.cancelled) == (0, 0, 1)
+        assert [*life.spool.timings.told()["f"].ran] == [CANCELLED]
 
     run(story())
 

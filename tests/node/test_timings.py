@@ -12,7 +12,19 @@ from spoolnode.node.control.function_hours import FunctionHours, quantile, toget
 from spoolnode.node.outcome import Ending
 from spoolnode.node.spool.functions import Functions
 from spoolnode.node.spool.tasks import Batch, OutboxFiles
-from spoolnode.node.spool.timings import AGAIN, BOUNDS, DEAD, DONE, FAILED, MOST_FUNCTIONS, NO_FUNCTION, OTHER, Histogram, Timings
+from spoolnode.node.spool.timings import (
+    AGAIN,
+    BOUNDS,
+    CANCELLED,
+    DEAD,
+    DONE,
+    FAILED,
+    MOST_FUNCTIONS,
+    NO_FUNCTION,
+    OTHER,
+    Histogram,
+    Timings,
+)
 
 
 def of(*functions: bytes | None) -> tuple[Timings, Batch, "array[int]"]:
@@ -71,6 +83,16 @@ def test_names_that_clients_make_up_take_no_more_than_so_much() -> None:
     assert all(told[f"f{number}"] == 1 for number in range(MOST_FUNCTIONS))
 
 
+def test_run_of_unknown_length_is_in_no_histogram_and_counts_in_the_hour_of_its_function() -> None:
+    timings, batch, refs = of(b"a")
+    timings.ended(batch, refs[0], DEAD, -1.0, "")
+    timings.ended(batch, refs[0], DEAD, 2.0, "")
+    hours = FunctionHours()
+    hours.sample(0.0, dict)
+    assert together(hours.series(1.0, timings.told())["a"]).dead == 2
+    assert sum(timings.told()["a"].ran[DEAD].counts) == 1
+
+
 def test_what_is_told_does_not_change_afterwards() -> None:
     timings, batch, refs = of(b"a")
     timings.done(batch, refs, [1.0], 1.0)
@@ -90,10 +112,10 @@ def outcomes(hands: Hands) -> dict[str, float]:
     [
         (Ending.DONE, DONE), (Ending.FAILED, FAILED), (Ending.IGNORED, FAILED), (Ending.RETRY_AFTER, FAILED),
         (Ending.RETRY, AGAIN), (Ending.RETRY_UNCOUNTED, AGAIN), (Ending.AGAIN, AGAIN),
-        (Ending.GIVE_UP, DEAD), (Ending.CANCELLED, DEAD),
+        (Ending.GIVE_UP, DEAD), (Ending.CANCELLED, CANCELLED),
     ],
 )  # fmt: skip
-def test_each_end_of_a_run_is_one_of_four_outcomes(monkeypatch: pytest.MonkeyPatch, verdict: Ending, outcome: str) -> None:
+def test_each_end_of_a_run_is_one_of_five_outcomes(monkeypatch: pytest.MonkeyPatch, verdict: Ending, outcome: str) -> None:
     async def story(hands: Hands) -> None:
         await hands.load()
         hands.station.admit(task(1, spool_func="mail"), link=None)

@@ -13,5 +13,5 @@ export const Alarms = ({ warnings, here }) => html`
 const Alarm = ({ warning, here }) => html`
   <li class=${warning.severity}>
     <span>${warning.text}</span>
-    ${warning.kind === "tasks_died" && warning.node === here && html` <a href="#/dead">Show them</a>`}
+    ${["tasks_died", "tasks_undelivered"].includes(warning.kind) && warning.node === here && html` <a href="#/dead">Show them</a>`}
   </li>`;

@@ -104,7 +104,7 @@ class RealNode:
     def _is_idle(self) -> bool:
         status = self.status()
         dead = self._said("dead")
-        if len(dead) < status["given_up"] or len(self._said("done")) < status["done"]:
+        if len(dead) < status["given_up"] + status["cancelled"] or len(self._said("done")) < status["done"]:
             return False  # the log comes a moment later, and a test may want to read it
         if dead:
             raise AssertionError(f"the task {dead[-1]['id']} was given up: {dead[-1]['reason']}")
