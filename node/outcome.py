@@ -61,6 +61,8 @@ class Outcome:
     """The result of a task that ended well, to be kept; None if it is not kept."""
 
 
+NO_CALLABLE = "no callable for this task: "
+"""The beginning of the reason if the application has nothing that takes the task. An exception's begins with its class."""
 DONE = Outcome(Ending.DONE)
 FAILED = Outcome(Ending.FAILED)
 

@@ -52,11 +52,14 @@ class Situation(NamedTuple):
     """The last hour of each node, by its id."""
     functions: Mapping[str, Sequence[Runs | None]]
     """The last hour of each function on this node."""
+    lacking: Mapping[str, int]
+    """How many tasks wait here for which the application has no callable, by the functions that they name."""
 
 
 def advice(facts: Situation) -> list[Advice]:
     """All of it, the worst first."""
     found = [*_of_peers(facts), *_of_deaths(facts), *_of_this_node(facts), *_of_numbers(facts), *_of_pauses(facts.status)]
+    found += _of_lacking(facts.status["name"], facts.lacking)
     return sorted(found, key=lambda each: each.severity != ERROR)[:MOST]
 
 
@@ -142,6 +145,21 @@ def _of_this_node(facts: Situation) -> Iterator[Advice]:
         when = f"expires in {length(left)}" if left > 0 else "has expired: nodes do not talk to it any more"
         text = f"The certificate of {name}, or a list of revoked ones, {when}. Renew it; no restart is needed"
         yield Advice("certificate", WARNING if left > 0 else ERROR, text, "tls.md#keeping-certificates-valid", name)
+
+
+def _of_lacking(name: str, lacking: Mapping[str, int]) -> Iterator[Advice]:
+    """Tasks that fail until their function is loaded; all in one sentence, because clients may make names up."""
+    if not lacking:
+        return
+    worst, total = max(lacking, key=lambda function: lacking[function]), sum(lacking.values())
+    which = f"the function {worst}" if worst else "uwsgi.spooler"
+    if lacking[worst] == total:
+        what = f"{which}, which its application does not have. Load one that has it"
+    else:
+        most = f"{lacking[worst]} of them for {which}"
+        what = f"functions that its application does not have, {most}. Load one that has them"
+    text = f"{_tasks_wait(total)} on {name} for {what}: spoolnode reload"
+    yield Advice("function_missing", ERROR, text, "operations.md#looking-and-repairing", name, worst)
 
 
 def _of_numbers(facts: Situation) -> Iterator[Advice]:

@@ -206,6 +206,7 @@ class NodeStatus:
             Situation(
                 now=time.time(), status=self.now(), wants_workers=bool(self.config.app and self.config.workers),
                 refuses=self.refuses(), peers=self.neighbours.peers(), nodes=self.history(), functions=self.functions(),
+                lacking=self.storage.spool.retrying.lacking,
             )
         )  # fmt: skip
 

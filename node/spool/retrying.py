@@ -1,9 +1,9 @@
-"""The tasks that will be tried again: how many times they asked for it, and why they failed. Pure.
+"""The tasks that will be tried again: how many times they asked for it, why they failed, and which functions are missing. Pure.
 
 There may be a million of them, so each costs only an entry in a dict; reasons are kept for the last few hundred.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,13 +25,22 @@ class Retrying:
         """How many times in a row a task asked to be called again, by source and ref; 0 if it failed."""
         self._failed = 0
         self._reasons: OrderedDict[str, str] = OrderedDict()
+        self._lacks: dict[tuple[Any, Ref], str] = {}
+        """The tasks for which the application has no callable, and the functions that they name."""
+        self.lacking: Counter[str] = Counter()
+        """Those functions, and how many tasks wait for each."""
 
     def __len__(self) -> int:
         return self._failed
 
-    def fail(self, source: Any, ref: Ref, identity: str, reason: str) -> None:
-        """Notes that a task failed."""
+    def fail(self, source: Any, ref: Ref, identity: str, reason: str, lacks: str | None = None) -> None:
+        """Notes that a task failed.
+
+        Args:
+            lacks: the function that it names (empty: none), if the application has no callable for it.
+        """
         self._set(source, ref, 0)
+        self._set_lack(source, ref, lacks)
         self._reasons[identity] = reason[:REASON_SIZE]
         self._reasons.move_to_end(identity)
         if len(self._reasons) > REASONS:
@@ -40,6 +49,7 @@ class Retrying:
     def ask(self, source: Any, ref: Ref, identity: str) -> int:
         """Notes that a task asked to be called again. Returns how many times in a row it did."""
         self._reasons.pop(identity, None)
+        self._set_lack(source, ref, None)
         rounds = min(self._rounds.get(source, {}).get(ref, 0) + 1, MOST_ROUNDS)
         self._set(source, ref, rounds)
         return rounds
@@ -51,6 +61,7 @@ class Retrying:
             return
         for ref in refs:
             self._failed -= held.pop(ref, -1) == 0
+            self._set_lack(source, ref, None)
         if not held:
             del self._rounds[source]
 
@@ -58,8 +69,10 @@ class Retrying:
         """Notes the new place of a task."""
         rounds = self._rounds.get(source, {}).get(ref)
         if rounds is not None:
+            lacks = self._lacks.get((source, ref))
             self.forget(source, [ref])
             self._set(target, new_ref, rounds)
+            self._set_lack(target, new_ref, lacks)
 
     def drop(self, source: Any) -> None:
         """Forgets all tasks of a source."""
@@ -73,3 +86,13 @@ class Retrying:
         held = self._rounds.setdefault(source, {})
         self._failed += (rounds == 0) - (held.get(ref) == 0)
         held[ref] = rounds
+
+    def _set_lack(self, source: Any, ref: Ref, lacks: str | None) -> None:
+        before = self._lacks.pop((source, ref), None) if self._lacks else None
+        if before is not None:
+            self.lacking[before] -= 1
+            if not self.lacking[before]:
+                del self.lacking[before]
+        if lacks is not None:
+            self._lacks[source, ref] = lacks
+            self.lacking[lacks] += 1

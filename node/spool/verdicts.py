@@ -6,7 +6,7 @@ The store thread judges, for the disk knows how often a task was tried; the even
 import random
 import time
 
-from spoolnode.node.outcome import ASKED, Ending, Outcome
+from spoolnode.node.outcome import ASKED, NO_CALLABLE, Ending, Outcome
 from spoolnode.node.spool import timings
 from spoolnode.node.spool.journal import DISK_REST_SECONDS, Journal
 from spoolnode.node.spool.place import Line, Place
@@ -88,7 +88,8 @@ class Verdicts:
                 self._spool.died(source, ref, cancelled=is_cancelled)
                 return
             if not asked:
-                self._retrying.fail(source, ref, identity, outcome.reason)
+                lacks = outcome.function if outcome.reason.startswith(NO_CALLABLE) else None
+                self._retrying.fail(source, ref, identity, outcome.reason, lacks)
             self._spool.postpone(source, ref, rank, due)
 
         self._journal.counts.failed += not (asked or is_cancelled)

@@ -284,6 +284,20 @@ def test_status_in_numbers_and_in_words(node: RunningNode, app: str) -> None:
         assert line in words
 
 
+def test_status_says_which_function_is_missing_until_its_task_has_run(node: RunningNode) -> None:
+    another, missing = ("from spoolnode import spool\n" + f"@spool\ndef {name}(): pass\n" for name in ("another", "male"))
+    node.start("--retry-base", "3600", app=another)
+    identity = node.command("call", "app:male", "--via", node.via).stdout.strip()
+    node.wait_for_log("retry", id=identity)
+    waits = "1 task waits on testnode for the function app:male, which its application does not have."
+    assert f"warning      {waits} Load one that has it: spoolnode reload\n" in node.command("status").stdout
+    (node.directory / "app.py").write_text(missing)
+    assert node.command("reload").returncode == 0
+    assert node.command("retry", identity).returncode == 0
+    node.wait_for_log("done", id=identity)
+    assert "warning" not in node.command("status").stdout
+
+
 def test_id_that_is_no_record_of_its_batch_harms_nothing(node: RunningNode, app: str) -> None:
     node.start()
     ids = [send(node, f"name=n{number}") for number in range(3)]

@@ -16,7 +16,7 @@ HERE, THERE = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
 def facts(
     *, wants_workers: bool = True, refuses: str = "", peers: tuple[dict[str, Any], ...] = (), nodes: Any = None,
-    functions: Any = None, **status: Any,
+    functions: Any = None, lacking: Any = None, **status: Any,
 ) -> Situation:  # fmt: skip
     """Those of a node that is well, except for what is given."""
     well = {
@@ -24,7 +24,7 @@ def facts(
         "given_up": 0,
         "free": 10**12, "min_free": 10**8, "oldest_waiting": None, "paused": False, "paused_functions": [], "rates": {},
     }  # fmt: skip
-    return Situation(NOW, {**well, **status}, wants_workers, refuses, peers, nodes or {}, functions or {})
+    return Situation(NOW, {**well, **status}, wants_workers, refuses, peers, nodes or {}, functions or {}, lacking or {})
 
 
 def peer(**said: Any) -> dict[str, Any]:
@@ -142,6 +142,24 @@ def test_pauses_are_told_with_the_way_out() -> None:
     assert function.text == "a b is paused on alpha. Go on: spoolnode resume 'a b'"
 
 
+@pytest.mark.parametrize(
+    ("lacking", "says"),
+    [
+        ({"tasks:male": 1}, "1 task waits on alpha for the function tasks:male, which its application does not have. "),
+        ({"": 2}, "2 tasks wait on alpha for uwsgi.spooler, which its application does not have. "),
+        (
+            {"a": 1, "b": 3},
+            "4 tasks wait on alpha for functions that its application does not have, 3 of them for the function b. ",
+        ),
+    ],
+)
+def test_tasks_for_a_function_that_the_application_lacks_are_told_with_the_way_out(lacking: dict[str, int], says: str) -> None:
+    found = one(facts(lacking=lacking))
+    assert (found.kind, found.severity) == ("function_missing", ERROR)
+    assert found.text.startswith(says)
+    assert found.text.endswith(": spoolnode reload")
+
+
 def test_workers_that_do_not_start_are_told() -> None:
     found = one(facts(workers=0, waiting=5))
     assert (found.kind, found.severity) == ("no_worker", ERROR)
@@ -169,8 +187,8 @@ def test_each_sentence_names_a_page_that_is_there() -> None:
         peer(figures=Figures(free=3, min_free=2)),
     )  # fmt: skip
     wrong = {"workers": 0, "refuses": "it is closed", "paused": True, "certificate_until": NOW, "uptime": 100.0}
-    found = advice.advice(facts(peers=peers, nodes={HERE: []}, given_up=2, undelivered=1, **wrong))
-    assert len({each.kind for each in found}) == 12
+    found = advice.advice(facts(peers=peers, nodes={HERE: []}, given_up=2, undelivered=1, lacking={"f": 1}, **wrong))
+    assert len({each.kind for each in found}) == 13
     for each in found:
         name, anchor = each.page.split("#")
         assert anchor in anchors(f"docs/{name}"), each

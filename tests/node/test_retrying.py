@@ -26,6 +26,23 @@ def test_who_failed_counts_until_it_ends_and_who_asked_does_not() -> None:
     assert len(retrying) == 0
 
 
+def test_function_that_is_missing_is_told_until_its_task_runs_ends_or_fails_otherwise() -> None:
+    retrying, batch, files = Retrying(), Batch(1), object()
+    for ref in range(5):
+        retrying.fail(batch, ref, f"x_1_{ref}", "no callable", "male" if ref else "")
+    assert retrying.lacking == {"": 1, "male": 4}
+    retrying.fail(batch, 0, "x_1_0", "another reason")
+    retrying.fail(batch, 1, "x_1_1", "no callable", "male")
+    retrying.move(batch, 2, files, "two")
+    retrying.ask(batch, 3, "x_1_3")
+    assert retrying.lacking == {"male": 3}
+    retrying.forget(batch, [1, 0])
+    retrying.drop(batch)
+    assert retrying.lacking == {"male": 1}
+    retrying.forget(files, ["two"])
+    assert retrying.lacking == {}
+
+
 def test_rounds_have_a_bound() -> None:
     retrying, batch = Retrying(), Batch(1)
     assert max(retrying.ask(batch, 64, "x") for _ in range(2000)) < 1000

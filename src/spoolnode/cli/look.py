@@ -15,6 +15,8 @@ MOST_REASONS = 20
 """Most destinations for which a listing says why their tasks wait."""
 STATUS_SECONDS = 5.0
 """How long `status` waits: a node that is silent for this long is not well, and `status` should say so."""
+MOST_WARNINGS = 10
+"""Warnings that `status` shows, the worst ones."""
 MOST_PROGRESS = 20
 """Running tasks whose progress `status` shows."""
 STATES = {
@@ -41,7 +43,7 @@ def limit_option(function: Any) -> Any:
 @spool_option
 @json_option
 def status_command(of_all: bool, spool: str, as_json: bool) -> None:
-    """Shows the state of a running node.
+    """Shows the state of a running node. The last lines are warnings: what is wrong in its cluster, and what to do.
 
     With --cluster: each node in numbers, this one first. Those of other nodes are from their answers to pings, some seconds old;
     they are empty for a node that does not answer. RUN/WRK: running tasks and workers. OLDEST: how long the oldest ready task
@@ -72,7 +74,10 @@ def status_command(of_all: bool, spool: str, as_json: bool) -> None:
         print_json({**status, "links": links})
         return
     running = ask(spool, "GET", "/tasks?state=running", STATUS_SECONDS)["items"] if status["running"] else []
-    print_pairs(_status_lines(status, links, [task for task in running if "progress" in task]))
+    warnings = [("warning", row["text"]) for row in ask(spool, "GET", "/warnings", STATUS_SECONDS)["items"]]
+    print_pairs([*_status_lines(status, links, [task for task in running if "progress" in task]), *warnings[:MOST_WARNINGS]])
+    if len(warnings) > MOST_WARNINGS:
+        click.echo(f"only the first {MOST_WARNINGS} of {len(warnings)} warnings are shown; `spoolnode top` has all", err=True)
 
 
 def _status_lines(

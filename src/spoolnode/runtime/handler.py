@@ -9,7 +9,7 @@ from spoolnode.calls.registry import REGISTRY, Runnable, is_async
 from spoolnode.calls.results import conclude, outcome_of, outcome_of_error
 from spoolnode.compat import uwsgi_values, uwsgidecorators
 from spoolnode.context import WorkerContext
-from spoolnode.node.outcome import DONE, Call, Ending, Outcome
+from spoolnode.node.outcome import DONE, NO_CALLABLE, Call, Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.values import decode_block
 
@@ -128,9 +128,9 @@ def _set_in(module: str) -> Callable[[Any], object] | None:
 
 def _nobody(function: bytes | None) -> str:
     if function is None:
-        return "no callable for this task: the application has set no `uwsgi.spooler`, and --app names no callable"
+        return f"{NO_CALLABLE}the application has set no `uwsgi.spooler`, and --app names no callable"
     name = function.decode("utf-8", "replace")
     own = name.rpartition(":")[2]
     # First those of the same name in another module: the sender may have run that module as a script.
     known = sorted([*REGISTRY.functions, *REGISTRY.legacy], key=lambda other: (other.rpartition(":")[2] != own, other))
-    return f"no callable for this task: it names the function {name!r}, the application has {', '.join(known[:10]) or 'none'}"
+    return f"{NO_CALLABLE}it names the function {name!r}, the application has {', '.join(known[:10]) or 'none'}"
