@@ -338,6 +338,11 @@ def test_outbox_shows_the_name_of_the_node_that_was_chosen(pair: tuple[RunningNo
     assert f"1 for beta ({beta_id}) (" in alpha.command("status").stdout
     failed = alpha.wait_for_log("link_failed", destination=beta_id)
     assert (failed["destination"], failed["name"]) == (beta_id, "beta")
+    send(alpha, "a=b", "--node", "beta")
+    lines = [line for line in alpha.command("status").stdout.splitlines() if line.startswith("outbox")]
+    assert [line.partition(" (")[0] for line in lines] == ["outbox       2 for beta"]
+    assert f"2 for beta ({beta_id}) (" in lines[0]
+    assert [line.partition(": ")[0] for line in alpha.command("ls", "--outbox").stderr.splitlines()] == [f"beta ({beta_id})"]
 
 
 def test_status_has_a_line_for_each_destination(make: Node) -> None:

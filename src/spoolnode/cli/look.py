@@ -91,7 +91,7 @@ def _status_lines(
     app = status["app"] or "none: tasks are accepted and kept"
     progress = [("", _progress(row)) for row in advancing[:MOST_PROGRESS]]
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
-    outbox = [("outbox", f"{link['waiting']} for {_named(link)}{_link(link)}") for link in links]
+    outbox = [("outbox", f"{link['waiting']} for {_named(link)}{_link(link)}") for link in _by_node(links)]
     peers = ", ".join(f"{count} {state}" for state, count in status["peers"].items())
     durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
     deaths = _count(status["worker_deaths"], "worker")
@@ -126,6 +126,21 @@ def _progress(row: dict[str, Any]) -> str:
     """How far a running task is."""
     text = f": {row['progress_text']}" if row.get("progress_text") else ""
     return f"{row['id']} {row['progress']:.0%}{text}"
+
+
+def _by_node(links: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One link for each node: tasks may wait for it under its name and under its id."""
+    found: dict[str, dict[str, Any]] = {}
+    for link in links:
+        key = link["name"] or link["destination"]
+        found[key] = _together(link, found[key]) if key in found else link
+    return [*found.values()]
+
+
+def _together(link: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    by_id, by_name = (link, other) if link["name"] else (other, link)
+    why = by_id if by_id["reason"] else by_name
+    return {**why, "destination": by_id["destination"], "name": by_id["name"], "waiting": link["waiting"] + other["waiting"]}
 
 
 def _named(link: dict[str, Any]) -> str:
@@ -236,7 +251,7 @@ def _say_why(spool: str) -> None:
         links = ask(root_of(spool), "GET", "/links")["items"]
     except NotRunning:
         return
-    reasons = [f"{_named(link)}: {link['reason']}" for link in links if link["reason"]]
+    reasons = [f"{_named(link)}: {link['reason']}" for link in _by_node(links) if link["reason"]]
     for reason in reasons[:MOST_REASONS]:
         say(reason, err=True)
 
