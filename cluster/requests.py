@@ -14,10 +14,10 @@ from spoolnode.cluster.timing import Timing
 from spoolnode.node.neighbours import NoMutualTLS, OutcomeUnknown
 from spoolnode.protocol.answer import Answer
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.operate import Operation, OperationAnswer, OperationReader
+from spoolnode.protocol.operate import ANSWER_SECONDS, Operation, OperationAnswer, OperationReader
 
-OPERATE_SECONDS = 30.0
-"""Seconds that the answer to an operator's request may take. (What an API offers takes less, as long as it asks for no more.)"""
+OPERATE_SECONDS = ANSWER_SECONDS + 5.0
+"""Seconds that the answer to an operator's request may take."""
 
 
 class Requests:

@@ -20,6 +20,8 @@ MOST_ASKED = 8192
 """The longest path or query, in bytes: as long as HTTP lets one be."""
 MOST_BY = 200
 """Characters of the text that says who asks."""
+ANSWER_SECONDS = 25.0
+"""Seconds within which a node answers; the other one waits a little longer."""
 INVITES, INVITED = "operators", "welcome"
 """An item of the answer to a hello: operators of the node that said it may do here what they may there."""
 _PIECE_SIZE = 60_000

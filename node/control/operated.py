@@ -4,22 +4,25 @@ The node at the other end has shown its certificate (mutual TLS) and has said he
 which of its operators asks, and is believed: a thief of that node could do all of this anyway.
 """
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from traceback import format_exception
 from typing import Any
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 from multidict import MultiDict, MultiMapping
 
+from spoolnode.node.background import spawn
 from spoolnode.node.config import Config
-from spoolnode.node.control.problems import PROBLEMS, problem_of
-from spoolnode.node.control.routes import PREFIX, Route, found_by
+from spoolnode.node.control.problems import PROBLEMS, problem, problem_of
+from spoolnode.node.control.routes import LONGEST_LOGGED, PREFIX, Route, found_by
 from spoolnode.node.ingress.caller import Caller
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.operate import MOST_ANSWER, Operation, OperationAnswer
+from spoolnode.protocol.operate import ANSWER_SECONDS, MOST_ANSWER, Operation, OperationAnswer
 
 MOST_UNDER_WAY = 16
 """Requests at once, of all nodes together."""
@@ -51,8 +54,13 @@ class OperatedByOthers:
         if self._under_way >= MOST_UNDER_WAY:
             raise Refused(Reason.BUSY, f"{self._under_way} requests of operators are under way here already; ask again")
         self._under_way += 1
+        answer = spawn(self._answer(operation, f"{operation.by} on {caller.certified}"))
         try:
-            return await self._answer(operation, f"{operation.by} on {caller.certified}")
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await asyncio.shield(answer)  # to cut an action in two is worse than one that ends unseen
+        except TimeoutError:
+            text = f"it takes longer than {ANSWER_SECONDS:g} s here, and goes on; only this node knows how it ends"
+            return _told(problem(504, text))
         finally:
             self._under_way -= 1
 
@@ -72,8 +80,11 @@ class OperatedByOthers:
             url = f"{PREFIX}{operation.path}{operation.query and '?'}{operation.query}"
             return OperationAnswer(200, await _whole(await found_by(route, asked, url, by, self._report)))
         except PROBLEMS as error:
-            answer = problem_of(error)
-            return OperationAnswer(answer.status, answer.text.encode() if answer.text else b"")
+            return _told(problem_of(error))
+        except Exception as error:  # noqa: BLE001  # the other node waits for an answer; it is reported in full
+            what = f"{operation.method} {operation.path[:LONGEST_LOGGED]}, asked by {by}"
+            self._report("mistake", reason=what, traceback="".join(format_exception(error)))
+            return _told(problem(500, "this is a mistake of that node; its log has more"))
 
     def _find(self, operation: Operation) -> tuple[Route, dict[str, str]]:
         found = [(route, match.groupdict()) for pattern, route in self._routes if (match := pattern.fullmatch(operation.path))]
@@ -83,6 +94,10 @@ class OperatedByOthers:
         if found:
             raise web.HTTPMethodNotAllowed(operation.method, [route.method for route, _ in found])
         raise web.HTTPNotFound(text=f"operators of other nodes find no {operation.path[:80]!r} here")
+
+
+def _told(answer: web.Response) -> OperationAnswer:
+    return OperationAnswer(answer.status, answer.text.encode() if answer.text else b"")
 
 
 def _pattern(path: str) -> re.Pattern[str]:
