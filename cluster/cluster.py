@@ -261,6 +261,10 @@ class Cluster:
             row["retry_in"] = min((seconds for seconds in waits if seconds is not None), default=None)
         return rows
 
+    def knows(self, node_id: str) -> bool:
+        """Whether a node with that id is known, up or not."""
+        return self.resolve(node_id) is not None or bool(self.table.known.address(node_id))
+
     async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:
         """The answer of another node to a request. Raises `SpoolnodeError`, OSError."""
         return await self._requests.ask(node, question, seconds, link)

@@ -108,6 +108,9 @@ class Neighbours(Protocol):
     def colleagues(self) -> list[Colleague]:
         """The other nodes that have timers of the whole cluster."""
 
+    def knows(self, node_id: str) -> bool:
+        """Whether a node with that id is known, up or not. One that was forgotten is not."""
+
     async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:
         """The answer of another node to a request.
 
@@ -191,6 +194,9 @@ class Alone:
 
     def colleagues(self) -> list[Colleague]:
         return []
+
+    def knows(self, node_id: str) -> bool:  # noqa: ARG002  # see `Neighbours`
+        return False
 
     async def ask(self, node: str, question: bytes, seconds: float, link: str = "") -> Answer:  # noqa: ARG002  # see `Neighbours`
         raise SpoolnodeError(f"this node is not in a cluster, so it cannot ask {node}")

@@ -117,9 +117,12 @@ class AskedResults:
 
     async def _ask(self, forwarded: Happened, question: Question, deadline: float) -> Fetched:
         """Asks the node that got the task."""
-        left = max(deadline - time.monotonic(), 0.0)
+        left, peer = max(deadline - time.monotonic(), 0.0), forwarded.detail["peer"]
+        if not self._neighbours.knows(peer):
+            gone = f"it went to {forwarded.detail['to']}, and that node ({peer}) is not known here any more"
+            return Fetched(missing=f"{gone}: it was forgotten, or has never told who it is", kind=fetch.UNKNOWN)
         try:
-            answer = await self._neighbours.ask(forwarded.detail["peer"], question._replace(wait=left).encode(), left + 5.0)
+            answer = await self._neighbours.ask(peer, question._replace(wait=left).encode(), left + 5.0)
             return read_fetched(*answer[1:])
         except (SpoolnodeError, OSError):
             await asyncio.sleep(min(left, PEER_SECONDS))
