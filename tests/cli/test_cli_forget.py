@@ -68,7 +68,7 @@ def test_tasks_of_a_forgotten_node_are_dead_and_say_whether_it_may_have_them_als
     assert reasons(alpha) == told
     assert (items(alpha, "/nodes"), items(alpha, "/links")) == ([], [])
     (there,) = (row["id"] for row in items(alpha, "/tasks?state=ended") if row["end"] == "forwarded")
-    with pytest.raises(spoolnode.ResultMissing, match="it went to beta, and that node .* is not known here any more"):
+    with pytest.raises(spoolnode.ResultMissing, match=r"it went to beta, and that node .* is not known here any more"):
         spoolnode.result(there, timeout=600, via=alpha.via)
     alpha.kill9()
     alpha.start(app=app)

@@ -77,8 +77,17 @@ def test_lengths_of_time_with_units_count_in_all_three_places(toml: Path) -> Non
     toml.write_text('timeout = "5m"\n')
     assert gather({}, {}, str(toml)).config.timeout == 300
     assert gather({}, {"SPOOLNODE_TIMEOUT": "2h"}, str(toml)).config.timeout == 7200
-    values = tomllib.loads(command("config", "--timeout", "1d", "--config", str(toml)).stdout)
-    assert values["timeout"] == 86400
+
+
+def test_printed_lengths_of_time_and_sizes_are_as_people_type_them(toml: Path) -> None:
+    given = {"timeout": 86400.0, "grace": 90.0, "retry_base": 0.25, "hold": 1234567.0, "keep_results": 0.0, "max_body": 3 << 20}
+    toml.write_text(as_toml(gather({**given, "buffer_size": 65535}, {})))
+    values = tomllib.loads(toml.read_text())
+    assert {name: values[name] for name in (*given, "buffer_size")} == {
+        "timeout": "1d", "grace": "90s", "retry_base": 0.25, "hold": "1234567s", "keep_results": 0.0, "max_body": "3M",
+        "buffer_size": 65535,
+    }  # fmt: skip
+    assert {name: getattr(gather({}, {}, str(toml)).config, name) for name in given} == given
 
 
 @pytest.mark.parametrize(
@@ -152,10 +161,10 @@ def test_config_command_shows_all_three_places(toml: Path) -> None:
     done = command("config", "--config", str(toml), "--max-body", "3M", SPOOLNODE_NAME="alpha")
     assert done.returncode == 0
     values = tomllib.loads(done.stdout)
-    assert (values["workers"], values["name"], values["max_body"]) == (2, "alpha", 3 << 20)
+    assert (values["workers"], values["name"], values["max_body"], values["hold"]) == (2, "alpha", "3M", "5d")
     assert f"workers = 2  # from: {toml}" in done.stdout
     assert 'name = "alpha"  # from: SPOOLNODE_NAME' in done.stdout
-    assert f"max_body = {3 << 20}  # from: command line" in done.stdout
+    assert 'max_body = "3M"  # from: command line' in done.stdout
 
 
 def test_config_command_takes_the_words_of_uwsgi() -> None:
@@ -163,7 +172,7 @@ def test_config_command_takes_the_words_of_uwsgi() -> None:
     done = command("config", *words, "--spooler-harakiri", "7", "--spooler-max-tasks", "9")
     values = tomllib.loads(done.stdout)
     found = [values[name] for name in ("listen", "spool", "app", "workers", "timeout", "max_tasks")]
-    assert found == [["/tmp/u.sock"], "sp", "m", 4, 7.0, 9]
+    assert found == [["/tmp/u.sock"], "sp", "m", 4, "7s", 9]
 
 
 @pytest.mark.parametrize(

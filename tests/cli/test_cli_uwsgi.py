@@ -196,5 +196,5 @@ def test_config_takes_every_option_of_join(ini: Path) -> None:
     done = command("config", *words, cwd=ini.parent)
     assert done.returncode == 0, done.stderr
     assert 'spool = "myspool"' in done.stdout
-    assert "timeout = 30.0  # from: --ini" in done.stdout
+    assert 'timeout = "30s"  # from: --ini' in done.stdout
     assert Config().timeout == 0

@@ -149,13 +149,11 @@ def _option(name: str, kind: type, metadata: Any) -> click.Option:
 
 def _shown(default: Any, metavar: str) -> str:
     """A default as people would type it: 5d, not 432000."""
+    from spoolnode.cli.settings import with_unit
+
     if isinstance(default, list):
         return ", ".join(default)
-    units = {"BYTES": (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)), "SEC": (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))}
-    for unit, size in units.get(metavar, ()):
-        if default and not default % size:
-            return f"{default / size:g}{unit}"
-    return f"{default:g}" if isinstance(default, float) else str(default)
+    return with_unit(default, metavar) or (f"{default:g}" if isinstance(default, float) else str(default))
 
 
 def _type_of(kind: type, metadata: Any) -> Any:

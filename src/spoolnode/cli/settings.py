@@ -26,6 +26,8 @@ _ALL = "; `spoolnode config` prints all settings"
 
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 _UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_TYPED = {"BYTES": (("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)), "SEC": (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))}
+"""The units of settings with these metavars, the largest first."""
 _KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list of texts"}
 
 
@@ -108,6 +110,14 @@ def read_size(text: str) -> int:
     return int(text[:-1]) * unit if unit else int(text)
 
 
+def with_unit(value: Any, metavar: str) -> str:
+    """A size or a length of time as people type it, `5d` and not 432000; empty for anything else, and if no unit fits."""
+    for unit, size in _TYPED.get(metavar, ()):
+        if value and not value % size:
+            return f"{int(value // size)}{unit}"
+    return ""
+
+
 def _is_size(name: str) -> bool:
     return bool(SETTINGS[name].metadata["metavar"] == "BYTES")
 
@@ -174,6 +184,7 @@ def as_toml(settings: Settings) -> str:
         choices = item.metadata["choices"].split(",") if item.metadata["choices"] else []
         one_of = f" ({', '.join(choices)})" if choices else ""
         origin = "" if settings.places[name] == "default" else f"  # from: {settings.places[name]}"
+        typed = with_unit(value, item.metadata["metavar"]) or value
         # For these types JSON is TOML, too.
-        blocks.append(f"# {item.metadata['help']}{one_of}\n{name} = {json.dumps(value, ensure_ascii=False)}{origin}\n")
+        blocks.append(f"# {item.metadata['help']}{one_of}\n{name} = {json.dumps(typed, ensure_ascii=False)}{origin}\n")
     return "\n".join(blocks)
