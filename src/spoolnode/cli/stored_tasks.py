@@ -150,6 +150,7 @@ def store_rm(ids: tuple[str, ...], url: str, as_json: bool) -> None:
     \b
     Examples:
       spoolnode store rm 74ba73fab663_1795859211165932_80 --store postgresql://app@db1,db2/app
+      spoolnode store rm 74ba73fab663_1795859211165932_80 --store nats://h1,h2,h3 --json
     """
 
     async def remove(store: "CommonStore") -> list[dict[str, Any]]:
