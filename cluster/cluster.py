@@ -37,6 +37,7 @@ from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE, Dial, NotIt, Sender
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
+from spoolnode.node.commons import COMMONS
 from spoolnode.node.host import Host
 from spoolnode.node.neighbours import Greeting
 from spoolnode.node.roster import Colleague
@@ -145,6 +146,17 @@ class Cluster:
             self._unknown.add(destination)
             self.report("unknown_destination", destination=destination, reason=why)
         return note
+
+    def is_apart(self, destination: str) -> bool:
+        """Whether only nodes without a common store are this destination, as far as is known."""
+        if self._is_here(destination):
+            return False
+        if destination.startswith(TAG):
+            tag = destination.removeprefix(TAG)
+            shares = [peer.status.shares for peer in self.table if peer.status is not None and tag in peer.status.tags]
+            return bool(shares) and not any(shares) and tag not in self._node.config.tag
+        peer = self.table.destinations.meant(destination)
+        return peer is not None and peer.status is not None and not peer.status.shares
 
     def greet(self, hello: hellos.Hello, peer: str, certified: str, nonce: str) -> Greeting:
         """Takes the hello of a node. Raises `Refused`."""
@@ -441,7 +453,9 @@ class Cluster:
         return self.table.destinations.answers_to(to, peer)
 
     def _woken(self, to: str) -> None:
-        if self._stopped or to.startswith(TAG):
+        if self._stopped or to == COMMONS:
+            return  # no link has these
+        if to.startswith(TAG):
             return  # no node with that tag is known; `_follow` looks again when one comes
         if to not in self._senders and not self._find(to):
             return

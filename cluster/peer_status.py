@@ -64,6 +64,8 @@ class Status:
     """The URL of its page, as it says; see `page`."""
     invites: bool = False
     """Whether operators of this node may see and do there what they may here."""
+    shares: bool = False
+    """Whether it takes its tasks from a common store."""
     timers: Mapping[str, LastRun] = field(default_factory=dict)
     """The timers of the whole cluster that it has, by their keys, and what it knows to have been run of each."""
     figures: Figures = UNKNOWN
@@ -97,6 +99,7 @@ class Status:
             app=_text(said, "app"),
             page=_text(said, "page", LONGEST_PAGE),
             invites=said.get(INVITES) == INVITED,
+            shares=isinstance(said.get("store"), Mapping),
             timers=_timers(said),
             figures=Figures.of(said),
             reaches=_reach(said.get(REACHES)),

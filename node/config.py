@@ -100,6 +100,20 @@ class Config:
         "a network that may enqueue and whose nodes get tasks, besides this machine; may be repeated",
         metavar="CIDR",
     )
+    store: str = _setting(
+        "",
+        "nats://HOST[,HOST...] or postgresql://[USER@]HOST[,HOST...]/DATABASE: tasks lie in this store, which nodes share, and "
+        "not on this node's disk",
+        metavar="URL",
+    )
+    store_away: str = _setting(
+        "accept",
+        "while the store is away: accept keeps tasks on this node's disk until it is back, refuse refuses them",
+        choices="accept,refuse", metavar="MODE",
+    )  # fmt: skip
+    store_lease: float = _setting(
+        30.0, "seconds after which what a node without a sign of life had taken from the store runs elsewhere", metavar="SEC"
+    )
     tls_cert: str = _setting(
         "",
         "this node's certificate, from `spoolnode ca issue`; with it the node talks to other nodes over TLS only",
@@ -338,6 +352,7 @@ _RANGES: list[tuple[str, float, float]] = [
     ("reload_grace", 0, 10**8),
     ("hold", 0, 10**9),
     ("share", 0, 10**6),
+    ("store_lease", 3, 86400),
     ("max_body", 0, 10**15),
     ("min_free", 0, 10**18),
     ("max_connections", 1, 10**6),

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from spoolnode.node.config import Config
 from spoolnode.node.log import Report
 from spoolnode.node.outbox.storage import Storage
+from spoolnode.node.work.workers import Hands
 from spoolnode.protocol.keys import NodeKey
 
 
@@ -41,3 +42,14 @@ class Host(Protocol):
 
     def status(self) -> dict[str, Any]:
         """The status that it tells other nodes. Only after it has started."""
+
+
+class SharingHost(Host, Protocol):
+    """One node, as its common store sees it."""
+
+    def is_apart(self, destination: str) -> bool:
+        """Whether only a link reaches this destination: a node without the store."""
+
+    @property
+    def hands(self) -> Hands:
+        """Its workers. Only after it has started."""

@@ -12,13 +12,13 @@ order, so that every promise is kept and every answer is sent.
 import asyncio
 import traceback
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from spoolnode.node.commons import COMMONS, Commons, NoCommons
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.housekeeping import Housekeeping
-from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -82,7 +82,6 @@ class Life:
     report: Callable[..., None]
     stop: Stop
     storage: Storage
-    admission: Admission
     services: Services
     listener: Sockets
     inbox: Drops
@@ -95,6 +94,7 @@ class Life:
     """Called once the node is up, before the first task is handed out."""
     before_load: Callable[[], Awaitable[None]] = nothing
     """Called once operators can ask, before the application loads."""
+    commons: Commons = field(default_factory=NoCommons)
 
     async def start(self) -> None:
         """Starts all parts. If that raises (AppBroken, BadConfig, OSError), all of them have ended again."""
@@ -113,6 +113,7 @@ class Life:
             raise
         self.inbox.start()
         await self.neighbours.start()
+        await self.commons.start()
         self.stop.started()
         self.ready()
         self.housekeeping.start()
@@ -122,10 +123,11 @@ class Life:
         running, hint = len(self.workers.running()), "a second SIGTERM ends it at once"
         self.report("stopping", running=running, grace=self.config.grace, hint=hint)
         if self.stop.drains:
-            self.admission.stop("this node is draining")
+            self.services.admission.stop("this node is draining")
             self.listener.close()
         self.inbox.stop()
         await self.reloads.stop()
+        self.commons.leave()
         await asyncio.gather(self.neighbours.leave(), self.workers.stop())
         await self._close_door()
         if self.stop.drains and not self.stop.is_hasty:
@@ -141,14 +143,26 @@ class Life:
         self.listener.close()
         if not self.stop.is_hasty:
             await self.listener.finish()
-        self.admission.stop("this node is draining" if self.stop.drains else "this node is stopping")
+        self.services.admission.stop("this node is draining" if self.stop.drains else "this node is stopping")
 
     async def _claim_outbox(self) -> None:
         """Takes over tasks that waited for a destination that is this node now (it got that name, or that address)."""
         for to, count in self.storage.outbox.sizes().items():
+            if to == COMMONS:
+                await self._claim_from_commons(count)
+                continue
             is_here = self.neighbours.route(Terms(destination=to)) == [""]
             if is_here and (claimed := await self.storage.moving.re_place(to, count, lambda _asked: "")):
                 self.report("claimed", destination=to, tasks=claimed)
+
+    async def _claim_from_commons(self, count: int) -> None:
+        """Tasks that waited for a common store go where their senders asked, if this node has no store any more."""
+        if not self.commons.is_joined and (
+            claimed := await self.storage.moving.re_place(
+                COMMONS, count, lambda asked: self.neighbours.route(Terms(destination=asked.destination))[0]
+            )
+        ):
+            self.report("claimed", destination=COMMONS, tasks=claimed)
 
     async def _drain(self) -> None:
         try:
@@ -165,8 +179,9 @@ class Life:
         await self.housekeeping.stop()
         self.workers.stop_now()
         await self.neighbours.stop()
+        await self.commons.stop()
         await self.control.stop()
-        await self.admission.close()
+        await self.services.admission.close()
         await self.storage.close()
         self.services.flush()
         await self.listener.close_streams()  # what came meanwhile is read, and refused, so that its senders are not in doubt

@@ -62,6 +62,7 @@ WARNINGS = frozenset(
         "crl_expires",
     }
     | {"discovery_failed", "discovery_full", "log_dropped", "clock_set_back", "unreadable", "made_anew"}
+    | {"store_away", "lease_lost", "leases_lapsed", "leases_left"}
     | {"history_stopped", "history_began_again", "http_not_served"}
 )
 ERRORS = frozenset({"spool_lost", "move_failed", "sync_failed", "housekeeping_failed", "mistake"})

@@ -42,6 +42,9 @@ class Neighbours(Protocol):
     def unknown(self, destination: str) -> str:
         """A sentence if no known node is this destination, so that its tasks wait; else empty."""
 
+    def is_apart(self, destination: str) -> bool:
+        """Whether no node that is known to share a common store is this destination, and one without a store is."""
+
     def greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:
         """A node introduces itself.
 
@@ -145,6 +148,9 @@ class Alone:
 
     def unknown(self, destination: str) -> str:  # noqa: ARG002  # as `Neighbours` says
         return ""
+
+    def is_apart(self, destination: str) -> bool:  # noqa: ARG002  # as `Neighbours` says
+        return False
 
     def greet(self, hello: Hello, peer: str, certified: str, nonce: str) -> Greeting:  # noqa: ARG002  # as `Neighbours` says
         raise Refused(Reason.FORBIDDEN, "this node is not in a cluster: it takes no tasks over links")

@@ -17,6 +17,7 @@ from typing import Any
 
 from spoolnode.node import log
 from spoolnode.node.background import spawn
+from spoolnode.node.commons import Commons, NoCommons
 from spoolnode.node.config import BadConfig, Config
 from spoolnode.node.control.access import Access, read_token
 from spoolnode.node.control.actions import Actions
@@ -40,11 +41,12 @@ from spoolnode.node.control.stories import Stories
 from spoolnode.node.control.views import Views
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
-from spoolnode.node.host import Host
+from spoolnode.node.host import Host, SharingHost
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.listener import Listener, bind_all, name_of
 from spoolnode.node.ingress.services import OtherRequests, Services
+from spoolnode.node.ingress.shared import Sharing, Way
 from spoolnode.node.ingress.tls import Certified
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, Neighbours
@@ -69,9 +71,11 @@ from spoolnode.node.work.leftovers import end_leftovers, reap_orphans
 from spoolnode.node.work.pool import WorkerPool
 from spoolnode.node.work.supervisor import AppBroken
 from spoolnode.node.work.warden import Warden
+from spoolnode.node.work.workers import Hands
 from spoolnode.protocol.headers import variable_of
 
 Join = Callable[[Host], Neighbours]
+Share = Callable[[SharingHost], Commons]
 
 
 class Node:
@@ -79,7 +83,7 @@ class Node:
 
     def __init__(
         self, config: Config, report: log.Report, warden: Warden, join: Join | None = None, trust: Certified | None = None,
-        sockets: Sequence[socket.socket] = (),
+        sockets: Sequence[socket.socket] = (), share: Share | None = None,
     ) -> None:  # fmt: skip
         """Prepares a node; `run` starts it.
 
@@ -88,13 +92,14 @@ class Node:
             join: makes the part that connects it to other nodes; without it, the node is alone.
             trust: its certificate, when it takes TLS.
             sockets: those that were handed over, which it listens on instead of those of `config`.
+            share: makes the part that connects it to a common store.
         """
         self.config = config
         self.report = report
         self.instance = warden.instance
         self.home = os.path.join(_here(), config.chdir)
         """The application's working directory, with the links in it."""
-        self._join = join
+        self._join, self._share = join, share
         self._trust = trust
         self._handed_over = [*sockets]
         self._warden = warden
@@ -122,6 +127,7 @@ class Node:
         with lock_spool(self._layout) as hold:
             self._read_spool()
             self._put_together(hold)
+            await self._commons.open()
             try:
                 await self._life.start()
             except AppBroken:
@@ -177,12 +183,16 @@ class Node:
         self.addresses = [name_of(sock) for sock in sockets]
         alone = Alone(config.name, self.id, [*config.listen, *self.addresses], config.tag)
         self._neighbours = neighbours = self._join(self) if self._join else alone
-        admission = Admission(storage, neighbours.route, max_body=config.max_body, min_free=config.min_free)
+        self._commons = commons = self._share(self) if self._share else NoCommons()
+        admission = Admission(
+            storage, neighbours.route, max_body=config.max_body, min_free=config.min_free, sharing=self._sharing()
+        )  # fmt: skip
         services = Services(
             admission, self.pinged, report, rarely, neighbours.greet, admission.hear_watermark, neighbours.unknown,
             keep_headers=frozenset(variable_of(header) for header in config.keep_header),
         )  # fmt: skip
         self.storage.spool.group_commit.when_told(services.flush)
+        commons.when_told(services.flush)
         listener = Listener(config, services, sockets, layout.socket, self._trust, are_handed_over=bool(self._handed_over))
         self._pool = pool = WorkerPool(config, self.storage.spool, self.storage.verdicts, self._facts(), report, self._warden)
         stories = Stories(storage.journal.story, neighbours, self.id)
@@ -194,8 +204,8 @@ class Node:
         self._timekeeper = timekeeper = Timekeeper(config.name, self.id, storage.journal, admission, neighbours, pool, report)
         self._status = status = NodeStatus(
             config=config, id=self.id, process=ThisProcess(self.instance, os.getpid(), self._began),
-            storage=storage, admission=admission, services=services, listener=listener, workers=pool,
-            neighbours=neighbours, aside=self._aside, stop=self._stop,
+            storage=storage, services=services, listener=listener, workers=pool,
+            neighbours=neighbours, aside=self._aside, stop=self._stop, commons=commons,
             log_dropped=lambda: report.dropped if isinstance(report, log.Log) else 0, timers=timekeeper,
         )  # fmt: skip
         cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
@@ -219,10 +229,19 @@ class Node:
         )
         housekeeping.note_free(housekeeping.measure())
         self._life = Life(
-            config=config, report=report, stop=self._stop, storage=storage, admission=admission, services=services,
+            config=config, report=report, stop=self._stop, storage=storage, services=services,
             listener=listener, inbox=self._inbox, neighbours=neighbours, workers=pool, reloads=self._reloads,
-            control=self._control, housekeeping=housekeeping, before_load=self._before_load, ready=self._ready,
+            control=self._control, housekeeping=housekeeping, before_load=self._before_load, ready=self._ready, commons=commons,
         )  # fmt: skip
+
+    def _sharing(self) -> Sharing | None:
+        """The way of requests into the common store; None without one."""
+        if not self._commons.is_joined:
+            return None
+        config, neighbours = self.config, self._neighbours
+        here = frozenset([config.name, self.id, config.advertise, *config.listen, *self.addresses])
+        keeps = config.store_away == "accept"
+        return Sharing(self.storage, Way(self._commons, neighbours.route, neighbours.is_apart, self.id, here, keeps))
 
     def _facts(self) -> dict[str, Any]:
         """The facts that each worker is told."""
@@ -248,7 +267,7 @@ class Node:
             "ready", listen=self.addresses, name=config.name, id=self.id, spool=self._layout.root, pid=os.getpid(),
             workers=config.workers if config.app else 0, app=config.app or "none: tasks are accepted and kept",
             waiting=self._status.ready_tasks, later=len(self.storage.spool.waiting.later), sync=config.sync,
-            **({"http": self._control.http_address} if self._control.http_address else {}),
+            **({"http": self._control.http_address} if self._control.http_address else {}), **self._commons.told(),
         )  # fmt: skip
         self._notifier.ready()
         self._tell_status()
@@ -257,6 +276,7 @@ class Node:
         self._tell_status()
         await self._places.look()
         self._neighbours.tick()
+        self._commons.tick()
         await self._results.tidy()
         await self._aside.recount()  # what pings tell
 
@@ -301,6 +321,15 @@ class Node:
 
     # -- looking --
 
+    def is_apart(self, destination: str) -> bool:
+        """Whether only a link reaches this destination: a node without the common store."""
+        return self._neighbours.is_apart(destination)
+
+    @property
+    def hands(self) -> Hands:
+        """Its workers, as its common store sees them."""
+        return self._pool
+
     def status(self) -> dict[str, Any]:
         """The node in numbers."""
         return self._status.now()
@@ -326,7 +355,7 @@ def _raise_descriptor_limit() -> None:
 
 def run_node(
     config: Config, report: log.Report, loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
-    join: Join | None = None, trust: Certified | None = None, sockets: Sequence[socket.socket] = (),
+    join: Join | None = None, trust: Certified | None = None, sockets: Sequence[socket.socket] = (), share: Share | None = None,
 ) -> int:  # fmt: skip
     """Runs a node in the foreground; its exit status."""
 
@@ -335,7 +364,7 @@ def run_node(
     gc.set_threshold(5_000, 5, 2_000)
 
     async def life() -> int:
-        return await Node(config, report, warden, join, trust, sockets).run()
+        return await Node(config, report, warden, join, trust, sockets, share).run()
 
     warden = Warden(secrets.token_hex(8))
     try:

@@ -4,6 +4,8 @@ could not be delivered.
 The receiver keeps the added variables, so a task tells which node had it before.
 """
 
+from collections.abc import Iterable
+
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadTask
 from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variables
@@ -13,6 +15,7 @@ RECEIVER_ROOM = 350
 LINK_ROOM = 700
 """Bytes of a block that are left for a link: those, and an id of at most 236 bytes, a number, a length and a count (327)."""
 _SPOOLER = b"spooler"
+_OF_THE_WAY = names.OF_LINKS | {names.BODY_LENGTH, _SPOOLER}
 UNDELIVERED = b"not delivered to "
 """The beginning of the reason of a task that could not be delivered."""
 _NUMBER, _ID, _BODY_LENGTH = (encode_variables([(name, b"")])[:-2] for name in (names.NUMBER, names.ID, names.BODY_LENGTH))
@@ -53,6 +56,11 @@ def _cleaned(block: bytes) -> bytes:
         variables = [(key, value) for key, value in variables if key not in gone]
         variables.append((names.HOPS, str(min(hops + 1, names.MOST_HOPS)).encode()))
     return encode_variables(variables)
+
+
+def without_way(variables: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """A block of variables as a common store gets it: without what means something only on a link, or on one node's disk."""
+    return encode_variables(item for item in variables if item[0] not in _OF_THE_WAY)
 
 
 def sender_of(node_id: str, key: str) -> str:

@@ -94,8 +94,12 @@ class ServerConnections:
                 with self._told_as_ours():
                     yield connection
                     self._check_sure(connection)
-            except (StoreAway, asyncio.CancelledError):
+            except asyncio.CancelledError:
                 await connection.close()  # what it still does, or waits for, is unknown
+                raise
+            except StoreAway:
+                await connection.close()
+                await self._close_idle()  # they are likely to have lost their server, too
                 raise
             finally:
                 if self._is_closed:
@@ -115,6 +119,9 @@ class ServerConnections:
     async def close(self) -> None:
         """Closes those that are idle now, and those in use when they are not used any more."""
         self._is_closed = True
+        await self._close_idle()
+
+    async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from spoolnode.node.commons import COMMONS, Commons, NoCommons
 from spoolnode.node.config import Config
 from spoolnode.node.control.advice import Advice, Situation, advice
 from spoolnode.node.control.choice import Choice
@@ -20,7 +21,6 @@ from spoolnode.node.control.pages import CANCELLED
 from spoolnode.node.control.rates import Rates
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.figures import Figures
-from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.services import Services
 from spoolnode.node.neighbours import Neighbours
@@ -81,7 +81,6 @@ class NodeStatus:
     id: str
     process: ThisProcess
     storage: Storage
-    admission: Admission
     services: Services
     listener: Listening
     workers: Workers
@@ -91,6 +90,7 @@ class NodeStatus:
     log_dropped: Callable[[], int]
     """Returns the number of log lines that could not be written."""
     timers: Timers
+    commons: Commons = field(default_factory=NoCommons)
     _past: _Past = field(default_factory=lambda: _Past(Rates(), LastHour(), FunctionHours()))
     _pinged: tuple[float, dict[str, Any]] = (float("-inf"), {})
     """When the last status for a ping was made, and the status."""
@@ -102,7 +102,7 @@ class NodeStatus:
     def now(self) -> dict[str, Any]:
         """The node in numbers."""
         spool, outbox, counts = self.storage.spool, self.storage.outbox, self.storage.journal.counts
-        workers, aside, services = self.workers, self.aside.found, self.services
+        workers, aside, services, admission = self.workers, self.aside.found, self.services, self.services.admission
         rates = self._per_second()
         return {
             "name": self.config.name, "id": self.id, "spool": self.storage.journal.layout.root,
@@ -118,10 +118,10 @@ class NodeStatus:
             "given_up": counts.died + counts.undelivered, "undelivered": counts.undelivered, "cancelled": counts.cancelled,
             "refused": {reason.name.lower(): n for reason, n in services.refusals.items()},
             "worker_deaths": workers.deaths, "task_seconds": round(workers.seconds, 6),
-            "connections": self.listener.connections.count, "free": self.admission.free, "min_free": self.config.min_free,
+            "connections": self.listener.connections.count, "free": admission.free, "min_free": self.config.min_free,
             "outbox_total": outbox.total, "handshake_failures": services.handshake_failures,
             "forwarded": outbox.forwarded, "repeats": counts.repeats, "duplicates": spool.duplicates.count,
-            **self._for_peers(rates), **self.neighbours.status(),
+            **self._for_peers(rates), **self.neighbours.status(), **self.commons.status(),
             "log_dropped": self.log_dropped(), "history_dropped": self.storage.journal.story.dropped, **self.paused(),
         }  # fmt: skip
 
@@ -142,7 +142,8 @@ class NodeStatus:
         await self.aside.recount()
         links = {}
         for index, (to, size) in enumerate(self.storage.outbox.sizes().items(), 1):
-            if (link := self.neighbours.link(to)) is not None:
+            link = self.commons.link() if to == COMMONS else self.neighbours.link(to)
+            if link is not None:
                 links[to] = {"waiting": size, "in_doubt": self.storage.outbox.in_doubt(to), **link}
             if index % LINKS_AT_ONCE == 0:
                 await asyncio.sleep(0)
@@ -164,9 +165,9 @@ class NodeStatus:
         """Why no tasks should be sent to this node; empty if it takes them. It stores them also when no worker is up."""
         if self.stop.is_asked:
             return "stopping"
-        if self.admission.closed:
-            return self.admission.closed
-        return "the disk is full" if self.admission.is_low else ""
+        if self.services.admission.closed:
+            return self.services.admission.closed
+        return "the disk is full" if self.services.admission.is_low else ""
 
     def problem(self) -> str:
         """Why this node should not get work now; empty if it is well."""
@@ -178,7 +179,7 @@ class NodeStatus:
     def ready_tasks(self) -> int:
         """Tasks that wait for a worker, not for their time."""
         spool = self.storage.spool
-        return max(spool.total - len(spool.waiting.later) - self.workers.held, 0)
+        return max(spool.total + len(self.storage.held.known) - len(spool.waiting.later) - self.workers.held, 0)
 
     def oldest_waiting(self) -> float | None:
         """Seconds that the oldest ready task has waited; None if none waits."""
@@ -233,10 +234,11 @@ class NodeStatus:
 
     def _for_peers(self, rates: dict[str, float]) -> dict[str, Any]:
         """The part of the status by which other nodes decide."""
+        admission = self.services.admission
         return {
             "cluster": self.config.cluster, "protocol": PROTOCOL, "version": VERSION, "instance": self.process.instance,
             "pace": self._pace(rates), "time": time.time(),
-            "draining": self.stop.is_asked, "accepting": not self.admission.closed and not self.admission.is_low,
+            "draining": self.stop.is_asked, "accepting": not (admission.closed or admission.is_low),
         }  # fmt: skip
 
     def _pace(self, rates: dict[str, float]) -> float:

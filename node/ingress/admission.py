@@ -5,8 +5,11 @@ import os
 import time
 from collections.abc import Callable
 
+from spoolnode.node.commons import COMMONS
 from spoolnode.node.disk.threads import UploadThreads
 from spoolnode.node.ingress.pieces import LEAST_PIECE, Gathered
+from spoolnode.node.ingress.shared import Sharing
+from spoolnode.node.ingress.shared_upload import SharedUpload
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.node.ingress.waiters import KNOWN, Arrival, Copies, Leaving
 from spoolnode.node.outbox.storage import Storage
@@ -60,11 +63,17 @@ class Admission:
     """Checks what every request must pass, and hands it to the group commit, to a file of its own, or to an outbox."""
 
     def __init__(
-        self, storage: Storage, route: Route, threads: UploadThreads | None = None, *, max_body: int, min_free: int
-    ) -> None:
-        """`threads`: write large bodies; tests bring their own."""
+        self, storage: Storage, route: Route, threads: UploadThreads | None = None, *, max_body: int, min_free: int,
+        sharing: Sharing | None = None,
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            threads: write large bodies; tests bring their own.
+            sharing: the way into a common store.
+        """
         self._storage = storage
         self._route = route
+        self._sharing = sharing
         self._max_body = max_body
         self._min_free = min_free
         # As it was named, and without symbolic links: /var/run is one, to /run.
@@ -139,7 +148,10 @@ class Admission:
         Most requests pass here, so nothing is asked that the listener has asked. Raises `Refused`, as `open` does.
         """
         self._check(terms)
-        self._storage.spool.group_commit.add(block, b"", terms, waiter, caller, waiter)
+        if self._sharing is not None:
+            self._sharing.share(COMMONS, block, b"", terms, waiter, caller, prompt=waiter)
+        else:
+            self._storage.spool.group_commit.add(block, b"", terms, waiter, caller, waiter)
 
     def _with_body(
         self, block: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str
@@ -181,6 +193,9 @@ class Admission:
         self._check(terms)
         if terms.pickled:
             block = _told_apart(block)
+        if self._sharing is not None and self._sharing.takes(terms):
+            self._share(self._sharing, block, body, terms, waiter, link, caller)
+            return
         if link is not None:
             arrival = self._arrival(block, terms, waiter, link)
             if arrival is not None:
@@ -193,6 +208,23 @@ class Admission:
         copies = Copies(waiter, len(places))
         for to in places:
             self._add_copy(to, block, body, terms, copies, caller)
+
+    def _share(
+        self, sharing: Sharing, block: bytes, body: bytes, terms: Terms, waiter: Waiter, link: Key | None, caller: str
+    ) -> None:  # fmt: skip
+        """Enters a whole task: into the common store. Raises `Refused`."""
+        told = waiter if link is None else self._arrival(block, terms, waiter, link)
+        if told is None:
+            return
+        is_linked = link is not None
+        places = sharing.places(terms, is_linked=is_linked)
+        if len(places) > 1:
+            told = Copies(told, len(places))
+        for to in places:
+            if sharing.is_apart(to):
+                self._add_copy(to, block, body, terms, told, caller)
+            else:
+                sharing.share(to, block, body, terms, told, caller, is_linked=is_linked)
 
     def _places(self, block: bytes, terms: Terms) -> list[str]:
         if not terms.destination:
@@ -210,7 +242,7 @@ class Admission:
             )
         return places
 
-    def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: "Copies", caller: str) -> None:
+    def _add_copy(self, to: str, block: bytes, body: bytes, terms: Terms, copies: Waiter, caller: str) -> None:
         if not to:
             self._storage.spool.group_commit.add(block, body, terms, copies, caller)
             return
@@ -288,11 +320,19 @@ class Admission:
             if arrival is None:
                 return None
             block = arrival.block
-        serial = next(self._serials)
-        upload = Upload(self._storage, self._executor, serial, block, terms, places, self._min_free, arrival)
+        upload = self._new_upload(block, terms, places, arrival)
         upload.caller = caller
         self.uploading.add(upload)
         upload.over = self.uploading.discard
+        return upload
+
+    def _new_upload(self, block: bytes, terms: Terms, places: list[str], arrival: Arrival | None) -> Upload:
+        sharing, serial = self._sharing, next(self._serials)
+        if sharing is None or not sharing.takes(terms) or any(map(sharing.is_apart, places)):
+            return Upload(self._storage, self._executor, serial, block, terms, places, self._min_free, arrival)
+        kept = places if len(places) > 1 else [COMMONS]
+        upload = SharedUpload(self._storage, self._executor, serial, block, terms, kept, self._min_free, arrival)
+        upload.sharing, upload.block = sharing, block
         return upload
 
     async def close(self) -> None:

@@ -153,6 +153,8 @@ class AskedPlace(NamedTuple):
     """How many times it was handed on."""
     key: bytes = b""
     """The fingerprint of its key; empty if it has none."""
+    is_dropped: bool = False
+    """Whether it is a file that someone else wrote here, or that its sender may remove."""
 
 
 def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int | str, AskedPlace]:
@@ -167,10 +169,15 @@ def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int |
                 continue  # other nodes do not take pickles
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
             hops = names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said)
-            found[ref] = AskedPlace(destination, hops, unique_key_in(block))
+            found[ref] = AskedPlace(destination, hops, unique_key_in(block), names.FILE in said or _is_from_elsewhere(ref))
         except (FileNotFoundError, BadPacket, Refused):
             continue
     return found
+
+
+def _is_from_elsewhere(ref: int | str) -> bool:
+    """Whether no node made the name of a file."""
+    return isinstance(ref, str) and names.accepted_in(ref_id(ref)) is None
 
 
 def _is_pickled(reader: Reader, place: Location, said: dict[bytes, bytes], size: int) -> bool:

@@ -13,6 +13,7 @@ from spoolnode.node.outbox.moving import Moving
 from spoolnode.node.outbox.outbox import Outbox
 from spoolnode.node.outbox.shipping import Shipping
 from spoolnode.node.spool import inspect
+from spoolnode.node.spool.held import HeldFiles
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.pauses import Pauses
 from spoolnode.node.spool.queue import Ref
@@ -33,6 +34,7 @@ class Storage:
         self.shipping = Shipping(self.outbox, journal)
         self.expiry = Expiry(self.outbox, self.shipping, journal)
         self.spool = Spool(journal, self.outbox)
+        self.held = HeldFiles(journal, self.spool.waiting, self.spool.starting.functions)
         self.verdicts = Verdicts(self.spool, journal, policy, rng)
         self.moving = Moving(self.spool, self.outbox)
         self.pauses = Pauses(journal, self.spool.starting.throttle)

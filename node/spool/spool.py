@@ -182,6 +182,8 @@ class Spool:
         if source.put_off(ref, due):
             self.keys.wait_again(source, [ref])
             self.waiting.wait(source, ref, rank, due, pauses=not source.place.keeps_times)
+        else:
+            self.retrying.forget(source, [ref])
 
     def done(self, source: Source, refs: list[Ref], seconds: Sequence[float] = (), **detail: Any) -> None:
         """Notes that tasks have ended well; the worker has marked or removed them.
@@ -192,16 +194,18 @@ class Spool:
         """
         self.counts.done += len(refs)
         self.journal.note(DONE, source, refs, seconds, **detail)
+        source.succeeded(refs)
         if self.journal.trace:
             for ref in refs:
                 self.journal.trace("done", id=self.id_of(source, ref))
         self.end(source, refs)
 
-    def died(self, source: Source, ref: Ref, *, cancelled: bool = False) -> None:
-        """A task was given up, or was cancelled while it ran; it is in dead/."""
+    def died(self, source: Source, ref: Ref, reason: str, *, cancelled: bool = False) -> None:
+        """A task was given up, or was cancelled while it ran; it is kept with the reason."""
         self.counts.died += not cancelled
         self.counts.cancelled += cancelled
         self.journal.note(DEAD, source, [ref])
+        source.gave_up(ref, reason)
         self.end(source, [ref])
 
     def gone(self, source: Source, ref: Ref) -> None:

@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, MutableSequence, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from spoolnode.node.disk.layout import number_of
 from spoolnode.node.spool.functions import UNKNOWN, Spans
@@ -69,6 +69,8 @@ class Source(ABC):
 
     __slots__ = ()
 
+    is_leased: ClassVar[bool] = False
+    """Whether its tasks are a common store's, and may start only while the leases of this node hold."""
     number: int | None
     """Of a batch; None: each task has a file of its own. Workers are told."""
     place: Place
@@ -128,6 +130,12 @@ class Source(ABC):
     def land(self, refs: Iterable[Any]) -> None:
         """Tasks are with no worker or link any more, and stay."""
         self.in_flight.difference_update(refs)
+
+    def succeeded(self, refs: Sequence[Any]) -> None:  # noqa: B027  # only some sources want to know
+        """Tasks have ended well; `left` follows."""
+
+    def gave_up(self, ref: Ref, reason: str) -> None:  # noqa: B027  # only some sources want to know
+        """A task was given up; `left` follows."""
 
     @abstractmethod
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:

@@ -68,6 +68,24 @@ def plan(views: list[View], waiting: int) -> list[tuple[int, int]]:
     return shares
 
 
+def appetite(views: list[View], waiting: int) -> int:
+    """How many more tasks than wait here could start soon: the way to get some takes longer than the quick ones run.
+
+    A worker with quick tasks gets two windows, one to run and one to wait here meanwhile. One with slow tasks gets no more than
+    it has room for: what waits here could run elsewhere.
+    """
+    could_start = sum(max(_ahead(view), 0) for view in views)
+    wanted = could_start - waiting
+    return wanted if wanted * 2 >= could_start else 0  # not in crumbs
+
+
+def _ahead(view: View) -> int:
+    if view.stalled:
+        return 0
+    free = room(view)
+    return free if view.window == 1 else 2 * view.window - (view.held - view.asynchronous)
+
+
 def to_relieve(views: list[View], waiting: int) -> list[int]:
     """Workers that should give back tasks that have not started: they are stalled, and another worker is idle."""
     if waiting or not any(view.held == 0 for view in views):

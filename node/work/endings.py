@@ -98,6 +98,8 @@ class Endings:
             spool.done(source, [ref], [seconds], kept=not detail, **({"reason": detail} if detail else {}))
         elif verdict == messages.WITHHELD:
             spool.starting.learn(source, ref, chunk.rank, detail)
+        elif verdict == messages.LAPSED:
+            spool.give_back(Taken(source, [ref], chunk.rank))
         elif verdict == messages.GONE:
             spool.gone(source, ref)
         elif verdict == messages.EARLY:

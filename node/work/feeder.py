@@ -4,7 +4,7 @@ import time
 
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.work import messages
-from spoolnode.node.work.balance import STALLED_SECONDS, View, plan, to_relieve
+from spoolnode.node.work.balance import STALLED_SECONDS, View, appetite, plan, to_relieve
 from spoolnode.node.work.process import InFlight, WorkerProcess
 from spoolnode.node.work.slots import TIMER
 from spoolnode.node.work.supervisor import Supervisor
@@ -31,6 +31,11 @@ class Feeder:
             for index, count in plan(views, waiting):
                 went_on |= self._send_chunk(workers[index], count)
 
+    def appetite(self) -> int:
+        """How many more tasks could start soon, besides those that wait here."""
+        now = time.monotonic()
+        return appetite([self._view(worker, now) for worker in self._supervisor.available], self._spool.starting.count)
+
     def relieve(self) -> None:
         """Has stalled workers give back what they have not started, if others could run it."""
         now = time.monotonic()
@@ -53,5 +58,5 @@ class Feeder:
             self._chunk = self._chunk % (TIMER - 1) + 1
             worker.chunks[self._chunk] = InFlight(source, group, rank, set(range(len(group))))
             worker.held += len(group)
-            worker.send(["run", self._chunk, source.number, packed, held])
+            worker.send(["run", self._chunk, source.number, packed, held, source.is_leased])
         return True

@@ -1,9 +1,9 @@
 """The messages between a node and its workers: msgpack lists, one in each packet, over a SOCK_SEQPACKET socketpair.
 
 node -> worker
-    ["run", chunk, number | None, refs, held]
+    ["run", chunk, number | None, refs, held, leased]
                                           run these tasks: offsets (u32 array) in batch `number`, or paths of spool files; give
-                                          back those of the functions `held`
+                                          back those of the functions `held`; `leased`: only while the leases hold (see `slots`)
     ["timer", timer]                      call this timer of the application: `list(Timer)`, as `ready` told it
     ["return"]                            give back tasks that have not started
     ["cancel", chunk, position, reason]   end this task, which runs or will run soon; it is not tried again
@@ -52,6 +52,8 @@ MAX_TEXT = 32 << 10
 # Verdicts about tasks that did not end well, besides the values of `outcome.Kind`.
 WITHHELD = "withheld"
 """Its function is held back; detail is the function's name."""
+LAPSED = "lapsed"
+"""The leases of the node ran out before it started."""
 GONE = "gone"
 """It was gone."""
 EARLY = "early"
@@ -64,7 +66,7 @@ UNREADABLE = "unreadable"
 """It cannot be read now: we may not read it, or the disk fails; detail is the reason."""
 CORRUPT = "corrupt"
 """It can never be read; detail is the reason."""
-NOT_RUN = frozenset({WITHHELD, GONE, EARLY, LOCKED, SHORT, UNREADABLE, CORRUPT})
+NOT_RUN = frozenset({WITHHELD, LAPSED, GONE, EARLY, LOCKED, SHORT, UNREADABLE, CORRUPT})
 """Verdicts about tasks that did not even start."""
 
 

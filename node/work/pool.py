@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from spoolnode.node.config import Config
@@ -47,6 +47,8 @@ class WorkerPool:
         self._late = LateTasks(spool, report)
         self._timers = TimerCalls(self._supervisor, report, self._start_ticking)
         self._started: Started | None = None
+        self._hungry: Callable[[], None] = lambda: None
+        self._leases_until = 0.0
         self._is_planned = False
         self._tick: asyncio.TimerHandle | None = None
 
@@ -80,8 +82,33 @@ class WorkerPool:
 
     def _dispatch(self) -> None:
         self._is_planned = False
+        for worker in self._supervisor.workers:
+            if worker.recalled:
+                worker.hold_leases(self._leases_until)
         self._feeder.send_tasks()
         self._start_ticking()
+        self._hungry()
+
+    # -- for a common store: see `Hands` --
+
+    def appetite(self) -> int:
+        """See `Hands`."""
+        return self._feeder.appetite()
+
+    def when_hungry(self, call: Callable[[], None]) -> None:
+        """See `Hands`."""
+        self._hungry = call
+
+    def call_back(self, refs: Collection[str]) -> None:
+        """See `Hands`."""
+        for worker in self._supervisor.with_tasks:
+            worker.call_back(refs)
+
+    def hold_leases(self, until: float) -> None:
+        """See `Hands`."""
+        self._leases_until = until
+        for worker in self._supervisor.all:
+            worker.hold_leases(until)
 
     # -- messages from the workers --
 
@@ -126,6 +153,7 @@ class WorkerPool:
     def _came_up(self, worker: WorkerProcess, timers: list[list[Any]], warning: str, limits: dict[str, list[Any]]) -> None:
         self._supervisor.came_up(worker, warning)
         worker.slots.watch(self._started is not None)
+        worker.slots.hold_leases(self._leases_until)
         self._spool.starting.throttle.limit({name: Limit(*limit) for name, limit in limits.items()})
         self._timers.replace(timers)
         self.dispatch()

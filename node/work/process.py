@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, MutableSequence
+from collections.abc import Callable, Collection, Iterator, MutableSequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -80,6 +80,8 @@ class WorkerProcess:
     """The late tasks for which we killed it."""
     cancelled: dict[tuple[int, int], "Cancel"] = field(default_factory=dict)
     """Its tasks that were told to end, as (chunk, position)."""
+    recalled: set[str] = field(default_factory=set)
+    """Its tasks of a common store whose leases are lost: while it has any of them, it starts no task of the store."""
     excused: dict[Running, float] = field(default_factory=dict)
     """Extra seconds for running tasks, because node and worker were stopped meanwhile."""
     left: list[int] = field(default_factory=list)
@@ -152,6 +154,22 @@ class WorkerProcess:
                     if chunk.refs[position] == ref:
                         return number, position
         return None
+
+    def hold_leases(self, until: float) -> None:
+        """Says until when it may start tasks of a common store."""
+        self.recalled &= {ref for chunk in self.chunks.values() for ref in self._open_in(chunk)} if self.recalled else set()
+        self.slots.hold_leases(0.0 if self.recalled else until)
+
+    def call_back(self, refs: Collection[str]) -> None:
+        """Has it give back these tasks, if it has any of them and has not started them."""
+        mine = {ref for chunk in self.chunks.values() for ref in self._open_in(chunk) if ref in refs}
+        if mine:
+            self.recalled |= mine
+            self.slots.hold_leases(0.0)
+            self.send(["return"])
+
+    def _open_in(self, chunk: InFlight) -> Iterator[str]:
+        return (chunk.refs[position] for position in chunk.open) if chunk.source.is_leased else iter(())
 
     def late(self, now: float) -> set[tuple[int, int]]:
         """The tasks past their time, as (chunk, position)."""

@@ -50,13 +50,15 @@ _FOR_THE_NODE = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, s
 class Chunk:
     """Tasks that the node sent together."""
 
-    def __init__(self, number: int, batch: int | None, refs: Any, held: frozenset[bytes]) -> None:
+    def __init__(self, number: int, batch: int | None, refs: Any, held: frozenset[bytes], *, leased: bool = False) -> None:
         self.number = number
         self.batch = batch
         """The batch that they are in; None if each is a spool file of its own."""
         self.refs = refs
         self.held = held
         """The functions whose tasks are to be given back."""
+        self.leased = leased
+        """Whether the tasks may start only while the leases of the node hold."""
         self.todo = deque(range(len(refs)))
         """Positions not started; taken from the left by the main thread, from the right when the node wants them back."""
 
@@ -160,9 +162,9 @@ class Worker:
                 self._work.put(None)
 
     def _enqueue(self, message: list[Any]) -> None:
-        _, number, batch, refs, held = message
+        _, number, batch, refs, held, leased = message
         functions = frozenset(name.encode("utf-8", "surrogateescape") for name in held)
-        chunk = Chunk(number, batch, refs if batch is None else messages.unpack_offsets(refs), functions)
+        chunk = Chunk(number, batch, refs if batch is None else messages.unpack_offsets(refs), functions, leased=leased)
         self._chunks.append(chunk)
         self._work.put(chunk)
         if self._stopping:
@@ -222,6 +224,9 @@ class Worker:
 
     def _run_task(self, chunk: Chunk, read: Callable[[Any], Task], position: int, started: float) -> float:
         """Runs one task, starting now. Returns the time when it ended."""
+        if chunk.leased and not self._slots.leases_hold:
+            self._ends.others.append(messages.unusual_end(position, messages.LAPSED, ""))
+            return time.monotonic()
         limit = self._timeout
         # Before it is read: a task with a body that is too large for this process is to blame.
         self._slots.begin(0, chunk.number, position, started, started + limit if limit else 0.0)

@@ -1,6 +1,6 @@
 """All workers, as the rest of a node sees them. `pool` implements it; the simulation has another implementation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from spoolnode.node.outcome import Timer
@@ -10,6 +10,22 @@ from spoolnode.node.spool.tasks import Source
 
 Started = Callable[[str, int, int], None]
 """Takes the id of a task, and the number and the process id of its worker."""
+
+
+class Hands(Protocol):
+    """The workers, as a common store sees them."""
+
+    def appetite(self) -> int:
+        """How many more tasks could start soon, besides those that wait here."""
+
+    def when_hungry(self, call: Callable[[], None]) -> None:
+        """`call` is to be called when there may be room for more tasks."""
+
+    def call_back(self, refs: Collection[str]) -> None:
+        """Has workers give back these tasks of a common store, unless they have started. From now on they start none of them."""
+
+    def hold_leases(self, until: float) -> None:
+        """Tasks of a common store may start until then, by `slots.lease_clock`."""
 
 
 class Workers(Protocol):

@@ -76,7 +76,7 @@ class Node:
         aside = Counting(storage.journal.reader)
         services = Services(admission, dict, self.report, self.report)
         status = NodeStatus(
-            config=config, id=NODE, process=ThisProcess("", os.getpid(), 0.0), storage=storage, admission=admission,
+            config=config, id=NODE, process=ThisProcess("", os.getpid(), 0.0), storage=storage,
             services=services, listener=NO_SOCKETS, workers=NO_WORKERS, neighbours=neighbours,
             aside=aside, stop=self.stop, log_dropped=lambda: 0, timers=NO_TIMERS,
         )  # fmt: skip

@@ -69,7 +69,7 @@ class HandWorker(WorkerProcess):
     def tasks(self) -> list[tuple[int, int]]:
         """What it was told to run, in order: chunk and position."""
         runs = [rest for kind, *rest in self.told if kind == "run"]
-        counts = [len(refs if number is None else messages.unpack_offsets(refs)) for _, number, refs, _ in runs]
+        counts = [len(refs if number is None else messages.unpack_offsets(refs)) for _, number, refs, *_ in runs]
         return [(run[0], position) for run, count in zip(runs, counts, strict=True) for position in range(count)]
 
     def begin(self, index: int = 0, *, limit: float = 0.0) -> None:

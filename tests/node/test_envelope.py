@@ -169,7 +169,18 @@ def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreada
         refs, (block(n="1"), block(n="1", spool_node="any"), over_a_link(spool_hops="2"), b"spool_\xff"), strict=False
     ):
         put(store, head(content), ref)
-    assert asked(store, IN_FILES, refs) == {"a": AskedPlace("", 0), "b": AskedPlace("any", 0), "c": AskedPlace("any", 3)}
+    assert asked(store, IN_FILES, refs) == {
+        "a": AskedPlace("", 0, is_dropped=True), "b": AskedPlace("any", 0, is_dropped=True),
+        "c": AskedPlace("any", 3, is_dropped=True),
+    }  # fmt: skip
+
+
+def test_a_file_that_a_node_made_is_not_a_dropped_one_unless_its_sender_may_remove_it(store: Store) -> None:
+    made, removable = "0123456789ab_1790000000000000_80", "0123456789ab_1790000000000000_90"
+    put(store, head(block(n="1")), f"uwsgi_spoolfile_on_{made}")
+    put(store, head(block(n="1", spool_file="1")), f"uwsgi_spoolfile_on_{removable}")
+    found = asked(store, IN_FILES, [f"uwsgi_spoolfile_on_{identity}" for identity in (made, removable)])
+    assert [place.is_dropped for place in found.values()] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -187,4 +198,4 @@ def test_a_task_of_a_uwsgi_that_no_other_node_would_take_stays(
     store: Store, variables: bytes, body: bytes, may_leave: bool
 ) -> None:
     put(store, head(variables) + body, "a")
-    assert asked(store, IN_FILES, ["a"]) == ({"a": AskedPlace("", 0)} if may_leave else {})
+    assert asked(store, IN_FILES, ["a"]) == ({"a": AskedPlace("", 0, is_dropped=True)} if may_leave else {})

@@ -318,7 +318,7 @@ class SimNode:
         self._timekeeper = timekeeper = Timekeeper(self.name, self.id, self.journal, admission, neighbours, pool, report)
         self._status = NodeStatus(
             config=config, id=self.id, process=ThisProcess(self.instance, 1, time.monotonic()),
-            storage=storage, admission=admission, services=services, listener=listener, workers=pool,
+            storage=storage, services=services, listener=listener, workers=pool,
             neighbours=neighbours, aside=self._aside, stop=self.stop,
             log_dropped=lambda: 0, timers=timekeeper,
         )  # fmt: skip
@@ -327,7 +327,7 @@ class SimNode:
         )
         housekeeping.note_free(housekeeping.measure())
         self._life = Life(
-            config=config, report=report, stop=self.stop, storage=storage, admission=admission, services=services,
+            config=config, report=report, stop=self.stop, storage=storage, services=services,
             listener=listener, inbox=Undropped(), neighbours=neighbours, workers=pool,
             reloads=Reloads(pool.load, AppBroken, pool.room, report), control=Nobody(), housekeeping=housekeeping,
             ready=self._ready,

@@ -2,16 +2,18 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from nats_servers import NatsCluster
 from postgres import Postgres, short_place
-from subjects import InMemory, InNats, InPostgres, Subject
+from subjects import InMemory, InNats, InPostgres, Subject, migrated
 
 from spoolnode.cluster.store.nats import NatsStore
-from spoolnode.cluster.store.postgresql import PostgresStore
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "node"))  # the spool of one node on a disk in memory
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +24,7 @@ def postgres() -> Iterator[Postgres]:
         try:
             server.start()
             server.sql(f"CREATE DATABASE {InPostgres.database}")
-            asyncio.run(_migrated(server.url(InPostgres.database)))
+            asyncio.run(migrated(server.url(InPostgres.database)))
             yield server
         finally:
             server.end(signal.SIGQUIT)
@@ -50,10 +52,6 @@ def place() -> Iterator[Path]:
 
 async def _made(url: str) -> None:
     await (await NatsStore.open(url, migrates=True)).close()
-
-
-async def _migrated(url: str) -> None:
-    await (await PostgresStore.open(url, migrates=True)).close()
 
 
 @pytest.fixture(params=["memory", "nats", "postgresql"])

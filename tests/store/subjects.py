@@ -145,3 +145,8 @@ class InNats(Subject):
             self.cluster.end()
         else:
             self.cluster.start()
+
+
+async def migrated(url: str) -> None:
+    """Makes the tables of a store."""
+    await (await PostgresStore.open(url, migrates=True)).close()

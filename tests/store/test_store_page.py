@@ -10,7 +10,7 @@ from documents import Block, blocks, page
 from nats_servers import NatsCluster
 from postgres import Postgres
 from subjects import InNats, InPostgres
-from support import PATIENCE, environment
+from support import PATIENCE, RunningNode, environment
 
 from spoolnode.cluster.store import nats_address, nats_bodies, nats_stream, postgresql_schema
 from spoolnode.cluster.store.interface import CHUNK, REMEMBERED, TaskState
@@ -20,6 +20,7 @@ from spoolnode.protocol.spoolfile import head
 PAGE = "docs/store.md"
 POSTGRESQL = "postgresql://app@db1,db2/app"
 NATS = "nats://h1,h2,h3"
+JOIN = "spoolnode join"
 
 
 def typed(block: Block) -> str:
@@ -36,7 +37,7 @@ def shell(request: pytest.FixtureRequest, nats_server: NatsCluster, in_postgres:
     spool.mkdir()
     for number in range(3):
         (spool / f"uwsgi_spoolfile_on_host_{number}").write_bytes(head(encode_variables([(b"n", str(number).encode())])))
-    texts = [typed(block) for block in blocks(PAGE) if block.language in ("sh", "python")]
+    texts = [typed(block) for block in blocks(PAGE) if block.language in ("sh", "python") and JOIN not in block.text]
     mine, others = (NATS, POSTGRESQL) if request.param == "nats" else (POSTGRESQL, NATS)
     assert {sum(url in text for text in texts) for url in (mine, others)} == {1, 2}
     url = nats_server.url if request.param == "nats" else in_postgres.url
@@ -63,10 +64,23 @@ def test_the_page_does_what_it_says(shell: str, in_postgres: InPostgres, tmp_pat
     assert in_postgres.server.sql(ready, in_postgres.database) == [(shell.count("spool_in("),)]
 
 
+def test_a_node_starts_as_the_page_says(in_postgres: InPostgres, tmp_path: Path) -> None:
+    (line,) = [block.text.strip() for block in blocks(PAGE) if block.language == "sh" and JOIN in block.text]
+    (tmp_path / "tasks.py").write_text("from spoolnode import spool\n\n\n@spool\ndef mail(): ...\n")
+    node = RunningNode(tmp_path)
+    try:
+        node.start(*line.removeprefix(JOIN).split(), SPOOLNODE_STORE=in_postgres.url)
+        ready = node.wait_for_log("ready")
+        assert ready["store"].startswith("PostgreSQL 1")
+        assert "survive a crash" in ready["store"]
+    finally:
+        node.clean_up()
+
+
 def test_the_figures_of_the_page_are_those_of_the_code(postgres: Postgres) -> None:
-    text = page(PAGE)
-    assert f"PostgreSQL\n{postgresql_schema.OLDEST_SERVER} or newer" in text
-    assert f"nats-server {'.'.join(map(str, nats_stream.OLDEST_SERVER))}\nor newer" in text
+    text = " ".join(page(PAGE).split())
+    assert f"PostgreSQL {postgresql_schema.OLDEST_SERVER} or newer" in text
+    assert f"nats-server {'.'.join(map(str, nats_stream.OLDEST_SERVER))} or newer" in text
     assert f"`monitor` | the port on which the servers tell of themselves over HTTP | {nats_address.MONITOR} |" in text
     assert f"from the next `--migrate` on | {nats_address.REPLICAS} |" in text
     assert nats_bodies.ABANDONED == 3600.0

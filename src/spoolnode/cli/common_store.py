@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @click.group("store")
 def store_command() -> None:
-    """Moves tasks into NATS or PostgreSQL and back.
+    """Looks at a store in NATS or PostgreSQL, and moves tasks into it and back.
 
-    So far a store is for moving and keeping tasks: nodes do not take their tasks from it yet. `store push` moves the backlog of a
-    stopped node into the store, `store pull` moves tasks back into a spool directory, and a node started there runs them.
+    Nodes that are started with `join --store` keep their tasks in the store and take them from it. `store push` moves the backlog
+    of a stopped node into the store, `store pull` moves tasks back into a spool directory, for a node without a store.
 
     The password of a database comes from ~/.pgpass or PGPASSWORD, as with psql; that of NATS is in the address, or in the file
     of ?creds=FILE.

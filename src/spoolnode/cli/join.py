@@ -130,6 +130,7 @@ def listening_on(config: "Config", sockets: "Sequence[socket.socket]") -> "Confi
 def _run(config: "Config", report: "Log", sockets: "Sequence[socket.socket]") -> int:
     from spoolnode.cli.printing import say
     from spoolnode.cluster.cluster import joiner
+    from spoolnode.cluster.store.joined import sharer
     from spoolnode.cluster.trust import Trust
     from spoolnode.node.config import BadConfig
     from spoolnode.node.node import run_node
@@ -137,7 +138,7 @@ def _run(config: "Config", report: "Log", sockets: "Sequence[socket.socket]") ->
 
     try:
         trust = Trust.of(config)
-        return run_node(config, report, _loop_factory(), joiner(trust), trust, sockets)
+        return run_node(config, report, _loop_factory(), joiner(trust), trust, sockets, sharer(config))
     except BadConfig:
         raise  # its sentence is enough, also for an application that cannot be used as named
     except AppBroken as error:

@@ -1,0 +1,112 @@
+"""Whether the common store is there. It is found away by whatever asks it for something, and back by looking again and again."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from spoolnode.cluster.store.interface import CommonStore, Safety, StoreAway, StoreUnfit
+from spoolnode.node.background import spawn
+from spoolnode.node.log import Report
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
+"""Seconds between two looks for a store that is away: the first, and the longest."""
+CHECK_SECONDS = 30.0
+"""Seconds between two questions what an acknowledgement is worth."""
+
+Open = Callable[[], Awaitable[CommonStore]]
+"""Connects to the store. Raises `StoreAway`, `StoreUnfit`."""
+
+
+class Contact:
+    """The store, as long as it is there."""
+
+    def __init__(self, connect: Open, report: Report) -> None:
+        self._connect = connect
+        self._report = report
+        self._store: CommonStore | None = None
+        self._there = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self.reason = "it has not answered yet"
+        """Why it is away; empty while it is there."""
+        self.safety: Safety | None = None
+        """The worth of an acknowledgement, as it said last."""
+        self._checked = float("-inf")
+
+    def __repr__(self) -> str:
+        return f"<Contact: {self.reason or 'there'}>"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it answered last."""
+        return not self.reason
+
+    async def open(self) -> None:
+        """Looks for it once, and then for as long as it is away. Raises `StoreUnfit`."""
+        try:
+            await self._look()
+        except StoreAway as error:
+            self._away(error)
+
+    async def ask(self, question: Callable[[CommonStore], Awaitable[T]]) -> T:
+        """Asks it for something. Raises `StoreAway`, also when it cannot be used as it is any more."""
+        if self._store is None:
+            raise StoreAway(self.reason)
+        try:
+            answer = await question(self._store)
+        except (StoreAway, StoreUnfit) as error:
+            self._away(error)
+            raise StoreAway(str(error)) from error
+        return answer
+
+    async def there(self) -> None:
+        """Returns when it is there."""
+        await self._there.wait()
+
+    async def check(self) -> None:
+        """Asks what an acknowledgement is worth, if the last answer is old."""
+        now = asyncio.get_running_loop().time()
+        if self.is_there and now - self._checked > CHECK_SECONDS:
+            self._checked = now
+            with suppress(StoreAway):  # that is reported
+                self.safety = await self.ask(lambda store: store.check())
+
+    async def close(self) -> None:
+        """Ends all connections."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait([self._looking])
+        if self._store is not None:
+            await self._store.close()
+
+    def _away(self, error: Exception) -> None:
+        if self.reason and self._looking is not None:
+            return
+        self.reason = str(error)
+        self._there.clear()
+        self._report("store_away", reason=self.reason)
+        self._looking = spawn(self._look_again())
+
+    async def _look_again(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            try:
+                await self._look()
+            except (StoreAway, StoreUnfit) as error:
+                self.reason = str(error)
+            else:
+                self._looking = None
+                self._report("store_back")
+                return
+
+    async def _look(self) -> None:
+        if self._store is None:
+            self._store = await self._connect()
+        self.safety = await self._store.check()
+        self._checked = asyncio.get_running_loop().time()
+        self.reason = ""
+        self._there.set()

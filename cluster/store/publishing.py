@@ -1,0 +1,162 @@
+"""Publishes tasks into the common store: all that wait go together, as in the group commit of a disk.
+
+A task with a large body goes alone, so that the others do not wait for it. When the store does not answer, it is asked again for
+a moment, because most failures are a connection that broke; then those who wait hear that it is away.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.cluster.store.interface import (
+    CHUNK,
+    NO_BODY,
+    BytesContent,
+    CommonStore,
+    Content,
+    NewTask,
+    Publication,
+    StoreAway,
+    StoredTask,
+)
+from spoolnode.node.background import spawn
+from spoolnode.node.commons import SharedBody, SharedTask, Sharer
+from spoolnode.protocol.errors import BadTask
+
+TOGETHER = 500
+"""Tasks that are published in one request..."""
+TOGETHER_BYTES = 4 << 20
+"""...unless they have more bytes."""
+LARGE = 128 << 10
+"""A body with more bytes is published alone."""
+PATIENCE = 2.0
+"""Seconds for which a publication is repeated before its store counts as away."""
+PAUSE = 0.1
+"""Seconds between two tries."""
+
+
+class _Waiting(NamedTuple):
+    task: SharedTask
+    sharer: Sharer
+
+    @property
+    def size(self) -> int:
+        return len(self.task.block) + _size(self.task)
+
+
+class _Shared(Content):
+    """The body of a task that is shared."""
+
+    def __init__(self, body: SharedBody) -> None:
+        self._body = body
+        self.size = body.size
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for piece in self._body.chunks():
+            for part in pieces(piece):
+                yield part
+
+
+class Publisher:
+    """The way of new tasks into the store."""
+
+    def __init__(self, contact: Contact) -> None:
+        self._contact = contact
+        self._waiting: deque[_Waiting] = deque()
+        self._is_at_it = False
+        self._alone = 0
+        self._over = asyncio.Event()
+        self.told: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<Publisher: {len(self._waiting)} wait>"
+
+    def add(self, task: SharedTask, sharer: Sharer) -> None:
+        """Publishes a task with the next group."""
+        item = _Waiting(task, sharer)
+        if _size(task) > LARGE:
+            self._alone += 1
+            spawn(self._publish_alone(item))
+            return
+        self._waiting.append(item)
+        if not self._is_at_it:
+            self._is_at_it = True
+            spawn(self._publish_all())  # in the next turn of the loop: what comes in this one goes along
+
+    async def finish(self) -> None:
+        """Returns when all that was added has been told its fate."""
+        while self._is_at_it or self._alone:
+            self._over.clear()
+            await self._over.wait()
+
+    async def _publish_all(self) -> None:
+        try:
+            while self._waiting:
+                await self._publish(self._next_group())
+        finally:
+            self._is_at_it = False
+            self._over.set()
+
+    async def _publish_alone(self, item: _Waiting) -> None:
+        try:
+            await self._publish([item])
+        finally:
+            self._alone -= 1
+            self._over.set()
+
+    def _next_group(self) -> list[_Waiting]:
+        group, size = [self._waiting.popleft()], 0
+        while self._waiting and len(group) < TOGETHER and size < TOGETHER_BYTES:
+            size += self._waiting[0].size
+            group.append(self._waiting.popleft())
+        return group
+
+    async def _publish(self, group: Sequence[_Waiting]) -> None:
+        try:
+            outcomes = await self._published([_new(item.task) for item in group])
+        except (StoreAway, BadTask) as error:
+            for item in group:
+                item.sharer.not_shared(str(error))
+        else:
+            for item, outcome in zip(group, outcomes, strict=True):
+                item.sharer.shared(is_duplicate=outcome == Publication.DUPLICATE)
+        finally:
+            self.told()
+
+    async def _published(self, tasks: Sequence[NewTask]) -> list[Publication]:
+        """The outcomes. Raises `StoreAway`, at once if the store was away before; BadTask."""
+        loop = asyncio.get_running_loop()
+        if not self._contact.is_there:
+            raise StoreAway(self._contact.reason)
+        until = loop.time() + PATIENCE
+
+        async def publish(store: CommonStore) -> list[Publication]:
+            return await store.publish(tasks)
+
+        while True:
+            try:
+                return await self._contact.ask(publish)
+            except StoreAway:
+                if loop.time() + PAUSE > until:
+                    raise
+                await asyncio.sleep(PAUSE)
+
+
+def pieces(data: bytes) -> Iterator[bytes]:
+    """Bytes as a store takes them."""
+    for start in range(0, len(data), CHUNK):
+        yield data[start : start + CHUNK]
+
+
+def _size(task: SharedTask) -> int:
+    return len(task.body) if isinstance(task.body, bytes) else task.body.size
+
+
+def _new(task: SharedTask) -> NewTask:
+    if isinstance(task.body, bytes):
+        content: Content = BytesContent(task.body) if task.body else NO_BODY
+    else:
+        content = _Shared(task.body)
+    return NewTask(StoredTask(task.id, task.block, task.to, task.rank, task.due, task.key, 0, task.hops), content)

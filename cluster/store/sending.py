@@ -1,0 +1,170 @@
+"""Sends to the common store what waits for it on this node's disk, each task once: those that came while it was away, and those
+that were here before the node had a store.
+
+They wait in outbox/, as if for another node, and the same promise holds: a task that was sent and not answered is *in doubt*,
+also after a kill, and goes only to the store, which knows it by its message id.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.cluster.store.interface import NO_BODY, BytesContent, CommonStore, Content, NewTask, StoreAway, StoredTask
+from spoolnode.cluster.store.publishing import TOGETHER, pieces
+from spoolnode.node.commons import COMMONS
+from spoolnode.node.log import Report
+from spoolnode.node.outbox.envelope import AskedPlace, Envelope
+from spoolnode.node.outbox.moving import Kept
+from spoolnode.node.outbox.shipping import Shipment
+from spoolnode.node.outbox.storage import Storage
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import BadTask
+from spoolnode.protocol.forward import without_way
+from spoolnode.protocol.packet import HEADER, decode_variables
+from spoolnode.protocol.unique import unique_key_in
+
+OWNER = "store"
+"""The store, in the place of the id of the node that may have a task in doubt."""
+FILES = 64
+"""Tasks with files of their own that are sent together."""
+MOVED_TOGETHER = 256
+"""Tasks that are moved into the outbox together: each group takes one round of fsyncs."""
+REST_SECONDS = 1.0
+"""A pause after the disk failed, or when tasks cannot be taken for a moment."""
+
+
+class Sending:
+    """The way of tasks from one node's disk into the store."""
+
+    def __init__(self, contact: Contact, storage: Storage, node_id: str, report: Report) -> None:
+        self._contact = contact
+        self._storage = storage
+        self._node_id = node_id
+        self._report = report
+        self._woken = asyncio.Event()
+        woken = storage.outbox.woken
+        storage.outbox.when_woken(lambda to: self._woken.set() if to == COMMONS else woken(to))
+
+    def __repr__(self) -> str:
+        return f"<Sending: {self._storage.outbox.size(COMMONS)} tasks wait for the store>"
+
+    # -- what was here before --
+
+    async def move_in(self, is_apart: Callable[[str], bool]) -> None:
+        """Has all that waits on this disk wait for the store, but pickles, files from elsewhere, and what only links reach."""
+        await self._contact.there()
+        moving, outbox = self._storage.moving, self._storage.outbox
+        moved = 0
+        aside: list[Kept] = []
+        try:
+            while (went := await moving.give_away(MOVED_TOGETHER, _into_store, aside, later=True)) is not None:
+                moved += went
+        finally:
+            moving.put_back(aside)
+        for to in [*outbox.sizes()]:
+            if to != COMMONS and not is_apart(to):
+                moved += await moving.re_place(to, MOVED_TOGETHER, lambda _asked: COMMONS)
+        if moved:
+            self._report("moved_to_store", tasks=moved)
+
+    # -- what waits for the store --
+
+    async def run(self) -> None:
+        """Sends, until it is cancelled."""
+        while True:
+            await self._contact.there()
+            if not self._storage.outbox.has_work(COMMONS, OWNER):
+                self._woken.clear()
+                await self._woken.wait()
+                continue
+            try:
+                await self._storage.outbox.meet(COMMONS, OWNER)
+                shipment = await self._storage.shipping.take(COMMONS, OWNER, TOGETHER, FILES)
+            except OSError as error:
+                self._report("move_failed", move="send to the store", reason=str(error))
+                shipment = None
+            if shipment is None:
+                await asyncio.sleep(REST_SECONDS)
+            else:
+                await self._send(shipment)
+
+    async def _send(self, shipment: Shipment) -> None:
+        """Publishes tasks, those with large bodies one by one, and takes them off the disk. Those that stay are in doubt."""
+        left = list(shipment.envelopes)
+        try:
+            while left:
+                together = [*_until_large(left)] or left[:1]
+                await self._publish(shipment, together)
+                del left[: len(together)]
+        except StoreAway:
+            pass  # that is reported
+        finally:
+            if left:
+                self._storage.shipping.give_back(COMMONS, OWNER, shipment.rest(left))
+
+    async def _publish(self, shipment: Shipment, envelopes: list[Envelope]) -> None:
+        tasks = [self._task(envelope) for envelope in envelopes]
+
+        async def publish(store: CommonStore) -> None:
+            await store.publish(tasks)
+
+        shipping, taken = self._storage.shipping, shipment.rest(envelopes)
+        try:
+            await self._contact.ask(publish)
+        except BadTask as error:
+            shipping.give_up(COMMONS, OWNER, taken, str(error))
+        else:
+            shipping.handed(COMMONS, OWNER, taken, [envelope.number for envelope in envelopes])
+
+    def _task(self, envelope: Envelope) -> NewTask:
+        """A task as the store gets it. Its variables are sound: they were packed for sending."""
+        end = HEADER.size + HEADER.unpack_from(envelope.head)[1]
+        block, body = envelope.head[HEADER.size : end], envelope.head[end:]
+        said = decode_variables(block)
+        asked = dict(said)
+        content: Content = BytesContent(body) if body else NO_BODY
+        if envelope.body_end:
+            content = _FileContent(self._storage, envelope)
+        task = StoredTask(
+            asked[names.ID].decode("ascii", "replace"), without_way(said), place_in_store(asked, self._node_id),
+            names.read_priority(asked.get(b"priority", b"")), names.read_at(asked.get(b"at", b"")), unique_key_in(block), 0,
+            names.read_hops(asked.get(names.HOPS, b"")),
+        )  # fmt: skip
+        return NewTask(task, content)
+
+
+class _FileContent(Content):
+    """A large body in its file."""
+
+    def __init__(self, storage: Storage, envelope: Envelope) -> None:
+        self._storage = storage
+        self._envelope = envelope
+        self.size = envelope.body_end - envelope.body_at
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            async with self._storage.shipping.body(self._envelope) as body:
+                async for piece in body:
+                    for part in pieces(piece):
+                        yield part
+        except OSError as error:
+            raise BadTask(f"its body cannot be read: {error}") from error
+
+
+def place_in_store(asked: dict[bytes, bytes], node_id: str) -> str:
+    """The destination in the store of a task with these variables, which waited on the disk of the node with that id."""
+    to = asked.get(names.NODE, b"").decode("ascii", "replace")
+    if to != "all":
+        return to or COMMONS
+    copy = asked.get(names.TO, b"").decode("ascii", "replace")
+    return copy if copy not in ("", COMMONS) else node_id
+
+
+def _into_store(asked: AskedPlace) -> str | None:
+    return None if asked.is_dropped else COMMONS
+
+
+def _until_large(envelopes: list[Envelope]) -> list[Envelope]:
+    """The first ones whose bodies are in memory."""
+    first = next((index for index, envelope in enumerate(envelopes) if envelope.body_end), len(envelopes))
+    return envelopes[:first]

@@ -1,0 +1,290 @@
+"""Nodes with a common store: nothing acknowledged is lost, and nothing runs twice but what ran on what died."""
+
+import asyncio
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from joined import Commune, signal_node, states, wait_until_ended
+from postgres import Postgres
+from subjects import InPostgres, migrated
+from support import eventually
+
+import spoolnode
+from spoolnode import Refused
+from spoolnode.protocol.packet import encode_variables
+from spoolnode.protocol.spoolfile import head
+
+LONG = ("--store-lease", "3600")
+"""A lease that no test waits for."""
+
+
+@pytest.fixture
+def commune(tmp_path: Path, in_postgres: InPostgres) -> Iterator[Commune]:
+    """Nodes with a store that is empty at first."""
+    found = Commune(tmp_path, in_postgres.url)
+    yield found
+    found.clean_up()
+
+
+def test_two_nodes_share_a_backlog_and_each_task_runs_once(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", *LONG, app=False)
+    tasks = commune.send(alpha, 60, seconds="0.02")
+    assert states(postgres) == {"ready": 60}
+    assert alpha.status()["total"] == 0
+    alpha.stop()
+    nodes = [commune.start(name, *LONG, wait=False) for name in ("alpha", "beta")]
+    for node in nodes:
+        node.wait_until_ready()
+    commune.wait_for(tasks)
+    wait_until_ended(postgres)
+    assert set(commune.starts().values()) == {1}
+    assert {who for ends in commune.where(tasks).values() for who in ends} == {"alpha", "beta"}
+
+
+def test_what_ran_on_a_killed_node_runs_elsewhere_after_the_lease_and_all_else_once(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    gate = commune.directory / "gate"
+    (held,) = commune.send(alpha, 1, gate=str(gate))
+    commune.wait_for_start(held, "alpha")
+    commune.start("beta")
+    others = commune.send(alpha, 20)
+    alpha.kill9()
+    gate.touch()
+    commune.wait_for([held, *others])
+    wait_until_ended(postgres)
+    assert commune.where([held])[held] == ["beta"]
+    assert commune.starts()[held] == 2
+    assert {commune.starts()[number] for number in others} == {1}
+
+
+def test_a_long_task_keeps_its_lease_and_runs_once(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    commune.start("beta")
+    (slow,) = commune.send(alpha, 1, seconds="7")
+    commune.wait_for([slow])
+    wait_until_ended(postgres)
+    assert commune.starts()[slow] == 1
+    assert not alpha.lines("lease_lost")
+
+
+def test_a_stopped_node_starts_no_task_that_runs_elsewhere_by_then(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    commune.wait_for(commune.send(alpha, 400))  # they are quick, so its worker gets many at a time
+    wait_until_ended(postgres)
+    gate = commune.directory / "gate"
+    held, *behind = commune.send(alpha, 1, gate=str(gate)) + commune.send(alpha, 5)
+    commune.wait_for_start(held, "alpha")
+    signal_node(alpha, signal.SIGSTOP)
+    try:
+        commune.start("beta", "--workers", "2")
+        commune.wait_for(behind)
+        commune.wait_for_start(held, "beta")
+        gate.touch()  # now the worker of alpha, which is not stopped, ends its task and could go on
+        eventually(lambda: len(commune.where([held])[held]) == 2, "it has ended twice", patience=60)
+    finally:
+        signal_node(alpha, signal.SIGCONT)
+    alpha.wait_for_log("lease_lost")
+    later = commune.send(alpha, 30, seconds="0.02")
+    commune.wait_for(later)
+    wait_until_ended(postgres)
+    assert {commune.starts()[number] for number in behind} == {1}
+    assert "alpha" in {who for ends in commune.where(later).values() for who in ends}
+
+
+def test_what_has_not_started_goes_back_at_an_orderly_stop_and_no_lease_has_to_run_out(
+    commune: Commune, postgres: Postgres
+) -> None:
+    alpha = commune.start("alpha", *LONG)
+    commune.wait_for(commune.send(alpha, 400))
+    gate = commune.directory / "gate"
+    tasks = [*commune.send(alpha, 1, gate=str(gate)), *commune.send(alpha, 200)]
+    commune.wait_for_start(tasks[0], "alpha")
+    signal_node(alpha, signal.SIGTERM)
+    alpha.wait_for_log("stopping")
+    gate.touch()
+    assert alpha.wait() == 0
+    assert "held" not in states(postgres)
+    commune.start("beta", *LONG)
+    commune.wait_for(tasks)
+    wait_until_ended(postgres)
+    assert set(commune.starts().values()) == {1}
+
+
+def test_a_task_that_was_killed_with_its_worker_runs_again_and_that_counts_as_an_attempt(
+    commune: Commune, postgres: Postgres
+) -> None:
+    alpha = commune.start("alpha", "--retry-base", "0.01")
+    (task,) = commune.send(alpha, 1, dies=str(commune.directory / "died"))
+    commune.wait_for([task])
+    wait_until_ended(postgres)
+    assert commune.starts()[task] == 2
+    assert alpha.wait_for_log("retry")["attempts"] == 1
+
+
+def test_a_task_that_is_given_up_is_dead_in_the_store_with_the_reason(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", "--retry-base", "0.01", "--max-attempts", "3")
+    (task,) = commune.send(alpha, 1, fails="no such customer")
+    eventually(lambda: states(postgres) == {"dead": 1}, "it is dead", patience=60)
+    ((reason,),) = postgres.sql("SELECT reason FROM spoolnode.task", InPostgres.database)
+    assert "no such customer" in reason
+    assert commune.starts()[task] == 3
+    assert alpha.status()["dead"] == 0
+
+
+def test_bodies_of_any_size_come_as_they_were_sent(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    tasks = []
+    for size in (1, 100_000, 3_000_000):
+        body = os.urandom(size)
+        tasks += commune.send(alpha, 1, body=body, sum=str(zlib.crc32(body)))
+    commune.wait_for(tasks)
+    wait_until_ended(postgres)
+    assert set(commune.starts().values()) == {1}
+    assert not list((alpha.spool / "tmp").glob("uwsgi_*"))
+
+
+def test_a_task_goes_to_the_node_or_the_tag_that_it_asks_for(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    wanted = {}
+    for to in ("beta", "tag:gpu", "alpha", "any"):
+        wanted[to] = commune.send(alpha, 5, to)
+    commune.wait_for(wanted["alpha"] + wanted["any"])
+    assert states(postgres) == {"ready": 10, "ended": 10}
+    beta = commune.start("beta", "--tag", "gpu")
+    last = commune.send(alpha, 1, beta.via)
+    commune.wait_for([*wanted["beta"], *wanted["tag:gpu"], *last])
+    ends = commune.where([*wanted["beta"], *wanted["tag:gpu"], *last])
+    assert {who for found in ends.values() for who in found} == {"beta"}
+
+
+def test_of_tasks_with_one_key_one_waits(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", app=False)
+    for _ in range(3):
+        commune.send(alpha, 1, spool_key="page 7")
+    assert states(postgres) == {"ready": 1}
+
+
+def test_priority_and_time_hold_in_the_store(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", app=False)
+    commune.send(alpha, 1, at="9999999999")
+    late, soon = commune.send(alpha, 1, priority="9") + commune.send(alpha, 1, priority="1")
+    alpha.stop()
+    commune.start("alpha")
+    commune.wait_for([late, soon])
+    assert [number for what, number, _ in commune.lines() if what == "end"] == [soon, late]
+    eventually(lambda: states(postgres) == {"later": 1, "ended": 2}, "the other one waits for its time", patience=60)
+
+
+def test_what_comes_while_the_store_is_away_is_kept_here_and_sent_once_when_it_is_back(
+    commune: Commune, postgres: Postgres
+) -> None:
+    alpha = commune.start("alpha")
+    commune.wait_for(commune.send(alpha, 1))
+    cut(postgres, away=True)
+    body = os.urandom(300_000)
+    kept = (
+        commune.send(alpha, 5) + commune.send(alpha, 1, "tag:none") + commune.send(alpha, 1, body=body, sum=str(zlib.crc32(body)))
+    )
+    alpha.wait_for_log("store_away")
+    assert alpha.status()["outbox"] == {"any": 7}
+    alpha.kill9()
+    commune.start("alpha").wait_for_log("store_away", since=0, count=2)
+    cut(postgres, away=False)
+    commune.wait_for([*kept[:5], kept[6]])
+    eventually(lambda: alpha.status()["outbox"] == {}, "all is sent", patience=60)
+    assert {commune.starts()[number] for number in (*kept[:5], kept[6])} == {1}
+    eventually(lambda: states(postgres) == {"ready": 1, "ended": 7}, "the other one waits for its tag", patience=60)
+
+
+def test_a_node_that_is_told_to_refuse_says_so_while_the_store_is_away(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", "--store-away", "refuse")
+    commune.wait_for(commune.send(alpha, 1))
+    cut(postgres, away=True)
+    with pytest.raises(Refused, match="the common store is away"):
+        spoolnode.send_to_spooler({"n": "1000"}, via=alpha.via)
+    assert alpha.status()["total"] == 0
+    cut(postgres, away=False)
+    alpha.wait_for_log("store_back")
+    commune.wait_for(commune.send(alpha, 1))
+
+
+def test_what_waited_on_the_disk_moves_into_the_store(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", store=False, app=False)
+    here = commune.send(alpha, 30) + commune.send(alpha, 3, "beta") + commune.send(alpha, 2, "tag:gpu")
+    later = commune.send(alpha, 1, at="9999999999")
+    alpha.stop()
+    alpha = commune.start("alpha", app=False)
+    assert alpha.wait_for_log("moved_to_store")["tasks"] == len(here) + len(later)
+    eventually(lambda: states(postgres) == {"ready": 35, "later": 1}, "all is in the store", patience=60)
+    assert alpha.status()["total"] == 0
+    commune.start("beta", "--tag", "gpu")
+    commune.wait_for(here)
+    assert set(commune.starts().values()) == {1}
+
+
+def test_a_file_that_others_drop_runs_here(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", app=False)
+    (alpha.spool / "uwsgi_spoolfile_on_host_1_2").write_bytes(head(encode_variables([(b"n", b"7")])))
+    eventually(lambda: alpha.status()["total"] == 1, "it waits here", patience=60)
+    assert states(postgres) == {}
+
+
+def test_nodes_with_and_without_a_store_give_each_other_tasks(commune: Commune, postgres: Postgres) -> None:
+    apart = commune.start("apart", store=False)
+    alpha = commune.start("alpha", "--discover", f"static://{apart.via}")
+    alpha.wait_for_log("peer_up")
+    out = commune.send(alpha, 5, "apart")
+    commune.wait_for(out)
+    assert {who for ends in commune.where(out).values() for who in ends} == {"apart"}
+    apart.stop()
+    apart = commune.start("apart", "--discover", f"static://{alpha.via}", store=False)
+    apart.wait_for_log("peer_up", name="alpha")
+    back = commune.send(apart, 5, "alpha")
+    commune.wait_for(back)
+    assert {who for ends in commune.where(back).values() for who in ends} == {"alpha"}
+    wait_until_ended(postgres)
+    assert states(postgres) == {"ended": 5}
+    assert set(commune.starts().values()) == {1}
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_and_nothing_runs_twice_when_the_server_is_restarted_under_load(tmp_path: Path, place: Path) -> None:
+    server = Postgres(place)
+    commune = Commune(tmp_path, server.url(InPostgres.database))
+    try:
+        server.start()
+        server.sql(f"CREATE DATABASE {InPostgres.database}")
+        asyncio.run(migrated(commune.url))
+        nodes = [commune.start("alpha"), commune.start("beta")]
+        tasks: list[int] = []
+
+        def load() -> None:
+            for round_ in range(40):
+                tasks.extend(commune.send(nodes[round_ % 2], 10, seconds="0.01"))
+
+        sender = threading.Thread(target=load)
+        sender.start()
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            ahead = len(tasks) + 50
+            eventually(lambda ahead=ahead: len(tasks) >= min(ahead, 400), "some more are sent")
+            server.restart(number)
+        sender.join()
+        commune.wait_for(tasks)
+        wait_until_ended(server)
+        assert len(tasks) == 400
+        assert set(commune.starts().values()) == {1}
+    finally:
+        commune.clean_up()
+        server.end(signal.SIGQUIT)
+
+
+def cut(server: Postgres, *, away: bool) -> None:
+    """Takes the store away from all nodes, or brings it back."""
+    server.sql(f"ALTER DATABASE {InPostgres.database} ALLOW_CONNECTIONS {not away}")
+    if away:
+        server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{InPostgres.database}'")

@@ -1,0 +1,422 @@
+"""Decides what a node takes from a common store, and keeps: in virtual time, with a store that loses requests and answers."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from linked import Station
+from simulation.loop import in_virtual_time
+from store_tasks import new
+
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.cluster.store.interface import CommonStore, Lease, TaskState
+from spoolnode.cluster.store.leases import LeaseBook
+from spoolnode.cluster.store.memory import MemoryStore
+from spoolnode.cluster.store.taking import Taker
+from spoolnode.cluster.store.telling import Teller
+from spoolnode.node.background import spawn
+from spoolnode.node.disk.disk import discard
+from spoolnode.node.outcome import Ending, Outcome
+from spoolnode.node.spool.tasks import Taken
+from spoolnode.node.work.balance import View, appetite
+
+LEASE = 30.0
+
+
+class TimedStore(MemoryStore):
+    """A store in memory whose time is that of the loop."""
+
+    @property  # type: ignore[override] # time is not set here
+    def now(self) -> float:
+        return 1_800_000_000.0 + asyncio.get_running_loop().time()
+
+    @now.setter
+    def now(self, value: float) -> None:
+        pass
+
+    async def watch(self, places: Any, seconds: float) -> bool:  # time alone wakes no watcher of a store in memory
+        await asyncio.sleep(0.5)
+        return any(await super().count())
+
+
+class OneNode:
+    """One node: the real code takes, keeps and tells; its workers are the test."""
+
+    def __init__(self, store: CommonStore, rng: random.Random) -> None:
+        self.rng = rng
+        self.station = Station()
+        self.said: list[tuple[str, dict[str, Any]]] = []
+        self.wants = 3
+        self.until = 0.0
+        self.running: dict[str, float] = {}
+        self.is_cut = False
+        """Whether it does not reach the store."""
+        self.unanswered: set[str] = set()
+        """The verbs that the store does not answer."""
+        self._store = store
+        loop = asyncio.get_running_loop()
+        contact = Contact(self._connect, self._report)
+        self.contact, self.book = contact, LeaseBook(LEASE)
+        self.teller = Teller(contact, self.book, self._report)
+        self.taker = Taker(
+            contact, self.book, self.teller, self.station.storage, self, ["any", "me"], self._report, loop.time
+        )  # fmt: skip
+
+    async def _connect(self) -> CommonStore:
+        return Reached(self, self._store)  # type: ignore[return-value] # it passes all on
+
+    def _report(self, action: str, **details: Any) -> None:
+        self.said.append((action, details))
+
+    async def start(self) -> None:
+        """Takes tasks."""
+        await self.contact.open()
+        self.parts = [spawn(part) for part in (self.taker.run(), self.taker.keep(), self.teller.run())]
+
+    async def stop(self) -> None:
+        """Ends at once."""
+        for part in self.parts:
+            part.cancel()
+        await asyncio.gather(*self.parts, return_exceptions=True)
+        await self.contact.close()
+
+    # -- as `Hands` --
+
+    def appetite(self) -> int:
+        return self.wants - len(self.running) - self.station.spool.starting.count
+
+    def when_hungry(self, call: Callable[[], None]) -> None:
+        self.station.spool.waiting.when_changed(call)
+        self._hungry = call
+
+    def call_back(self, refs: Any) -> None:
+        """Its workers hold only what runs."""
+
+    def hold_leases(self, until: float) -> None:
+        self.until = until
+
+    # -- its workers --
+
+    def begin(self) -> list[str]:
+        """They start what there is; the ids of those tasks."""
+        started = []
+        while len(self.running) < self.wants and (taken := self.station.spool.take(1)) is not None:
+            (ref,) = taken.refs
+            if asyncio.get_running_loop().time() >= self.until:
+                self.station.spool.give_back(taken)
+                break
+            self.running[ref] = asyncio.get_running_loop().time()
+            started.append(self.id_of(ref))
+        return started
+
+    def id_of(self, ref: str) -> str:
+        """The id of a task."""
+        return self.station.spool.id_of(self.station.storage.held, ref)
+
+    def end(self, ref: str) -> str:
+        """One ends well; its id."""
+        held = self.station.storage.held
+        del self.running[ref]
+        discard(self.station.disk, self.station.journal.layout.path(ref))
+        self.station.spool.done(held, [ref])
+        self._hungry()
+        return self.id_of(ref)
+
+    def fail(self, ref: str) -> None:
+        """One fails."""
+        del self.running[ref]
+        self.station.storage.verdicts.failed(self.station.storage.held, ref, 0, Outcome(Ending.FAILED, "why"))
+        self._hungry()
+
+    def give_back(self, ref: str) -> None:
+        """A worker gives one back that it has not started."""
+        del self.running[ref]
+        self.station.spool.give_back(Taken(self.station.storage.held, [ref], 0))
+
+
+class Reached:
+    """The store, as a node reaches it."""
+
+    def __init__(self, node: OneNode, store: CommonStore) -> None:
+        self._node, self._store = node, store
+
+    def __getattr__(self, name: str) -> Any:
+        from spoolnode.cluster.store.interface import StoreAway
+
+        method = getattr(self._store, name)
+        if name == "body":
+            return method
+
+        async def call(*args: Any) -> Any:
+            await asyncio.sleep(self._node.rng.random() * 0.01)
+            if (self._node.is_cut and name != "close") or name in self._node.unanswered:
+                raise StoreAway("cut")
+            answer = await method(*args)
+            if self._node.is_cut and name != "close":
+                raise StoreAway("cut meanwhile")
+            return answer
+
+        return call
+
+
+def story(tell: Callable[[TimedStore], Awaitable[None]], **store: Any) -> None:
+    """Tells a story in virtual time."""
+
+    async def main() -> None:
+        await tell(TimedStore(**store))
+
+    in_virtual_time(main)
+
+
+async def rest(*nodes: OneNode, seconds: float = 0.05) -> None:
+    """A little time passes, and the disks are done."""
+    for _ in range(4):
+        await asyncio.sleep(seconds / 4)
+        for node in nodes:
+            await node.station.rest()
+
+
+class Fates:
+    """What has become of the tasks of several nodes that a seed disturbs."""
+
+    def __init__(self, nodes: list[OneNode], rng: random.Random) -> None:
+        self._nodes = nodes
+        self._rng = rng
+        self._cut_at: dict[OneNode, float] = {}
+        self.started: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()
+        self.excused: set[str] = set()
+        """Those that may run twice: they were to run again, or were with a node that was cut off."""
+
+    async def second(self) -> None:
+        """A second passes."""
+        for node in self._nodes:
+            now = asyncio.get_running_loop().time()
+            if node.is_cut or node.book.until <= now:
+                self.excused.update(node.id_of(ref) for ref in {*node.book.all()} - {*node.station.storage.held.waiting})
+            self.started.update(node.begin())
+            for ref in [ref for ref, since in node.running.items() if now - since > self._rng.random() * 40]:
+                self._end(node, ref)
+            self._disturb(node, now)
+        await rest(*self._nodes, seconds=1.0)
+
+    def _end(self, node: OneNode, ref: str) -> None:
+        fate = self._rng.random()
+        if fate < 0.8:
+            self.ended[node.end(ref)] += 1
+            return
+        self.excused.add(node.id_of(ref))
+        (node.fail if fate < 0.9 else node.give_back)(ref)
+
+    def _disturb(self, node: OneNode, now: float) -> None:
+        if self._rng.random() < 0.01:
+            node.is_cut, self._cut_at[node] = True, now
+        if node.is_cut and now - self._cut_at[node] > self._rng.random() * 120:
+            node.is_cut = False
+        if self._rng.random() < 0.1:
+            node.taker.tick()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_lost_answers_and_cuts_each_task_ends_and_none_starts_under_a_lease_that_ran_out(seed: int) -> None:
+    async def tell(store: TimedStore) -> None:
+        rng = random.Random(seed)
+        nodes = [OneNode(store, rng) for _ in range(3)]
+        for node in nodes:
+            await node.start()
+        tasks = [f"t{number}" for number in range(40)]
+        for identity in tasks:
+            await store.publish([new(identity, b"body" if rng.random() < 0.2 else b"", to=rng.choice(["any", "me"]))])
+        store.lost_requests = store.lost_answers = 0.1
+        fates = Fates(nodes, rng)
+        while len(fates.ended) < len(tasks):
+            assert asyncio.get_running_loop().time() < 3000, f"{set(tasks) - set(fates.ended)} have not ended"
+            await fates.second()
+        assert {identity for identity, times in fates.started.items() if times > 1} <= fates.excused
+
+        store.lost_requests = store.lost_answers = 0.0
+        for node in nodes:
+            node.is_cut = False
+        await until_empty(store, nodes)
+
+    story(tell, rng=random.Random(seed))
+
+
+async def until_empty(store: TimedStore, nodes: list[OneNode]) -> None:
+    """Runs what is left, and stops the nodes, which hold nothing then."""
+    while any(tally.number for tally in (await store.count()).values()):
+        assert asyncio.get_running_loop().time() < 6000, f"the store still has {await store.count()}"
+        for node in nodes:
+            for ref in list(node.running):
+                node.end(ref)
+            node.begin()
+        await rest(*nodes, seconds=1.0)
+    for node in nodes:
+        assert not node.book.all()
+        assert not node.station.storage.held.known
+        await node.stop()
+
+
+def test_what_a_node_holds_is_extended_as_long_as_it_runs() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a")])
+        await rest(node, seconds=2.0)
+        assert node.begin() == ["a"]
+        for _ in range(20):
+            await rest(node, seconds=LEASE / 2)
+            assert not await store.take(1, ["any"], LEASE)
+        node.end("tmp/uwsgi_spoolfile_on_a")
+        await rest(node)
+        assert (await store.find("a")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_node_that_is_cut_off_starts_nothing_says_so_and_goes_on_when_it_is_back() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new(name) for name in "abc"])
+        node.wants = 3
+        await rest(node, seconds=2.0)
+        node.wants = 1
+        assert node.begin() == ["a"]
+        node.is_cut = True
+        await rest(node, seconds=LEASE + 5)
+        lapsed = [details for action, details in node.said if action == "leases_lapsed"]
+        assert [(details["waiting"], details["running"]) for details in lapsed] == [(2, 1)]
+        node.wants = 3
+        assert node.begin() == []
+        assert len(await store.take(5, ["any"], 1.0)) == 3
+        await asyncio.sleep(1.1)
+        node.is_cut = False
+        await rest(node, seconds=5.0)
+        assert [details["id"] for action, details in node.said if action == "lease_lost"] == ["a"]
+        assert sorted(node.begin()) == ["b", "c"]
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_node_that_held_nothing_any_more_when_the_store_came_back_takes_again() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a")])
+        await rest(node, seconds=2.0)
+        node.is_cut = True
+        await rest(node, seconds=LEASE + 5)
+        assert node.begin() == []
+        node.is_cut, node.unanswered = False, {"extend"}
+        await rest(node, seconds=6.0)
+        node.unanswered = set()
+        await rest(node, seconds=6.0)
+        assert node.begin() == ["a"]
+        await node.stop()
+
+    story(tell)
+
+
+def test_an_end_is_told_again_until_the_store_has_heard_it() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a")])
+        await rest(node, seconds=2.0)
+        assert node.begin() == ["a"]
+        node.is_cut = True
+        node.end("tmp/uwsgi_spoolfile_on_a")
+        await rest(node, seconds=LEASE / 2)
+        node.is_cut = False
+        await rest(node, seconds=5.0)
+        assert (await store.find("a")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
+        assert not [action for action, _ in node.said if action == "lease_lost"]
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_paused_node_gives_back_what_waits_and_takes_nothing() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new(name) for name in "ab"])
+        await rest(node, seconds=2.0)
+        node.station.spool.starting.throttle.pause(frozenset(), everything=True)
+        node.taker.tick()
+        await rest(node, seconds=2.0)
+        assert (await store.count())[TaskState.READY].number == 2
+        node.station.spool.starting.throttle.pause(frozenset(), everything=False)
+        node.taker.tick()
+        await rest(node, seconds=6.0)
+        assert sorted(node.begin()) == ["a", "b"]
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_node_that_leaves_gives_back_at_once_what_has_not_started() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new(name) for name in "abc"])
+        await rest(node, seconds=2.0)
+        node.wants = 1
+        assert node.begin() == ["a"]
+        node.taker.leave()
+        await rest(node)
+        assert {state: tally.number for state, tally in (await store.count()).items() if tally.number} == {
+            TaskState.READY: 2, TaskState.HELD: 1,
+        }  # fmt: skip
+        ending = spawn(node.taker.end())
+        node.end("tmp/uwsgi_spoolfile_on_a")
+        await rest(node)
+        await ending
+        assert (await store.count())[TaskState.HELD].number == 0
+        await node.stop()
+
+    story(tell)
+
+
+def test_leases_are_extended_together_after_a_third_of_their_length() -> None:
+    book = LeaseBook(30.0)
+    first, second = Lease("a", 0, 1), Lease("b", 0, 1)
+    book.take("a", first, 100.0)
+    book.take("b", second, 105.0)
+    assert (book.until, book.extended_at) == (130.0, 110.0)
+    assert book.extended(book.all(), {second}, 110.0) == ["b"]
+    assert (book.until, len(book)) == (140.0, 1)
+
+
+def test_an_answer_about_a_lease_says_nothing_of_a_later_one() -> None:
+    book = LeaseBook(30.0)
+    old, later = Lease("a", 0, 1), Lease("a", 0, 2)
+    book.take("a", old, 100.0)
+    asked = book.all()
+    book.take("a", later, 101.0)
+    assert book.extended(asked, {old}, 102.0) == []
+    book.release("a", old)
+    assert book.get("a") == later
+
+
+@pytest.mark.parametrize(
+    ("views", "waiting", "wanted"),
+    [
+        ([View(0, 1, 0, 64, False)], 0, 1),
+        ([View(1, 1, 0, 64, False)], 0, 0),
+        ([View(0, 100, 0, 64, False)], 0, 200),
+        ([View(100, 100, 0, 64, False)], 20, 80),
+        ([View(100, 100, 0, 64, False)], 60, 0),
+        ([View(5, 100, 0, 64, True)], 0, 0),
+        ([View(0, 1, 0, 64, False)] * 3, 1, 2),
+        ([], 0, 0),
+    ],
+)
+def test_a_node_takes_what_its_workers_can_start_soon(views: list[View], waiting: int, wanted: int) -> None:
+    assert appetite(views, waiting) == wanted
