@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from joined import Commune, signal_node, states, wait_until_ended
 from postgres import Postgres
@@ -288,3 +289,16 @@ def cut(server: Postgres, *, away: bool) -> None:
     server.sql(f"ALTER DATABASE {InPostgres.database} ALLOW_CONNECTIONS {not away}")
     if away:
         server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{InPostgres.database}'")
+
+
+def test_what_an_application_enqueues_in_its_own_transaction_runs_on_a_node(commune: Commune, in_postgres: InPostgres) -> None:
+    body = bytes(range(256)) * 2000
+    commune.start("alpha")
+    with psycopg.connect(in_postgres.url) as own:
+        spoolnode.spool_in(own, {"n": "0", "body": body, "sum": str(zlib.crc32(body))})
+        with own.transaction(force_rollback=True):
+            spoolnode.spool_in(own, {"n": "1"})
+        spoolnode.spool_in(own, {"n": "2", "at": 1.0, "priority": 3}, "alpha")
+    commune.wait_for([0, 2])
+    wait_until_ended(in_postgres.server)
+    assert commune.starts() == {0: 1, 2: 1}
