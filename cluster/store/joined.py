@@ -127,19 +127,15 @@ class Joined:
     def status(self) -> dict[str, Any]:
         """The part of the node's status about it."""
         safety = self._contact.safety
-        said: dict[str, Any] = {
-            "engine": safety.engine if safety else "", "there": self._contact.is_there, "reason": self._contact.reason,
-            "held": self._taker.count if self._taker else 0,
+        is_there = safety is not None and self._contact.is_there
+        said = {
+            "engine": safety.engine if safety else "", "there": is_there, "reason": self._contact.reason,
+            "taken": self._taker.count if self._taker else 0,
+            "survives_crash": is_there and safety is not None and safety.survives_crash,
+            "survives_power_cut": is_there and safety is not None and safety.survives_power_cut,
+            "survives_lost_disk": is_there and safety is not None and safety.survives_lost_disk,
         }  # fmt: skip
-        survives = safety if safety is not None and self._contact.is_there else None
-        return {
-            "store": said
-            | {
-                "survives_crash": survives is not None and survives.survives_crash,
-                "survives_power_cut": survives is not None and survives.survives_power_cut,
-                "survives_lost_disk": survives is not None and survives.survives_lost_disk,
-            }
-        }
+        return {"store": said}
 
     def told(self) -> dict[str, Any]:
         """The word of the line `ready` about it."""

@@ -55,7 +55,14 @@ def of_node(status: Mapping[str, Any]) -> dict[str, Any]:
     numbers = {name: value for name, value in status.items() if name not in _NOT_OF_NODE}
     rates = {f"{name}_per_second": rate for name, rate in status["rates"].items()}
     paused = {"everything": status["paused"], "functions": status["paused_functions"]}
-    return {"peers": {}, "certificate_expires_at": None, **_renamed(numbers, _NODE), "rates": rates, "pauses": paused}
+    return {
+        "peers": {},
+        "certificate_expires_at": None,
+        "store": None,
+        **_renamed(numbers, _NODE),
+        "rates": rates,
+        "pauses": paused,
+    }
 
 
 def of_peer(row: Mapping[str, Any]) -> dict[str, Any]:

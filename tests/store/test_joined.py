@@ -11,9 +11,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from joined import Commune, signal_node, states, wait_until_ended
+from nats_servers import NatsCluster
 from postgres import Postgres
-from subjects import InPostgres, migrated
-from support import eventually
+from subjects import InNats, InPostgres, migrated
+from support import RunningNode, eventually
 
 import spoolnode
 from spoolnode import Refused
@@ -251,6 +252,37 @@ def test_nodes_with_and_without_a_store_give_each_other_tasks(commune: Commune, 
     wait_until_ended(postgres)
     assert states(postgres) == {"ended": 5}
     assert set(commune.starts().values()) == {1}
+
+
+def test_nodes_share_a_store_in_nats_and_a_killed_one_costs_no_task(tmp_path: Path, nats_server: NatsCluster) -> None:
+    InNats(nats_server)  # empties it
+    commune = Commune(tmp_path, nats_server.url)
+    try:
+        alpha = commune.start("alpha", "--workers", "2")
+        gate, body = tmp_path / "gate", os.urandom(300_000)
+        (held,) = commune.send(alpha, 1, gate=str(gate))
+        commune.wait_for_start(held, "alpha")
+        commune.start("beta")
+        others = commune.send(alpha, 30, seconds="0.02") + commune.send(alpha, 1, body=body, sum=str(zlib.crc32(body)))
+        commune.wait_for(others)
+        assert set(commune.starts().values()) == {1}
+        alpha.kill9()
+        gate.touch()
+        commune.wait_for([held])
+        assert commune.where([held])[held] == ["beta"]
+        assert commune.nodes["beta"].status()["store"]["survives_power_cut"] is False
+    finally:
+        commune.clean_up()
+
+
+def test_a_node_does_not_start_with_a_store_that_it_cannot_use(tmp_path: Path, postgres: Postgres) -> None:
+    node = RunningNode(tmp_path)
+    try:
+        node.start("--store", postgres.url("postgres"), wait=False)
+        assert node.wait() == 2
+    finally:
+        node.clean_up()
+    assert "run `spoolnode store check --migrate`" in "".join(node.noise)
 
 
 @pytest.mark.slow

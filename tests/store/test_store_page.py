@@ -73,6 +73,9 @@ def test_a_node_starts_as_the_page_says(in_postgres: InPostgres, tmp_path: Path)
         ready = node.wait_for_log("ready")
         assert ready["store"].startswith("PostgreSQL 1")
         assert "survive a crash" in ready["store"]
+        store = node.status()["store"]
+        assert (store["there"], store["taken"], store["survives_crash"], store["survives_lost_disk"]) == (True, 0, True, False)
+        assert "acknowledged tasks survive a crash" in node.command("status").stdout
     finally:
         node.clean_up()
 

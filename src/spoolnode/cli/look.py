@@ -101,6 +101,7 @@ def _status_lines(
         ("cluster", f"{status['cluster']}, peers: {peers or 'none is known'}"),
         ("spool", status["spool"]),
         ("application", f"{app}, {_workers(status)}" if status["app"] else app),
+        *([("store", _store(store))] if (store := status["store"]) else []),
         ("sync", f"{status['sync']}: {durable}"),
         ("disk", f"{size(status['free_bytes'])} free; intake stops below {size(status['min_free_bytes'])}"),
         ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting_seconds"])),
@@ -120,6 +121,15 @@ def _status_lines(
     unsaid = f"{_count(status['log_dropped'], 'line')} could not be written" if status["log_dropped"] else ""
     optional = [("found", found), ("refused", refused), ("corrupt", status["corrupt"] or ""), ("log", unsaid)]
     return [*lines, *outbox, *[(name, text) for name, text in optional if text]]
+
+
+def _store(store: dict[str, Any]) -> str:
+    """The common store, and what an acknowledgement of it survives now."""
+    if not store["there"]:
+        return f"away: {store['reason']}"
+    events = {"survives_crash": "a crash", "survives_power_cut": "a power cut", "survives_lost_disk": "a lost disk"}
+    survived = ", ".join(event for name, event in events.items() if store[name]) or "nothing"
+    return f"{store['engine']}; acknowledged tasks survive {survived}; {_count(store['taken'], 'task')} of it here"
 
 
 def _progress(row: dict[str, Any]) -> str:
