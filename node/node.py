@@ -262,6 +262,7 @@ class Node:
         if os.getpid() == 1:
             spawn(reap_orphans(self._pool.pids))
         self._timekeeper.start()
+        spawn(self._aside.read_dead())
         config = self.config
         self.report(
             "ready", listen=self.addresses, name=config.name, id=self.id, spool=self._layout.root, pid=os.getpid(),

@@ -1,5 +1,6 @@
 """Pages of lists of tasks, and the kinds of the dead: complete and exact while tasks come and go."""
 
+import asyncio
 import base64
 import os
 from collections import Counter
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spoolnode.node.control.choice import Choice
+from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.dead_kinds import DeadKinds
 from spoolnode.node.control.pages import Cursor, Wanted, error_of, page
 from spoolnode.node.disk.disk import RealDisk
@@ -174,6 +176,32 @@ def test_dead_tasks_with_long_variables_or_a_broken_file_are_counted_and_nothing
     kinds = DeadKinds(reader)
     assert kinds_of(kinds, Choice()) == {("f", "KeyError"): 2, ("", ""): 3}
     assert inspect.count_files(reader, "dead") == 5
+
+
+class CountingDisk(RealDisk):
+    """Counts the files that are read."""
+
+    fronts = 0
+
+    def front(self, path: str, size: int) -> tuple[float, bytes]:
+        self.fronts += 1
+        return super().front(path, size)
+
+
+def test_who_asks_after_the_start_need_not_wait_until_the_dead_tasks_are_read(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spoolnode.node.control.counting.READ_AT_ONCE", 3)
+    for n in range(10):
+        put(reader, f"dead/uwsgi_spoolfile_on_{n}", NOW + n, "f", "KeyError: 1")
+    disk = CountingDisk()
+    counting = Counting(Reader(disk, reader.layout, NODE))
+    asyncio.run(counting.read_dead())
+    assert disk.fronts == 10
+    Path(reader.layout.path("dead/uwsgi_spoolfile_on_1")).unlink()
+    put(reader, "dead/uwsgi_spoolfile_on_late", NOW, "f", "KeyError: 1")
+    assert asyncio.run(counting.dead_by("kind", Choice())).tasks == 10
+    assert disk.fronts == 11, "only the one that has come since is read"
 
 
 def test_a_part_of_the_dead_is_the_first_to_die_and_none_is_handed_out_twice(reader: Reader) -> None:
