@@ -68,13 +68,13 @@ class ServerConnections:
         """A new connection. Raises `StoreAway`, `StoreUnfit`."""
         with self._told_as_ours():
             connection = await self._connected()
-        connection.add_notice_handler(lambda notice: self._heard(connection, notice))
-        try:
-            for setting in _PLANS:
-                await self.run(connection, setting)
-        except BaseException:
-            await connection.close()
-            raise
+            connection.add_notice_handler(lambda notice: self._heard(connection, notice))
+            try:
+                for setting in _PLANS:
+                    await self.run(connection, setting)
+            except BaseException:
+                await connection.close()
+                raise
         return connection
 
     async def _connected(self) -> Connection:

@@ -318,6 +318,16 @@ def test_a_connection_that_is_not_wanted_any_more_while_it_is_made_is_closed_at_
         asyncio.run(story())
 
 
+def test_a_server_that_dies_while_a_connection_is_made_is_away(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        monkeypatch.setattr(postgresql_connections, "_PLANS", ["SELECT pg_terminate_backend(pg_backend_pid())"])
+        await subject.store.close()
+        with pytest.raises(StoreAway, match="away"):
+            await subject.store.find("a")
+
+    in_postgres.run(story)
+
+
 def test_a_store_that_is_closed_while_it_is_used_keeps_no_connection(in_postgres: InPostgres) -> None:
     ours = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = 'spoolnode' AND datname = '{in_postgres.database}'"
     waits = f"{ours} AND wait_event_type = 'Lock'"
