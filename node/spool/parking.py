@@ -68,7 +68,7 @@ class ParkingQueue:
         self._park(may)
         found = self._first_parked(may)
         head = None if self.is_behind else self._main.head()
-        if found is not None and (head is None or found[0] <= head[0]):
+        if found is not None and (self.is_behind or found[0] <= self._main.first_rank):
             return self._take_parked(found[1], min(count, may(found[1])))
         return None if head is None else self._main.take(_together(head[1], count, may))
 

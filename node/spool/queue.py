@@ -96,26 +96,28 @@ class ReadyQueue:
     def take(self, count: int) -> tuple[Any, MutableSequence[Any], int] | None:
         """Removes up to `count` tasks of one source that run next, as (source, refs, rank); None if there are none.
 
-        Sources with a true `frozen` are skipped: their tasks are being moved.
+        Sources with a true `frozen` are skipped: their tasks are being moved. That is soon over, so tasks of a lower priority
+        do not overtake them: one of an hour could.
         """
-        for rank in self._ranks:
-            for run in self._lanes[rank]:
-                if run.source.frozen:
-                    continue
-                refs = run.take(count)
-                self.size -= len(refs)
-                if run.start == len(run.refs):  # `not len(run)`, at half its price
-                    self._drop(rank, run)
-                return run.source, refs, rank
+        for run in self._lanes[self._ranks[0]] if self._ranks else ():
+            if run.source.frozen:
+                continue
+            rank, refs = self._ranks[0], run.take(count)
+            self.size -= len(refs)
+            if run.start == len(run.refs):  # `not len(run)`, at half its price
+                self._drop(rank, run)
+            return run.source, refs, rank
         return None
 
     def head(self) -> tuple[int, Run] | None:
-        """The rank and the run of the task that is taken next; None if there are none, or all are being moved."""
-        for rank in self._ranks:
-            for run in self._lanes[rank]:
-                if not run.source.frozen:
-                    return rank, run
-        return None
+        """The rank and the run of the task that `take` takes next; None if it takes none."""
+        lane = self._lanes[self._ranks[0]] if self._ranks else ()
+        return next(((self._ranks[0], run) for run in lane if not run.source.frozen), None)
+
+    @property
+    def first_rank(self) -> float:
+        """The rank of the tasks that run first, also if they are being moved; beyond all ranks if there are none."""
+        return self._ranks[0] if self._ranks else math.inf
 
     def take_old(self, is_old: Callable[[Any, Ref], bool], count: int) -> list[tuple[Any, Ref]]:
         """Removes up to `count` old tasks: in each rank, those before the first that is not old."""

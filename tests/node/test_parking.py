@@ -106,6 +106,17 @@ def test_sources_whose_tasks_are_being_moved_are_passed_over_parked_or_not() -> 
     assert refs(queue.take(9)) == [0]
 
 
+def test_a_parked_task_does_not_overtake_one_of_a_higher_priority_that_is_being_moved() -> None:
+    moving, parked = Source(), Source()
+    queue = queue_of(parked, "a")
+    assert queue.take(9, holding(a=0)) is None
+    moving.frozen, moving.functions = True, {7: ord("b")}
+    queue.add(moving, [7], 3)
+    assert queue.take(9) is None
+    moving.frozen = False
+    assert [refs(queue.take(9)), refs(queue.take(9))] == [[7], [0]]
+
+
 def test_a_task_is_removed_wherever_it_waits() -> None:
     source = Source()
     queue = queue_of(source, "aab")

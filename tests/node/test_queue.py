@@ -60,7 +60,7 @@ def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...
             model.sort(key=lambda item: item[0])
         elif kind == "take":
             taken = queue.take(int(str(rest[0])))
-            awake = [item for item in model if not item[1].frozen]
+            awake = [item for item in model if item[0] == model[0][0] and not item[1].frozen]
             assert (taken is None) == (not awake)
             if taken is not None:
                 source, refs_taken, rank_taken = taken
@@ -79,6 +79,17 @@ def test_the_ready_queue_is_a_list_sorted_by_rank(script: list[tuple[object, ...
         assert queue.size == len(model)
         firsts = {rank: ages[ref] for rank, _, ref in reversed(model)}
         assert queue.oldest() == min(firsts.values(), default=None)
+
+
+def test_a_task_of_a_lower_priority_does_not_overtake_one_that_is_being_moved() -> None:
+    queue, moving, others = ReadyQueue(), Source("moving", frozen=True), Source("others")
+    queue.add(others, [1], 10)
+    queue.add(moving, [2], 3)
+    assert (queue.take(9), queue.head(), queue.first_rank) == (None, None, 3)
+    queue.add(others, [3], 3)
+    assert queue.take(9) == (others, array("I", [3]), 3), "of its own priority another one may run"
+    moving.frozen = False
+    assert [queue.take(9), queue.take(9)] == [(moving, array("I", [2]), 3), (others, array("I", [1]), 10)]
 
 
 def test_the_oldest_is_found_without_a_look_at_every_rank() -> None:
