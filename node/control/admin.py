@@ -234,7 +234,7 @@ class TaskAdmin:
                 # It has a name for its limits and its story from the beginning: no worker needs to look first.
                 function = function_named(dict(decode_variables(block)))
                 self._spool.files.learn(ref, self._spool.starting.functions.number(function))
-                self._spool.files.notice(ref, 0.0, time.time(), sure=True, key=unique_key_in(block))
+                self._spool.files.put(ref, 0.0, unique_key_in(block))
         self._aside.expire()
         return to
 

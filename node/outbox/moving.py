@@ -160,4 +160,4 @@ class Moving:
         if is_outbound(ref):
             self._outbox.accept_file(ref, now if mtime is None else mtime)
         else:
-            self._spool.files.notice(ref, mtime or 0.0, now, sure=True, key=key)
+            self._spool.files.put(ref, mtime if mtime is not None and mtime > now else 0.0, key)

@@ -44,7 +44,7 @@ class SpoolFiles(Files):
     # -- what comes and goes --
 
     def notice(self, ref: str, mtime: float, now: float, *, sure: bool, key: bytes = b"") -> None:
-        """Notes a spool file: a new one, or one whose time has changed.
+        """Notes a spool file that was found: a new one, or one whose time has changed.
 
         Args:
             sure: its writer has closed it, so it is whole.
@@ -64,6 +64,12 @@ class SpoolFiles(Files):
                 self._journal.note(FOUND, self, [ref])
             if key:
                 self._keys.add(self, ref, key)
+        self.schedule(ref, due)
+
+    def put(self, ref: str, due: float, key: bytes) -> None:
+        """Takes a file that this node itself has put there. `due`: 0.0 is now; `key`: the fingerprint of its key, if it has one."""
+        if key:
+            self._keys.add(self, ref, key)
         self.schedule(ref, due)
 
     def schedule(self, ref: str, due: float) -> None:

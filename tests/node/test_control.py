@@ -161,6 +161,17 @@ def test_metrics_are_told_over_tcp_and_no_connection_keeps_others_out(tmp_path: 
     run(tmp_path / "spool", story, http="127.0.0.1:0")
 
 
+def test_dead_task_that_is_retried_was_not_found_as_a_file(tmp_path: Path) -> None:
+    async def story(node: Node) -> None:
+        assert (await node.ask("GET", "/node"))[1]["found"] == 1, "the other one"
+        assert (await node.ask("POST", f"/tasks/{DEAD}/retry"))[1]["ready"]
+        _, numbers = await node.ask("GET", "/node")
+        assert (numbers["waiting"], numbers["found"]) == (2, 1)
+        assert [details for action, details in node.reports if action == "found"] == []
+
+    run(tmp_path / "spool", story)
+
+
 def test_task_that_was_cancelled_is_neither_dead_in_the_metrics_nor_counted_as_given_up(tmp_path: Path) -> None:
     async def story(node: Node) -> None:
         assert (await node.ask("POST", f"/tasks/{WAITS}/cancel"))[1]["outcome"] == "cancelled"
