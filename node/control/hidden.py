@@ -1,5 +1,6 @@
 """Hides the values of passwords and the like where people look at tasks (`--hide`). Pure. What is on disk stays as it is."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -8,6 +9,8 @@ MARK = "••••"
 """In place of a value."""
 NOTHING = "none"
 """In place of the names: then nothing is hidden."""
+LONGEST_JSON = 8192
+"""Characters of a text in which JSON is looked for."""
 _BETWEEN = r"[-_. ]?"
 """Between two letters of a name: `api_key` is also `apiKey`, and `X-Api-Key` has it."""
 
@@ -39,7 +42,19 @@ class Hidden:
             return {name: MARK if self._names.search(name) else self._in_value(item) for name, item in value.items()}
         if isinstance(value, list):
             return [self._in_value(item) for item in value]
-        return self._pairs.sub(_without_value, value) if isinstance(value, str) else value  # as in QUERY_STRING
+        return self._in_text(value) if isinstance(value, str) else value
+
+    def _in_text(self, text: str) -> str:
+        """A text that may be JSON, or have pairs of names and values in it, as in QUERY_STRING."""
+        if text.startswith("{") and len(text) <= LONGEST_JSON:
+            try:
+                found = json.loads(text)
+                shown = self._in_value(found)
+            except (ValueError, RecursionError):  # it is something else
+                pass
+            else:
+                return text if shown == found else json.dumps(shown, ensure_ascii=False)
+        return self._pairs.sub(_without_value, text)
 
     def _in_body(self, text: str) -> str:
         """The beginning of a body: arguments as msgpack, a form, JSON, or anything else; a value stands behind its name."""
