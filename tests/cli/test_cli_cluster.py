@@ -158,6 +158,9 @@ def test_each_node_is_a_line_in_numbers_and_one_sees_the_dead_of_another(make: N
     assert told == [["alpha (here)", "up", "0/0", "0"], ["beta", "up", "0/1", "1"]]
     beta.kill9()
     eventually(lambda: [row["state"] for row in rows(alpha, "peers")] == ["down"], "it is missed")
+    titles, line, *_ = alpha.command("peers").stdout.splitlines()
+    told = [line[titles.index(name) :].split()[0] for name in ("LOAD", "RTT")]
+    assert told == ["-", "-"], "those of its last answer are of no use"
     titles, _, other = alpha.command("status", "--cluster").stdout.splitlines()
     assert other.split()[:2] == ["beta", "down"]
     assert not other[titles.index("RUN/WRK") : titles.index("OUTBOX")].strip(), "what it does not tell is not known"

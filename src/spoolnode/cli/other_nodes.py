@@ -127,6 +127,12 @@ def _sources(row: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(source.partition(":")[0].partition("?")[0] for source in row["sources"])) or "its own call"
 
 
+def _rtt(row: dict[str, Any]) -> str:
+    if row["state"] == "down":
+        return "-"
+    return f"{row['rtt_seconds'] * 1000:.1f} ms" if row["rtt_seconds"] else ""
+
+
 # The columns by their titles. A narrow terminal has no room for the last ones.
 _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "name": lambda row: row["name"] or "-",
@@ -135,8 +141,8 @@ _COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "address": lambda row: row["address"],
     "id": lambda row: row["id"],
     "found by": _sources,
-    "load": lambda row: row["load"],
+    "load": lambda row: "-" if row["state"] == "down" else row["load"],
     "outbox": lambda row: row["outbox"],
     "dead": lambda row: row["dead"],
-    "rtt": lambda row: f"{row['rtt_seconds'] * 1000:.1f} ms" if row["rtt_seconds"] else "",
+    "rtt": _rtt,
 }
