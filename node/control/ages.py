@@ -60,7 +60,7 @@ def ages(reader: Reader, by: str, now: float, running: Container[str] = ()) -> A
         if info.id in running:
             continue
         # Only a file from elsewhere does not say when it came. If its time has not come, it is as good as new.
-        accepted = min(info.changed if info.accepted is None else info.accepted, now)
+        accepted = min(info.accepted or info.due or info.changed, now)
         for counted in (found.groups.setdefault(group, Aged()), found.total):
             counted.add(accepted, now, is_later=info.state == LATER)
     return found

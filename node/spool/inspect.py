@@ -44,7 +44,7 @@ class Info(NamedTuple):
     accepted: float | None
     """Seconds since 1970; None if unknown: the file is from elsewhere, and its mtime says when it is due."""
     changed: float
-    """The mtime of a spool file, in seconds since 1970: when it is due, or when a dead task was given up."""
+    """When it was put where it is, in seconds since 1970: accepted, put off, or given up."""
     size: int
     """Bytes: header, variables and body."""
     where: str
@@ -288,7 +288,7 @@ def _used_up(items: list[T]) -> Iterator[T]:
 
 def _waiting_files(reader: Reader, now: float) -> Iterator[Info]:
     for file in spool_files(reader):
-        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size)
+        yield _info_of(reader, file.ref, WAITING_STATE, now, file.mtime, file.size, file.changed)
 
 
 def _outbox_files(reader: Reader, now: float) -> Iterator[Info]:
@@ -307,7 +307,7 @@ def _file_info(reader: Reader, ref: str, state: str, now: float) -> Info | None:
         found = reader.disk.stat(reader.layout.path(ref))
     except OSError:
         return None  # it has gone
-    return with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size))
+    return with_attempts(reader, _info_of(reader, ref, state, now, found.mtime, found.size, found.changed))
 
 
 def with_attempts(reader: Reader, info: Info) -> Info | None:
@@ -320,8 +320,8 @@ def with_attempts(reader: Reader, info: Info) -> Info | None:
         return None
 
 
-def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, size: int) -> Info:
-    """The facts about a spool file from its listing."""
+def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, size: int, ctime: float = 0.0) -> Info:
+    """The facts about a spool file from its listing. `ctime` is only of interest for one that is due later; 0.0: unknown."""
     due = mtime if state == WAITING_STATE and now and mtime > now else None
     directory, slash, _ = ref.partition("/")
     priority = int(directory) if slash and directory.isdecimal() else None
@@ -331,7 +331,8 @@ def _info_of(reader: Reader, ref: str, state: str, now: float, mtime: float, siz
         accepted = mtime
     destination, number = (destination_of(ref), number_of(ref) or None) if state == OUTBOX else (None, None)
     return Info(
-        identity, LATER if due else state, priority, due, UNREAD, accepted, mtime, size, ref, destination, number
+        identity, LATER if due else state, priority, due, UNREAD, accepted, ctime or mtime if due else mtime, size, ref,
+        destination, number,
     )  # fmt: skip
 
 

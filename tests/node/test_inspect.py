@@ -54,6 +54,19 @@ def test_the_waiting_are_shown_in_the_order_in_which_they_run(spool: Store) -> N
     assert {info.attempts for info in read if info is not None} == {0, 2}
 
 
+def test_a_task_that_is_due_later_was_put_there_when_its_file_changed_and_not_when_it_is_due(
+    spool: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat, entries = spool.disk.stat, spool.disk.entries
+    monkeypatch.setattr(spool.disk, "stat", lambda path: stat(path)._replace(changed=NOW - 5))
+    monkeypatch.setattr(spool.disk, "entries", lambda path: [entry._replace(changed=NOW - 5) for entry in entries(path)])
+    changed = {info.id: info.changed for info in inspect.waiting_tasks(spool, NOW)}
+    assert (changed["later"], changed["now"]) == (NOW - 5, NOW - 9)
+    found = inspect.find_place(spool, "later", NOW)
+    assert found is not None
+    assert found[0].changed == NOW - 5
+
+
 def test_the_dead_and_those_for_others_are_shown_apart(spool: Store) -> None:
     assert [(info.id, info.state, info.where) for info in inspect.dead_tasks(spool, NOW)] == [
         ("dead", "dead", "dead/uwsgi_spoolfile_on_dead")
