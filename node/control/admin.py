@@ -19,6 +19,8 @@ from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.revival import destination_again
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inspect
+from spoolnode.node.spool.inspect import Info
+from spoolnode.node.spool.place import place_at
 from spoolnode.node.story.notes import REMOVED, RETRIED
 from spoolnode.node.work.workers import Workers
 from spoolnode.protocol.cancel import CancelAnswer, CancelOutcome, CancelRequest
@@ -65,7 +67,14 @@ class TaskAdmin:
     async def page(self, wanted: Wanted) -> Page:
         """A part of a list of tasks."""
         running = {row["id"]: "" for row in self._workers.running()}
-        found: Page = await _read(lambda: page(self._journal.reader, wanted, time.time(), running))
+        # What the status counts, and not what files say: that is not known of all that others left.
+        tried = {source.place: held for source, held in self._spool.retrying.by_source().items()}
+
+        def has_failed(info: Info) -> bool:
+            place, ref = place_at(info.where)
+            return tried.get(place, {}).get(ref) == 0
+
+        found: Page = await _read(lambda: page(self._journal.reader, wanted, time.time(), running, has_failed))
         return found
 
     async def ages(self, by: str) -> Ages:

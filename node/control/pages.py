@@ -5,7 +5,8 @@ and go. Blocks; works with and without a running node.
 import base64
 import json
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -82,13 +83,21 @@ class Page(NamedTuple):
     """The cursor of the next page; None if this is the last one."""
 
 
-def page(reader: Reader, wanted: Wanted, now: float, running: Container[str] = ()) -> Page:
-    """The first tasks that are wanted, after the cursor. `running`: the ids of those that run."""
+def page(
+    reader: Reader, wanted: Wanted, now: float, running: Container[str] = (), has_failed: Callable[[Info], bool] | None = None
+) -> Page:
+    """The first tasks that are wanted, after the cursor.
+
+    Args:
+        running: the ids of those that run.
+        has_failed: whether a task that waits has failed before; None: its file says so.
+    """
     cursor = wanted.cursor
     now, after = cursor or (now, None)
     items: list[Listed] = []
     last = None
-    for count, (place, listed) in enumerate(_matching(reader, wanted, now, after, running)):
+    tried = has_failed or partial(_was_tried, reader)
+    for count, (place, listed) in enumerate(_matching(reader, wanted, now, after, running, tried)):
         if count == wanted.limit and last is not None:
             return Page(items, Cursor(now, last).encode())
         last = place
@@ -98,7 +107,7 @@ def page(reader: Reader, wanted: Wanted, now: float, running: Container[str] = (
 
 
 def _matching(
-    reader: Reader, wanted: Wanted, now: float, after: Order | None, running: Container[str]
+    reader: Reader, wanted: Wanted, now: float, after: Order | None, running: Container[str], tried: Callable[[Info], bool]
 ) -> Iterator[tuple[Order, Listed | None]]:
     """The tasks that are wanted, in order, with their places in it; None for one that has gone meanwhile."""
     looks_inside = wanted.choice.is_about_contents()
@@ -111,7 +120,7 @@ def _matching(
         and (info.state != DEAD or wanted.choice.has_time(info.changed))
     )
     for info in inspect.in_order(found, most):
-        if _state(info, running) not in wanted.states and not _was_tried(reader, info):
+        if _state(info, running) not in wanted.states and not tried(info):
             continue
         listed = _look_inside(reader, info)
         if not looks_inside or (listed is not None and _is_wanted(listed, wanted)):

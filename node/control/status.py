@@ -103,6 +103,7 @@ class NodeStatus:
         """The node in numbers."""
         spool, outbox, counts = self.storage.spool, self.storage.outbox, self.storage.journal.counts
         workers, aside, services, admission = self.workers, self.aside.found, self.services, self.services.admission
+        running = workers.running()
         rates = self._per_second()
         return {
             "name": self.config.name, "id": self.id, "spool": self.storage.journal.layout.root,
@@ -110,8 +111,8 @@ class NodeStatus:
             "uptime": round(time.monotonic() - self.process.began, 3),
             "state": self.stop.state, "sync": self.config.sync, "app": self.config.app,
             "workers": workers.ready, "worker_pids": workers.worker_pids, "old_workers": workers.leaving,
-            "total": spool.total, "waiting": self.ready_tasks, "running": len(workers.running()),
-            "held": workers.held, "later": len(spool.waiting.later), "retrying": len(spool.retrying),
+            "total": spool.total, "waiting": self.ready_tasks, "running": len(running),
+            "held": workers.held, "later": len(spool.waiting.later), "retrying": self._retrying(running),
             "dead": aside.dead, "outbox": outbox.sizes(), "corrupt": aside.corrupt, "oldest_waiting": self.oldest_waiting(),
             "rates": {name: rate for name, rate in rates.items() if name != "busy"},
             "accepted": counts.accepted, "found": counts.found, "done": counts.done, "failed": counts.failed,
@@ -180,6 +181,12 @@ class NodeStatus:
         """Tasks that wait for a worker, not for their time."""
         spool = self.storage.spool
         return max(spool.total + len(self.storage.held.known) - len(spool.waiting.later) - self.workers.held, 0)
+
+    def _retrying(self, running: list[dict[str, Any]]) -> int:
+        """Tasks that wait for another attempt: those that failed, without those that are just being tried again."""
+        retrying, spool = self.storage.spool.retrying, self.storage.spool
+        again = (spool.find(row["id"]) for row in running) if len(retrying) else iter(())
+        return len(retrying) - sum(1 for found in again if found is not None and retrying.has(*found))
 
     def oldest_waiting(self) -> float | None:
         """Seconds that the oldest ready task has waited; None if none waits."""

@@ -10,8 +10,8 @@ from spoolnode.node.spool.clock import correct_times
 from spoolnode.node.spool.functions import NONE
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.queue import Ref
-from spoolnode.node.spool.recovery import spool_files
-from spoolnode.node.spool.retrying import Retrying
+from spoolnode.node.spool.recovery import FoundFile, spool_files
+from spoolnode.node.spool.retrying import ENDED_BEFORE, Retrying
 from spoolnode.node.spool.tasks import Files, Removable
 from spoolnode.node.spool.waiting import Waiting
 from spoolnode.node.spool.waiting_keys import WaitingKeys
@@ -66,8 +66,19 @@ class SpoolFiles(Files):
                 self._keys.add(self, ref, key)
         self.schedule(ref, due)
 
+    def adopt(self, file: FoundFile, now: float) -> None:
+        """Notes a spool file that a start has found."""
+        self.notice(file.ref, file.mtime, now, sure=False, key=file.key)
+        if file.attempts:
+            self._retrying.fail(self, file.ref, self._journal.id_of(self, file.ref), ENDED_BEFORE)
+
     def put(self, ref: str, due: float, key: bytes) -> None:
-        """Takes a file that this node itself has put there. `due`: 0.0 is now; `key`: the fingerprint of its key, if it has one."""
+        """Takes a file that this node itself has put there.
+
+        Args:
+            due: when it is due; 0.0 is now.
+            key: the fingerprint of its key; empty if it has none.
+        """
         if key:
             self._keys.add(self, ref, key)
         self.schedule(ref, due)

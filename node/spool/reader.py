@@ -111,8 +111,17 @@ class Reader:
     def dated_block_of(self, ref: str) -> tuple[float, bytes]:
         """When a spool file was last changed (mtime), and its variables, encoded. Raises `Short` if they are not all there."""
         changed, front = self.disk.front(self.layout.path(ref), FRONT)
+        return changed, self._block_in(ref, front)
+
+    def front_of(self, ref: str) -> tuple[Progress, bytes]:
+        """State, attempts and encoded variables of a spool file. Raises `Short` if they are not all there."""
+        _, front = self.disk.front(self.layout.path(ref), FRONT)
+        block = self._block_in(ref, front)  # if there is one, there is a header
+        return Progress(front[STATE_AT], front[ATTEMPTS_AT]), block
+
+    def _block_in(self, ref: str, front: bytes) -> bytes:
         end = HEADER.size + HEADER.unpack_from(front)[1] if len(front) >= HEADER.size else sys.maxsize
-        return changed, front[HEADER.size : end] if end <= len(front) else self.block_of(ref)
+        return front[HEADER.size : end] if end <= len(front) else self.block_of(ref)
 
     def block_at(self, place: Location) -> bytes:
         """The variables of a task, encoded. Raises `Short` if they are not all there."""

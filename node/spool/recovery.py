@@ -87,6 +87,8 @@ class FoundFile:
     """When anything about it last changed."""
     key: bytes = b""
     """The fingerprint of its task's key, if that was read."""
+    attempts: int = 0
+    """How often it was tried, if that was read."""
 
 
 class FoundOutboxFile(NamedTuple):
@@ -332,7 +334,7 @@ def _has_reason(store: Store, ref: str) -> bool:
 
 
 def _read_keys(reader: Reader, files: list[FoundFile]) -> None:
-    """Reads the keys of this node's own tasks, and of those whose names say that they have one.
+    """Reads the keys and the attempts of this node's own tasks, and of those whose names say that they have a key.
 
     To read every file of a large directory that a uWSGI left would take as long as all the rest.
     """
@@ -340,7 +342,8 @@ def _read_keys(reader: Reader, files: list[FoundFile]) -> None:
         identity = places.ref_id(file.ref)
         if identity.startswith(f"{reader.node_id}_") or identity.endswith(KEYED):
             with contextlib.suppress(OSError, BadPacket):  # a worker will judge it
-                file.key = unique_key_in(reader.block_of(file.ref))
+                progress, block = reader.front_of(file.ref)
+                file.key, file.attempts = unique_key_in(block), progress.attempts
 
 
 _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE, errno.ENODEV, errno.EFBIG)

@@ -13,6 +13,8 @@ REASONS = 250
 """Tasks whose reasons are kept."""
 REASON_SIZE = 4096
 """Characters of a reason that are kept."""
+ENDED_BEFORE = "the node ended before it was tried again"
+"""Why a task waits for another attempt after a start, which does not know why it failed."""
 MOST_ROUNDS = 64
 """Most rounds that are counted: the pause has long reached its bound."""
 
@@ -77,6 +79,14 @@ class Retrying:
     def drop(self, source: Any) -> None:
         """Forgets all tasks of a source."""
         self.forget(source, list(self._rounds.get(source, ())))
+
+    def has(self, source: Any, ref: Ref) -> bool:
+        """Whether a task failed, and will be tried again or is just being tried again."""
+        return self._rounds.get(source, {}).get(ref) == 0
+
+    def by_source(self) -> dict[Any, dict[Ref, int]]:
+        """All tasks that failed, and those that asked to be called again; for another thread. 0: it failed."""
+        return {source: held.copy() for source, held in self._rounds.items()}
 
     def reason(self, identity: str) -> str:
         """Why a waiting task failed the last time; empty if it did not, or if the reason is no longer kept."""

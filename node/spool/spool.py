@@ -16,7 +16,7 @@ from spoolnode.node.spool.files import SpoolFiles
 from spoolnode.node.spool.group_commit import Group, GroupCommit
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.queue import DueTask, Ref
-from spoolnode.node.spool.recovery import Found, FoundBatch, FoundFile
+from spoolnode.node.spool.recovery import Found, FoundBatch
 from spoolnode.node.spool.retrying import Retrying
 from spoolnode.node.spool.starting import Starting
 from spoolnode.node.spool.tasks import Batch, Source, Taken
@@ -70,14 +70,11 @@ class Spool:
         position = 0
         for batch in found.batches:
             while position < len(files) and files[position].mtime <= batch.batch.accepted:
-                self._adopt_file(files[position], now)
+                self.files.adopt(files[position], now)
                 position += 1
             self._adopt_batch(batch)
         for file in files[position:]:
-            self._adopt_file(file, now)
-
-    def _adopt_file(self, file: FoundFile, now: float) -> None:
-        self.files.notice(file.ref, file.mtime, now, sure=False, key=file.key)
+            self.files.adopt(file, now)
 
     def _adopt_batch(self, found: FoundBatch) -> None:
         batch = found.batch

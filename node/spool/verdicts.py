@@ -13,6 +13,7 @@ from spoolnode.node.spool.place import Line, Place
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.recovery import Found
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.retrying import ENDED_BEFORE
 from spoolnode.node.spool.spool import Spool
 from spoolnode.node.spool.tasks import Source, Taken
 from spoolnode.node.story.notes import ATTEMPT, INTERRUPTED, MAX_TEXT
@@ -40,8 +41,7 @@ class Verdicts:
                 if policy.gives_up(attempts):
                     self._give_up(batch, offset, rank, "the node ended while the task ran", attempts)
                 else:
-                    reason = "the node ended before it was tried again"
-                    self._retrying.fail(batch, offset, self._journal.id_of(batch, offset), reason)
+                    self._retrying.fail(batch, offset, self._journal.id_of(batch, offset), ENDED_BEFORE)
                     self._spool.postpone(batch, offset, rank, now + policy.pause(attempts, self._rng))
 
     def interrupted(self, source: Source, ref: Ref, rank: int) -> None:

@@ -79,7 +79,7 @@ class SimPool:
 
     def running(self) -> list[dict[str, Any]]:
         """Of those that run a task."""
-        return [{} for worker in self.active if worker.is_running]
+        return [{"id": identity} for worker in self.active if (identity := worker.runs)]
 
     async def load(self) -> None:
         """The application is loaded."""
@@ -171,6 +171,11 @@ class SimWorker:
     def is_running(self) -> bool:
         """Whether it runs a task."""
         return self._running is not None
+
+    @property
+    def runs(self) -> str:
+        """The id of the task that it runs; empty if it runs none."""
+        return self.journal.id_of(self.source, self._running[0]) if self._running is not None else ""
 
     def give_back_rest(self) -> None:
         """The node is stopping: tasks that have not begun do not begin."""

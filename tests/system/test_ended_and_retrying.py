@@ -97,6 +97,16 @@ def test_what_waits_for_another_attempt_is_listed_with_its_last_error_and_nothin
     assert [task["id"] for task in listed(busy, "--retrying")] == [row["id"]]
 
 
+def test_the_count_of_what_waits_for_another_attempt_is_that_of_the_list_also_after_a_restart(busy: RunningNode) -> None:
+    assert busy.status()["retrying"] == 1
+    busy.stop()
+    busy.start("--workers", "1", app=APP)
+    (row,) = pages(busy, "state=retrying")
+    assert busy.status()["retrying"] == 1
+    assert busy.command("rm", row["id"]).returncode == 0
+    assert (pages(busy, "state=retrying"), busy.status()["retrying"]) == ([], 0)
+
+
 @pytest.mark.parametrize("query", ["state=ended,dead", "state=ended&cursor=x", "state=ended&limit=0", "state=over"])
 def test_a_list_that_makes_no_sense_is_a_sentence(node: RunningNode, query: str) -> None:
     node.start()
