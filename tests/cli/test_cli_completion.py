@@ -18,7 +18,10 @@ import pytest
 from support import PATIENCE, RunningNode, command, environment, eventually, need
 
 from spoolnode.cli import _COMMANDS
+from spoolnode.cli.completing import MOST_TASKS
 from spoolnode.client.control import ask
+from spoolnode.protocol import spoolfile
+from spoolnode.protocol.packet import encode_variables
 
 APP = """
 from spoolnode import spool
@@ -93,6 +96,17 @@ def test_ids_are_offered_without_a_node(busy: RunningNode) -> None:
     assert busy.stop() == 0
     offers(f"spoolnode dead retry -Q {busy.spool} {dead[:14]}", Path("/elsewhere"), dead)
     offers("spoolnode dead ls --function ", busy.spool, "app:mail")
+
+
+def test_of_many_dead_tasks_the_last_ones_are_offered(tmp_path: Path) -> None:
+    (tmp_path / "dead").mkdir()
+    identities = [f"0123456789ab_{1_790_000_000_000_000 + number}_80" for number in range(MOST_TASKS + 50)]
+    for identity in reversed(identities):
+        block = encode_variables([(b"spool_func", b"app:mail")])
+        (tmp_path / "dead" / f"uwsgi_spoolfile_on_{identity}").write_bytes(spoolfile.head(block))
+    (tmp_path / "dead" / "uwsgi_spoolfile_on_web1_4711_1_1790000000").write_bytes(spoolfile.head(b""))
+    offers("spoolnode dead retry ", tmp_path, *identities[: -MOST_TASKS - 1 : -1])
+    offers("spoolnode show ", tmp_path, *identities[: -MOST_TASKS - 1 : -1])
 
 
 def test_bash_gets_the_rest_of_a_word_that_it_breaks(busy: RunningNode) -> None:

@@ -3,11 +3,15 @@
 The callables here are for `shell_complete=` of click. They never fail, and never take long.
 """
 
+import heapq
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
+from operator import attrgetter
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +25,16 @@ if TYPE_CHECKING:
 DEFAULT_SPOOL = "spool"
 SECONDS = 0.25
 """How long the node, or its disk, may take. A shell that waits for longer seems to hang."""
+NAMES_SECONDS = 0.1
+"""How much of it the names of dead tasks may take."""
 MOST_TASKS = 100
-"""Tasks that are offered, the first ones."""
+"""Tasks that are offered, the first ones; of dead ones the last."""
 
 _HARMLESS = re.compile(r"[\w./\[][\w.:@%+/\[\]-]*")
 """Words that mean nothing to a shell. Any sender of tasks can make names: one like `$(halt)` must not get on a command line."""
+
+_OWN_NAME = re.compile(r"uwsgi_spoolfile_on_[0-9a-f]{12}_(\d{16})_")
+"""The beginning of the name of a task's file, with the time when a node accepted it."""
 
 Words = Iterable[tuple[str, str]]
 """Words, each with a note for the shells that show one."""
@@ -48,11 +57,11 @@ def _offering(find: Callable[[str], Words]) -> Completing:
         from spoolnode.protocol.printable import printable
 
         spool = ctx.params.get("spool") or os.environ.get("SPOOLNODE_SPOOL") or DEFAULT_SPOOL
-        try:
-            with _in_time(SECONDS):
-                found = dict(find(spool))
-        except (_TooLate, SpoolnodeError, click.ClickException, OSError):
-            return []  # a prompt must not show an error
+        found: dict[str, str] = {}
+        # A prompt must not show an error. What was found in time is offered.
+        with suppress(_TooLate, SpoolnodeError, click.ClickException, OSError), _in_time(SECONDS):
+            for word, note in find(spool):
+                found[word] = note
         fitting = (word for word in found if word.startswith(incomplete) and _HARMLESS.fullmatch(word))
         return [CompletionItem(word, help=printable(found[word]).strip() or None) for word in fitting]
 
@@ -78,12 +87,43 @@ def _in_time(seconds: float) -> Iterator[None]:
 
 def ids_of_tasks(*states: str) -> Completing:
     """The ids of tasks in these states."""
+    waiting = [state for state in states if state != "dead"]
 
     def find(spool: str) -> Words:
-        rows, _ = _directory(spool).tasks(states, MOST_TASKS)
-        return ((row["id"], f"{row['state']} {row['function']}") for row in rows)
+        rows = _directory(spool).tasks(waiting, MOST_TASKS)[0] if waiting else []
+        yield from _newest_dead(spool) if "dead" in states else ()
+        yield from ((row["id"], f"{row['state']} {row['function']}") for row in rows)
 
     return _offering(find)
+
+
+def _newest_dead(spool: str) -> Words:
+    """Of the dead tasks those that were accepted last, as their names tell: to list a hundred thousand takes too long.
+
+    If even their names take too long to read, it is the newest of those that were read.
+    """
+    from spoolnode.cli.directory import node_id_of, root_of
+    from spoolnode.node.disk.disk import RealDisk
+    from spoolnode.node.disk.layout import Layout, is_spool_file, ref_id
+    from spoolnode.node.spool.reader import Location, Reader
+    from spoolnode.protocol.errors import BadPacket
+    from spoolnode.protocol.names import function_named
+
+    layout, until = Layout(root_of(spool)), time.monotonic() + NAMES_SECONDS
+    reader = Reader(RealDisk(), layout, node_id_of(layout))
+    with os.scandir(layout.dead) as entries:
+        in_time = takewhile(lambda _: time.monotonic() < until, entries)
+        newest = heapq.nlargest(MOST_TASKS, filter(is_spool_file, map(attrgetter("name"), in_time)), _when_accepted)
+    for name in newest:
+        function = b""
+        with suppress(OSError, BadPacket):  # it cannot be read
+            function = function_named(dict(reader.variables_at(Location(f"{layout.dead}/{name}"))))
+        yield ref_id(name), f"dead {function.decode('utf-8', 'replace')}"
+
+
+def _when_accepted(name: str) -> str:
+    """The microseconds in the name of a file, which is quicker than to read all of its id; empty if it has none."""
+    return found[1] if (found := _OWN_NAME.match(name)) else ""
 
 
 def _directory(spool: str) -> "Directory":
