@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import DeadCount, DeadKinds, Part
+from spoolnode.node.control.pages import CANCELLED
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.reader import Reader
 
@@ -38,6 +39,7 @@ class Counting:
         self._kinds, self._kinds_lock = DeadKinds(reader), asyncio.Lock()
         self.found = SetAside()
         """From the last `recount`."""
+        self._cancelled, self._cancelled_again_at = 0, float("-inf")
 
     def __repr__(self) -> str:
         return f"<Counting: {self.found.dead} dead, {self.found.corrupt} corrupt>"
@@ -70,6 +72,15 @@ class Counting:
         """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`."""
         async with self._kinds_lock:
             return await _in_thread(lambda: self._kinds.count(choice, by))
+
+    async def cancelled(self) -> int:
+        """How many of the dead tasks were cancelled, as of now or of a moment ago if to count them takes long."""
+        began = time.monotonic()
+        if began >= self._cancelled_again_at:
+            self._cancelled = (await self.dead_by("kind", Choice(error=CANCELLED))).tasks
+            ended = time.monotonic()
+            self._cancelled_again_at = ended + COUNT_REST * (ended - began)
+        return self._cancelled
 
     async def take_dead(self, choice: Choice, limit: int | None) -> Part:
         """The files of the dead tasks that are meant, or the first so many; see `DeadKinds.take`."""

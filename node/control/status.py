@@ -12,12 +12,10 @@ from typing import Any, NamedTuple, Protocol
 from spoolnode.node.commons import COMMONS, Commons, NoCommons
 from spoolnode.node.config import Config
 from spoolnode.node.control.advice import Advice, Situation, advice
-from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.function_hours import FunctionHours, Runs
 from spoolnode.node.control.last_hour import LastHour
 from spoolnode.node.control.metrics import Numbers
-from spoolnode.node.control.pages import CANCELLED
 from spoolnode.node.control.rates import Rates
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.figures import Figures
@@ -154,8 +152,7 @@ class NodeStatus:
         """The same with what only metrics tell."""
         spool, journal, status = self.storage.spool, self.storage.journal, await self.in_full()
         if status["dead"]:  # those that were cancelled need not alarm an operator
-            cancelled = (await self.aside.dead_by("kind", Choice(error=CANCELLED))).tasks
-            status["dead"] = max(status["dead"] - cancelled, 0)
+            status["dead"] = max(status["dead"] - await self.aside.cancelled(), 0)
         return Numbers(
             status=status, is_ready=not self.refuses(), peers=self.neighbours.peers(),
             limits=spool.starting.throttle.limits(), held_back=spool.starting.held_back(), history_rows=journal.story.rows,
