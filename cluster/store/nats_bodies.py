@@ -35,7 +35,7 @@ class BodyUpload:
         task, body = self.new
         if not self.name:
             return
-        begun = NewMessage(upload_subject(task.id, task.hops, self.name), repr(self._messages.clock.now()).encode())
+        begun = NewMessage(upload_subject(task.id, task.hops, self.name))
         self.number = await self._messages.store(begun)
         number = found = 0
         async for chunk in body.chunks():
@@ -80,7 +80,7 @@ class Bodies:
         subjects = f"{PREFIX}.upload.>"
         there = sum((await self._messages.counts(subjects)).values())
         for got in await self._messages.few(subjects, 1, min(there, AT_ONCE)):
-            if float(got.data) + ABANDONED <= self._messages.clock.now():
+            if got.stored + ABANDONED <= self._messages.clock.now():
                 identity, hops, name = got.subject.split(".")[2:]
                 await self._remove(got.seq, f"{PREFIX}.task.{identity}.{hops}", name)
 

@@ -45,20 +45,16 @@ class Change(NamedTuple):
         """The messages that are written. The mark is right behind the entry."""
         task = self.entry.task
         forgets = _TTL if self.entry.state == TaskState.ENDED else {}
-        guard: dict[str, str] = {}
-        if self.upload_before:
-            uploading = upload_subject(task.id, task.hops, self.entry.upload)
-            guard = {
-                "Nats-Expected-Last-Subject-Sequence": str(self.upload_before),
-                "Nats-Expected-Last-Subject-Sequence-Subject": uploading,
-            }
         told = [
-            NewMessage(self.entry.subject, encode_entry(self.entry), {**guard, **forgets}),
+            NewMessage(self.entry.subject, encode_entry(self.entry), forgets),
             NewMessage(mark_subject(task.id, task.hops), b"", {**_ROLLUP, **_expects(self.before), **forgets}),
         ]
         if self.key_before is not None:
             holder = mark_subject(task.id, task.hops).encode()
             told.insert(0, NewMessage(key_subject(task.key), holder, {**_ROLLUP, **_expects(self.key_before)}))
+        if self.upload_before:
+            uploaded = upload_subject(task.id, task.hops, self.entry.upload)
+            told.insert(0, NewMessage(uploaded, b"", {**_ROLLUP, **_expects(self.upload_before)}))
         return told
 
 
@@ -100,17 +96,25 @@ class StreamTasks:
     async def held(self, leases: Sequence[Lease], *, is_fresh: bool = True) -> dict[Lease, Placed]:
         """The tasks that these leases are about, whatever became of them, in the turn of the lease.
 
-        `is_fresh`: reads them all, also those that are known here.
+        `is_fresh`: reads them all, also those that are known here. Before one is missed, the leader is asked again.
         """
+        found = await self._held(leases, is_fresh=is_fresh)
+        missed = [lease for lease in leases if lease not in found or found[lease].entry.state != TaskState.HELD]
+        if missed:
+            await self._messages.catch_up()
+            found |= await self._held(missed, is_fresh=True)
+        return found
 
-        async def found(lease: Lease) -> Placed | None:
+    async def _held(self, leases: Sequence[Lease], *, is_fresh: bool) -> dict[Lease, Placed]:
+
+        async def read(lease: Lease) -> Placed | None:
             mark = mark_subject(lease.id, lease.hops)
             ours = self._ours.pop(mark, None) if is_fresh else self._ours.get(mark)
             if ours and ours.entry.turn == lease.turn and not is_fresh:
                 return ours
             return (await self.of_mark(mark))[0]
 
-        pairs = zip(leases, await asyncio.gather(*map(found, leases)), strict=True)
+        pairs = zip(leases, await asyncio.gather(*map(read, leases)), strict=True)
         return {lease: placed for lease, placed in pairs if placed and placed.entry.turn == lease.turn}
 
     async def in_force(self, listed: Sequence[Placed]) -> list[Placed]:
@@ -152,9 +156,15 @@ class StreamTasks:
         holder = got.data.decode()
         if holder == _mark(entry):
             return got.seq
+        if await self._waits_with(entry.task.key, holder):
+            await self._messages.catch_up()  # a task is not given up for one that waits no longer
+            if await self._waits_with(entry.task.key, holder):
+                return None
+        return got.seq
+
+    async def _waits_with(self, key: bytes, holder: str) -> bool:
         placed, _ = await self.of_mark(holder)
-        has_it = placed is not None and placed.entry.is_waiting and placed.entry.task.key == entry.task.key
-        return None if has_it else got.seq
+        return placed is not None and placed.entry.is_waiting and placed.entry.task.key == key
 
     async def change(self, look: Look) -> list[Change]:
         """Writes what `look` decides, all of it or none, and looks again as long as others are faster."""
@@ -194,7 +204,8 @@ class StreamTasks:
                 await self._give_key_back(change.entry)
             if change.was and change.was.upload and not change.entry.upload:
                 await self._messages.purge(body_subject(task.id, task.hops, change.was.upload, ">"))
-        await self._delete(change.upload_before for change in changes if change.upload_before)
+            if change.upload_before:
+                await self._messages.purge(upload_subject(task.id, task.hops, change.entry.upload))
 
     async def _give_key_back(self, entry: TaskEntry) -> None:
         got = await self._messages.last(key_subject(entry.task.key))

@@ -20,7 +20,7 @@ from nats.errors import NoRespondersError
 from spoolnode.cluster.store.interface import StoreUnfit
 from spoolnode.cluster.store.nats_clock import Clock, seconds
 from spoolnode.cluster.store.nats_connection import ONE_TRY, PATIENCE, PAUSE, ServerConnection, now, text_of
-from spoolnode.cluster.store.nats_entries import STREAM
+from spoolnode.cluster.store.nats_entries import PREFIX, STREAM
 
 _WRONG_LAST = frozenset({10071, 10164})
 """Error codes: the last message of a subject is another one than the batch expects."""
@@ -83,11 +83,15 @@ class Messages:
     async def counts(self, subjects: str) -> dict[str, int]:
         """How many messages there are on each of the subjects that match."""
         found: dict[str, int] = {}
+        deadline = time.time() + PATIENCE
         while True:
             asked = time.time()
             answer = await self.connection.ask(f"STREAM.INFO.{STREAM}", {"subjects_filter": subjects, "offset": len(found)})
             if answer is None:
                 raise no_stream(self.connection)
+            if answer.get("cluster", {}).get("leader", "") == "" and asked < deadline:
+                await asyncio.sleep(PAUSE)  # without a leader, any server tells what it has
+                continue
             self.clock.heard(answer["ts"], asked, time.time())
             page = answer["state"].get("subjects") or {}
             found |= page
@@ -120,6 +124,11 @@ class Messages:
         if answer.get("error"):
             raise self.connection.error(answer["error"])
         return int(answer["seq"])
+
+    async def catch_up(self) -> None:
+        """Returns when the leader has all that was acknowledged before, which one that was just elected may not have at first: it
+        stores a message of its own, and everything else comes before that."""
+        await self.store(NewMessage(f"{PREFIX}.turn", b"", {"Nats-Rollup": "sub"}))
 
     async def delete(self, seq: int) -> bool:
         """Deletes a message; False if it is gone already."""

@@ -4,7 +4,7 @@ Why it is as it is:
 
 - No limit on its size, its age or its messages: at a limit the server would drop the oldest tasks, or refuse new ones for good.
   The disk is to be watched instead. `discard: new`, so that a limit that an operator sets refuses, and drops nothing.
-- Atomic batches, because a task is in one list or in another one, never in both or in none. Servers know them since 2.12.
+- Atomic batches, because a task is in one list or in another one, never in both or in none.
 - No consumers: the task itself says which taker has it. So a lost lease is noticed, and a task can be found and claimed.
 """
 
@@ -18,13 +18,17 @@ from spoolnode.protocol.version import VERSION as OURS
 
 VERSION = 1
 """The version of what is written into the stream."""
-OLDEST_SERVER = (2, 12)
-"""The oldest server with atomic batches."""
+OLDEST_SERVER = (2, 14, 6)
+"""The oldest server on which all tests have passed.
+
+2.11 has no atomic batches, and 2.12.0 refuses ours. Three servers of 2.12.8, and of 2.14.0, that were killed came back without
+any task: they carried out once more an order to purge that was older than the tasks.
+"""
 _KEY = "spoolnode_version"
 _WANTED: dict[str, Any] = {
     "name": STREAM,
     "subjects": [f"{PREFIX}.{kind}.>" for kind in ("task", "ready", "later", "held", "key", "upload", "body")]
-    + [f"{PREFIX}.dead", f"{PREFIX}.ended"],
+    + [f"{PREFIX}.{name}" for name in ("dead", "ended", "turn")],
     "retention": "limits",
     "storage": "file",
     "discard": "new",
@@ -73,7 +77,7 @@ async def prepare_stream(connection: ServerConnection) -> None:
 
 def check_server(version: str) -> None:
     """Raises `StoreUnfit` if a server of this version is too old."""
-    if tuple(map(int, version.split(".")[:2])) < OLDEST_SERVER:
+    if tuple(map(int, version.split("."))) < OLDEST_SERVER:
         oldest = ".".join(map(str, OLDEST_SERVER))
         raise StoreUnfit(f"this is nats-server {version}; a store needs {oldest} or newer")
 
