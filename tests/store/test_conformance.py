@@ -542,6 +542,23 @@ def test_only_what_is_dead_is_revived(subject: Subject) -> None:
     subject.run(story)
 
 
+def test_dead_tasks_that_are_revived_page_by_page_are_on_one_page_each(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+        await buried(store, *(new(f"t{number}", to="gone") for number in range(5)))
+        cursor, sizes = "", []
+        while not sizes or cursor:
+            page = await store.list(TaskState.DEAD, 2, cursor)
+            names = [found.task.id for found in page.tasks]
+            assert await store.revive(names, "any") == frozenset(names)
+            sizes.append(len(names))
+            cursor = page.next
+        assert sizes == [2, 2, 1]
+        assert len(await take(store)) == 5
+
+    subject.run(story)
+
+
 def test_an_old_lease_of_a_task_that_was_revived_is_lost(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
         lease = await held(subject.store, new("a"))
