@@ -5,6 +5,8 @@ Traps that the code avoids, each with a test:
 - Only a transaction that writes waits for the standby. So a repeat, and a duplicate, write too: otherwise their acknowledgement
   could be of a row that only the primary has.
 - When the wait for the standby is cancelled, the commit succeeds with a warning (see `postgresql_connections`).
+- A transaction of an application locks the task with whose key it enqueues (`spool_in`), for as long as it likes. A take passes
+  over that task, and a watcher would tell of it again and again.
 - NOTIFY in a transaction lets one transaction commit at a time, and it would hold that lock while it waits for the standby. So
   the bell is rung after the commit, by itself; if it is not heard, watchers look for themselves.
 """
@@ -74,6 +76,8 @@ FORGETTING = 10.0
 """Seconds between two looks for ended tasks that may be forgotten."""
 POLL = 0.5
 """Seconds after which a watcher looks for itself."""
+LOCKED = 0.2
+"""Seconds for which a watcher does not tell that something is ready if the last take got nothing: others have locked it."""
 AT_ONCE = 1000
 """Rows that a sweep changes in one transaction."""
 TRIES = 5
@@ -92,6 +96,7 @@ class PostgresStore(CommonStore):
         self._bell = Bell(connections)
         self._run = connections.run
         self._next_sweep = self._next_forgetting = 0.0
+        self._took_nothing = False
 
     @classmethod
     async def open(cls, url: str, *, migrates: bool = False) -> Self:
@@ -176,6 +181,7 @@ class PostgresStore(CommonStore):
         async with self._connections.one() as connection:
             await self._sweep(connection)
             rows = await self._run(connection, TAKE, {"places": list(places), "most": most, "lease": lease})
+        self._took_nothing = not rows
         return [_leased(row) for row in rows]
 
     async def claim(self, identities: Sequence[str], lease: float) -> list[Leased]:
@@ -277,12 +283,12 @@ class PostgresStore(CommonStore):
             with self._bell.heard(places) as heard:  # before the look: what comes after it rings
                 async with self._connections.one() as connection:
                     await self._sweep(connection)
-                    if await self._run(connection, IS_READY, [list(places)]):
-                        return True
+                    is_ready = bool(await self._run(connection, IS_READY, [list(places)]))
                 left = end - loop.time()
-                if left <= 0:
-                    return False
-                await heard(min(left, POLL))
+                if left <= 0 or (is_ready and not self._took_nothing):
+                    return is_ready
+                self._took_nothing = False
+                await heard(min(left, LOCKED if is_ready else POLL))
 
     async def check(self) -> Safety:
         async with self._connections.one() as connection:

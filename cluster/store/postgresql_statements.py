@@ -41,11 +41,11 @@ WITH stored AS (
             nullif(%(key)s::bytea, ''), 0, %(size)s::bigint,
             CASE WHEN to_timestamp(%(due)s::float8) > now() THEN 'later' ELSE 'ready' END)
     ON CONFLICT DO NOTHING
-    RETURNING id, hops, dest
+    RETURNING id, hops, dest, state
 ), pieces AS (
     INSERT INTO spoolnode.body
     SELECT id, hops, place - 1, data FROM stored, unnest(%(pieces)s::bytea[]) WITH ORDINALITY AS piece (data, place)
-) SELECT id, pg_notify('spoolnode', dest) FROM stored"""
+) SELECT id, CASE state WHEN 'ready' THEN pg_notify('spoolnode', dest) END FROM stored"""
 """One task with its body, in a transaction of others: one statement, as a transaction may not have been begun. They may use any
 driver, so it has no binary placeholders. The server rings the bell when the transaction commits."""
 

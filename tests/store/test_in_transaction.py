@@ -1,5 +1,6 @@
 """Tasks that are put into the caller's own transaction: psycopg's connections and Django's, on a real PostgreSQL."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,13 +14,14 @@ import psycopg
 import pytest
 from postgres import Postgres
 from psycopg.rows import dict_row, scalar_row
-from store_tasks import body_of, ids, take
+from store_tasks import body_of, ids, new, take
 from subjects import InPostgres, Subject
 from support import PATIENCE, environment, eventually
 
 import spoolnode
 from spoolnode import BadTask, Refused, spool
 from spoolnode.calls.spooled_function import SpooledCall
+from spoolnode.cluster.store import postgresql
 from spoolnode.cluster.store.interface import CHUNK, Leased, StoredTask, StoreUnfit
 from spoolnode.protocol.names import LAST
 from spoolnode.protocol.packet import decode_variables
@@ -95,9 +97,11 @@ def test_nodes_are_told_when_the_transaction_commits(connection: "psycopg.Connec
         spoolnode.spool_in(connection, TASK, "tag:gpu")
         connection.rollback()
         spoolnode.spool_in(connection, TASK)
+        spoolnode.spool_in(connection, {**TASK, "at": 9e9}, "mail1")
         assert list(node.notifies(timeout=0)) == []
         connection.commit()
         assert [told.payload for told in node.notifies(timeout=60, stop_after=1)] == ["any"]
+        assert list(node.notifies(timeout=0)) == []  # those of one transaction come together
 
 
 def test_an_asynchronous_connection_does_the_same(in_postgres: InPostgres) -> None:
@@ -171,6 +175,27 @@ def test_a_task_that_waits_with_the_same_key_stands_for_it_and_does_not_start_be
     connection.commit()
     assert ids(taken(in_postgres)) == [first]
     assert CALL.spool_in(connection, 1) != first  # that one runs
+
+
+def test_a_node_does_not_ask_without_end_for_a_task_that_a_transaction_has_locked(
+    connection: "psycopg.Connection[Any]", in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(subject: Subject) -> None:
+        monkeypatch.setattr(postgresql, "LOCKED", 3600)
+        store = subject.store
+        assert await store.watch(["any"], 3600)
+        assert await take(store) == []
+        watching = asyncio.create_task(store.watch(["any"], 3600))
+        assert not (await asyncio.wait([watching], timeout=0.2))[0]
+        connection.commit()
+        await (await subject.another()).publish([new("another")])
+        assert await asyncio.wait_for(watching, 60)
+        assert len(await take(store)) == 2
+
+    CALL.spool_in(connection, 1)
+    connection.commit()
+    CALL.spool_in(connection, 1)
+    in_postgres.run(story)
 
 
 @pytest.mark.parametrize("commits", [True, False])
