@@ -188,7 +188,7 @@ class Node:
             storage, neighbours.route, max_body=config.max_body, min_free=config.min_free, sharing=self._sharing()
         )  # fmt: skip
         services = Services(
-            admission, self.pinged, report, rarely, neighbours.greet, admission.hear_watermark, neighbours.unknown,
+            admission, self.pinged, report, rarely, neighbours.greet, admission.hear_watermark, self._unknown,
             keep_headers=frozenset(variable_of(header) for header in config.keep_header),
         )  # fmt: skip
         self.storage.spool.group_commit.when_told(services.flush)
@@ -242,6 +242,10 @@ class Node:
         here = frozenset([config.name, self.id, config.advertise, *config.listen, *self.addresses])
         keeps = config.store_away == "accept"
         return Sharing(self.storage, Way(self._commons, neighbours.route, neighbours.is_apart, self.id, here, keeps))
+
+    def _unknown(self, destination: str) -> str:
+        """A sentence for the sender of a task to an unknown node. Nodes that share a store need not know each other."""
+        return "" if self._commons.is_joined else self._neighbours.unknown(destination)
 
     def _facts(self) -> dict[str, Any]:
         """The facts that each worker is told."""

@@ -94,7 +94,7 @@ class TaskAdmin:
 
     def function_of(self, identity: str) -> str:
         """The function of a task that waits or runs here; empty if it names none, or only a look at the disk would tell."""
-        found = self._spool.find(identity)
+        found = self._storage.find_here(identity)
         if found is None:
             return ""
         source, ref = found
@@ -102,11 +102,12 @@ class TaskAdmin:
 
     async def show(self, identity: str) -> dict[str, Any]:
         """One task, with its contents as long as it is here, and its story. Raises `NoSuchTask`."""
-        reader = self._journal.reader
+        reader, held = self._journal.reader, self._storage.held.find(identity)
 
         def read() -> dict[str, Any] | None:
             now = time.time()
-            found = inspect.find_place(reader, identity, now) or inspect.find_arrived(reader, identity, now)
+            found = inspect.find_held(reader, held, now) if held else None
+            found = found or inspect.find_place(reader, identity, now) or inspect.find_arrived(reader, identity, now)
             return None if found is None else {**found[0]._asdict(), **inspect.contents(reader, found[1])}
 
         try:

@@ -94,7 +94,7 @@ class Cancels:
 
     async def _id_here(self, identity: str) -> str | None:
         """The id under which a task lies here; None if it does not (any more). It has come back if it has several."""
-        found = self._storage.spool.find(identity)
+        found = self._storage.find_here(identity)
         if found is not None and found[1] in found[0].in_flight:
             return identity  # a worker may have marked its end a moment ago
         steps = await self._journal.story.steps(identity)
@@ -131,6 +131,9 @@ class Cancels:
                 await self._journal.moves.run(lambda: None)  # then it is decided what becomes of it
                 if ref in source.in_flight:  # with a link: until it is answered
                     await asyncio.sleep(0.02)
+        if reason := self._storage.held.why_given_up(identity):
+            self._aside.expire()
+            return CANCELLED if cancel.is_cancelled(reason) else _not(f"the task {identity} was given up, and not cancelled")
         info = await self._storage.look_up(identity)
         if info is None:
             return await self._follow(request, until, CancelAnswer(CancelOutcome.DONE, _ended_well(identity)), to)

@@ -82,9 +82,15 @@ class Storage:
         """The task in that file of outbox/. The file's name has a number that its id lacks, so the disk must be asked first."""
         return (self.outbox.files, ref) if ref in self.outbox.files.known else None
 
+    def find_here(self, identity: str) -> tuple[Source, Ref] | None:
+        """The place of a task that waits or runs here, as far as memory knows it."""
+        if (ref := self.held.find(identity)) is not None:
+            return self.held, ref
+        return self.spool.find(identity)
+
     async def find(self, identity: str) -> tuple[Source, Ref] | None:
         """The place of a task that waits, or is with a worker or a link."""
-        found = self.spool.find(identity)
+        found = self.find_here(identity)
         if found is None and self.outbox.files.known:
             info = await self.look_up(identity)
             found = self.at(info.where) if info is not None else None
@@ -92,8 +98,10 @@ class Storage:
 
     async def look_up(self, identity: str) -> inspect.Info | None:
         """The task with that id, as it lies on the disk; None if it does not."""
-        reader, loop = self.journal.reader, asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, lambda: inspect.find_place(reader, identity))
+        reader, loop, held = self.journal.reader, asyncio.get_running_loop(), self.held.find(identity)
+        found = await loop.run_in_executor(
+            None, lambda: inspect.find_held(reader, held) if held else inspect.find_place(reader, identity)
+        )
         return found[0] if found is not None else None
 
     async def remove(self, source: Source, ref: Any) -> bool:

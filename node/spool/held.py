@@ -5,6 +5,7 @@ of a task is told to the `LeaseHolder`, who tells the store. A task that is to r
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, MutableSequence, Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,9 @@ from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.spoolfile import MAX_ATTEMPTS, head
+
+KEPT_REASONS = 100
+"""Reasons of tasks that were given up that are kept in memory."""
 
 
 class HeldTask(NamedTuple):
@@ -73,7 +77,7 @@ class HeldPlace(InFiles):
 class HeldFiles(Files):
     """The source of all tasks that are held; `known` says since when each waits here."""
 
-    __slots__ = ("_functions", "_journal", "_lost", "_waiting", "holder", "is_open")
+    __slots__ = ("_functions", "_given_up", "_journal", "_lost", "_waiting", "holder", "is_open")
 
     is_leased: ClassVar = True
 
@@ -84,6 +88,7 @@ class HeldFiles(Files):
         self._functions = functions
         self._lost: set[str] = set()
         """Those with workers whose leases are lost: they do not wait here again."""
+        self._given_up: OrderedDict[str, str] = OrderedDict()
         self.holder: LeaseHolder | None = None
         self.is_open = True
         """Whether tasks may wait here. If not, one that comes back from a worker goes back to the store."""
@@ -197,6 +202,15 @@ class HeldFiles(Files):
         assert self.holder is not None  # noqa: S101  # without a store nothing is taken
         return self.holder
 
+    def find(self, identity: str) -> str | None:
+        """The file of the task of that id."""
+        ref = f"tmp/{names.file_name(identity)}"
+        return ref if ref in self.known else None
+
+    def why_given_up(self, identity: str) -> str:
+        """Why a task was given up here, of the last few; else empty. Only the store has it then."""
+        return self._given_up.get(f"tmp/{names.file_name(identity)}", "")
+
     # -- as a source --
 
     def ready(self, refs: MutableSequence[Any]) -> tuple[MutableSequence[Any], list[str]]:
@@ -239,6 +253,9 @@ class HeldFiles(Files):
 
     def gave_up(self, ref: Ref, reason: str) -> None:
         if self._forget(str(ref)):
+            self._given_up[str(ref)] = reason
+            if len(self._given_up) > KEPT_REASONS:
+                self._given_up.popitem(last=False)
             self._told.buried(str(ref), reason)
 
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:  # noqa: ARG002  # nothing is to be made safe

@@ -186,6 +186,12 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
     return None
 
 
+def find_held(reader: Reader, ref: str, now: float = 0.0) -> tuple[Info, Location] | None:
+    """The task of a common store in that file; None if the file is gone."""
+    info = _file_info(reader, ref, WAITING_STATE, now)
+    return None if info is None else (info, Location(reader.layout.path(ref)))
+
+
 def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
     """The task that came over a link with that id from its first node; None if it is not here. Looks into every task."""
     wanted = identity.encode()

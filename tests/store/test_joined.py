@@ -1,6 +1,7 @@
 """Nodes with a common store: nothing acknowledged is lost, and nothing runs twice but what ran on what died."""
 
 import asyncio
+import json
 import os
 import signal
 import threading
@@ -136,6 +137,16 @@ def test_a_task_that_is_given_up_is_dead_in_the_store_with_the_reason(commune: C
     assert "no such customer" in reason
     assert commune.starts()[task] == 3
     assert alpha.status()["dead"] == 0
+
+
+def test_a_task_that_runs_can_be_looked_at_and_cancelled_on_its_node(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    (task,) = commune.send(alpha, 1, gate=str(commune.directory / "gate"))
+    commune.wait_for_start(task, "alpha")
+    ((identity,),) = postgres.sql("SELECT id FROM spoolnode.task", InPostgres.database)
+    assert json.loads(alpha.command("show", identity, "--json").stdout)["state"] == "running"
+    assert alpha.command("cancel", identity, "--grace", "0.1").returncode == 0
+    eventually(lambda: states(postgres) == {"dead": 1}, "it is dead", patience=60)
 
 
 def test_bodies_of_any_size_come_as_they_were_sent(commune: Commune, postgres: Postgres) -> None:

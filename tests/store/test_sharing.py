@@ -1,0 +1,172 @@
+"""Tasks on their way into a common store: each is there once when it was acknowledged, whatever answers get lost."""
+
+import asyncio
+import random
+
+import pytest
+from linked import NODE, Heard, Station, task
+from simulation.loop import in_virtual_time
+from test_taking import TimedStore
+
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.cluster.store.interface import CommonStore, TaskState
+from spoolnode.cluster.store.publishing import Publisher
+from spoolnode.cluster.store.sending import Sending, place_in_store
+from spoolnode.node.background import spawn
+from spoolnode.node.commons import NoCommons, SharedTask, Sharer
+from spoolnode.node.ingress.admission import Admission
+from spoolnode.node.ingress.shared import Sharing, Way
+from spoolnode.protocol.packet import decode_variables
+
+
+class Entrance(NoCommons):
+    """One node that shares what it takes in."""
+
+    is_joined = True
+
+    def __init__(self, store: CommonStore, *, keeps: bool = True) -> None:
+        self.station = Station()
+        self._store = store
+        self.contact = Contact(self._connect, lambda _action, **_details: None)
+        self._publisher = Publisher(self.contact)
+        way = Way(self, lambda _terms: ["", "other"], lambda to: to == "apart", NODE, frozenset(["me"]), keeps)
+        storage = self.station.storage
+        self.station.admission = Admission(
+            storage, lambda terms: [terms.destination], max_body=1 << 20, min_free=0, sharing=Sharing(storage, way)
+        )
+        self._sending = Sending(self.contact, storage, NODE, lambda _action, **_details: None)
+
+    async def _connect(self) -> CommonStore:
+        return self._store
+
+    def share(self, task: SharedTask, sharer: Sharer) -> None:
+        self._publisher.add(task, sharer)
+
+    async def open(self) -> None:
+        await self.contact.open()
+        self.sending = spawn(self._sending.run())
+
+    async def stop(self) -> None:
+        self.sending.cancel()
+        await asyncio.gather(self.sending, return_exceptions=True)
+        await self.contact.close()
+
+    async def pass_time(self, seconds: float = 1.0) -> None:
+        """Time passes, and the disk does its work."""
+        for _ in range(8):
+            await asyncio.sleep(seconds / 8)
+            await self.station.rest()
+
+
+async def numbers_in(store: TimedStore) -> list[str]:
+    """The tasks in a store, by their variable n."""
+    page = await store.list(TaskState.READY, 1000)
+    return sorted(dict(decode_variables(found.task.block))[b"n"].decode() for found in page.tasks)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_each_acknowledged_task_is_in_the_store_once_and_a_refused_one_at_most_once(seed: int) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        store = TimedStore(rng=rng)
+        node = Entrance(store, keeps=seed % 2 == 0)
+        await node.open()
+        heard: dict[str, Heard] = {}
+        store.lost_requests = store.lost_answers = 0.25
+        for number in range(60):
+            heard[str(number)] = node.station.admit(task(number), rng.choice([b"", b"body"]), link=None)
+            if rng.random() < 0.1:
+                store.is_away = not store.is_away
+            if rng.random() < 0.5:
+                await node.pass_time()
+        store.is_away, store.lost_requests, store.lost_answers = False, 0.0, 0.0
+        for _ in range(60):
+            await node.pass_time()
+        there = await numbers_in(store)
+        assert len(set(there)) == len(there)
+        assert {number for number, waiter in heard.items() if waiter.stored_as} <= set(there)
+        assert all(waiter.answers == 1 for waiter in heard.values())
+        assert not node.station.outbox.sizes()
+        assert seed % 2 or not any(waiter.refusals for waiter in heard.values())
+        await node.stop()
+
+    in_virtual_time(main)
+
+
+def test_a_task_that_was_stored_and_kept_here_because_no_answer_came_is_one_task() -> None:
+    async def main() -> None:
+        store = TimedStore()
+        node = Entrance(store)
+        await node.open()
+        store.lost_answers = 1.0
+        waiter = node.station.admit(task(1), link=None)
+        for _ in range(5):
+            await node.pass_time()
+        assert node.station.outbox.sizes() == {"any": 1}
+        store.lost_answers = 0.0
+        for _ in range(5):
+            await node.pass_time()
+        assert await numbers_in(store) == ["1"]
+        assert not node.station.outbox.sizes()
+        assert await store.find(waiter.stored_as[0]) is not None
+        await node.stop()
+
+    in_virtual_time(main)
+
+
+def test_copies_for_all_nodes_and_tasks_for_nodes_apart_go_where_they_should() -> None:
+    async def main() -> None:
+        store = TimedStore()
+        node = Entrance(store)
+        await node.open()
+        all_, apart = (node.station.admit(task(1, spool_node=to), link=None) for to in ("all", "apart"))
+        await node.pass_time()
+        page = await store.list(TaskState.READY, 10)
+        assert sorted(found.task.to for found in page.tasks) == sorted([NODE, "other"])
+        assert all_.copies == 2
+        assert node.station.outbox.sizes() == {"apart": 1}
+        assert apart.stored_as
+        await node.stop()
+
+    in_virtual_time(main)
+
+
+@pytest.mark.parametrize(
+    ("asked", "to"),
+    [
+        ({}, "any"),
+        ({b"spool_node": b"any"}, "any"),
+        ({b"spool_node": b"tag:gpu"}, "tag:gpu"),
+        ({b"spool_node": b"mail1", b"spool_to": b"any"}, "mail1"),
+        ({b"spool_node": b"all", b"spool_to": b"aaaaaaaaaaaa"}, "aaaaaaaaaaaa"),
+        ({b"spool_node": b"all"}, NODE),
+    ],
+)
+def test_a_task_that_waited_here_goes_to_where_its_sender_asked(asked: dict[bytes, bytes], to: str) -> None:
+    assert place_in_store(asked, NODE) == to
+
+
+def test_a_task_that_came_over_a_link_is_put_off_while_the_store_is_away_and_taken_once() -> None:
+    async def main() -> None:
+        store = TimedStore()
+        node = Entrance(store)
+        await node.open()
+        store.is_away = True
+        first = node.station.admit(task(1, number=7, spool_id="origin", spool_node="me"))
+        for _ in range(5):
+            await node.pass_time()
+        assert first.refusals
+        store.is_away = False
+        for _ in range(5):
+            await node.pass_time()
+        again = [node.station.admit(task(1, number=7, spool_id="origin", spool_node="me"))]
+        await node.pass_time()
+        again.append(node.station.admit(task(1, number=7, spool_id="origin", spool_node="me")))
+        assert [waiter.stored_as for waiter in again] == [["origin"], ["known"]]
+        found = await store.find("origin")
+        assert found is not None
+        assert found.task.to == "me"
+        assert await numbers_in(store) == ["1"]
+        await node.stop()
+
+    in_virtual_time(main)
