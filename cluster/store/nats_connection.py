@@ -89,6 +89,8 @@ class ServerConnection:
 
     async def close(self) -> None:
         """Closes it."""
+        # A client that is just trying a server misses that it is closed (Python's wait_for swallows it), and would try for ever.
+        self._client.options["max_reconnect_attempts"] = 1
         with suppress(NatsError, OSError):
             await self._client.close()
 

@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.transport import TcpTransport
 from nats_servers import NatsCluster
 from store_tasks import body_of, held, ids, new, take
 from subjects import InNats, Subject
@@ -500,6 +502,33 @@ def test_a_server_tells_how_often_it_syncs(subject: InNats) -> None:
 
 
 # --- the door ---
+
+
+def test_a_store_that_is_closed_while_its_servers_are_away_tries_no_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's wait_for loses a cancellation that comes with the refusal of a connection. Here each one does."""
+    cluster, tries = NatsCluster(place, 1), asyncio.Event()
+
+    async def connect(*_: object, **__: object) -> None:
+        tries.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.02)
+        raise ConnectionRefusedError
+
+    async def story() -> None:
+        store = await NatsStore.open(cluster.url, migrates=True)
+        monkeypatch.setattr(TcpTransport, "connect", connect)
+        cluster.end()
+        await tries.wait()
+        await store.close()
+        async with asyncio.timeout(20):
+            while len(asyncio.all_tasks()) > 1:
+                await asyncio.sleep(0.01)
+
+    try:
+        cluster.start()
+        asyncio.run(story())
+    finally:
+        cluster.end()
 
 
 def test_a_user_who_may_not_is_told_so_and_the_password_is_not(place: Path) -> None:
