@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import SHARED, RunningNode, in_memory
+from support import SHARED, RunningNode, new_directory, remove_abandoned
 
 pytest_plugins = ["pytester"]  # pytest in a process of its own, for the tests of our plugin
 
@@ -15,7 +14,8 @@ pytest_plugins = ["pytester"]  # pytest in a process of its own, for the tests o
 def pytest_configure(config: pytest.Config) -> None:
     """Makes the directory that the processes of `-n` share."""
     if not hasattr(config, "workerinput"):
-        os.environ[SHARED] = tempfile.mkdtemp(prefix="sn-shared-", dir=in_memory())
+        remove_abandoned()
+        os.environ[SHARED] = str(new_directory())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

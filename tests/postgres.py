@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Self
 
 import psycopg
 from programs import Program
-from support import SHARED, eventually, in_memory, need
+from support import SHARED, eventually, need, new_directory
 
 SERVER = "/usr/lib/postgresql/*/bin/postgres"
 
@@ -22,7 +21,7 @@ SERVER = "/usr/lib/postgresql/*/bin/postgres"
 @contextmanager
 def short_place() -> Iterator[Path]:
     """A directory with a short name, for unix sockets, which the server can enter: it runs as another user if we are root."""
-    directory = Path(tempfile.mkdtemp(prefix="sn-", dir=in_memory()))
+    directory = new_directory()
     directory.chmod(0o755)
     try:
         yield directory

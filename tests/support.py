@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -33,11 +34,24 @@ SHARED = "SHARED_BY_TESTS"
 """The environment variable with a directory for what is made once for all processes of a test session (see conftest.py)."""
 
 
-def in_memory() -> str | None:
-    """A directory in memory, if there is one with room: on a busy disk, to make and remove files takes longer than most tests."""
-    place = "/dev/shm"
-    has_room = os.path.isdir(place) and shutil.disk_usage(place).free > 2 << 30
-    return place if has_room else None
+def new_directory() -> Path:
+    """A new directory with a short name, in memory if there is room: on a busy disk, to make and remove files takes longer than
+    most tests."""
+    return Path(tempfile.mkdtemp(prefix=f"sn-{os.getpid()}-", dir=_place()))
+
+
+def remove_abandoned() -> None:
+    """Removes such directories of processes that were killed."""
+    for path in Path(_place()).glob("sn-*-*"):
+        number = path.name.split("-")[1]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _place() -> str:
+    memory = "/dev/shm"
+    has_room = os.path.isdir(memory) and shutil.disk_usage(memory).free > 2 << 30
+    return memory if has_room else tempfile.gettempdir()
 
 
 def environment(**changes: str) -> dict[str, str]:
