@@ -143,8 +143,8 @@ def _files(store: Store, now: float) -> Iterator[inspect.Info]:
 
 
 def _accepted(info: inspect.Info) -> _Place:
-    """The place of a task in the order of acceptance. A file from elsewhere has only its mtime. Of one time, the names decide: 80
-    comes before 1000."""
+    """The place of a task in the order of acceptance. A file from elsewhere tells only when it was put there. Of one time, the
+    names decide: 80 comes before 1000."""
     return info.changed if info.accepted is None else info.accepted, len(info.where), info.where
 
 
@@ -197,7 +197,8 @@ def _message(store: Store, info: inspect.Info, block: bytes, said: dict[bytes, b
     of_node = names.is_node_id(info.id.partition("_")[0]) and names.accepted_in(info.id) is not None
     if of_node or names.HOPS in said:
         return info.id
-    seen = zlib.crc32(f"{store.node_id} {info.where} {info.changed} {info.size}".encode(), zlib.crc32(block))
+    mtime = info.due or info.changed  # the same before and after it is due
+    seen = zlib.crc32(f"{store.node_id} {info.where} {mtime} {info.size}".encode(), zlib.crc32(block))
     return f"{names.shortened(info.id, names.LONGEST_ID - 30)}%{seen:08x}"
 
 

@@ -217,7 +217,7 @@ def test_a_pull_puts_each_task_where_a_node_looks_for_it(tmp_path: Path) -> None
     found = {info.where: info for info in waiting(spool)}
     places = Counter(where.rpartition("/")[0] for where in found)
     assert places == {"5": 1, "outbox/beta": 1, "outbox/tag:gpu": 1, "": 2}
-    assert found["uwsgi_spoolfile_on_t2"].changed == 1_900_000_000
+    assert found["uwsgi_spoolfile_on_t2"].due == 1_900_000_000
     file = inspect.read_file(store_at(spool), inspect.place_of(store_at(spool), found["5/uwsgi_spoolfile_on_t0"]))
     assert (file.body, file.attempts, dict(file.variables)[b"spool_hops"]) == (BODY, 2, b"1")
 

@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+import time
 import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spoolnode.cluster.store import push as pushing
-from spoolnode.cluster.store.interface import NewTask, Publication
+from spoolnode.cluster.store.interface import NewTask, Publication, StoreAway
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.push import GROUP, push
 from spoolnode.node.disk.disk import RealDisk
@@ -103,3 +105,14 @@ def test_tasks_go_in_the_order_in_which_they_were_accepted_wherever_they_lie(
     write_file(store, first, seconds - 1)
     write_file(store, last, seconds + 3)
     assert pushed(store).names == [first, *(f"a{number:02}" for number in range(12)), *between, "b", last]
+
+
+def test_a_dropped_file_is_the_same_task_before_and_after_its_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    due = float(int(time.time()) + 3600)
+    write_file(store, "uwsgi_spoolfile_on_x", due)
+    memory = MemoryStore(now=due, lost_answers=1.0)
+    with pytest.raises(StoreAway):
+        asyncio.run(push(store, memory))
+    memory.lost_answers = 0.0
+    monkeypatch.setattr(pushing, "time", SimpleNamespace(time=lambda: due + 1))
+    assert asyncio.run(push(store, memory)).told == {Publication.REPEATED: 1}
