@@ -5,6 +5,7 @@ as the store is back before its lease has run out.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TypeVar
@@ -31,6 +32,8 @@ class Teller:
         self._ended: dict[str, Lease] = {}
         self._again: dict[str, Again] = {}
         self._buried: dict[str, Burial] = {}
+        self._ended_late: OrderedDict[str, Lease] = OrderedDict()
+        """The last tasks whose ends the store did not take, because their leases had run out, with these."""
         self._news = asyncio.Event()
         self.heard = asyncio.Event()
         """Set when the store has heard something, or need not."""
@@ -45,8 +48,9 @@ class Teller:
 
     def renew(self, ref: str, lease: Lease) -> bool:
         """A task was taken again of which the store is still to be told. Returns False if there is none of that name."""
-        if ref in self._ended:
+        if ref in self._ended or self._has_ended(ref, lease):
             self._ended[ref] = lease
+            self._news.set()
         elif ref in self._buried:
             self._buried[ref] = self._buried[ref]._replace(lease=lease)
         elif ref in self._again:
@@ -54,6 +58,11 @@ class Teller:
         else:
             return False
         return True
+
+    def _has_ended(self, ref: str, lease: Lease) -> bool:
+        """Whether a task that was taken again has ended here, and was given to no other node since."""
+        late = self._ended_late.pop(ref, None)
+        return late is not None and late._replace(turn=late.turn + 1) == lease
 
     # -- what the node says --
 
@@ -100,7 +109,11 @@ class Teller:
         """Tells the store some of what there is. Raises `StoreAway`; what it has not heard is kept."""
         if ended := _first(self._ended):
             lost = await self._contact.ask(lambda store: store.end([*ended.values()]))
-            self._heard(self._ended, ended, {ref: lease for ref, lease in ended.items() if lease in lost}, "ended")
+            late = {ref: lease for ref, lease in ended.items() if lease in lost}
+            self._heard(self._ended, ended, late, "ended")
+            self._ended_late.update(late)
+            while len(self._ended_late) > TOLD_AT_ONCE:
+                self._ended_late.popitem(last=False)
         if buried := _first(self._buried):
             lost = await self._contact.ask(lambda store: store.bury([*buried.values()]))
             self._heard(self._buried, buried, self._missed(buried, lost), "buried")

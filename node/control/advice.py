@@ -132,7 +132,7 @@ def _worst(functions: Mapping[str, Sequence[Runs | None]]) -> tuple[str, int]:
 
 
 def _of_this_node(facts: Situation) -> Iterator[Advice]:
-    """Its workers, its intake, its certificate."""
+    """Its workers, its intake, its store, its certificate."""
     status = facts.status
     name, is_running = status["name"], status["state"] == "running"
     if facts.wants_workers and is_running and not status["workers"] and status["uptime"] > START_SECONDS:
@@ -140,6 +140,9 @@ def _of_this_node(facts: Situation) -> Iterator[Advice]:
         yield Advice("no_worker", ERROR, text, "operations.md#stopping-and-reloading", name)
     if facts.refuses and is_running and status["free"] >= status["min_free"]:  # of the disk, see `_of_numbers`
         yield Advice("closed", ERROR, f"{name} takes no tasks: {facts.refuses}", "operations.md#metrics-and-health", name)
+    if (store := status.get("store")) is not None and not store["there"]:
+        text = f"The store of {name} is away: {store['reason']}. Look at its servers; the node goes on by itself"
+        yield Advice("store_away", ERROR, text, "store.md#nodes-with-a-store", name)
     if (until := status.get("certificate_until")) is not None and until - facts.now < CERTIFICATE_SECONDS:
         left = until - facts.now
         when = f"expires in {length(left)}" if left > 0 else "has expired: nodes do not talk to it any more"

@@ -166,6 +166,13 @@ def test_workers_that_do_not_start_are_told() -> None:
     assert found.text.startswith("No worker of alpha is up, so 5 tasks cannot start. ")
 
 
+def test_a_store_that_is_away_is_told_with_the_reason() -> None:
+    found = one(facts(store={"there": False, "reason": "the server does not answer"}))
+    assert (found.kind, found.severity) == ("store_away", "error")
+    assert "the server does not answer" in found.text
+    assert advice.advice(facts(store={"there": True, "reason": ""})) == []
+
+
 @pytest.mark.parametrize(("left", "severity", "says"), [(86400 * 3, WARNING, "expires in 3 days"), (-5, ERROR, "has expired")])
 def test_a_certificate_that_ends_soon_is_told(left: float, severity: str, says: str) -> None:
     found = one(facts(certificate_until=NOW + left))

@@ -12,7 +12,7 @@ from simulation.loop import in_virtual_time
 from store_tasks import new
 
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import CommonStore, Lease, TaskState
+from spoolnode.cluster.store.interface import Again, CommonStore, Lease, TaskState
 from spoolnode.cluster.store.leases import LeaseBook
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.taking import Taker
@@ -337,6 +337,30 @@ def test_an_end_is_told_again_until_the_store_has_heard_it() -> None:
         await rest(node, seconds=5.0)
         assert (await store.find("a")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
         assert not [action for action, _ in node.said if action == "lease_lost"]
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_task_that_ended_here_while_the_lease_ran_out_is_not_run_again_if_it_comes_back() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a"), new("b")])
+        await rest(node, seconds=2.0)
+        assert node.begin() == ["a", "b"]
+        node.is_cut = True
+        await rest(node, seconds=LEASE + 5)
+        for name in "ab":
+            node.end(f"tmp/uwsgi_spoolfile_on_{name}")
+        (other,) = await store.take(1, ["any"], LEASE)
+        assert other.lease.id == "a"
+        node.is_cut = False
+        await rest(node, seconds=6.0)
+        await store.again([Again(other.lease)])  # another node has tried it since, so it is not ours to end
+        await rest(node, seconds=6.0)
+        assert (await store.find("b")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
+        assert node.begin() == ["a"]
         await node.stop()
 
     story(tell)
