@@ -8,6 +8,7 @@
 Nothing here sleeps for a fixed time: everything waits for a condition, and fails with the node's log when its time is up.
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -19,10 +20,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from forking import Forked, ForkServer
 
 import spoolnode
 from spoolnode.client.control import ask
@@ -69,11 +72,14 @@ def environment(**changes: str) -> dict[str, str]:
 
 def command(*args: str, cwd: Path | None = None, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Runs `spoolnode ARGS` and returns how it ended; `changes` are environment variables."""
+    around = environment(PYTHONDONTWRITEBYTECODE="1", **changes)
+    if fork_server().fits(around):
+        return fork_server().run(args, cwd or Path.cwd(), around, stdin, PATIENCE * 2)
     return subprocess.run(
         [sys.executable, "-m", "spoolnode", *args],
         cwd=cwd,
         input=stdin,
-        env=environment(**changes),
+        env=around,
         capture_output=True,
         text=True,
         timeout=PATIENCE * 2,
@@ -112,6 +118,17 @@ def whole_lines(path: Path) -> list[str]:
     return text[: text.rfind("\n") + 1].splitlines()
 
 
+Process = subprocess.Popen[str] | Forked
+
+
+@cache
+def fork_server() -> ForkServer:
+    """That of this test process."""
+    server = ForkServer(environment(PYTHONDONTWRITEBYTECODE="1"))
+    atexit.register(server.close)
+    return server
+
+
 HAND_OVER = """
 import fcntl, os, sys
 split = sys.argv.index("--")
@@ -140,7 +157,7 @@ class RunningNode:
         """Its lines on standard error that are not lines of the log."""
         self.port = 0
         self._kept: socket.socket | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
         self._reader: threading.Thread | None = None
 
     def start(self, *args: str, app: str = "", wait: bool = True, **changes: str) -> Self:
@@ -167,18 +184,20 @@ class RunningNode:
             (self.directory / "app.py").write_text(app)
             options += ["--app", "app.py"]
         self._seen = len(self.log)
-        self._process = subprocess.Popen(
-            self.command_line([sys.executable, "-m", "spoolnode", "join", *options, *args]),
-            cwd=self.directory,
-            env=environment(PYTHONDONTWRITEBYTECODE="1", **changes),
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            pass_fds=[sock.fileno() for sock in self.handed_over],
-        )
+        self._process = self._started(["join", *options, *args], environment(PYTHONDONTWRITEBYTECODE="1", **changes))
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
         return self.wait_until_ready() if wait else self
+
+    def _started(self, args: list[str], around: dict[str, str]) -> Process:
+        plain = [sys.executable, "-m", "spoolnode", *args]
+        line = self.command_line(plain)
+        if line == plain and fork_server().fits(around):
+            return fork_server().start(args, self.directory, around)
+        return subprocess.Popen(
+            line, cwd=self.directory, env=around, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            pass_fds=[sock.fileno() for sock in self.handed_over],
+        )  # fmt: skip
 
     def command_line(self, args: list[str]) -> list[str]:
         """The command that runs `args` on this node's machine."""
@@ -284,7 +303,7 @@ class RunningNode:
         self._process.send_signal(number)
         return self.wait()
 
-    def _read_log(self, process: "subprocess.Popen[str]") -> None:
+    def _read_log(self, process: Process) -> None:
         assert process.stderr is not None
         for line in process.stderr:
             try:

@@ -1,0 +1,189 @@
+"""Starts nodes in a fraction of the time: a server imports once what a node imports, and forks for each start.
+
+A child takes the arguments, the environment, the directory and the standard descriptors that it is given, closes all others, and
+then does what `python -m spoolnode` does. It is a process like any other; only its command line in /proc is the server's.
+
+The server is a process of the test process that needs it. When that has gone, it kills all that it has started.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
+
+IMPORTED = (
+    "spoolnode.node.node", "spoolnode.cluster.cluster", "zeroconf.asyncio", "click", "tomllib", "rich.table", "http.client",
+)  # fmt: skip
+"""Loaded before the forks. Not the command line: what it does first of all depends on its arguments."""
+SERVER = "import sys; sys.path.append(sys.argv[2]); from forking import main; main(int(sys.argv[1]))"
+GONE = "the server that forks nodes has ended"
+MOST = 1 << 17
+"""Bytes of a request."""
+NUMBER = 8
+"""Bytes of a number on the pipe from the server: first the process id, then the status as `waitpid` has it."""
+
+Request = tuple[list[str], str, dict[str, str]]
+"""The arguments, the directory and the environment of a process."""
+
+
+class Forked:
+    """A process that the server has forked; as `subprocess.Popen`."""
+
+    def __init__(self, life: int, stderr: IO[str]) -> None:
+        self.pid = _read(life)
+        self.stderr = stderr
+        self._life = life
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        return self._look(0)
+
+    def wait(self, timeout: float) -> int:
+        """Its exit status, once it has ended. Raises `subprocess.TimeoutExpired`."""
+        if (status := self._look(timeout)) is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Sends it a signal, unless it has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def _look(self, seconds: float) -> int | None:
+        if self._status is None and select.select([self._life], [], [], seconds)[0]:
+            self._status = os.waitstatus_to_exitcode(_read(self._life))
+            os.close(self._life)
+        return self._status
+
+
+class ForkServer:
+    """The server, as its test process sees it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._interpreter = _of_interpreter(environment)
+        self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", SERVER, str(theirs.fileno()), str(Path(__file__).parent)],
+                cwd="/", env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Ends it, and all that it has started."""
+        self._requests.close()
+        self._process.wait()
+
+    def fits(self, environment: Mapping[str, str]) -> bool:
+        """Whether the interpreter itself, and what is loaded into it, is the same in this environment."""
+        return _of_interpreter(environment) == self._interpreter
+
+    def start(self, args: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Forked:
+        """`python -m spoolnode ARGS`, with our standard output and a pipe for its standard error."""
+        errors, their_errors = os.pipe()
+        with open(os.devnull, "rb") as nothing, open(their_errors, "wb") as theirs:
+            life = self._fork((list(args), str(cwd), dict(environment)), [nothing.fileno(), 1, theirs.fileno()])
+        return Forked(life, open(errors))  # the caller closes it, as that of a `Popen`
+
+    def run(
+        self, args: Sequence[str], cwd: Path, environment: Mapping[str, str], stdin: str, timeout: float
+    ) -> "subprocess.CompletedProcess[str]":
+        """`python -m spoolnode ARGS`, from its start to its end. Raises `subprocess.TimeoutExpired`."""
+        with TemporaryFile("w+") as given, TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
+            given.write(stdin)
+            given.seek(0)
+            standard = [given.fileno(), output.fileno(), errors.fileno()]
+            process = Forked(self._fork((list(args), str(cwd), dict(environment)), standard), errors)
+            try:
+                status = process.wait(timeout)
+            finally:
+                process.send_signal(signal.SIGKILL)
+            output.seek(0)
+            errors.seek(0)
+            return subprocess.CompletedProcess(args, status, output.read(), errors.read())
+
+    def _fork(self, request: Request, standard: Sequence[int]) -> int:
+        """Starts a process with these descriptors. Returns the pipe that tells of it."""
+        life, theirs = os.pipe()
+        socket.send_fds(self._requests, [json.dumps(request).encode()], [theirs, *standard])
+        os.close(theirs)
+        return life
+
+
+def _of_interpreter(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(("PYTHON", "LD_"))}
+
+
+def main(descriptor: int) -> None:
+    """The server, and then each of its children."""
+    for name in IMPORTED:
+        __import__(name)
+    request = _serve(socket.socket(fileno=descriptor))
+    if request is not None:
+        _become(*request)
+
+
+def _serve(requests: socket.socket) -> Request | None:
+    """Serves the test process until that has gone: None. In a child: its request."""
+    children: dict[int, tuple[int, int]] = {}
+    while True:
+        for ready in select.select([requests, *children], [], [])[0]:
+            if ready is not requests:
+                _tell_end(ready, *children.pop(ready))
+                continue
+            said, descriptors, _, _ = socket.recv_fds(requests, MOST, 4)
+            if not said:
+                for pidfd in children:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                return None
+            if (pid := os.fork()) == 0:
+                _take(descriptors[1:])
+                args, cwd, environment = json.loads(said)
+                return args, cwd, environment
+            children[os.pidfd_open(pid)] = pid, descriptors[0]
+            _write(descriptors[0], pid)
+            for given in descriptors[1:]:
+                os.close(given)
+
+
+def _tell_end(pidfd: int, pid: int, life: int) -> None:
+    os.close(pidfd)
+    _write(life, os.waitpid(pid, 0)[1])
+    os.close(life)
+
+
+def _take(standard: Sequence[int]) -> None:
+    """Makes these the standard descriptors, and closes all others."""
+    for number, given in enumerate(standard):
+        os.dup2(given, number)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+
+
+def _become(args: list[str], cwd: str, environment: dict[str, str]) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    from spoolnode import __main__ as command  # in the child, as it would be there
+
+    sys.argv[:] = [command.__file__, *args]
+    command.run_command()
+
+
+def _read(pipe: int) -> int:
+    number = os.read(pipe, NUMBER)
+    assert number, GONE
+    return int.from_bytes(number, "little")
+
+
+def _write(pipe: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the test does not wait for it any more
+        os.write(pipe, number.to_bytes(NUMBER, "little"))
