@@ -1,7 +1,7 @@
 """Starts nodes in a fraction of the time: a server imports once what a node imports, and forks for each start.
 
 A child takes the arguments, the environment, the directory and the standard descriptors that it is given, closes all others, and
-then does what `python -m spoolnode` does. It is a process like any other; only its command line in /proc is the server's.
+then does what Python does with these arguments. It is a process like any other; only its command line in /proc is the server's.
 
 The server is a process of the test process that needs it. When that has gone, it kills all that it has started.
 """
@@ -9,6 +9,7 @@ The server is a process of the test process that needs it. When that has gone, i
 import contextlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -88,7 +89,7 @@ class ForkServer:
         return _of_interpreter(environment) == self._interpreter
 
     def start(self, args: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Forked:
-        """`python -m spoolnode ARGS`, with our standard output and a pipe for its standard error."""
+        """`python ARGS`, with our standard output and a pipe for its standard error."""
         errors, their_errors = os.pipe()
         with open(os.devnull, "rb") as nothing, open(their_errors, "wb") as theirs:
             life = self._fork((list(args), str(cwd), dict(environment)), [nothing.fileno(), 1, theirs.fileno()])
@@ -97,7 +98,7 @@ class ForkServer:
     def run(
         self, args: Sequence[str], cwd: Path, environment: Mapping[str, str], stdin: str, timeout: float
     ) -> "subprocess.CompletedProcess[str]":
-        """`python -m spoolnode ARGS`, from its start to its end. Raises `subprocess.TimeoutExpired`."""
+        """`python ARGS`, from its start to its end. Raises `subprocess.TimeoutExpired`."""
         with TemporaryFile("w+") as given, TemporaryFile("w+") as output, TemporaryFile("w+") as errors:
             given.write(stdin)
             given.seek(0)
@@ -169,13 +170,18 @@ def _take(standard: Sequence[int]) -> None:
 
 
 def _become(args: list[str], cwd: str, environment: dict[str, str]) -> None:
+    """Goes on as `python ARGS`: `-m spoolnode ...`, or a script with its own arguments."""
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
-    from spoolnode import __main__ as command  # in the child, as it would be there
-
-    sys.argv[:] = [command.__file__, *args]
-    command.run_command()
+    if args[:2] == ["-m", "spoolnode"]:
+        sys.argv[1:] = args[2:]
+        sys.path[0] = cwd
+        runpy.run_module("spoolnode", run_name="__main__", alter_sys=True)
+    else:
+        sys.argv[:] = args
+        sys.path[0] = os.path.dirname(args[0])
+        runpy.run_path(args[0], run_name="__main__")
 
 
 def _read(pipe: int) -> int:

@@ -72,19 +72,13 @@ def environment(**changes: str) -> dict[str, str]:
 
 def command(*args: str, cwd: Path | None = None, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Runs `spoolnode ARGS` and returns how it ended; `changes` are environment variables."""
-    around = environment(PYTHONDONTWRITEBYTECODE="1", **changes)
+    around, line = environment(PYTHONDONTWRITEBYTECODE="1", **changes), ["-m", "spoolnode", *args]
     if fork_server().fits(around):
-        return fork_server().run(args, cwd or Path.cwd(), around, stdin, PATIENCE * 2)
+        return fork_server().run(line, cwd or Path.cwd(), around, stdin, PATIENCE * 2)
     return subprocess.run(
-        [sys.executable, "-m", "spoolnode", *args],
-        cwd=cwd,
-        input=stdin,
-        env=around,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE * 2,
+        [sys.executable, *line], cwd=cwd, input=stdin, env=around, capture_output=True, text=True, timeout=PATIENCE * 2,
         check=False,
-    )
+    )  # fmt: skip
 
 
 def eventually(condition: Callable[[], Any], what: str = "the condition", patience: float = PATIENCE) -> Any:
@@ -190,10 +184,9 @@ class RunningNode:
         return self.wait_until_ready() if wait else self
 
     def _started(self, args: list[str], around: dict[str, str]) -> Process:
-        plain = [sys.executable, "-m", "spoolnode", *args]
-        line = self.command_line(plain)
-        if line == plain and fork_server().fits(around):
-            return fork_server().start(args, self.directory, around)
+        line = self.command_line([sys.executable, "-m", "spoolnode", *args])
+        if line[0] == sys.executable and not self.handed_over and fork_server().fits(around):
+            return fork_server().start(line[1:], self.directory, around)
         return subprocess.Popen(
             line, cwd=self.directory, env=around, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             pass_fds=[sock.fileno() for sock in self.handed_over],

@@ -47,7 +47,7 @@ class WorkerPool:
         self._late = LateTasks(spool, report)
         self._timers = TimerCalls(self._supervisor, report, self._start_ticking)
         self._started: Started | None = None
-        self._hungry: Callable[[], None] = lambda: None
+        self._hungry: Callable[[], None] | None = None  # no function, as this is asked for each request
         self._leases_until = 0.0
         self._is_planned = False
         self._tick: asyncio.TimerHandle | None = None
@@ -87,7 +87,8 @@ class WorkerPool:
                 worker.hold_leases(self._leases_until)
         self._feeder.send_tasks()
         self._start_ticking()
-        self._hungry()
+        if self._hungry:
+            self._hungry()
 
     # -- for a common store: see `Hands` --
 
