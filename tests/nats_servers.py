@@ -46,6 +46,10 @@ class NatsServer(Program):
         self._config = directory / f"{self.name}.conf"
         self._config.write_text(config)
 
+    def configure(self, lines: str) -> None:
+        """Adds lines to its configuration."""
+        self._config.write_text(f"{self._config.read_text()}\n{lines}")
+
     def start(self, server: Path = SERVER) -> None:
         """Starts it, and does not wait."""
         self.run([need(server), "-c", str(self._config)])

@@ -253,6 +253,7 @@ class NatsStore(CommonStore):
     # -- looking --
 
     async def find(self, identity: str) -> FoundTask | None:
+        await self._messages.catch_up()  # a file goes for what this says (see `pull`)
         found = await self._tasks.with_id(identity)
         return found[0].entry.found if found else None
 

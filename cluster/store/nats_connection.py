@@ -26,6 +26,8 @@ ONE_TRY = 2.0
 """Seconds after which a request is repeated: the server that should have answered may be gone."""
 RECONNECTING = 3.0
 """Seconds in which a lost connection comes back, or the store is away."""
+CLOSING = 1.0
+"""Seconds in which a connection is closed, or given up."""
 PAUSE = 0.1
 """Seconds between two tries."""
 
@@ -37,12 +39,28 @@ _FINAL = frozenset({10074})
 """Error codes that are told as the server's fault, and stay: more replicas than servers."""
 
 
+class NotEncrypted(NatsError):
+    """A server does not encrypt, and an encrypted connection was asked for."""
+
+    def __str__(self) -> str:
+        return "it does not encrypt its connections, and with tls_ca nothing is sent in the clear"
+
+
+class EncryptedClient(Client):
+    """A client that says nothing to a server without TLS. The one of the library goes on without."""
+
+    def _connect_command(self) -> bytes:  # the first thing that it says, the password among it
+        if not self._server_info.get("tls_required"):
+            raise NotEncrypted
+        return super()._connect_command()
+
+
 class ServerConnection:
     """A connection to whichever of the servers is up."""
 
     def __init__(self, address: NatsAddress) -> None:
         self.address = address
-        self._client = Client()
+        self._client = EncryptedClient() if address.tls_ca else Client()
         self._last_error: Exception | None = None
         self._is_opening = False
 
@@ -78,21 +96,19 @@ class ServerConnection:
                     told.servers, name="spoolnode", connect_timeout=2, max_reconnect_attempts=-1,
                     pending_size=0, error_cb=self._heard_error, ping_interval=5, max_outstanding_pings=2, **options,
                 )  # fmt: skip
-        except (TimeoutError, NatsError, OSError) as error:
+            self._is_opening = False
+        except (TimeoutError, NatsError, OSError, StoreUnfit) as error:
+            self._is_opening = False
             await self.close()
             raise self._not_connected(error) from error
-        except StoreUnfit:
-            await self.close()
-            raise
-        finally:
-            self._is_opening = False
 
     async def close(self) -> None:
         """Closes it."""
         # A client that is just trying a server misses that it is closed (Python's wait_for swallows it), and would try for ever.
         self._client.options["max_reconnect_attempts"] = 1
-        with suppress(NatsError, OSError):
-            await self._client.close()
+        with suppress(NatsError, OSError, TimeoutError):  # without an end, it waits for that of a TLS that never was
+            async with asyncio.timeout(CLOSING):
+                await self._client.close()
 
     async def ask(self, name: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         """An answer of JetStream's API; None: what was asked for is not there. It is for what is safe to ask twice."""
@@ -171,13 +187,15 @@ class ServerConnection:
 
     def _not_connected(self, error: BaseException | None) -> StoreAway | StoreUnfit:
         why = self._last_error or error
+        if isinstance(why, NotEncrypted | ssl.SSLError):
+            return StoreUnfit(f"the store {self.address.name} is not trusted: {text_of(why)}")
         if why and _is_refusal(why):
             return StoreUnfit(f"the store {self.address.name} does not let us in: {text_of(str(why))}")
         return self.away(text_of(why) if why else "it is not connected")
 
 
 def _is_refusal(error: BaseException) -> bool:
-    return isinstance(error, AuthorizationError) or "authorization" in str(error).lower()
+    return isinstance(error, AuthorizationError | NotEncrypted | ssl.SSLError) or "authorization" in str(error).lower()
 
 
 def now() -> float:

@@ -1,6 +1,7 @@
 """The driver for NATS JetStream: its traps, and what dying processes leave behind. On one server; three: `test_nats_cluster`."""
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,6 +13,7 @@ from nats.aio.transport import TcpTransport
 from nats_servers import NatsCluster
 from store_tasks import body_of, held, ids, new, take
 from subjects import InNats, Subject
+from support import need
 
 from spoolnode.cluster.store import nats_connection, nats_stream
 from spoolnode.cluster.store.interface import (
@@ -182,12 +184,18 @@ def lags(monkeypatch: pytest.MonkeyPatch, *subjects: str) -> None:
     monkeypatch.setattr(Messages, "catch_up", caught_up)
 
 
-def test_a_lease_is_not_told_as_lost_before_the_leader_has_caught_up(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_lease_is_told_as_lost_and_no_task_as_gone_before_the_leader_has_caught_up(
+    subject: InNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story(subject: Subject) -> None:
         await held(subject.store, new("a"))
         other = await subject.another()  # which knows of the lease only what it reads
         lags(monkeypatch, f"{PREFIX}.task.a.0")
         assert await other.extend([Lease("a", 0, 1)], 30) == frozenset()
+        lags(monkeypatch, f"{PREFIX}.task.a.0")
+        found = await other.find("a")
+        assert found
+        assert found.state == TaskState.HELD
 
     subject.run(story)
 
@@ -504,6 +512,41 @@ def test_a_server_tells_how_often_it_syncs(subject: InNats) -> None:
 # --- the door ---
 
 
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with certificates for 127.0.0.1, each vouching for itself: that of the server, and that of a stranger."""
+    directory = tmp_path_factory.mktemp("certificates")
+    for name in ("server", "stranger"):
+        making = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=n1 -addext subjectAltName=IP:127.0.0.1"
+        files = ["-keyout", directory / f"{name}.key", "-out", directory / f"{name}.pem"]
+        subprocess.run([need("openssl"), *making.split(), *files], check=True, capture_output=True)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("encrypts", "trusts", "why"),
+    [(True, "server", ""), (True, "stranger", "is not trusted"), (True, "", "is not trusted"), (False, "server", "in the clear")],
+)
+def test_with_certificates_the_connection_is_encrypted_or_refused(
+    place: Path, certificates: Path, encrypts: bool, trusts: str, why: str
+) -> None:
+    cluster = NatsCluster(place, 1)
+    lines = "authorization { user: app, password: right }"
+    if encrypts:
+        lines += f"\ntls {{ cert_file: '{certificates}/server.pem', key_file: '{certificates}/server.key' }}"
+    cluster.servers[0].configure(lines)
+    url = cluster.url.replace("nats://", "nats://app:right@") + (f"&tls_ca={certificates}/{trusts}.pem" if trusts else "")
+    try:
+        cluster.start()
+        if not why:
+            asyncio.run(closed(NatsStore.open(url, migrates=True)))
+            return
+        with pytest.raises(StoreUnfit, match=why):
+            asyncio.run(closed(NatsStore.open(url, migrates=True)))
+    finally:
+        cluster.end()
+
+
 def test_a_store_that_is_closed_while_its_servers_are_away_tries_no_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Python's wait_for loses a cancellation that comes with the refusal of a connection. Here each one does."""
     cluster, tries = NatsCluster(place, 1), asyncio.Event()
@@ -533,8 +576,7 @@ def test_a_store_that_is_closed_while_its_servers_are_away_tries_no_more(place: 
 
 def test_a_user_who_may_not_is_told_so_and_the_password_is_not(place: Path) -> None:
     cluster = NatsCluster(place, 1)
-    config = place / "n1.conf"
-    config.write_text(config.read_text() + "\nauthorization { user: app, password: right }")
+    cluster.servers[0].configure("authorization { user: app, password: right }")
     try:
         cluster.start()
         for login, error in (("app:right@", None), ("app:secret@", StoreUnfit), ("", StoreUnfit)):
