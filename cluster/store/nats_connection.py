@@ -97,10 +97,14 @@ class ServerConnection:
                     pending_size=0, error_cb=self._heard_error, ping_interval=5, max_outstanding_pings=2, **options,
                 )  # fmt: skip
             self._is_opening = False
-        except (TimeoutError, NatsError, OSError, StoreUnfit) as error:
+        except BaseException as error:
             self._is_opening = False
+            is_theirs = isinstance(error, TimeoutError | NatsError | OSError)
+            ours = self._not_connected(error) if is_theirs else None  # before the end, which has errors of its own
             await self.close()
-            raise self._not_connected(error) from error
+            if ours:
+                raise ours from error
+            raise
 
     async def close(self) -> None:
         """Closes it."""
