@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group("store")
 def store_command() -> None:
-    """Looks at a store in NATS or PostgreSQL, and moves tasks into it and back.
+    """Looks into a store in NATS or PostgreSQL, and moves tasks.
 
     Nodes that are started with `join --store` keep their tasks in the store and take them from it. `store push` moves the backlog
     of a stopped node into the store, `store pull` moves tasks back into a spool directory, for a node without a store.
