@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from typing import Any
 
 from spoolnode.node.control import resources
@@ -64,9 +64,8 @@ class TaskAdmin:
 
     # -- looking --
 
-    async def page(self, wanted: Wanted) -> Page:
-        """A part of a list of tasks."""
-        running = {row["id"]: "" for row in self._workers.running()}
+    async def page(self, wanted: Wanted, running: Container[str]) -> Page:
+        """A part of a list of tasks. `running`: the ids of those that run."""
         # What the status counts, and not what files say: that is not known of all that others left.
         tried = {source.place: held for source, held in self._spool.retrying.by_source().items()}
 

@@ -138,9 +138,10 @@ class Views:
             rows, cursor = await ended_page(self._storage.journal.story.ends, ends)
             encode = _encoded_ends
         else:
-            rows, cursor = await self._admin.page(wanted_of(request))
+            running = self._admin.running()  # once: a row of those that run has its worker, though it may end meanwhile
+            rows, cursor = await self._admin.page(wanted_of(request), running)
             errors = self._storage.spool.retrying.reason
-            encode = partial(_encoded, running=self._admin.running(), paused=self._storage.pauses.now, error=errors)
+            encode = partial(_encoded, running=running, paused=self._storage.pauses.now, error=errors)
         return _pieces(rows, cursor, encode)
 
 

@@ -197,7 +197,9 @@ def test_every_option_that_is_named_exists(said: Callable[[list[str]], str]) -> 
         "dead ls",
         "dead retry",
         "store check",
+        "store ls",
         "store pull",
+        "store retry",
     )
     known = " ".join(said([*name.split(), "--help"]) for name in subcommands)
     of_others = {"--spooler", "--spooler-external", "--spooler-ordered", "--stats"}  # uWSGI

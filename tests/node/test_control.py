@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from controlled import DEAD, WAITS, Node, run
+from controlled import DEAD, NO_WORKERS, WAITS, Node, run
 from linked import NODE
 
 from spoolnode.node.config import BadConfig, Config
@@ -42,6 +42,19 @@ def test_tasks_are_listed_by_their_state_and_shown_with_their_contents(tmp_path:
         assert (await node.ask("GET", "/tasks?state=outbox")) == (200, {"items": [], "next": None})
         status, numbers = await node.ask("GET", "/node")
         assert (numbers["waiting"], numbers["dead"]) == (1, 1)
+
+    run(tmp_path / "spool", story)
+
+
+def test_task_that_ends_while_those_that_run_are_listed_is_listed_with_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([[{"id": WAITS, "worker": 1, "pid": 2, "seconds": 0.5}]])
+    monkeypatch.setattr(NO_WORKERS, "running", lambda: next(looks, []))
+
+    async def story(node: Node) -> None:
+        (row,) = (await node.ask("GET", "/tasks?state=running"))[1]["items"]
+        assert (row["state"], row["worker"], row["running_seconds"]) == ("running", 1, 0.5)
 
     run(tmp_path / "spool", story)
 
