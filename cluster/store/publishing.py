@@ -13,6 +13,7 @@ from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import (
     CHUNK,
     NO_BODY,
+    TOGETHER,
     BytesContent,
     CommonStore,
     Content,
@@ -25,10 +26,8 @@ from spoolnode.node.background import spawn
 from spoolnode.node.commons import SharedBody, SharedTask, Sharer
 from spoolnode.protocol.errors import BadTask
 
-TOGETHER = 500
-"""Tasks that are published in one request..."""
 TOGETHER_BYTES = 4 << 20
-"""...unless they have more bytes."""
+"""A group of tasks that is published as one has no more bytes than this, and at most `TOGETHER` tasks."""
 LARGE = 128 << 10
 """A body with more bytes is published alone."""
 PATIENCE = 2.0

@@ -9,8 +9,17 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import NO_BODY, BytesContent, CommonStore, Content, NewTask, StoreAway, StoredTask
-from spoolnode.cluster.store.publishing import TOGETHER, pieces
+from spoolnode.cluster.store.interface import (
+    NO_BODY,
+    TOGETHER,
+    BytesContent,
+    CommonStore,
+    Content,
+    NewTask,
+    StoreAway,
+    StoredTask,
+)
+from spoolnode.cluster.store.publishing import pieces
 from spoolnode.node.commons import COMMONS
 from spoolnode.node.log import Report
 from spoolnode.node.outbox.envelope import AskedPlace, Envelope
