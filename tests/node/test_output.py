@@ -1,6 +1,7 @@
 """What tasks print: whole lines, each with the task that printed it, even if that changes its streams."""
 # ruff: noqa: T201  # printing is what these tests are about
 
+import gc
 import io
 import mmap
 import os
@@ -31,6 +32,7 @@ def worker() -> Iterator[Lines]:
         output._streams.clear()
         output.rest.clear()
         output.cut.clear()
+        gc.collect()  # a stream is flushed when it is freed: ours, and not the next test's text
 
 
 @contextmanager
