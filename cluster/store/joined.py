@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,8 @@ from spoolnode.node.work.slots import lease_clock
 
 END_SECONDS = 10.0
 """How long a node that stops waits for the store to hear what became of its tasks."""
+REST_SECONDS = 1.0
+"""A pause after a part has ended by a mistake of ours."""
 
 
 def sharer(config: Config, connect: Open | None = None) -> Share | None:
@@ -48,6 +50,7 @@ class Joined:
         self._sending = Sending(self._contact, node.storage, node.id, node.report)
         self._clock = clock
         self._taker: Taker | None = None
+        self._has_moved_in = False
         self._running: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
@@ -78,19 +81,22 @@ class Joined:
         self._taker = Taker(
             self._contact, self._book, self._teller, storage, hands, places_of(self._node), self._report, self._clock
         )  # fmt: skip
-        parts = (self._sending.run(), self._take(self._taker), self._taker.keep(), self._teller.run())
-        self._running = [spawn(part) for part in parts]
-        for part in self._running:
-            part.add_done_callback(self._ended)
+        parts = (self._sending.run, partial(self._take, self._taker), self._taker.keep, self._teller.run)
+        self._running = [spawn(self._go_on(part)) for part in parts]
 
-    def _ended(self, part: asyncio.Task[None]) -> None:
-        """One of its coroutines, which have no end, has ended by a mistake of ours."""
-        error = None if part.cancelled() else part.exception()
-        if error is not None:
-            self._report("mistake", reason="the common store", traceback="".join(traceback.format_exception(error)))
+    async def _go_on(self, part: Callable[[], Awaitable[None]]) -> None:
+        """Runs a part, which has no end, again whenever it ends by a mistake of ours: the others need it."""
+        while True:
+            try:
+                await part()
+            except Exception as error:  # noqa: BLE001  # whatever is wrong, it is reported, and the other parts need this one
+                self._report("mistake", reason="the common store", traceback="".join(traceback.format_exception(error)))
+            await asyncio.sleep(REST_SECONDS)
 
     async def _take(self, taker: Taker) -> None:
-        await self._sending.move_in(self._node.is_apart)
+        if not self._has_moved_in:
+            await self._sending.move_in(self._node.is_apart)
+            self._has_moved_in = True
         await taker.run()
 
     def leave(self) -> None:

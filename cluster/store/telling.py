@@ -7,6 +7,7 @@ as the store is back before its lease has run out.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import TypeVar
 
@@ -81,7 +82,7 @@ class Teller:
     def buried(self, ref: str, reason: str) -> None:
         """A task is given up."""
         if lease := self._lease(ref, "buried"):
-            self._buried[ref] = Burial(lease, reason)
+            self._buried[ref] = Burial(lease, _storable(reason))
 
     def _lease(self, ref: str, what: str) -> Lease | None:
         lease = self._book.get(ref)
@@ -95,15 +96,20 @@ class Teller:
     async def run(self) -> None:
         """Tells the store, until it is cancelled."""
         while True:
+            while len(self):  # first, so that what a mistake has left is told when this starts again
+                await self._contact.there()
+                with suppress(StoreAway):
+                    await self._tell_once()
+            self.heard.set()
             await self._news.wait()
             self._news.clear()
-            while len(self):
-                await self._contact.there()
-                try:
-                    await self.tell()
-                except StoreAway:
-                    self._is_repeated = True
-            self.heard.set()
+
+    async def _tell_once(self) -> None:
+        try:
+            await self.tell()
+        except BaseException:
+            self._is_repeated = True
+            raise
 
     async def tell(self) -> None:
         """Tells the store some of what there is. Raises `StoreAway`; what it has not heard is kept."""
@@ -138,6 +144,11 @@ class Teller:
     def _say_lost(self, ref: str, what: str) -> None:
         reason = "its lease had run out, so it may have run elsewhere too"
         self._report("lease_lost", id=id_of_file(ref.rpartition("/")[2]), outcome=what, reason=reason)
+
+
+def _storable(reason: str) -> str:
+    """A reason as every store takes it: the text of an error may hold lone surrogates, and the zero that ends a C string."""
+    return reason.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _first(verdicts: dict[str, Verdict]) -> dict[str, Verdict]:

@@ -13,11 +13,13 @@ from store_tasks import new
 
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Again, CommonStore, Lease, TaskState
+from spoolnode.cluster.store.joined import Joined
 from spoolnode.cluster.store.leases import LeaseBook
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
+from spoolnode.node.config import Config
 from spoolnode.node.disk.disk import discard
 from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.tasks import Taken
@@ -58,17 +60,19 @@ class OneNode:
         """The verbs that the store does not answer."""
         self._store = store
         loop = asyncio.get_running_loop()
-        contact = Contact(self._connect, self._report)
+        contact = Contact(self.connect, self.report)
         self.contact, self.book = contact, LeaseBook(LEASE)
-        self.teller = Teller(contact, self.book, self._report)
+        self.teller = Teller(contact, self.book, self.report)
         self.taker = Taker(
-            contact, self.book, self.teller, self.station.storage, self, ["any", "me"], self._report, loop.time
+            contact, self.book, self.teller, self.station.storage, self, ["any", "me"], self.report, loop.time
         )  # fmt: skip
 
-    async def _connect(self) -> CommonStore:
+    async def connect(self) -> CommonStore:
+        """As `Open`."""
         return Reached(self, self._store)  # type: ignore[return-value] # it passes all on
 
-    def _report(self, action: str, **details: Any) -> None:
+    def report(self, action: str, **details: Any) -> None:
+        """As `Report`."""
         self.said.append((action, details))
 
     async def start(self) -> None:
@@ -135,6 +139,24 @@ class OneNode:
         """A worker gives one back that it has not started."""
         del self.running[ref]
         self.station.spool.give_back(Taken(self.station.storage.held, [ref], 0))
+
+
+class HostOf:
+    """That node, as its common store sees it."""
+
+    id, addresses, key, instance = "me", list[str](), None, ""
+    config = Config(store="memory", store_lease=LEASE)
+
+    def __init__(self, node: OneNode) -> None:
+        self.hands, self.storage, self.report = node, node.station.storage, node.report
+
+    def is_apart(self, destination: str) -> bool:
+        """None is."""
+        return False
+
+    def status(self) -> dict[str, Any]:
+        """Nobody asks."""
+        return {}
 
 
 class Reached:
@@ -340,6 +362,54 @@ def test_an_end_is_told_again_until_the_store_has_heard_it() -> None:
         await node.stop()
 
     story(tell)
+
+
+def test_a_task_is_given_up_whatever_characters_its_reason_has() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a")])
+        await rest(node, seconds=2.0)
+        assert node.begin() == ["a"]
+        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "no customer \udcff\0é")
+        await rest(node)
+        found = await store.find("a")
+        assert found is not None
+        assert (found.state, found.reason) == (TaskState.DEAD, "no customer \\udcff\\x00é")
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_mistake_in_a_part_is_reported_and_the_part_goes_on_where_it_was() -> None:
+    class Mistaken(TimedStore):
+        mistakes = 0
+
+        async def bury(self, burials: Any) -> frozenset[Lease]:
+            self.mistakes += 1
+            if self.mistakes < 3:
+                raise ValueError("odd")
+            return await super().bury(burials)
+
+    async def main() -> None:
+        store = Mistaken()
+        node = OneNode(store, random.Random(1))
+        joined = Joined(HostOf(node), node.connect, asyncio.get_running_loop().time)
+        await joined.open()
+        await joined.start()
+        await store.publish([new("a"), new("b")])
+        await rest(node, seconds=2.0)
+        assert sorted(node.begin()) == ["a", "b"]
+        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "why")
+        await rest(node, seconds=4.0)
+        assert (await store.find("a")).state is TaskState.DEAD  # type: ignore[union-attr] # it is known
+        assert [details["reason"] for action, details in node.said if action == "mistake"] == ["the common store"] * 2
+        node.end("tmp/uwsgi_spoolfile_on_b")
+        await rest(node, seconds=2.0)
+        assert (await store.find("b")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
+        await joined.stop()
+
+    in_virtual_time(main)
 
 
 def test_a_task_that_ended_here_while_the_lease_ran_out_is_not_run_again_if_it_comes_back() -> None:
