@@ -30,6 +30,8 @@ TOGETHER_BYTES = 4 << 20
 """A group of tasks that is published as one has no more bytes than this, and at most `TOGETHER` tasks."""
 LARGE = 128 << 10
 """A body with more bytes is published alone."""
+ALONE_AT_ONCE = 4
+"""Large bodies that are published at the same time. The connections of a store are few, and leases are extended by them, too."""
 PATIENCE = 2.0
 """Seconds for which a publication is repeated before its store counts as away."""
 PAUSE = 0.1
@@ -66,6 +68,7 @@ class Publisher:
         self._waiting: deque[_Waiting] = deque()
         self._is_at_it = False
         self._alone = 0
+        self._room = asyncio.Semaphore(ALONE_AT_ONCE)
         self._over = asyncio.Event()
         self.told: Callable[[], None] = lambda: None
 
@@ -100,7 +103,8 @@ class Publisher:
 
     async def _publish_alone(self, item: _Waiting) -> None:
         try:
-            await self._publish([item])
+            async with self._room:
+                await self._publish([item])
         finally:
             self._alone -= 1
             self._over.set()

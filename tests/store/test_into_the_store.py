@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 from linked import NODE, Heard, Station, task
@@ -9,8 +10,8 @@ from simulation.loop import in_virtual_time
 from test_taking import TimedStore
 
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import CommonStore, TaskState
-from spoolnode.cluster.store.publishing import Publisher
+from spoolnode.cluster.store.interface import CommonStore, NewTask, Publication, TaskState
+from spoolnode.cluster.store.publishing import ALONE_AT_ONCE, LARGE, Publisher
 from spoolnode.cluster.store.sending import Sending, place_in_store
 from spoolnode.node.background import spawn
 from spoolnode.node.commons import NoCommons, SharedTask, Sharer
@@ -110,6 +111,50 @@ def test_a_task_that_was_stored_and_kept_here_because_no_answer_came_is_one_task
         assert not node.station.outbox.sizes()
         assert await store.find(waiter.stored_as[0]) is not None
         await node.stop()
+
+    in_virtual_time(main)
+
+
+class Told:
+    """A sharer that hears that its task is stored."""
+
+    def __init__(self) -> None:
+        self.is_stored = False
+
+    def shared(self, *, is_duplicate: bool) -> None:
+        self.is_stored = not is_duplicate
+
+    def not_shared(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+def test_many_large_tasks_leave_connections_to_the_store_for_other_requests() -> None:
+    class Slow(TimedStore):
+        now_publishing = most = 0
+
+        async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:
+            self.now_publishing += 1
+            self.most = max(self.most, self.now_publishing)
+            await asyncio.sleep(5)
+            self.now_publishing -= 1
+            return await super().publish(tasks)
+
+    async def main() -> None:
+        store = Slow()
+
+        async def connect() -> CommonStore:
+            return store
+
+        contact = Contact(connect, lambda _action, **_details: None)
+        await contact.open()
+        publisher = Publisher(contact)
+        told = [Told() for _ in range(10)]
+        for number, sharer in enumerate(told):
+            publisher.add(SharedTask(f"t{number}", task(number), "any", 0, 0.0, b"", 0, bytes(LARGE + 1)), sharer)
+        await publisher.finish()
+        assert all(sharer.is_stored for sharer in told)
+        assert store.most == ALONE_AT_ONCE
+        await contact.close()
 
     in_virtual_time(main)
 
