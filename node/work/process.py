@@ -81,7 +81,7 @@ class WorkerProcess:
     cancelled: dict[tuple[int, int], "Cancel"] = field(default_factory=dict)
     """Its tasks that were told to end, as (chunk, position)."""
     recalled: set[str] = field(default_factory=set)
-    """Its tasks of a common store whose leases are lost: while it has any of them, it starts no task of the store."""
+    """Its tasks of a common store that it is to give back unstarted: while it has any of them, it starts no task of the store."""
     excused: dict[Running, float] = field(default_factory=dict)
     """Extra seconds for running tasks, because node and worker were stopped meanwhile."""
     left: list[int] = field(default_factory=list)
@@ -157,19 +157,21 @@ class WorkerProcess:
 
     def hold_leases(self, until: float) -> None:
         """Says until when it may start tasks of a common store."""
-        self.recalled &= {ref for chunk in self.chunks.values() for ref in self._open_in(chunk)} if self.recalled else set()
+        self.recalled &= self._not_started() if self.recalled else set()
         self.slots.hold_leases(0.0 if self.recalled else until)
 
     def call_back(self, refs: Collection[str]) -> None:
         """Has it give back these tasks, if it has any of them and has not started them."""
-        mine = {ref for chunk in self.chunks.values() for ref in self._open_in(chunk) if ref in refs}
-        if mine:
+        if mine := self._not_started().intersection(refs):
             self.recalled |= mine
             self.slots.hold_leases(0.0)
             self.send(["return"])
 
-    def _open_in(self, chunk: InFlight) -> Iterator[str]:
-        return (chunk.refs[position] for position in chunk.open) if chunk.source.is_leased else iter(())
+    def _not_started(self) -> set[str]:
+        """Its tasks of a common store, but for those that run: they go on, and a lease that is lost no longer matters to them."""
+        running = {(item.chunk, item.position) for item in self.slots.running()}
+        chunks = [(number, chunk) for number, chunk in self.chunks.items() if chunk.source.is_leased]
+        return {chunk.refs[at] for number, chunk in chunks for at in chunk.open if (number, at) not in running}
 
     def late(self, now: float) -> set[tuple[int, int]]:
         """The tasks past their time, as (chunk, position)."""

@@ -9,7 +9,9 @@ import textwrap
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from support import PATIENCE
 
 from spoolnode.node.work import strays
 from spoolnode.node.work.messages import MAX_TEXT
-from spoolnode.node.work.process import WorkerProcess
+from spoolnode.node.work.process import InFlight, WorkerProcess
 
 IDLE = ["sleep", "600"]
 """A process that neither hears nor says anything; it takes its descriptor for more seconds."""
@@ -107,6 +109,22 @@ def test_worker_that_does_not_listen_blocks_nobody_and_hears_all_in_order_later(
             os.kill(node.worker.pid, signal.SIGCONT)
             await node.died.wait()
         assert node.heard == [[*range(1000)], "died"]
+
+    run(story())
+
+
+def test_a_task_that_runs_without_its_lease_does_not_keep_others_of_the_store_from_starting() -> None:
+    async def story() -> None:
+        async with Node(IDLE) as node:
+            worker = node.worker
+            worker.chunks[7] = chunk = InFlight(SimpleNamespace(is_leased=True), ["runs", "waits"], 0, {0, 1})
+            worker.slots.begin(1, 7, 0, 1.0, 0.0)
+            worker.call_back({"runs", "waits"})
+            worker.hold_leases(inf)
+            assert not worker.slots.leases_hold  # the one that waits must not start
+            chunk.open.discard(1)
+            worker.hold_leases(inf)
+            assert worker.slots.leases_hold
 
     run(story())
 
