@@ -101,7 +101,9 @@ class Taker:
         new = [(task, lease, size) for task, lease, size in found if self._is_new(task.ref, lease, asked)]
         self._hands.hold_leases(self._book.until)  # before they can start
         self._taken.set()
-        await self._held.put([task for task, _, size in new if not size])
+        without_body = [(task, lease) for task, lease, size in new if not size]
+        await self._held.put([task for task, _ in without_body])
+        self._lose_late(without_body)
         for task, lease, size in new:
             if size:
                 self._reading.add(reading := spawn(self._read(task, lease)))
@@ -126,6 +128,7 @@ class Taker:
         async with self._bodies:
             try:
                 await self._held.put_with_body(task, self._body(lease))
+                self._lose_late([(task, lease)])
             except StoreAway:
                 self._teller.again(task.ref)
             except asyncio.CancelledError:
@@ -137,6 +140,11 @@ class Taker:
         store = await self._contact.ask(_itself)
         async for chunk in store.body(lease):
             yield chunk
+
+    def _lose_late(self, came: Sequence[tuple[HeldTask, Lease]]) -> None:
+        """Tasks are here now. Those whose leases were lost while they came do not stay."""
+        if late := [task.ref for task, lease in came if self._book.get(task.ref) != lease]:
+            self._lose(late)
 
     # -- what is here --
 

@@ -455,6 +455,39 @@ def test_a_paused_node_gives_back_what_waits_and_takes_nothing() -> None:
     story(tell)
 
 
+@pytest.mark.parametrize("body", [b"", b"body"])
+def test_a_task_whose_lease_is_lost_while_its_file_is_written_does_not_start(body: bytes) -> None:
+    class LateOnce(TimedStore):
+        """As for a node that is stopped between its request and the answer."""
+
+        delay = LEASE + 5
+
+        async def take(self, most: int, places: Any, lease: float) -> Any:
+            taken = await super().take(most, places, lease)
+            delay, self.delay = self.delay if taken else 0.0, 0.0 if taken else self.delay
+            await asyncio.sleep(delay)
+            return taken
+
+        async def body(self, lease: Lease) -> Any:
+            yield body
+
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a", body)])
+        await asyncio.sleep(LEASE + 2)
+        assert len(await store.take(1, ["any"], 600.0)) == 1  # another node has it now
+        await asyncio.sleep(6)
+        assert not len(node.book)  # the store has said so
+        await rest(node)
+        await store.publish([new("b", body)])  # with a lease that holds, all that waits may start
+        await rest(node, seconds=2.0)
+        assert node.begin() == ["b"]
+        await node.stop()
+
+    in_virtual_time(lambda: tell(LateOnce()))
+
+
 def test_a_node_that_leaves_gives_back_at_once_what_has_not_started() -> None:
     async def tell(store: TimedStore) -> None:
         node = OneNode(store, random.Random(1))
