@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoredTask
+from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoredTask, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
@@ -27,7 +27,7 @@ WATCH_SECONDS = 30.0
 WAITS_SECONDS = 2.0
 """A task that a worker has not got in this time goes back: it may run elsewhere sooner..."""
 HELD_BACK_SECONDS = 5.0
-"""...and not before this time if its function is paused or limited here."""
+"""...and not before this time if its function is paused or limited here, or its body cannot be read."""
 ANSWER_SECONDS = 1.0
 """How long a node that was stopped past its leases waits for the store to say whether they are lost."""
 BODIES_AT_ONCE = 4
@@ -125,15 +125,19 @@ class Taker:
             await self._contact.ask(lambda store: store.again([Again(lease, due)]))
 
     async def _read(self, task: HeldTask, lease: Lease) -> None:
-        async with self._bodies:
-            try:
+        try:
+            async with self._bodies:
                 await self._held.put_with_body(task, self._body(lease))
-                self._lose_late([(task, lease)])
-            except StoreAway:
-                self._teller.again(task.ref)
-            except asyncio.CancelledError:
-                self._teller.again(task.ref)
-                raise
+        except StoreAway:
+            self._teller.again(task.ref)
+        except StoreUnfit as error:
+            self._report("move_failed", move="take from the store", reason=str(error))
+            self._teller.again(task.ref, time.time() + HELD_BACK_SECONDS)  # it may be so with this body alone, and for long
+        except BaseException:
+            self._teller.again(task.ref)
+            raise
+        else:
+            self._lose_late([(task, lease)])
 
     async def _body(self, lease: Lease) -> AsyncIterator[bytes]:
         # Not by `ask`: that a lease is lost does not mean that the store is away.

@@ -12,11 +12,11 @@ from simulation.loop import in_virtual_time
 from store_tasks import new
 
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import Again, CommonStore, Lease, TaskState
+from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoreUnfit, TaskState
 from spoolnode.cluster.store.joined import Joined
 from spoolnode.cluster.store.leases import LeaseBook
 from spoolnode.cluster.store.memory import MemoryStore
-from spoolnode.cluster.store.taking import Taker
+from spoolnode.cluster.store.taking import BODIES_AT_ONCE, Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
 from spoolnode.node.config import Config
@@ -166,8 +166,6 @@ class Reached:
         self._node, self._store = node, store
 
     def __getattr__(self, name: str) -> Any:
-        from spoolnode.cluster.store.interface import StoreAway
-
         method = getattr(self._store, name)
         if name == "body":
             return method
@@ -486,6 +484,59 @@ def test_a_task_whose_lease_is_lost_while_its_file_is_written_does_not_start(bod
         await node.stop()
 
     in_virtual_time(lambda: tell(LateOnce()))
+
+
+@pytest.mark.parametrize("error", [StoreUnfit("a chunk is missing"), StoreAway("cut"), ValueError("odd")])
+def test_a_task_whose_body_cannot_be_read_goes_back_and_runs_when_it_can(error: Exception) -> None:
+    class BadBody(TimedStore):
+        is_bad = True
+
+        async def body(self, lease: Lease) -> Any:
+            if self.is_bad:
+                raise error
+            async for chunk in super().body(lease):
+                yield chunk
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+        store = BadBody()
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a", b"body")])
+        await rest(node, seconds=2.0)
+        store.is_bad = False
+        await rest(node, seconds=LEASE / 3)
+        assert node.begin() == ["a"]
+        told = {details["reason"] for action, details in node.said if action == "move_failed"}
+        assert told == ({str(error)} if isinstance(error, StoreUnfit) else set())
+        await node.stop()
+
+    in_virtual_time(main)
+
+
+def test_a_node_that_leaves_gives_back_tasks_whose_bodies_have_no_turn_yet() -> None:
+    class SlowBody(TimedStore):
+        async def body(self, lease: Lease) -> Any:
+            await asyncio.sleep(20)
+            yield b"body"
+
+    async def main() -> None:
+        store = SlowBody()
+        node = OneNode(store, random.Random(1))
+        node.wants = BODIES_AT_ONCE + 3
+        await node.start()
+        await store.publish([new(f"t{number}", b"body") for number in range(node.wants)])
+        await rest(node, seconds=2.0)
+        assert len(node.book) == node.wants
+        ending = spawn(node.taker.end())
+        await rest(node, seconds=2.0)
+        await rest(node)
+        assert ending.done()
+        assert (await store.count())[TaskState.READY].number == node.wants
+        assert not len(node.book)
+        await node.stop()
+
+    in_virtual_time(main)
 
 
 def test_a_node_that_leaves_gives_back_at_once_what_has_not_started() -> None:
