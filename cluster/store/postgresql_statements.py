@@ -76,14 +76,18 @@ WITH mine AS (
 
 _OF_LEASES: LiteralString = "(id, hops, turn) IN (SELECT * FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[]))"
 
-EXTEND: LiteralString = f"""
-UPDATE spoolnode.task SET until = now() + make_interval(secs => %(seconds)s)
-WHERE {_OF_LEASES} AND state = 'held' RETURNING id, hops, turn"""
+_LOCKED: LiteralString = f"""
+WITH named AS (SELECT id, hops FROM spoolnode.task WHERE {_OF_LEASES} AND state = 'held' ORDER BY id, hops FOR UPDATE)"""
+"""One order for all statements about leases: two of them that met in another one would be a deadlock."""
 
-END: LiteralString = f"""
-WITH done AS (
+EXTEND: LiteralString = f"""{_LOCKED}
+UPDATE spoolnode.task SET until = now() + make_interval(secs => %(seconds)s)
+WHERE (id, hops) IN (SELECT id, hops FROM named) RETURNING id, hops, turn"""
+
+END: LiteralString = f"""{_LOCKED}
+, done AS (
     UPDATE spoolnode.task SET state = 'ended', ended = now(), block = '', size = 0, key = NULL
-    WHERE {_OF_LEASES} AND state = 'held' RETURNING id, hops, turn
+    WHERE (id, hops) IN (SELECT id, hops FROM named) RETURNING id, hops, turn
 ), gone AS (DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM done))
 SELECT * FROM done"""
 
@@ -102,15 +106,15 @@ _WITHOUT_BODIES: LiteralString = """
 , gone AS (DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM done WHERE state = 'ended'))
 SELECT * FROM done"""
 
-AGAIN: LiteralString = f"""
-WITH done AS (
+AGAIN: LiteralString = f"""{_LOCKED}
+, done AS (
     UPDATE spoolnode.task SET {_WAITS.format(due="told.due")}, due = told.due,
         attempts = coalesce(told.attempts, task.attempts), dest = coalesce(told.dest, task.dest)
     FROM (SELECT id, hops, turn, to_timestamp(nullif(due, 0)), attempts, dest
           FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[], %(dues)s::float8[], %(attempts)s::int[],
                       %(dests)s::text[]) AS u (id, hops, turn, due, attempts, dest)
          ) AS told (id, hops, turn, due, attempts, dest)
-    WHERE task.id = told.id AND task.hops = told.hops AND task.turn = told.turn AND task.state = 'held'
+    WHERE task.id = told.id AND task.hops = told.hops AND (task.id, task.hops) IN (SELECT id, hops FROM named)
     RETURNING task.id, task.hops, task.turn, task.dest, task.state
 ){_WITHOUT_BODIES}"""
 
@@ -124,10 +128,10 @@ WITH named AS (
     RETURNING id, hops, turn, dest, state
 ){_WITHOUT_BODIES}"""
 
-BURY: LiteralString = """
+BURY: LiteralString = f"""{_LOCKED}
 UPDATE spoolnode.task SET state = 'dead', reason = told.reason
 FROM unnest(%(ids)s::text[], %(hops)s::int[], %(turns)s::int[], %(reasons)s::text[]) AS told (id, hops, turn, reason)
-WHERE task.id = told.id AND task.hops = told.hops AND task.turn = told.turn AND task.state = 'held'
+WHERE task.id = told.id AND task.hops = told.hops AND (task.id, task.hops) IN (SELECT id, hops FROM named)
 RETURNING task.id, task.hops, task.turn"""
 
 REMOVE: LiteralString = """

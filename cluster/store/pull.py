@@ -145,9 +145,10 @@ class Pull:
         destination, moved = self._destination, 0
         for ref in list(self._staged()):
             found = await self.common.find(ref_id(ref.removeprefix(f"{PULLED}/")))
-            # One that has ended here was a duplicate when it was given to this directory: another task does its work.
-            is_the_stores = found is not None and (found.task.to != destination or found.state == TaskState.ENDED)
-            if is_the_stores:
+            # One that has ended was a duplicate when it was given to this directory, and another task does its work; or this
+            # pull was interrupted before that, and it ran elsewhere. In the end it is forgotten.
+            is_ours = found is not None and found.task.to == destination and found.state != TaskState.ENDED
+            if not is_ours:
                 self.store.disk.unlink(self.store.layout.path(ref))
             else:
                 self._publish(ref)

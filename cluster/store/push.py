@@ -192,8 +192,10 @@ def _is_pickled(said: dict[bytes, bytes], body: int) -> bool:
 def _message(store: Store, info: inspect.Info, block: bytes, said: dict[bytes, bytes]) -> str:
     """The id of a task in the store. One that a node made is unique; the name of a file that was dropped here may come again, in
     another directory or later, and its time and contents tell it apart. It leaves room for a number, as names in
-    outbox/ have.
+    outbox/ have. One that a node keeps until the store is back says its id: the store may have it already.
     """
+    if info.state == inspect.OUTBOX and names.ID in said:
+        return said[names.ID].decode("ascii", "replace")
     of_node = names.is_node_id(info.id.partition("_")[0]) and names.accepted_in(info.id) is not None
     if of_node or names.HOPS in said:
         return info.id

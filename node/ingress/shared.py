@@ -99,9 +99,8 @@ class Sharing:
         """Keeps a task on the disk until the store is back."""
         assert isinstance(task.body, bytes)  # noqa: S101  # a larger one has a file (see `shared_upload`)
         number = self._storage.outbox.number(COMMONS)
-        said = [(names.TO, COMMONS.encode())]
-        if names.ID not in task.block:
-            said.append((names.ID, task.id.encode()))
+        # Its variables have no id yet: no client may give one, and what came over a link is not kept.
+        said = [(names.TO, COMMONS.encode()), (names.ID, task.id.encode())]
         block = self._named(task, terms) + encode_variables(said)
         leaving = Leaving(self._storage, COMMONS, number, _Renamed(task.id, waiter))
         self._storage.spool.group_commit.add(

@@ -5,17 +5,27 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from store_tasks import new, take
 from support import RunningNode
 
 import spoolnode
 from spoolnode.cli import main
-from spoolnode.cluster.store.interface import BytesContent, NewTask, StoredTask, TaskState
+from spoolnode.cluster.store.interface import (
+    REMEMBERED,
+    Again,
+    BytesContent,
+    Lease,
+    NewTask,
+    StoreAway,
+    StoredTask,
+    TaskState,
+)
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.pull import LEASE, PULLED, Pull
 from spoolnode.cluster.store.push import IN_DOUBT, PICKLED, UNREADABLE, push, save_numbers
@@ -253,6 +263,35 @@ def test_a_pull_that_is_killed_at_any_step_and_repeated_moves_each_task_once(pla
         assert [path.name for path in (spool / PULLED).rglob("*") if path.is_file()] == ["id"], step
         shutil.rmtree(spool)
     assert step > 50
+
+
+class Interrupted(MemoryStore):
+    """It hears nothing after the tasks were copied to the disk, the first time."""
+
+    is_first = True
+
+    async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
+        if self.is_first:
+            self.is_first = False
+            raise StoreAway("as if it was killed here")
+        return await super().again(orders)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 2 * REMEMBERED])
+def test_a_pull_that_was_interrupted_leaves_what_ran_elsewhere_meanwhile(tmp_path: Path, seconds: float) -> None:
+    async def story() -> None:
+        memory = Interrupted()
+        await memory.publish([new("0123456789ab_1700000000000000_80")])
+        with pytest.raises(StoreAway):
+            await Pull(store_at(tmp_path / "spool"), memory).run()
+        memory.advance(LEASE)  # what the pull had claimed may be taken by others
+        ((lease, _),) = await take(memory)
+        await memory.end([lease])
+        memory.advance(seconds)
+        assert await Pull(store_at(tmp_path / "spool"), memory).run() == 0
+
+    asyncio.run(story())
+    assert not [*(tmp_path / "spool").rglob("uwsgi_spoolfile*")]
 
 
 def test_a_task_that_comes_back_from_a_disk_is_no_repeat(tmp_path: Path) -> None:

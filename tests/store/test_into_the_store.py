@@ -94,13 +94,14 @@ def test_each_acknowledged_task_is_in_the_store_once_and_a_refused_one_at_most_o
     in_virtual_time(main)
 
 
-def test_a_task_that_was_stored_and_kept_here_because_no_answer_came_is_one_task() -> None:
+@pytest.mark.parametrize("note", ["", "it says spool_id"])
+def test_a_task_that_was_stored_and_kept_here_because_no_answer_came_is_one_task(note: str) -> None:
     async def main() -> None:
         store = TimedStore()
         node = Entrance(store)
         await node.open()
         store.lost_answers = 1.0
-        waiter = node.station.admit(task(1), link=None)
+        waiter = node.station.admit(task(1, note=note), link=None)
         for _ in range(5):
             await node.pass_time()
         assert node.station.outbox.sizes() == {"any": 1}

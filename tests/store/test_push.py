@@ -116,3 +116,12 @@ def test_a_dropped_file_is_the_same_task_before_and_after_its_time(store: Store,
     memory.lost_answers = 0.0
     monkeypatch.setattr(pushing, "time", SimpleNamespace(time=lambda: due + 1))
     assert asyncio.run(push(store, memory)).told == {Publication.REPEATED: 1}
+
+
+def test_a_task_that_was_kept_while_the_store_was_away_has_the_id_under_which_the_store_may_have_it(store: Store) -> None:
+    path = Path(store.layout.path(f"outbox/any/uwsgi_spoolfile_on_{NODE}_1700000000000000_80"))
+    path.parent.mkdir(parents=True)
+    path.write_bytes(head(encode_variables([(b"n", b"1"), (names.ID, b"told_to_the_client")])))
+    common = MemoryStore()
+    assert asyncio.run(push(store, common)).gone == 1
+    assert asyncio.run(common.find("told_to_the_client")) is not None
