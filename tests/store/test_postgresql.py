@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,8 @@ def own(place: Path) -> Iterator[Postgres]:
 
 
 FAR = 4_000_000_000.0
+WAITING = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 async def migrated(url: str) -> None:
@@ -70,7 +73,6 @@ ACKNOWLEDGEMENTS: dict[str, Act] = {
 
 def test_nothing_is_acknowledged_before_a_standby_has_it_nor_when_that_wait_is_cancelled(own: Postgres) -> None:
     """No standby of that name exists, so a commit waits until an operator cancels the wait. Then it succeeds with a warning."""
-    waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
     async def story(what: str) -> None:
         store = await PostgresStore.open(own.url())
@@ -80,12 +82,10 @@ def test_nothing_is_acknowledged_before_a_standby_has_it_nor_when_that_wait_is_c
             await store.publish([new("there"), new("keyed", key=b"k")])
             set_standby(own, "gone")
             acting = asyncio.ensure_future(ACKNOWLEDGEMENTS[what](store, lease))
-            await eventually_there(lambda: acting.done() or own.sql(waiting))
+            await eventually_there(lambda: acting.done() or own.sql(WAITING))
             assert not acting.done(), what
             while not acting.done():
-                await asyncio.to_thread(
-                    own.sql, "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-                )
+                await asyncio.to_thread(own.sql, CANCEL)
             with pytest.raises(StoreAway, match="did not make sure"):
                 await acting
         finally:
@@ -102,7 +102,20 @@ def set_standby(server: Postgres, name: str) -> None:
     with psycopg.connect(server.url(), autocommit=True) as connection:
         connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{name}'".encode())
         connection.execute("SELECT pg_reload_conf()")
-    eventually(lambda: server.sql("SHOW synchronous_standby_names") == [(name,)], "the setting is in force")
+    # That a new connection shows it is not enough: one process of the server tells all others whether commits wait.
+    eventually(lambda: commits_wait(server) == bool(name), "the setting is in force")
+
+
+def commits_wait(server: Postgres) -> bool:
+    """Whether a commit waits for a standby now."""
+    commit = threading.Thread(target=server.sql, args=("COMMENT ON SCHEMA public IS 'written by a test'",))
+    commit.start()
+    eventually(lambda: server.sql(WAITING) or not commit.is_alive())
+    waits = commit.is_alive()
+    while commit.is_alive():
+        server.sql(CANCEL)
+    commit.join()
+    return waits
 
 
 def test_what_is_safe_is_what_the_server_says(own: Postgres) -> None:
