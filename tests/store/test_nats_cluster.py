@@ -3,7 +3,8 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 from nats_servers import NatsCluster, NatsServer
@@ -14,6 +15,8 @@ from subjects import InNats, Subject
 from spoolnode.cluster.store.interface import ANY, CommonStore, Publication, StoreAway, TaskState
 from spoolnode.cluster.store.nats import NatsStore
 from spoolnode.cluster.store.nats_entries import PREFIX, STREAM
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +135,7 @@ class Load:
         return len(taken)
 
 
-async def insist(ask):  # type: ignore[no-untyped-def]
+async def insist(ask: Callable[[], Awaitable[T]]) -> T:
     """The answer, however often it takes to ask."""
     while True:
         try:

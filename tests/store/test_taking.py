@@ -199,6 +199,15 @@ async def rest(*nodes: OneNode, seconds: float = 0.05) -> None:
             await node.station.rest()
 
 
+async def holding(store: CommonStore, *names: str, body: bytes = b"") -> OneNode:
+    """A node that has taken these tasks: they wait there."""
+    node = OneNode(store, random.Random(1))
+    await node.start()
+    await store.publish([new(name, body) for name in names])
+    await rest(node, seconds=2.0)
+    return node
+
+
 class Fates:
     """What has become of the tasks of several nodes that a seed disturbs."""
 
@@ -282,10 +291,7 @@ async def until_empty(store: TimedStore, nodes: list[OneNode]) -> None:
 
 def test_what_a_node_holds_is_extended_as_long_as_it_runs() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new("a")])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a")
         assert node.begin() == ["a"]
         for _ in range(20):
             await rest(node, seconds=LEASE / 2)
@@ -300,11 +306,7 @@ def test_what_a_node_holds_is_extended_as_long_as_it_runs() -> None:
 
 def test_a_node_that_is_cut_off_starts_nothing_says_so_and_goes_on_when_it_is_back() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new(name) for name in "abc"])
-        node.wants = 3
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a", "b", "c")
         node.wants = 1
         assert node.begin() == ["a"]
         node.is_cut = True
@@ -326,10 +328,7 @@ def test_a_node_that_is_cut_off_starts_nothing_says_so_and_goes_on_when_it_is_ba
 
 def test_a_node_that_held_nothing_any_more_when_the_store_came_back_takes_again() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new("a")])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a")
         node.is_cut = True
         await rest(node, seconds=LEASE + 5)
         assert node.begin() == []
@@ -345,10 +344,7 @@ def test_a_node_that_held_nothing_any_more_when_the_store_came_back_takes_again(
 
 def test_an_end_is_told_again_until_the_store_has_heard_it() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new("a")])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a")
         assert node.begin() == ["a"]
         node.is_cut = True
         node.end("tmp/uwsgi_spoolfile_on_a")
@@ -364,10 +360,7 @@ def test_an_end_is_told_again_until_the_store_has_heard_it() -> None:
 
 def test_a_task_is_given_up_whatever_characters_its_reason_has() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new("a")])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a")
         assert node.begin() == ["a"]
         node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "no customer \udcff\0é")
         await rest(node)
@@ -412,10 +405,7 @@ def test_a_mistake_in_a_part_is_reported_and_the_part_goes_on_where_it_was() -> 
 
 def test_a_task_that_ended_here_while_the_lease_ran_out_is_not_run_again_if_it_comes_back() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new("a"), new("b")])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a", "b")
         assert node.begin() == ["a", "b"]
         node.is_cut = True
         await rest(node, seconds=LEASE + 5)
@@ -436,10 +426,7 @@ def test_a_task_that_ended_here_while_the_lease_ran_out_is_not_run_again_if_it_c
 
 def test_a_paused_node_gives_back_what_waits_and_takes_nothing() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new(name) for name in "ab"])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a", "b")
         node.station.spool.starting.throttle.pause(frozenset(), everything=True)
         node.taker.tick()
         await rest(node, seconds=2.0)
@@ -500,10 +487,7 @@ def test_a_task_whose_body_cannot_be_read_goes_back_and_runs_when_it_can(error: 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
         store = BadBody()
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new("a", b"body")])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a", body=b"body")
         store.is_bad = False
         await rest(node, seconds=LEASE / 3)
         assert node.begin() == ["a"]
@@ -541,10 +525,7 @@ def test_a_node_that_leaves_gives_back_tasks_whose_bodies_have_no_turn_yet() -> 
 
 def test_a_node_that_leaves_gives_back_at_once_what_has_not_started() -> None:
     async def tell(store: TimedStore) -> None:
-        node = OneNode(store, random.Random(1))
-        await node.start()
-        await store.publish([new(name) for name in "abc"])
-        await rest(node, seconds=2.0)
+        node = await holding(store, "a", "b", "c")
         node.wants = 1
         assert node.begin() == ["a"]
         node.taker.leave()

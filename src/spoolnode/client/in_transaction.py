@@ -123,7 +123,8 @@ def _task(message: Message) -> StoredTask:
 def _cursor(connection: DatabaseConnection) -> AbstractContextManager[Any]:
     """A cursor whose rows are tuples, whatever the caller's own are."""
     if getattr(connection, "vendor", "postgresql") != "postgresql":  # Django tells
-        raise StoreUnfit(f"the database is {connection.vendor}, and a store is a PostgreSQL; {NOT_STORED}")  # type: ignore[attr-defined]
+        said = f"the database is {connection.vendor}, and a store is a PostgreSQL"  # type: ignore[attr-defined]  # Django's has one
+        raise StoreUnfit(f"{said}; {NOT_STORED}")
     psycopg = sys.modules.get("psycopg")
     if psycopg is not None and isinstance(connection, psycopg.Connection):
         plain: AbstractContextManager[Any] = psycopg.Cursor(connection, row_factory=psycopg.rows.tuple_row)
