@@ -4,7 +4,7 @@ export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not always on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: screenshots demo quick test test-pythons test-docker simulate bench release docs lint dev clean
+.PHONY: screenshots demo disasters quick test test-store test-pythons test-docker simulate bench release docs lint dev clean
 
 demo: .venv/made            ## one node, then three: a few tasks, what became of them
 	.venv/bin/spoolnode demo
@@ -16,13 +16,21 @@ quick: .venv/dev            ## for each change: lint, types and the quick tests 
 	.venv/bin/pytest -q -m 'not slow' -n 4 --dist worksteal tests/protocol tests/node tests/test_*.py $(ARGS)
 
 test: .venv/tox             ## lint, types, documentation and tests, as CI runs them
-	@echo 'Tests: lint, types, the documentation, then all tests but those of docker-compose.yml. About a quarter of an hour on two cores.'
+	@echo 'Lint, types, the documentation, and all tests but those of docker-compose.yml. Fifteen to twenty-five minutes on two cores.'
 	tests/install.sh tests
+ifeq ($(ARGS),)
+	.venv/bin/tox run-parallel -p 3 --parallel-live -e lint,types,docs,tests
+else
 	.venv/bin/tox run $(ARGS)
+endif
 
 PYTHONS ?= py312,py313
 test-pythons: .venv/tox     ## the quick tests with other Pythons, those that are installed
 	.venv/bin/tox run --skip-missing-interpreters=true -e $(PYTHONS) $(ARGS)
+
+test-store: .venv/tox       ## the tests of the API and of uWSGI's ways once more, with a store in PostgreSQL behind each node
+	tests/install.sh tests
+	.venv/bin/tox run -e store $(ARGS)
 
 test-docker: .venv/tox      ## the tests of docker-compose.yml on a Docker engine of their own; needs root
 	@echo 'Tests of docker-compose.yml: a Docker engine of their own, in a network namespace. About two minutes.'
@@ -42,6 +50,13 @@ lint: .venv/tox
 SEED ?= 0-2000
 simulate: .venv/dev         ## SEED=7: the story of one seed of the simulation, step by step; SEED=0-2000: many
 	PYTHONPATH=src:tests .venv/bin/python -m simulation $(SEED) $(ARGS)
+
+disasters: .venv/dev        ## what `make test` leaves to chance, in many more rounds: simulated faults, kill -9 of nodes and servers
+	PYTHONPATH=src:tests .venv/bin/python -m simulation 0-2000
+	PYTHONPATH=src:tests .venv/bin/python -m simulation 0-2000 --of store
+	PYTHONPATH=src:tests .venv/bin/python -m simulation 0-200 --of timers
+	PYTEST_CRASH_KILLS=105 PYTEST_CLUSTER_KILLS=26 PYTEST_STORE_ROUNDS=50 .venv/bin/pytest -q -n 4 \
+		tests/system/test_crash.py tests/cluster/test_cluster_crash.py tests/store/test_store_storm.py $(ARGS)
 
 bench: dev .venv/bench      ## make bench ARGS=--help
 	.venv/bin/python bench/run.py $(ARGS)
@@ -68,11 +83,11 @@ clean:
 	.venv/bin/pip install -q 'tox>=4.22'
 	touch $@
 
-# What the bench compares with: Debian's brokers, and dramatiq in an environment of its own.
+# What the bench compares with: Debian's servers, and dramatiq and Procrastinate in an environment of their own.
 .venv/bench: .venv/made
 	tests/install.sh bench
 	$(PYTHON) -m venv $@
-	$@/bin/pip install -q 'dramatiq[redis]>=2.2' || { rm -rf $@; exit 1; }
+	$@/bin/pip install -q 'dramatiq[redis]>=2.2' 'procrastinate>=3.10' 'psycopg[binary]>=3.2' || { rm -rf $@; exit 1; }
 
 .venv/dev: .venv/made
 	tests/install.sh tests

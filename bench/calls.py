@@ -24,12 +24,14 @@ class Calls(NamedTuple):
 
     sent: float
     done: float
+    many: float
+    """Done, of those that were sent at once."""
     alone: list[float]
 
 
 def calls(bench: Bench) -> list[Row]:
     """One Python process sends, one call after the other; one worker process runs the tasks."""
-    runs = bench.in_turn({"ours": lambda: _ours(bench), "dramatiq": lambda: _dramatiq(bench)}, pairs=bench.plan.cluster_pairs)
+    runs = bench.in_turn({"ours": lambda: _ours(bench), "dramatiq": lambda: run_redis(bench)}, pairs=bench.plan.cluster_pairs)
     mine, theirs = runs["ours"], runs["dramatiq"]
     note = "" if theirs else "not measured: tests/install.sh bench, make bench"
     count = f"{bench.plan.calls:,}"
@@ -44,13 +46,15 @@ def calls(bench: Bench) -> list[Row]:
     return rows
 
 
-def _environment(bench: Bench, ticks: Path) -> dict[str, str]:
+def environment(bench: Bench, ticks: Path) -> dict[str, str]:
+    """The variables of who sends and who runs."""
     return {"BENCH_TICKS": str(ticks), "BENCH_CALLS": str(bench.plan.calls), "BENCH_SAMPLES": str(bench.plan.samples)}
 
 
-def _send(python: str, side: str, environment: dict[str, str]) -> Calls:
+def send(python: str, side: str, variables: dict[str, str]) -> Calls:
+    """Sends, and returns when all have run."""
     command = [python, str(APPS / "calls.py"), side]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=LIMIT, check=False)
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=LIMIT, check=False)
     if done.returncode:
         raise BenchError(f"calls.py {side}: {done.stderr[-600:]}")
     return Calls(**json.loads(done.stdout))
@@ -58,18 +62,18 @@ def _send(python: str, side: str, environment: dict[str, str]) -> Calls:
 
 def _ours(bench: Bench) -> Calls:
     ticks = bench.servers.path("ticks")
-    environment = _environment(bench, ticks)
-    with pair(bench, app="tick:task", environment=environment) as two:
+    variables = environment(bench, ticks)
+    with pair(bench, app="tick:task", environment=variables) as two:
         wait_for(lambda: status(two.beta_port)["workers"] == 1, two.beta, "beta has no worker")
         via = {"SPOOLNODE_VIA": f"127.0.0.1:{two.alpha.port}", "BENCH_NODE": BETA}
-        return _send(sys.executable, "spoolnode", environment | via)
+        return send(sys.executable, "spoolnode", variables | via)
 
 
-def _dramatiq(bench: Bench) -> Calls:
-    """Redis with its log fsynced before each answer; one worker process with the default threads."""
+def run_redis(bench: Bench) -> Calls:
+    """dramatiq and Redis with its log fsynced before each answer; one worker process with the default threads."""
     port, store, ticks = free_port(), bench.servers.path("redis"), bench.servers.path("ticks")
     store.mkdir()
-    environment = _environment(bench, ticks) | {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"}
+    variables = environment(bench, ticks) | {"BENCH_REDIS": f"redis://127.0.0.1:{port}/0"}
     options = [
         "--port", str(port), "--bind", "127.0.0.1", "--dir", str(store), "--save", "", "--appendonly", "yes",
         "--appendfsync", "always",
@@ -79,7 +83,7 @@ def _dramatiq(bench: Bench) -> Calls:
         redis.wait_ready(broker=True)
         python = servers.command("dramatiq")[0]
         worker = ["-m", "dramatiq", "--processes", "1", "tick_dramatiq"]
-        with servers.broker("dramatiq", *worker, environment=environment) as process:
+        with servers.broker("dramatiq", *worker, environment=variables) as process:
             time.sleep(0.1)
             process.check(LIMIT)
-            return _send(python, "dramatiq", environment)
+            return send(python, "dramatiq", variables)

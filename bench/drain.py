@@ -90,7 +90,7 @@ def backlog(bench: Bench, tasks: int) -> Path:
             server.wait_ready()
             bench.load.extended(server.port, connections=8, window=256, tasks=tasks)
             server.crash()
-        _flush(spool)
+        flush(spool)
         bench.backlogs[tasks] = spool
     return bench.backlogs[tasks]
 
@@ -100,11 +100,11 @@ def _fill_uwsgi(bench: Bench, tasks: int) -> Path:
     spool = bench.servers.path("spool")
     spool.mkdir()
     bench.load.fill(spool, tasks)
-    _flush(spool)
+    flush(spool)
     return spool
 
 
-def _flush(spool: Path) -> None:
+def flush(spool: Path) -> None:
     """Syncs, so that earlier writes do not reach the disk during the measurement."""
     subprocess.run(["sync", "--file-system", str(spool)], check=True)
 
@@ -118,7 +118,7 @@ def _drain_uwsgi(bench: Bench, spool: Path, tasks: int) -> Drain:
 def _drain_ours(bench: Bench, tasks: int) -> Drain:
     spool = bench.servers.path("spool")
     shutil.copytree(backlog(bench, tasks), spool, ignore=shutil.ignore_patterns("*.sock"))
-    _flush(spool)
+    flush(spool)
     return _drain_node(bench, spool, tasks)
 
 

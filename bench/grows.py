@@ -73,8 +73,8 @@ def _later(bench: Bench, size: int) -> list[Row]:
                 for path in _files(spool):
                     path.unlink()
         ids = _send(node.port, [[(b"n", b"y"), (b"at", tomorrow)]] * 2)
-        hurried = _timed(spool, "POST", f"/tasks/{ids[0]}/retry")
-        removed = _timed(spool, "DELETE", f"/tasks/{ids[1]}")
+        hurried = timed(spool, "POST", f"/tasks/{ids[0]}/retry")
+        removed = timed(spool, "DELETE", f"/tasks/{ids[1]}")
     what = f"{size:,} tasks due tomorrow"
     return [
         _row(f"{what}: memory of each", "B", each),
@@ -119,9 +119,9 @@ def _dead(bench: Bench, size: int) -> list[Row]:
         for n in range(size):
             (spool / "dead" / f"uwsgi_spoolfile_on_bench_{secrets.token_hex(4)}_{n}").write_bytes(content)
         with _pulse(node) as pulse:
-            took = _timed(spool, "GET", "/tasks?state=dead&limit=100")
-            first = _timed(spool, "GET", "/dead")
-            again = _timed(spool, "GET", "/dead")
+            took = timed(spool, "GET", "/tasks?state=dead&limit=100")
+            first = timed(spool, "GET", "/dead")
+            again = timed(spool, "GET", "/dead")
     return [
         _row(f"{size:,} dead tasks: the first hundred", "ms", took, 300),
         _row("  counted by kind, for the first time", "ms", first),
@@ -150,9 +150,9 @@ def _priorities(bench: Bench, size: int) -> list[Row]:
     with bench.servers.node(spool) as node:
         node.wait_ready()
         _send(node.port, ([(b"n", b"1"), (b"priority", b"%d" % n)] for n in range(size)))
-        _timed(spool, "GET", "/node")
+        timed(spool, "GET", "/node")
         with _pulse(node) as pulse:
-            took = min(_timed(spool, "GET", "/node") for _ in range(10))
+            took = min(timed(spool, "GET", "/node") for _ in range(10))
     return [
         _row(f"{size:,} tasks, each with a priority of its own: status", "ms", took, 5),
         _row("  the loop's longest pause", "ms", pulse[-1], 20),
@@ -192,7 +192,7 @@ def _send(port: int, tasks: Iterable[Task]) -> list[str]:
     return ids
 
 
-def _timed(spool: Path, method: str, path: str) -> float:
+def timed(spool: Path, method: str, path: str) -> float:
     """Sends a request to the control socket. Returns the milliseconds until its answer."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)

@@ -47,6 +47,12 @@ class Plan:
     """waiting, beside what is done"""
     left_tasks: int = 15_000
     """spool files that a uWSGI left"""
+    store_tasks: int = 20_000
+    """waiting in a common store"""
+    deep: tuple[int, int] = (10_000, 1_000_000)
+    """waiting in PostgreSQL, beside what is done"""
+    deep_nats: tuple[int, int] = (10_000, 100_000)
+    """the same in NATS"""
     watch_seconds: float = 20.0
     """of idle nodes; half of it of one with a dead peer"""
 
@@ -65,6 +71,9 @@ QUICK = Plan(
     calls=500,
     grows=(10_000,),
     left_tasks=5_000,
+    store_tasks=5_000,
+    deep=(5_000, 50_000),
+    deep_nats=(5_000, 20_000),
     watch_seconds=6.0,
 )
 

@@ -22,6 +22,11 @@ import place
 import proc
 import report
 import servers
+import store_costs
+import store_failover
+import store_in
+import store_rivals
+import stored
 from load import BenchError, Generator
 from plan import FULL, QUICK, Bench, Plan
 
@@ -40,6 +45,12 @@ MEASUREMENTS = {
     "dead-peer": crowd.dead_peer,
     "crowd": crowd.crowd,
     "grows": grows.grows,
+    "store": stored.store,
+    "store-in": store_in.store_in,
+    "store-idle": store_costs.idle,
+    "store-deep": store_costs.deep,
+    "store-rivals": store_rivals.rivals,
+    "store-failover": store_failover.failover,
     "left": drain.left,
     "drain": drain.drain,
 }
@@ -47,27 +58,33 @@ MEASUREMENTS = {
 VERSIONS = {
     "uwsgi": ["--version"],
     "nats-server": ["--version"],
+    "nats": ["--version"],
     "beanstalkd": ["-v"],
     "redis-server": ["--version"],
+    "postgres": ["--version"],
     "dramatiq": ["-c", "import dramatiq; print(dramatiq.__version__)"],
+    "procrastinate": ["-c", "import importlib.metadata as found; print(found.version('procrastinate'))"],
 }
 """The option that prints the version of each."""
-CLUSTER = ("hop", "hop-latency", "calls", "dead-peer", "crowd")
+GROUPS = {
+    "cluster": ("hop", "hop-latency", "calls", "dead-peer", "crowd"),
+    "stores": ("store", "store-in", "store-idle", "store-deep", "store-rivals", "store-failover"),
+}
 
 
 def arguments() -> argparse.Namespace:
     """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a minute or two instead of ten: fewer and shorter runs")
-    names = f"{', '.join(MEASUREMENTS)}; cluster is {', '.join(CLUSTER)}"
-    only = f"this one only; may be repeated: {names}"
-    parser.add_argument("--only", action="append", choices=[*MEASUREMENTS, "cluster"], metavar="NAME", help=only)
+    groups = "; ".join(f"{name} is {', '.join(several)}" for name, several in GROUPS.items())
+    only = f"this one only; may be repeated: {', '.join(MEASUREMENTS)}; {groups}"
+    parser.add_argument("--only", action="append", choices=[*MEASUREMENTS, *GROUPS], metavar="NAME", help=only)
     parser.add_argument("--side", choices=["both", "uwsgi", "ours"], default="both", help="measure one of the two only")
     parser.add_argument("--dir", default=None, help="where the temporary directory is made: the disk that is measured")
     parser.add_argument("--image", action="store_true", help="measure on a fresh ext4 in an image file in it (root)")
     parser.add_argument("--output", type=Path, help="write the JSON here; default, for a whole run: bench/results.json")
     parser.add_argument("--update", action="store_true", help="with --only: replace these rows in bench/results.json")
-    parser.add_argument("--limit", type=int, default=1800, help="give up after so many seconds")
+    parser.add_argument("--limit", type=int, default=3600, help="give up after so many seconds")
     return parser.parse_args()
 
 
@@ -122,8 +139,8 @@ def give_up(number: int, frame: object) -> NoReturn:
 def chosen(only: list[str] | None) -> list[str]:
     """The measurements that were asked for, in their order."""
     names = set(only or MEASUREMENTS)
-    if "cluster" in names:
-        names |= {*CLUSTER}
+    for group in names & {*GROUPS}:
+        names |= {*GROUPS[group]}
     return [name for name in MEASUREMENTS if name in names]
 
 

@@ -1,6 +1,7 @@
 """The contestants: started on loopback with a free port, ended by pid."""
 
 import contextlib
+import glob
 import importlib.util
 import os
 import random
@@ -49,9 +50,16 @@ def find_brokers() -> dict[str, list[str]]:
     """The commands of the brokers that are installed, for the comparison with a hop."""
     path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])
     found = {name: shutil.which(name, path=path) for name in ("nats-server", "beanstalkd", "redis-server")}
+    wheel = Path(sys.executable).with_name("nats-server")  # newer than Debian's: it syncs, and can keep a common store
+    found["nats"] = str(wheel) if wheel.exists() else None
+    found["postgres"] = max(glob.glob("/usr/lib/postgresql/*/bin/postgres"), default=None)
     beside = Path(sys.prefix) / "bench" / "bin" / "python"  # an environment of its own: `make bench` makes it
     found["dramatiq"] = os.environ.get("BENCH_DRAMATIQ") or (str(beside) if beside.exists() else None)
-    return {name: [command] for name, command in found.items() if command}
+    found["procrastinate"] = found["dramatiq"] if beside.with_name("procrastinate").exists() else None
+    commands = {name: [command] for name, command in found.items() if command}
+    if "postgres" in commands and not os.geteuid():  # it refuses root
+        commands["postgres"] = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", *commands["postgres"]]
+    return commands
 
 
 def free_port() -> int:
@@ -136,6 +144,15 @@ class Server:
         if age > limit:
             raise BenchError(f"the server took more than {limit:.0f} s; its log: {self.last_words()}")
 
+    def wait_end(self, limit: float) -> None:
+        """Returns when it has ended by itself, well. Raises BenchError."""
+        try:
+            status = self._process.wait(limit)
+        except subprocess.TimeoutExpired as error:
+            raise BenchError(f"it took more than {limit:.0f} s; its log: {self.last_words()}") from error
+        if status:
+            raise BenchError(f"it ended with status {status}; its log: {self.last_words()}")
+
     def last_words(self) -> str:
         """The end of its log."""
         return self.log.read_text(errors="replace")[-600:].strip() or "(empty)"
@@ -207,9 +224,16 @@ class Contestants:
         with self._running([*self._brokers[name], *options], port, environment) as server:
             yield server
 
+    @contextlib.contextmanager
+    def postgres(self, *options: str) -> Iterator[Server]:
+        """A PostgreSQL on a free port."""
+        port = free_port()
+        with self.broker("postgres", *options, "-p", str(port), port=port) as server:
+            yield server
+
     def command(self, name: str) -> list[str]:
-        """How a broker is started."""
-        return self._brokers[name]
+        """How a contestant is started."""
+        return self._node if name == "ours" else self._brokers[name]
 
     def certificates(self, *names: str) -> dict[str, list[str]]:
         """The options with which nodes with these names trust each other."""

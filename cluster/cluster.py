@@ -34,6 +34,7 @@ from spoolnode.cluster.prober import FAILURES, Prober
 from spoolnode.cluster.redistribution import CHUNK, Redistribution
 from spoolnode.cluster.requests import Requests
 from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE, Dial, NotIt, Sender
+from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
@@ -57,18 +58,23 @@ WILDCARDS = ("0.0.0.0", "[::]")  # noqa: S104  # compared, never bound
 
 
 def joiner(
-    trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None, timing: Timing = USUAL
-) -> Callable[[Host], "Cluster"]:
-    """Makes the cluster of a node, for `run_node`. Tests bring their own `dial` (how to connect), chance and timing."""
-    return lambda node: Cluster(node, trust, dial, rng, timing)
+    trust: Trust | None = None, dial: Dial | None = None, rng: random.Random | None = None, timing: Timing = USUAL,
+    contact: Contact | None = None,
+) -> Callable[[Host], "Cluster"]:  # fmt: skip
+    """Makes the cluster of a node, for `run_node`. Tests bring their own `dial` (how to connect), chance and timing.
+
+    `contact`: the way to the store of the node.
+    """
+    return lambda node: Cluster(node, trust, dial, rng, timing, contact)
 
 
 class Cluster:
     """The other nodes, as one node sees them: its `Neighbours`, and the `SenderHost` of its senders."""
 
     def __init__(
-        self, node: Host, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None, timing: Timing = USUAL
-    ) -> None:
+        self, node: Host, trust: Trust | None, dial: Dial | None, rng: random.Random | None = None, timing: Timing = USUAL,
+        contact: Contact | None = None,
+    ) -> None:  # fmt: skip
         self._node = node
         self._storage = node.storage
         self._timing = timing
@@ -108,7 +114,9 @@ class Cluster:
             self.table, self._known_file, self.placement, node.storage, self._cut, self.report
         )  # fmt: skip
         announced = identity._replace(addresses=(node.config.advertise,) if node.config.advertise else ())
-        self._sources: list[Discovery] = make_sources(node.config.discover, announced, listening, self.report, self.rng)
+        self._sources: list[Discovery] = make_sources(
+            node.config.discover, announced, listening, self.report, self.rng, contact
+        )  # fmt: skip
         self._running: list[asyncio.Task[None]] = []
         self._senders: dict[str, Sender] = {}
         self._lost = LostDestinations(self.table.destinations, self.outbox, self._woken, timing.search)
@@ -149,13 +157,13 @@ class Cluster:
 
     def is_apart(self, destination: str) -> bool:
         """Whether only nodes without a common store are this destination, as far as is known."""
-        if self._is_here(destination):
+        if destination in ("", ANY, ALL) or self._is_here(destination):
             return False
         if destination.startswith(TAG):
             tag = destination.removeprefix(TAG)
             shares = [peer.status.shares for peer in self.table if peer.status is not None and tag in peer.status.tags]
             return bool(shares) and not any(shares) and tag not in self._node.config.tag
-        peer = self.table.destinations.meant(destination)
+        peer = self.table.find(destination) if ":" in destination else self.table.destinations.meant(destination)
         return peer is not None and peer.status is not None and not peer.status.shares
 
     def greet(self, hello: hellos.Hello, peer: str, certified: str, nonce: str) -> Greeting:

@@ -15,7 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from spoolnode.cluster.lookup import look_up
 from spoolnode.cluster.timing import Timing
 from spoolnode.cluster.trust import Trust
-from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import parse_address
 from spoolnode.node.ingress.tls import SHUTDOWN_SECONDS, Untrusted, why_tls_failed
 from spoolnode.protocol.errors import SpoolnodeError
 

@@ -14,7 +14,7 @@ from spoolnode.cluster.peers import PeerTable
 from spoolnode.cluster.placement import ALL, ANY, TAG, Placement
 from spoolnode.cluster.redistribution import CHUNK
 from spoolnode.node.log import Report
-from spoolnode.node.neighbours import CannotForget
+from spoolnode.node.neighbours import CannotForget, UnknownNode
 from spoolnode.node.outbox.destination import NOBODY, UNSENT, Destination
 from spoolnode.node.outbox.envelope import AskedPlace
 from spoolnode.node.outbox.storage import Storage
@@ -64,7 +64,10 @@ class Forgetting:
         in_doubt = sum(self._outbox.in_doubt(to) for to in meant.destinations)
         waiting = sum(self._outbox.size(to) for to in meant.destinations)
         sources = meant.peer.sources if meant.peer is not None else []
-        return {"id": meant.id, "name": meant.name, "unsent": waiting - in_doubt, "in_doubt": in_doubt, "sources": sources}
+        return {
+            "id": meant.id, "name": meant.name, "unsent": waiting - in_doubt, "in_doubt": in_doubt, "sources": sources,
+            "destinations": [*meant.destinations],
+        }  # fmt: skip
 
     async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:
         """Forgets a node.
@@ -127,7 +130,7 @@ class Forgetting:
         addresses = [address for address in peer.addresses if self._table.find(address) is peer] if peer is not None else []
         keys = tuple(dict.fromkeys(key for key in (node, identity, *called, *addresses) if key))
         if peer is None and not called and not any(self._outbox.size(key) for key in keys):
-            raise CannotForget(f"no node {node} is known here, and no task waits for it")
+            raise UnknownNode(f"no node {node} is known here, and no task waits for it")
         return Meant(identity, name, peer, keys)
 
     def _not_seen(self, identity: str) -> Peer | None:

@@ -14,6 +14,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import ip_address
 
 LIMIT = 2.5
@@ -31,6 +32,7 @@ Resolve = Callable[[str], list[str]]
 """Finds the IP addresses of a host. Blocks, raises OSError."""
 
 
+@lru_cache(1024)  # asked at each ping
 def is_literal(host: str) -> bool:
     """Whether this is an IP address already."""
     try:

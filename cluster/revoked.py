@@ -8,7 +8,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 
 if TYPE_CHECKING:
     from cryptography import x509

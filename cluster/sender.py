@@ -19,6 +19,7 @@ from spoolnode.cluster.dial import Dialed, DialError, DialFailure, refusal_of
 from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.link import Fate, Link, LinkState, Sent, WrongState
 from spoolnode.cluster.liveness import PeerState
+from spoolnode.cluster.plain import NOT_NOW, UWSGI, is_taken, plain_packet
 from spoolnode.cluster.timing import Timing
 from spoolnode.node.outbox.destination import ANYONE, UNSENT
 from spoolnode.node.outbox.envelope import Envelope
@@ -27,9 +28,9 @@ from spoolnode.node.outbox.shipping import Shipment, Shipping
 from spoolnode.node.spool.tasks import Taken
 from spoolnode.node.turns import Gate
 from spoolnode.protocol import names
-from spoolnode.protocol.answer import STORED, Answer
+from spoolnode.protocol.answer import Answer
 from spoolnode.protocol.errors import BadPacket, Reason, Refused
-from spoolnode.protocol.packet import HEADER, PING, PLAIN, SPOOL_REQUEST, decode_variables, encode_variables, packet
+from spoolnode.protocol.packet import HEADER, PING
 
 TAKEN_AT_ONCE = 1024
 """Tasks that are read from the disk together, if they are in a batch..."""
@@ -39,8 +40,6 @@ ATTEMPTS_AT_ONCE = 16
 """Links that begin to connect in one turn of the loop: each takes about a tenth of a millisecond."""
 WATERMARK_EVERY = 8192
 """After this many tasks the other side is told the low watermark again, so that it can forget."""
-UWSGI = "uwsgi"
-"""In place of a node's id: a real uWSGI server, which has none and remembers no numbers."""
 
 Dial = Callable[..., Awaitable[Dialed[Channel]]]
 
@@ -462,7 +461,7 @@ class Sender:
     async def _send_plain(self, load: Shipment, envelope: Envelope) -> None:
         sent = _sent(load, envelope)
         try:
-            question = plain_packet(envelope)
+            question = _plain_packet(envelope)
         except Refused as refusal:
             self._host.shipping.give_up(self.to, UNSENT, load.rest([envelope]), refusal.text)
             return
@@ -476,7 +475,7 @@ class Sender:
             answer = await channel.ask(question, self._timing.answer)
         finally:
             channel.close("done")
-        if HEADER.pack(answer[0], len(answer[2]), answer[1]) == STORED:
+        if is_taken(answer):
             self.link.answered(None, self._loop.time())
             self._hand([sent])
         else:
@@ -488,18 +487,6 @@ def _sent(load: Shipment, envelope: Envelope) -> Sent:
     return Sent(load.source, load.rank, envelope.ref, envelope.number, envelope.size, load.doubtful)
 
 
-NOT_NOW = Refused(Reason.BUSY, "the uWSGI server refused it without a reason: is its spooler on, is the task too large for it?")
-
-_KEPT = names.FROM_CLIENTS - {names.NODE, names.BODY_LENGTH, names.VALUES}
-
-
-def plain_packet(envelope: Envelope) -> bytes:
-    """The request for a real uWSGI server, without variables for nodes only. Raises `Refused` if the task would lose a part."""
-    size = HEADER.unpack_from(envelope.head)[1]
-    if envelope.body_end or len(envelope.head) > HEADER.size + size:
-        raise Refused(Reason.FORBIDDEN, "it has a body, which a uWSGI server would drop")
-    variables = decode_variables(envelope.head[HEADER.size :])
-    if any(key == names.VALUES for key, _ in variables):
-        raise Refused(Reason.FORBIDDEN, "it has values that are not text, which a uWSGI server cannot read")
-    kept = [(key, value) for key, value in variables if not key.startswith(names.OURS) or key in _KEPT]
-    return packet(SPOOL_REQUEST, encode_variables(kept), PLAIN)
+def _plain_packet(envelope: Envelope) -> bytes:
+    end = HEADER.size + HEADER.unpack_from(envelope.head)[1]
+    return plain_packet(envelope.head[HEADER.size : end], has_body=envelope.body_end > 0 or len(envelope.head) > end)

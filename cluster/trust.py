@@ -24,7 +24,8 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, Self
 
 from spoolnode.cluster.revoked import Revoked, read_revoked
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.ingress.tls import UNKNOWN_ISSUER, Untrusted, handshake_error, why_tls_failed
 from spoolnode.protocol.names import is_node_name
 

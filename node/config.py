@@ -12,16 +12,12 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from spoolnode.protocol.errors import SpoolnodeError
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.protocol.names import RIGHT_NODE_NAME, is_address, is_node_name
 from spoolnode.protocol.packet import MAX_BLOCK
 
 MAX_SPOOL_PATH = 107 - len("/control.sock")
 MIB, GIB = 1 << 20, 1 << 30
-
-
-class BadConfig(SpoolnodeError, ValueError):
-    """You erred: a setting is invalid. The node does not start."""
 
 
 def _setting(default: Any, help_text: str, *, short: str = "", metavar: str = "", choices: str = "") -> Any:
@@ -79,7 +75,8 @@ class Config:
     )
     discover: list[str] = _setting(
         ["mdns"],
-        "how peers are found: mdns, static://HOST:PORT,..., dns://NAME:PORT, dns+srv://NAME, file:///PATH, none; may be repeated",
+        "how peers are found: mdns, static://HOST:PORT,..., dns://NAME:PORT, dns+srv://NAME, file:///PATH, "
+        "consul://[TOKEN@]HOST:PORT/SERVICE, k8s://[NAMESPACE/]SERVICE[:PORT], store, none; may be repeated",
         metavar="URI",
     )
     advertise: str = _setting(

@@ -15,8 +15,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.commons import COMMONS, Commons, NoCommons
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.config import Config
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.housekeeping import Housekeeping
 from spoolnode.node.ingress.services import Services

@@ -62,10 +62,10 @@ WARNINGS = frozenset(
         "crl_expires",
     }
     | {"discovery_failed", "discovery_full", "log_dropped", "clock_set_back", "unreadable", "made_anew"}
-    | {"store_away", "lease_lost", "leases_lapsed", "leases_left"}
+    | {"store_away", "not_answered", "lease_lost", "leases_lapsed", "leases_left"}
     | {"history_stopped", "history_began_again", "http_not_served"}
 )
-ERRORS = frozenset({"spool_lost", "move_failed", "sync_failed", "housekeeping_failed", "mistake"})
+ERRORS = frozenset({"spool_lost", "move_failed", "sync_failed", "housekeeping_failed", "store_unfit", "mistake"})
 DEBUG = frozenset({"timer", "timer_due", "again", "accepted", "done", "forwarded", "peer_suspect", "link_open"})
 PRIORITIES = {"debug": b"<7>", "info": b"<6>", "warning": b"<4>", "error": b"<3>"}
 """The journal's names of the levels."""

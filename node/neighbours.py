@@ -6,6 +6,7 @@ from spoolnode.node.roster import Colleague
 from spoolnode.protocol.answer import Answer
 from spoolnode.protocol.errors import Reason, Refused, SpoolnodeError
 from spoolnode.protocol.hello import Hello
+from spoolnode.protocol.names import is_destination
 from spoolnode.protocol.operate import Operation, OperationAnswer
 from spoolnode.protocol.request import Terms
 
@@ -31,6 +32,10 @@ class OutcomeUnknown(SpoolnodeError):
 
 class CannotForget(SpoolnodeError):
     """You erred: this is not a node that can be forgotten, or its tasks cannot go there."""
+
+
+class UnknownNode(CannotForget):
+    """You erred, unless the node is known elsewhere: here it is not, and no task waits for it on this disk."""
 
 
 class Neighbours(Protocol):
@@ -91,7 +96,7 @@ class Neighbours(Protocol):
     def forgettable(self, node: str) -> dict[str, Any]:
         """A node that may be forgotten: `id`, `name`, tasks that wait for it (`unsent`, `in_doubt`), the `sources` that name it.
 
-        Raises `CannotForget`.
+        `destinations` are all that mean it. Raises `CannotForget`.
         """
 
     async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:
@@ -186,7 +191,9 @@ class Alone:
         pass
 
     def forgettable(self, node: str) -> dict[str, Any]:
-        raise CannotForget(f"this node is not in a cluster, so it knows no node {node}")
+        if node in self._here or node.startswith("tag:") or not is_destination(node):
+            raise CannotForget(f"{node!r} is not another node: name it by its name, its id or its address")
+        raise UnknownNode(f"this node is not in a cluster, so it knows no node {node}")
 
     async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:  # noqa: ARG002  # as `Neighbours` says
         return self.forgettable(node)

@@ -17,8 +17,9 @@ from typing import Any
 
 from spoolnode.node import log
 from spoolnode.node.background import spawn
-from spoolnode.node.commons import Commons, NoCommons
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.commons import OWN_STORE, Commons, NoCommons
+from spoolnode.node.config import Config
 from spoolnode.node.control.access import Access, read_token
 from spoolnode.node.control.actions import Actions
 from spoolnode.node.control.admin import TaskAdmin
@@ -30,6 +31,7 @@ from spoolnode.node.control.events import Events
 from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.http import Control
 from spoolnode.node.control.https import HttpCertificate
+from spoolnode.node.control.in_store import InStore
 from spoolnode.node.control.operated import OperatedByOthers
 from spoolnode.node.control.operating import Operating
 from spoolnode.node.control.public import PublicServer
@@ -196,8 +198,9 @@ class Node:
         listener = Listener(config, services, sockets, layout.socket, self._trust, are_handed_over=bool(self._handed_over))
         self._pool = pool = WorkerPool(config, self.storage.spool, self.storage.verdicts, self._facts(), report, self._warden)
         stories = Stories(storage.journal.story, neighbours, self.id)
-        tasks = AskedTasks(storage, stories, pool.running)
-        self._results = AskedResults(storage, neighbours, stories, tasks, config.keep_results)
+        in_store = InStore(commons, storage.journal, partial(report, node=config.name))
+        tasks = AskedTasks(storage, stories, pool.running, in_store)
+        self._results = AskedResults(storage, neighbours, stories, tasks, in_store, config.keep_results)
         self._reloads = Reloads(pool.load, AppBroken, pool.room, partial(report, app=config.app))
         self._stop = Stop(pool, report, drains=config.drain_on_stop)
         self._aside = Counting(self.storage.journal.reader)
@@ -208,8 +211,8 @@ class Node:
             neighbours=neighbours, aside=self._aside, stop=self._stop, commons=commons,
             log_dropped=lambda: report.dropped if isinstance(report, log.Log) else 0, timers=timekeeper,
         )  # fmt: skip
-        cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
-        admin = TaskAdmin(storage, neighbours, pool, stories, cancels, self._aside, partial(report, node=config.name))
+        cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out, in_store)
+        admin = TaskAdmin(storage, neighbours, pool, stories, cancels, self._aside, in_store, partial(report, node=config.name))
         self._broadcast.function_of = admin.function_of
         views = Views(storage, neighbours, status, admin, Hidden(config.hide))
         actions = Actions(config.app, storage, neighbours, admin, self._stop, self.ask_to_reload)
@@ -239,13 +242,14 @@ class Node:
         if not self._commons.is_joined:
             return None
         config, neighbours = self.config, self._neighbours
-        here = frozenset([config.name, self.id, config.advertise, *config.listen, *self.addresses])
+        here = frozenset([config.name, self.id, *self._commons.addresses])
         keeps = config.store_away == "accept"
         return Sharing(self.storage, Way(self._commons, neighbours.route, neighbours.is_apart, self.id, here, keeps))
 
     def _unknown(self, destination: str) -> str:
         """A sentence for the sender of a task to an unknown node. Nodes that share a store need not know each other."""
-        return "" if self._commons.is_joined else self._neighbours.unknown(destination)
+        knows_all = not self._commons.is_joined or OWN_STORE in self.config.discover
+        return self._neighbours.unknown(destination) if knows_all else ""
 
     def _facts(self) -> dict[str, Any]:
         """The facts that each worker is told."""

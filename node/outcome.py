@@ -1,7 +1,6 @@
 """The end of a task's run, and the calling convention between a worker and the application's handler."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -40,8 +39,7 @@ class Cancelled(BaseException):
     """Raised in a task that is cancelled, unless it is async. Not an `Exception`, so that a task ends all the same."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one run ended."""
 
     kind: Ending
@@ -137,16 +135,16 @@ class AskedCall(NamedTuple):
     function: Callable[[], object]
 
 
-@dataclass(slots=True)
 class Mailbox:
     """The way from a loaded application to the main thread of its worker. They are None until the worker runs."""
 
-    put: Callable[[AskedCall], None] | None = None
-    """Has the main thread make a call as soon as it is free; for any thread."""
-    call_next: Callable[[], None] | None = None
-    """For a task in the main thread: waits for the next call (of a timer, or asked for) and makes it."""
-    wait_for: Callable[[Awaitable[Any]], object] | None = None
-    """For the main thread: runs an awaitable in the worker's event loop, and returns or raises as it ends."""
+    def __init__(self) -> None:
+        self.put: Callable[[AskedCall], None] | None = None
+        """Has the main thread make a call as soon as it is free; for any thread."""
+        self.call_next: Callable[[], None] | None = None
+        """For a task in the main thread: waits for the next call (of a timer, or asked for) and makes it."""
+        self.wait_for: Callable[[Awaitable[Any]], object] | None = None
+        """For the main thread: runs an awaitable in the worker's event loop, and returns or raises as it ends."""
 
 
 class Limit(NamedTuple):

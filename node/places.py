@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.control.http import Control
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.listener import Listener

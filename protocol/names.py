@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
-from urllib.parse import quote
 
 from spoolnode.protocol.errors import BadTask, Reason, Refused
 
@@ -39,6 +38,8 @@ ID = b"spool_id"
 ERROR = b"spool_error"
 REASON = b"spool_reason"
 ATTEMPTS = b"spool_attempts"
+ASKED = b"spool_asked"
+"""When a common store was asked to take the task, and did not answer; seconds since 1970."""
 COPIES = b"spool_copies"
 NOTE = b"spool_note"
 """In an answer: a warning to the sender about a task that is stored nevertheless."""
@@ -239,6 +240,11 @@ def read_number(value: bytes) -> int:
     return int(value)
 
 
+def read_asked(value: bytes) -> float:
+    """The time in `spool_asked`; 0.0 if there is none."""
+    return float(value) if _AT.fullmatch(value) else 0.0
+
+
 def read_hops(value: bytes) -> int:
     """How many times a task was handed on; 0 for an empty value."""
     if not value:
@@ -310,7 +316,11 @@ def id_of_file(name: str) -> str:
     cut.
     """
     text = name.removeprefix(SPOOL_PREFIX)
-    return text if is_task_id(text) else shortened(quote(text.encode("utf-8", "surrogateescape"), safe=_PLAIN) or "%")
+    if is_task_id(text):
+        return text
+    from urllib.parse import quote  # noqa: PLC0415  # few names need it, and it would make each start of a worker longer
+
+    return shortened(quote(text.encode("utf-8", "surrogateescape"), safe=_PLAIN) or "%")
 
 
 def shortened(identity: str, most: int = LONGEST_ID) -> str:

@@ -3,14 +3,16 @@
 A sender makes the key, so it travels with the task, and holds on the node that runs it.
 """
 
-import hashlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.extension import packb
 from spoolnode.protocol.packet import decode_variables
+
+if TYPE_CHECKING:
+    import hashlib
 
 _SIZE = 16
 """Bytes of a fingerprint. Nothing else of a key is kept in memory."""
@@ -25,7 +27,7 @@ def unique_key(variables: Mapping[bytes, bytes]) -> bytes:
     if not key:
         return b""
     function = names.function_named(variables)
-    return hashlib.blake2b(len(function).to_bytes(4, "little") + function + key, digest_size=_SIZE).digest()
+    return _hashed(len(function).to_bytes(4, "little") + function + key).digest()
 
 
 def unique_key_in(block: bytes) -> bytes:
@@ -38,13 +40,19 @@ def unique_key_in(block: bytes) -> bytes:
         return b""
 
 
+def _hashed(data: bytes) -> "hashlib.blake2b":
+    import hashlib  # noqa: PLC0415  # few tasks have a key, and it would make each start of a worker longer
+
+    return hashlib.blake2b(data, digest_size=_SIZE)
+
+
 def key_of_arguments(arguments: Mapping[str, Any]) -> str:
     """A key for a call with these arguments, the same in every process. The order of a dict does not matter, but types do.
 
     Raises `BadTask` if one of them cannot travel.
     """
     try:
-        return hashlib.blake2b(packb(_ordered(arguments)), digest_size=_SIZE).hexdigest()
+        return _hashed(packb(_ordered(arguments))).hexdigest()
     except (TypeError, ValueError, OverflowError, BufferError, RecursionError) as error:
         raise BadTask(f"an argument cannot travel as msgpack: {error}; nothing was sent") from error
 

@@ -6,13 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import SHARED, RunningNode, new_directory, remove_abandoned
+from support import SENDING, SHARED, RunningNode, new_directory, remove_abandoned
+
+LONGEST = ("tests/simulation/", "test_crash.py", "test_cluster_crash.py", "test_store_storm.py")
+"""These come first: at the end of a run they would keep one processor busy while the others wait."""
 
 pytest_plugins = ["pytester"]  # pytest in a process of its own, for the tests of our plugin
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds our option."""
+    parser.addoption("--behind-store", action="store_true", help="each node has a common store, in PostgreSQL")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Makes the directory that the processes of `-n` share."""
+    """Makes the directory that the processes of `-n` share, and gives sends enough time on a busy machine."""
+    os.environ.update(SENDING)
+    if config.getoption("--behind-store"):
+        import behind_store
+
+        config.pluginmanager.register(behind_store)
     if not hasattr(config, "workerinput"):
         remove_abandoned()
         os.environ[SHARED] = str(new_directory())
@@ -22,6 +35,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Removes it."""
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(SHARED))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts what lasts longest first: a share of it before the part of each process of `-n`."""
+    longest = [item for item in items if any(part in item.nodeid for part in LONGEST)]
+    others = [item for item in items if not any(part in item.nodeid for part in LONGEST)]
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    parts = [others[len(others) * n // processes : len(others) * (n + 1) // processes] for n in range(processes)]
+    items[:] = [item for n, part in enumerate(parts) for item in (*longest[n::processes], *part)]
 
 
 @pytest.fixture

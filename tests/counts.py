@@ -47,8 +47,8 @@ def counts(root: Path) -> dict[str, list[str]]:
         f"classes over {LINES} lines": [item.name for item in classes if _length(item) > LINES],
         f"classes with over {ATTRIBUTES} attributes": [item.name for item in classes if len(_attributes(item)) > ATTRIBUTES],
         "isinstance on the source of a task": _tests_of_sources(nodes),
-        "modules in a cycle of imports at run time": _in_a_cycle(runs, names),
-        "modules in a cycle of imports for types": _in_a_cycle(knows, names),
+        "modules in a cycle of imports at run time": in_a_cycle(runs, names),
+        "modules in a cycle of imports for types": in_a_cycle(knows, names),
         "public classes of one name": _twice(item.name for item in top if isinstance(item, ast.ClassDef)),
         "public functions of one name": _twice(item.name for item in top if isinstance(item, FUNCTION)),
         "module files of one name": _twice(module.file.name for module in code),
@@ -77,7 +77,7 @@ def _tests_of_sources(nodes: list[ast.AST]) -> list[str]:
     return [ast.unparse(call) for call in calls if re.search(r"\b(?:Batch|Files)\b", ast.unparse(call.args[1]))]
 
 
-def _in_a_cycle(imports: dict[str, set[str]], names: set[str]) -> list[str]:
+def in_a_cycle(imports: dict[str, set[str]], names: set[str]) -> list[str]:
     """The modules that import themselves by way of others."""
     knows = {module: {_module_of(name, names) for name in imported} - {module, ""} for module, imported in imports.items()}
     return [module for module in knows if module in _reached(module, knows)]

@@ -6,7 +6,11 @@ then does what Python does with these arguments. It is a process like any other;
 The server is a process of the test process that needs it. When that has gone, it kills all that it has started.
 """
 
+import atexit
 import contextlib
+import ctypes
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -15,15 +19,21 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
 IMPORTED = (
-    "spoolnode.node.node", "spoolnode.cluster.cluster", "zeroconf.asyncio", "click", "tomllib", "rich.table", "http.client",
+    "spoolnode.node.node", "spoolnode.cluster.cluster", "spoolnode.cluster.store.joined", "spoolnode.client.control",
+    "spoolnode.cli.join", "spoolnode.cli.look", "spoolnode.cli.change", "spoolnode.cli.dead", "spoolnode.cli.send",
+    "zeroconf.asyncio", "uvloop", "rich.table", "http.client", "encodings.idna",
 )  # fmt: skip
-"""Loaded before the forks. Not the command line: what it does first of all depends on its arguments."""
+"""Loaded before the forks."""
+EARLY = "spoolnode.cli.early"
+"""What the command line does first of all depends on its arguments: each child does it again."""
 SERVER = "import sys; sys.path.append(sys.argv[2]); from forking import main; main(int(sys.argv[1]))"
 GONE = "the server that forks nodes has ended"
 MOST = 1 << 17
@@ -31,8 +41,11 @@ MOST = 1 << 17
 NUMBER = 8
 """Bytes of a number on the pipe from the server: first the process id, then the status as `waitpid` has it."""
 
-Request = tuple[list[str], str, dict[str, str]]
-"""The arguments, the directory and the environment of a process."""
+CLONE_NEWNET = 0x40000000
+"""setns(2): it is a network namespace."""
+
+Request = tuple[list[str], str, dict[str, str], str]
+"""The arguments, the directory and the environment of a process, and the path of its network namespace if it has its own."""
 
 
 class Forked:
@@ -88,11 +101,11 @@ class ForkServer:
         """Whether the interpreter itself, and what is loaded into it, is the same in this environment."""
         return _of_interpreter(environment) == self._interpreter
 
-    def start(self, args: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> Forked:
-        """`python ARGS`, with our standard output and a pipe for its standard error."""
+    def start(self, args: Sequence[str], cwd: Path, environment: Mapping[str, str], network: str = "") -> Forked:
+        """`python ARGS`, with our standard output and a pipe for its standard error, in that network namespace."""
         errors, their_errors = os.pipe()
         with open(os.devnull, "rb") as nothing, open(their_errors, "wb") as theirs:
-            life = self._fork((list(args), str(cwd), dict(environment)), [nothing.fileno(), 1, theirs.fileno()])
+            life = self._fork((list(args), str(cwd), dict(environment), network), [nothing.fileno(), 1, theirs.fileno()])
         return Forked(life, open(errors))  # the caller closes it, as that of a `Popen`
 
     def run(
@@ -103,7 +116,7 @@ class ForkServer:
             given.write(stdin)
             given.seek(0)
             standard = [given.fileno(), output.fileno(), errors.fileno()]
-            process = Forked(self._fork((list(args), str(cwd), dict(environment)), standard), errors)
+            process = Forked(self._fork((list(args), str(cwd), dict(environment), ""), standard), errors)
             try:
                 status = process.wait(timeout)
             finally:
@@ -128,6 +141,8 @@ def main(descriptor: int) -> None:
     """The server, and then each of its children."""
     for name in IMPORTED:
         __import__(name)
+    importlib.import_module("inotify_simple").INotify().close()  # the first one starts a program to find the C library
+    gc.freeze()  # a child that looks for garbage does not touch, and so copy, what was imported before
     request = _serve(socket.socket(fileno=descriptor))
     if request is not None:
         _become(*request)
@@ -148,8 +163,8 @@ def _serve(requests: socket.socket) -> Request | None:
                 return None
             if (pid := os.fork()) == 0:
                 _take(descriptors[1:])
-                args, cwd, environment = json.loads(said)
-                return args, cwd, environment
+                args, cwd, environment, network = json.loads(said)
+                return args, cwd, environment, network
             children[os.pidfd_open(pid)] = pid, descriptors[0]
             _write(descriptors[0], pid)
             for given in descriptors[1:]:
@@ -169,19 +184,55 @@ def _take(standard: Sequence[int]) -> None:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
-def _become(args: list[str], cwd: str, environment: dict[str, str]) -> None:
+def _become(args: list[str], cwd: str, environment: dict[str, str], network: str) -> None:
     """Goes on as `python ARGS`: `-m spoolnode ...`, or a script with its own arguments."""
+    if network:
+        _enter(network)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    try:
+        _run(args, cwd)
+    except SystemExit as end:
+        _leave(end.code)
+        raise
+    _leave(0)
+
+
+def _enter(network: str) -> None:
+    """From here on this process, which has one thread, is in that network namespace. Python itself can do so from 3.12 on."""
+    kernel = ctypes.CDLL(None, use_errno=True)
+    with open(network, "rb") as namespace:
+        if kernel.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"the namespace {network} cannot be entered")
+
+
+def _run(args: list[str], cwd: str) -> None:
     if args[:2] == ["-m", "spoolnode"]:
-        sys.argv[1:] = args[2:]
-        sys.path[0] = cwd
-        runpy.run_module("spoolnode", run_name="__main__", alter_sys=True)
+        sys.argv[1:], sys.path[0] = args[2:], cwd
+        run = partial(runpy.run_module, "spoolnode", alter_sys=True)
     else:
-        sys.argv[:] = args
-        sys.path[0] = os.path.dirname(args[0])
-        runpy.run_path(args[0], run_name="__main__")
+        sys.argv[:], sys.path[0] = args, os.path.dirname(args[0])
+        run = partial(runpy.run_path, args[0])
+    importlib.reload(sys.modules[EARLY])
+    run(run_name="__main__")
+
+
+def _leave(status: object) -> None:
+    """Ends the process as Python does, but leaves its memory to the kernel: to take down module after module, and copy each page
+    for that, costs more than most commands. Returns if Python has something to say of this end.
+    """
+    if not isinstance(status, int | None):
+        return
+    threading._shutdown()  # type: ignore[attr-defined]  # what Python itself calls: waits for threads
+    atexit._run_exitfuncs()  # as above
+    gc.collect()  # what Python would say of it, it says now
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            return
+    os._exit((status or 0) & 0xFF)
 
 
 def _read(pipe: int) -> int:

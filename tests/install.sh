@@ -39,6 +39,7 @@ if [ "$1" = bench ]; then
   need nats-server has nats-server
   need beanstalkd has beanstalkd
   need redis-server has redis-server
+  need postgresql has_postgresql
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -1,12 +1,13 @@
 """A real PostgreSQL for tests, alone or with a synchronous standby. It listens on a unix socket in its directory."""
 
+import asyncio
 import fcntl
 import glob
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,12 @@ import psycopg
 from programs import Program
 from support import SHARED, eventually, need, new_directory
 
+from spoolnode.cluster.store.postgresql import PostgresStore
+
 SERVER = "/usr/lib/postgresql/*/bin/postgres"
+
+TASKS = "tasks"
+"""The database of a store."""
 
 
 @contextmanager
@@ -32,8 +38,10 @@ def short_place() -> Iterator[Path]:
 class Postgres(Program):
     """A real PostgreSQL with a cluster of its own."""
 
-    def __init__(self, directory: Path, name: str = "data") -> None:
+    def __init__(self, directory: Path, name: str = "data", settings: Sequence[str] = ()) -> None:
+        """`settings`: as for `start`, each time."""
         super().__init__(directory, f"postgres-{name}")
+        self._settings = settings
         self._data = directory / name
         self._server = Path(need(max(glob.glob(SERVER), default="postgres")))
         # It refuses root.
@@ -47,6 +55,7 @@ class Postgres(Program):
             "listen_addresses=",
             "fsync=off",
             "dynamic_shared_memory_type=mmap",
+            *self._settings,
             *settings,
         ]  # a crash leaves nothing behind
         command = [str(self._server), "-D", str(self._data), "-k", str(self._data)]
@@ -101,6 +110,29 @@ class Postgres(Program):
         self.end(number)
         self.start()
 
+    def freeze(self) -> None:
+        """Stops all its processes, so that none writes."""
+        self.send_signal(signal.SIGSTOP)  # first the one that makes the others
+        for pid in self._children():
+            os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Lets them go on."""
+        for pid in self._children():
+            os.kill(pid, signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
+
+    def kill9(self) -> None:
+        """Kills all its processes."""
+        for pid in self._children():
+            os.kill(pid, signal.SIGKILL)
+        self.end(signal.SIGKILL)
+
+    def _children(self) -> list[int]:
+        assert self.process, "it does not run"
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def _new_cluster(self) -> Path:
         """What initdb makes. It takes longer than all that most tests do, so one stands for all."""
         made = Path(os.environ[SHARED], "cluster")
@@ -122,3 +154,27 @@ class Postgres(Program):
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_nobody, str(self._server.with_name(program)), *arguments]
         subprocess.run(command, check=True, capture_output=True, cwd="/")
+
+
+@contextmanager
+def server_with_store() -> Iterator[Postgres]:
+    """A server with a database for tasks."""
+    with short_place() as directory:
+        server = Postgres(directory)
+        try:
+            server.start()
+            server.sql(f"CREATE DATABASE {TASKS}")
+            asyncio.run(migrated(server.url(TASKS)))
+            yield server
+        finally:
+            server.end(signal.SIGQUIT)
+
+
+async def migrated(url: str) -> None:
+    """Makes the tables of a store."""
+    await (await PostgresStore.open(url, migrates=True)).close()
+
+
+def empty_store(server: Postgres) -> None:
+    """Removes all tasks. TRUNCATE would make all files again, which takes longer."""
+    server.sql("DELETE FROM spoolnode.task; DELETE FROM spoolnode.body; DELETE FROM spoolnode.node", TASKS)

@@ -55,6 +55,11 @@ class Program:
         """Whether the process is there."""
         return self.process is not None and self.process.poll() is None
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal, and does not wait."""
+        assert self.process, "it does not run"
+        self.process.send_signal(number)
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ends it; by force when it does not want to."""
         process, self.process = self.process, None

@@ -33,6 +33,12 @@ from spoolnode.client.control import ask
 PATIENCE = 120.0
 """Seconds after which something that should have happened counts as failed, on a busy machine too."""
 
+SETTINGS: dict[str, str] = {}
+"""Environment variables that each node starts with: none, or those of a store (see behind_store.py)."""
+
+SENDING = {"SPOOLNODE_SEND_TIMEOUT": f"{PATIENCE:g}"}
+"""The environment of all that sends: the five seconds after which a send fails are too few for a busy disk."""
+
 SHARED = "SHARED_BY_TESTS"
 """The environment variable with a directory for what is made once for all processes of a test session (see conftest.py)."""
 
@@ -67,7 +73,7 @@ def environment(**changes: str) -> dict[str, str]:
     path = str(Path(spoolnode.__file__).parents[1])
     rest = kept.get("PYTHONPATH")
     no_authorities = {"SSL_CERT_FILE": os.devnull, "SSL_CERT_DIR": os.devnull}
-    return {**kept, **no_authorities, "PYTHONPATH": f"{path}:{rest}" if rest else path, **changes}
+    return {**kept, **SENDING, **no_authorities, "PYTHONPATH": f"{path}:{rest}" if rest else path, **changes}
 
 
 def command(*args: str, cwd: Path | None = None, stdin: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
@@ -178,7 +184,9 @@ class RunningNode:
             (self.directory / "app.py").write_text(app)
             options += ["--app", "app.py"]
         self._seen = len(self.log)
-        self._process = self._started(["join", *options, *args], environment(PYTHONDONTWRITEBYTECODE="1", **changes))
+        self._process = self._started(
+            ["join", *options, *args], environment(PYTHONDONTWRITEBYTECODE="1", **{**SETTINGS, **changes})
+        )
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
         self._reader.start()
         return self.wait_until_ready() if wait else self
@@ -186,9 +194,9 @@ class RunningNode:
     def _started(self, args: list[str], around: dict[str, str]) -> Process:
         line = self.command_line([sys.executable, "-m", "spoolnode", *args])
         if line[0] == sys.executable and not self.handed_over and fork_server().fits(around):
-            return fork_server().start(line[1:], self.directory, around)
+            return fork_server().start(line[1:], self.directory, around, self.network)
         return subprocess.Popen(
-            line, cwd=self.directory, env=around, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            self.in_network(line), cwd=self.directory, env=around, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             pass_fds=[sock.fileno() for sock in self.handed_over],
         )  # fmt: skip
 
@@ -199,6 +207,15 @@ class RunningNode:
             if self.handed_over
             else args
         )
+
+    @property
+    def network(self) -> str:
+        """The path of its network namespace; empty if it has none of its own."""
+        return ""
+
+    def in_network(self, line: list[str]) -> list[str]:
+        """The command that runs this one there."""
+        return line
 
     def wait_until_ready(self) -> Self:
         """Returns when the node says that it is ready."""

@@ -163,4 +163,4 @@ def test_figures_of_different_disks_stand_in_different_sections() -> None:
     disk = {name: about["file_system"] for name, about in kept["updated"].items()}
     of = {row["what"].strip(): disk.get(row["measurement"], kept["machine"]["file_system"]) for row in kept["rows"]}
     sections = page("docs/speed.md").split("\n## ")[1:]
-    assert [len({of[row[0]] for row in table(text)}) for text in sections] == [1, 1]
+    assert [len({of[row[0]] for row in table(text)}) for text in sections if "\n|" in text] == [1, 1]

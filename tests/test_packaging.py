@@ -1,14 +1,17 @@
 """The wheel, the sdist, the links of the checkout, the direction of imports."""
 
 import ast
+import json
 import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from counts import in_a_cycle
 from sources import LAYERS, imports, layer_of, modules, python_files, without_types
 
 import spoolnode
@@ -226,13 +229,50 @@ def test_protocol_knows_only_bytes(module: str) -> None:
     assert not tops - sys.stdlib_module_names - {"spoolnode", "msgpack"}
 
 
-RUN_WHEN_IMPORTED = {"__main__", "project"}  # the command; the application of a Django project, which needs its settings
+IMPORT_EACH_FIRST = """
+import gc, json, os, sys, traceback
+from contextlib import suppress
+from importlib import import_module
+
+theirs, ours = json.load(sys.stdin)
+for name in theirs:
+    for known in (name, name.rpartition(".")[0]):
+        with suppress(ImportError, ValueError):
+            import_module(known)
+assert not [name for name in sys.modules if name.partition(".")[0] == "spoolnode"]
+gc.disable()
+for name in ours:
+    if (child := os.fork()) == 0:
+        try:
+            import_module(name)
+        except BaseException:
+            print(f"{name} does not come first:\\n{traceback.format_exc()}", flush=True)
+        os._exit(0)
+    if (status := os.waitpid(child, 0)[1]):
+        print(f"{name} ends the interpreter: {status}", flush=True)
+print(len(ours), "were tried")
+"""
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.rpartition(".")[2] not in RUN_WHEN_IMPORTED])
-def test_module_imports_first_in_a_fresh_interpreter(module: str) -> None:
-    """A cycle of imports shows only if the wrong module happens to come first."""
+@pytest.mark.timeout(1200)  # dozens of forks, one after another
+def test_each_module_of_a_cycle_imports_first_into_an_interpreter_that_has_none_of_ours() -> None:
+    """A cycle of imports shows only if the wrong module happens to come first. A package that imports its modules makes one.
+
+    Each comes first in a fork of an interpreter that has the modules of others, which take most of the time, and none of ours.
+    """
+    needed = {name: real_imports_of(name) | {name.rpartition(".")[0]} for name in MODULES}
+    ours = in_a_cycle(needed, set(MODULES))
+    assert "spoolnode.compat.locks" in ours
+    theirs = sorted(name for name in set().union(*map(real_imports_of, ours)) if layer_of(name) is None)
     environment = {**os.environ, "PYTHONPATH": str(Path(spoolnode.__file__).parents[1])}
-    command = [sys.executable, "-c", f"import {module}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_EACH_FIRST], input=json.dumps([theirs, ours]), env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{len(ours)} were tried\n")
+
+
+def test_no_two_files_of_the_tests_have_one_name() -> None:
+    """They are modules without packages: the second one of a name is not collected, and fails a whole run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]

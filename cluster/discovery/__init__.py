@@ -5,32 +5,52 @@ static://host:port,host:port            these
 dns://host:port?refresh=10              each address of that name
 dns+srv://_uwsgi-spool._tcp.host        the SRV records of that name
 file:///etc/spoolnode/peers.json        a JSON file as Prometheus' file_sd
+consul://token@host:8500/service        the instances of a service that pass their checks; the token may be left out
+k8s://namespace/service:port            the ready endpoints of a Service of Kubernetes; namespace and port may be left out
+store                                   the nodes that share the store of this one
 none                                    no peers
 """
 
+import os
 import random
+import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from spoolnode.cluster.candidate import Discovery, Identity
 from spoolnode.cluster.discovery.addresses import split_address
+from spoolnode.cluster.discovery.consul import Catalogued, instances_of
 from spoolnode.cluster.discovery.dns import addresses_of
+from spoolnode.cluster.discovery.enrolled import Enrolled
 from spoolnode.cluster.discovery.file import File
+from spoolnode.cluster.discovery.followed import Followed, resting
+from spoolnode.cluster.discovery.kubernetes import ServicePort, endpoints_of, from_inside
 from spoolnode.cluster.discovery.mdns import Mdns
 from spoolnode.cluster.discovery.polled import REFRESH_SECONDS, Polled
 from spoolnode.cluster.discovery.srv import targets_of, with_dnspython
 from spoolnode.cluster.discovery.static import Static
-from spoolnode.node.config import BadConfig, parse_address
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.commons import OWN_STORE
+from spoolnode.node.config import parse_address
 from spoolnode.node.log import Report
 
 NOBODY = "none"
 
 
+_SERVICE = re.compile(
+    r"(?:(?P<namespace>[a-z0-9][a-z0-9-]{0,62})/)?(?P<service>[a-z0-9][a-z0-9-]{0,62})(?::(?P<port>[a-z0-9-]{1,15}))?"
+)
+
+
 class _Uri(NamedTuple):
     text: str
+    """As it is shown."""
     scheme: str
     rest: str
     options: dict[str, list[str]]
+    token: str = ""
+    """A secret, in neither of the others."""
 
 
 class _Setting(NamedTuple):
@@ -40,11 +60,14 @@ class _Setting(NamedTuple):
     listen: list[str]
     report: Report
     rng: random.Random
+    contact: Contact | None
+    """The way to its store."""
 
 
 def make_sources(
-    uris: list[str], identity: Identity, listen: list[str], report: Report, rng: random.Random | None = None
-) -> list[Discovery]:
+    uris: list[str], identity: Identity, listen: list[str], report: Report, rng: random.Random | None = None,
+    contact: Contact | None = None,
+) -> list[Discovery]:  # fmt: skip
     """The sources of these URIs.
 
     Args:
@@ -53,13 +76,14 @@ def make_sources(
         listen: where this node listens; real ports, not 0.
         report: told of failures: `discovery_failed`, `discovery_works`, `discovery_full`.
         rng: for jitter.
+        contact: the way to this node's store, if it has one.
 
     Raises:
         BadConfig: a URI is invalid.
     """
     if NOBODY in uris and len(set(uris)) > 1:
         raise BadConfig("--discover none cannot be combined with other sources: leave it out")
-    setting = _Setting(identity, listen, report, rng or random.Random())
+    setting = _Setting(identity, listen, report, rng or random.Random(), contact)
     return [_make(_parse(uri), setting) for uri in dict.fromkeys(uris) if uri != NOBODY]
 
 
@@ -71,16 +95,22 @@ def _parse(text: str) -> _Uri:
     options: dict[str, list[str]] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         options.setdefault(name, []).append(value)
+    token, at, place = rest.rpartition("@")
+    if scheme == "consul" and at:
+        return _Uri(f"{scheme}://{place}", scheme, place, options, token)
     return _Uri(text, scheme, rest, options)
 
 
 def _make(uri: _Uri, setting: _Setting) -> Discovery:
     """The source of one URI. Its errors name the URI."""
-    makers = {"mdns": _mdns, "static": _static, "dns": _dns, "dns+srv": _srv, "file": _file}
-    if uri.scheme not in makers or (uri.scheme != "mdns" and "://" not in uri.text):
+    makers = {
+        "mdns": _mdns, "static": _static, "dns": _dns, "dns+srv": _srv, "file": _file, "consul": _consul, "k8s": _k8s,
+        OWN_STORE: _store,
+    }  # fmt: skip
+    if uri.scheme not in makers or ("://" not in uri.text and uri.scheme not in ("mdns", OWN_STORE)):
         raise BadConfig(
             f"--discover is {uri.text!r}; it must be mdns, static://HOST:PORT, dns://HOST:PORT, dns+srv://NAME, "
-            "file:///PATH or none"
+            "file:///PATH, consul://HOST:PORT/SERVICE, k8s://SERVICE, store or none"
         )
     try:
         return makers[uri.scheme](uri, setting)
@@ -125,6 +155,35 @@ def _file(uri: _Uri, setting: _Setting) -> Discovery:
     if not uri.rest.startswith("/"):
         raise BadConfig("it must be an absolute path after three slashes, like file:///etc/spoolnode/peers.json")
     return File(uri.text, uri.rest, setting.report)
+
+
+def _consul(uri: _Uri, setting: _Setting) -> Discovery:
+    _only(uri)
+    agent, _, service = uri.rest.partition("/")
+    if not service or "/" in service:
+        raise BadConfig("it must name an agent and a service, like consul://127.0.0.1:8500/spoolnode")
+    split_address(agent)
+    follow = instances_of(Catalogued(agent, service, uri.token), resting(setting.rng))
+    return Followed(uri.text, follow, setting.report, rng=setting.rng)
+
+
+def _k8s(uri: _Uri, setting: _Setting) -> Discovery:
+    _only(uri)
+    parts = _SERVICE.fullmatch(uri.rest)
+    if not parts:
+        raise BadConfig("it must name a Service, like k8s://spoolnode-nodes or k8s://NAMESPACE/SERVICE:PORT")
+    wanted = ServicePort(parts["service"], parts["namespace"] or "", parts["port"] or "")
+    follow = endpoints_of(from_inside(os.environ), wanted, resting(setting.rng))
+    return Followed(uri.text, follow, setting.report, rng=setting.rng)
+
+
+def _store(uri: _Uri, setting: _Setting) -> Discovery:
+    _only(uri)
+    if uri.text != OWN_STORE:
+        raise BadConfig("store is the one of --store, and has no address of its own: write store")
+    if setting.contact is None:
+        raise BadConfig("this node has no store in which nodes could find each other: name it with --store")
+    return Enrolled(setting.identity, setting.listen, setting.contact, setting.report, rng=setting.rng)
 
 
 def _refresh(uri: _Uri) -> float:

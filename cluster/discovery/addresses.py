@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from spoolnode.cluster import lookup
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.protocol import names
 
 Lookup = Callable[[str, int], Awaitable[list[str]]]

@@ -75,11 +75,7 @@ class File:
 
     def _tell(self, sink: Sink, told: list[Candidate]) -> None:
         self._was_read = True
-        changed, withdrawn = self._listing.update(told)
-        for candidate in changed:
-            sink.found(candidate)
-        for key in withdrawn:
-            sink.gone(self.uri, key)
+        self._listing.tell(sink, self.uri, told)
 
 
 def read_peers(text: str, source: str) -> list[Candidate]:

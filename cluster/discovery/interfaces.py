@@ -127,6 +127,20 @@ def _expand(host: str, places: Iterable[LocalAddress], speaking: list[LocalAddre
     return [address for address in v6 if not ip_address(address).is_link_local]
 
 
+def ours(addresses: Iterable[str], places: Iterable[LocalAddress]) -> list[str]:
+    """These addresses (`host:port`), with all addresses of its family that this machine has in place of a wildcard."""
+    places, found = list(places), list[str]()
+    for address in addresses:
+        host, _, port = address.rpartition(":")
+        if host == "0.0.0.0":  # noqa: S104  # recognised here, not listened on
+            found += [f"{place.address}:{port}" for place in places if place.is_v4]
+        elif host == "[::]":
+            found += [f"[{place.address}]:{port}" for place in places if not place.is_v4]
+        else:
+            found.append(address)
+    return found
+
+
 def nearest_first(addresses: Iterable[str], speaking: Iterable[LocalAddress]) -> list[str]:
     """The same IP addresses, with those in one of our networks first.
 

@@ -1,6 +1,8 @@
 """For sources that tell their whole list each time: which candidates are new, and which are withdrawn. Pure."""
 
-from spoolnode.cluster.candidate import Candidate
+from collections.abc import Iterable, Mapping
+
+from spoolnode.cluster.candidate import Candidate, Sink
 
 
 class Listing:
@@ -22,3 +24,16 @@ class Listing:
             del self._known[key], absences[key]
         self._absences = absences
         return changed, withdrawn
+
+    def tell(self, sink: Sink, source: str, told: list[Candidate]) -> None:
+        """Tells the changes."""
+        changed, withdrawn = self.update(told)
+        for candidate in changed:
+            sink.found(candidate)
+        for key in withdrawn:
+            sink.gone(source, key)
+
+
+def at_addresses(source: str, answer: Mapping[str, Iterable[str]]) -> list[Candidate]:
+    """Candidates of which only the addresses are known, by key."""
+    return [Candidate(source, key, id="", name="", addresses=tuple(sorted(found))) for key, found in answer.items()]

@@ -19,7 +19,8 @@ from spoolnode.node.log import Report
 
 MAX_CANDIDATES = 256
 MAX_HEARD = 1024
-"""Names that wait to be looked up; dropped ones come again when the browser is renewed."""
+"""Names that wait to be looked up. Of those beyond that, the ones whose records are all there are looked up at once, and the
+others are dropped: a browser tells of them again when their records come."""
 MAX_ASKED = 256
 """Names with questions under way, or waiting to be asked."""
 ASKING_AT_ONCE = 20
@@ -72,12 +73,15 @@ class Lookout:
         self._asking.clear()
         self._heard.clear()
 
-    def heard(self, zeroconf: Zeroconf, service_type: str, name: str) -> None:
+    def heard(self, sink: Sink, zeroconf: Zeroconf, service_type: str, name: str) -> None:
         """Called by a browser: a name is new, or its records have changed."""
-        is_ours = zeroconf is self._zeroconf and service_type == SERVICE and announcement.node_id_in(name)
-        if is_ours and len(self._heard) < MAX_HEARD:
+        if zeroconf is not self._zeroconf or service_type != SERVICE or not announcement.node_id_in(name):
+            return
+        if len(self._heard) < MAX_HEARD:
             self._heard[name] = None
             self._wake.set()
+        elif (info := AsyncServiceInfo(SERVICE, name)).load_from_cache(zeroconf):
+            self._resolved(sink, name, info)
 
     def left(self, sink: Sink, name: str, patience: float) -> None:
         """Hears a goodbye in that name. Its owner may not have sent it, and may be heard again."""

@@ -193,7 +193,7 @@ class Mdns:
                 self._station.defend()
             self._lookout.left(sink, name, self._tuning.missing)
         else:
-            self._lookout.heard(zeroconf, service_type, name)
+            self._lookout.heard(sink, zeroconf, service_type, name)
 
     def _soon(self, period: float) -> float:
         """A random time around a period: nodes that start together must not speak together."""

@@ -4,9 +4,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from spoolnode.cluster.candidate import Candidate, Sink
+from spoolnode.cluster.candidate import Sink
 from spoolnode.cluster.discovery.health import Health, why
-from spoolnode.cluster.discovery.listing import Listing
+from spoolnode.cluster.discovery.listing import Listing, at_addresses
 from spoolnode.node.log import Report
 
 REFRESH_SECONDS = 10.0
@@ -47,9 +47,4 @@ class Polled:
             return
         self._was_answered = True
         self._health.well()
-        told = [Candidate(self.uri, key, id="", name="", addresses=tuple(sorted(found))) for key, found in answer.items()]
-        changed, withdrawn = self._listing.update(told)
-        for candidate in changed:
-            sink.found(candidate)
-        for key in withdrawn:
-            sink.gone(self.uri, key)
+        self._listing.tell(sink, self.uri, at_addresses(self.uri, answer))

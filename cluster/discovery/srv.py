@@ -10,7 +10,7 @@ from typing import Any
 
 from spoolnode.cluster.discovery.addresses import Lookup, addresses_at, join
 from spoolnode.cluster.discovery.polled import Ask
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 
 ANSWER_SECONDS = 10.0
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from spoolnode.cluster.store.interface import CommonStore, Safety, StoreAway, StoreUnfit
+from spoolnode.cluster.store.interface import CommonStore, Safety, StoreAway, StoreBusy, StoreUnfit
 from spoolnode.node.background import spawn
 from spoolnode.node.log import Report
 
@@ -51,15 +51,26 @@ class Contact:
             self._away(error)
 
     async def ask(self, question: Callable[[CommonStore], Awaitable[T]]) -> T:
-        """Asks it for something. Raises `StoreAway`, also when it cannot be used as it is any more."""
+        """Asks it for something. Raises `StoreAway`, also when it cannot be used any more; after `StoreBusy` it is there."""
         if self._store is None:
             raise StoreAway(self.reason)
         try:
             answer = await question(self._store)
+        except StoreBusy:
+            raise
         except (StoreAway, StoreUnfit) as error:
             self._away(error)
             raise StoreAway(str(error)) from error
         return answer
+
+    async def ask_aside(self, question: Callable[[CommonStore], Awaitable[T]]) -> T:
+        """Asks it for something that tasks can do without: if that fails, the store still counts as there.
+
+        Raises `StoreAway`, `StoreUnfit`.
+        """
+        if self._store is None or self.reason:
+            raise StoreAway(self.reason)
+        return await question(self._store)
 
     async def there(self) -> None:
         """Returns when it is there."""
@@ -84,10 +95,14 @@ class Contact:
     def _away(self, error: Exception) -> None:
         if self.reason and self._looking is not None:
             return
-        self.reason = str(error)
         self._there.clear()
-        self._report("store_away", reason=self.reason)
+        self._say(error)
         self._looking = spawn(self._look_again())
+
+    def _say(self, error: Exception) -> None:
+        """Reports why it is away. One that is unfit stays so until a person mends it."""
+        self.reason = str(error)
+        self._report("store_unfit" if isinstance(error, StoreUnfit) else "store_away", reason=self.reason)
 
     async def _look_again(self) -> None:
         pause = FIRST_PAUSE
@@ -96,8 +111,11 @@ class Contact:
             pause = min(pause * 2, LONGEST_PAUSE)
             try:
                 await self._look()
-            except (StoreAway, StoreUnfit) as error:
+            except StoreAway as error:
                 self.reason = str(error)
+            except StoreUnfit as error:
+                if self.reason != str(error):
+                    self._say(error)
             else:
                 self._looking = None
                 self._report("store_back")

@@ -15,11 +15,13 @@ Every verb may raise `StoreAway`. Then it may have been done or not, and it is s
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import NamedTuple
 
+from spoolnode.cluster.store.roll import Roll
 from spoolnode.protocol.errors import BadTask, SpoolnodeError
 from spoolnode.protocol.names import LAST
 
@@ -31,12 +33,18 @@ TOGETHER = 250
 """Tasks that are surely published as one: all or none, also when the store is away."""
 REMEMBERED = 3600.0
 """Seconds for which a store remembers a task that has ended: a repeat within that time is still the same task."""
+MOST_KEPT = 256 << 10
+"""Bytes of the largest result that a store keeps."""
 MOST_COUNTED = 10_000
 """Tasks in one state that are counted one by one; how many there are beyond that may be estimated."""
 
 
 class StoreAway(SpoolnodeError):
     """The store does not answer, or is not sure of what it was told. It may have been carried out; a repeat is safe."""
+
+
+class StoreBusy(StoreAway):
+    """The store is there, but a transaction of an application, which is still open, holds back the key of a task."""
 
 
 class StoreUnfit(SpoolnodeError):
@@ -56,6 +64,16 @@ class TaskState(StrEnum):
     """It was given up, and is kept with the reason."""
     ENDED = "ended"
     """It needs no more work; its id is remembered for a while."""
+
+
+class HowEnded(StrEnum):
+    """How a task has ended."""
+
+    DONE = "done"
+    REMOVED = "removed"
+    """By hand: it was not run to its end."""
+    MERGED = "merged"
+    """Another task with its key does its work."""
 
 
 class Publication(StrEnum):
@@ -140,6 +158,9 @@ class Lease(NamedTuple):
     """How often the task has been taken, this time included. An older lease has a lower one and is refused."""
 
 
+NO_RESULTS: Mapping[Lease, bytes] = MappingProxyType({})
+
+
 class Leased(NamedTuple):
     """A task that was taken."""
 
@@ -156,6 +177,8 @@ class Again(NamedTuple):
     attempts: int | None = None
     to: str | None = None
     """Another destination."""
+    reason: str | None = None
+    """Why its last run failed."""
 
 
 class Burial(NamedTuple):
@@ -163,6 +186,8 @@ class Burial(NamedTuple):
 
     lease: Lease
     reason: str
+    attempts: int | None = None
+    """How often it has run; None leaves the number as it is."""
 
 
 class FoundTask(NamedTuple):
@@ -173,7 +198,20 @@ class FoundTask(NamedTuple):
     accepted: float
     """When it was published first; seconds since 1970, by the clock of the store."""
     reason: str = ""
-    """Why it is dead."""
+    """Why it is dead, or why its last run failed. Of one that has ended: `ending`, if that is not `DONE`."""
+    finished: float = 0.0
+    """When it was given up, or ended, by the clock of the store; 0.0 if neither."""
+    result: bytes = b""
+    """The value that it returned, if that is kept."""
+    by: str = ""
+    """The one that has taken it, or took it last, as `take` was told; empty if none has."""
+
+    @property
+    def ending(self) -> HowEnded | None:
+        """How it has ended; None if it has not."""
+        if self.state != TaskState.ENDED:
+            return None
+        return {ending.value: ending for ending in HowEnded}.get(self.reason, HowEnded.DONE)
 
 
 class StorePage(NamedTuple):
@@ -212,6 +250,9 @@ class Safety(NamedTuple):
 class CommonStore(ABC):
     """Tasks that several nodes share. Several coroutines may use it at once."""
 
+    roll: Roll
+    """The nodes that are there, for those that look for each other."""
+
     @abstractmethod
     async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:
         """Stores tasks, all of them or none, and tells of each what it was. When it returns, they are as safe as `check` says.
@@ -227,17 +268,28 @@ class CommonStore(ABC):
         """
 
     @abstractmethod
-    async def take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+    async def take(self, most: int, places: Sequence[str], lease: float, by: str = "") -> list[Leased]:
         """Takes up to so many ready tasks for these destinations: lowest rank first, then the one that was accepted first.
 
         Each is given to one taker, which has it for `lease` seconds; then it may be given to another one, within a second.
-        While others take at the same moment, it may return fewer tasks than there are.
+        While others take at the same moment, it may return fewer tasks than there are. `by`: what `find` and `list` say of the
+        taker from then on; empty: what they said before.
         """
 
     @abstractmethod
     async def claim(self, identities: Sequence[str], lease: float) -> list[Leased]:
         """Takes these very tasks, as far as they wait: due or not, and whatever their destination. For moving tasks, not for
         running them.
+        """
+
+    @abstractmethod
+    async def admit(self, function: str, most: int, leases: Sequence[Lease], over: Sequence[Lease] = ()) -> frozenset[Lease]:
+        """Lets held tasks of a limited function run, the first ones first, as long as at most `most` of it do, over all takers.
+        Returns those of these that may run, also if they were admitted before.
+
+        Each taker goes by its own `most`. A task counts until its lease is lost, or it has ended, is buried or waits again. While
+        others ask at the same moment, it may admit fewer than there is room for. `over`: tasks of the asker that run no more, of
+        which the store is still to be told; they do not count.
         """
 
     @abstractmethod
@@ -249,8 +301,11 @@ class CommonStore(ABC):
         """Lets these leases run out so many seconds from now. Returns those that are lost: their tasks may run elsewhere."""
 
     @abstractmethod
-    async def end(self, leases: Sequence[Lease]) -> frozenset[Lease]:
+    async def end(self, leases: Sequence[Lease], results: Mapping[Lease, bytes] = NO_RESULTS) -> frozenset[Lease]:
         """Ends tasks that need no more work. Returns the leases that are lost; nothing was done about these.
+
+        `results`: what tasks returned, of those that keep it, up to `MOST_KEPT` bytes each. `find` has it as long as the store
+        remembers the task.
 
         A repeat of one that was ended under the same lease is not lost.
         """
@@ -270,6 +325,17 @@ class CommonStore(ABC):
     @abstractmethod
     async def find(self, identity: str) -> FoundTask | None:
         """The task with that id, the one with the most hops; None if the store does not know it, or has forgotten it."""
+
+    @abstractmethod
+    async def peek(self, identity: str) -> bytes:
+        """The body of a task that waits, is held or is dead, for those who look; empty if it is not there any more.
+
+        It is read at once, so only `find` tells whether it is small enough for that.
+        """
+
+    @abstractmethod
+    async def places(self, most: int) -> list[str]:
+        """Up to so many of the destinations for which tasks are ready. The cost grows with their number, not with the store."""
 
     @abstractmethod
     async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:

@@ -6,19 +6,31 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from spoolnode.cluster.channel import Channel
+from spoolnode.cluster.dial import Dialed, dial
+from spoolnode.cluster.discovery.interfaces import ours, present
 from spoolnode.cluster.link import LinkState
-from spoolnode.cluster.store.contact import Contact, Open
+from spoolnode.cluster.sender import Dial
+from spoolnode.cluster.store.admitting import Admitter
+from spoolnode.cluster.store.by_hand import ByHand
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.cluster.store.forwarding import Forwarder
 from spoolnode.cluster.store.interface import ANY, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
 from spoolnode.cluster.store.opening import open_store
 from spoolnode.cluster.store.publishing import Publisher
 from spoolnode.cluster.store.sending import Sending
+from spoolnode.cluster.store.takers import Itself, taker
 from spoolnode.cluster.store.taking import Taker
+from spoolnode.cluster.store.tallies import StoreCount
 from spoolnode.cluster.store.telling import Teller
+from spoolnode.cluster.trust import Trust
 from spoolnode.node.background import spawn
-from spoolnode.node.commons import SharedTask, Sharer
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.commons import CommonTasks, SharedTask, Sharer
+from spoolnode.node.config import Config
 from spoolnode.node.host import SharingHost
+from spoolnode.node.log import Report
 from spoolnode.node.node import Share
 from spoolnode.node.work.slots import lease_clock
 
@@ -28,11 +40,18 @@ REST_SECONDS = 1.0
 """A pause after a part has ended by a mistake of ours."""
 
 
-def sharer(config: Config, connect: Open | None = None) -> Share | None:
-    """Makes the common store of a node, for `run_node`; None without `--store`. Tests bring their own way to `connect`."""
-    if not config.store:
-        return None
-    return lambda node: Joined(node, connect or partial(open_store, config.store))
+def contact_of(config: Config, report: Report) -> Contact | None:
+    """The way to the store of a node; None without `--store`."""
+    return Contact(partial(open_store, config.store), report) if config.store else None
+
+
+def sharer(contact: Contact | None, trust: Trust | None = None) -> Share | None:
+    """Makes the common store of a node, for `run_node`; None without a way to one. `trust`: its certificates."""
+
+    async def dialed(address: str, protocol: Callable[[], Channel], name: str) -> Dialed[Channel]:
+        return await dial(address, protocol, trust, name)
+
+    return (lambda node: Joined(node, contact, dialed)) if contact else None
 
 
 class Joined:
@@ -40,16 +59,21 @@ class Joined:
 
     is_joined = True
 
-    def __init__(self, node: SharingHost, connect: Open, clock: Callable[[], float] = lease_clock) -> None:
+    def __init__(self, node: SharingHost, contact: Contact, dial: Dial, clock: Callable[[], float] = lease_clock) -> None:
+        """`dial`: how to connect to the address of a task."""
         self._node = node
         self._report = node.report
-        self._contact = Contact(connect, node.report)
+        self._contact = contact
+        self._count = StoreCount(self._contact)
+        self.tasks: CommonTasks = ByHand(self._contact)
         self._book = LeaseBook(node.config.store_lease)
-        self._teller = Teller(self._contact, self._book, node.report)
+        self._teller = Teller(self._contact, self._book, node.report, node.storage.spool.retrying.reason)
         self._publisher = Publisher(self._contact)
         self._sending = Sending(self._contact, node.storage, node.id, node.report)
+        self._dial = dial
         self._clock = clock
         self._taker: Taker | None = None
+        self._forwarding: asyncio.Task[None] | None = None
         self._has_moved_in = False
         self._running: list[asyncio.Task[None]] = []
 
@@ -66,6 +90,12 @@ class Joined:
         """`call` is called after sharers were told."""
         self._publisher.told = call
 
+    @property
+    def addresses(self) -> list[str]:
+        """The addresses that mean this node, as the interfaces of its machine are now."""
+        config = self._node.config
+        return ours(filter(None, [*self._node.addresses, *config.listen, config.advertise]), present())
+
     # -- life --
 
     async def open(self) -> None:
@@ -77,11 +107,15 @@ class Joined:
 
     async def start(self) -> None:
         """Takes tasks from now on."""
-        storage, hands = self._node.storage, self._node.hands
-        self._taker = Taker(
-            self._contact, self._book, self._teller, storage, hands, places_of(self._node), self._report, self._clock
+        storage, hands, itself = self._node.storage, self._node.hands, self._itself()
+        self._taker = Taker(self._contact, self._book, self._teller, storage, hands, itself, self._report, self._clock)
+        self._taker.seen = self._publisher.seen
+        forwarder = Forwarder(
+            self._contact, self._book, self._teller, self._taker, self._node, itself, self._dial, self._clock
         )  # fmt: skip
-        parts = (self._sending.run, partial(self._take, self._taker), self._taker.keep, self._teller.run)
+        admitter = Admitter(self._contact, self._book, storage)
+        self._forwarding = spawn(self._go_on(forwarder.run))
+        parts = (self._sending.run, partial(self._take, self._taker), self._taker.keep, self._teller.run, admitter.run)
         self._running = [spawn(self._go_on(part)) for part in parts]
 
     async def _go_on(self, part: Callable[[], Awaitable[None]]) -> None:
@@ -101,11 +135,16 @@ class Joined:
 
     def leave(self) -> None:
         """Takes no more tasks. Those that have not started go back."""
+        if self._forwarding is not None:
+            self._forwarding.cancel()
         if self._taker is not None:
             self._taker.leave()
 
     async def stop(self) -> None:
         """Tells the store all that is still to be told, and ends."""
+        if self._forwarding is not None:
+            self._forwarding.cancel()
+            await asyncio.wait([self._forwarding])
         if self._taker is not None:
             await self._end(self._taker)
         await self._publisher.finish()
@@ -123,10 +162,17 @@ class Joined:
             self._report("leases_left", tasks=len(self._book), reason=reason)
 
     def tick(self) -> None:
-        """Gives back what does not start here, and asks the store what an acknowledgement is worth."""
+        """Gives back what does not start here, and asks the store what an acknowledgement is worth, and how much it has."""
         if self._taker is not None:
             self._taker.tick()
         spawn(self._contact.check())
+        spawn(self._count.recount())
+
+    def _itself(self) -> Itself:
+        config = self._node.config
+        tags = (f"tag:{tag}" for tag in config.tag)
+        places = dict.fromkeys([ANY, *tags, *filter(None, [config.name]), self._node.id, *self.addresses])
+        return Itself([*places], taker(self._node.id, config.name))
 
     # -- looking --
 
@@ -135,13 +181,20 @@ class Joined:
         safety = self._contact.safety
         is_there = safety is not None and self._contact.is_there
         said = {
+            "addresses": self._taker.addresses if self._taker else [],
             "engine": safety.engine if safety else "", "there": is_there, "reason": self._contact.reason,
             "taken": self._taker.count if self._taker else 0,
             "survives_crash": is_there and safety is not None and safety.survives_crash,
             "survives_power_cut": is_there and safety is not None and safety.survives_power_cut,
             "survives_lost_disk": is_there and safety is not None and safety.survives_lost_disk,
+            **self._count.told(),
         }  # fmt: skip
         return {"store": said}
+
+    def refuses(self) -> str:
+        """Why this node takes no tasks now; empty if it takes them."""
+        keeps = self._node.config.store_away == "accept"
+        return "" if keeps or self._contact.is_there else "the common store is away"
 
     def told(self) -> dict[str, Any]:
         """The word of the line `ready` about it."""
@@ -162,10 +215,3 @@ class Joined:
         }  # fmt: skip
         kept = [event for event, is_survived in survives.items() if is_survived]
         return f"{safety.engine}; acknowledged tasks survive {', '.join(kept) or 'nothing'}"
-
-
-def places_of(node: SharingHost) -> list[str]:
-    """The destinations that a node is."""
-    config = node.config
-    own = [config.name, node.id, *node.addresses, *config.listen, config.advertise]
-    return [*dict.fromkeys([ANY, *(f"tag:{tag}" for tag in config.tag), *filter(None, own)])]

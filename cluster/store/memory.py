@@ -6,16 +6,18 @@ It keeps every promise of `interface` but one: it is gone with its process.
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from spoolnode.cluster.store.interface import (
     CHUNK,
+    NO_RESULTS,
     REMEMBERED,
     Again,
     Burial,
     CommonStore,
     FoundTask,
+    HowEnded,
     Lease,
     Leased,
     NewTask,
@@ -28,6 +30,7 @@ from spoolnode.cluster.store.interface import (
     TaskState,
     wrong_size,
 )
+from spoolnode.cluster.store.memory_roll import MemoryRoll
 
 _Message = tuple[str, int]
 _WAITING = (TaskState.READY, TaskState.LATER)
@@ -42,9 +45,11 @@ class _Row:
     accepted: float
     state: TaskState
     until: float = 0.0
-    """When the lease runs out, or when the task ended."""
+    """When the lease runs out, or when the task ended or died."""
     turn: int = 0
     reason: str = ""
+    result: bytes = b""
+    by: str = ""
 
     @property
     def message(self) -> _Message:
@@ -82,7 +87,10 @@ class MemoryStore(CommonStore):
         self._rng = rng or random.Random(0)
         self._rows: dict[_Message, _Row] = {}
         self._serial = 0
+        self._admitted: dict[str, list[Lease]] = {}
+        """The tasks of each limited function that may run, or might once."""
         self._changed = asyncio.Event()
+        self.roll = MemoryRoll(lambda: self.now, self._ask, self._answer)
 
     def __repr__(self) -> str:
         return f"<MemoryStore with {len(self._rows)} tasks>"
@@ -100,11 +108,13 @@ class MemoryStore(CommonStore):
         self._answer()
         return done
 
-    async def take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+    async def take(self, most: int, places: Sequence[str], lease: float, by: str = "") -> list[Leased]:
         self._ask()
         ready = [row for row in self._rows.values() if row.state == TaskState.READY and row.task.to in places]
         ready.sort(key=lambda row: (row.task.rank, row.serial))
         taken = [self._take_one(row, lease) for row in ready[:most]]
+        for row in ready[:most]:
+            row.by = by or row.by
         self._answer()
         return taken
 
@@ -114,6 +124,14 @@ class MemoryStore(CommonStore):
         taken = [self._take_one(row, lease) for row in rows]
         self._answer()
         return taken
+
+    async def admit(self, function: str, most: int, leases: Sequence[Lease], over: Sequence[Lease] = ()) -> frozenset[Lease]:
+        self._ask()
+        running = [lease for lease in self._admitted.get(function, ()) if self._held(lease) and lease not in over]
+        new = [lease for lease in leases if lease not in running and self._held(lease)]
+        self._admitted[function] = running = running + new[: max(most - len(running), 0)]
+        self._answer()
+        return frozenset(running).intersection(leases)
 
     async def body(self, lease: Lease) -> AsyncIterator[bytes]:
         start = 0
@@ -133,8 +151,12 @@ class MemoryStore(CommonStore):
 
         return self._act(leases, extended)
 
-    async def end(self, leases: Sequence[Lease]) -> frozenset[Lease]:
-        return self._act(leases, self._end, self._ended_under)
+    async def end(self, leases: Sequence[Lease], results: Mapping[Lease, bytes] = NO_RESULTS) -> frozenset[Lease]:
+        def ended(row: _Row) -> None:
+            row.result = results.get(Lease(*row.message, row.turn), b"")
+            self._end(row, HowEnded.DONE)
+
+        return self._act(leases, ended, self._ended_under)
 
     async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
         told = {order.lease: order for order in orders}
@@ -147,23 +169,39 @@ class MemoryStore(CommonStore):
                 attempts=row.task.attempts if order.attempts is None else order.attempts,
                 to=row.task.to if order.to is None else order.to,
             )
+            row.reason = row.reason if order.reason is None else order.reason
             self._wait(row)
 
         return self._act(list(told), waits)
 
     async def bury(self, burials: Sequence[Burial]) -> frozenset[Lease]:
-        reasons = {burial.lease: burial.reason for burial in burials}
+        told = {burial.lease: burial for burial in burials}
 
         def buried(row: _Row) -> None:
-            row.state, row.reason = TaskState.DEAD, reasons[Lease(*row.message, row.turn)]
+            burial = told[Lease(*row.message, row.turn)]
+            row.state, row.until, row.reason = TaskState.DEAD, self.now, burial.reason
+            if burial.attempts is not None:
+                row.task = replace(row.task, attempts=burial.attempts)
 
-        return self._act(list(reasons), buried)
+        return self._act(list(told), buried)
 
     async def find(self, identity: str) -> FoundTask | None:
         self._ask()
         row = self._row_of(identity)
         self._answer()
         return _shown(row) if row else None
+
+    async def peek(self, identity: str) -> bytes:
+        self._ask()
+        row = self._row_of(identity)
+        self._answer()
+        return row.body if row else b""
+
+    async def places(self, most: int) -> list[str]:
+        self._ask()
+        places = {row.task.to for row in self._rows.values() if row.state == TaskState.READY}
+        self._answer()
+        return sorted(places)[:most]
 
     async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
         self._ask()
@@ -184,7 +222,7 @@ class MemoryStore(CommonStore):
         row = self._row_of(identity)
         state = row.state if row and row.state != TaskState.ENDED else None
         if row and state and state != TaskState.HELD:
-            self._end(row)
+            self._end(row, HowEnded.REMOVED)
         self._answer()
         return state
 
@@ -267,12 +305,12 @@ class MemoryStore(CommonStore):
 
     def _wait(self, row: _Row) -> None:
         if self._waits_with(row.task.key):
-            self._end(row)
+            self._end(row, HowEnded.MERGED)
         else:
             row.state = self._waiting_state(row.task)
 
-    def _end(self, row: _Row) -> None:
-        row.state, row.until, row.body = TaskState.ENDED, self.now, b""
+    def _end(self, row: _Row, how: HowEnded) -> None:
+        row.state, row.until, row.body, row.reason = TaskState.ENDED, self.now, b"", how.value
         row.task = replace(row.task, block=b"", size=0)
 
     def _held(self, lease: Lease) -> _Row | None:
@@ -305,7 +343,8 @@ class MemoryStore(CommonStore):
 
 
 def _shown(row: _Row) -> FoundTask:
-    return FoundTask(row.task, row.state, row.accepted, row.reason)
+    finished = row.until if row.state in (TaskState.DEAD, TaskState.ENDED) else 0.0
+    return FoundTask(row.task, row.state, row.accepted, row.reason, finished, row.result, row.by)
 
 
 async def _gathered(new: NewTask) -> bytes:

@@ -12,17 +12,19 @@ Traps that the code avoids, each with a test:
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Self
 
 from spoolnode.cluster.store.interface import (
+    NO_RESULTS,
     TOGETHER,
     Again,
     Burial,
     CommonStore,
     FoundTask,
+    HowEnded,
     Lease,
     Leased,
     NewTask,
@@ -39,9 +41,11 @@ from spoolnode.cluster.store.nats_bodies import Bodies, BodyUpload
 from spoolnode.cluster.store.nats_changes import TRIES, Change, StreamTasks
 from spoolnode.cluster.store.nats_clock import Clock
 from spoolnode.cluster.store.nats_connection import ServerConnection
-from spoolnode.cluster.store.nats_entries import PREFIX, Placed, TaskEntry, mark_subject, ready_at, token
+from spoolnode.cluster.store.nats_entries import PREFIX, Placed, TaskEntry, mark_subject, ready_at, ready_order, token
+from spoolnode.cluster.store.nats_limits import NatsLimits
 from spoolnode.cluster.store.nats_lists import LISTS, Lists
 from spoolnode.cluster.store.nats_messages import Messages
+from spoolnode.cluster.store.nats_roll import NatsRoll, prepare_roll
 from spoolnode.cluster.store.nats_safety import ask_servers
 from spoolnode.cluster.store.nats_stream import check_stream, prepare_stream
 from spoolnode.cluster.store.nats_times import Times
@@ -65,7 +69,9 @@ class NatsStore(CommonStore):
         self._tasks = StreamTasks(self._messages)
         self._bodies = Bodies(self._messages, self._tasks)
         self._lists = Lists(self._messages, self._tasks)
+        self._limits = NatsLimits(self._messages, self._tasks)
         self._times = Times(self._messages, self._tasks, self._bodies)
+        self.roll = NatsRoll(connection, clock)
 
     @classmethod
     async def open(cls, url: str, *, migrates: bool = False, clock: Clock | None = None) -> Self:
@@ -78,6 +84,7 @@ class NatsStore(CommonStore):
         try:
             if migrates:
                 await prepare_stream(store._connection)
+                await prepare_roll(store._connection)
             await check_stream(store._connection)
             await store._messages.counts(LISTS[TaskState.DEAD])  # and so the time of the server
         except BaseException:
@@ -154,22 +161,22 @@ class NatsStore(CommonStore):
 
     # -- out of it --
 
-    async def take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+    async def take(self, most: int, places: Sequence[str], lease: float, by: str = "") -> list[Leased]:
         await self._times.sweep()
         taken: list[Leased] = []
         while len(taken) < most:
-            got = await self._take(min(most - len(taken), TOGETHER), places, lease)
+            got = await self._take(min(most - len(taken), TOGETHER), places, lease, by)
             taken += got
             if not got:
                 break
         return taken
 
-    async def _take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+    async def _take(self, most: int, places: Sequence[str], lease: float, by: str) -> list[Leased]:
         first: Sequence[Placed] = ()
         for _ in range(TRIES):
             first = first or await self._lists.first(most, places)
             until = self._clock.now() + lease
-            changes = [_taken(placed, until) for placed in first]
+            changes = [_taken(placed, until, by) for placed in first]
             if await self._tasks.write(changes):
                 return [_leased(change.entry) for change in changes]
             first = await self._tasks.in_force(first)  # another taker was faster, or died before it had removed them
@@ -195,6 +202,9 @@ class NatsStore(CommonStore):
             done += await self._tasks.change(look)
         return done
 
+    async def admit(self, function: str, most: int, leases: Sequence[Lease], over: Sequence[Lease] = ()) -> frozenset[Lease]:
+        return await self._limits.admit(function, most, leases, over)
+
     def body(self, lease: Lease) -> AsyncIterator[bytes]:
         return self._bodies.read(lease)
 
@@ -206,8 +216,11 @@ class NatsStore(CommonStore):
 
         return await self._act(leases, extended)
 
-    async def end(self, leases: Sequence[Lease]) -> frozenset[Lease]:
-        return await self._act(leases, lambda _, entry: entry.ended(self._clock.now()), is_ended_good=True)
+    async def end(self, leases: Sequence[Lease], results: Mapping[Lease, bytes] = NO_RESULTS) -> frozenset[Lease]:
+        def ended(lease: Lease, entry: TaskEntry) -> TaskEntry:
+            return entry.ended(self._clock.now(), HowEnded.DONE, results.get(lease, b""))
+
+        return await self._act(leases, ended, is_ended_good=True)
 
     async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
         told = {order.lease: order for order in orders}
@@ -216,17 +229,21 @@ class NatsStore(CommonStore):
             order = told[lease]
             attempts = entry.task.attempts if order.attempts is None else order.attempts
             to = entry.task.to if order.to is None else order.to
-            return entry.waits(self._clock.now(), due=order.due, attempts=attempts, to=to)
+            waits = entry.waits(self._clock.now(), due=order.due, attempts=attempts, to=to)
+            return waits if order.reason is None else replace(waits, reason=order.reason)
 
         return await self._act(list(told), waits)
 
     async def bury(self, burials: Sequence[Burial]) -> frozenset[Lease]:
-        reasons = {burial.lease: burial.reason for burial in burials}
+        told = {burial.lease: burial for burial in burials}
 
         def buried(lease: Lease, entry: TaskEntry) -> TaskEntry:
-            return replace(entry, state=TaskState.DEAD, until=0.0, reason=reasons[lease])
+            burial, task = told[lease], entry.task
+            if burial.attempts is not None:
+                task = replace(task, attempts=burial.attempts)
+            return replace(entry, task=task, state=TaskState.DEAD, until=self._clock.now(), reason=burial.reason)
 
-        return await self._act(list(reasons), buried)
+        return await self._act(list(told), buried)
 
     async def _act(self, leases: Sequence[Lease], decide: _Decide, *, is_ended_good: bool = False) -> frozenset[Lease]:
         """Changes tasks that are held; returns the leases that are lost."""
@@ -257,6 +274,15 @@ class NatsStore(CommonStore):
         found = await self._tasks.with_id(identity)
         return found[0].entry.found if found else None
 
+    async def peek(self, identity: str) -> bytes:
+        found = await self._tasks.with_id(identity)
+        return await self._bodies.peek(found[0].entry) if found else b""
+
+    async def places(self, most: int) -> list[str]:
+        await self._times.sweep()
+        counted = await self._messages.counts(LISTS[TaskState.READY])
+        return sorted({ready_order(subject)[0] for subject in counted})[:most]
+
     async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
         return await self._lists.page(state, limit, after)
 
@@ -274,7 +300,7 @@ class NatsStore(CommonStore):
             was = found[0].entry.state if found and found[0].entry.state != TaskState.ENDED else None
             if was in (None, TaskState.HELD):
                 return []
-            return [_changed(found[0], found[0].entry.ended(self._clock.now()))]
+            return [_changed(found[0], found[0].entry.ended(self._clock.now(), HowEnded.REMOVED))]
 
         await self._tasks.change(look)
         return was
@@ -329,9 +355,9 @@ def _changed(placed: Placed, entry: TaskEntry | None) -> Change:
     return Change(entry or placed.entry, placed.mark, placed.entry)
 
 
-def _taken(placed: Placed, until: float) -> Change:
+def _taken(placed: Placed, until: float, by: str = "") -> Change:
     entry = placed.entry
-    return _changed(placed, replace(entry, state=TaskState.HELD, turn=entry.turn + 1, until=until))
+    return _changed(placed, replace(entry, state=TaskState.HELD, turn=entry.turn + 1, until=until, by=by or entry.by))
 
 
 def _leased(entry: TaskEntry) -> Leased:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from spoolnode.cluster.store.interface import Lease, NewTask, StoreAway, TaskState, wrong_size
 from spoolnode.cluster.store.nats_changes import StreamTasks
-from spoolnode.cluster.store.nats_entries import PREFIX, body_subject, mark_subject, upload_subject
+from spoolnode.cluster.store.nats_entries import PREFIX, TaskEntry, body_subject, mark_subject, upload_subject
 from spoolnode.cluster.store.nats_messages import Messages, NewMessage
 
 ABANDONED = 3600.0
@@ -68,6 +68,16 @@ class Bodies:
             elif mark == held.mark:  # the task is as it was, so no lease was lost meanwhile
                 raise StoreAway(f"the body of the task {lease.id} ends after {found} of {held.entry.task.size} bytes")
             mark = held.mark
+
+    async def peek(self, entry: TaskEntry) -> bytes:
+        """The whole body of a task, whether it is held or not; empty if it has gone."""
+        pieces, task = list[bytes](), entry.task
+        while sum(map(len, pieces)) < task.size:
+            got = await self._messages.last(body_subject(task.id, task.hops, entry.upload, len(pieces)))
+            if got is None:
+                return b""
+            pieces.append(got.data)
+        return b"".join(pieces)
 
     async def abandon(self, upload: BodyUpload) -> None:
         """Removes what was uploaded, unless its task was stored after all: whether it was may be unknown."""

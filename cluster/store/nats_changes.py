@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from spoolnode.cluster.store.interface import REMEMBERED, Lease, TaskState
+from spoolnode.cluster.store.interface import REMEMBERED, HowEnded, Lease, TaskState
 from spoolnode.cluster.store.nats_entries import (
     Placed,
     TaskEntry,
@@ -25,7 +25,8 @@ TRIES = 20
 """How often a change looks again, before the store counts as too busy."""
 _TTL = {"Nats-TTL": f"{REMEMBERED + 600:.0f}s"}
 """The server itself removes tasks that have ended, some time after the store has forgotten them."""
-_ROLLUP = {"Nats-Rollup": "sub"}
+ROLLUP = {"Nats-Rollup": "sub"}
+"""The headers of a message that replaces all earlier ones of its subject."""
 
 
 class Change(NamedTuple):
@@ -47,14 +48,14 @@ class Change(NamedTuple):
         forgets = _TTL if self.entry.state == TaskState.ENDED else {}
         told = [
             NewMessage(self.entry.subject, encode_entry(self.entry), forgets),
-            NewMessage(mark_subject(task.id, task.hops), b"", {**_ROLLUP, **_expects(self.before), **forgets}),
+            NewMessage(mark_subject(task.id, task.hops), b"", {**ROLLUP, **expects(self.before), **forgets}),
         ]
         if self.key_before is not None:
             holder = mark_subject(task.id, task.hops).encode()
-            told.insert(0, NewMessage(key_subject(task.key), holder, {**_ROLLUP, **_expects(self.key_before)}))
+            told.insert(0, NewMessage(key_subject(task.key), holder, {**ROLLUP, **expects(self.key_before)}))
         if self.upload_before:
             uploaded = upload_subject(task.id, task.hops, self.entry.upload)
-            told.insert(0, NewMessage(uploaded, b"", {**_ROLLUP, **_expects(self.upload_before)}))
+            told.insert(0, NewMessage(uploaded, b"", {**ROLLUP, **expects(self.upload_before)}))
         return told
 
 
@@ -143,7 +144,7 @@ class StreamTasks:
             before = None if key in taken else await self.free_key(change.entry)
             taken.add(key)
             done.append(
-                change._replace(entry=change.entry.ended(self._clock.now())) if before is None
+                change._replace(entry=change.entry.ended(self._clock.now(), HowEnded.MERGED)) if before is None
                 else change._replace(key_before=before)
             )  # fmt: skip
         return done
@@ -216,7 +217,8 @@ class StreamTasks:
         await asyncio.gather(*(self._messages.delete(number) for number in numbers))
 
 
-def _expects(number: int) -> dict[str, str]:
+def expects(number: int) -> dict[str, str]:
+    """The headers of a message that is stored only behind that one, the last of its subject; 0: behind none."""
     return {"Nats-Expected-Last-Subject-Sequence": str(number)}
 
 

@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -37,6 +37,22 @@ _PASSING = frozenset({10005, 10176})
 """Error codes that are told as our fault, and are not: a server is away; a batch is not whole, since its leader changed."""
 _FINAL = frozenset({10074})
 """Error codes that are told as the server's fault, and stay: more replicas than servers."""
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Awaits work that may miss that it is cancelled: Python's wait_for does, if it ends at that moment. Raises TimeoutError."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+        task.result()
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=PAUSE)
+        if not task.cancelled():
+            task.exception()  # it is known, or comes too late
 
 
 class NotEncrypted(NatsError):
@@ -91,11 +107,11 @@ class ServerConnection:
             raise StoreUnfit(f"a file in the address of the store cannot be read: {error}") from error
         self._is_opening = True
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._client.connect(
-                    told.servers, name="spoolnode", connect_timeout=2, max_reconnect_attempts=-1,
-                    pending_size=0, error_cb=self._heard_error, ping_interval=5, max_outstanding_pings=2, **options,
-                )  # fmt: skip
+            connecting = self._client.connect(
+                told.servers, name="spoolnode", connect_timeout=2, max_reconnect_attempts=-1,
+                pending_size=0, error_cb=self._heard_error, ping_interval=5, max_outstanding_pings=2, **options,
+            )  # fmt: skip
+            await within(PATIENCE, connecting)
             self._is_opening = False
         except BaseException as error:
             self._is_opening = False

@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 import msgpack
 
-from spoolnode.cluster.store.interface import REMEMBERED, FoundTask, StoredTask, TaskState
+from spoolnode.cluster.store.interface import REMEMBERED, FoundTask, HowEnded, StoredTask, TaskState
 
 PREFIX = "spoolnode"
 """The beginning of all subjects."""
@@ -37,12 +37,14 @@ class TaskEntry:
     accepted: float
     turn: int = 0
     until: float = 0.0
-    """When the lease runs out, or when the task ended."""
+    """When the lease runs out, or when the task ended or died."""
     reason: str = ""
     upload: str = ""
     """The name under which its body was uploaded."""
     is_back: bool = False
     """It has waited before: it comes before those that are new, since it was accepted before them."""
+    result: bytes = b""
+    by: str = ""
 
     @property
     def is_waiting(self) -> bool:
@@ -61,7 +63,8 @@ class TaskEntry:
     @property
     def found(self) -> FoundTask:
         """As people see it."""
-        return FoundTask(self.task, self.state, self.accepted, self.reason)
+        finished = self.until if self.state in (TaskState.DEAD, TaskState.ENDED) else 0.0
+        return FoundTask(self.task, self.state, self.accepted, self.reason, finished, self.result, self.by)
 
     def is_forgotten(self, now: float) -> bool:
         """Whether it ended so long ago that a task with its id is a new one."""
@@ -73,9 +76,10 @@ class TaskEntry:
         state = TaskState.LATER if task.due > now else TaskState.READY
         return replace(self, task=task, state=state, until=0.0, is_back=True)
 
-    def ended(self, now: float) -> "TaskEntry":
+    def ended(self, now: float, how: HowEnded, result: bytes = b"") -> "TaskEntry":
         """The same task, when it needs no more work."""
-        return replace(self, task=replace(self.task, block=b"", size=0), state=TaskState.ENDED, until=now, upload="")
+        task = replace(self.task, block=b"", size=0)
+        return replace(self, task=task, state=TaskState.ENDED, until=now, reason=how.value, upload="", result=result)
 
 
 class Placed(NamedTuple):
@@ -98,6 +102,7 @@ def encode_entry(entry: TaskEntry) -> bytes:
     values = (
         t.id, t.block, t.to, t.rank, t.due, t.key, t.attempts, t.hops, t.size,
         entry.state.value, entry.accepted, entry.turn, entry.until, entry.reason, entry.upload, entry.is_back,
+        entry.result, entry.by,
     )  # fmt: skip
     packed: bytes = msgpack.packb(values, unicode_errors="surrogatepass")
     return packed
@@ -106,7 +111,7 @@ def encode_entry(entry: TaskEntry) -> bytes:
 def decode_entry(data: bytes) -> TaskEntry:
     """An entry from its bytes. A later version may append values."""
     values = msgpack.unpackb(data, unicode_errors="surrogatepass")
-    state, *others = values[9:16]
+    state, *others = values[9:18]
     return TaskEntry(StoredTask(*values[:9]), TaskState(state), *others)
 
 
@@ -149,6 +154,12 @@ def mark_subject(identity: str, hops: int | str) -> str:
 def key_subject(key: bytes) -> str:
     """The subject on which the tasks with one key meet."""
     return f"{PREFIX}.key.{hashlib.sha256(key).hexdigest()[:40]}"
+
+
+def limit_subject(function: str) -> str:
+    """The subject of the list of the tasks of a limited function that were let run. It is among those of keys, which every stream
+    has."""
+    return f"{PREFIX}.key.limit.{hashlib.sha256(function.encode('utf-8', 'surrogateescape')).hexdigest()[:40]}"
 
 
 def upload_subject(identity: str, hops: int, upload: str) -> str:

@@ -13,7 +13,7 @@ Traps that the code avoids, each with a test:
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, LiteralString, Self, TypeVar
 
@@ -22,6 +22,7 @@ from psycopg.rows import TupleRow
 
 from spoolnode.cluster.store.interface import (
     MOST_COUNTED,
+    NO_RESULTS,
     REMEMBERED,
     Again,
     Burial,
@@ -41,9 +42,11 @@ from spoolnode.cluster.store.interface import (
 )
 from spoolnode.cluster.store.postgresql_bell import Bell
 from spoolnode.cluster.store.postgresql_connections import Connection, ServerConnections
+from spoolnode.cluster.store.postgresql_roll import PostgresRoll
 from spoolnode.cluster.store.postgresql_safety import safety
 from spoolnode.cluster.store.postgresql_schema import check_schema, migrate
 from spoolnode.cluster.store.postgresql_statements import (
+    ADMIT,
     AGAIN,
     BURY,
     CLAIM,
@@ -56,6 +59,9 @@ from spoolnode.cluster.store.postgresql_statements import (
     INSERT,
     IS_READY,
     LAST_RANK,
+    NOTE_LIMITED,
+    PLACES,
+    READ_BODY,
     READ_CHUNK,
     REMOVE,
     REVIVE,
@@ -95,6 +101,7 @@ class PostgresStore(CommonStore):
         self._connections = connections
         self._bell = Bell(connections)
         self._run = connections.run
+        self.roll = PostgresRoll(connections)
         self._next_sweep = self._next_forgetting = 0.0
         self._took_nothing = False
 
@@ -177,10 +184,10 @@ class PostgresStore(CommonStore):
 
     # -- out of it --
 
-    async def take(self, most: int, places: Sequence[str], lease: float) -> list[Leased]:
+    async def take(self, most: int, places: Sequence[str], lease: float, by: str = "") -> list[Leased]:
         async with self._connections.one() as connection:
             await self._sweep(connection)
-            rows = await self._run(connection, TAKE, {"places": list(places), "most": most, "lease": lease})
+            rows = await self._run(connection, TAKE, {"places": list(places), "most": most, "lease": lease, "by": by})
         self._took_nothing = not rows
         return [_leased(row) for row in rows]
 
@@ -188,6 +195,19 @@ class PostgresStore(CommonStore):
         async with self._connections.one() as connection:
             rows = await self._run(connection, CLAIM, {"ids": list(identities), "lease": lease})
         return [_leased(row) for row in rows]
+
+    async def admit(self, function: str, most: int, leases: Sequence[Lease], over: Sequence[Lease] = ()) -> frozenset[Lease]:
+        name = function.encode("utf-8", "surrogateescape")
+        gone = {f"over_{what}": value for what, value in _leases(over).items()}
+        values = {**_leases(leases), **gone, "function": name, "most": most}
+        rows: list[TupleRow] = []
+        async with self._connections.one() as connection:
+            for _ in range(TRIES):
+                rows = await self._run(connection, ADMIT, values)
+                if not any(has_changed for *_, has_changed in rows):
+                    break
+                await self._run(connection, NOTE_LIMITED, [name])
+        return frozenset(Lease(*row[:3]) for row in rows if row[3])
 
     async def body(self, lease: Lease) -> AsyncIterator[bytes]:
         number = 0
@@ -207,9 +227,12 @@ class PostgresStore(CommonStore):
         async with self._connections.one() as connection:
             return _lost(leases, await self._run(connection, EXTEND, {**_leases(leases), "seconds": seconds}))
 
-    async def end(self, leases: Sequence[Lease]) -> frozenset[Lease]:
+    async def end(self, leases: Sequence[Lease], results: Mapping[Lease, bytes] = NO_RESULTS) -> frozenset[Lease]:
+        first = [lease for lease in leases if lease in results]
+        others = (lease for lease in leases if lease not in results) if first else leases
+        values = {**_leases([*first, *others]), "results": [results[lease] for lease in first]}
         async with self._connections.one() as connection:
-            lost = _lost(leases, await self._run(connection, END, _leases(leases)))
+            lost = _lost(leases, await self._run(connection, END, values))
             return _lost(lost, await self._run(connection, END_AGAIN, _leases(lost))) if lost else lost
 
     async def again(self, orders: Sequence[Again]) -> frozenset[Lease]:
@@ -234,11 +257,12 @@ class PostgresStore(CommonStore):
                 return await self._run(connection, statement, values)
             except psycopg.errors.UniqueViolation:
                 continue  # another node published, or gave back, a task with its key at this moment
-        raise StoreAway(f"the store {self._connections.name} is too busy with the key of the task {values['ids'][0]}")
+        raise StoreAway(f"the store {self._connections.name} is too busy with the key of the task {''.join(values['ids'])}")
 
     async def bury(self, burials: Sequence[Burial]) -> frozenset[Lease]:
         leases = [burial.lease for burial in burials]
-        values = {**_leases(leases), "reasons": [burial.reason.replace("\0", "") for burial in burials]}
+        reasons, attempts = [_text(burial.reason) for burial in burials], [burial.attempts for burial in burials]
+        values = {**_leases(leases), "reasons": reasons, "attempts": attempts}
         async with self._connections.one() as connection:
             return _lost(leases, await self._run(connection, BURY, values))
 
@@ -249,12 +273,22 @@ class PostgresStore(CommonStore):
             rows = await self._run(connection, FIND, [identity])
         return _found(rows[0]) if rows else None
 
+    async def peek(self, identity: str) -> bytes:
+        async with self._connections.one() as connection:
+            rows = await self._run(connection, READ_BODY, [identity])
+        return b"".join(bytes(data) for (data,) in rows)
+
+    async def places(self, most: int) -> list[str]:
+        async with self._connections.one() as connection:
+            await self._sweep(connection)
+            return [place for (place,) in await self._run(connection, PLACES, [most])]
+
     async def list(self, state: TaskState, limit: int, after: str = "") -> StorePage:
         cursor = json.loads(after) if after else []
         async with self._connections.one() as connection:
             rows = await self._run(connection, list_of(state, is_first=not after), [*cursor, limit + 1])
         page = rows[:limit]
-        return StorePage([_found(row) for row in page], json.dumps(page[-1][12:]) if len(rows) > limit else "")
+        return StorePage([_found(row) for row in page], json.dumps(page[-1][14:]) if len(rows) > limit else "")
 
     async def count(self) -> dict[TaskState, Tally]:
         async with self._connections.one() as connection:
@@ -317,8 +351,8 @@ class PostgresStore(CommonStore):
             for _ in range(AT_ONCE):
                 if not await self._run(connection, SWEEP_ONE_WITH_KEY):
                     return
-        except psycopg.errors.UniqueViolation:
-            pass  # another task with its key came at this moment; the next sweep sees it
+        except (psycopg.errors.UniqueViolation, psycopg.errors.LockNotAvailable):
+            pass  # another task with its key came at this moment, or comes; the next sweep sees it
 
 
 class _Changed(Exception):
@@ -356,15 +390,18 @@ def _leased(row: Sequence[Any]) -> Leased:
 
 
 def _found(row: Sequence[Any]) -> FoundTask:
-    return FoundTask(_task(row[3:12]), TaskState(row[0]), row[1], row[2])
+    found = FoundTask(_task(row[5:14]), TaskState(row[0]), row[1], row[2], row[3], by=row[4])
+    if found.state != TaskState.ENDED:
+        return found
+    return found._replace(task=replace(found.task, block=b""), result=found.task.block)
 
 
 def _leases(leases: Iterable[Lease]) -> dict[str, Any]:
     listed = list(leases)
     return {
-        "ids": [lease.id for lease in listed],
-        "hops": [lease.hops for lease in listed],
-        "turns": [lease.turn for lease in listed],
+        "ids": " ".join(lease.id for lease in listed),
+        "hops": " ".join(str(lease.hops) for lease in listed),
+        "turns": " ".join(str(lease.turn) for lease in listed),
     }
 
 
@@ -374,7 +411,13 @@ def _orders(orders: Sequence[Again]) -> dict[str, Any]:
         "dues": [order.due for order in orders],
         "attempts": [order.attempts for order in orders],
         "dests": [order.to for order in orders],
+        "reasons": [None if order.reason is None else _text(order.reason) for order in orders],
     }
+
+
+def _text(reason: str) -> str:
+    """A reason as the server takes it."""
+    return reason.replace("\0", "")
 
 
 def _lost(leases: Iterable[Lease], done: Iterable[Sequence[Any]]) -> frozenset[Lease]:

@@ -7,6 +7,7 @@ and tells its caller only that time ran out.
 
 import asyncio
 import os
+import re
 import socket
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import TupleRow
 
-from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
+from spoolnode.cluster.store.interface import StoreAway, StoreBusy, StoreUnfit
 from spoolnode.protocol.printable import printable
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -36,15 +37,24 @@ _DEFAULTS = {
     "keepalives_interval": "2",
     "keepalives_count": "3",
 }
+_LOCK_TIMEOUT: LiteralString = "SET lock_timeout = '2s'"
+"""How long a statement waits for a transaction of an application: the other tasks of its group wait, too."""
 _PLANS: list[LiteralString] = [
     # Every statement has its index. Figures about a queue are always old (empty a minute ago, a million rows now), and with old
     # figures the planner takes the whole table.
     f"SET {method} = off"
-    for method in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin")
+    # A statement that has none all the same looks so dear then that the server would compile it: half a second (measured).
+    for method in ("enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit")
 ]
 _GONE = (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError)
 _READ_ONLY = "25006"
 """The state of an error: a primary has become a standby."""
+_LOCKED_OUT = re.compile(
+    "password authentication failed|no password supplied|no pg_hba.conf entry|permission denied for database"
+    '|(role|database) "[^"]*" does not exist'
+)
+"""The texts of a server that never lets us in. libpq tells no state of such an error, so one that is not in English counts as
+that of a server that is away."""
 
 
 class ServerConnections:
@@ -70,7 +80,7 @@ class ServerConnections:
             connection = await self._connected()
             connection.add_notice_handler(lambda notice: self._heard(connection, notice))
             try:
-                for setting in _PLANS:
+                for setting in (_LOCK_TIMEOUT, *_PLANS):
                     await self.run(connection, setting)
             except BaseException:
                 await connection.close()
@@ -97,6 +107,8 @@ class ServerConnections:
             except asyncio.CancelledError:
                 await connection.close()  # what it still does, or waits for, is unknown
                 raise
+            except StoreBusy:
+                raise
             except StoreAway:
                 await connection.close()
                 await self._close_idle()  # they are likely to have lost their server, too
@@ -109,10 +121,15 @@ class ServerConnections:
 
     async def run(self, connection: Connection, statement: LiteralString, values: Any = None) -> list[TupleRow]:
         """Runs one statement; returns its rows."""
-        cut = asyncio.get_running_loop().call_later(PATIENCE, _cut, connection)
+        loop = asyncio.get_running_loop()
+        cut = loop.call_later(PATIENCE, _cut, connection)
         try:
-            cursor = await connection.execute(statement, values)
+            cursor = await connection.execute(statement, values, binary=True)
             return await cursor.fetchall() if cursor.description else []
+        except psycopg.OperationalError as error:
+            if loop.time() < cut.when():
+                raise
+            raise TimeoutError(f"no answer for {PATIENCE:g} s") from error
         finally:
             cut.cancel()
 
@@ -138,7 +155,11 @@ class ServerConnections:
     def _told_as_ours(self) -> Iterator[None]:
         try:
             yield
+        except psycopg.errors.LockNotAvailable as error:
+            raise StoreBusy(f"the store {self.name} waits for an open transaction: {_text(error)}") from error
         except _GONE as error:
+            if _LOCKED_OUT.search(str(error)):
+                raise StoreUnfit(f"the store {self.name} does not let us in: {_text(error)}") from error
             raise StoreAway(f"the store {self.name} is away: {_text(error)}") from error
         except psycopg.Error as error:
             if error.sqlstate == _READ_ONLY:

@@ -1,13 +1,19 @@
 """The worth of an acknowledgement of PostgreSQL, from what the server says of itself."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
-from spoolnode.cluster.store.interface import Safety
+from spoolnode.cluster.store.interface import Safety, StoreUnfit
 from spoolnode.cluster.store.postgresql_connections import Connection
 
 _WAITS_FOR_STANDBY = frozenset({"on", "remote_write", "remote_apply"})
 """The values of synchronous_commit with which a commit waits for a standby."""
+
+_MISSING_RIGHTS: LiteralString = """
+SELECT current_user::text, right_of, name FROM unnest(ARRAY['task', 'body', 'limited', 'node']) AS name,
+    unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS right_of
+WHERE NOT has_table_privilege('spoolnode.' || name, right_of)"""
+"""The rights that our user lacks there."""
 
 
 class Reported(NamedTuple):
@@ -23,7 +29,10 @@ class Reported(NamedTuple):
 
 
 async def safety(connection: Connection, run: Callable[..., Awaitable[list[Any]]]) -> Safety:
-    """Asks the server."""
+    """Asks the server. Raises `StoreUnfit` if we may not do what a node does."""
+    if missing := await run(connection, _MISSING_RIGHTS):
+        (user, *_), rights = missing[0], ", ".join(f"{right} on spoolnode.{table}" for _, right, table in missing)
+        raise StoreUnfit(f"the user {user} of the store has not the right to {rights}: GRANT it")
     names = ("server_version", "fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names")
     rows = await run(connection, "SELECT current_setting(name) FROM unnest(%s::text[]) AS name", [list(names)])
     standbys = await run(connection, "SELECT application_name, state, sync_state FROM pg_stat_replication ORDER BY 1")

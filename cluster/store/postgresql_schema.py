@@ -11,6 +11,10 @@ Why the tables are as they are:
   what has ended.
 - `until` is in no index. To extend leases, which happens most, changes only the row, in the free space of its page (HOT).
   Held tasks are few (workers, and what they have ahead), so to look through all of them for leases that ran out costs little.
+- The nodes that are there (`node`) are few. Each changes its row every few seconds, in the free space of its page.
+- A limited function (`limited`) has the list of its tasks that were let run, by their leases: each change replaces all of it, on
+  condition that the version is still the one that was read. Those that are not held under that lease any more do not count, so
+  nothing else has to take them off the list, and no other statement knows of limits.
 - A queue is a table whose rows live for seconds: autovacuum must come by number of dead rows, not by share of the table.
 """
 
@@ -68,7 +72,27 @@ CREATE TABLE spoolnode.body (
 ALTER TABLE spoolnode.body ALTER COLUMN data SET STORAGE EXTERNAL;
 """
 
-STEPS = [_FIRST]
+_TAKERS = "ALTER TABLE spoolnode.task ADD COLUMN taker text NOT NULL DEFAULT ''"
+"""The one that has taken a task, or took it last. Nodes of the version before leave it as it is."""
+
+_NODES = """
+CREATE TABLE spoolnode.node (
+    id    text COLLATE "C" PRIMARY KEY,
+    said  bytea NOT NULL,
+    until timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+"""
+
+_LIMITED = """
+CREATE TABLE spoolnode.limited (
+    function bytea PRIMARY KEY,
+    version  bigint NOT NULL DEFAULT 0,
+    serials  bigint[] NOT NULL DEFAULT '{}',
+    turns    integer[] NOT NULL DEFAULT '{}'
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+"""
+
+STEPS = [_FIRST, _TAKERS, _NODES, _LIMITED]
 """The step from each version to the next; version 0 is an empty schema."""
 VERSION = len(STEPS)
 

@@ -7,7 +7,7 @@ a moment, because most failures are a connection that broke; then those who wait
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import (
@@ -20,6 +20,7 @@ from spoolnode.cluster.store.interface import (
     NewTask,
     Publication,
     StoreAway,
+    StoreBusy,
     StoredTask,
 )
 from spoolnode.node.background import spawn
@@ -38,9 +39,16 @@ PAUSE = 0.1
 """Seconds between two tries."""
 
 
-class _Waiting(NamedTuple):
+class _NotAsked(StoreAway):
+    """The store was known to be away, so nothing was published."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
     task: SharedTask
     sharer: Sharer
+    is_told: bool = False
+    """Whether the sharer has heard that the store has it."""
 
     @property
     def size(self) -> int:
@@ -66,6 +74,8 @@ class Publisher:
     def __init__(self, contact: Contact) -> None:
         self._contact = contact
         self._waiting: deque[_Waiting] = deque()
+        self._asked: dict[str, list[_Waiting]] = {}
+        """Those that the store is just asked to take, by their ids; one of a link may come twice at a time."""
         self._is_at_it = False
         self._alone = 0
         self._room = asyncio.Semaphore(ALONE_AT_ONCE)
@@ -86,6 +96,14 @@ class Publisher:
         if not self._is_at_it:
             self._is_at_it = True
             spawn(self._publish_all())  # in the next turn of the loop: what comes in this one goes along
+
+    def seen(self, identity: str) -> None:
+        """This node has taken the task with that id from the store, which may have had no time yet to say that it has it."""
+        for item in self._asked.get(identity, ()):
+            if not item.is_told:
+                item.is_told = True
+                item.sharer.shared(is_duplicate=False)
+                self.told()
 
     async def finish(self) -> None:
         """Returns when all that was added has been told its fate."""
@@ -117,22 +135,47 @@ class Publisher:
         return group
 
     async def _publish(self, group: Sequence[_Waiting]) -> None:
+        for item in group:
+            self._asked.setdefault(item.task.id, []).append(item)
         try:
             outcomes = await self._published([_new(item.task) for item in group])
+        except StoreBusy as error:
+            await self._publish_apart(group, str(error))
         except (StoreAway, BadTask) as error:
             for item in group:
-                item.sharer.not_shared(str(error))
+                if not item.is_told:
+                    item.sharer.not_shared(str(error), may_have_it=not isinstance(error, _NotAsked))
         else:
             for item, outcome in zip(group, outcomes, strict=True):
-                item.sharer.shared(is_duplicate=outcome == Publication.DUPLICATE)
+                if not item.is_told:
+                    item.sharer.shared(is_duplicate=outcome == Publication.DUPLICATE)
         finally:
+            for item in group:
+                self._answered(item)
             self.told()
+
+    def _answered(self, item: _Waiting) -> None:
+        asked = self._asked[item.task.id]
+        asked.remove(item)
+        if not asked:
+            del self._asked[item.task.id]
+
+    async def _publish_apart(self, group: Sequence[_Waiting], reason: str) -> None:
+        """Publishes a group in which a task has a key that is held back: those of each key by themselves."""
+        keys = list(dict.fromkeys(item.task.key for item in group))
+        if len(keys) == 1:
+            for item in group:
+                if not item.is_told:
+                    item.sharer.not_shared(reason, may_have_it=True)
+            return
+        for key in keys:
+            await self._publish([item for item in group if item.task.key == key])
 
     async def _published(self, tasks: Sequence[NewTask]) -> list[Publication]:
         """The outcomes. Raises `StoreAway`, at once if the store was away before; BadTask."""
         loop = asyncio.get_running_loop()
         if not self._contact.is_there:
-            raise StoreAway(self._contact.reason)
+            raise _NotAsked(self._contact.reason)
         until = loop.time() + PATIENCE
 
         async def publish(store: CommonStore) -> list[Publication]:
@@ -141,6 +184,8 @@ class Publisher:
         while True:
             try:
                 return await self._contact.ask(publish)
+            except StoreBusy:
+                raise
             except StoreAway:
                 if loop.time() + PAUSE > until:
                     raise

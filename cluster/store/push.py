@@ -165,7 +165,8 @@ def _moving(store: Store, listed: inspect.Info) -> _Moving:
         task = StoredTask(
             _message(store, info, block, said), kept_variables(block), _destination(store, info, said),
             names.LAST if info.priority is None else info.priority, info.due or 0.0, unique_key_in(block),
-            0 if info.state == inspect.OUTBOX else info.attempts, names.read_hops(said.get(names.HOPS, b"")),
+            int(said.get(names.ATTEMPTS, b"0")) if info.state == inspect.OUTBOX else info.attempts,
+            names.read_hops(said.get(names.HOPS, b"")),
         )  # fmt: skip
     except (OSError, BadPacket, Refused) as error:
         raise _Stays(UNREADABLE) from error

@@ -8,17 +8,20 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import cache
 
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoredTask, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
+from spoolnode.cluster.store.takers import Itself
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
 from spoolnode.node.log import Report
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.spool.held import HeldTask
+from spoolnode.node.spool.functions import UNKNOWN
+from spoolnode.node.spool.held_place import HeldTask
 from spoolnode.node.work.workers import Hands
-from spoolnode.protocol.names import accepted_in, id_of_file
+from spoolnode.protocol.names import accepted_in, id_of_file, is_address
 
 TAKEN_AT_ONCE = 500
 """Tasks that are taken in one request, at most."""
@@ -27,7 +30,10 @@ WATCH_SECONDS = 30.0
 WAITS_SECONDS = 2.0
 """A task that a worker has not got in this time goes back: it may run elsewhere sooner..."""
 HELD_BACK_SECONDS = 5.0
-"""...and not before this time if its function is paused or limited here, or its body cannot be read."""
+"""...and not before this time if its function is paused, or its body cannot be read. Those of a limited function come back one
+after the other in this time, so that places are not empty until all of them are there again..."""
+BACK_AT_LEAST = 50
+"""...and so few of them come back as if they were so many: earlier."""
 ANSWER_SECONDS = 1.0
 """How long a node that was stopped past its leases waits for the store to say whether they are lost."""
 BODIES_AT_ONCE = 4
@@ -38,29 +44,31 @@ class Taker:
     """The tasks of the store that one node holds."""
 
     def __init__(
-        self, contact: Contact, book: LeaseBook, teller: Teller, storage: Storage, hands: Hands, places: Sequence[str],
+        self, contact: Contact, book: LeaseBook, teller: Teller, storage: Storage, hands: Hands, node: Itself,
         report: Report, clock: Callable[[], float],
     ) -> None:  # fmt: skip
         """
         Args:
-            places: the destinations that this node is.
+            node: this one.
             clock: that of leases, in seconds.
         """
         self._contact = contact
         self._book = book
         self._teller = teller
         self._held = storage.held
-        self._throttle = storage.spool.starting.throttle
+        self._starting = storage.spool.starting
         self._hands = hands
-        self._places = places
+        self._node = node
         self._report = report
         self._clock = clock
         self._hungry = asyncio.Event()
         self._taken = asyncio.Event()
-        self._reading: set[asyncio.Task[None]] = set()
+        self._reading: dict[str, asyncio.Task[None]] = {}
         """The tasks whose bodies are on their way."""
         self._bodies = asyncio.Semaphore(BODIES_AT_ONCE)
         self._is_leaving = False
+        self.seen: Callable[[str], None] = lambda _identity: None
+        """Hears of each task that is taken, before it can start."""
         self._held.holder = teller
         hands.when_hungry(self._hungry.set)
 
@@ -68,9 +76,14 @@ class Taker:
         return f"<Taker: {self.count} tasks, {self._book!r}>"
 
     @property
+    def addresses(self) -> list[str]:
+        """Those whose tasks are taken: the addresses of this machine when the node started."""
+        return [place for place in self._node.places if is_address(place)]
+
+    @property
     def count(self) -> int:
         """Tasks that are here: they wait, run, or come."""
-        return len(self._held.known) + len(self._reading)
+        return len(self._held.known) + len(self._reading) + len(self._held.leaving)
 
     # -- taking --
 
@@ -83,51 +96,76 @@ class Taker:
                 await self._hungry.wait()
                 continue
             with suppress(StoreAway):
-                if not await self._take(count):
-                    await self._contact.ask(lambda store: store.watch(self._places, WATCH_SECONDS))
+                if not await self._take_once(count):
+                    await self._contact.ask(lambda store: store.watch(self._node.places, WATCH_SECONDS))
+
+    async def _take_once(self, count: int) -> int:
+        self._held.expected = count
+        try:
+            return await self._take(count)
+        finally:
+            self._held.expected = 0
+            self._teller.heard.set()  # for `end`
 
     def _appetite(self) -> int:
-        if self._is_leaving or self._throttle.is_shut or not self._held.is_open:
+        if self._is_leaving or self._starting.throttle.is_shut or not self._held.is_open:
             return 0
-        return min(max(self._hands.appetite() - len(self._reading), 0), TAKEN_AT_ONCE)
+        wanted = self._hands.appetite() - len(self._reading)
+        return min(wanted + self._held_back, TAKEN_AT_ONCE) if wanted > 0 else 0
+
+    @property
+    def _held_back(self) -> int:
+        """As many again are taken: so a few takes pass a long backlog of such tasks. No bodies are read for that."""
+        return 0 if self._held.has_bodies else len(self._held.admissions) + sum(self._starting.held_back().values())
 
     async def _take(self, count: int) -> int:
         """Takes up to so many tasks. Returns how many came."""
         asked = self._clock()
-        leased = await self._contact.ask(lambda store: store.take(count, self._places, self._book.seconds))
+        leased = await self._contact.ask(lambda store: store.take(count, self._node.places, self._book.seconds, self._node.by))
         if not leased:
             return 0
-        found = [(_held(task), lease, task.size) for lease, task in leased]
-        new = [(task, lease, size) for task, lease, size in found if self._is_new(task.ref, lease, asked)]
+        new = [
+            (held, lease, task.size)
+            for lease, task in leased
+            if self.hold((held := _held(task)).ref, lease, asked, has_key=bool(task.key))
+        ]
         self._hands.hold_leases(self._book.until)  # before they can start
-        self._taken.set()
         without_body = [(task, lease) for task, lease, size in new if not size]
-        await self._held.put([task for task, _ in without_body])
-        self._lose_late(without_body)
+        if without_body:
+            await self._held.put([task for task, _ in without_body])
+            self._lose_late(without_body)
         for task, lease, size in new:
             if size:
-                self._reading.add(reading := spawn(self._read(task, lease)))
-                reading.add_done_callback(self._reading.discard)
+                self._begin_reading(task, lease, size)
         return len(leased)
 
-    def _is_new(self, ref: str, lease: Lease, asked: float) -> bool:
+    def hold(self, ref: str, lease: Lease, asked: float, *, has_key: bool) -> bool:
         """Notes that a task was taken. Returns False for one that is here already: its lease is renewed."""
-        before = self._book.get(ref)
-        if before is not None and before.hops != lease.hops:
-            spawn(self._put_off(lease))  # another one of that id: two files cannot have one name
+        before, is_leaving = self._book.get(ref), ref in self._held.leaving
+        is_another = before is not None and before.hops != lease.hops
+        if ref in self._reading or is_another or (is_leaving and has_key):  # with a key, it may have to run again: see `renew`
+            spawn(self._put_off(lease))  # two files cannot have one name, and there is one, or there will be
             return False
         self._book.take(ref, lease, asked)
-        return not (ref in self._held.known or self._teller.renew(ref, lease))
+        self._taken.set()
+        self.seen(lease.id)
+        if self._held.admissions.revoke(ref):
+            self._hands.call_back([ref])
+        return not (ref in self._held.known or is_leaving or self._teller.renew(ref, lease, has_key=has_key))
 
     async def _put_off(self, lease: Lease) -> None:
         due = time.time() + self._book.seconds
         with suppress(StoreAway):  # then its lease runs out
             await self._contact.ask(lambda store: store.again([Again(lease, due)]))
 
-    async def _read(self, task: HeldTask, lease: Lease) -> None:
+    def _begin_reading(self, task: HeldTask, lease: Lease, size: int) -> None:
+        self._reading[task.ref] = reading = spawn(self._read(task, lease, size))
+        reading.add_done_callback(lambda _: self._reading.pop(task.ref, None))
+
+    async def _read(self, task: HeldTask, lease: Lease, size: int) -> None:
         try:
             async with self._bodies:
-                await self._held.put_with_body(task, self._body(lease))
+                await self._held.put_with_body(task, self._body(lease, size))
         except StoreAway:
             self._teller.again(task.ref)
         except StoreUnfit as error:
@@ -139,11 +177,15 @@ class Taker:
         else:
             self._lose_late([(task, lease)])
 
-    async def _body(self, lease: Lease) -> AsyncIterator[bytes]:
+    async def _body(self, lease: Lease, size: int) -> AsyncIterator[bytes]:
         # Not by `ask`: that a lease is lost does not mean that the store is away.
         store = await self._contact.ask(_itself)
+        left = size
         async for chunk in store.body(lease):
+            left -= len(chunk)
             yield chunk
+        if left:
+            raise StoreUnfit(f"the body of {lease.id} has {size - left} bytes in the store, and should have {size}")
 
     def _lose_late(self, came: Sequence[tuple[HeldTask, Lease]]) -> None:
         """Tasks are here now. Those whose leases were lost while they came do not stay."""
@@ -217,16 +259,42 @@ class Taker:
             self._report("lease_lost", id=id_of_file(ref.rpartition("/")[2]), outcome="running", reason=reason)
 
     def tick(self) -> None:
-        """Gives back what does not start here."""
+        """Gives back what does not start here, but not those that get the next places of limited functions."""
         self._hungry.set()
-        if self._throttle.is_shut:
+        if self._starting.throttle.is_shut:
             self._held.give_back()
             return
-        now = time.time()
+        next_ones, has_all_places = self._held.first(cache(self._places)), cache(self._has_all_places)
+        now, has_room = time.time(), self._hands.appetite() > 0
+        held_back: dict[int, list[str]] = {}
         for ref in self._held.waiting:
-            if not 0 <= now - self._held.known[ref] < WAITS_SECONDS:
-                is_held_back = not self._throttle.allowance(self._held.functions.get(ref, 0))
-                self._held.give_back([ref], now + HELD_BACK_SECONDS if is_held_back else 0.0)
+            function = self._held.functions.get(ref, UNKNOWN)
+            if 0 <= now - self._held.known[ref] < WAITS_SECONDS or (ref in next_ones and (has_room or has_all_places(function))):
+                continue
+            if ref not in next_ones and self._is_held_back(ref):
+                held_back.setdefault(function, []).append(ref)
+            else:
+                self._held.give_back([ref])  # another node may have room
+        for function, refs in held_back.items():
+            self._hold_back(function, refs, now)
+
+    def _hold_back(self, function: int, refs: list[str], now: float) -> None:
+        is_paused = not self._starting.throttle.may_move(function)
+        for number, ref in enumerate(refs, 1):
+            share = 1.0 if is_paused else number / max(len(refs), BACK_AT_LEAST)
+            self._held.give_back([ref], now + share * HELD_BACK_SECONDS)
+
+    def _places(self, function: int) -> int:
+        """How many places a function has, if nothing but its limit keeps its tasks; else 0."""
+        throttle = self._starting.throttle
+        waits = throttle.may_move(function) and (throttle.allowance(function) or self._has_all_places(function))
+        return throttle.at_once(function) if waits else 0
+
+    def _has_all_places(self, function: int) -> bool:
+        return self._held.admissions.has_all_places(function, self._held.in_flight)
+
+    def _is_held_back(self, ref: str) -> bool:
+        return ref in self._held.admissions or not self._starting.throttle.allowance(self._held.functions.get(ref, 0))
 
     # -- the end --
 
@@ -238,9 +306,9 @@ class Taker:
     async def end(self) -> None:
         """Returns when nothing is here any more, and the store knows what became of all."""
         self.leave()
-        for reading in self._reading:
+        for reading in self._reading.values():
             reading.cancel()
-        while self.count or len(self._teller):
+        while self._held.expected or self.count or len(self._teller):
             self._teller.heard.clear()
             await self._teller.heard.wait()
 

@@ -6,8 +6,8 @@ from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variab
 
 ROOM = 40
 """Bytes of a block that are left for the way back to a disk, which counts a hop."""
-_GONE = names.OF_LINKS | {names.BODY_LENGTH, b"spooler"}
-"""Those of the link that it came over, and of the directory that it was meant for."""
+_GONE = names.OF_LINKS | {names.BODY_LENGTH, names.ATTEMPTS, names.ASKED, b"spooler"}
+"""Those of the link that it came over, and of the directory that it was meant for; what it said to its node about a store."""
 
 
 def kept_variables(block: bytes) -> bytes:

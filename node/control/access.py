@@ -3,7 +3,7 @@
 import hmac
 from collections.abc import Iterable
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.control.hosts import OurHosts
 from spoolnode.node.control.sessions import Sessions
 

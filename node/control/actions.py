@@ -8,7 +8,7 @@ from aiohttp import web
 
 from spoolnode.node.control import resources
 from spoolnode.node.control.admin import TaskAdmin
-from spoolnode.node.control.parameters import Asked, asked_by, choice_of, part_of, seconds_of, task_of
+from spoolnode.node.control.parameters import Asked, asked_by, begin_of, choice_of, part_of, seconds_of, task_of
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.storage import Storage
@@ -60,13 +60,13 @@ class Actions:
 
     async def retry_dead(self, request: Asked) -> dict[str, Any]:
         """Makes dead tasks ready again: those that are chosen, or all."""
-        count, left = await self._admin.retry_dead(choice_of(request), part_of(request))
-        return {"ready": count, "left": left}
+        done, left = await self._admin.retry_dead(choice_of(request), part_of(request), begin_of(request))
+        return {"ready": done.tasks, "left": left, "next": done.next, "missing": done.missing}
 
     async def remove_dead(self, request: Asked) -> dict[str, Any]:
         """Removes dead tasks: those that are chosen, or all."""
-        count, left = await self._admin.remove_dead(choice_of(request), part_of(request))
-        return {"removed": count, "left": left}
+        done, left = await self._admin.remove_dead(choice_of(request), part_of(request), begin_of(request))
+        return {"removed": done.tasks, "left": left, "next": done.next, "missing": done.missing}
 
     async def pause(self, request: Asked) -> dict[str, Any]:
         """Starts no tasks of a function, or none at all."""
@@ -102,7 +102,7 @@ class Actions:
             raise web.HTTPBadRequest(text=f"in_doubt is {in_doubt[:80]!r}; it must be dead or move")
         if in_doubt == "move" and not move_to:
             raise web.HTTPBadRequest(text="in_doubt=move needs move_to, which says where they go")
-        return await self._neighbours.forget(node, move_to, move_doubts=in_doubt == "move")
+        return await self._admin.gone_nodes.forget(node, move_to, move_doubts=in_doubt == "move")
 
     async def reload(self, request: Asked) -> dict[str, Any]:
         """Asks for a reload, and waits for its outcome for so many seconds."""

@@ -75,6 +75,9 @@ def _of_peers(facts: Situation) -> Iterator[Advice]:
         elif row["state"] == "rejected":
             text = f"{name} gets nothing{for_it}: {row['reason']}"
             yield Advice("node_rejected", severity, text, "cluster.md#names", name)
+        elif row["name"] == facts.status["name"]:
+            text = f"{row['address']} ({row['id']}) is named {name}, as this node is, so each of them gets tasks for that name. "
+            yield Advice("same_name", WARNING, f"{text}Start one with another --name", "cluster.md#names", name)
         if (ahead := row["clock"]) is not None and abs(ahead) > CLOCK_SECONDS:
             which = "ahead of" if ahead > 0 else "behind"
             text = f"The clock of {name} is {length(abs(ahead))} {which} that of this node. Keep both right with NTP"
@@ -88,22 +91,32 @@ def _of_deaths(facts: Situation) -> Iterator[Advice]:
     """
     names = {row["id"]: _name(row) for row in facts.peers}
     dead = {row["id"]: row["figures"].dead for row in facts.peers} | {facts.status["id"]: Figures.of(facts.status).dead}
+    in_store = _dead_in_store(facts.status)
     for node_id, minutes in facts.nodes.items():
         is_here, left = node_id == facts.status["id"], dead.get(node_id)
-        if left == 0:
+        if left == 0 and in_store == 0:
             continue
         name = facts.status["name"] if is_here else names.get(node_id, node_id)
         hour = _since_its_start(facts.status, minutes) if is_here and facts.status["uptime"] < HOUR else minutes
         if died := _risen([_died(figures) for figures in hour]):
             worst, count = _worst(facts.functions) if is_here else ("", 0)
             most = f", {f'{count} of them ' if count < died else ''}of {worst}" if worst else ""
-            now = f"; {left} {'is' if left == 1 else 'are'} dead now" if left not in (None, died) else ""
+            now = f"; {left} {'is' if left == 1 else 'are'} dead now" if left not in (None, 0, died) else ""
+            now += f"; {in_store} {'is' if in_store == 1 else 'are'} dead in the store" if in_store else ""
             text = f"{_tasks(died)} died on {name} in the last hour{most}{now}. To see why, there: spoolnode dead ls --by kind"
             yield Advice("tasks_died", ERROR, text, "operations.md#looking-and-repairing", name, worst)
         if undelivered := _risen([figures and figures.undelivered for figures in hour]):
             text = f"{name} has given up {_tasks(undelivered)} for other nodes in the last hour: they could not be delivered"
             again = "To send them again, there: spoolnode dead retry --reason 'not delivered'"
             yield Advice("tasks_undelivered", ERROR, f"{text}. {again}", "cluster.md#when-the-other-node-is-down", name)
+
+
+def _dead_in_store(status: Mapping[str, Any]) -> int | None:
+    """How many tasks are dead in the common store, for whichever node they died on; None if that is not known."""
+    store = status.get("store")
+    if store is None:
+        return 0
+    return None if store["tasks"] is None else int(store["tasks"]["dead"])
 
 
 def _since_its_start(status: Mapping[str, Any], minutes: Sequence[Figures | None]) -> list[Figures | None]:

@@ -4,11 +4,14 @@ a running node.
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from spoolnode.node.commons import LATER as STORED_LATER
+from spoolnode.node.commons import CommonTask
 from spoolnode.node.control.pages import variables_of
+from spoolnode.node.control.store_pages import function_of
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.inspect import LATER, Info
 from spoolnode.node.spool.reader import Reader
@@ -41,12 +44,22 @@ class Aged:
         self.ages[bisect_right(BOUNDS, now - accepted)] += 1
 
 
-class Ages(NamedTuple):
+@dataclass(slots=True)
+class Ages:
     """All tasks that wait."""
 
-    groups: dict[str | None, Aged]
+    groups: dict[str | None, Aged] = field(default_factory=dict)
     """By the name of a function, empty if they name none; or by the destination, None if they wait for this node."""
-    total: Aged
+    total: Aged = field(default_factory=Aged)
+    more_in_store: bool = False
+    """Whether the common store has more than those that were counted."""
+    missing: str = ""
+    """Why its tasks were not counted; empty if they were."""
+
+    def add(self, group: str | None, accepted: float, now: float, *, is_later: bool) -> None:
+        """Counts one more."""
+        for counted in (self.groups.setdefault(group, Aged()), self.total):
+            counted.add(accepted, now, is_later=is_later)
 
     def largest(self) -> list[tuple[str | None, Aged]]:
         """The groups that are told, the largest first."""
@@ -55,15 +68,21 @@ class Ages(NamedTuple):
 
 def ages(reader: Reader, by: str, now: float, running: Container[str] = ()) -> Ages:
     """Counts the tasks that wait now. `by`: one of `BY`; `running`: the ids of tasks that run, and wait no more."""
-    found = Ages({}, Aged())
+    found = Ages()
     for info, group in _grouped(reader, by, now):
         if info.id in running:
             continue
         # Only a file from elsewhere does not say when it came. If its time has not come, it is as good as new.
         accepted = min(info.accepted or info.due or info.changed, now)
-        for counted in (found.groups.setdefault(group, Aged()), found.total):
-            counted.add(accepted, now, is_later=info.state == LATER)
+        found.add(group, accepted, now, is_later=info.state == LATER)
     return found
+
+
+def add_stored(found: Ages, tasks: Iterable[CommonTask], by: str, now: float) -> None:
+    """Counts tasks that wait in the common store."""
+    for task in tasks:
+        group = task.to if by == "node" else function_of(task)
+        found.add(group, min(task.accepted, now), now, is_later=task.state == STORED_LATER)
 
 
 def _grouped(reader: Reader, by: str, now: float) -> Iterator[tuple[Info, str | None]]:
@@ -82,7 +101,10 @@ def as_answer(found: Ages, by: str, names: dict[str, str]) -> dict[str, Any]:
     for group, counted in found.largest():
         about = {"function": group} if by == "function" else {"destination": group, "name": names.get(group or "", "")}
         items.append({**about, **_shown(counted)})
-    return {"bounds_seconds": list(BOUNDS), "items": items, "groups": len(found.groups), "total": _shown(found.total)}
+    return {
+        "bounds_seconds": list(BOUNDS), "items": items, "groups": len(found.groups), "total": _shown(found.total),
+        "more_in_store": found.more_in_store, "missing": found.missing,
+    }  # fmt: skip
 
 
 def _shown(counted: Aged) -> dict[str, Any]:

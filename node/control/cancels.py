@@ -3,9 +3,13 @@
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from spoolnode.node.commons import CommonTask
 from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.in_store import InStore, held_by, is_in_store
+from spoolnode.node.control.operator_errors import unknown
 from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.outbox.cancellation import Buried
@@ -22,12 +26,21 @@ from spoolnode.protocol.errors import BadPacket, Reason, Refused, SpoolnodeError
 from spoolnode.protocol.forward import undelivered
 from spoolnode.protocol.packet import decode_variables
 
+MOVING_SECONDS = 0.05
+"""The pause before a task of the common store is looked for again that a node is just taking, or giving back."""
+LOOKS = 20
+"""How often it is looked for."""
 SENDING_SECONDS = 5.0
 """Seconds that cancelling waits, besides its grace, for the answer of another node about a task that is being sent."""
 MARGIN_SECONDS = 1.0
 """How much sooner a node that is asked has to answer than the one that asks it."""
 MOST_UNDER_WAY = 100
 """Requests at once: for an unknown id, each looks into every task."""
+
+
+class _Moves(Exception):
+    """A node is just taking a task from the common store, or giving it back: it will be found in a moment."""
+
 
 KeepOut = Callable[[Key, int], Verdict]
 """Has a sequence number of a link count as taken. Returns the judgement of it before; raises `Refused`."""
@@ -37,7 +50,8 @@ class Cancels:
     """Cancels the tasks of one node, and those that it has handed on."""
 
     def __init__(
-        self, storage: Storage, neighbours: Neighbours, workers: Workers, aside: Counting, keep_out: KeepOut
+        self, storage: Storage, neighbours: Neighbours, workers: Workers, aside: Counting, keep_out: KeepOut,
+        in_store: InStore,
     ) -> None:  # fmt: skip
         self._storage = storage
         self._journal = storage.journal
@@ -45,6 +59,7 @@ class Cancels:
         self._workers = workers
         self._aside = aside
         self._keep_out = keep_out
+        self._in_store = in_store
         self._under_way = 0
 
     def __repr__(self) -> str:
@@ -83,14 +98,24 @@ class Cancels:
 
     async def cancel(self, request: CancelRequest) -> CancelAnswer:
         """Ends a task for good, wherever it is: it goes to dead/ as cancelled, and is not tried again."""
-        until = time.monotonic() + request.wait
-        try:
-            identity = await self._id_here(request.identity)
-            if identity is None:
-                return await self._follow(request, until)
-            return await self._end(identity, request, until)
-        except (OSError, BadPacket) as error:
-            return _not(f"the task {request.identity} cannot be moved to dead/: {error}")
+        until, problem = time.monotonic() + request.wait, ""
+        for _ in range(LOOKS):
+            try:
+                return await self._cancel(request, until)
+            except _Moves as error:
+                problem = str(error)
+            except (OSError, BadPacket) as error:
+                return _not(f"the task {request.identity} cannot be moved to dead/: {error}")
+            await asyncio.sleep(MOVING_SECONDS)
+        return _unsure(problem)
+
+    async def _cancel(self, request: CancelRequest, until: float) -> CancelAnswer:
+        """Does so with a task where it is now. Raises `_Moves`, OSError, BadPacket."""
+        identity = await self._id_here(request.identity)
+        if identity is None:
+            asked = partial(self._of_holder, request, until)
+            return await self._in_store.cancel(request, asked) or await self._follow(request, until)
+        return await self._end(identity, request, until)
 
     async def _id_here(self, identity: str) -> str | None:
         """The id under which a task lies here; None if it does not (any more). It has come back if it has several."""
@@ -171,6 +196,18 @@ class Cancels:
 
     # -- elsewhere --
 
+    async def _of_holder(self, request: CancelRequest, until: float, was: CommonTask) -> CancelAnswer:
+        """The answer of the node that holds a task of the common store. Raises `_Moves`."""
+        identity = request.identity
+        if was.node_id == self._journal.node_id:
+            raise _Moves(f"the task {identity} is just on its way here from the common store, or back; ask again")
+        if not self._neighbours.knows(was.node_id):
+            return _unsure(f"the task {identity} {held_by(was)}; `spoolnode cancel` on that node ends it")
+        answer = await self._ask(was.node_id, request, until, was.node)
+        if answer.outcome is CancelOutcome.UNKNOWN:
+            raise _Moves(f"the task {identity} is not with {was.node} any more; ask again")
+        return answer
+
     async def _follow(
         self, request: CancelRequest, until: float, otherwise: CancelAnswer | None = None, to: str = ""
     ) -> CancelAnswer:  # fmt: skip
@@ -182,7 +219,8 @@ class Cancels:
         """
         identity = request.identity
         steps = await self._journal.story.steps(identity)
-        last = next((step for step in reversed(steps) if step.kind in (DONE, DEAD, REMOVED, FORWARDED)), None)
+        ends = [step for step in steps if step.kind in (DONE, DEAD, REMOVED, FORWARDED) and not is_in_store(step)]
+        last = ends[-1] if ends else None
         if last is not None and last.kind == FORWARDED:
             return await self._ask(last.detail["peer"], request, until, last.detail["to"])
         if last is not None and last.kind == DONE:
@@ -227,11 +265,6 @@ CANCELLED = CancelAnswer(CancelOutcome.CANCELLED)
 def holder(source: Source, ref: Any) -> str:
     """Says where a task in flight is."""
     return "being sent to another node right now" if source.sequence_number(ref) else "with a worker"
-
-
-def unknown(identity: str) -> str:
-    """Says that a task is not here."""
-    return f"there is no task {identity} here: it has ended, was removed, or never existed"
 
 
 def _not(text: str) -> CancelAnswer:

@@ -2,12 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple, TypeVar
 
 from spoolnode.node.control.choice import Choice
-from spoolnode.node.control.dead_kinds import DeadCount, DeadKinds, Part
+from spoolnode.node.control.dead_kinds import DeadCount, DeadKinds, KnownDead, Part
 from spoolnode.node.control.pages import CANCELLED
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.reader import Reader
@@ -68,10 +68,10 @@ class Counting:
             async with self._kinds_lock:
                 await _in_thread(partial(self._kinds.read, files[start : start + READ_AT_ONCE]))
 
-    async def dead_by(self, by: str, choice: Choice) -> DeadCount:
-        """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`."""
+    async def dead_by(self, by: str, choice: Choice, more: Iterable[KnownDead] = ()) -> DeadCount:
+        """Counts the dead tasks that are meant. `by`: what those of a group share, a key of `dead_kinds.BY`; `more`: others."""
         async with self._kinds_lock:
-            return await _in_thread(lambda: self._kinds.count(choice, by))
+            return await _in_thread(lambda: self._kinds.count(choice, by, more))
 
     async def cancelled(self) -> int:
         """How many of the dead tasks were cancelled, as of now or of a moment ago if to count them takes long."""

@@ -5,8 +5,9 @@ with and without a running node.
 import heapq
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ SAME_MOMENT = 2.0
 
 
 @dataclass(slots=True)
-class _Known:
+class KnownDead:
     """A dead task whose file was read."""
 
     died: float
@@ -50,7 +51,7 @@ BY = {"kind": ("function", "error"), "function": ("function",), "reason": ("reas
 
 @dataclass(slots=True)
 class _Group:
-    example: _Known
+    example: KnownDead
     tasks: int
     oldest_at: float
     newest_at: float
@@ -81,7 +82,7 @@ class DeadKinds:
     def __init__(self, reader: Reader, clock: Callable[[], float] = time.monotonic) -> None:
         self._reader = reader
         self._clock = clock
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, KnownDead] = {}
         """By their files."""
         self._look_number = 0
         self._look_again_at = float("-inf")
@@ -96,11 +97,12 @@ class DeadKinds:
         for where in files:
             self._now(where)
 
-    def count(self, choice: Choice, by: str) -> DeadCount:
-        """The dead tasks that are meant, in groups, the largest first. `by`: a key of `BY`."""
+    def count(self, choice: Choice, by: str, more: Iterable[KnownDead] = ()) -> DeadCount:
+        """The dead tasks that are meant, in groups, the largest first. `by`: a key of `BY`; `more`: others, from elsewhere."""
         self._look()
         key, groups = attrgetter(*BY[by]), dict[Any, _Group]()
-        for _, known in self._chosen(choice):
+        others = (known for known in more if _is_meant(choice, known))
+        for known in chain((known for _, known in self._chosen(choice)), others):
             group = groups.setdefault(key(known), _Group(known, 0, known.died, known.died))
             group.tasks += 1
             group.oldest_at, group.newest_at = min(group.oldest_at, known.died), max(group.newest_at, known.died)
@@ -126,9 +128,9 @@ class DeadKinds:
         self._seen_changed_at = None  # if some stay there after all, the next look finds them
         return Part(first, len(found) - len(first))
 
-    def _chosen(self, choice: Choice) -> Iterator[tuple[str, _Known]]:
+    def _chosen(self, choice: Choice) -> Iterator[tuple[str, KnownDead]]:
         for where, known in self._known.items():
-            if choice.has_time(known.died) and choice.has(known.function, known.error, known.reason):
+            if _is_meant(choice, known):
                 yield where, known
 
     def _look(self) -> None:
@@ -153,7 +155,7 @@ class DeadKinds:
             return None
         return changed if changed < time.time() - SAME_MOMENT else None
 
-    def _now(self, where: str) -> _Known | None:
+    def _now(self, where: str) -> KnownDead | None:
         """A task as its file is now; None if that has gone."""
         known = self._known.get(where)
         try:
@@ -166,7 +168,7 @@ class DeadKinds:
     def _died(self, where: str) -> float:
         return self._reader.disk.stat(self._reader.layout.path(where)).mtime
 
-    def _read(self, where: str) -> _Known:
+    def _read(self, where: str) -> KnownDead:
         """A task that is not known yet. Raises FileNotFoundError."""
         try:
             died, encoded = self._reader.dated_block_of(where)
@@ -177,4 +179,8 @@ class DeadKinds:
             died, block = self._died(where), {}
         reason = reason_of(block)
         function = sys.intern(names.function_named(block).decode("utf-8", "replace"))  # thousands share a few
-        return _Known(died, function, sys.intern(error_of(reason)), reason[:LONGEST_REASON], 0)
+        return KnownDead(died, function, sys.intern(error_of(reason)), reason[:LONGEST_REASON], 0)
+
+
+def _is_meant(choice: Choice, known: KnownDead) -> bool:
+    return choice.has_time(known.died) and choice.has(known.function, known.error, known.reason)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from aiohttp import web
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.control.problems import errors_as_problems, words_of
 from spoolnode.node.control.public import PublicServer
 from spoolnode.node.control.routes import Route, served

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from spoolnode.node.background import spawn
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 
 HANDSHAKE_SECONDS = 5.0
 """Limit on a handshake; an honest one takes milliseconds."""

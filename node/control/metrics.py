@@ -143,6 +143,7 @@ class _Snapshot:
         for labels, state in states.items():
             up.add_metric(labels, state == "up")
         yield up
+        yield from self._store()
         yield _by("destination", "outbox", "Tasks that wait for a peer", status["outbox"])
         links = status.get("links", {})
         for key, name, text, unit in (
@@ -151,6 +152,15 @@ class _Snapshot:
             ("retry_in", "link_retry", "Time until the next attempt to reach it", "seconds"),
         ):
             yield _by("destination", name, text, _column(key, links), unit)
+
+    def _store(self) -> Iterator[Metric]:
+        """The metrics about the common store. While it is away, numbers that are old by now are not told."""
+        store = self._status.get("store")
+        if store is None:
+            return
+        yield GaugeMetricFamily("spoolnode_store_up", "1 while the common store answers", store["there"])
+        tasks = store["tasks"] if store["there"] else None
+        yield _by("state", "store_tasks", "Tasks in the common store, of all nodes; over 10,000 perhaps an estimate", tasks or {})
 
 
 def _by(label: str, name: str, text: str, values: Mapping[str, float], unit: str = "") -> Metric:

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from spoolnode.node.commons import COMMONS, HELD
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.inspect import DEAD, LATER, OUTBOX, WAITING_STATE, Info, Order
@@ -22,8 +23,8 @@ from spoolnode.protocol.packet import decode_variables
 
 RUNNING, RETRYING = "running", "retrying"
 """Tasks that are retrying wait, ready or for their time, and were tried before."""
-HERE = (RUNNING, WAITING_STATE, LATER)
-"""The states of tasks that wait for this node's workers, or are with them: listed if no state is asked for."""
+HERE = (RUNNING, WAITING_STATE, LATER, HELD)
+"""The states of tasks that wait for workers, or are with them: listed if no state is asked for. Only a store holds some."""
 STATES = (*HERE, RETRYING, DEAD, OUTBOX)
 DEFAULT_ROWS = 100
 MOST_ROWS = 100_000
@@ -64,6 +65,8 @@ class Wanted(NamedTuple):
     choice: Choice = Choice()
     limit: int = DEFAULT_ROWS
     cursor: Cursor | None = None
+    place: Any = None
+    """The place in the common store where the page begins (see `store_pages`); None: on the disk of this node."""
 
 
 class Listed(NamedTuple):
@@ -81,23 +84,27 @@ class Page(NamedTuple):
     items: list[Listed]
     next: str | None
     """The cursor of the next page; None if this is the last one."""
+    missing: str = ""
+    """Why tasks are missing; empty if none is."""
 
 
 def page(
-    reader: Reader, wanted: Wanted, now: float, running: Container[str] = (), has_failed: Callable[[Info], bool] | None = None
-) -> Page:
+    reader: Reader, wanted: Wanted, now: float, running: Container[str] = (), has_failed: Callable[[Info], bool] | None = None,
+    held: Sequence[str] = (),
+) -> Page:  # fmt: skip
     """The first tasks that are wanted, after the cursor.
 
     Args:
         running: the ids of those that run.
         has_failed: whether a task that waits has failed before; None: its file says so.
+        held: the spots of those of the common store that this node holds.
     """
     cursor = wanted.cursor
     now, after = cursor or (now, None)
     items: list[Listed] = []
     last = None
     tried = has_failed or partial(_was_tried, reader)
-    for count, (place, listed) in enumerate(_matching(reader, wanted, now, after, running, tried)):
+    for count, (place, listed) in enumerate(_matching(reader, wanted, now, after, running, tried, held)):
         if count == wanted.limit and last is not None:
             return Page(items, Cursor(now, last).encode())
         last = place
@@ -107,14 +114,15 @@ def page(
 
 
 def _matching(
-    reader: Reader, wanted: Wanted, now: float, after: Order | None, running: Container[str], tried: Callable[[Info], bool]
-) -> Iterator[tuple[Order, Listed | None]]:
+    reader: Reader, wanted: Wanted, now: float, after: Order | None, running: Container[str], tried: Callable[[Info], bool],
+    held: Sequence[str],
+) -> Iterator[tuple[Order, Listed | None]]:  # fmt: skip
     """The tasks that are wanted, in order, with their places in it; None for one that has gone meanwhile."""
     looks_inside = wanted.choice.is_about_contents()
     most = 0 if wanted.choice.is_narrow() or RETRYING in wanted.states else wanted.limit + 1
     found = (
         info
-        for info in _candidates(reader, wanted, now, after, most)
+        for info in _candidates(reader, wanted, now, after, most, held)
         if _is_in(wanted.states, _state(info, running))
         and (after is None or inspect.order(info) > after)
         and (info.state != DEAD or wanted.choice.has_time(info.changed))
@@ -142,10 +150,14 @@ def _was_tried(reader: Reader, info: Info) -> bool:
     return read is not None and read.attempts > 0
 
 
-def _candidates(reader: Reader, wanted: Wanted, now: float, after: Order | None, most: int) -> Iterator[Info]:
+def _candidates(
+    reader: Reader, wanted: Wanted, now: float, after: Order | None, most: int, held: Sequence[str]
+) -> Iterator[Info]:
     """All tasks in the places where those of these states are."""
     states = set(wanted.states)
-    lists = [inspect.waiting_tasks(reader, now)] if states & {*HERE, RETRYING} else []
+    lists = []
+    if states & {RUNNING, WAITING_STATE, LATER, RETRYING}:
+        lists += [inspect.held_tasks(reader, held, now), inspect.waiting_tasks(reader, now)]
     if DEAD in states:
         alone = states == {DEAD}  # then the first few of many thousands are chosen before more is done with them
         lists.append(inspect.dead_tasks(reader, now, most if alone else 0, after if alone else None))
@@ -160,6 +172,8 @@ def _look_inside(reader: Reader, info: Info) -> Listed | None:
     if read is None:
         return None
     block = variables_of(reader, read)
+    if read.destination == COMMONS and names.ID in block:  # its sender was told the id that it has in the store
+        read = read._replace(id=block[names.ID].decode("ascii", "replace"))
     return Listed(read, names.function_named(block).decode("utf-8", "replace"), reason_of(block) if info.state == DEAD else "")
 
 
@@ -184,7 +198,12 @@ def with_reason(reader: Reader, where: str, block: dict[bytes, bytes]) -> dict[b
 def reason_of(block: dict[bytes, bytes]) -> str:
     """The first line of the reason why a dead task was given up."""
     first = block.get(names.REASON, b"").partition(b"\n")[0]  # the rest, a traceback, is longer
-    lines = first.decode("utf-8", "replace").splitlines()
+    return first_line(first.decode("utf-8", "replace"))
+
+
+def first_line(text: str) -> str:
+    """The first line of a reason."""
+    lines = text.partition("\n")[0].splitlines()
     return lines[0] if lines else ""
 
 

@@ -13,6 +13,7 @@ from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.dead_kinds import BY, MOST_AT_ONCE
 from spoolnode.node.control.ended_page import ENDED, WantedEnds, place_in
 from spoolnode.node.control.pages import DEFAULT_ROWS, HERE, MOST_ROWS, STATES, Cursor, Wanted
+from spoolnode.node.control.store_pages import StorePlace
 from spoolnode.protocol.names import SPOOL_PREFIX, is_task_id
 
 T = TypeVar("T")
@@ -71,7 +72,16 @@ def wanted_of(request: Asked) -> Wanted:
     if wrong := [state for state in states if state not in STATES]:
         raise web.HTTPBadRequest(text=f"state has {wrong[0][:80]!r}; each must be one of {', '.join(STATES)}, or {ENDED} alone")
     limit = _limit_of(request, DEFAULT_ROWS, MOST_ROWS)
-    return Wanted(states, choice_of(request), limit, _cursor_of(request, Cursor.decode))
+    place = _cursor_of(request, StorePlace.decode)
+    return Wanted(states, choice_of(request), limit, None if place else _cursor_of(request, Cursor.decode), place)
+
+
+def begin_of(request: Asked) -> StorePlace | None:
+    """The place in the common store where an action goes on; None: it begins, on the disk."""
+    place = _cursor_of(request, StorePlace.decode)
+    if place is None and "cursor" in request.query:
+        raise web.HTTPBadRequest(text=f"cursor is {request.query['cursor'][:80]!r}; it must be `next` of the answer before")
+    return place
 
 
 def ends_of(request: Asked) -> WantedEnds | None:

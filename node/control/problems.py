@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from spoolnode.node.control.admin import NoSuchTask, NotAllowedNow
+from spoolnode.node.commons import CommonsAway
+from spoolnode.node.control.operator_errors import NoSuchTask, NotAllowedNow
 from spoolnode.node.neighbours import CannotForget
 from spoolnode.protocol.errors import BadPacket
 
-PROBLEMS = (web.HTTPError, NoSuchTask, NotAllowedNow, CannotForget, OSError, BadPacket)
+PROBLEMS = (web.HTTPError, NoSuchTask, NotAllowedNow, CannotForget, CommonsAway, OSError, BadPacket)
 """The exceptions of handlers that are answers."""
 
 
@@ -41,6 +42,8 @@ def problem_of(error: Exception) -> web.Response:
         return answer
     if isinstance(error, NoSuchTask):
         return problem(404, str(error))
+    if isinstance(error, CommonsAway):
+        return problem(503, str(error))
     if isinstance(error, NotAllowedNow | CannotForget):
         return problem(409, str(error))
     # It has gone meanwhile, or the disk fails.

@@ -16,7 +16,8 @@ from functools import partial
 from aiohttp import web
 
 from spoolnode.node.background import spawn
-from spoolnode.node.config import DEFAULT_HTTP, BadConfig, Config, parse_address
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import DEFAULT_HTTP, Config, parse_address
 from spoolnode.node.control import metrics
 from spoolnode.node.control.access import Access
 from spoolnode.node.control.browser_files import HOME, page_files

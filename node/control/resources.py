@@ -35,6 +35,8 @@ _LINK = {"retry_in": "retry_in_seconds"}
 _TASK = {"due": "due_at", "accepted": "accepted_at", "changed": "changed_at", "size": "size_bytes", "body_size": "body_bytes"}
 _RUNNING = {"seconds": "running_seconds"}
 _TIMER = {"next": "next_at", "last": "last_at"}
+IN_STORE = "store"
+"""In place of the file of a task: it is in the common store."""
 NO_LINK = {
     "known": False,
     "name": "",
@@ -140,7 +142,8 @@ def of_task(
     info = listed.info
     reason = listed.reason or ("" if info.state == DEAD else error(info.id).partition("\n")[0])
     row = _renamed(info._asdict(), _TASK) | {"function": listed.function, "reason": reason}
-    row["paused"] = info.state in (WAITING_STATE, LATER) and (paused.everything or listed.function in paused.functions)
+    is_held_back = paused.everything or listed.function in paused.functions
+    row["paused"] = info.state in (WAITING_STATE, LATER) and info.where != IN_STORE and is_held_back
     is_running = info.id in running and info.state != DEAD
     return row | of_run(running[info.id]) | {"paused": False} if is_running else row
 

@@ -136,12 +136,16 @@ class NodeStatus:
             self._pinged = now, _for_ping(self.now()) | {"timers": self.timers.told()}
         return self._pinged[1]
 
+    def link(self, to: str) -> dict[str, Any] | None:
+        """The state of the way to a destination."""
+        return self.commons.link() if to == COMMONS else self.neighbours.link(to)
+
     async def in_full(self) -> dict[str, Any]:
         """The same with the links, which only operators want."""
         await self.aside.recount()
         links = {}
         for index, (to, size) in enumerate(self.storage.outbox.sizes().items(), 1):
-            link = self.commons.link() if to == COMMONS else self.neighbours.link(to)
+            link = self.link(to)
             if link is not None:
                 links[to] = {"waiting": size, "in_doubt": self.storage.outbox.in_doubt(to), **link}
             if index % LINKS_AT_ONCE == 0:
@@ -165,7 +169,7 @@ class NodeStatus:
             return "stopping"
         if self.services.admission.closed:
             return self.services.admission.closed
-        return "the disk is full" if self.services.admission.is_low else ""
+        return "the disk is full" if self.services.admission.is_low else self.commons.refuses()
 
     def problem(self) -> str:
         """Why this node should not get work now; empty if it is well."""

@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from spoolnode.node.commons import STORE
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.story.keeper import Story
 from spoolnode.node.story.notes import FORWARDED
@@ -34,12 +35,16 @@ class Stories:
         """The steps that happened on this node."""
         return [step.shown() for step in await self._story.steps(identity)]
 
-    async def whole(self, identity: str) -> list[dict[str, Any]]:
-        """All steps, in order. Those of a node that does not answer in time are missing."""
+    async def whole(self, identity: str, taker: str = "") -> list[dict[str, Any]]:
+        """All steps, in order. Those of a node that does not answer in time are missing.
+
+        `taker`: the id of the node that was the last one to take it from the common store.
+        """
         told = {self._node_id: await self.own(identity)}
+        others = [node_id for node_id in (identity[:12], taker) if taker and self._neighbours.knows(node_id)]
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                while (node_id := _next(told)) and len(told) <= MOST_NODES:
+                while (node_id := _next(told, others)) and len(told) <= MOST_NODES:
                     told[node_id] = []
                     told[node_id] = await self._ask(node_id, _origin(told[self._node_id], identity))
         except TimeoutError:
@@ -74,20 +79,23 @@ def _origin(steps: list[dict[str, Any]], identity: str) -> str:
     return next((str(step["origin_id"]) for step in steps if "origin_id" in step), identity)
 
 
-def _next(told: Mapping[str, list[dict[str, Any]]]) -> str:
-    """The id of a node that has more to tell and was not asked; empty if all were."""
+def _next(told: Mapping[str, list[dict[str, Any]]], others: Iterable[str]) -> str:
+    """The id of a node that has more to tell and was not asked; empty if all were. `others`: ids of such nodes."""
     steps = [step for found in told.values() for step in found]
     origins = [str(step["origin_id"])[:12] for step in steps if "origin_id" in step]
     peers = [str(step.get("peer")) for step in steps if step["event"] == FORWARDED]
-    return next((node_id for node_id in [*origins, *peers] if is_node_id(node_id) and node_id not in told), "")
+    return next((node_id for node_id in [*origins, *peers, *others] if is_node_id(node_id) and node_id not in told), "")
 
 
 def as_one_story(told: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The steps on each node, by its id, as one story. Pure.
 
     What a node that a task was forwarded to tells comes after that step. Times do not say so: clocks differ, and a task may have
-    ended there before this node heard that it had arrived.
+    ended there before this node heard that it had arrived. Only of one that nodes gave to each other through the common store
+    nothing else says it.
     """
+    if not any(step["event"] == FORWARDED and step.get("peer") != STORE for steps in told.values() for step in steps):
+        return sorted((step for steps in told.values() for step in steps), key=lambda step: float(step["at"]))
     left = {node_id: deque(sorted(steps, key=lambda step: float(step["at"]))) for node_id, steps in told.items()}
     origins = {str(step["origin_id"])[:12] for steps in told.values() for step in steps if "origin_id" in step}
     waiting = sorted(left, key=lambda node_id: node_id not in origins)  # the node where it all began is the first

@@ -11,7 +11,6 @@ from typing import Any
 from spoolnode.node.control import resources
 from spoolnode.node.control.admin import TaskAdmin
 from spoolnode.node.control.ages import as_answer
-from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.ended_page import ended_page
 from spoolnode.node.control.function_hours import together
 from spoolnode.node.control.hidden import Hidden
@@ -73,14 +72,14 @@ class Views:
         del request
         outbox, rows = self._storage.outbox, []
         for index, (to, waiting) in enumerate(outbox.sizes().items(), 1):
-            rows.append(resources.of_link(to, waiting, outbox.in_doubt(to), self._neighbours.link(to)))
+            rows.append(resources.of_link(to, waiting, outbox.in_doubt(to), self._status.link(to)))
             if index % LINKS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return _items(rows)
 
     async def forgettable(self, request: Asked) -> dict[str, Any]:
         """The tasks that wait for a node that can be forgotten."""
-        return self._neighbours.forgettable(request.query.get("node", ""))
+        return self._admin.gone_nodes.look(request.query.get("node", ""))
 
     async def timers(self, request: Asked) -> dict[str, Any]:
         """The timers of the application."""
@@ -96,7 +95,7 @@ class Views:
         """The functions that are limited, are paused, run, ran in the last hour, or have dead tasks."""
         del request
         dead = Counter[str]()
-        for group in (await self._status.aside.dead_by("function", Choice())).items:
+        for group in (await self._admin.dead_of_functions()).items:
             dead[group["function"]] += group["tasks"]
         running = self._admin.running_by_function()
         starting, paused = self._storage.spool.starting, self._storage.pauses.now
@@ -116,7 +115,8 @@ class Views:
 
     async def dead(self, request: Asked) -> dict[str, Any]:
         """The dead tasks by kind, by function or by reason."""
-        return (await self._status.aside.dead_by(by_of(request), choice_of(request)))._asdict()
+        count, stored = await self._admin.dead_by(by_of(request), choice_of(request))
+        return {**count._asdict(), "more_in_store": stored.has_more, "missing": stored.missing}
 
     async def ages(self, request: Asked) -> dict[str, Any]:
         """The tasks that wait, counted by their age."""
@@ -134,18 +134,21 @@ class Views:
         """A page of a list of tasks, piece by piece."""
         encode: Callable[[list[Any]], bytes]
         rows: list[Any]
+        missing = ""
         if (ends := ends_of(request)) is not None:
             rows, cursor = await ended_page(self._storage.journal.story.ends, ends)
             encode = _encoded_ends
         else:
             running = self._admin.running()  # once: a row of those that run has its worker, though it may end meanwhile
-            rows, cursor = await self._admin.page(wanted_of(request), running)
+            rows, cursor, missing = await self._admin.page(wanted_of(request), running)
             errors = self._storage.spool.retrying.reason
             encode = partial(_encoded, running=running, paused=self._storage.pauses.now, error=errors)
-        return _pieces(rows, cursor, encode)
+        return _pieces(rows, cursor, missing, encode)
 
 
-async def _pieces(rows: list[Any], cursor: str | None, encode: Callable[[list[Any]], bytes]) -> AsyncIterator[bytes]:
+async def _pieces(
+    rows: list[Any], cursor: str | None, missing: str, encode: Callable[[list[Any]], bytes]
+) -> AsyncIterator[bytes]:  # fmt: skip
     """A page; it takes the rows."""
     head = before = b'{"items": ['
     while rows:
@@ -153,7 +156,7 @@ async def _pieces(rows: list[Any], cursor: str | None, encode: Callable[[list[An
         del rows[:ROWS_AT_ONCE]  # freed a few at a time, too
         yield before + await asyncio.get_running_loop().run_in_executor(None, encode, piece)
         before = b", "
-    yield (head if before is head else b"") + b'], "next": ' + json.dumps(cursor).encode() + b"}"
+    yield (head if before is head else b"") + f'], "next": {json.dumps(cursor)}, "missing": {json.dumps(missing)}}}'.encode()
 
 
 async def _encoded_by(encode: Callable[[], bytes]) -> AsyncIterator[bytes]:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from spoolnode.node.disk.disk import Disk, Entry
@@ -182,15 +183,14 @@ class FakeDisk:
             raise _error(code)
 
     def _split(self, path: str) -> tuple[_Directory, str]:
-        *parents, name = os.path.abspath(path).split("/")[1:]
-        if len(os.fsencode(name)) > LONGEST_NAME:
-            raise _error(errno.ENAMETOOLONG, path)
-        directory = self._root
+        parents, name = _parts(path)
+        directory: _File | _Directory | None = self._root
         for parent in parents:
-            found = directory.names.get(parent)
-            if not isinstance(found, _Directory):
-                raise _error(errno.ENOENT, path)
-            directory = found
+            if not isinstance(directory, _Directory):
+                break
+            directory = directory.names.get(parent)
+        if not isinstance(directory, _Directory):
+            raise _error(errno.ENOENT, path)
         return directory, name
 
     def _find(self, path: str) -> "_File | _Directory":
@@ -426,7 +426,9 @@ class GuardedDisk:
 
     def __init__(self, disk: Disk, layout: Layout) -> None:
         self._disk = disk
-        self._root = f"{layout.root}/"
+        self._rights = {
+            thread: (right.calls, tuple(layout.path(place) for place in right.places)) for thread, right in RIGHTS.items()
+        }
         self._places = layout.directories
         self._paths: dict[int, str] = {}
         """The paths of the open files."""
@@ -515,9 +517,9 @@ class GuardedDisk:
         if not self.in_force:
             return
         thread = (_acting.get() or threading.current_thread().name).partition("_")[0]
-        right = RIGHTS.get(thread, Right(frozenset()))
-        if call in right.calls:
-            if path.startswith(tuple(f"{self._root}{place}" for place in right.places)):
+        calls, places = self._rights.get(thread, (frozenset[str](), ()))
+        if call in calls:
+            if path.startswith(places):
                 return
             if call in _MAKES_PLACES and path in self._places:
                 return
@@ -563,6 +565,15 @@ class SteppedThread(DiskThread):
             self.work()
         while self.results:
             self.answer()
+
+
+@lru_cache(1 << 14)  # most paths are asked for again and again
+def _parts(path: str) -> tuple[list[str], str]:
+    """The directories above a path, and its name."""
+    *parents, name = os.path.abspath(path).split("/")[1:]
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        raise _error(errno.ENAMETOOLONG, path)
+    return parents, name
 
 
 def _error(code: int, path: str | None = None) -> OSError:

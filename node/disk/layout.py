@@ -1,16 +1,16 @@
 """The paths in a spool directory. A task's state is its place: see ARCHITECTURE.md, "On disk"."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from spoolnode.node.disk.disk import Disk
 from spoolnode.protocol.names import LAST, LONGEST_ID, MAX_NUMBER, SPOOL_PREFIX, file_name, id_of_file, shortened
 
 BATCH_SUFFIX = ".batch"
+_HELD_SUFFIX = ".held"
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """The paths of one spool directory; `root` is absolute."""
 
     root: str
@@ -81,6 +81,11 @@ class Layout:
         return self.path("results")
 
     @property
+    def pulled(self) -> str:
+        """Tasks that are on their way here from a common store (see `cluster.store.pull`)."""
+        return self.path("pulled")
+
+    @property
     def story(self) -> str:
         """The database with the stories of tasks (see `story`)."""
         return self.path("story.db")
@@ -115,9 +120,13 @@ class Layout:
         """Every directory that a node needs."""
         return [self.root, self.incoming, self.outbox, self.arriving, self.dead, self.corrupt, self.tmp]
 
+    def own_names(self) -> set[str]:
+        """The names of the directories in the spool that a node makes, now or when it needs them."""
+        return {os.path.basename(path) for path in (*self.directories, self.results, self.pulled)}
+
     def path(self, ref: str) -> str:
         """The path of something below the spool."""
-        return os.path.join(self.root, ref)
+        return f"{self.root}/{ref}"
 
     def batch(self, number: int) -> str:
         """The path of a batch."""
@@ -155,6 +164,33 @@ def create(disk: Disk, layout: Layout, path: str) -> int:
 def batch_ref(number: int) -> str:
     """The path of a batch below the spool."""
     return f"incoming/{number}{BATCH_SUFFIX}"
+
+
+class Spot(NamedTuple):
+    """Where a task of a common store lies in the batch of a take."""
+
+    batch: str
+    """The path of the batch, below the spool."""
+    offset: int
+    """Of its header."""
+    name: str
+    """That of the file which it would have."""
+
+    def __str__(self) -> str:
+        return f"{self.batch}:{self.offset}/{self.name}"
+
+
+def spot_of(text: str) -> Spot | None:
+    """The spot in a text, `tmp/NUMBER.held:OFFSET/NAME`; None if the text is the path of a file."""
+    place, _, name = text.rpartition("/")
+    batch, _, offset = place.rpartition(":")
+    is_held = batch.startswith("tmp/") and batch.endswith(_HELD_SUFFIX)  # `outbox/10.0.0.2:3031/...` has a colon, too
+    return Spot(batch, int(offset), name) if is_held else None
+
+
+def held_batch(number: int) -> str:
+    """The path of the batch of a take, below the spool."""
+    return f"tmp/{number}{_HELD_SUFFIX}"
 
 
 def is_incoming(ref: str) -> bool:

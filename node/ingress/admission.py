@@ -330,8 +330,7 @@ class Admission:
         sharing, serial = self._sharing, next(self._serials)
         if sharing is None or not sharing.takes(terms) or any(map(sharing.is_apart, places)):
             return Upload(self._storage, self._executor, serial, block, terms, places, self._min_free, arrival)
-        kept = places if len(places) > 1 else [COMMONS]
-        upload = SharedUpload(self._storage, self._executor, serial, block, terms, kept, self._min_free, arrival)
+        upload = SharedUpload(self._storage, self._executor, serial, block, terms, [COMMONS], self._min_free, arrival)
         upload.sharing, upload.block = sharing, block
         return upload
 

@@ -2,6 +2,7 @@
 
 from collections import deque
 
+from spoolnode.node.commons import Unsure
 from spoolnode.node.ingress.services import Talker
 from spoolnode.protocol import answer
 from spoolnode.protocol.errors import Refused
@@ -17,7 +18,7 @@ MAX_UNSENT = 1 << 18
 class AnswerPlace:
     """The place of one answer in the order of its connection; a `Waiter`."""
 
-    __slots__ = ("_talker", "data", "is_web", "note", "size", "unsent")
+    __slots__ = ("_talker", "data", "is_unsure", "is_web", "note", "size", "unsent")
 
     def __init__(self, talker: Talker, size: int) -> None:
         self._talker = talker
@@ -25,6 +26,8 @@ class AnswerPlace:
         """Whether the answer is HTTP."""
         self.data = b""
         """The answer; empty until it is known."""
+        self.is_unsure = False
+        """Whether it will never be known. In its place the connection ends."""
         self.note = ""
         """A sentence for the sender, if the task is stored."""
         self.size = size
@@ -58,6 +61,11 @@ class AnswerPlace:
         """Notes that the task is refused, counts it and logs it."""
         talker = self._talker
         services = talker.services
+        services.talking.add(talker)
+        if isinstance(refusal, Unsure):
+            self.is_unsure = True
+            services.report_rarely("not_answered", peer=talker.caller.address, reason=refusal.text)
+            return
         services.count_refusal(refusal)
         services.report_rarely("refused", peer=talker.caller.address, why=refusal.reason.name.lower(), reason=refusal.text)
         if self.is_web:
@@ -66,7 +74,6 @@ class AnswerPlace:
             self.data = answer.refused(refusal)
         else:
             self.data = answer.REFUSED
-        services.talking.add(talker)
 
 
 class Answers:
@@ -125,6 +132,11 @@ class Answers:
             self._unsent -= said.unsent
             ready.append(said.data)
         return ready
+
+    @property
+    def are_over(self) -> bool:
+        """Whether the next one will never be known."""
+        return bool(self._places) and self._places[0].is_unsure
 
     @property
     def can_be_said(self) -> bool:

@@ -422,7 +422,7 @@ class Conversation:
             return
         if due:
             self._link.write(due[0] if len(due) == 1 else b"".join(due))
-        if self.state in OVER and not len(self._answers):
+        if (self.state in OVER and not len(self._answers)) or self._answers.are_over:
             if self.state is RUDE:
                 self._link.linger()
             else:

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import MutableMapping
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.ingress.listener import tune
 
 FIRST = 3

@@ -16,7 +16,8 @@ from collections.abc import Collection
 from typing import Any
 
 from spoolnode.node.background import spawn
-from spoolnode.node.config import BadConfig, Config, parse_address
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config, parse_address
 from spoolnode.node.disk.disk import is_full
 from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.ingress.connections import Connections

@@ -1,10 +1,10 @@
 """Requests whose tasks go into the common store: to which destination there, and what becomes of them while it is away."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import time
 
-from spoolnode.node.commons import COMMONS, Commons, SharedBody, SharedTask, Sharer
+from spoolnode.node.commons import COMMONS, Commons, SharedBody, SharedTask, Sharer, Unsure
 from spoolnode.node.ingress.waiters import Leaving
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.group_commit import PromptWaiter, Waiter
@@ -40,6 +40,10 @@ class Sharing:
     def __init__(self, storage: Storage, way: Way) -> None:
         self._storage = storage
         self._way = way
+        self._moment = 0
+        self._number = 0
+        """The number in the ids of the tasks that came in this millisecond: together they are a few rows of the stories."""
+        self._serial = 0
 
     def takes(self, terms: Terms) -> bool:
         """Whether a task goes into the store. Pickles, and files that their senders may remove, stay on this disk."""
@@ -52,7 +56,9 @@ class Sharing:
             return [asked or COMMONS]
         if is_linked:  # whatever its sender called this node, it is for this node
             return [asked if asked in way.names else way.node_id]
-        return [to or way.node_id for to in way.route(terms)] if asked == ALL else [asked]
+        if asked == ALL:
+            return [to or way.node_id for to in way.route(terms)]
+        return [way.node_id if ":" in asked and asked in way.names else asked]
 
     def is_apart(self, to: str) -> bool:
         """Whether a destination is reached only by a link."""
@@ -72,11 +78,18 @@ class Sharing:
 
     def new_id(self, terms: Terms) -> str:
         """The id of a task: one that came over a link keeps its own, so that a repeat is known."""
-        return terms.origin_id.decode("ascii", "replace") or self._storage.journal.new_id(0)
+        return terms.origin_id.decode("ascii", "replace") or self._fresh_id()
+
+    def _fresh_id(self) -> str:
+        journal, moment = self._storage.journal, int(time.time() * 1000)
+        if moment != self._moment:
+            self._moment, self._number, self._serial = moment, journal.number(), 0
+        self._serial += 1
+        return names.id_of_record(journal.node_id, self._number, self._serial)
 
     def task(self, block: bytes, body: bytes | SharedBody, terms: Terms, to: str, identity: str) -> SharedTask:
         """A task as the store gets it."""
-        due = terms.due if terms.due > time() else 0.0
+        due = terms.due if terms.due > time.time() else 0.0
         return SharedTask(identity, block, to, terms.rank, due, terms.key, terms.hops, body)
 
     def tell(self, task: SharedTask, function: bytes, caller: str) -> None:
@@ -87,22 +100,24 @@ class Sharing:
         if journal.trace:
             journal.trace("accepted", id=task.id, origin_id=task.id, function=function.decode("utf-8", "replace"), to=task.to)
 
-    def refusal(self, reason: str, *, is_linked: bool) -> Refused | None:
+    def refusal(self, reason: str, *, is_linked: bool, may_have_it: bool) -> Refused | None:
         """Why a task that the store did not take is refused; None: this disk keeps it. A node that sent it keeps it itself."""
         if self._way.keeps and not is_linked:
             return None
-        return Refused(
-            Reason.BUSY, f"the common store is away, and without it this node takes no tasks ({reason}); ask again later"
-        )
+        kind = Unsure if may_have_it else Refused
+        return kind(Reason.BUSY, f"the common store is away, and without it this node takes no tasks ({reason}); ask again later")
 
-    def keep(self, task: SharedTask, terms: Terms, waiter: Waiter, caller: str, prompt: PromptWaiter | None) -> None:
+    def keep(
+        self, task: SharedTask, terms: Terms, waiter: Waiter, caller: str, prompt: PromptWaiter | None, *, may_have_it: bool
+    ) -> None:  # fmt: skip
         """Keeps a task on the disk until the store is back."""
         assert isinstance(task.body, bytes)  # noqa: S101  # a larger one has a file (see `shared_upload`)
         number = self._storage.outbox.number(COMMONS)
         # Its variables have no id yet: no client may give one, and what came over a link is not kept.
-        said = [(names.TO, COMMONS.encode()), (names.ID, task.id.encode())]
+        said = [(names.TO, COMMONS.encode()), (names.ID, task.id.encode()), *asked_now(may_have_it)]
         block = self._named(task, terms) + encode_variables(said)
         leaving = Leaving(self._storage, COMMONS, number, _Renamed(task.id, waiter))
+        terms = terms._replace(origin_id=task.id.encode())  # its story is found under the id that its sender is told
         self._storage.spool.group_commit.add(
             block, task.body, terms, leaving, caller, prompt, outbound=Outbound(COMMONS, number)
         )  # fmt: skip
@@ -143,11 +158,11 @@ class _Waiting:
             self._prompt.safe()
         self._waiter.stored(self._task.id, 0 if is_duplicate else 1)
 
-    def not_shared(self, reason: str) -> None:
+    def not_shared(self, reason: str, *, may_have_it: bool) -> None:
         """The store is away."""
-        refusal = self._sharing.refusal(reason, is_linked=self._is_linked)
+        refusal = self._sharing.refusal(reason, is_linked=self._is_linked, may_have_it=may_have_it)
         if refusal is None:
-            self._sharing.keep(self._task, self._terms, self._waiter, self._caller, self._prompt)
+            self._sharing.keep(self._task, self._terms, self._waiter, self._caller, self._prompt, may_have_it=may_have_it)
         else:
             self._waiter.refused(refusal)
 
@@ -172,6 +187,11 @@ class _Renamed:
     def refused(self, refusal: Refused) -> None:
         """The disk did not take it."""
         self._waiter.refused(refusal)
+
+
+def asked_now(may_have_it: bool) -> list[tuple[bytes, bytes]]:
+    """The variables that say that the store was asked for a task just now, and may have it."""
+    return [(names.ASKED, f"{time.time():.0f}".encode())] if may_have_it else []
 
 
 def shared_block(block: bytes) -> bytes:

@@ -131,7 +131,8 @@ class Stream(asyncio.Protocol):
     def pause(self) -> None:
         """Stops reading for now."""
         self._is_paused = True
-        self._transport.pause_reading()
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def _pause_again(self) -> None:
         if self._is_paused and not self._transport.is_closing():

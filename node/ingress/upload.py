@@ -177,10 +177,7 @@ class Upload:
         layout = self._storage.journal.layout
         if "/" in ref:
             self._disk.make_directory(layout.directory_of(ref))
-        if is_last:
-            self._disk.rename(self._temporary, layout.path(ref))
-        else:
-            self._storage.journal.store.copy_file(self._temporary, ref)
+        self._name(ref, is_last)
         if not self._storage.journal.store.sync:
             return
         try:
@@ -192,6 +189,12 @@ class Upload:
         except OSError:
             discard(self._disk, layout.path(ref))  # it is refused, so it must not run
             raise
+
+    def _name(self, ref: str, is_last: bool) -> None:
+        if is_last:
+            self._disk.rename(self._temporary, self._storage.journal.layout.path(ref))
+        else:
+            self._storage.journal.store.copy_file(self._temporary, ref)
 
     def _discard(self) -> None:
         if self._descriptor >= 0:

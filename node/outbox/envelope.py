@@ -169,7 +169,9 @@ def asked(reader: Reader, place: Place, refs: Sequence[int | str]) -> dict[int |
                 continue  # other nodes do not take pickles
             destination = said.get(names.NODE, b"").decode("ascii", "replace")
             hops = names.read_hops(said.get(names.HOPS, b"")) + (names.ORIGIN in said)
-            found[ref] = AskedPlace(destination, hops, unique_key_in(block), names.FILE in said or _is_from_elsewhere(ref))
+            # One that has hops came from a store, with whatever name it has there.
+            is_dropped = names.FILE in said or (_is_from_elsewhere(ref) and names.HOPS not in said)
+            found[ref] = AskedPlace(destination, hops, unique_key_in(block), is_dropped)
         except (FileNotFoundError, BadPacket, Refused):
             continue
     return found

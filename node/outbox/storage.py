@@ -34,7 +34,7 @@ class Storage:
         self.shipping = Shipping(self.outbox, journal)
         self.expiry = Expiry(self.outbox, self.shipping, journal)
         self.spool = Spool(journal, self.outbox)
-        self.held = HeldFiles(journal, self.spool.waiting, self.spool.starting.functions)
+        self.held = HeldFiles(journal, self.spool.waiting, self.spool.starting)
         self.verdicts = Verdicts(self.spool, journal, policy, rng)
         self.moving = Moving(self.spool, self.outbox)
         self.pauses = Pauses(journal, self.spool.starting.throttle)
@@ -98,7 +98,7 @@ class Storage:
 
     async def look_up(self, identity: str) -> inspect.Info | None:
         """The task with that id, as it lies on the disk; None if it does not."""
-        reader, loop, held = self.journal.reader, asyncio.get_running_loop(), self.held.find(identity)
+        reader, loop, held = self.journal.reader, asyncio.get_running_loop(), self.held.spot(identity)
         found = await loop.run_in_executor(
             None, lambda: inspect.find_held(reader, held) if held else inspect.find_place(reader, identity)
         )

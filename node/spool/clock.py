@@ -7,7 +7,6 @@ set on purpose. Only a task that waits for the time that it asked for (`at`) wai
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spoolnode.protocol import names
@@ -22,12 +21,12 @@ STEP_SECONDS = 1.0
 """Seconds by which the wall clock must move against the monotonic one to count as set."""
 
 
-@dataclass(slots=True)
 class Watch:
     """Notices that the wall clock was set."""
 
-    monotonic: float
-    wall: float
+    def __init__(self, monotonic: float, wall: float) -> None:
+        self.monotonic = monotonic
+        self.wall = wall
 
     def step(self, monotonic: float, wall: float) -> float:
         """The seconds by which it was set since the last look: negative if it was set back, 0.0 if it was not set."""

@@ -12,7 +12,7 @@ import stat
 import time
 from collections.abc import Iterator
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.disk.layout import Layout, make_places
 from spoolnode.node.spool.store import Store
 

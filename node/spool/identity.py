@@ -4,7 +4,7 @@ import os
 import secrets
 from typing import NamedTuple
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.log import Report

@@ -88,7 +88,7 @@ class Inbox:
     def warn_of_unscanned(self) -> None:
         """uWSGI takes any priority name and never runs one that is not a number; users who move over hear of it. Blocks."""
         layout = self._journal.layout
-        ours = {os.path.basename(path) for path in (*layout.directories, layout.results)}
+        ours = layout.own_names()
         for name in self._journal.reader.disk.directories(layout.root):
             if name not in ours and not is_priority(name):
                 self._report("not_scanned", directory=name, reason="only directories named by digits hold priorities")

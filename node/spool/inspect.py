@@ -3,21 +3,22 @@
 import heapq
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple, TypeVar
 
 from spoolnode.node.disk.disk import Entry
 from spoolnode.node.disk.layout import batch_number, destination_of, is_spool_file, number_of, ref_id
+from spoolnode.node.spool.held_place import location_at
 from spoolnode.node.spool.place import IN_FILES, InBatch, place_at
 from spoolnode.node.spool.reader import Location, Reader
 from spoolnode.node.spool.recovery import spool_files
 from spoolnode.node.spool.store import destination_of_variables
 from spoolnode.protocol import names, spoolfile, values
-from spoolnode.protocol.batch import OUTBOUND, Record, read_records
+from spoolnode.protocol.batch import OUTBOUND, RECORD_SIZE, Record, accepted_time, read_records
 from spoolnode.protocol.errors import BadPacket
 from spoolnode.protocol.names import LAST
-from spoolnode.protocol.packet import HEADER, decode_variables
+from spoolnode.protocol.packet import HEADER, Variables, decode_variables
 from spoolnode.protocol.spoolfile import WAITING
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class Info(NamedTuple):
     size: int
     """Bytes: header, variables and body."""
     where: str
-    """Path below the spool; a record of a batch as path:offset."""
+    """Path below the spool; a record of a batch as path:offset, with its name behind it if it is of a common store."""
     destination: str | None = None
     """The destination that a task in the outbox waits for..."""
     sequence_number: int | None = None
@@ -172,7 +173,7 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
     if identity.startswith(prefix) and number.isdecimal() and offset.isdecimal():
         for info in _batch_tasks(reader, int(number), now):
             if info.id == identity:
-                return info, reader.record(int(number), int(offset))
+                return info, reader.record(reader.layout.batch(int(number)), int(offset))
     name = names.file_name(identity)
     for state, ref in ((WAITING_STATE, name), (DEAD, f"dead/{name}")):  # most are found here without a search
         place_info = _file_info(reader, ref, state, now)
@@ -186,10 +187,29 @@ def find_place(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, L
     return None
 
 
-def find_held(reader: Reader, ref: str, now: float = 0.0) -> tuple[Info, Location] | None:
-    """The task of a common store in that file; None if the file is gone."""
-    info = _file_info(reader, ref, WAITING_STATE, now)
-    return None if info is None else (info, Location(reader.layout.path(ref)))
+def find_held(reader: Reader, spot: str, now: float = 0.0) -> tuple[Info, Location] | None:
+    """The task of a common store in that spot; None if it is gone."""
+    at = location_at(reader.layout, spot)
+    if at is None:
+        info = _file_info(reader, spot, WAITING_STATE, now)
+        return None if info is None else (info, Location(reader.layout.path(spot)))
+    try:
+        front, place = reader.front_of_record(at.path, at.base)
+    except OSError:
+        return None  # its batch has gone
+    if len(front) < RECORD_SIZE + HEADER.size:
+        return None
+    state, _, attempts = HEADER.unpack_from(front, RECORD_SIZE)
+    accepted = accepted_time(front, RECORD_SIZE)
+    info = Info(ref_id(spot), WAITING_STATE, None, None, attempts, accepted, accepted, place.length, spot)
+    return (info, place) if state == WAITING else None
+
+
+def held_tasks(reader: Reader, spots: Iterable[str], now: float) -> Iterator[Info]:
+    """The tasks of a common store in these spots."""
+    for spot in spots:
+        if (found := find_held(reader, spot, now)) is not None:
+            yield found[0]
 
 
 def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info, Location] | None:
@@ -214,6 +234,8 @@ def find_arrived(reader: Reader, identity: str, now: float = 0.0) -> tuple[Info,
 
 def place_of(reader: Reader, info: Info) -> Location:
     """The location of a task. Raises OSError."""
+    if (at := location_at(reader.layout, info.where)) is not None:
+        return reader.record(at.path, at.base)
     place, ref = place_at(info.where)
     return place.whole(reader, ref)
 
@@ -226,12 +248,17 @@ def contents(reader: Reader, place: Location) -> dict[str, Any]:
     """
     file = read_file(reader, place)
     beside = reader.reason_beside(place.path) if os.path.dirname(place.path) == reader.layout.dead else []
-    task = values.decode_task(file.variables, b"", "")
+    return contents_of(file.variables, file.body, beside)
+
+
+def contents_of(variables: Variables, body: bytes, beside: Variables) -> dict[str, Any]:
+    """The same from the variables of a task, its body, and what is kept beside it. Raises `BadPacket`."""
+    task = values.decode_task(variables, b"", "")
     task.pop("spooler_task_name", None)
-    shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(file.body)}
-    if file.body:
-        shown["body_begins"] = file.body[:200].decode("utf-8", "backslashreplace")
-    for key, value in [*file.variables, *beside]:
+    shown: dict[str, Any] = {"variables": {key: _jsonable(value) for key, value in task.items()}, "body_size": len(body)}
+    if body:
+        shown["body_begins"] = body[:200].decode("utf-8", "backslashreplace")
+    for key, value in [*variables, *beside]:
         if key.startswith(names.OURS) and key not in (names.VALUES, names.BODY_LENGTH):
             shown[key.decode("ascii", "replace")] = value.decode("utf-8", "backslashreplace")
     return shown

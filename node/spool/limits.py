@@ -37,6 +37,10 @@ class Limits:
         said = {"running": self._running[function], "at_once": at_once, "starts_per_second": starts and starts / seconds}
         return {name: value for name, value in said.items() if value or name == "running"}
 
+    def at_once(self, function: int) -> int:
+        """How many tasks of a function may run at once; 0 is any number."""
+        return self._limits[function].at_once if function in self._limits else 0
+
     def allowance(self, function: int, now: float) -> int:
         """How many more tasks of a limited function may start."""
         limit = self._limits[function]

@@ -14,8 +14,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from spoolnode.node.commons import COMMONS
 from spoolnode.node.disk.disk import discard
-from spoolnode.node.disk.layout import Layout, batch_number, batch_ref, is_incoming, is_outbound, number_of, outbox_ref, ref_id
+from spoolnode.node.disk.layout import (
+    Layout,
+    batch_number,
+    batch_ref,
+    destination_of,
+    is_incoming,
+    is_outbound,
+    number_of,
+    outbox_ref,
+    ref_id,
+)
 from spoolnode.node.spool.queue import Ref
 from spoolnode.node.spool.reader import Location, Marker, Progress, Reader
 from spoolnode.node.spool.store import NoRoom, Store, destination_of_variables
@@ -185,11 +196,11 @@ class InBatch(Place):
         return Location(layout.batch(self.number), int(ref), HEADER.size)
 
     def whole(self, reader: Reader, ref: Ref) -> Location:
-        return reader.record(self.number, int(ref))
+        return reader.record(reader.layout.batch(self.number), int(ref))
 
     def ended(self, reader: Reader, refs: Iterable[Ref]) -> set[Ref]:
         try:
-            found = reader.progresses(self.number, [int(ref) for ref in refs])
+            found = reader.progresses(reader.layout.batch(self.number), [int(ref) for ref in refs])
         except OSError:
             return set()
         return {ref for ref, progress in found.items() if progress.state == FINISHED}
@@ -287,7 +298,9 @@ class InBatch(Place):
                 continue
             place = self._location(store, record)
             try:
-                store.copy(place, target, attempts=0, mtime=_mtime_at(store, place, target, record.accepted))
+                mtime = _mtime_at(store, place, target, record.accepted)
+                tried = [] if record.kind == batchfile.OUTBOUND else _tried(target, record.attempts)
+                _copy(store, place, target, mtime, tried)
             except OSError as error:
                 problem = error
                 break
@@ -395,7 +408,10 @@ class InFiles(Place):
                 # Before it is there: a file whose time is past may run at once. An attempt to send is not an attempt to run.
                 # A file that was put into outbox/ by hand has no number yet, and waits from now on.
                 accepted = time.time() if is_outbound(ref) and not number_of(ref) else store.disk.stat(path).mtime
-                store.disk.set_mtime(path, _mtime_at(store, Location(path), target, accepted))
+                mtime = _mtime_at(store, Location(path), target, accepted)
+                if not is_outbound(ref) and (tried := _tried(target, self.progress(store, ref).attempts)):
+                    _copy(store, Location(path), ref, mtime, tried)
+                store.disk.set_mtime(path, mtime)
                 self.set_attempts(store, ref, 0)
                 store.disk.rename(path, store.layout.path(target))
             except FileNotFoundError:
@@ -440,6 +456,22 @@ def place_at(where: str) -> tuple[Place, Ref]:
 def _make_directories(store: Store, targets: dict[Ref, str]) -> None:
     for directory in {os.path.dirname(ref) for ref in targets.values()} - {""}:
         store.disk.make_directory(store.layout.path(directory))
+
+
+def _tried(target: str, attempts: int) -> list[tuple[bytes, bytes]]:
+    """The attempts of a task, as variables, if it moves into the outbox of a common store, where the byte for them says that it
+    was sent."""
+    if attempts and is_outbound(target) and destination_of(target) == COMMONS:
+        return [(names.ATTEMPTS, str(attempts).encode())]
+    return []
+
+
+def _copy(store: Store, place: Location, target: str, mtime: float, extra: list[tuple[bytes, bytes]]) -> None:
+    """Copies a task that is to move, with `extra` if there is room for it."""
+    try:
+        store.copy(place, target, attempts=0, mtime=mtime, extra=extra)
+    except NoRoom:
+        store.copy(place, target, attempts=0, mtime=mtime)
 
 
 def _mtime_at(store: Store, place: Location, target: str, accepted: float) -> float:

@@ -53,15 +53,18 @@ class Reader:
     layout: Layout
     node_id: str
 
-    def record(self, number: int, offset: int) -> Location:
+    def record(self, path: str, offset: int) -> Location:
         """The location of a record of a batch."""
-        path = self.layout.batch(number)
+        return self.front_of_record(path, offset)[1]
+
+    def front_of_record(self, path: str, offset: int) -> tuple[bytes, Location]:
+        """The bytes before the variables of a record of a batch, and its location."""
         descriptor = self.disk.open_to_read(path)
         try:
-            front = self.disk.read(descriptor, batchfile.RECORD_SIZE, offset - batchfile.RECORD_SIZE)
+            front = self.disk.read(descriptor, batchfile.RECORD_SIZE + HEADER.size, offset - batchfile.RECORD_SIZE)
         finally:
             self.disk.close(descriptor)
-        return Location(path, offset, batchfile.payload_length(front, len(front)))
+        return front, Location(path, offset, batchfile.payload_length(front, batchfile.RECORD_SIZE))
 
     def progress(self, header: Location) -> Progress:
         """State and attempts of the task with this header. Raises FileNotFoundError if it is gone."""
@@ -72,9 +75,9 @@ class Reader:
             self.disk.close(descriptor)
         return Progress(front[STATE_AT], front[ATTEMPTS_AT]) if len(front) == HEADER.size else Progress(WAITING, 0)
 
-    def progresses(self, number: int, offsets: Iterable[int]) -> dict[int, Progress]:
+    def progresses(self, path: str, offsets: Iterable[int]) -> dict[int, Progress]:
         """State and attempts of many tasks of one batch."""
-        descriptor = self.disk.open_to_read(self.layout.batch(number))
+        descriptor = self.disk.open_to_read(path)
         try:
             headers = {offset: self.disk.read(descriptor, HEADER.size, offset) for offset in offsets}
         finally:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.disk import layout as places
 from spoolnode.node.disk.disk import Disk, discard
 from spoolnode.node.spool import group_commit

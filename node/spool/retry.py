@@ -1,14 +1,15 @@
 """Decides when to try again, and when to give up. Pure: the randomness is passed in."""
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import BadPacket, Refused
 from spoolnode.protocol.packet import decode_variables
+
+if TYPE_CHECKING:
+    import random
 
 MOST_DOUBLINGS = 64
 """A pause doubles at most so often: it has long reached its bound."""
@@ -23,8 +24,7 @@ class NextRun(NamedTuple):
     """Seconds until it runs again; None if it is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(NamedTuple):
     """Exponential backoff with jitter (each pause is drawn from the upper half of its range, so it is never zero)."""
 
     max_attempts: int = 20
@@ -49,7 +49,7 @@ class RetryPolicy:
         )
 
     def after(
-        self, outcome: Outcome, attempts: int, rounds: int, of_task: Callable[[], "RetryPolicy"], rng: random.Random
+        self, outcome: Outcome, attempts: int, rounds: int, of_task: Callable[[], "RetryPolicy"], rng: "random.Random"
     ) -> NextRun:
         """Decides whether and when a task runs again that did not end well.
 
@@ -75,7 +75,7 @@ class RetryPolicy:
         """Whether a task that failed `attempts` times is given up."""
         return 0 < self.max_attempts <= attempts
 
-    def pause(self, attempts: int, rng: random.Random) -> float:
+    def pause(self, attempts: int, rng: "random.Random") -> float:
         """Seconds to wait after `attempts` failed attempts."""
         bound = min(self.longest, self.base * 2.0 ** min(max(attempts, 1) - 1, MOST_DOUBLINGS))
         return bound * (0.5 + 0.5 * rng.random())

@@ -197,12 +197,12 @@ class Spool:
                 self.journal.trace("done", id=self.id_of(source, ref))
         self.end(source, refs)
 
-    def died(self, source: Source, ref: Ref, reason: str, *, cancelled: bool = False) -> None:
-        """A task was given up, or was cancelled while it ran; it is kept with the reason."""
+    def died(self, source: Source, ref: Ref, reason: str, attempts: int, *, cancelled: bool = False) -> None:
+        """A task was given up after so many attempts, or was cancelled while it ran; it is kept with the reason."""
         self.counts.died += not cancelled
         self.counts.cancelled += cancelled
         self.journal.note(DEAD, source, [ref])
-        source.gave_up(ref, reason)
+        source.gave_up(ref, reason, attempts)
         self.end(source, [ref])
 
     def gone(self, source: Source, ref: Ref) -> None:

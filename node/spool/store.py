@@ -118,13 +118,14 @@ class Store(Marker):
         return f"{directory}{slash}{names.file_name(identity)}.{time.time_ns()}"
 
     def copy(
-        self, place: Location, ref: str, *, attempts: int, mtime: float, extra: list[tuple[bytes, bytes]] | None = None
-    ) -> None:
-        """Writes the task at `place` to a new file, without the variables that its death added, and with `extra`."""
+        self, place: Location, ref: str, *, attempts: int, mtime: float, extra: list[tuple[bytes, bytes]] | None = None,
+        without: tuple[bytes, ...] = (),
+    ) -> None:  # fmt: skip
+        """Writes the task at `place` to a new file, with `extra`, and without `without` and what its death added."""
         source = self.disk.open(place.path)
         try:
-            block = self._block(source, place)
-            kept = [item for item in decode_variables(block) if item[0] not in (names.REASON, names.ATTEMPTS)] + (extra or [])
+            block, gone = self._block(source, place), (names.REASON, names.ATTEMPTS, *without)
+            kept = [item for item in decode_variables(block) if item[0] not in gone] + (extra or [])
             try:
                 new_block = encode_variables(kept)
             except BadTask as error:
@@ -155,7 +156,7 @@ class Store(Marker):
         if target:
             self.disk.make_directory(self.layout.directory_of(target))
         ref = target or self.free_ref(self.new_ref(ref_id(source), rank_of_variables(variables)))
-        self.copy(place, ref, attempts=attempts, mtime=time.time())
+        self.copy(place, ref, attempts=attempts, mtime=time.time(), without=(names.ASKED,))
         self.confirm([ref])
         try:
             self.remove(source)
@@ -202,7 +203,10 @@ class Store(Marker):
 
     def keep_damage(self, number: int, start: int, data: bytes) -> str:
         """Keeps the damaged middle of a batch in corrupt/. Returns its name there."""
-        name = f"{number}.batch.{start}"
+        return self.keep_copy(f"{number}.batch.{start}", data)
+
+    def keep_copy(self, name: str, data: bytes) -> str:
+        """Keeps bytes that cannot be read in corrupt/, unless something of that name is there. Returns the name."""
         if name not in {entry.name for entry in self.disk.entries(self.layout.corrupt)}:
             self._write(f"corrupt/{name}", [data], mtime=None)
             self.sync_directory(self.layout.corrupt)

@@ -127,6 +127,14 @@ class Source(ABC):
     def withdraw(self, queue: Removable, ref: Ref) -> int | None:
         """Takes one task out of that queue; its rank, or None when it was not there."""
 
+    def sent(self, refs: MutableSequence[Any]) -> MutableSequence[Any]:
+        """Tasks as a worker is told of them."""
+        return refs
+
+    def admitted(self, refs: MutableSequence[Any], rank: int) -> MutableSequence[Any]:  # noqa: ARG002  # only a store asks more
+        """Of tasks of one rank that are to start now those that may; the others come back when they may, or leave."""
+        return refs
+
     def land(self, refs: Iterable[Any]) -> None:
         """Tasks are with no worker or link any more, and stay."""
         self.in_flight.difference_update(refs)
@@ -134,8 +142,8 @@ class Source(ABC):
     def succeeded(self, refs: Sequence[Any]) -> None:  # noqa: B027  # only some sources want to know
         """Tasks have ended well; `left` follows."""
 
-    def gave_up(self, ref: Ref, reason: str) -> None:  # noqa: B027  # only some sources want to know
-        """A task was given up; `left` follows."""
+    def gave_up(self, ref: Ref, reason: str, attempts: int | None) -> None:  # noqa: B027  # only some sources want to know
+        """A task was given up after so many attempts, if that is known; `left` follows."""
 
     @abstractmethod
     def left(self, refs: Sequence[Any], ledger: Ledger) -> None:

@@ -58,6 +58,10 @@ class Throttle:
             return 0
         return self._limits.allowance(function, self._clock()) if function in self._limits else MANY
 
+    def at_once(self, function: int) -> int:
+        """How many tasks of a function may run at once; 0 is any number."""
+        return self._limits.at_once(function)
+
     def may_move(self, function: int) -> int:
         """How many tasks of a function may go to another node, to run there at once."""
         return 0 if self.is_shut or function in self._paused else MANY

@@ -85,7 +85,7 @@ class Verdicts:
             due, attempts = result
             self._say(source, ref, outcome, due, attempts)
             if not due:
-                self._spool.died(source, ref, outcome.reason, cancelled=is_cancelled)
+                self._spool.died(source, ref, outcome.reason, attempts, cancelled=is_cancelled)
                 return
             if not asked:
                 lacks = outcome.function if outcome.reason.startswith(NO_CALLABLE) else None
@@ -121,7 +121,7 @@ class Verdicts:
                 self._unjudged(source, ref, rank, error)
                 return
             self._say(source, ref, Outcome(Ending.FAILED, reason), 0.0, attempts)
-            self._spool.died(source, ref, reason)
+            self._spool.died(source, ref, reason, attempts)
 
         source.in_flight.add(ref)
         self._journal.moves.submit(lambda: place.bury(self._store, ref, reason, attempts), buried)
@@ -152,7 +152,7 @@ class Verdicts:
             self._journal.reported("keep", source, ref)(None, error)
             for action, details in lines or ():
                 self._journal.report(action, **details)
-            source.gave_up(ref, reason)
+            source.gave_up(ref, reason, None)
             self._spool.end(source, [ref])
 
         self._journal.moves.submit(lambda: place.quarantine(self._store, ref, reason), kept)

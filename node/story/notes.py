@@ -8,8 +8,7 @@ is a key after a `=`, with the offset 0.
 import json
 import re
 from array import array
-from collections.abc import Iterable, Mapping, MutableSequence, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
 from typing import Any, NamedTuple
 
 from spoolnode.node.disk.layout import ref_id
@@ -90,16 +89,18 @@ class Happened(NamedTuple):
         return {**{name: value for name, value in said.items() if value is not None}, **self.detail}
 
 
-@dataclass(slots=True)
 class _Growing:
     """A row that takes further tasks."""
 
-    at: float
-    detail: str
-    offsets: "array[int]" = field(default_factory=lambda: array("I"))
-    later: "array[int]" = field(default_factory=lambda: array("I"))
-    seconds: "array[float]" = field(default_factory=lambda: array("f"))
-    origins: "array[int]" = field(default_factory=lambda: array("I"))
+    __slots__ = ("at", "detail", "later", "offsets", "origins", "seconds")
+
+    def __init__(self, at: float, detail: str) -> None:
+        self.at = at
+        self.detail = detail
+        self.offsets = array("I")
+        self.later = array("I")
+        self.seconds = array("f")
+        self.origins = array("I")
 
     def add(self, at: float, offsets: Sequence[int], seconds: Sequence[float], origins: Sequence[int]) -> None:
         """Takes tasks to which the same happened at that time."""
@@ -147,7 +148,7 @@ class _Part(NamedTuple):
 
 def _parts(note: Note, node_id: str) -> Iterable[_Part]:
     if note.batch is None:
-        return [_file_part(note, position) for position in range(len(note.refs))]
+        return _file_parts(note)
     key = id_of_record(node_id, note.batch, 0)[:-2]
     if not note.callers:
         return [_Part(key, "", "", "", note.refs, note.seconds, [])]
@@ -163,13 +164,18 @@ def _parts(note: Note, node_id: str) -> Iterable[_Part]:
     return together.values()
 
 
-def _file_part(note: Note, position: int) -> _Part:
-    ref = note.refs[position]
-    key, offset = parted(ref_id(ref))
-    caller = note.callers[position] if note.callers else ""
-    function, (origin, origin_offset) = note.functions.get(ref, b"").decode("utf-8", "replace"), _origin(note, ref)
-    seconds = note.seconds[position : position + 1]
-    return _Part(key, caller, function, origin, [offset], seconds, [origin_offset] if origin else [])
+def _file_parts(note: Note) -> Iterator[_Part]:
+    """Tasks of a common store have files, too, and those that came at the same moment have one key."""
+    together: dict[tuple[str, str, bytes, str], list[tuple[int, int, int]]] = {}
+    for position, ref in enumerate(note.refs):
+        key, offset = parted(ref_id(ref))
+        caller, (origin, origin_offset) = note.callers[position] if note.callers else "", _origin(note, ref)
+        alike = together.setdefault((key, caller, note.functions.get(ref, b""), origin), [])
+        alike.append((position, offset, origin_offset))
+    for (key, caller, function, origin), found in together.items():
+        offsets, origins = [offset for _, offset, _ in found], [offset for _, _, offset in found] if origin else []
+        seconds = [note.seconds[position] for position, _, _ in found] if note.seconds else ()
+        yield _Part(key, caller, function.decode("utf-8", "replace"), origin, offsets, seconds, origins)
 
 
 def _origin(note: Note, ref: Any) -> tuple[str, int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.outcome import DONE, Ending, Judge, Outcome
+from spoolnode.node.story.notes import UNKNOWN_SECONDS
 from spoolnode.node.work import current, messages, output
 from spoolnode.node.work.cancelling import Cancelling, Key, settled
 from spoolnode.node.work.forked import end_if_forked
@@ -54,13 +55,29 @@ class AsyncTasks:
             self._free.put(slot)
         self._loop: Any = None
 
-    def start(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float) -> None:
-        """Starts one. Returns at once if there is room for it, else when there is."""
+    def start(
+        self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int, limit: float, *, leased: bool = False
+    ) -> None:  # fmt: skip
+        """Starts one. Returns at once if there is room for it, else when there is.
+
+        `leased`: it does not start if the leases of the node have run out by then, but goes back.
+        """
         slot = self._free.get()
+        if leased and not self._slots.leases_hold:
+            self._free.put(slot)
+            self._turn_away(awaitable, task, chunk, position)
+            return
         started, waited = time.monotonic(), task.waited
         # Here, not in the loop's thread: from now on, without a gap, the task counts as running.
         self._slots.begin(slot, chunk, position, started, started + limit + ASYNC_GRACE if limit else 0.0)
         self._submit(self._run(awaitable, task, chunk, position, limit, slot, waited)).add_done_callback(_must_not_fail)
+
+    def _turn_away(self, awaitable: Awaitable[Outcome], task: Task, chunk: int, position: int) -> None:
+        if isinstance(awaitable, Coroutine):
+            awaitable.close()
+        task.leave()
+        lapsed = messages.unusual_end(position, messages.LAPSED, "")
+        self._send(["ended", chunk, b"", b"", [lapsed], 0.0, UNKNOWN_SECONDS])
 
     def cancel(self, key: Key) -> None:
         """Has one of `wanted` end, in the listening thread. One that begins later looks for itself."""

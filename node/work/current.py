@@ -11,6 +11,22 @@ running: ContextVar["Task | None"] = ContextVar("running", default=None)
 """Threads and async tasks have it if they run in a copy of the task's context."""
 
 
+class _Home:
+    """The node of this process."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.max_attempts = 0
+
+
+home = _Home()
+
+
+def runs_on(name: str, max_attempts: int) -> None:
+    """Tells which node this worker belongs to, and its `--max-attempts`."""
+    home.name, home.max_attempts = name, max_attempts
+
+
 class _Teller:
     """Says how far tasks are."""
 

@@ -54,7 +54,7 @@ class Feeder:
             return False
         source, refs, rank = taken
         held = self._spool.starting.to_return(taken)
-        for group, packed in messages.pack_refs(source.number, refs):
+        for group, packed in messages.pack_refs(source.number, refs, source.sent(refs)):
             self._chunk = self._chunk % (TIMER - 1) + 1
             worker.chunks[self._chunk] = InFlight(source, group, rank, set(range(len(group))))
             worker.held += len(group)

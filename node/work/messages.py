@@ -3,7 +3,8 @@
 node -> worker
     ["run", chunk, number | None, refs, held, leased]
                                           run these tasks: offsets (u32 array) in batch `number`, or paths of spool files; give
-                                          back those of the functions `held`; `leased`: only while the leases hold (see `slots`)
+                                          back those of the functions `held`; `leased`: only while the leases hold (see
+                                          `slots`), and they may be spots in a batch (see `held_place`)
     ["timer", timer]                      call this timer of the application: `list(Timer)`, as `ready` told it
     ["return"]                            give back tasks that have not started
     ["cancel", chunk, position, reason]   end this task, which runs or will run soon; it is not tried again
@@ -95,11 +96,15 @@ def unusual_end(
     return [position, verdict, detail, delay, function, seconds, origin_id, error]
 
 
-def pack_refs(batch: int | None, refs: MutableSequence[Any]) -> Iterator[tuple[MutableSequence[Any], Any]]:
-    """Tasks of a batch, or spool files, in groups that each fit into a `run`, as they are and as they are sent."""
+def pack_refs(
+    batch: int | None, refs: MutableSequence[Any], sent: MutableSequence[Any]
+) -> Iterator[tuple[MutableSequence[Any], Any]]:  # fmt: skip
+    """Tasks of a batch, or spool files, in groups that each fit into a `run`, as they are and as they are `sent`."""
     if batch is None:
-        for files in split_files(refs):
-            yield files, files
+        start = 0
+        for files in split_files(sent):
+            yield refs[start : start + len(files)], files
+            start += len(files)
     else:
         yield refs, pack_offsets(refs)
 

@@ -4,16 +4,15 @@ import importlib
 import os
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.outcome import FAILED, Judge, Outcome, class_path
 from spoolnode.node.work import messages
 from spoolnode.node.work.taskfile import Task
 
-_NOT_OF_APPLICATION = (f"{Path(__file__).parents[2]}{os.sep}", importlib.__file__, "<frozen importlib")
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_NOT_OF_APPLICATION = (f"{_OURS}{os.sep}", importlib.__file__, "<frozen importlib")
 """Beginnings of the names of files whose frames say nothing about the application."""
 
 
@@ -23,13 +22,13 @@ def judged(judge: Judge, task: Task, error: BaseException) -> Outcome:
         return failure(error, judge(task, error))
     except BaseException as problem:  # noqa: BLE001  # it compares the exception with classes of the application
         said = f"{_shown(error, _said)} (what it means cannot be told: {_shown(problem, _said)})"
-        return failure(error, replace(FAILED, reason=said))
+        return failure(error, FAILED._replace(reason=said))
 
 
 def failure(error: BaseException, meaning: Outcome = FAILED) -> Outcome:
     """That outcome of an exception, with the reason: what it says, then the traceback without it. Never raises."""
     reason = _shown(error, lambda shown: _reason(shown, meaning.reason))
-    return replace(meaning, reason=reason, error=meaning.error or _shown(error, class_path))
+    return meaning._replace(reason=reason, error=meaning.error or _shown(error, class_path))
 
 
 def _shown(error: BaseException, show: Callable[[BaseException], str]) -> str:

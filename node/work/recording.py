@@ -1,6 +1,5 @@
 """Inside a worker: records the end of a run that was more than a plain good one, and words it for the node."""
 
-from dataclasses import replace
 from typing import Any
 
 from spoolnode.node.disk.layout import Layout
@@ -28,7 +27,7 @@ def recorded(layout: Layout, task: Task, position: int, outcome: Outcome, second
         try:
             keep(layout, task.origin_id, outcome.value)
         except OSError as error:
-            outcome = replace(outcome, reason=f"its result could not be kept: {error.strerror}")
+            outcome = outcome._replace(reason=f"its result could not be kept: {error.strerror}")
     task.finish()  # not earlier: a task that has ended has its result
     return describe(task, position, outcome, seconds)
 

@@ -8,7 +8,6 @@ import os
 import re
 import signal
 from itertools import zip_longest
-from pathlib import Path
 
 from spoolnode.node.work.slots import Slots
 
@@ -16,7 +15,8 @@ SIGNAL = signal.SIGRTMAX
 """The default of this signal ends the process, without a core file, and hardly anything else uses it."""
 MAX_STACK = 16 << 10
 """Most bytes of a stack that are kept."""
-_AROUND = (f"{Path(__file__).parents[2]}/", f"{Path(os.__file__).parent}/asyncio/", "<frozen runpy>")
+_OURS = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+_AROUND = (f"{_OURS}/", f"{os.path.dirname(os.__file__)}/asyncio/", "<frozen runpy>")
 """Beginnings of the names of files with frames around a task: ours, those of the event loop, Python's own start."""
 _THREAD = re.compile(r"^(?:Current thread|Thread) .*\n", re.MULTILINE)
 _FRAME = re.compile(r'  File "(.*)", line ')

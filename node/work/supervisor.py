@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.work.process import WorkerProcess
 from spoolnode.node.work.spawner import Spawner
 from spoolnode.protocol.errors import SpoolnodeError

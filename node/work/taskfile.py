@@ -15,7 +15,7 @@ from itertools import groupby
 from os import close, closerange  # as they are before `surroundings` watches them
 from queue import Empty, SimpleQueue
 
-from spoolnode.node.disk.layout import Layout
+from spoolnode.node.disk.layout import Layout, spot_of
 from spoolnode.node.outcome import Call, Ending
 from spoolnode.node.spool.clock import STEP_SECONDS, was_set_back
 from spoolnode.node.spool.retry import RetryPolicy
@@ -24,7 +24,7 @@ from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UN
 from spoolnode.protocol import names, spoolfile
 from spoolnode.protocol.batch import accepted_time, payload_length, ready_time
 from spoolnode.protocol.errors import BadPacket, Refused
-from spoolnode.protocol.packet import HEADER, MAX_BLOCK, decode_variables
+from spoolnode.protocol.packet import HEADER, MAX_BLOCK, check_variables, decode_variables
 from spoolnode.protocol.spoolfile import ATTEMPTS_AT, FINISHED, MAX_ATTEMPTS, STATE_AT, VOID
 
 HELD: dict[str, "FileTask"] = {}
@@ -157,17 +157,20 @@ class BatchReader:
         self.layout = Layout(root)
         """The paths of the spool."""
         self._node_id = node_id
-        self._memories: OrderedDict[int, mmap.mmap] = OrderedDict()
+        self._memories: OrderedDict[str, mmap.mmap] = OrderedDict()
 
     def reader(self, number: int, held: Collection[bytes] = ()) -> Callable[[int], BatchTask]:
         """A function that reads the task at an offset of that batch, unless it is of one of the functions `held`.
 
         The function raises NotNow.
         """
-        prefix = names.file_name(f"{self._node_id}_{number}_")
+        return self.reader_at(self.layout.batch(number), names.file_name(f"{self._node_id}_{number}_"), held)
+
+    def reader_at(self, path: str, prefix: str, held: Collection[bytes]) -> Callable[..., BatchTask]:
+        """The same for the batch in that file. `prefix`: the names of its tasks, before their offsets, if none is given."""
         memory, problem = None, NotNow(GONE)
         try:
-            memory = self._map(number)
+            memory = self._map(path)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -176,7 +179,7 @@ class BatchReader:
             problem = NotNow(CORRUPT, _CUT)  # it is empty
         size = len(memory) if memory is not None else 0
 
-        def read(offset: int) -> BatchTask:
+        def read(offset: int, name: str = "") -> BatchTask:
             if memory is None:
                 raise problem
             if offset + HEADER_SIZE > size:
@@ -190,23 +193,23 @@ class BatchReader:
             body_at = block_at + (memory[offset + 1] | memory[offset + 2] << 8)
             block = memory[block_at:body_at]
             _withhold(block, held)
-            return BatchTask(block, memory[body_at : offset + length], f"{prefix}{offset}", memory, offset)
+            return BatchTask(block, memory[body_at : offset + length], name or f"{prefix}{offset}", memory, offset)
 
         return read
 
-    def _map(self, number: int) -> mmap.mmap:
-        memory = self._memories.pop(number, None)
+    def _map(self, path: str) -> mmap.mmap:
+        memory = self._memories.pop(path, None)
         # The file may have been removed, or cut: reading past its new end would end this process.
-        if os.stat(self.layout.batch(number)).st_size != len(memory or b""):
+        if os.stat(path).st_size != len(memory or b""):
             memory = None
         if memory is None:
-            descriptor = _open(self.layout.batch(number), os.O_RDWR)
+            descriptor = _open(path, os.O_RDWR)
             try:
                 memory = mmap.mmap(descriptor, 0)
                 memory.madvise(mmap.MADV_DONTFORK)  # a task's child marks nothing, and does not keep a batch from being removed
             finally:
                 os.close(descriptor)
-        self._memories[number] = memory
+        self._memories[path] = memory
         if len(self._memories) > KEPT_BATCHES:
             self._memories.popitem(last=False)  # unmapped when its last task lets go of it
         return memory
@@ -382,8 +385,7 @@ class SpoolFileReader:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             raise NotNow(GONE)
-        if self._policy.of_task(block).gives_up(attempts) and names.REASON not in block:
-            raise NotNow(Ending.FAILED.value, "the node ended while the task ran")  # its last attempt; found without a start
+        _check_attempts(self._policy, block, attempts)
         _withhold(block, held)
         # Before the body is read, which may be too much for this machine: if the kernel kills us for it, the attempt counts.
         attempt = min(attempts + 1, MAX_ATTEMPTS)
@@ -407,6 +409,40 @@ class SpoolFileReader:
         if found.st_mtime > began and not was_set_back(found.st_mtime, found.st_ctime, began):
             raise NotNow(EARLY, found.st_mtime)
         return found
+
+
+class HeldReader:
+    """Reads the tasks of a common store: records of a batch of a take, or spool files."""
+
+    def __init__(self, batches: BatchReader, files: SpoolFileReader, policy: RetryPolicy) -> None:
+        self._batches = batches
+        self._files = files
+        self._policy = policy
+
+    def reader(self, held: Collection[bytes]) -> Callable[[str], Task]:
+        """A function that reads the task in a spot, unless it is of one of the functions `held`. It raises NotNow."""
+        in_batches: dict[str, Callable[..., BatchTask]] = {}
+
+        def read(spot: str) -> Task:
+            if (at := spot_of(spot)) is None:
+                return self._files.read(spot, held)
+            if at.batch not in in_batches:
+                in_batches[at.batch] = self._batches.reader_at(self._batches.layout.path(at.batch), "", held)
+            task = in_batches[at.batch](at.offset, at.name)
+            try:
+                check_variables(task.block)
+            except BadPacket as error:
+                raise NotNow(CORRUPT, str(error)) from error
+            _check_attempts(self._policy, task.block, task.attempt)
+            return task
+
+        return read
+
+
+def _check_attempts(policy: RetryPolicy, block: bytes, attempts: int) -> None:
+    """Raises NotNow for a task that has begun its last attempt, and has not failed."""
+    if policy.of_task(block).gives_up(attempts) and names.REASON not in block:
+        raise NotNow(Ending.FAILED.value, "the node ended while the task ran")  # found without a start
 
 
 def _withhold(block: bytes, held: Collection[bytes]) -> None:

@@ -36,7 +36,7 @@ from spoolnode.node.work.raised import failure, judged, why_not_loaded
 from spoolnode.node.work.recording import recorded
 from spoolnode.node.work.slots import TIMER, Slots
 from spoolnode.node.work.surroundings import Surroundings, watch
-from spoolnode.node.work.taskfile import BatchReader, NotNow, SpoolFileReader, Task, close_held, close_removed
+from spoolnode.node.work.taskfile import BatchReader, HeldReader, NotNow, SpoolFileReader, Task, close_held, close_removed
 from spoolnode.protocol import names
 
 REPORT_SECONDS = 0.005
@@ -53,7 +53,7 @@ class Chunk:
     def __init__(self, number: int, batch: int | None, refs: Any, held: frozenset[bytes], *, leased: bool = False) -> None:
         self.number = number
         self.batch = batch
-        """The batch that they are in; None if each is a spool file of its own."""
+        """The batch that they are in; None if each is a spool file of its own, or of a common store."""
         self.refs = refs
         self.held = held
         """The functions whose tasks are to be given back."""
@@ -92,7 +92,9 @@ class Worker:
         self._app = app
         self._timeout: float = facts["timeout"]
         self._batches = BatchReader(facts["root"], facts["node_id"])
-        self._files = SpoolFileReader(facts["root"], RetryPolicy(facts["settings"]["max_attempts"]))
+        policy = RetryPolicy(facts["settings"]["max_attempts"])
+        self._files = SpoolFileReader(facts["root"], policy)
+        self._held = HeldReader(self._batches, self._files, policy)
         self._work: SimpleQueue[Chunk | Timer | AskedCall | None] = SimpleQueue()
         self._aside: deque[Chunk | None] = deque()
         """Messages that came while a task waited for the call of a timer."""
@@ -198,7 +200,7 @@ class Worker:
         now = self._ends.since = time.monotonic()
         self._restore()
         # Only now, while no task runs that may have left this process without descriptors.
-        read = self._files.reader(chunk.held) if chunk.batch is None else self._batches.reader(chunk.batch, chunk.held)
+        read = self._reader(chunk)
         while True:
             try:
                 position = chunk.todo.popleft()
@@ -211,6 +213,12 @@ class Worker:
         self._slots.end(0)
         self._report(chunk, now)
         self._chunks.remove(chunk)
+
+    def _reader(self, chunk: Chunk) -> Callable[[Any], Task]:
+        """A function that reads each of these tasks; it raises NotNow."""
+        if chunk.leased:
+            return self._held.reader(chunk.held)
+        return self._files.reader(chunk.held) if chunk.batch is None else self._batches.reader(chunk.batch, chunk.held)
 
     def _restore(self) -> None:
         """Undoes the changes of a task. If that is impossible, this process runs no more tasks, and the node replaces it."""
@@ -258,7 +266,7 @@ class Worker:
             # Until there is a place for it, this thread waits and is stalled; the task's time has not begun.
             self._slots.begin(0, chunk.number, position, started, 0.0)
             self._report(chunk, time.monotonic())
-            self._async.start(outcome, task, chunk.number, position, limit)
+            self._async.start(outcome, task, chunk.number, position, limit, leased=chunk.leased)
             self._slots.end(0)
         return time.monotonic()
 

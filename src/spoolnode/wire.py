@@ -124,7 +124,7 @@ def _parse_one(text: str) -> Address:
 
 
 def _parse_directory(text: str) -> Address:
-    from spoolnode.node.config import BadConfig
+    from spoolnode.node.badconfig import BadConfig
     from spoolnode.node.disk.layout import Layout
 
     directory = text.removeprefix(DIRECTORY)
@@ -161,7 +161,7 @@ def _read_timeout(text: str) -> float:
 
 
 def _bad_timeout(name: str, value: object) -> Exception:
-    from spoolnode.node.config import BadConfig
+    from spoolnode.node.badconfig import BadConfig
 
     right = f"seconds, more than 0 and at most {MAX_SEND_TIMEOUT:.0f}"
     return BadConfig(f"{name} is {value!r}; it must be {right}")

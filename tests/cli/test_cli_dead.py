@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 import pytest
-from support import RunningNode, command, environment, eventually
+from support import PATIENCE, RunningNode, command, environment, eventually
 
 from spoolnode.cli.options import rate
 from spoolnode.cli.printing import moment_and_age
@@ -151,7 +151,9 @@ def test_on_a_terminal_it_asks_with_the_number(cemetery: RunningNode, answer: st
     try:
         os.write(ours, f"{answer}\n".encode())
         line = line_of(cemetery, "dead", "rm", "--function", "tasks:mail")
-        done = subprocess.run(line, stdin=theirs, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            line, stdin=theirs, env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
     finally:
         os.close(ours)
         os.close(theirs)
@@ -166,7 +168,7 @@ def test_a_slow_retry_that_is_interrupted_has_done_what_it_did_and_goes_on(cemet
     with subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as retrying:
         eventually(lambda: rows(cemetery, "ls"), "the first one is ready")
         retrying.send_signal(number)
-        said = retrying.communicate(timeout=60)[1]
+        said = retrying.communicate(timeout=PATIENCE)[1]
     assert retrying.returncode == (1 if number == signal.SIGINT else -signal.SIGKILL)
     assert (
         number == signal.SIGKILL

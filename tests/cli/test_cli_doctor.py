@@ -49,7 +49,7 @@ def test_spool_of_a_running_node_is_well(node: RunningNode) -> None:
 
 def test_what_lies_in_the_directory_is_explained(tmp_path: Path) -> None:
     spool = tmp_path / "spool"
-    for path in ("high", "5", "dead", "corrupt"):
+    for path in ("high", "5", "dead", "corrupt", "results", "pulled"):
         (spool / path).mkdir(parents=True)
     (spool / "dead" / "uwsgi_spoolfile_on_x").touch()
     (spool / "corrupt" / "x").touch()

@@ -95,12 +95,13 @@ def place(node: RunningNode) -> Path:
     return home
 
 
+@pytest.mark.timeout(1200)  # sixty interpreters, one after another
 def test_each_example_is_a_line_that_its_command_takes(place: Path, node: RunningNode) -> None:
     lines = dict.fromkeys(line for name, command in COMMANDS.items() for line in examples(command))
     in_order = sorted(lines, key=lambda line: "--config" in line)  # first the line that writes the file
     script = "\n".join(f"( {line} ) || echo >&2 {shlex.quote('  ^ ' + line)}" for line in in_order)
     done = subprocess.run(
-        ["bash", "-c", script], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=PATIENCE * 2,
+        ["bash", "-c", script], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, timeout=PATIENCE * 8,
         env=environment(
             HOME=str(place), PATH=f"{place / 'bin'}:{os.environ['PATH']}", SPOOLNODE_VIA=node.via, SPOOLNODE_SPOOL=str(node.spool)
         ),

@@ -58,19 +58,23 @@ def test_metrics_are_prometheus_text(node: RunningNode, app: str) -> None:
 
 def test_each_run_is_counted_by_its_outcome_and_each_task_by_its_wait_once(node: RunningNode) -> None:
     node.start("--http", "127.0.0.1:0", app=SHOP)
-    calls = "mail.spool(), mail.options(at=time.time() + 1).spool(), pay.spool(), wait.spool(), late.spool()"
-    program = [sys.executable, "-c", f"import time; from app import *; {calls}"]
-    subprocess.run(program, env=environment(SPOOLNODE_VIA=node.via), cwd=node.directory, check=True)
+
+    def call(calls: str) -> None:
+        program = [sys.executable, "-c", f"import time; from app import *; {calls}"]
+        subprocess.run(program, env=environment(SPOOLNODE_VIA=node.via), cwd=node.directory, check=True)
 
     def told(kind: str) -> dict[str, float]:
         found = re.findall(rf"^spoolnode_task_{kind}{{(.*)}} (\S+)$", get(node, "/metrics")[2], flags=re.M)
         return {",".join(re.findall(r'"(.*?)"', labels)): float(value) for labels, value in found}
 
-    runs = {"app:mail,done": 2, "app:pay,failed": 1, "app:pay,dead": 1, "app:wait,done": 1, "app:late,dead": 1}
+    call("mail.spool(), mail.options(at=time.time() + 5).spool(), pay.spool(), wait.spool()")
+    runs = {"app:mail,done": 2, "app:pay,failed": 1, "app:pay,dead": 1, "app:wait,done": 1}
     eventually(lambda: told("run_seconds_count") == runs, "all have ended")
+    call("late.spool()")  # last: its worker dies, and on a busy machine it takes long until there is another one for the mails
+    eventually(lambda: told("run_seconds_count") == {**runs, "app:late,dead": 1}, "that, too")
     assert told("wait_seconds_count") == {"app:mail": 2, "app:pay": 1, "app:wait": 1, "app:late": 0}
     assert told("run_seconds_sum")["app:late,dead"] == pytest.approx(0.3), "its limit"
-    assert told("wait_seconds_sum")["app:mail"] < 1, "it was not ready before it was due"
+    assert told("wait_seconds_sum")["app:mail"] < 5, "it was not ready before it was due"
 
 
 def test_health_is_503_when_no_worker_is_up_and_the_node_takes_tasks_all_the_same(node: RunningNode, app: str) -> None:

@@ -68,6 +68,7 @@ LINES = [
     "store ls",
     "store retry nothing_1_2",
     "store retry --all -y",
+    "store move --from nowhere --to any",
     "store rm nothing_1_2",
     "store pull --spool other",
     "ca show ca/ca.crt",

@@ -15,7 +15,7 @@ from test_cli_examples import COMMANDS
 
 from spoolnode.cli.options import duration, time_limit
 from spoolnode.cli.settings import SETTINGS, gather
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.duration import RIGHT
 
 RUBBISH = ["5x", "soon", "1h30m", "-1", "1e3", "inf", ""]

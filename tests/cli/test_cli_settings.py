@@ -7,7 +7,8 @@ import pytest
 from support import command
 
 from spoolnode.cli.settings import SETTINGS, as_toml, gather, read_size, unknown_variables
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.duration import read_duration
 
 
@@ -239,6 +240,15 @@ DOCKER = {"SPOOLNODE_NAME": "/web/spoolnode", "SPOOLNODE_ENV_PATH": "/bin", "SPO
 def test_variables_of_services_and_links_that_are_called_like_us_are_none_of_ours(environment: dict[str, str]) -> None:
     assert gather({}, environment).config == Config()
     assert unknown_variables(environment) == {}
+
+
+def test_an_empty_store_is_refused_on_the_command_line_only(tmp_path: Path) -> None:
+    """`--store "$STORE"` with a name that is misspelt must not keep tasks on one disk."""
+    with pytest.raises(BadConfig, match="--store is empty"):
+        gather({"store": ""}, {})
+    assert gather({}, {"SPOOLNODE_STORE": ""}).config.store == ""
+    (tmp_path / "all.toml").write_text(as_toml(gather({}, {})))
+    assert gather({}, {}, file=str(tmp_path / "all.toml")).config.store == "", "as `spoolnode config` prints it"
 
 
 def test_empty_variable_is_none(toml: Path) -> None:

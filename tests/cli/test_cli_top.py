@@ -141,6 +141,16 @@ def test_enter_leads_from_a_kind_to_its_tasks_and_to_the_story_of_one(busy: Runn
     drive(busy, play)
 
 
+def test_a_screen_that_is_closed_while_it_looks_ends_quietly(busy: RunningNode) -> None:
+    async def play(top: Top, pilot: "Pilot[None]") -> None:
+        tasks = Tasks(list)
+        await top.push_screen(tasks)
+        await top.pop_screen()
+        await tasks.look()
+
+    drive(busy, play)
+
+
 def test_warnings_are_a_line_each_and_a_key_shows_all(busy: RunningNode) -> None:
     for function in ("a", "b", "c"):
         ask(str(busy.spool), "POST", f"/pause?function=top.{function}")
@@ -216,8 +226,9 @@ def test_a_restart_is_told_and_it_goes_on(busy: RunningNode) -> None:
         await until(pilot, lambda: "no node runs on the spool" in text_of(top, "note"), "it says so")
         assert rows(top, "dead"), "the last look stays"
         (busy.directory / "door").touch()
-        await asyncio.to_thread(busy.start, app=APP)
+        await asyncio.to_thread(busy.start, app=APP, wait=False)  # a notice may be gone when it is ready
         await until(pilot, lambda: "the node runs again" in said(top), "it comes back")
+        await asyncio.to_thread(busy.wait_until_ready)
         await until(pilot, lambda: "no node" not in text_of(top, "note"), "all is well")
 
     drive(busy, play)

@@ -12,7 +12,8 @@ from support import RunningNode, command
 from spoolnode.cli.settings import SETTINGS, gather
 from spoolnode.cli.uwsgi_ini import read_ini
 from spoolnode.cli.uwsgi_settings import from_ini
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.protocol.packet import MAX_BLOCK
 
 INI = """

@@ -65,6 +65,10 @@ class Hosts:
         """The name of its network namespace."""
         return f"{self._prefix}{index}"
 
+    def namespace_file(self, index: int) -> str:
+        """The file that stands for its network namespace."""
+        return f"/run/netns/{self.namespace(index)}"
+
     def command(self, index: int, args: list[str]) -> list[str]:
         """The command line that runs `args` on that host. `ip` becomes it: pid and signals are those of the program."""
         return [_IP, "netns", "exec", self.namespace(index), *args]

@@ -18,6 +18,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -33,8 +34,11 @@ from spoolnode.protocol.names import NODE
 from spoolnode.protocol.packet import ANSWER
 
 PORT = 3031
-TOLD = 4.5
-"""Seconds for news that is told: a ping would find it out only after 5 s of silence."""
+TELLING = replace(USUAL, silence=60.0, stale=120.0)
+"""With it a node hears news only if it is told: its next ping is far away."""
+TOLD = 20.0
+"""Seconds for news that is told, on a busy machine too: with `TELLING` a ping would find it out after 48 s, and the next
+announcement comes after 30 s."""
 AT_ONCE = 200
 """Requests that a client sends before it reads the answers."""
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -88,7 +92,16 @@ class HostNode(RunningNode):
 
     def command_line(self, args: list[str]) -> list[str]:
         """As the base class says."""
-        return self._cluster.hosts.command(self.host, timed(args, self._cluster.timing))
+        return timed(args, self._cluster.timing)
+
+    @property
+    def network(self) -> str:
+        """As the base class says."""
+        return self._cluster.hosts.namespace_file(self.host)
+
+    def in_network(self, line: list[str]) -> list[str]:
+        """As the base class says."""
+        return self._cluster.hosts.command(self.host, line)
 
     @property
     def address(self) -> str:

@@ -80,6 +80,11 @@ class Party(RunningNode):
         """Returns when these, and no others, have run here, once each."""
         eventually(lambda: sorted(self.ran) == sorted(numbers), f"{numbers} run on {self.name}; ran {self.ran}; {self.log[-5:]}")
 
+    def kill_at_rest(self) -> None:
+        """SIGKILL, once it has noted the end of all that ran: none of it runs again."""
+        eventually(lambda: self.status()["total"] == 0, f"{self.name} is at rest")
+        self.kill9()
+
     def peers(self) -> list[dict[str, Any]]:
         """The rows of `spoolnode peers`."""
         rows: list[dict[str, Any]] = ask(str(self.spool), "GET", "/nodes")["items"]

@@ -1,6 +1,7 @@
 """kill -9 of sender and receiver at any moment, with tasks on their way in both directions: none is lost, none is taken twice.
 
-PYTEST_CRASH_SEED repeats the dice of a run (not its timing); PYTEST_CLUSTER_KILLS sets how often each of the two is killed.
+PYTEST_CRASH_SEED repeats the dice of a run (not its timing); PYTEST_CLUSTER_KILLS sets how often each of the two is killed:
+many more times in CI (`make disasters`).
 """
 
 import os
@@ -13,7 +14,7 @@ from crowd import Crowd
 from nodes import Cluster, HostNode
 from support import eventually
 
-KILLS = int(os.environ.get("PYTEST_CLUSTER_KILLS", "26"))
+KILLS = int(os.environ.get("PYTEST_CLUSTER_KILLS", "10"))
 """Of each node."""
 TASKS_A_KILL = 150
 DELAYS = 0.1, 0.8
@@ -59,7 +60,7 @@ def seed() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_was_acknowledged_runs_where_it_should_and_only_what_ran_runs_again(
     cluster: Cluster, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,18 +8,19 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from nodes import TOLD, Cluster, HostNode, at, copy_spool
+from nodes import TELLING, TOLD, Cluster, HostNode, at, copy_spool
 from parties import FakeNode, Party, status_of
 from support import RunningNode, eventually
 from talk import connect
-from watch import dead, variables
 
 from spoolnode import send_to_spooler
 from spoolnode.cluster.timing import USUAL
+from spoolnode.protocol.spoolfile import parse
 
 
 @pytest.mark.slow
 def test_goodbye_is_heard_and_any_avoids_who_leaves(cluster: Cluster) -> None:
+    cluster.timing = TELLING
     alpha, beta, gamma = cluster.start("alpha", "beta", "gamma")
     gate = cluster.gate("beta")
     held = cluster.send(beta, 1, beta.name, gate=str(gate))
@@ -142,8 +143,9 @@ def test_copied_spool_directory_is_told_in_one_line_and_nothing_is_lost(cluster:
 
 
 def _dead(node: HostNode) -> set[int]:
-    """The tasks that a node gave up."""
-    return {int(variables(file)["n"]) for file in dead(node)}
+    """The tasks that a node gave up, as they lie on its disk."""
+    files = [parse(path.read_bytes()) for path in (node.spool / "dead").iterdir()]
+    return {int(dict(file.variables)[b"n"]) for file in files}
 
 
 def _listens(node: HostNode) -> bool:

@@ -1,13 +1,14 @@
 """Five nodes on five hosts find each other, and a task runs exactly where it should."""
 
 import pytest
-from nodes import TOLD, Cluster, at
+from nodes import TELLING, TOLD, Cluster, at
 
 NAMES = ["alpha", "beta", "gamma", "delta", "epsilon"]
 
 
 @pytest.mark.slow
 def test_task_sent_on_each_node_to_each_by_name_id_or_address_runs_there_and_once(cluster: Cluster) -> None:
+    cluster.timing = TELLING
     *running, newcomer = [cluster.add(name) for name in NAMES]
     for node in running:
         node.launch("--tag", f"is-{node.name}")

@@ -5,16 +5,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
-from nodes import TOLD, Cluster, HostNode, at
+from nodes import TELLING, TOLD, Cluster, HostNode, at
 from support import eventually
 
 MIB = 1 << 20
 
 
 @pytest.mark.slow
-def test_ten_thousand_tasks_for_a_dead_node_cost_no_cpu_and_leave_within_two_seconds_of_its_return(cluster: Cluster) -> None:
+def test_ten_thousand_tasks_for_a_dead_node_cost_no_cpu_and_leave_soon_after_its_return(cluster: Cluster) -> None:
+    cluster.timing = TELLING
     alpha, beta = cluster.start("alpha", "beta")
     beta.kill9()
     numbers = cluster.send(alpha, 10_000, beta.name)
@@ -76,6 +78,7 @@ def test_tasks_for_a_node_with_a_full_disk_wait_at_their_sender_and_arrive_when_
 
 @pytest.mark.slow
 def test_slow_node_delays_no_task_for_a_quick_one(cluster: Cluster) -> None:
+    cluster.timing = replace(TELLING, answer=120.0)  # so that its link is given up by the kernel alone, after 15 s
     alpha, quick, slow = cluster.start("alpha", "quick", "slow")
     cluster.send(alpha, 100, quick.name, slow.name)
     cluster.wait_until_done()
@@ -88,8 +91,7 @@ def test_slow_node_delays_no_task_for_a_quick_one(cluster: Cluster) -> None:
         cluster.wait_until_done([number for number in numbers if number % 2 == 1])
         delays.append(time.monotonic() - began)
     assert not cluster.history.ended().keys() & {*held}
-    assert sorted(delays)[len(delays) // 2] < 2  # the slow node would keep them for ever
-    assert max(delays) < TOLD
+    assert max(delays) < 12, "one that waited for the slow node would wait until its link is given up"
     os.kill(slow.pid, signal.SIGCONT)
     cluster.wait_until_done()
     cluster.wait_until_empty()

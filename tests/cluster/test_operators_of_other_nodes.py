@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from parties import Authorities, FakeNode, Make, Party, connection, hello, say, server_context, status_of, understood
-from support import eventually
+from support import PATIENCE, eventually
 from talk import read_answers
 
 from spoolnode import send_many, send_to_spooler
@@ -122,7 +122,12 @@ def test_what_another_node_shows_is_what_it_shows_itself(alpha: Party, beta: Par
 
 
 def test_what_is_done_on_another_node_is_done_there_and_its_log_says_by_whom(alpha: Party, beta: Party, dead: list[str]) -> None:
-    assert done(alpha, "POST", "/nodes/beta/dead/retry?error=KeyError&limit=1") == {"ready": 1, "left": 1}
+    assert done(alpha, "POST", "/nodes/beta/dead/retry?error=KeyError&limit=1") == {
+        "ready": 1,
+        "left": 1,
+        "next": None,
+        "missing": "",
+    }
     beta.wait_for_log("asked", what="POST /api/v1/dead/retry?error=KeyError&limit=1", by=" on alpha")
     alpha.wait_for_log("asked", what="POST /api/v1/nodes/beta/dead/retry?error=KeyError&limit=1", by="uid ")
     beta.wait_for_log("dead", id=dead[0], count=2)
@@ -138,12 +143,12 @@ def test_what_is_done_on_another_node_is_done_there_and_its_log_says_by_whom(alp
 
 
 def test_a_list_of_many_packets_comes_whole_and_one_that_is_too_large_says_so(alpha: Party, beta: Party) -> None:
-    sent = send_many([{"n": str(n), "at": "4000000000"} for n in range(1000)], via=beta.via)
+    sent = send_many([{"n": str(n), "at": "4000000000"} for n in range(1000)], via=beta.via, send_timeout=PATIENCE)
     listed = done(alpha, "GET", "/nodes/beta/tasks?state=later&limit=100000")
     assert len(json.dumps(listed)) > 3 * 65536, "it takes several packets"
     assert sorted(row["id"] for row in listed["items"]) == sorted(sent)
     for _ in range(15):
-        send_many([{"n": str(n), "at": "4000000000"} for n in range(1000)], via=beta.via)
+        send_many([{"n": str(n), "at": "4000000000"} for n in range(1000)], via=beta.via, send_timeout=PATIENCE)
     status, problem = asked(alpha, "GET", "/nodes/beta/tasks?state=later&limit=100000")
     assert (status, "`limit` asks for less" in problem["detail"]) == (400, True)
 
@@ -241,6 +246,7 @@ def test_a_node_whose_certificate_beta_does_not_take_gets_nothing(party: Make, a
     uri = authorities.directory / "peers.json"
     uri.write_text(json.dumps([{"targets": [beta.via], "labels": {"id": beta.id, "name": "beta"}}]))
     alpha = party("alpha").join("--discover", f"file://{uri}", "--tls-ca", str(both), made=other)
+    eventually(lambda: asked(alpha, "GET", "/nodes/beta/dead")[0] != 404, "alpha has read of beta")
     declined(alpha, 403, "its certificate is not accepted", "does not accept", "not accepted")
     beta.wait_for_log("handshake_failed", reason="its certificate is not accepted")
 

@@ -202,7 +202,7 @@ def test_a_choice_is_always_a_node_that_may_be_chosen(reports: dict[str, Status]
 
 
 @pytest.mark.parametrize("destination", ["any", "tag:gpu", "beta"])
-def test_a_choice_among_fifty_takes_ten_microseconds_at_most(destination: str) -> None:
+def test_a_choice_among_fifty_takes_ten_microseconds_of_cpu_at_most(destination: str) -> None:
     gpu = replace(IDLE, pace=100.0, tags=frozenset({"gpu"}))
     made = placement(gpu, **{f"n{number}": gpu for number in range(50)})
     best = min(_seconds(made, destination) for _ in range(10))
@@ -210,7 +210,7 @@ def test_a_choice_among_fifty_takes_ten_microseconds_at_most(destination: str) -
 
 
 def _seconds(made: Placement, destination: str) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     for _ in range(1000):
         made.choose(destination, 1.0)
-    return time.perf_counter() - begin
+    return time.process_time() - begin

@@ -61,7 +61,7 @@ def again(alpha: Party, beta: Party) -> None:
     wait_until_noted(alpha, beta.id)
     wait_until_noted(beta, alpha.id)
     for node in (alpha, beta):
-        node.kill9()
+        node.kill_at_rest()
     beta.join()
     alpha.join("--discover", f"static://{beta.via}")
 
@@ -107,7 +107,7 @@ def test_who_says_the_id_of_a_node_that_is_not_known_yet_uses_up_no_number_of_th
     eventually(lambda: beta.ran.count("forged") == AHEAD - 1, "it is a client like any other")
     enqueue(alpha, beta.via, *(f"real{number}" for number in range(20)))
     eventually(lambda: len(set(beta.ran)) == 21, "all that alpha sends runs")
-    beta.kill9()
+    beta.kill_at_rest()
     beta.join()
     enqueue(alpha, beta.via, *(f"more{number}" for number in range(20)))
     eventually(lambda: len(set(beta.ran)) == 41, "also after a crash")

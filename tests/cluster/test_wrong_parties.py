@@ -218,7 +218,7 @@ def test_replay_of_a_taken_number_is_answered_stored_and_not_run_again_also_afte
     assert len(say(beta, context, hello(), task("1"))) == 2
     beta.wait_until_ran("1")
     assert say(beta, context, hello(), task("1")) == ["pong", "known"]
-    beta.kill9()
+    beta.kill_at_rest()
     beta.join(*_again(beta, authorities))
     assert say(beta, context, hello(), task("1")) == ["pong", "known"]
     assert beta.status()["repeats"] == 1

@@ -106,7 +106,7 @@ def test_a_failed_run_is_one_event_with_the_facts_of_its_task(node: RunningNode,
     node.start("--max-attempts", "2", "--retry-base", "0.01", app=APP)
     identity = send(node, f"print(app.{function}.spool())")
     attempts = 1 if function == "gives_up" else 2
-    eventually(lambda: node.status()["dead"] == 1)
+    node.wait_for_log("dead")
     events = kept(node, "event")
     assert [event["exception"]["values"][0]["value"] for event in events] == [said] * attempts
     for attempt, event in enumerate(events, 1):
@@ -127,7 +127,7 @@ def test_a_run_that_works_or_asks_for_another_is_no_event_and_nothing_of_it_reac
     functions = ("fails", "ignores", "wrapped", "ignores")
     for number, function in enumerate(functions, 1):
         send(node, f"app.{function}.options(max_attempts=1).spool()")
-        eventually(lambda number=number: node.status()["dead"] == number)
+        node.wait_for_log("dead", count=number)
     events = kept(node, "event")
     assert [event["tags"]["task.function"] for event in events] == [f"app:{function}" for function in functions]
     assert [event["tags"].get("of") for event in events] == ["fails", None, "wrapped", None]

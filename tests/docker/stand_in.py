@@ -1,4 +1,4 @@
-"""Images made from files of this machine, for a Docker engine without a registry: a stand-in for python, one for nginx.
+"""Images made from files of this machine, for a Docker engine without a registry: stand-ins for python, nginx and nats.
 
 Each is one layer, a tar for `docker import`. The Python one has the packages that spoolnode needs, since
 nothing can be downloaded while an image is built without a network.
@@ -16,6 +16,8 @@ from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 from typing import IO
+
+from nats_servers import SERVER as NATS_SERVER
 
 LEFT_OUT = re.compile(r"__pycache__|site-packages|dist-packages|test|tests|idlelib|tkinter|turtledemo|ensurepip|config-.*|.*\.a")
 """Parts of the standard library that no container here needs."""
@@ -118,6 +120,11 @@ def add_nginx(layer: Layer) -> None:
     for path in ("var/lib/nginx", "var/log/nginx", "etc/nginx", "run"):
         layer.directory(path)
     _add_accounts(layer)
+
+
+def add_nats(layer: Layer) -> None:
+    """The NATS server of the tests, where the official image has it."""
+    layer.file(NATS_SERVER, "/nats-server")
 
 
 def distributions(packages: Iterable[str]) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from documents import blocks, lines_to_type, page
 from engine import Engine, require
-from stand_in import add_nginx, add_python
+from stand_in import add_nats, add_nginx, add_python
 from support import eventually
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,7 @@ SETTINGS = {
     "COMPOSE_PROJECT_NAME": "demo",
     "PYTHON_IMAGE": "stand-in/python",
     "NGINX_IMAGE": "stand-in/nginx",
+    "NATS_IMAGE": "stand-in/nats",
     "PIP_OPTIONS": "--no-index --no-build-isolation",
 }
 ID = r'\{"id": "[0-9a-f]{12}_[0-9]+_[0-9]+"\}'
@@ -44,6 +45,19 @@ STORY: list[tuple[str, str]] = [
     ("docker-compose down", ""),
 ]
 """The commands of docs/docker.md, and their output, at once or, for those that only look, after a moment."""
+STORE_STORY: list[tuple[str, str]] = [
+    ("export COMPOSE_FILE=docker-compose.yml:docker-compose.store.yml", ""),
+    ("docker-compose up --build -d", ""),
+    ("docker-compose exec alpha spoolnode store check", "process dies +yes\n.* loses power +yes\n.* disk is lost +yes"),
+    ("docker-compose exec alpha spoolnode send text=kept --at +20s", "^[0-9a-f]{12}_[0-9]+_[0-9]+$"),
+    ("docker-compose rm -fsv alpha", ""),
+    ("docker volume rm $(docker volume ls -q --filter label=com.docker.compose.volume=alpha)", ""),
+    ("docker-compose kill nats1", ""),
+    ("docker-compose logs beta gamma | grep kept", "(beta|gamma) ran 'kept'"),
+    ("docker-compose down -v", ""),
+    ("unset COMPOSE_FILE", ""),
+]
+"""The same for the part of that page about a store."""
 LOOKS = ("peers", "logs", "status", "ps")
 
 
@@ -121,13 +135,15 @@ def engine() -> Iterator[Engine]:
     """A Docker engine with the images that cannot be pulled here."""
     require()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = [*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["tls"]]
+    extras = project["project"]["optional-dependencies"]
+    packages = [*project["project"]["dependencies"], *extras["tls"], *extras["nats"]]
     packages += [*project["build-system"]["requires"], "pip"]
     running = Engine()
     try:
         running.start()
         running.make_image("stand-in/python", partial(add_python, packages=packages), "ENV PATH=/usr/local/bin:/usr/bin:/bin")
         running.make_image("stand-in/nginx", add_nginx, 'CMD ["nginx", "-g", "daemon off;"]')
+        running.make_image("stand-in/nats", add_nats, 'ENTRYPOINT ["/nats-server"]')
         yield running
     finally:
         running.stop()
@@ -199,7 +215,8 @@ def test_function_is_stored_by_its_name_from_inside(demo: Demo) -> None:
 
 
 def test_stop_is_heard_at_once_and_lets_the_running_task_end(demo: Demo) -> None:
-    demo.inside("alpha", "spoolnode", "send", "text=long", "seconds=6")
+    # Less than --grace, and long enough for a busy machine to start docker-compose meanwhile.
+    demo.inside("alpha", "spoolnode", "send", "text=long", "seconds=9")
     eventually(lambda: demo.status("alpha")["running"] == 1, "it runs")
     demo.type("docker-compose stop alpha")
     assert demo.container("alpha")["State"]["ExitCode"] == 0, "Docker itself would kill it after 15 s"
@@ -249,12 +266,30 @@ def test_page_says_to_type_what_is_tried_here() -> None:
     assert typed == [line for line, _ in STORY]
 
 
-def test_page_is_true(demo: Demo) -> None:
-    for line, pattern in STORY:
+def _follow(demo: Demo, story: list[tuple[str, str]]) -> None:
+    """Types it, and sees what it should show."""
+    for line, pattern in story:
         if any(f" {word}" in line for word in LOOKS):
             demo.shows(line, pattern)
         else:
             assert re.search(pattern, demo.type(line)), line
+
+
+def test_page_is_true(demo: Demo) -> None:
+    _follow(demo, STORY)
+
+
+def test_with_a_store_an_acknowledged_task_outlives_its_node_and_the_volume_of_that(running: Demo) -> None:
+    running.type("docker-compose down -v")
+    assert lines_to_type("docs/docker.md", "With a store") == [line for line, _ in STORE_STORY]
+    (exported, *story, _) = STORE_STORY
+    name, _, value = exported[0].removeprefix("export ").partition("=")
+    stored = Demo(running.engine)
+    stored.settings[name] = value
+    try:
+        _follow(stored, story)
+    finally:
+        stored.type("docker-compose down -v")
 
 
 def test_without_multicast_the_name_server_tells_them(running: Demo) -> None:

@@ -28,7 +28,7 @@ from spoolnode import (
     spool,
     wire,
 )
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.disk.disk import RealDisk
 from spoolnode.node.disk.layout import Layout, is_spool_file
 from spoolnode.protocol import answer, spoolfile
@@ -105,7 +105,7 @@ def test_address_that_hangs_leaves_time_for_the_next(start_node: StartNode, send
     node = start_node()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent_address = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert send({"a": "b"}, via=f"{silent_address},{node.address}", send_timeout=1) == "small_1_1"
+        assert send({"a": "b"}, via=f"{silent_address},{node.address}", send_timeout=4) == "small_1_1"
 
 
 @both

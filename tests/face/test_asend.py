@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 from smallnode import Farewell, Hangup, StartNode
+from support import PATIENCE
 
 from spoolnode import BadTask, Reason, Refused, TimedOut, Unanswered, Unreachable, asend_to_spooler
 from spoolnode.protocol import answer, names
@@ -73,7 +74,7 @@ def test_cancelled_caller_does_not_disturb_the_others(start_node: StartNode, run
     go = threading.Event()
 
     def hold(number: int, node: Any) -> bytes:
-        go.wait(20)
+        go.wait(PATIENCE)
         return answer.stored("for_" + dict(node.tasks[number - 1][0])[b"me"].decode())
 
     node = start_node(hold)
@@ -96,7 +97,7 @@ def test_timeout_of_one_caller_does_not_disturb_the_others(start_node: StartNode
     go = threading.Event()
 
     def hold(number: int, node: Any) -> bytes:
-        go.wait(20)
+        go.wait(PATIENCE)
         return answer.stored("for_" + dict(node.tasks[number - 1][0])[b"me"].decode())
 
     node = start_node(hold)
@@ -105,7 +106,7 @@ def test_timeout_of_one_caller_does_not_disturb_the_others(start_node: StartNode
         patient = asyncio.create_task(asend_to_spooler({"me": "patient"}, via=node.address))
         await asyncio.to_thread(node.wait_for_tasks, 1)
         with pytest.raises(TimedOut, match="may or may not have been stored"):
-            await asend_to_spooler({"me": "hasty"}, via=node.address, send_timeout=0.05)
+            await asend_to_spooler({"me": "hasty"}, via=node.address, send_timeout=1)
         go.set()
         return await patient
 

@@ -99,17 +99,17 @@ def test_a_single_task_need_not_wait_behind_many(start_node: StartNode) -> None:
 
     def hold(number: int, node: SmallNode) -> bytes | None:
         if b"n" in dict(node.tasks[number - 1][0]):
-            go.wait(20)
+            go.wait(PATIENCE)
         return None
 
     node = start_node(hold)
     ids: list[str] = []
-    many = threading.Thread(target=lambda: ids.extend(send_many(numbered(100), via=node.address, send_timeout=20)))
+    many = threading.Thread(target=lambda: ids.extend(send_many(numbered(100), via=node.address, send_timeout=PATIENCE)))
     many.start()
     node.wait_for_tasks(1)
     assert send_to_spooler({"quick": "1"}, via=node.address)
     go.set()
-    many.join(20)
+    many.join(PATIENCE)
     assert len(ids) == 100
 
 
@@ -185,11 +185,11 @@ def test_node_that_says_nothing_for_too_long_leaves_them_in_doubt(start_node: St
 
     def stall(number: int, _: SmallNode) -> None:
         if number == 3:
-            go.wait(20)
+            go.wait(PATIENCE)
 
     node = start_node(stall)
     with pytest.raises(NotAllStored) as caught:
-        send(numbered(5), via=node.address, send_timeout=0.3)
+        send(numbered(5), via=node.address, send_timeout=3)  # also for the connection and two answers
     go.set()
     assert sorted(caught.value.stored) == [0, 1]
     assert {number: type(why) for number, why in caught.value.in_doubt.items()} == dict.fromkeys((2, 3, 4), TimedOut)
@@ -208,7 +208,7 @@ def test_time_starts_again_with_each_answer(start_node: StartNode, send: SendMan
 
 def test_cancelled_caller_closes_its_connection(start_node: StartNode) -> None:
     go = threading.Event()
-    node = start_node(lambda *_: go.wait(20) and None)
+    node = start_node(lambda *_: go.wait(PATIENCE) and None)
 
     async def main() -> None:
         sending = asyncio.create_task(asend_many(numbered(10), via=node.address))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import PATIENCE
 
 from spoolnode import BadTask, Refused, asend_to_spooler, send_to_spooler
 from spoolnode.protocol.spoolfile import parse
@@ -35,7 +36,7 @@ def uwsgi_server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         pytest.fail("uWSGI did not start")
     yield str(socket), spool
     server.send_signal(signal.SIGINT)
-    server.communicate(timeout=20)
+    server.communicate(timeout=PATIENCE)
 
 
 def test_tasks_are_stored_as_sent_and_bodies_are_kept_from_it(uwsgi_server: tuple[str, Path]) -> None:

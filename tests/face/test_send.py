@@ -15,6 +15,7 @@ from typing import Any
 import msgpack
 import pytest
 from smallnode import Farewell, Hangup, SmallNode, StartNode
+from support import PATIENCE
 
 from spoolnode import (
     BadTask,
@@ -30,7 +31,7 @@ from spoolnode import (
     wire,
 )
 from spoolnode.client import aio
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.protocol import answer, names
 
 
@@ -55,7 +56,7 @@ def in_child(work: Callable[[], Any]) -> int:
 def in_a_thread(work: Callable[[], Any]) -> None:
     """Where no loop runs; raises what it raised."""
     with ThreadPoolExecutor(1) as pool:
-        pool.submit(work).result(20)
+        pool.submit(work).result(PATIENCE)
 
 
 # --- what is sent ---
@@ -134,7 +135,7 @@ def test_requests_are_pipelined_while_an_answer_is_awaited(start_node: StartNode
 
     def hold(number: int, node: Any) -> None:
         if number == 1:
-            go.wait(20)
+            go.wait(PATIENCE)
 
     node = start_node(hold)
     with ThreadPoolExecutor(8) as pool:
@@ -142,7 +143,7 @@ def test_requests_are_pipelined_while_an_answer_is_awaited(start_node: StartNode
         node.wait_for_tasks(1)
         assert not any(one.done() for one in sent)
         go.set()
-        assert sorted(one.result(20) for one in sent) == [f"small_1_{n}" for n in range(1, 9)]
+        assert sorted(one.result(PATIENCE) for one in sent) == [f"small_1_{n}" for n in range(1, 9)]
     assert len(node.connections) == 1
 
 
@@ -186,7 +187,7 @@ def test_fork_while_threads_are_sending_disturbs_nobody(start_node: StartNode) -
         finally:
             stop.set()
         for one in running:
-            one.result(20)
+            one.result(PATIENCE)
     assert codes == [0] * 8
     assert len(node.tasks) == sum(sent) + 8
 
@@ -265,7 +266,7 @@ def test_all_who_wait_learn_that_the_connection_ended(start_node: StartNode) -> 
     go = threading.Event()
 
     def hang_up(number: int, node: Any) -> None:
-        go.wait(20)
+        go.wait(PATIENCE)
         raise Hangup
 
     node = start_node(hang_up)
@@ -273,7 +274,7 @@ def test_all_who_wait_learn_that_the_connection_ended(start_node: StartNode) -> 
         sent = [pool.submit(send_to_spooler, {"n": n}, via=node.address) for n in range(4)]
         node.wait_for_tasks(1)
         go.set()
-        errors = [one.exception(20) for one in sent]
+        errors = [one.exception(PATIENCE) for one in sent]
     # Those whose request came after the end opened another connection, and learned the same there.
     assert all(isinstance(error, Unanswered) for error in errors)
 
@@ -282,14 +283,15 @@ def test_no_answer_in_time_is_a_timeout_and_later_tasks_do_not_wait_behind_it(st
     go = threading.Event()
 
     def hold(number: int, node: Any) -> None:
-        if number == 1:
-            go.wait(20)
+        if number == 2:
+            go.wait(PATIENCE)
 
     node = start_node(hold)
+    send_to_spooler({"a": "1"}, via=node.address)  # so that none of the time passes before there is a connection
     with pytest.raises(TimedOut, match="may or may not have been stored") as caught:
-        send_to_spooler({"a": "1"}, via=node.address, send_timeout=0.1)
+        send_to_spooler({"a": "2"}, via=node.address, send_timeout=1)
     assert isinstance(caught.value, TimeoutError)
-    assert send_to_spooler({"a": "2"}, via=node.address) == "small_1_2"
+    assert send_to_spooler({"a": "3"}, via=node.address) == "small_1_3"
     go.set()
 
 
@@ -297,7 +299,7 @@ def test_one_callers_timeout_does_not_disturb_another(start_node: StartNode) -> 
     go = threading.Event()
 
     def hold(number: int, node: Any) -> bytes:
-        go.wait(20)
+        go.wait(PATIENCE)
         return answer.stored("for_" + dict(node.tasks[number - 1][0])[b"me"].decode())
 
     node = start_node(hold)
@@ -305,26 +307,26 @@ def test_one_callers_timeout_does_not_disturb_another(start_node: StartNode) -> 
         patient = pool.submit(send_to_spooler, {"me": "patient"}, via=node.address)
         node.wait_for_tasks(1)
         with pytest.raises(TimedOut):
-            send_to_spooler({"me": "hasty"}, via=node.address, send_timeout=0.05)
+            send_to_spooler({"me": "hasty"}, via=node.address, send_timeout=1)
         go.set()
-        assert patient.result(20) == "for_patient"
+        assert patient.result(PATIENCE) == "for_patient"
 
 
 def test_leader_that_gives_up_hands_the_reading_on(start_node: StartNode) -> None:
     go = threading.Event()
 
     def hold(number: int, node: Any) -> bytes:
-        go.wait(20)
+        go.wait(PATIENCE)
         return answer.stored("for_" + dict(node.tasks[number - 1][0])[b"me"].decode())
 
     node = start_node(hold)
     with ThreadPoolExecutor(2) as pool:
-        hasty = pool.submit(send_to_spooler, {"me": "hasty"}, via=node.address, send_timeout=0.3)
+        hasty = pool.submit(send_to_spooler, {"me": "hasty"}, via=node.address, send_timeout=3)  # until it has a connection, too
         node.wait_for_tasks(1)
         patient = pool.submit(send_to_spooler, {"me": "patient"}, via=node.address)
-        assert isinstance(hasty.exception(20), TimedOut)
+        assert isinstance(hasty.exception(PATIENCE), TimedOut)
         go.set()
-        assert patient.result(20) == "for_patient"
+        assert patient.result(PATIENCE) == "for_patient"
 
 
 def test_server_that_accepts_and_says_nothing_is_unreachable(start_node: StartNode) -> None:
@@ -357,12 +359,12 @@ def test_body_cut_by_a_timeout_was_not_stored(start_node: StartNode) -> None:
                 connection.recv(4)
                 connection.sendall(answer.status_pong({"name": "x"}))
                 connection.recv(100)
-                done.wait(20)
+                done.wait(PATIENCE)
 
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(Unreachable, match="nothing was stored"):
-            send_to_spooler({"body": bytes(50_000_000)}, via=address, send_timeout=0.5)
+            send_to_spooler({"body": bytes(50_000_000)}, via=address, send_timeout=2)
         done.set()
         server.join()
 
@@ -418,7 +420,7 @@ def test_refusal_that_ends_the_connection_costs_nobody_anything(start_node: Star
             for sent in [
                 pool.submit(send_to_spooler, {"kind": "good", "n": f"{turn}.{me}"}, via=node.address) for me in range(4)
             ]:
-                sent.result(20)
+                sent.result(PATIENCE)
     assert len(node.tasks) == 20 * 5, "and nothing was sent twice"
 
 
@@ -436,14 +438,14 @@ def test_body_refused_while_it_is_being_sent_is_a_refusal(leaves_unread: bool) -
                 connection.recv(4)
                 connection.sendall(answer.refused(Refused(Reason.TOO_LARGE, "too large")))
                 if leaves_unread:
-                    client_has_answer.wait(20)
+                    client_has_answer.wait(PATIENCE)
                 while not leaves_unread and connection.recv(1 << 20):
                     pass
 
         server = threading.Thread(target=serve)
         server.start()
         with pytest.raises(Refused, match="too large") as caught:
-            send_to_spooler({"body": bytes(50_000_000)}, via=address, send_timeout=20)
+            send_to_spooler({"body": bytes(50_000_000)}, via=address, send_timeout=PATIENCE)
         client_has_answer.set()
         assert caught.value.reason is Reason.TOO_LARGE
         server.join()
@@ -487,7 +489,7 @@ def test_plain_server_stores_without_an_id(threads: int) -> None:
     address, requests, server = plain_server(answer.STORED, stop)
     with ThreadPoolExecutor(threads) as pool:
         sent = [pool.submit(send_to_spooler, {"a": "b"}, via=address) for _ in range(20)]
-        assert [one.result(20) for one in sent] == [""] * 20
+        assert [one.result(PATIENCE) for one in sent] == [""] * 20
     stop.set()
     server.join()
     assert len(requests) == 20
@@ -524,7 +526,7 @@ def test_interrupted_caller_leaves_the_client_usable(start_node: StartNode) -> N
     def hold(number: int, node: Any) -> None:
         if number == 1:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            go.wait(20)
+            go.wait(PATIENCE)
 
     node = start_node(hold)
     try:

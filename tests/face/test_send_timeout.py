@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from spoolnode import SpoolnodeError, Unreachable, asend_to_spooler, send_to_spooler, spool, wire
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 
 
 @pytest.fixture(params=["tcp", "unix"])
@@ -57,6 +57,7 @@ def test_stopped_node_costs_each_of_many_callers_its_timeout(stopped_node: str) 
 
 
 def test_timeout_comes_from_the_argument_else_the_environment_else_it_is_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPOOLNODE_SEND_TIMEOUT")
     assert wire.send_timeout(None) == 5.0
     monkeypatch.setenv("SPOOLNODE_SEND_TIMEOUT", "500ms")
     assert wire.send_timeout(None) == 0.5

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from support import PATIENCE
 
 from spoolnode import Refused, Unanswered, Unreachable, asend_to_spooler, client, send_to_spooler, wire
 from spoolnode.client.endpoint import TRIES
@@ -44,7 +45,7 @@ def serving(listener: socket.socket, serve: Callable[[], None]) -> Iterator[str]
     try:
         yield name if isinstance(name, str) else "{}:{}".format(*name)
     finally:
-        thread.join(20)
+        thread.join(PATIENCE)
         listener.close()
     assert not thread.is_alive()
 
@@ -82,7 +83,7 @@ def test_request_of_which_not_a_byte_went_is_sent_on_another_connection(send: Se
 
     with serving(listener, serve) as address:
         assert send({"a": "1"}, via=address) == "n_1_1"
-        assert deaf.wait(20)
+        assert deaf.wait(PATIENCE)
         assert send({"a": "2"}, via=address) == "n_2_1"
 
 
@@ -129,11 +130,11 @@ def test_body_refused_while_it_is_being_sent_is_a_refusal_and_is_not_sent_again(
         with accept(listener) as connection:
             connection.recv(4)
             connection.sendall(answer.refused(Refused(Reason.TOO_LARGE, "too large")))
-            refused.wait(20)
+            refused.wait(PATIENCE)
 
     with serving(listener, serve) as address:
         with pytest.raises(Refused, match="too large"):
-            send({"body": bytes(50_000_000)}, via=address, send_timeout=20)
+            send({"body": bytes(50_000_000)}, via=address, send_timeout=PATIENCE)
         refused.set()
 
 
@@ -151,18 +152,18 @@ def test_reset_that_comes_together_with_an_answer_is_noticed(
         with accept(listener) as connection:
             connection.recv(4)
             got_it.set()
-            go.wait(20)
+            go.wait(PATIENCE)
             connection.sendall(answer.stored("n_1_1"))
         dead.set()
 
     async def main(address: str) -> None:
-        sent = [asyncio.create_task(asend_to_spooler({"n": str(n)}, via=address, send_timeout=60)) for n in range(2)]
-        await asyncio.to_thread(got_it.wait, 20)
+        sent = [asyncio.create_task(asend_to_spooler({"n": str(n)}, via=address, send_timeout=PATIENCE)) for n in range(2)]
+        await asyncio.to_thread(got_it.wait, PATIENCE)
         go.set()
-        assert dead.wait(20)  # the loop hears nothing meanwhile
+        assert dead.wait(PATIENCE)  # the loop hears nothing meanwhile
         assert await sent[0] == "n_1_1"
         with pytest.raises(Unanswered, match="the connection broke"):
-            await asyncio.wait_for(sent[1], 20)
+            await asyncio.wait_for(sent[1], PATIENCE)
 
     with serving(listener, serve) as address, asyncio.Runner(loop_factory=loop) as runner:
         runner.run(main(address))
@@ -180,7 +181,7 @@ def test_task_sent_after_a_connection_broke_under_another_is_not_in_doubt(
         first = accept(listener)
         first.recv(65536)
         got_it.set()
-        go.wait(20)
+        go.wait(PATIENCE)
         reset(first)
         broken.set()
         with accept(listener) as second:
@@ -189,9 +190,9 @@ def test_task_sent_after_a_connection_broke_under_another_is_not_in_doubt(
 
     async def main(address: str) -> None:
         before = asyncio.create_task(asend_to_spooler({"a": "1"}, via=address))
-        await asyncio.to_thread(got_it.wait, 20)
+        await asyncio.to_thread(got_it.wait, PATIENCE)
         go.set()
-        assert broken.wait(20)  # the loop hears nothing meanwhile
+        assert broken.wait(PATIENCE)  # the loop hears nothing meanwhile
         now = asyncio.create_task(asend_to_spooler({"a": "2"}, via=address))
         with pytest.raises(Unanswered, match="may or may not have been stored"):
             await before

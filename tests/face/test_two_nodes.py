@@ -52,17 +52,26 @@ def pair(tmp_path: Path) -> Iterator[tuple[RunningNode, RunningNode]]:
         node.clean_up()
 
 
+def spool(via: RunningNode, calls: str) -> None:
+    """Has another process spool calls of functions of the application."""
+    around = environment(SPOOLNODE_VIA=via.via, PYTHONDONTWRITEBYTECODE="1")
+    subprocess.run([sys.executable, "-c", f"import app; {calls}"], cwd=via.directory, env=around, check=True, timeout=PATIENCE)
+
+
 def test_spooled_functions_run_on_the_node_that_decorator_or_call_names(pair: tuple[RunningNode, RunningNode]) -> None:
     alpha, beta = pair
-    subprocess.run(
-        [sys.executable, "-c", "import app; app.far.spool(1); app.near.options(node='beta').spool(2); app.near.spool(3); "
-         "app.far.options(node='alpha').spool(4)"],
-        cwd=alpha.directory, env=environment(SPOOLNODE_VIA=alpha.via, PYTHONDONTWRITEBYTECODE="1"), check=True, timeout=PATIENCE,
-    )  # fmt: skip
-    for node, lines in ((beta, ["far 1", "near 2"]), (alpha, ["near 3", "far 4"])):
-        for text in lines:
-            node.wait_for_log("print", text=text)
+    spool(alpha, "app.far.spool(1); app.near.options(node='beta').spool(2); app.far.options(node='alpha').spool(3)")
+    for node, text in ((beta, "far 1"), (beta, "near 2"), (alpha, "far 3")):
+        node.wait_for_log("print", text=text)
     assert {line["text"] for line in beta.lines("print")} == {"far 1", "near 2"}
+
+
+@pytest.mark.on_disk("it waits for any node of the store")
+def test_a_spooled_function_that_names_no_node_runs_where_it_was_sent(pair: tuple[RunningNode, RunningNode]) -> None:
+    alpha, beta = pair
+    spool(alpha, "app.near.spool(1)")
+    alpha.wait_for_log("print", text="near 1")
+    assert not beta.lines("print")
 
 
 def test_sending_to_all_returns_the_id_of_the_first_copy(pair: tuple[RunningNode, RunningNode]) -> None:
@@ -80,13 +89,11 @@ def test_sending_to_all_returns_the_id_of_the_first_copy(pair: tuple[RunningNode
 
 def test_a_task_is_tried_on_another_node_as_often_as_its_function_says(pair: tuple[RunningNode, RunningNode]) -> None:
     alpha, beta = pair
-    subprocess.run(
-        [sys.executable, "-c", "import app; app.fails.spool()"], cwd=alpha.directory,
-        env=environment(SPOOLNODE_VIA=alpha.via, PYTHONDONTWRITEBYTECODE="1"), check=True, timeout=PATIENCE,
-    )  # fmt: skip
+    spool(alpha, "app.fails.spool()")
     assert beta.wait_for_log("dead")["attempts"] == 2
 
 
+@pytest.mark.on_disk("a task for another node goes through the store, and is not handed on")
 def test_a_duplicate_that_is_handed_on_is_found_on_the_node_that_runs_it(pair: tuple[RunningNode, RunningNode]) -> None:
     alpha, beta = pair
     assert beta.command("pause").returncode == 0

@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 import pytest
 from smallnode import SmallNode, StartNode, context
+from support import PATIENCE
 
 from spoolnode import uwsgi
 from spoolnode.calls.registry import REGISTRY
@@ -172,7 +173,7 @@ def test_harakiri_of_the_user_ends_the_worker(real: Any) -> None:
     pid = os.fork()
     if not pid:
         real.set_user_harakiri(0.05)
-        threading.Event().wait(20)
+        threading.Event().wait(PATIENCE)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGALRM
 
@@ -397,7 +398,7 @@ def test_timers_are_called_with_their_signal(real: Any, worker: WorkerContext) -
 def test_thread_and_harakiri_run_the_function(real: Any) -> None:
     done = threading.Event()
     uwsgidecorators.thread(done.set)()
-    assert done.wait(20)
+    assert done.wait(PATIENCE)
     uwsgidecorators.harakiri(60)(note)(1)
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
     assert [args for args, _ in seen] == [(1,)]

@@ -231,7 +231,7 @@ def test_functions_with_lock_exclude_each_other_across_threads_and_may_call_each
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     assert most == 1
 
 
@@ -257,7 +257,7 @@ def test_only_the_first_worker_enqueues_while_it_imports(start_node: StartNode) 
         assert send_to_spooler({"a": "b"}, via=node.address) == silence.UNSENT_ID
         from_thread = threading.Thread(target=send_to_spooler, args=({"from": "thread"},), kwargs={"via": node.address})
         from_thread.start()
-        from_thread.join(20)
+        from_thread.join(PATIENCE)
     with silence.importing(is_first=True):
         send_to_spooler({"c": "d"}, via=node.address)
     send_to_spooler({"e": "f"}, via=node.address)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import PATIENCE
 
 import spoolnode
 from spoolnode.node.config import Config
@@ -39,7 +40,7 @@ def first_words(directory: Path, app: str) -> list[Any]:
             )
         try:
             messages.send_message(ours, [facts])
-            ours.settimeout(30)
+            ours.settimeout(PATIENCE)
             words = messages.receive(ours)
         finally:
             worker.kill()

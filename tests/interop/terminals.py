@@ -19,6 +19,8 @@ from playing import IDENTITY, without_what_varies
 from support import PATIENCE, environment, eventually
 
 NUMBERS = ("first", "second", "third")
+LONGEST = 4 * PATIENCE
+"""Seconds for a line that makes an environment, on a busy machine."""
 GOES_ON = r"\[info +\] ready |Application startup complete|Running on |spawned uWSGI worker 1"
 """What a server says that is up."""
 LISTENS = {"nginx ": 8080}
@@ -155,7 +157,8 @@ class Reader:
             return
         terminal = self._terminals[self._here]
         terminal.type(line)
-        eventually(lambda: not terminal.is_busy or self._goes_on(line, terminal), f"{line} ends, or says that it is up")
+        done = f"{line} ends, or says that it is up"
+        eventually(lambda: not terminal.is_busy or self._goes_on(line, terminal), done, LONGEST)
         terminal.check()
         self._identity = (re.findall(IDENTITY, terminal.output) or [self._identity])[-1]
 

@@ -62,6 +62,7 @@ def copies(answer: tuple[int, dict[str, str], bytes]) -> int:
     return int(content.get("copies", 1))
 
 
+@pytest.mark.on_disk("a task for another node goes through the store, and is not handed on")
 def test_task_that_nginx_sends_to_another_node_is_accepted_at_once_and_runs_there(
     nginx: Nginx, alpha: RunningNode, beta: RunningNode
 ) -> None:
@@ -108,6 +109,7 @@ def test_any_runs_on_one_of_them(nginx: Nginx, alpha: RunningNode, beta: Running
     eventually(lambda: len(lines(alpha)()) + len(lines(beta)()) == 10, "all have run")
 
 
+@pytest.mark.on_disk("a task for another node goes through the store, and is not handed on")
 def test_task_for_a_name_that_nobody_knows_is_accepted_and_waits(nginx: Nginx, alpha: RunningNode, beta: RunningNode) -> None:
     for body in (b"", WHOLE):
         accepted(nginx.ask("POST", "/chosen?node=gamma", body))
@@ -124,6 +126,7 @@ def test_task_for_a_name_that_nobody_knows_is_accepted_and_waits(nginx: Nginx, a
         gamma.clean_up()
 
 
+@pytest.mark.on_disk("a task for another node goes through the store, and is not handed on")
 def test_task_for_a_node_that_was_killed_waits_and_runs_once_when_it_is_back(
     nginx: Nginx, alpha: RunningNode, beta: RunningNode
 ) -> None:
@@ -140,6 +143,7 @@ def test_task_for_a_node_that_was_killed_waits_and_runs_once_when_it_is_back(
     assert len(lines(beta)()) == 6
 
 
+@pytest.mark.on_disk("a task without a destination may run on either node")
 def test_a_destination_that_is_none_is_refused_with_400(nginx: Nginx, alpha: RunningNode) -> None:
     status, _, content = nginx.ask("GET", "/chosen?node=../evil")
     assert status == 400, content

@@ -123,6 +123,7 @@ def test_tasks_for_a_real_uwsgi_run_there_as_it_would_get_them_from_its_own_clie
     assert len(Lines(server.directory)()) == 40
 
 
+@pytest.mark.on_disk("a task that is not due yet waits in the store")
 def test_priority_and_time_are_the_servers_own_business(node: RunningNode, server: Uwsgi) -> None:
     to = spooling(server, "--spooler-ordered")
     node.start()
@@ -134,6 +135,7 @@ def test_priority_and_time_are_the_servers_own_business(node: RunningNode, serve
     assert [path.stat().st_mtime for path in left] == [4_000_000_000]
 
 
+@pytest.mark.on_disk("what is given up is dead in the store, and not on the disk")
 def test_a_task_with_a_body_is_not_sent_to_a_server_that_would_drop_it(node: RunningNode, server: Uwsgi) -> None:
     to = spooling(server)
     node.start()
@@ -150,6 +152,7 @@ def test_a_task_with_a_body_is_not_sent_to_a_server_that_would_drop_it(node: Run
         assert b"a uWSGI server would drop" in path.read_bytes()
 
 
+@pytest.mark.on_disk("a task for another node waits in the store, and not in the outbox")
 def test_a_server_without_a_spooler_refuses_and_the_task_waits_for_one_with_it(node: RunningNode, server: Uwsgi) -> None:
     server.start("-w", "server", "--socket-timeout", "5")
     to = f"127.0.0.1:{server.port}"
@@ -166,6 +169,7 @@ def test_a_server_without_a_spooler_refuses_and_the_task_waits_for_one_with_it(n
     eventually(lambda: outbox(node) == {}, "nothing waits")
 
 
+@pytest.mark.on_disk("a task for another node waits in the store, and not in the outbox")
 def test_a_server_that_is_down_gets_its_tasks_when_it_is_back(node: RunningNode, server: Uwsgi) -> None:
     to = spooling(server)
     node.start()
@@ -180,6 +184,7 @@ def test_a_server_that_is_down_gets_its_tasks_when_it_is_back(node: RunningNode,
     eventually(lambda: outbox(node) == {}, "nothing waits")
 
 
+@pytest.mark.on_disk("what is given up is dead in the store, and not on the disk")
 def test_a_task_with_values_that_are_no_text_is_not_sent_to_a_server_that_cannot_read_them(
     node: RunningNode, server: Uwsgi
 ) -> None:
@@ -208,6 +213,7 @@ def test_variables_that_only_nodes_understand_stay_behind(node: RunningNode, ser
         assert ours not in line
 
 
+@pytest.mark.on_disk("a task for another node waits in the store, and not in the outbox")
 def test_a_task_that_the_server_cuts_off_stays_and_is_not_counted_as_sent(node: RunningNode, server: Uwsgi) -> None:
     # A block over the server's -b (4096): it closes the connection and says nothing.
     to = spooling(server)
@@ -231,6 +237,7 @@ def test_a_task_that_the_server_cuts_off_stays_and_is_not_counted_as_sent(node: 
 # -- as a sender --
 
 
+@pytest.mark.on_disk("a task for another node goes through the store, and is not handed on")
 @pytest.mark.parametrize("destination", ["beta", "its address", "nobody"])
 def test_requests_that_a_real_uwsgi_passes_on_run_on_the_node_that_it_names(
     node: RunningNode, beta: RunningNode, server: Uwsgi, destination: str

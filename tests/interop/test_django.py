@@ -108,6 +108,17 @@ def shop(node: RunningNode) -> RunningNode:
     return node
 
 
+def test_a_task_whose_start_is_unknown_is_running(shop: RunningNode) -> None:
+    """Another node may hold it, for which only a common store speaks."""
+    told = "state='running', function='shop.tasks:fails', values=packb({'args': [], 'kwargs': {}}), story=[]"
+    lines = shell(
+        shop,
+        "from spoolnode.django.task_result import task_result; from spoolnode.protocol.extension import packb; "
+        f"result = task_result(dict({told}), 'default', 'it'); print(result.status, result.started_at)",
+    )
+    assert lines == ["RUNNING None"]
+
+
 def notes(node: RunningNode) -> list[str]:
     """The rows of the database."""
     (line,) = shell(node, "import json; print(json.dumps([note.text for note in Note.objects.order_by('id')]))")
@@ -117,7 +128,7 @@ def notes(node: RunningNode) -> list[str]:
 
 def wait_until_ended(node: RunningNode, count: int) -> None:
     """Returns when so many tasks have ended."""
-    eventually(lambda: node.status()["done"] + node.status()["dead"] == count, f"{count} tasks have ended")
+    eventually(lambda: node.status()["done"] + len(node.lines("dead")) == count, f"{count} tasks have ended")
 
 
 @pytest.mark.parametrize("app", ["spoolnode.django.project", "site1.settings"])
@@ -174,6 +185,7 @@ def test_options_of_a_task_that_make_no_sense_are_refused_where_they_are_written
         assert part in line
 
 
+@pytest.mark.on_disk("a task for another node waits in the store, and not in the outbox")
 def test_run_after_priority_and_queue_are_the_time_the_priority_and_the_node(shop: RunningNode) -> None:
     shop.start()
     shell(
@@ -189,6 +201,7 @@ def test_run_after_priority_and_queue_are_the_time_the_priority_and_the_node(sho
     assert shop.status()["outbox"] == {"elsewhere": 1}
 
 
+@pytest.mark.on_disk("it counts what waits on the disk")
 def test_a_call_that_is_spooled_on_commit_is_stored_when_the_transaction_commits_and_not_when_it_rolls_back(
     shop: RunningNode,
 ) -> None:

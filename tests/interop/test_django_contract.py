@@ -253,7 +253,7 @@ def start(node: RunningNode, *options: str) -> None:
 
 def wait_until_ended(node: RunningNode, count: int) -> None:
     """Returns when so many tasks have ended."""
-    eventually(lambda: node.status()["done"] + node.status()["dead"] == count, f"{count} tasks have ended")
+    eventually(lambda: node.status()["done"] + len(node.lines("dead")) == count, f"{count} tasks have ended")
 
 
 def heard(node: RunningNode, count: int) -> list[dict[str, Any]]:

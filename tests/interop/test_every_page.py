@@ -40,7 +40,7 @@ BY_TESTS_OF_THEIR_OWN = {
     "docs/wire.md": {"Call a function": "tests/interop/test_wire_page.py"},
 }
 """By page and section ("": all of it), the test that reads the blocks from the page and runs them."""
-NOT_RUN = 19
+NOT_RUN = 21
 """So many blocks say why they cannot be run."""
 
 

@@ -90,6 +90,7 @@ def test_a_client_from_the_page_enqueues_and_understands_the_answers(node: Runni
     node.wait_for_log("print", text="task 3 5 None")
 
 
+@pytest.mark.on_disk("the answer to a duplicate has an id that stands for nothing")
 def test_a_client_from_the_page_cancels_a_task_and_sends_typed_values_and_keys(node: RunningNode) -> None:
     node.start("--workers", "1", app=APP)
     later = f"{int(time.time()) + 3600}"
@@ -106,6 +107,7 @@ def test_a_client_from_the_page_cancels_a_task_and_sends_typed_values_and_keys(n
     node.wait_for_log("print", text="add 1 2 0")
 
 
+@pytest.mark.on_disk("a task keeps the id of its first node")
 @pytest.mark.parametrize("key", [None, spec.Key(bytes(range(32)))])
 def test_a_peer_from_the_page_hands_a_task_over_once(node: RunningNode, key: spec.Key | None) -> None:
     node.start("--workers", "1", app=APP)
@@ -137,6 +139,7 @@ def test_a_node_gives_an_id_only_to_the_key_that_proved_it_first(node: RunningNo
     second.link(node.via, node.name).sock.close()
 
 
+@pytest.mark.on_disk("a task for another node goes through the store, and is not handed on")
 def test_a_peer_from_the_page_takes_a_task(node: RunningNode) -> None:
     node.start()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -219,20 +222,26 @@ def test_each_form_on_the_page_is_the_pattern_of_the_code(name: str) -> None:
 # --- the disk ---
 
 
+@pytest.mark.on_disk("it reads the disk")
 def test_a_reader_from_the_page_understands_what_a_node_left(node: RunningNode) -> None:
     node.start("--workers", "1", app=APP)
     soon = int(time.time()) + 3600
     with spec.Client.to(node.via) as client:
 
-        def store(body: bytes = b"", **said: str) -> str:
+        def send(count: int = 1, body: bytes = b"", **said: str) -> None:
             length: spec.Variables = {"spool_body": str(len(body))} if body else {}
-            return client.ask(spec.TASK, {**said, **length}, body).variables["spool_id"].decode()
+            for _ in range(count):
+                client.say(spec.TASK, {**said, **length}, body)
 
-        done = [store(n=f"{n}") for n in range(5)]
-        later = [store(n=f"{n}", at=f"{soon}", priority="5", spool_func="app:add") for n in range(70)]  # too many to settle
-        away = store(n="away", spool_node="nowhere", body=b"hello")
-        large = store(n="large", at=f"{soon}", body=b"x" * 200_000)
-        dead, kept = store(spool_func="app:fail", spool_retry="1,,"), store(spool_func="app:add", one="1", spool_keep="1")
+        # One behind the other, so that one batch has them all, and stays: it has too many that wait.
+        send(5, n="now")
+        send(70, n="7", at=f"{soon}", priority="5", spool_func="app:add")
+        send(n="away", spool_node="nowhere", body=b"hello")
+        send(spool_func="app:fail", spool_retry="1,,")
+        send(spool_func="app:add", one="1", spool_keep="1")
+        send(n="large", at=f"{soon}", body=b"x" * 200_000)
+        ids = [client.hear().variables["spool_id"].decode() for _ in range(79)]
+    done, later, (away, dead, kept, large) = ids[:5], ids[5:75], ids[75:]
     node.wait_for_log("print", text="add 1 0 0")
     node.wait_for_log("dead", id=dead)
     spool = spec.Spool(node.spool)
@@ -271,6 +280,7 @@ def test_a_reader_from_the_page_understands_what_a_node_left(node: RunningNode) 
     assert (kinds[0], kinds[-1]) == ("accepted", "dead")
 
 
+@pytest.mark.on_disk("it reads the disk")
 def test_a_reader_from_the_page_knows_which_numbers_were_taken(node: RunningNode) -> None:
     node.start("--workers", "1", app=APP)
     key, number = spec.Key(bytes([3] * 32)), spec.number_of(int(time.time()), 7)

@@ -53,6 +53,21 @@ def test_each_object_is_as_the_schemas_of_kubernetes_want_it(found: dict[str, An
         kubernetes_validate.validate(broken, version, strict=True)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_account_for_endpointslices_is_valid_and_may_do_what_k8s_discovery_asks_and_nothing_else(version: str) -> None:
+    import kubernetes_validate
+    import yaml
+
+    objects = {item["kind"]: item for item in yaml.safe_load_all((MANIFEST.parent / "endpointslices.yaml").read_text())}
+    for item in objects.values():
+        kubernetes_validate.validate(item, version, strict=True)
+    allowed = {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}
+    assert objects["Role"]["rules"] == [allowed]
+    assert objects["RoleBinding"]["roleRef"]["name"] == objects["Role"]["metadata"]["name"]
+    (bound,) = objects["RoleBinding"]["subjects"]
+    assert (bound["kind"], bound["name"]) == ("ServiceAccount", objects["ServiceAccount"]["metadata"]["name"])
+
+
 def test_its_parts_name_each_other(found: dict[str, Any], pod: dict[str, Any], container: dict[str, Any]) -> None:
     spec = found["StatefulSet"]["spec"]
     labels = spec["template"]["metadata"]["labels"]

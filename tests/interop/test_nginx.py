@@ -231,6 +231,7 @@ def test_parallel_clients_that_keep_their_connections_lose_nothing(nginx: Nginx,
     assert {task["sha256"] for task in ran} == bodies
 
 
+@pytest.mark.on_disk("a task for another node waits in the store, and not in the outbox")
 @pytest.mark.parametrize("address", ["tcp"], indirect=True)
 def test_nginx_alone_names_the_node_the_time_and_the_priority(
     nginx: Nginx, address: str, tasks: Lines, node: RunningNode

@@ -198,6 +198,7 @@ def test_every_option_that_is_named_exists(said: Callable[[list[str]], str]) -> 
         "dead retry",
         "store check",
         "store ls",
+        "store move",
         "store pull",
         "store retry",
     )
@@ -211,7 +212,8 @@ def test_every_option_that_is_named_exists(said: Callable[[list[str]], str]) -> 
         "--run-syncdb",
         "--with-scheduler",
     }  # systemd, curl, Celery, Django, RQ
-    of_others |= {"--dry-run", "--from-file", "--replicas"}  # kubectl
+    of_others |= {"--dry-run", "--from-file", "--from-literal", "--replicas"}  # kubectl
+    of_others |= {"--build-arg"}  # docker
     of_others |= {"--system", "--user-group", "--version"}  # useradd, python3
     of_others |= {"--image", "--only"}  # the bench
     missing = {option for option in options - of_others if not re.search(rf"{option}(?![a-z-])", known)}

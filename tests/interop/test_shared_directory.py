@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from real_programs import LINES, STORED, Lines, Uwsgi, exchange, packet
-from support import RunningNode, eventually
+from support import PATIENCE, RunningNode, eventually
 
 from spoolnode import send_many, send_to_spooler
 from spoolnode.node.life import SETTLE_AT_STOP
@@ -214,7 +214,7 @@ def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
         {"n": "first", "priority": 5, "body": body},
         {"n": "typed", "number": 7},
     ]
-    send_many(many + special, via=node.via)
+    send_many(many + special, via=node.via, send_timeout=PATIENCE)
     send_to_spooler({"n": "elsewhere"}, node="nobody", via=node.via)
     if how == "stop --files":
         done = node.command("stop", "--files")
@@ -251,6 +251,6 @@ def test_way_back_leaves_a_file_for_each_task_that_a_real_uwsgi_runs(
 
 def test_few_waiting_tasks_are_files_after_each_clean_stop(node: RunningNode) -> None:
     node.start()
-    send_many([{"n": str(n)} for n in range(300)], via=node.via)
+    send_many([{"n": str(n)} for n in range(300)], via=node.via, send_timeout=PATIENCE)
     assert node.stop() == 0
     assert len(files_of(node.spool)) == 300

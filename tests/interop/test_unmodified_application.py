@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_programs import LINES, Lines, Uwsgi
+from real_programs import LINES, Lines, lines_of_uwsgi
 from support import PATIENCE, RunningNode, environment, eventually
 
 from spoolnode import send_to_spooler
@@ -156,12 +155,10 @@ uwsgi.send_to_spooler({'Name':'Serena', 'System':'Linux', 'Tizio':'Caio'})
 """
 
 
-def under_uwsgi(uwsgi: Uwsgi, app: str, count: int) -> list[str]:
+def under_uwsgi(place: Path, app: str, count: int) -> list[str]:
     """The application's output there, with `forever` and `tick` only once."""
-    uwsgi.directory.mkdir(exist_ok=True)
-    (uwsgi.directory / "app.py").write_text(app)
-    uwsgi.start("-Q", "spool", "--spooler-ordered", "--spooler-frequency", "1", "-w", "app")
-    return once(uwsgi.directory, count)
+    lines = lines_of_uwsgi(place, app, lambda lines: bool(apart(lines, count)), "--spooler-ordered", "--spooler-frequency", "1")
+    return apart(lines, count)
 
 
 def under_spoolnode(node: RunningNode, app: str, count: int) -> list[str]:
@@ -171,41 +168,33 @@ def under_spoolnode(node: RunningNode, app: str, count: int) -> list[str]:
     return once(node.directory, count)
 
 
+def apart(found: list[str], count: int) -> list[str]:
+    """So many lines, sorted, and those of `forever` and `tick` only once; nothing while some are missing."""
+    repeated = {line for line in found if line.startswith(("forever", "tick"))}
+    enough = all(sum(line.startswith(word) for line in found) >= 2 for word in ("forever", "tick"))
+    single = [line for line in found if line not in repeated]
+    assert len(single) <= count, single
+    return sorted([*single, *repeated]) if len(single) == count and (enough or not repeated) else []
+
+
 def once(directory: Path, count: int) -> list[str]:
     lines = Lines(directory)
-
-    def apart() -> list[str]:
-        found = lines()
-        repeated = {line for line in found if line.startswith(("forever", "tick"))}
-        enough = all(sum(line.startswith(word) for line in found) >= 2 for word in ("forever", "tick"))
-        single = [line for line in found if line not in repeated]
-        assert len(single) <= count, single
-        return sorted([*single, *repeated]) if len(single) == count and (enough or not repeated) else []
-
     try:
-        return list(eventually(apart, f"{count} lines"))
+        return list(eventually(lambda: apart(lines(), count), f"{count} lines"))
     except AssertionError as error:
         raise AssertionError(f"{error}; there are {len(lines())}: {lines()}") from None
 
 
-@pytest.fixture
-def uwsgi(place: Path) -> Iterator[Uwsgi]:
-    """A uWSGI in a directory of its own: the spool of each is `spool` there."""
-    program = Uwsgi(place)
-    yield program
-    program.end()
-
-
-def test_decorated_functions_do_the_same(uwsgi: Uwsgi, node: RunningNode) -> None:
+def test_decorated_functions_do_the_same(place: Path, node: RunningNode) -> None:
     count = 16
-    theirs = under_uwsgi(uwsgi, DECORATED, count)
+    theirs = under_uwsgi(place, DECORATED, count)
     assert under_spoolnode(node, DECORATED, count) == theirs
     assert [line for line in theirs if line.startswith("raw ")][-1].startswith("raw 2")
 
 
-def test_bytes_and_errors_are_the_same(uwsgi: Uwsgi, node: RunningNode) -> None:
+def test_bytes_and_errors_are_the_same(place: Path, node: RunningNode) -> None:
     count = 1 + 5 + 1 + 6
-    theirs = under_uwsgi(uwsgi, RAW + SENDS, count)
+    theirs = under_uwsgi(place, RAW + SENDS, count)
     assert under_spoolnode(node, RAW + SENDS, count) == theirs
 
 
@@ -262,7 +251,7 @@ def spooler(env):
 
 
 uwsgi.spooler = spooler
-soon, late = (str(time.time() + seconds).encode() for seconds in (1.5, 3600))
+soon, late = (str(time.time() + seconds).encode() for seconds in (5, 3600))  # soon: after it has unlinked four
 for extra in {}, {b"priority": b"5"}, {b"body": b"x" * 1000}, {b"body": b"x" * 200_000}:
     os.unlink(uwsgi.spool({b"n": b"cancelled", b"at": soon, **extra}))
 uwsgi.spool({b"n": b"kept", b"at": soon})
@@ -270,6 +259,12 @@ paths = [uwsgi.spool({b"n": b"many", b"at": late}) for _ in range(200)]
 write_line("files", sum(map(os.path.exists, paths)))
 """
 )
+
+
+def later(node: RunningNode) -> int:
+    """How many tasks wait for their time, here or in the store."""
+    store = node.status().get("store") or {"tasks": None}
+    return int(node.status()["later"]) + (store["tasks"] or {"later": 0})["later"]
 
 
 @pytest.mark.slow
@@ -281,5 +276,5 @@ def test_what_spool_returned_can_be_unlinked_to_call_a_task_off(node: RunningNod
     eventually(lambda: node.status()["total"] == 200, "the cancelled ones are forgotten")
     node.kill9()
     node.start()
-    assert node.status()["later"] == 200
+    eventually(lambda: later(node) == 200, "they wait, on the disk or in a store")
     assert lines()[-1:] == ["ran kept"]

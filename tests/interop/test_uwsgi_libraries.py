@@ -1,11 +1,10 @@
 """Libraries that were written for uWSGI, as they are, under a real one and under a node."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_programs import LINES, Lines, Uwsgi
+from real_programs import LINES, Lines, lines_of_uwsgi
 from support import RunningNode, eventually
 
 ONCE = """
@@ -153,21 +152,11 @@ if not LOADED:
 )
 
 
-@pytest.fixture
-def uwsgi(place: Path) -> Iterator[Uwsgi]:
-    """A uWSGI in a directory of its own: the spool of each is `spool` there."""
-    program = Uwsgi(place)
-    yield program
-    program.end()
-
-
 @pytest.mark.parametrize(("app", "count"), [(UWSGI_TASKS, 10), (VENDORED, 8)], ids=["uwsgi-tasks", "a copy of uwsgidecorators"])
-def test_library_does_the_same(uwsgi: Uwsgi, node: RunningNode, app: str, count: int) -> None:
+def test_library_does_the_same(place: Path, node: RunningNode, app: str, count: int) -> None:
     if app is UWSGI_TASKS and not os.environ.get("CI"):
         pytest.importorskip("uwsgi_tasks")
-    (uwsgi.directory / "app.py").write_text(app)
-    uwsgi.start("-Q", "spool", "--spooler-ordered", "--spooler-frequency", "1", "-w", "app")
+    expected = lines_of_uwsgi(place, app, lambda lines: len(lines) >= count, "--spooler-ordered", "--spooler-frequency", "1")
     node.start("--spooler-frequency", "1", "--retry-base", "0.2", "--retry-max", "1", app=app)
-    for directory in (uwsgi.directory, node.directory):
-        eventually(lambda where=directory: len(Lines(where)()) >= count, f"{count} lines in {directory}")  # type: ignore[misc]  # bound now
-    assert sorted(Lines(node.directory)()) == sorted(Lines(uwsgi.directory)())
+    eventually(lambda: len(Lines(node.directory)()) >= count, f"{count} lines in {node.directory}")
+    assert sorted(Lines(node.directory)()) == sorted(expected)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from real_programs import LINES, Lines, Uwsgi
+from real_programs import LINES, Lines, Uwsgi, lines_of_uwsgi
 from support import RunningNode, eventually
 
 from spoolnode import send_to_spooler
@@ -201,29 +201,27 @@ def uwsgi(place: Path) -> Iterator[Uwsgi]:
     program.end()
 
 
-def once_all_are_there(directory: Path, count: int) -> list[str]:
-    """The different lines, sorted, once there are that many of them."""
-    eventually(lambda: len(set(Lines(directory)())) >= count, f"{count} different lines in {directory}")
-    lines = Lines(directory)()
+def different(lines: list[str]) -> list[str]:
+    """The different lines, sorted."""
     assert not [line for line in set(lines) if lines.count(line) > 2 and not line.startswith(REPEATED)], lines
     return sorted(set(lines))
 
 
-def test_signals_timers_and_decorators_of_other_processes(uwsgi: Uwsgi, node: RunningNode) -> None:
-    count = 11
-    (uwsgi.directory / "app.py").write_text(SIGNALS)
-    uwsgi.start("-Q", "spool", "-w", "app")
-    theirs = once_all_are_there(uwsgi.directory, count)
+def test_signals_timers_and_decorators_of_other_processes(place: Path, node: RunningNode) -> None:
+    def enough(lines: list[str]) -> bool:
+        return len({*lines}) >= 11
+
+    theirs = different(lines_of_uwsgi(place, SIGNALS, enough))
     node.start(app=SIGNALS)
-    assert once_all_are_there(node.directory, count) == theirs
+    ours = Lines(node.directory)
+    eventually(lambda: enough(ours()), "all are there")
+    assert different(ours()) == theirs
     node.stop()
     assert not node.lines("timer_failed")
 
 
-def test_spooler_of_the_application_gets_all_and_can_hand_them_on(uwsgi: Uwsgi, node: RunningNode) -> None:
-    (uwsgi.directory / "app.py").write_text(OWN_SPOOLER)
-    uwsgi.start("-Q", "spool", "-w", "app")
-    theirs = Lines(uwsgi.directory).wait(8)
+def test_spooler_of_the_application_gets_all_and_can_hand_them_on(place: Path, node: RunningNode) -> None:
+    theirs = lines_of_uwsgi(place, OWN_SPOOLER, lambda lines: len(lines) >= 8)
     node.start(app=OWN_SPOOLER)
     assert sorted(Lines(node.directory).wait(8)) == sorted(theirs)
 
@@ -252,6 +250,7 @@ def test_what_is_enqueued_at_import_is_enqueued_once_a_start_and_once_a_reload(u
     assert [line for line in Lines(node.directory)() if line.startswith("ran") and "no import" not in line] == theirs
 
 
+@pytest.mark.on_disk("a task in the store has no variable `spooler`, as one that went over a link")
 def test_spooler_of_the_module_is_the_real_directory_behind_a_link(uwsgi: Uwsgi, node: RunningNode) -> None:
     app = LINES + (
         "import uwsgi\nuwsgi.spooler = lambda env: write_line('ran', env[b'spooler'] == uwsgi.spoolers[0]) or uwsgi.SPOOL_OK\n"
@@ -273,6 +272,7 @@ def test_spooler_of_the_module_is_the_real_directory_behind_a_link(uwsgi: Uwsgi,
         send_to_spooler({"spooler": str(node.directory / name / "spool")}, via=node.via)
 
 
+@pytest.mark.on_disk("a task without a destination may run on either node")
 def test_spooler_that_is_another_nodes_directory_goes_there(node: RunningNode, other_node: RunningNode) -> None:
     app = LINES + (
         "import uwsgi\n"

@@ -58,6 +58,7 @@ def server(request: pytest.FixtureRequest, node: RunningNode, uwsgi: Uwsgi) -> I
         yield Server(("127.0.0.1", node.port), node.spool, real=False)
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_stored_is_exactly_four_bytes_and_the_end(server: Server) -> None:
     assert exchange(server.address, REQUEST) == STORED
     assert exchange(server.address, REQUEST, half_close=True) == STORED
@@ -72,6 +73,7 @@ def test_stored_is_exactly_four_bytes_and_the_end(server: Server) -> None:
     assert all(file.attempts == 0 and file.body == b"" for file in files)
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_what_follows_the_packet_is_ignored(server: Server) -> None:
     for after in (REQUEST, b"x", packet([(b"a", b"b")], modifier1=0), b"\x16\x03\x01"):
         assert exchange(server.address, REQUEST + after) == STORED
@@ -80,6 +82,7 @@ def test_what_follows_the_packet_is_ignored(server: Server) -> None:
     assert [file.variables for file in server.stored()] == [TASK] * 5
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_second_packet_later_on_the_connection_is_not_answered(server: Server) -> None:
     with socket.create_connection(server.address, timeout=30) as sock:
         sock.sendall(REQUEST)
@@ -92,6 +95,7 @@ def test_second_packet_later_on_the_connection_is_not_answered(server: Server) -
     assert [file.variables for file in server.stored()] == [TASK]
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_modifier2_is_ignored_and_stored_as_zero(server: Server) -> None:
     others = [0, 2, 3, 17, 100, 255]
     for modifier2 in others:
@@ -119,6 +123,7 @@ def test_ping_is_answered(server: Server) -> None:
     assert exchange(server.address, bytes.fromhex("64000002")) == PONG
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_spooler_names_the_directory(server: Server) -> None:
     real = os.path.realpath(server.spool).encode()
     assert exchange(server.address, packet([*TASK, (b"spooler", real)])) == STORED
@@ -128,6 +133,7 @@ def test_spooler_names_the_directory(server: Server) -> None:
     assert len(server.stored()) == 2
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_last_of_repeated_special_variables_wins(server: Server) -> None:
     later = [(b"spooler", b"/nowhere"), (b"priority", b"3"), (b"a", b"1"), (b"spooler", b""), (b"priority", b"7")]
     assert exchange(server.address, packet(later)) == STORED
@@ -136,6 +142,7 @@ def test_last_of_repeated_special_variables_wins(server: Server) -> None:
     assert path.parent.name == "7"
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_priority_is_a_directory_and_at_its_file_time(server: Server) -> None:
     at = 4_000_000_000
     for time in (b"%d" % at, b"%d.0" % at):
@@ -147,6 +154,7 @@ def test_priority_is_a_directory_and_at_its_file_time(server: Server) -> None:
     assert [path.stat().st_mtime for path in paths] == [at, at]
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_packet_that_ends_too_soon_is_not_answered(server: Server) -> None:
     for fragment in (b"", b"\x11", REQUEST[:3], REQUEST[:4], REQUEST[:-1]):
         assert exchange(server.address, fragment, half_close=True) == b""
@@ -154,6 +162,7 @@ def test_packet_that_ends_too_soon_is_not_answered(server: Server) -> None:
     assert len(server.stored()) == 1
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_where_the_real_one_says_nothing_or_lies_we_refuse(server: Server) -> None:
     too_large = packet([(b"k", bytes(8192 - 4))])
     truth = {
@@ -176,6 +185,7 @@ def test_where_the_real_one_says_nothing_or_lies_we_refuse(server: Server) -> No
         assert not list(server.spool.parent.glob("**/*evil*"))
 
 
+@pytest.mark.on_disk("it reads the tasks from the disk")
 def test_body_after_a_plain_packet_is_kept_by_us(server: Server) -> None:
     for size in (3, 5 * MEGABYTE):
         body = os.urandom(size)

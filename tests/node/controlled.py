@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 from linked import NODE
 
+from spoolnode.node.commons import Commons, NoCommons
 from spoolnode.node.config import Config
 from spoolnode.node.control.access import Access, read_token
 from spoolnode.node.control.actions import Actions
@@ -23,6 +24,7 @@ from spoolnode.node.control.counting import Counting
 from spoolnode.node.control.events import Events
 from spoolnode.node.control.hidden import Hidden
 from spoolnode.node.control.http import Control
+from spoolnode.node.control.in_store import InStore
 from spoolnode.node.control.operating import Operating
 from spoolnode.node.control.public import PublicServer
 from spoolnode.node.control.routes import PREFIX, table
@@ -63,7 +65,7 @@ NO_WORKERS: Any = SimpleNamespace(
 class Node:
     """A node without sockets and workers; all that its control knows of it is real."""
 
-    def __init__(self, root: Path, config: Config) -> None:
+    def __init__(self, root: Path, config: Config, commons: Commons | None = None) -> None:
         self.layout = Layout(str(root))
         self.reports: list[tuple[str, dict[str, Any]]] = []
         self.storage = storage = Storage(
@@ -81,8 +83,9 @@ class Node:
             aside=aside, stop=self.stop, log_dropped=lambda: 0, timers=NO_TIMERS,
         )  # fmt: skip
         stories = Stories(storage.journal.story, neighbours, NODE)
-        cancels = Cancels(storage, neighbours, NO_WORKERS, aside, admission.keep_out)
-        admin = TaskAdmin(storage, neighbours, NO_WORKERS, stories, cancels, aside, self.report)
+        in_store = InStore(commons or NoCommons(), storage.journal, self.report)
+        cancels = Cancels(storage, neighbours, NO_WORKERS, aside, admission.keep_out, in_store)
+        admin = TaskAdmin(storage, neighbours, NO_WORKERS, stories, cancels, aside, in_store, self.report)
         self.loading: asyncio.Future[str] | None = None
         events = Events(Broadcast(storage.journal.story, NODE), NO_WORKERS, neighbours)
         views = Views(storage, neighbours, status, admin, Hidden(config.hide))
@@ -110,7 +113,9 @@ class Node:
             return answer.status, json.loads(await answer.read())
 
 
-def run(root: Path, story: Callable[[Node], Coroutine[Any, Any, None]], **settings: Any) -> None:
+def run(
+    root: Path, story: Callable[[Node], Coroutine[Any, Any, None]], commons: Commons | None = None, **settings: Any
+) -> None:  # fmt: skip
     """A node on a directory in which one task waits and one is dead."""
     for path in ("", "dead"):
         (root / path).mkdir()
@@ -119,7 +124,7 @@ def run(root: Path, story: Callable[[Node], Coroutine[Any, Any, None]], **settin
     (root / "dead" / f"uwsgi_spoolfile_on_{DEAD}").write_bytes(TASK)
 
     async def main() -> None:
-        node = Node(root, Config(**{"spool": str(root), "http": "none", **settings}))
+        node = Node(root, Config(**{"spool": str(root), "http": "none", **settings}), commons)
         node.storage.load()
         await node.control.start()
         try:

@@ -32,6 +32,12 @@ def peer(**said: Any) -> dict[str, Any]:
     return {**up, "clock": 0.0, "figures": UNKNOWN, **said}
 
 
+def store(dead: int | None = None) -> dict[str, Any]:
+    """The common store as a status tells it; None: it has not been counted yet."""
+    tasks = None if dead is None else {"ready": 7, "later": 0, "held": 1, "dead": dead}
+    return {"there": True, "reason": "", "tasks": tasks}
+
+
 def one(found: Situation) -> advice.Advice:
     (each,) = advice.advice(found)
     return each
@@ -54,6 +60,12 @@ def test_a_node_that_is_down_is_an_error_as_soon_as_tasks_wait_for_it() -> None:
     idle = one(facts(peers=(peer(state="down", name=""),)))
     assert (idle.severity, idle.node) == (WARNING, "10.0.0.2:3031")
     assert idle.text.startswith("10.0.0.2:3031 has been down for 4 min. ")
+
+
+def test_another_node_with_the_name_of_this_one_is_told() -> None:
+    found = one(facts(peers=(peer(name="alpha"),)))
+    assert (found.kind, found.severity) == ("same_name", WARNING)
+    assert "Start one with another --name" in found.text
 
 
 def test_a_node_that_is_rejected_is_told_with_the_reason() -> None:
@@ -104,6 +116,16 @@ def test_tasks_that_died_and_are_dead_no_more_are_no_trouble_and_those_that_are_
     assert one(facts(nodes=hour, dead=2)).text.startswith("6 tasks died on alpha in the last hour; 2 are dead now. ")
     there = {THERE: [Figures(given_up=1), Figures(given_up=3)]}
     assert advice.advice(facts(peers=(peer(figures=Figures(dead=0)),), nodes=there)) == []
+
+
+def test_tasks_that_died_and_are_dead_in_the_store_are_told_as_those_on_the_disk() -> None:
+    hour = {HERE: [Figures(given_up=4), Figures(given_up=10)]}
+    found = one(facts(nodes=hour, dead=0, store=store(dead=9)))
+    assert (found.kind, found.severity) == ("tasks_died", ERROR)
+    assert found.text.startswith("6 tasks died on alpha in the last hour; 9 are dead in the store. ")
+    assert one(facts(nodes=hour, dead=0, store=store())).text.startswith("6 tasks died on alpha in the last hour. ")
+    assert advice.advice(facts(nodes=hour, dead=0, store=store(dead=0))) == []
+    assert advice.advice(facts(dead=0, store=store(dead=9))) == []  # they died long ago
 
 
 def test_tasks_that_wait_too_long_while_all_workers_are_busy_are_told_here_and_elsewhere() -> None:
@@ -167,10 +189,10 @@ def test_workers_that_do_not_start_are_told() -> None:
 
 
 def test_a_store_that_is_away_is_told_with_the_reason() -> None:
-    found = one(facts(store={"there": False, "reason": "the server does not answer"}))
+    found = one(facts(store={"there": False, "reason": "the server does not answer", "tasks": None}))
     assert (found.kind, found.severity) == ("store_away", "error")
     assert "the server does not answer" in found.text
-    assert advice.advice(facts(store={"there": True, "reason": ""})) == []
+    assert advice.advice(facts(store=store())) == []
 
 
 @pytest.mark.parametrize(("left", "severity", "says"), [(86400 * 3, WARNING, "expires in 3 days"), (-5, ERROR, "has expired")])

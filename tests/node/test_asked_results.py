@@ -50,5 +50,5 @@ def test_the_result_of_a_task_that_ends_during_the_look_is_found_without_a_story
     )
     nothing: Any = None
     storage: Any = SimpleNamespace(journal=journal)
-    results = AskedResults(storage, nothing, nothing, nothing, keep_results=60.0)
+    results = AskedResults(storage, nothing, nothing, nothing, nothing, keep_results=60.0)
     assert asyncio.run(results.answer(Question(ID, wait))).piece == b"the result"

@@ -4,15 +4,18 @@ import asyncio
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from controlled import DEAD, NO_WORKERS, WAITS, Node, run
 from linked import NODE
 
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.control.http import Control
 from spoolnode.node.control.public import MAX_HTTP
+from spoolnode.node.spool import inspect
 
 
 def test_socket_is_its_owners_alone_and_one_that_a_dead_node_left_is_replaced(tmp_path: Path) -> None:
@@ -39,9 +42,24 @@ def test_tasks_are_listed_by_their_state_and_shown_with_their_contents(tmp_path:
             assert (status, [row["id"] for row in page["items"]]) == (200, [identity])
             status, shown = await node.ask("GET", f"/tasks/{identity}")
             assert (status, shown["id"], shown["state"]) == (200, identity, state)
-        assert (await node.ask("GET", "/tasks?state=outbox")) == (200, {"items": [], "next": None})
+        assert (await node.ask("GET", "/tasks?state=outbox")) == (200, {"items": [], "next": None, "missing": ""})
         status, numbers = await node.ask("GET", "/node")
         assert (numbers["waiting"], numbers["dead"]) == (1, 1)
+
+    run(tmp_path / "spool", story)
+
+
+def test_task_that_moves_to_a_file_of_its_own_while_it_is_shown_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, moves = inspect.find_place, iter([FileNotFoundError("its batch")])
+
+    def look(*args: Any) -> Any:
+        for gone in moves:
+            raise gone
+        return find(*args)
+
+    async def story(node: Node) -> None:
+        monkeypatch.setattr(inspect, "find_place", look)
+        assert (await node.ask("GET", f"/tasks/{WAITS}"))[0] == 200
 
     run(tmp_path / "spool", story)
 
@@ -96,7 +114,7 @@ def test_dead_task_is_made_ready(tmp_path: Path, path: str) -> None:
             "GET",
             "/tasks?state=odd",
             400,
-            "state has 'odd'; each must be one of running, waiting, later, retrying, dead, outbox, or ended alone",
+            "state has 'odd'; each must be one of running, waiting, later, held, retrying, dead, outbox, or ended alone",
         ),
         ("GET", "/tasks?limit=-1", 400, "limit is '-1'; it must be a number from 1 to 100000"),
         ("GET", "/tasks?limit=0", 400, "limit is '0'"),

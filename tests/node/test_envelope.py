@@ -171,7 +171,7 @@ def test_asked_tells_destination_and_hops_and_leaves_out_what_is_gone_or_unreada
         put(store, head(content), ref)
     assert asked(store, IN_FILES, refs) == {
         "a": AskedPlace("", 0, is_dropped=True), "b": AskedPlace("any", 0, is_dropped=True),
-        "c": AskedPlace("any", 3, is_dropped=True),
+        "c": AskedPlace("any", 3),
     }  # fmt: skip
 
 

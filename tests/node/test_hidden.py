@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.control.hidden import MARK, Hidden
 
 USUAL = Hidden(Config().hide)

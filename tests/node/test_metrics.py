@@ -116,6 +116,19 @@ def test_each_peer_is_up_or_not_also_one_that_has_never_answered() -> None:
     assert found == {"b1 beta": 1.0, "c1 gamma": 0.0, " 10.0.0.4:1": 0.0}
 
 
+def test_the_tasks_of_the_store_are_told_by_state_and_not_while_it_is_away() -> None:
+    counted = {"tasks": {"ready": 7, "later": 5, "held": 2, "dead": 1}}
+    told = read({**STATUS, **NOTHING, "store": {"there": True, **counted}})
+    assert {labels: value for (name, labels), value in told.items() if name == "spoolnode_store_tasks"} == {
+        "ready": 7.0, "later": 5.0, "held": 2.0, "dead": 1.0,
+    }  # fmt: skip
+    assert told["spoolnode_store_up", ""] == 1.0
+    for status in ({"there": False, **counted}, {"there": False, "tasks": None}):
+        told = read({**STATUS, **NOTHING, "store": status})
+        assert {name: value for (name, _), value in told.items() if "store" in name} == {"spoolnode_store_up": 0.0}
+    assert not [name for name, _ in read({**STATUS, **NOTHING}) if "store" in name]
+
+
 def test_limits_and_what_they_hold_back_are_told_by_function() -> None:
     limits = {"shop:mail": {"running": 1, "at_once": 2}, "shop:pay": {"running": 0, "starts_per_second": 0.5}}
     told = read({**STATUS, **NOTHING}, limits=limits, held_back={"shop:mail": 7})
@@ -171,7 +184,7 @@ def test_process_tells_its_cpu_memory_descriptors_and_start() -> None:
 
 
 def test_page_has_a_row_for_each_metric_with_its_type() -> None:
-    status = {**STATUS, **NOTHING, "certificate_until": 1.8e9}
+    status = {**STATUS, **NOTHING, "certificate_until": 1.8e9, "store": {"there": True, "tasks": {"dead": 1}}}
     body, _ = metrics.render(numbers(status, history_rows=30))
     told = dict(re.findall(r"^# TYPE (spoolnode_\w+) (\w+)$", body.decode(), flags=re.M))
     former = {f"spoolnode_{name}" for name in FORMER}

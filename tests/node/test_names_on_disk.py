@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolnode.node.config import BadConfig, Config, default_name, is_public, parse_address
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config, default_name, is_public, parse_address
 from spoolnode.node.disk.layout import Layout, batch_number, is_priority, is_spool_file, rank_of, ref_id
 from spoolnode.node.work import messages
 from spoolnode.protocol.names import LAST, is_node_name

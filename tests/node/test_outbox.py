@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from linked import LARGE, Station, task
 
+from spoolnode.node.commons import NoCommons
 from spoolnode.node.control.admin import TaskAdmin
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.in_store import InStore
 from spoolnode.node.disk.fakes import SteppedThread
 from spoolnode.node.disk.layout import number_of
 from spoolnode.node.outbox import expiry
@@ -438,7 +440,9 @@ async def undelivered(station: Station) -> TaskAdmin:
     await station.tidy()
     neighbours: Any = SimpleNamespace(route=lambda terms: [terms.destination])
     unused: Any = None
-    return TaskAdmin(station.storage, neighbours, unused, unused, unused, Counting(station.journal.reader), station._report)
+    in_store = InStore(NoCommons(), station.journal, station._report)
+    aside = Counting(station.journal.reader)
+    return TaskAdmin(station.storage, neighbours, unused, unused, unused, aside, in_store, station._report)
 
 
 async def asked_of(thread: SteppedThread) -> None:

@@ -72,7 +72,7 @@ def test_progress_is_read_and_written_in_place(store: Store, write: Write) -> No
     store.mark(NUMBER, [first])
     BATCH.set_attempts(store, second, 7)
     IN_FILES.set_attempts(store, "uwsgi_spoolfile_on_x", 1000)
-    assert store.progresses(NUMBER, [first, second]) == {
+    assert store.progresses(store.layout.batch(NUMBER), [first, second]) == {
         first: Progress(spoolfile.FINISHED, 0),
         second: Progress(spoolfile.WAITING, 7),
     }

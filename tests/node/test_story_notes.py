@@ -79,6 +79,29 @@ def test_thousands_of_plain_tasks_are_two_rows(tmp_path: Path) -> None:
     assert not database.steps(identity(79_984, batch=BATCH + 1))
 
 
+def test_tasks_of_a_common_store_with_one_number_in_their_ids_are_two_rows_and_keep_what_is_their_own(tmp_path: Path) -> None:
+    refs = [f"tmp/uwsgi_spoolfile_on_{identity(serial)}" for serial in range(1, 101)] + ["tmp/uwsgi_spoolfile_on_by_hand"]
+    notes = [
+        note(ACCEPTED, refs[:100], None, callers=["unix"] * 99 + ["10.0.0.5"], functions={refs[0]: b"mail"}),
+        note(DONE, refs, None, at=NOW + 2, seconds=array("f", range(101))),
+    ]
+    rows = rows_of(notes, NODE, "n1")
+    assert [(row.kind, len(row.offsets) // 4) for row in rows] == [
+        (ACCEPTED, 1),
+        (ACCEPTED, 98),
+        (ACCEPTED, 1),
+        (DONE, 100),
+        (DONE, 1),
+    ]
+    database = opened(tmp_path)
+    database.write(rows)
+    for serial, said in ((1, {"from": "unix", "function": "mail"}), (7, {"from": "unix"}), (100, {"from": "10.0.0.5"})):
+        accepted, done = database.steps(identity(serial))
+        assert accepted.detail == {"node": "n1", **said}
+        assert (done.kind, done.seconds) == (DONE, serial - 1)
+    assert [step.seconds for step in database.steps("by_hand")] == [100]
+
+
 def test_steps_within_a_millisecond_stay_in_their_order(tmp_path: Path) -> None:
     database = written(
         tmp_path,

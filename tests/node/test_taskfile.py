@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,8 +16,12 @@ from unittest import mock
 import pytest
 from support import eventually
 
-from spoolnode.node.disk.layout import Layout
+from spoolnode.node.disk.disk import RealDisk
+from spoolnode.node.disk.layout import Layout, held_batch
+from spoolnode.node.spool.held_place import HeldPlace, HeldTask, encode_held, location_at
+from spoolnode.node.spool.reader import Progress
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.spool.store import Store
 from spoolnode.node.work import taskfile
 from spoolnode.node.work.messages import CORRUPT, EARLY, GONE, LOCKED, SHORT, UNREADABLE, WITHHELD
 from spoolnode.node.work.taskfile import (
@@ -25,8 +29,10 @@ from spoolnode.node.work.taskfile import (
     HELD,
     KEPT_BATCHES,
     BatchReader,
+    HeldReader,
     NotNow,
     SpoolFileReader,
+    Task,
     close_removed,
 )
 from spoolnode.protocol import batch, names, spoolfile
@@ -335,6 +341,90 @@ def test_a_batch_that_is_not_there_has_lost_its_tasks(tmp_path: Path) -> None:
     with pytest.raises(NotNow) as caught:
         read(72)
     assert caught.value.verdict == GONE
+
+
+# -- spots of a take from a common store --
+
+
+def take(root: Path, *tasks: HeldTask) -> list[str]:
+    (root / "tmp").mkdir(exist_ok=True)
+    data, spots = encode_held(9, tasks)
+    (root / held_batch(9)).write_bytes(data)
+    return list(spots.values())
+
+
+def store_at(root: Path) -> Store:
+    return Store(RealDisk(), Layout(str(root)), NODE)
+
+
+def held_reader(root: Path, most: int = 4, held: Collection[bytes] = ()) -> Callable[[str], Task]:
+    policy = RetryPolicy(max_attempts=most)
+    return HeldReader(BatchReader(str(root), NODE), SpoolFileReader(str(root), policy), policy).reader(held)
+
+
+def test_the_tasks_of_a_take_are_read_begun_and_finished_in_place_under_their_own_names(tmp_path: Path) -> None:
+    first, second = take(tmp_path, HeldTask("x_1_2", BLOCK, 0, 2, 5.0), HeldTask("7", BLOCK, 0, 0, 1e12))
+    read = held_reader(tmp_path)
+    task = read(first)
+    assert (task.block, task.body, task.file_name) == (BLOCK, b"", "uwsgi_spoolfile_on_x_1_2")
+    task.begin()
+    assert (task.attempt, task.ready_at) == (3, 5.0)
+    task.leave()
+    assert read(second).ready_at <= time.time(), "it is due by the clock of the store"
+    task.finish()
+    with pytest.raises(NotNow) as caught:
+        read(first)
+    assert caught.value.verdict == GONE
+    place = HeldPlace(spots={"1": first, "2": second})
+    assert place.ended(store_at(tmp_path), ["1", "2"]) == {"1"}
+    assert place.progress(store_at(tmp_path), "1") == Progress(FINISHED, 3)
+
+
+def test_a_task_with_a_body_that_was_taken_has_a_file(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / NAME).write_bytes(spoolfile.head(BLOCK) + b"body")
+    task = held_reader(tmp_path)(f"tmp/{NAME}")
+    assert (task.body, task.file_name) == (b"body", NAME)
+    task.finish()
+    assert HeldPlace().ended(store_at(tmp_path), [f"tmp/{NAME}"]) == {f"tmp/{NAME}"}
+
+
+@pytest.mark.parametrize(
+    ("block", "attempts", "verdict"),
+    [
+        (encode_variables([(b"spool_func", b"mail")]), 0, WITHHELD),
+        (BLOCK, 4, "failed"),
+        (BLOCK[:-1], 0, CORRUPT),
+    ],
+)
+def test_a_task_of_a_take_that_may_not_start_does_not(tmp_path: Path, block: bytes, attempts: int, verdict: str) -> None:
+    (spot,) = take(tmp_path, HeldTask("x", block, 0, attempts, 1.0))
+    with pytest.raises(NotNow) as caught:
+        held_reader(tmp_path, held={b"mail"})(spot)
+    assert caught.value.verdict == verdict
+
+
+def test_what_cannot_be_read_of_a_take_is_kept_and_the_rest_goes_on(tmp_path: Path) -> None:
+    damaged, _ = take(tmp_path, HeldTask("x", b"\xff\xff", 0, 0, 1.0), HeldTask("y", BLOCK, 0, 0, 1.0))
+    (tmp_path / "corrupt").mkdir()
+    place = HeldPlace(spots={"tmp/uwsgi_spoolfile_on_x": damaged})
+    (line,) = place.quarantine(store_at(tmp_path), "tmp/uwsgi_spoolfile_on_x", "why")
+    assert line[1]["corrupt"] == "uwsgi_spoolfile_on_x"
+    assert (tmp_path / "corrupt" / "uwsgi_spoolfile_on_x").read_bytes() == spoolfile.head(b"\xff\xff")
+    assert (tmp_path / held_batch(9)).exists()
+
+
+def test_a_take_that_is_not_there_has_lost_its_tasks(tmp_path: Path) -> None:
+    (spot,) = take(tmp_path, HeldTask("x", BLOCK, 0, 0, 1.0))
+    (tmp_path / held_batch(9)).unlink()
+    with pytest.raises(NotNow) as caught:
+        held_reader(tmp_path)(spot)
+    assert caught.value.verdict == GONE
+
+
+@pytest.mark.parametrize("to", ["tag:gpu", "10.0.0.2:3031", "0.held:3"])
+def test_a_task_for_a_destination_with_a_colon_lies_in_a_file(tmp_path: Path, to: str) -> None:
+    assert location_at(Layout(str(tmp_path)), f"outbox/{to}/uwsgi_spoolfile_on_a_1") is None
 
 
 def test_a_task_outlives_the_mappings_that_are_kept(tmp_path: Path) -> None:

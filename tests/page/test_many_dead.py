@@ -71,13 +71,29 @@ def first_paint(page: Page, node: RunningNode) -> float:
     return float(page.evaluate(FIRST_PAINT))
 
 
-def test_the_page_shows_within_a_second_although_no_dead_task_was_read_yet(
-    started: RunningNode, node: RunningNode, context: Callable[..., BrowserContext]
-) -> None:
+def paint_after_start(node: RunningNode, page: Page) -> float:
+    """The first paint of a node that was just started."""
     node.start("--http", "127.0.0.1:0")
-    without = first_paint(context().new_page(), node)
-    page = context().new_page()
-    assert first_paint(page, started) < max(SOON, TIMES_AS_LONG * without)
+    try:
+        return first_paint(page, node)
+    finally:
+        node.stop()
+
+
+def test_the_page_shows_within_a_second_although_no_dead_task_was_read_yet(
+    full: RunningNode, node: RunningNode, context: Callable[..., BrowserContext]
+) -> None:
+    tries = []
+    for _ in range(TRIES):
+        without, with_dead = (paint_after_start(each, context().new_page()) for each in (node, full))
+        if with_dead < max(SOON, TIMES_AS_LONG * without):
+            return
+        tries.append((without, with_dead))
+    pytest.fail(f"milliseconds without and with dead tasks: {tries}")
+
+
+def test_the_menu_counts_the_dead_tasks_and_their_functions(started: RunningNode, opened: Open) -> None:
+    page = opened(started, "")
     expect(page.get_by_role("link", name="Dead")).to_contain_text("100,000")
     expect(page.get_by_role("link", name="Functions")).to_contain_text(str(KINDS))
 

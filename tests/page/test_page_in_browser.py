@@ -164,7 +164,7 @@ def test_the_page_of_one_node_retries_one_kind_of_dead_tasks_of_another(
     page.get_by_role("dialog").get_by_role("button", name="Retry 2").click()
     expect(page.get_by_text("2 tasks of browser.pay, ValueError: ready again")).to_be_visible()
     eventually(lambda: deaths(beta) == {"browser.mail": 1}, "they ran, and ended well")
-    assert beta.lines("asked", what="POST /api/v1/dead/retry", by=" on alpha")
+    beta.wait_for_log("asked", what="POST /api/v1/dead/retry", by=" on alpha")
     assert findings(page) == []
     page.get_by_role("combobox", name="Node").select_option("alpha")
     expect(page.get_by_text("No task is dead.")).to_be_visible()

@@ -31,6 +31,7 @@ def test_the_pictures_of_the_documentation_are_there_and_small() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE)
 def test_make_screenshots_makes_them(tmp_path: Path) -> None:
     (line,) = [line for line in (ROOT / "Makefile").read_text().splitlines() if "screenshots.py" in line]
     variables, python, script, arguments = line.split()

@@ -10,6 +10,6 @@ faults. A node starts and stops in the order of a real one (`node.life`), and do
     make simulate SEED=0-2000   many, on all cores; prints those that fail
 
 `history` has the promises, `scenario` the events, `plants` the mistakes that it must find. `timed` has the events and promises
-of timers that are a whole cluster's. `scale` is another simulation, of
-the pure parts of a thousand nodes.
+of timers that are a whole cluster's, `stored` those of nodes with a common store (`engine`, with its mistakes in `store_plants`).
+`scale` is another simulation, of the pure parts of a thousand nodes.
 """

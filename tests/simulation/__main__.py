@@ -4,6 +4,8 @@ python -m simulation 7            the story of seed 7, step by step
 python -m simulation 0-2000       many, on all cores; prints those that fail
 python -m simulation --of timers 0-300
                                   stories about the timers of a cluster, instead of those about tasks
+python -m simulation --of store 0-300
+                                  about nodes that share a common store
 """
 
 import argparse

@@ -5,10 +5,8 @@ has chosen, and shows the time of its machine.
 """
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -16,12 +14,6 @@ from spoolnode.node.disk.fakes import FakeDisk, WrongThread, acting_as
 from spoolnode.node.disk.threads import DiskThread
 
 from .loop import Gone, Owner, SimLoop
-
-
-@lru_cache(1 << 14)
-def _parts(path: str) -> tuple[str, ...]:
-    """The names of a path; most are asked for again and again."""
-    return tuple(os.path.abspath(path).split("/")[1:])
 
 
 class SimDisk(FakeDisk):
@@ -54,13 +46,6 @@ class SimDisk(FakeDisk):
         """As in the base; planned faults do not come."""
         super().kill()
         self._doom_at = -1
-
-    def _split(self, path: str) -> Any:
-        *parents, name = _parts(path)
-        directory: Any = self._root
-        for parent in parents:
-            directory = getattr(directory, "names", {}).get(parent)
-        return (directory, name) if hasattr(directory, "names") else super()._split(path)  # which says what is wrong
 
     def _call(self, name: str) -> None:
         if self.calls + 1 == self._doom_at and self.doom is not None:

@@ -107,8 +107,8 @@ class Task:
 
     @property
     def may_run(self) -> bool:
-        """Nothing can be promised about what a broken disk did."""
-        return not self.refusal or "failed" in self.refusal
+        """Nothing can be promised about what a broken disk did, or a store that did not answer."""
+        return not self.refusal or "failed" in self.refusal or "the common store is away" in self.refusal
 
 
 class History:
@@ -191,8 +191,8 @@ class History:
 
     # -- what a worker does --
 
-    def started(self, payload: bytes, local: str, machine: str) -> Copy:
-        """A worker has it."""
+    def started(self, payload: bytes, local: str, machine: str, *, leased: bool = False) -> Copy:
+        """A worker has it. `leased`: from a common store (see `stored`)."""
         task, identity = self.task_of(payload, local)
         copy = task.copy(identity)
         if copy.running:
@@ -213,10 +213,10 @@ class History:
         copy.machines.append(machine)
         return copy
 
-    def ended(self, copy: Copy, well: bool) -> None:
-        """It has stopped running; `well`: its end is on disk."""
+    def ended(self, copy: Copy, well: bool, machine: str) -> None:
+        """It has stopped running on that machine; `well`: its end is on disk."""
         if well:
-            copy.done = copy.running
+            copy.done = machine
         copy.running = ""
 
     # -- what a machine does --
@@ -235,6 +235,9 @@ class History:
 
     def came_up(self, machine: str) -> None:
         """Its node is up."""
+
+    def stopped(self, process: str) -> None:
+        """A process has come to its orderly end."""
 
     def power_cut(self, machine: str) -> None:
         """Tasks that ended there and are not safe may run again."""

@@ -1,7 +1,8 @@
 """An event loop in virtual time: when nothing is ready it is at once the time of the next timer. No I/O, no sleeping.
 
 Every callback belongs to the process that scheduled it (its context says which), and when that process has died the
-callback never runs: so a simulated `kill -9` takes effect between any two callbacks, and no `finally` of the dead runs.
+callback never runs: so a simulated `kill -9` takes effect between any two callbacks, and no `finally` of the dead runs. While
+a process is stopped (SIGSTOP) its callbacks gather, and run in their order when it goes on.
 While the loop runs, `time.time()` and its like read the virtual clock, with the offset of the machine whose turn it is.
 """
 
@@ -34,6 +35,8 @@ class Owner(Protocol):
     """The process to which callbacks belong."""
 
     dead: bool
+    frozen: "list[SimHandle] | None"
+    """The callbacks that wait while it is stopped; None: it runs."""
     name: str
     machine: Any
     """Its `clock` is how far the machine's wall clock is ahead, in seconds."""
@@ -91,6 +94,9 @@ class SimLoop(asyncio.BaseEventLoop):
         self._serial = 0
         self.set_exception_handler(self._mistake)
 
+    get_debug = staticmethod(bool)
+    """False: each future and each task asks it."""
+
     def next_serial(self) -> int:
         """A number that nothing else of this loop has."""
         self._serial += 1
@@ -114,10 +120,13 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override] # as above
         """As asyncio's."""
-        return self.call_at(self.now + delay, callback, *args, context=context)
+        return self._at(self.now + delay, callback, args, context)
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:  # type: ignore[override] # as above
         """As asyncio's."""
+        return self._at(when, callback, args, context)
+
+    def _at(self, when: float, callback: Any, args: tuple[Any, ...], context: Context | None) -> SimHandle:
         handle = SimHandle(callback, args, self._context if context is None else context, when)
         self._serial += 1
         heappush(self._timers, (when, self._serial, handle))
@@ -135,28 +144,44 @@ class SimLoop(asyncio.BaseEventLoop):
             todo.append(heappop(timers)[2])
         while todo and not self._stopping and self.problem is None:  # type: ignore[attr-defined] # inside asyncio
             handle = todo.popleft()
-            if not handle._cancelled and (handle.owner is None or not handle.owner.dead):
-                self._call(handle)
+            owner = handle.owner
+            if handle._cancelled or (owner is not None and self._must_wait(owner, handle)):
+                continue
+            self.steps += 1
+            if self.steps > MOST_STEPS:
+                raise Violation(f"{self.steps} steps and no end")
+            self.owner, self._context = owner, handle._context
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except Gone:
+                pass
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001  # whatever it is, the run has failed
+                self._fail(error)
         self.owner = None
         if self.problem is not None:
             raise self.problem
 
-    def _call(self, handle: SimHandle) -> None:
-        self.steps += 1
-        if self.steps > MOST_STEPS:
-            raise Violation(f"{self.steps} steps and no end")
-        self.owner, self._context = handle.owner, handle._context
-        try:
-            self._context.run(handle._callback, *handle._args)
-        except Gone:
-            pass
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the run has failed
-            self._fail(error)
+    @staticmethod
+    def _must_wait(owner: Owner, handle: SimHandle) -> bool:
+        """Whether a callback does not run now: its process is dead, or stopped."""
+        if owner.frozen is None:
+            return owner.dead
+        owner.frozen.append(handle)
+        return True
+
+    def thaw(self, owner: Owner) -> None:
+        """A process that was stopped goes on."""
+        if owner.frozen is not None:
+            self._todo.extend(owner.frozen)
+            owner.frozen = None
 
     def run_as(self, owner: Any, callback: Callable[..., None], *args: Any) -> None:
         """Runs something in the context of another process, from a callback that belongs to none."""
+        if owner.frozen is not None:
+            owner.frozen.append(SimHandle(callback, args, owner.context, self.now))
+            return
         before = self._context
         self.owner, self._context = owner, owner.context
         owner.context.run(callback, *args)

@@ -6,7 +6,7 @@ from contextvars import Context
 from random import Random
 
 from .disk import Pace, SimDisk
-from .loop import EPOCH, OWNER, Gone, SimLoop
+from .loop import EPOCH, OWNER, Gone, SimHandle, SimLoop
 from .network import End, Network
 
 
@@ -16,6 +16,8 @@ class Process:
     def __init__(self, machine: "Machine") -> None:
         self.machine = machine
         self.dead = False
+        self.frozen: list[SimHandle] | None = None
+        """The callbacks that wait while it is stopped; None: it runs."""
         self.name = f"{machine.name} {machine.loop.next_serial()}"
         self.ends: dict[End, None] = {}
         self.context = Context()
@@ -78,6 +80,21 @@ class Machine:
                 end.process_died()
             self.disk.kill()
             self.died("killed")
+
+    def pause(self) -> None:
+        """SIGSTOP of all that runs here: time goes on, and it does not notice."""
+        if self.is_running and self.process.frozen is None:  # type: ignore[union-attr] # it is up
+            self.process.frozen = []  # type: ignore[union-attr] # it is up
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        if self.is_running:
+            self.loop.thaw(self.process)  # type: ignore[arg-type] # it is up
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is stopped by SIGSTOP."""
+        return self.is_running and self.process.frozen is not None  # type: ignore[union-attr] # it is up
 
     def step_clock(self, seconds: float) -> None:
         """The wall clock jumps."""

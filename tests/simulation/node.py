@@ -14,9 +14,11 @@ from typing import Any
 from spoolnode.cluster.dial import Dialed, DialError, DialFailure
 from spoolnode.cluster.timing import USUAL
 from spoolnode.node.background import spawn
+from spoolnode.node.commons import Commons, NoCommons
 from spoolnode.node.config import Config
 from spoolnode.node.control.cancels import Cancels
 from spoolnode.node.control.counting import Counting
+from spoolnode.node.control.in_store import InStore
 from spoolnode.node.control.status import NodeStatus, ThisProcess
 from spoolnode.node.control.stop import Stop
 from spoolnode.node.disk.fakes import GuardedDisk
@@ -28,11 +30,12 @@ from spoolnode.node.ingress.connections import Connections
 from spoolnode.node.ingress.conversation import Conversation
 from spoolnode.node.ingress.room import Room
 from spoolnode.node.ingress.services import OtherRequests, Services
+from spoolnode.node.ingress.shared import Sharing, Way
 from spoolnode.node.ingress.stream import Stream
 from spoolnode.node.life import Life
 from spoolnode.node.neighbours import Alone, CannotForget, Neighbours
 from spoolnode.node.outbox.storage import Storage
-from spoolnode.node.outcome import Timer
+from spoolnode.node.outcome import Limit, Timer
 from spoolnode.node.reload import Reloads
 from spoolnode.node.spool.journal import Journal
 from spoolnode.node.spool.pauses import Paused
@@ -62,6 +65,15 @@ PORT = 3031
 
 Join = Callable[["SimNode"], Neighbours]
 """Makes a node's cluster, as for `node.Node`: called in each process."""
+
+
+JoinStore = Callable[["SimNode"], Commons]
+"""Makes a node's common store, likewise."""
+
+
+def no_store(node: "SimNode") -> Commons:
+    """None."""
+    return NoCommons()
 
 
 def alone(node: "SimNode") -> Neighbours:
@@ -164,21 +176,23 @@ class SimStory(Untold):
 
     def __init__(self, node: "SimNode") -> None:
         self._node = node
+        self._notes: list[Note] = []
         self._rows: list[Row] = []
+        """Those of all notes but the last ones: few stories look into them."""
 
     def note(self, kind: str, batch: int | None, refs: Any, seconds: Any = (), **detail: Any) -> None:
         """See `story.keeper`."""
-        self._add(Note(kind, time.time(), batch, refs, detail, seconds))
+        self._notes.append(Note(kind, time.time(), batch, refs, detail, seconds))
 
     def accepted(self, batch: int | None, refs: Any, callers: Any, origins: Any, functions: Any, **detail: Any) -> None:
         """See `story.keeper`."""
-        self._add(Note(ACCEPTED, time.time(), batch, refs, detail, (), callers, origins, functions))
-
-    def _add(self, note: Note) -> None:
-        self._rows += rows_of([note], self._node.id, self._node.name)
+        self._notes.append(Note(ACCEPTED, time.time(), batch, refs, detail, (), callers, origins, functions))
 
     async def steps(self, identity: str) -> list[Happened]:
         """As `StoryDatabase.steps`."""
+        for note in self._notes:
+            self._rows += rows_of([note], self._node.id, self._node.name)
+        self._notes.clear()
         key, offset = parted(identity)
         came = [step for row in self._rows if row.origin == key for step in steps_in(row, offset, by_origin=True)]
         here = [parted(known) for known in dict.fromkeys([identity, *(step.id for step in came)])]
@@ -199,14 +213,21 @@ class SimNode:
         self.tags: list[str] = []
         self.timers: list[Timer] = []
         """The timers of its application that are the whole cluster's."""
+        self.limits = {"f0": Limit(1), "f1": Limit(2, 20, 1.0)}
+        """Those of the functions of its application."""
         self.share = 0.0
         """--share"""
         self.hold = 0.0
         """--hold"""
+        self.join_store: JoinStore = no_store
+        self.settings: dict[str, Any] = {}
+        """More of its settings."""
         self.alias = ""
         """Another host where it listens too, without telling anybody."""
         self.burden = 0.0
         """Seconds that each task takes longer than it would elsewhere."""
+        self.handfuls: tuple[int, ...] = (1, 1, 2, 5)
+        """So many tasks a worker is given at once."""
         self.ambush: Callable[[], None] | None = None
         """A fault for the moment when it has stored a task from a link, and has not said so yet."""
         self.buried: Callable[[], None] | None = None
@@ -279,7 +300,7 @@ class SimNode:
         self.config = Config(
             spool=ROOT, name=self.name, listen=[self.address], tag=self.tags, share=self.share, hold=self.hold, app="app",
             cluster="simulation", insecure=True, discover=["none"],  # `discovery` has a source of its own
-            grace=GRACE, max_body=1 << 20, min_free=1 << 16,
+            grace=GRACE, max_body=1 << 20, min_free=1 << 16, **self.settings,
         )  # fmt: skip
         self.addresses = [self.address]
         self.trace(self.name, "starts")
@@ -303,17 +324,23 @@ class SimNode:
         """As `Node._put_together`."""
         config, storage, report = self.config, self.storage, self.report
         self.neighbours = neighbours = self._join(self)
+        self.commons = commons = self.join_store(self)
         threads: Any = SimExecutor(self.loop, self.machine.pace)
-        admission = Admission(storage, neighbours.route, threads, max_body=config.max_body, min_free=config.min_free)
+        admission = Admission(
+            storage, neighbours.route, threads, max_body=config.max_body, min_free=config.min_free, sharing=self._sharing()
+        )
         self.services = services = Services(
             admission, self.pinged, report, report, neighbours.greet, admission.hear_watermark, neighbours.unknown
         )
         self.spool.group_commit.when_told(self._send_answers)
+        commons.when_told(self._send_answers)
         listener = SimListener(self, services, process)
         self.pool = pool = SimPool(self)
         self.stop = Stop(pool, report, drains=False)
         self._aside = Counting(self.journal.reader)
-        self._cancels = cancels = Cancels(storage, neighbours, pool, self._aside, admission.keep_out)
+        self._cancels = cancels = Cancels(
+            storage, neighbours, pool, self._aside, admission.keep_out, InStore(commons, self.journal, report)
+        )
         services.other_requests = OtherRequests(_keep_no_results, cancels.answer, _operated_by_none)
         self._timekeeper = timekeeper = Timekeeper(self.name, self.id, self.journal, admission, neighbours, pool, report)
         self._status = NodeStatus(
@@ -330,10 +357,19 @@ class SimNode:
             config=config, report=report, stop=self.stop, storage=storage, services=services,
             listener=listener, inbox=Undropped(), neighbours=neighbours, workers=pool,
             reloads=Reloads(pool.load, AppBroken, pool.room, report), control=Nobody(), housekeeping=housekeeping,
-            ready=self._ready,
+            ready=self._ready, commons=commons,
         )  # fmt: skip
 
+    def _sharing(self) -> Sharing | None:
+        """As `Node._sharing`."""
+        if not self.commons.is_joined:
+            return None
+        here = frozenset([self.name, self.id, *self.commons.addresses])
+        keeps = self.config.store_away == "accept"
+        return Sharing(self.storage, Way(self.commons, self.neighbours.route, self.is_apart, self.id, here, keeps))
+
     async def _live(self) -> None:
+        await self.commons.open()
         await self._life.start()
         await self.stop.wait()
         self._timekeeper.stop()
@@ -348,6 +384,7 @@ class SimNode:
 
     async def _look_around(self) -> None:
         self.neighbours.tick()
+        self.commons.tick()
         await self._aside.recount()
 
     def _send_answers(self) -> None:
@@ -414,6 +451,15 @@ class SimNode:
             await change
             self.spool.waiting.changed()
 
+    def is_apart(self, destination: str) -> bool:
+        """As `SharingHost` says."""
+        return self.neighbours.is_apart(destination)
+
+    @property
+    def hands(self) -> SimPool:
+        """As `SharingHost` says."""
+        return self.pool
+
     def status(self) -> dict[str, Any]:
         """As other nodes and operators are told."""
         return self._status.now()
@@ -425,6 +471,8 @@ class SimNode:
     def _died(self, how: str) -> None:
         self.is_up = False
         self.history.killed(self.name)
+        if how == "stopped" and self.machine.process is not None:
+            self.loop.call_soon(self.history.stopped, self.machine.process.name, context=self.network.nobody)
         if how == "power cut":
             self.history.power_cut(self.name)
             self.story = SimStory(self)

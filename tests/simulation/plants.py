@@ -22,6 +22,8 @@ from spoolnode.node.spool.starting import Starting
 from spoolnode.node.spool.store import Store
 from spoolnode.protocol import forward
 
+from .store_plants import STORE_PLANTS
+
 
 def no_fsync() -> Any:
     """Tasks are acknowledged before they are safe."""
@@ -199,11 +201,6 @@ PLANTS: dict[str, Callable[[], Any]] = {
     "forget_doubts": forget_doubts,
     "move_doubts": move_doubts,
 }
-FOUND_AT = {"clean_too_soon": 458, "dead_and_waiting": 67, "forget_doubts": 48, "lose_proofs": 103, "unsafe_move": 49}
-"""The first seed that finds a mistake, of those that few seeds find. It is tried before all others, which follow if it does not
-find the mistake any more: an old number costs time and nothing else. `failures_of(0, 2000, NAME, 1, stop_at_first=True)` finds
-a new one.
-"""
 
 
 def forget_to_catch_up() -> Any:
@@ -226,12 +223,26 @@ TIMER_PLANTS: dict[str, Callable[[], Any]] = {
 }
 """Those for stories about timers."""
 
+FOUND_AT = {
+    "clean_too_soon": 458, "dead_and_waiting": 67, "early_watermark": 18, "forget_doubts": 48, "forget_received": 18,
+    "forget_shares": 2, "look_into_no_file": 0, "lose_proofs": 103, "move_doubts": 39, "no_fsync": 0, "no_mark": 2,
+    "re_place_doubts": 2, "resend_as_new": 7, "unsafe_move": 49,
+    "forget_runs": 4, "forget_to_catch_up": 23, "lose_patience": 0, "skip_what_is_late": 4, "tell_nothing": 0,
+    "wait_for_none": 27,
+    "acknowledge_too_soon": 0, "count_as_over": 8, "end_what_comes_back": 225, "end_without_turn": 41, "extend_late": 352,
+    "forget_acknowledgements": 0, "keep_as_new": 1, "keep_at_stop": 36, "not_look_at_lost_leases": 712, "remove_too_soon": 1,
+    "repeat_for_ever": 69, "start_unasked": 4, "tell_once": 2, "trust_leases": 35,
+}  # fmt: skip
+"""The first seed that finds each mistake. It is tried before all others, which follow if it does not find the mistake any more:
+an old number costs time and nothing else. `failures_of(0, 2000, NAME, 1, stop_at_first=True)` finds a new one.
+"""
+
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """While this lasts, that mistake is in the code; the empty name is none."""
     if name:
-        with (PLANTS | TIMER_PLANTS)[name]():
+        with (PLANTS | TIMER_PLANTS | STORE_PLANTS)[name]():
             yield
     else:
         yield

@@ -15,9 +15,10 @@ from typing import Any
 
 from .plants import planted
 from .scenario import run_seed
+from .stored import run_stored
 from .timed import run_timers
 
-STORIES = {"tasks": run_seed, "timers": run_timers}
+STORIES = {"tasks": run_seed, "timers": run_timers, "store": run_stored}
 """The kinds of stories."""
 
 

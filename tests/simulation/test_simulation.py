@@ -1,4 +1,7 @@
-"""The promises between disks, under every fault that a seed can think of. See the package."""
+"""The promises between disks, under every fault that a seed can think of. See the package.
+
+These are few seeds, for each change. CI runs many: `make disasters`.
+"""
 
 import os
 import subprocess
@@ -11,15 +14,25 @@ from support import environment
 from .plants import FOUND_AT, PLANTS, TIMER_PLANTS
 from .run import failures_of
 from .scale import measure
+from .store_plants import STORE_PLANTS
 
 LIMIT = 3600
-"""Seconds, for a machine that has much else to do: a quiet one needs 30 of them, or 100."""
-SEEDS = 2000
-JOBS = os.cpu_count() or 1
-TIMER_SEEDS = 200
-"""They take four times as long."""
-PLANT_SEEDS = 2000
+"""Seconds, for a machine that has much else to do: a quiet one needs ten of them."""
+SEEDS = 200
+SHARE = 50
+"""Seeds of one test: several tests at once use all cores."""
+TIMER_SEEDS = 50
+"""They take twice as long."""
+TIMER_SHARE = 25
+PLANT_SEEDS = {"tasks": 2000, "timers": 200, "store": 2000}
 """Among so many seeds each planted mistake is found more than once, most of them in the first hundred; one is enough."""
+JOBS = os.cpu_count() or 1
+
+
+def shares(seeds: int, share: int) -> pytest.MarkDecorator:
+    """A test for each so many of these seeds."""
+    firsts = range(0, seeds, share)
+    return pytest.mark.parametrize("first", firsts, ids=[f"seeds {first} to {first + share - 1}" for first in firsts])
 
 
 def story_of(seed: int) -> str:
@@ -27,38 +40,64 @@ def story_of(seed: int) -> str:
     env = environment(PYTHONHASHSEED="0")
     env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env["PYTHONPATH"]])
     command = [sys.executable, "-m", "simulation", str(seed)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60).stdout
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=LIMIT).stdout
+
+
+def assert_none_fails(first: int, share: int, kind: str) -> None:
+    """In those seeds no promise is broken."""
+    failures = failures_of(first, first + share, "", 1, kind=kind)
+    of = "" if kind == "tasks" else f" ARGS='--of {kind}'"
+    shown = "\n".join(f"make simulate SEED={seed}{of}    {reason}" for seed, reason in failures[:20])
+    assert not failures, f"{len(failures)} of {share} seeds fail; replay one:\n{shown}"
+
+
+def assert_found(plant: str, kind: str) -> None:
+    """The simulation finds that mistake."""
+    at = FOUND_AT.get(plant, 0)
+    found = failures_of(at, at + 1, plant, 1, kind=kind)
+    assert found or failures_of(0, PLANT_SEEDS[kind], plant, JOBS, stop_at_first=True, kind=kind)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
-def test_whatever_fails_no_task_is_lost_or_taken_twice_and_all_run_when_the_faults_stop() -> None:
-    failures = failures_of(0, SEEDS, "", JOBS)
-    shown = "\n".join(f"make simulate SEED={seed}    {reason}" for seed, reason in sorted(failures)[:20])
-    assert not failures, f"{len(failures)} of {SEEDS} seeds fail; replay one:\n{shown}"
+@shares(SEEDS, SHARE)
+def test_whatever_fails_no_task_is_lost_or_taken_twice_and_all_run_when_the_faults_stop(first: int) -> None:
+    assert_none_fails(first, SHARE, "tasks")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("plant", sorted(PLANTS))
 def test_a_planted_mistake_is_found(plant: str) -> None:
-    found = plant in FOUND_AT and failures_of(FOUND_AT[plant], FOUND_AT[plant] + 1, plant, 1)
-    assert found or failures_of(0, PLANT_SEEDS, plant, JOBS, stop_at_first=True)
+    assert_found(plant, "tasks")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
-def test_whatever_fails_no_due_time_of_a_timer_is_missed_and_two_nodes_run_one_only_when_that_is_told() -> None:
-    failures = failures_of(0, TIMER_SEEDS, "", JOBS, kind="timers")
-    shown = "\n".join(f"python -m simulation --of timers {seed}    {reason}" for seed, reason in sorted(failures)[:20])
-    assert not failures, f"{len(failures)} of {TIMER_SEEDS} seeds fail; replay one:\n{shown}"
+@shares(TIMER_SEEDS, TIMER_SHARE)
+def test_whatever_fails_no_due_time_of_a_timer_is_missed_and_two_nodes_run_one_only_when_that_is_told(first: int) -> None:
+    assert_none_fails(first, TIMER_SHARE, "timers")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT)
 @pytest.mark.parametrize("plant", sorted(TIMER_PLANTS))
 def test_a_mistake_about_timers_is_found(plant: str) -> None:
-    assert failures_of(0, TIMER_SEEDS, plant, JOBS, stop_at_first=True, kind="timers")
+    assert_found(plant, "timers")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT)
+@shares(SEEDS, SHARE)
+def test_whatever_fails_no_task_of_a_store_is_lost_and_one_runs_twice_only_if_its_lease_had_to_run_out(first: int) -> None:
+    assert_none_fails(first, SHARE, "store")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT)
+@pytest.mark.parametrize("plant", sorted(STORE_PLANTS))
+def test_a_mistake_about_a_store_is_found(plant: str) -> None:
+    assert_found(plant, "store")
 
 
 @pytest.mark.parametrize("seed", [7, 18])

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Any, Protocol
 
@@ -32,11 +32,15 @@ class Employer(Protocol):
     workers: int
     burden: float
     """Seconds that each task takes longer than it would elsewhere."""
+    handfuls: tuple[int, ...]
+    """So many tasks a worker is given at once."""
     config: Config
     machine: Machine
     history: History
     timers: list[Timer]
     """Those of its application that are the whole cluster's."""
+    limits: dict[str, Limit]
+    """Those of the functions of its application."""
     trace: Callable[..., None]
 
     @property
@@ -51,9 +55,6 @@ class Employer(Protocol):
     def storage(self) -> Storage: ...
     def done(self, source: Source, ref: Any, copy: Copy) -> None:
         """A worker reports the good end of a task."""
-
-
-LIMITS = {"f0": Limit(1), "f1": Limit(2, 20, 1.0)}
 
 
 class SimPool:
@@ -71,6 +72,8 @@ class SimPool:
         self.is_stopping = False
         self._idle = 0
         self._planned = False
+        self._hungry: Callable[[], None] | None = None
+        self._leases_until = 0.0
 
     @property
     def worker_pids(self) -> list[int]:
@@ -84,7 +87,7 @@ class SimPool:
     async def load(self) -> None:
         """The application is loaded."""
         self.ready = self._idle = self.node.workers
-        self.node.spool.starting.throttle.limit(LIMITS)
+        self.node.spool.starting.throttle.limit(self.node.limits)
         self.dispatch()
 
     async def room(self) -> None:
@@ -99,8 +102,37 @@ class SimPool:
     def watch(self, started: Started | None) -> None:
         """Has no listener."""
 
+    # -- for a common store: see `Hands` --
+
+    def appetite(self) -> int:
+        """A few for each idle worker: some wait here, and with the workers."""
+        return 0 if self.is_stopping else max(max(self.node.handfuls) * self._idle - self.node.spool.starting.count, 0)
+
+    def when_hungry(self, call: Callable[[], None]) -> None:
+        """As `Hands` says."""
+        self._hungry = call
+
+    def call_back(self, refs: Collection[str]) -> None:
+        """As `Hands` says."""
+        for worker in list(self.active):
+            if worker.source.is_leased and not set(worker.todo).isdisjoint(refs):
+                worker.give_back_rest()
+
+    def hold_leases(self, until: float) -> None:
+        """As `Hands` says."""
+        self._leases_until = until
+
+    @property
+    def leases_hold(self) -> bool:
+        """Whether tasks of a common store may start: see `Slots`."""
+        return self.node.loop.time() < self._leases_until
+
+    # -- tasks to the workers --
+
     def dispatch(self) -> None:
         """Gives the idle workers what is ready."""
+        if self._hungry and self._idle:
+            self._hungry()
         if not self._planned and self._idle and self.node.spool.waiting.ready.size:
             self._planned = True
             self.node.loop.call_soon(self._dispatch)
@@ -108,7 +140,7 @@ class SimPool:
     def _dispatch(self) -> None:
         self._planned = False
         while self._idle and not self.is_stopping:
-            taken = self.node.spool.take(self.node.random.choice((1, 1, 2, 5)))
+            taken = self.node.spool.take(self.node.random.choice(self.node.handfuls))
             if taken is None:
                 return
             self._idle -= 1
@@ -189,7 +221,7 @@ class SimWorker:
         self._killed = True
         if self._running is not None:
             (ref, copy), self._running = self._running, None
-            self.node.history.ended(copy, False)
+            self.node.history.ended(copy, False, self.node.name)
             self.pool.released(1)
             self.verdicts.interrupted(self.source, ref, self.rank)
 
@@ -198,7 +230,7 @@ class SimWorker:
         if ref in self.todo:
             self.todo.remove(ref)
         elif self._running is not None and self._running[0] == ref:
-            self.node.history.ended(self._running[1], False)
+            self.node.history.ended(self._running[1], False, self.node.name)
             self._running = None
             self._later(self._next)
         else:
@@ -208,6 +240,9 @@ class SimWorker:
 
     def _next(self) -> None:
         while self.todo and not self._killed:
+            if self.source.is_leased and not self.pool.leases_hold:
+                self.give_back_rest()
+                break
             ref = self.todo.pop()
             found = self._read(ref)
             if found is not None:
@@ -217,11 +252,12 @@ class SimWorker:
 
     def _start(self, ref: Any, payload: bytes) -> None:
         attempts = payload[ATTEMPTS_AT]
-        if self.paused.everything or _function_of(payload) in self.paused.functions:
-            raise Violation(f"a task of {_function_of(payload)!r} starts on {self.node.name}, where {self.paused} is paused")
-        copy = self.node.history.started(payload, self.journal.id_of(self.source, ref), self.node.name)
-        self.function = _function_of(payload)
-        limit = LIMITS.get(self.function, Limit()).at_once
+        if self.paused.everything or function_of(payload) in self.paused.functions:
+            raise Violation(f"a task of {function_of(payload)!r} starts on {self.node.name}, where {self.paused} is paused")
+        identity = self.journal.id_of(self.source, ref)
+        copy = self.node.history.started(payload, identity, self.node.name, leased=self.source.is_leased)
+        self.function = function_of(payload)
+        limit = self.node.limits.get(self.function, Limit()).at_once
         others = sum(worker.is_running and worker.function == self.function for worker in self.pool.active)
         if limit and others >= limit:
             raise Violation(f"{others + 1} tasks of {self.function} run on {self.node.name} at once")
@@ -259,7 +295,7 @@ class SimWorker:
         self.node.done(self.source, ref, copy)
 
     def _end_badly(self, ref: Any, copy: Copy, outcome: Outcome) -> None:
-        self.node.history.ended(copy, False)
+        self.node.history.ended(copy, False, self.node.name)
         self._later(self._report_failed, ref, outcome)
 
     def _report_failed(self, ref: Any, outcome: Outcome) -> None:
@@ -273,7 +309,7 @@ class SimWorker:
         if self.random.random() < 0.5:
             self._finish(ref, copy)
         else:
-            self.node.history.ended(copy, False)
+            self.node.history.ended(copy, False, self.node.name)
         self.pool.released(1)
         if ref in self.journal.is_finished(self.source, [ref]):
             self.node.done(self.source, ref, copy)
@@ -288,7 +324,7 @@ class SimWorker:
             self._poke(ref, STATE_AT, FINISHED)
         else:
             discard(self.disk, path)
-        self.node.history.ended(copy, True)
+        self.node.history.ended(copy, True, self.node.name)
         self.node.trace(self.node.name, "done", n=copy.task.n)
 
     # -- as `taskfile` does it --
@@ -309,7 +345,7 @@ class SimWorker:
             self.pool.released(1)
             self.spool.postpone(self.source, ref, self.rank, mtime)
             return None
-        if (function := _function_of(data)) in self.held:
+        if (function := function_of(data)) in self.held:
             self.pool.released(1)
             self.spool.starting.learn(self.source, ref, self.rank, function)
             return None
@@ -324,5 +360,6 @@ class SimWorker:
         self.disk.store(path, base + at, bytes([value]))
 
 
-def _function_of(payload: bytes) -> str:
+def function_of(payload: bytes) -> str:
+    """The function that a task is for."""
     return names.function_named(dict(spoolfile.parse(payload).variables)).decode()

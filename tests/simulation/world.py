@@ -10,10 +10,13 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
 from spoolnode.node import background
 from spoolnode.node.ingress import admission, pieces
 from spoolnode.node.outbox import envelope
 from spoolnode.node.spool import group_commit
+from spoolnode.protocol import keys
 
 from .client import Client
 from .discovery import Segment
@@ -50,6 +53,10 @@ class World:
     """How far all clocks are ahead of those of other worlds, in seconds, when they are right."""
     restart_after: tuple[float, float] = (0.05, 6.0)
     """Seconds that a dead node stays dead."""
+    mend: Callable[[], None] = lambda: None
+    """Called when the faults stop: for those that are not of the network or a machine."""
+    is_quiet: Callable[[], bool] = lambda: True
+    """Whether nothing waits outside of the nodes."""
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -105,11 +112,13 @@ class World:
         """The faults stop: the network is good, every clock is right, every disk is quick and has room, every node runs."""
         self.say("all faults stop")
         self.network.heal()
+        self.mend()
         self.segment.loss = 0.0
         self.restart_after = (0.0, 0.2)
         for node in self.nodes:
             disk = node.machine.disk
             disk.heal()
+            node.machine.go_on()
             node.ambush = node.buried = None
             disk.space, node.machine.pace.factor = 1 << 40, GOOD_PACE
             if node.machine.furthest - self.ahead <= CLOCK_STAYS:
@@ -124,7 +133,7 @@ class World:
         self.history.check_end(self._disks())
 
     def _look(self, limit: float) -> None:
-        if all(client.is_done for client in self.clients) and all(node.is_settled for node in self.nodes):
+        if self.is_quiet() and all(client.is_done for client in self.clients) and all(node.is_settled for node in self.nodes):
             self.loop.stop()
         elif self.loop.now > limit:
             stuck = [client.machine.name for client in self.clients if not client.is_done]
@@ -150,13 +159,22 @@ def _end(world: World) -> None:
     world.loop.close()
 
 
+def _x25519(secret: bytes, point: bytes) -> bytes:
+    """As `protocol.x25519`, which takes an eighth of a run; `tests/protocol/test_keys.py` compares the two."""
+    return X25519PrivateKey.from_private_bytes(secret).exchange(X25519PublicKey.from_public_bytes(point))
+
+
+def _public_of(secret: bytes) -> bytes:
+    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+
+
 @contextmanager
 def living(world: World) -> Iterator[World]:
     """While this lasts, the clocks are the world's, and files and limits small, so that a run is short."""
     with ExitStack() as stack:
         for module, name, value in (
             (group_commit, "BATCH_SIZE", 16 << 10), (admission, "INLINE_BODY", 2 << 10), (envelope, "INLINE_BODY", 2 << 10),
-            (pieces, "UPLOAD_PIECE", 4 << 10),
+            (pieces, "UPLOAD_PIECE", 4 << 10), (keys, "x25519", _x25519), (keys, "public_of", _public_of),
         ):  # fmt: skip
             stack.enter_context(mock.patch.object(module, name, value))
         stack.enter_context(virtual(world.loop, Random(world.seed)))

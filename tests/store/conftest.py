@@ -1,33 +1,27 @@
 """A store of each kind for the tests, empty at first."""
 
 import asyncio
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from engines import made
+from joined import Commune
 from nats_servers import NatsCluster
-from postgres import Postgres, short_place
-from subjects import InMemory, InNats, InPostgres, Subject, migrated
+from postgres import Postgres, server_with_store, short_place
+from subjects import InMemory, InNats, InPostgres, Subject
 
-from spoolnode.cluster.store.nats import NatsStore
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "node"))  # the spool of one node on a disk in memory
+sys.path[:0] = [
+    str(Path(__file__).parents[1] / name) for name in ("node", "system", "interop")
+]  # a spool in memory; clients that write down; a uWSGI server
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """A server with a database for tasks."""
-    with short_place() as directory:
-        server = Postgres(directory)
-        try:
-            server.start()
-            server.sql(f"CREATE DATABASE {InPostgres.database}")
-            asyncio.run(migrated(server.url(InPostgres.database)))
-            yield server
-        finally:
-            server.end(signal.SIGQUIT)
+    with server_with_store() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +31,7 @@ def nats_server() -> Iterator[NatsCluster]:
         cluster = NatsCluster(directory, 1)
         try:
             cluster.start()
-            asyncio.run(_made(cluster.url))
+            asyncio.run(made(cluster.url))
             yield cluster
         finally:
             cluster.end()
@@ -48,10 +42,6 @@ def place() -> Iterator[Path]:
     """A directory for servers that only one test uses."""
     with short_place() as directory:
         yield directory
-
-
-async def _made(url: str) -> None:
-    await (await NatsStore.open(url, migrates=True)).close()
 
 
 @pytest.fixture(params=["memory", "nats", "postgresql"])
@@ -68,3 +58,11 @@ def subject(request: pytest.FixtureRequest) -> Subject:
 def in_postgres(postgres: Postgres) -> InPostgres:
     """A store in PostgreSQL."""
     return InPostgres(postgres)
+
+
+@pytest.fixture
+def commune(tmp_path: Path, in_postgres: InPostgres) -> Iterator[Commune]:
+    """Nodes with a store that is empty at first."""
+    found = Commune(tmp_path, in_postgres.url)
+    yield found
+    found.clean_up()

@@ -9,7 +9,7 @@ from typing import Any
 
 from postgres import Postgres
 from subjects import InPostgres
-from support import RunningNode, eventually
+from support import PATIENCE, RunningNode, eventually
 
 import spoolnode
 
@@ -48,11 +48,14 @@ class Commune:
     def __init__(self, directory: Path, url: str) -> None:
         self.directory = directory
         self.url = url
+        self.app = APP
         self.history = directory / "history"
         self.nodes: dict[str, RunningNode] = {}
         self._sent = 0
 
-    def start(self, name: str, *args: str, store: bool = True, app: bool = True, wait: bool = True) -> RunningNode:
+    def start(
+        self, name: str, *args: str, store: bool = True, app: bool = True, wait: bool = True, **variables: str
+    ) -> RunningNode:
         """Starts a node of that name, the first time or again."""
         if name not in self.nodes:
             place = self.directory / name
@@ -60,14 +63,20 @@ class Commune:
             self.nodes[name] = RunningNode(place, name)
         options = [*(["--store", self.url] if store else []), *(() if "--store-lease" in args else ("--store-lease", "3")), *args]
         return self.nodes[name].start(
-            *options, app=APP if app else "", wait=wait, HISTORY=str(self.history), WHO=name, PGCONNECT_TIMEOUT="5"
+            *options,
+            app=self.app if app else "",
+            wait=wait,
+            HISTORY=str(self.history),
+            WHO=name,
+            PGCONNECT_TIMEOUT="5",
+            **variables,
         )
 
     def send(self, via: RunningNode, count: int, node: str | None = None, **more: Any) -> list[int]:
         """Sends tasks, in one go. Returns their numbers."""
         numbers = list(range(self._sent, self._sent + count))
         self._sent += count
-        spoolnode.send_many([{"n": str(number), **more} for number in numbers], node, via=via.via)
+        spoolnode.send_many([{"n": str(number), **more} for number in numbers], node, via=via.via, send_timeout=PATIENCE)
         return numbers
 
     def lines(self) -> list[tuple[str, int, str]]:
@@ -91,11 +100,11 @@ class Commune:
     def wait_for(self, numbers: Iterable[int]) -> None:
         """Returns when all these have ended."""
         wanted = list(numbers)
-        eventually(lambda: all(self.where(wanted).values()), f"all of {len(wanted)} tasks have ended", patience=60)
+        eventually(lambda: all(self.where(wanted).values()), f"all of {len(wanted)} tasks have ended")
 
     def wait_for_start(self, number: int, who: str) -> None:
         """Returns when a task has started on that node."""
-        eventually(lambda: ("start", number, who) in self.lines(), f"{number} has started on {who}", patience=60)
+        eventually(lambda: ("start", number, who) in self.lines(), f"{number} has started on {who}")
 
     def clean_up(self) -> None:
         """Leaves no process behind."""
@@ -108,9 +117,16 @@ def states(server: Postgres) -> dict[str, int]:
     return dict(server.sql("SELECT state, count(*) FROM spoolnode.task GROUP BY state", InPostgres.database))
 
 
+def cut(server: Postgres, *, away: bool) -> None:
+    """Takes the store away from all nodes, or brings it back."""
+    server.sql(f"ALTER DATABASE {InPostgres.database} ALLOW_CONNECTIONS {not away}")
+    if away:
+        server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{InPostgres.database}'")
+
+
 def wait_until_ended(server: Postgres) -> None:
     """Returns when the store has nothing left but ended tasks."""
-    eventually(lambda: set(states(server)) <= {"ended"}, "the store has only ended tasks", patience=60)
+    eventually(lambda: set(states(server)) <= {"ended"}, "the store has only ended tasks")
 
 
 def signal_node(node: RunningNode, number: int) -> None:

@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
 from nats_servers import NatsCluster
-from postgres import Postgres
+from postgres import TASKS, Postgres, empty_store
 
+from spoolnode.cluster.store import nats_roll
 from spoolnode.cluster.store.interface import CommonStore
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.nats import NatsStore
@@ -79,12 +80,12 @@ class InMemory(Subject):
 class InPostgres(Subject):
     """A database that is empty at first. Time passes by moving everything in it into the past."""
 
-    database = "tasks"
+    database = TASKS
 
     def __init__(self, server: Postgres) -> None:
         self.server = server
         self.url = server.url(self.database)
-        server.sql("DELETE FROM spoolnode.task; DELETE FROM spoolnode.body", self.database)  # TRUNCATE makes all files again
+        empty_store(server)
 
     async def opened(self) -> CommonStore:
         return await PostgresStore.open(self.url)
@@ -95,6 +96,7 @@ class InPostgres(Subject):
     async def pass_time(self, seconds: float) -> CommonStore:
         moved = ", ".join(f"{name} = {name} - interval '{seconds} s'" for name in ("due", "until", "ended", "accepted"))
         self.server.sql(f"UPDATE spoolnode.task SET {moved}", self.database)
+        self.server.sql(f"UPDATE spoolnode.node SET until = until - interval '{seconds} s'", self.database)
         return await self.another()
 
     async def cut(self, away: bool) -> None:
@@ -123,7 +125,8 @@ class InNats(Subject):
 
     async def _emptied(self) -> None:
         store = await NatsStore.open(self.cluster.url)
-        await store._connection.ask(f"STREAM.PURGE.{STREAM}")
+        for stream in (STREAM, nats_roll.STREAM):
+            await store._connection.ask(f"STREAM.PURGE.{stream}")
         await store.close()
 
     async def opened(self) -> CommonStore:
@@ -145,8 +148,3 @@ class InNats(Subject):
             self.cluster.end()
         else:
             self.cluster.start()
-
-
-async def migrated(url: str) -> None:
-    """Makes the tables of a store."""
-    await (await PostgresStore.open(url, migrates=True)).close()

@@ -17,6 +17,7 @@ from spoolnode.cluster.store.interface import (
     BytesContent,
     CommonStore,
     Content,
+    HowEnded,
     Lease,
     NewTask,
     Publication,
@@ -489,6 +490,19 @@ def test_what_was_buried_is_kept_with_its_reason_and_not_taken(subject: Subject)
         assert found
         assert (found.state, found.reason.rstrip("\0\n")) == (TaskState.DEAD, "ValueError: no such group")
         assert (found.task.block, found.task.size) == (BLOCK, 4)
+        assert abs(subject.now() - 60 - found.finished) < 60
+
+    subject.run(story)
+
+
+@pytest.mark.parametrize(("told", "kept"), [(5, 5), (None, 2)])
+def test_a_dead_task_has_as_many_attempts_as_its_taker_told(subject: Subject, told: int | None, kept: int) -> None:
+    async def story(subject: Subject) -> None:
+        lease = await held(subject.store, new("a", attempts=2))
+        await subject.store.bury([Burial(lease, "why", told)])
+        found = await subject.store.find("a")
+        assert found
+        assert found.task.attempts == kept
 
     subject.run(story)
 
@@ -704,6 +718,22 @@ def test_a_body_is_stored_whole_or_the_group_not_at_all(subject: Subject, error:
     subject.run(story)
 
 
+def test_a_body_can_be_looked_at_whoever_holds_it(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store, body = subject.store, bytes(range(256)) * 4096
+        assert await store.peek("a") == b""
+        await store.publish([new("a", body), new("b")])
+        assert (await store.peek("a"), await store.peek("b")) == (body, b"")
+        (a, _), _ = await take(store)
+        assert await store.peek("a") == body
+        await store.bury([Burial(a, "why")])
+        assert await store.peek("a") == body
+        await store.remove("a")
+        assert await store.peek("a") == b""
+
+    subject.run(story)
+
+
 def test_a_repeat_with_a_body_is_stored_once(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
         body = bytes(CHUNK + 1)
@@ -749,6 +779,80 @@ def test_a_task_is_found_in_each_state(subject: Subject) -> None:
     subject.run(story)
 
 
+def test_a_task_says_who_took_it_last_also_when_it_has_ended(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+
+        async def by() -> str:
+            found = await store.find("a")
+            assert found
+            return found.by
+
+        await store.publish([new("a")])
+        assert await by() == ""
+        ((lease, _),) = await store.take(1, ["any"], 30.0, "0123456789ab alpha")
+        assert [found.by for found in (await store.list(TaskState.HELD, 10)).tasks] == ["0123456789ab alpha"]
+        await store.again([Again(lease)])
+        assert await by() == "0123456789ab alpha"
+        ((lease, _),) = await store.claim(["a"], 30.0)
+        await store.again([Again(lease)])
+        assert await by() == "0123456789ab alpha"
+        ((lease, _),) = await store.take(1, ["any"], 30.0, "ba9876543210 beta")
+        await store.end([lease])
+        assert await by() == "ba9876543210 beta"
+
+    subject.run(story)
+
+
+def test_a_task_that_has_ended_says_when_and_how(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+        failed = await held(store, new("failed", key=b"k"))
+        await store.again([Again(await held(store, new("done")), attempts=1, reason="ValueError: once")])
+        ((done, _),) = await take(store)
+        await store.publish([new("removed")])
+        await store.remove("removed")
+        await store.end([done])
+        await store.publish([new("other", key=b"k")])
+        await store.again([Again(failed, reason="ValueError: no such customer")])
+        for name, ending in (
+            ("done", HowEnded.DONE),
+            ("removed", HowEnded.REMOVED),
+            ("failed", HowEnded.MERGED),
+            ("other", None),
+        ):
+            found = await store.find(name)
+            assert found
+            assert found.ending == ending
+            assert abs((found.finished or subject.now()) - subject.now()) < 60
+            assert bool(found.finished) == (ending is not None)
+
+    subject.run(story)
+
+
+def test_a_retry_says_why_its_last_run_failed(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+
+        async def reason() -> str:
+            found = await store.find("a")
+            assert found
+            return found.reason
+
+        lease = await held(store, new("a"))
+        await store.again([Again(lease, subject.now() + 60, 1, reason="ValueError: no such customer\0")])
+        assert (await reason()).rstrip("\0") == "ValueError: no such customer"
+        later = await subject.pass_time(61)
+        ((lease, _),) = await take(later)
+        await later.again([Again(lease)])
+        assert (await reason()).rstrip("\0") == "ValueError: no such customer"
+        ((lease, _),) = await take(later)
+        await later.again([Again(lease, reason="")])
+        assert await reason() == ""
+
+    subject.run(story)
+
+
 def test_tasks_are_counted_by_state(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
         store = subject.store
@@ -761,6 +865,20 @@ def test_tasks_are_counted_by_state(subject: Subject) -> None:
             TaskState.READY: 3, TaskState.LATER: 1, TaskState.HELD: 2, TaskState.DEAD: 1,
         }  # fmt: skip
         assert all(tally.is_exact for tally in counted.values())
+
+    subject.run(story)
+
+
+def test_the_destinations_are_told_for_which_tasks_are_ready(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        store = subject.store
+        assert await store.places(10) == []
+        await held(store, new("held", to="gone"))
+        ready = [new(f"{to}{n}", to=to, rank=n) for to in ("127.0.0.1:3031", "[::1]:3031", "tag:gpu", "any") for n in range(3)]
+        await store.publish([*ready, new("later", to="beta", due=subject.now() + 60)])
+        assert await store.places(10) == ["127.0.0.1:3031", "[::1]:3031", "any", "tag:gpu"]
+        assert await store.places(2) == ["127.0.0.1:3031", "[::1]:3031"]
+        assert "beta" in await (await subject.pass_time(90)).places(10)
 
     subject.run(story)
 
@@ -945,6 +1063,8 @@ async def verbs(store: CommonStore, lease: Lease) -> list[str]:
         "find": store.find("a"),
         "list": store.list(TaskState.READY, 10),
         "count": store.count(),
+        "peek": store.peek("a"),
+        "places": store.places(10),
         "remove": store.remove("a"),
         "revive": store.revive(["a"]),
         "watch": store.watch(["any"], 30),

@@ -183,12 +183,11 @@ def test_a_node_does_not_ask_without_end_for_a_task_that_a_transaction_has_locke
     async def story(subject: Subject) -> None:
         monkeypatch.setattr(postgresql, "LOCKED", 3600)
         store = subject.store
+        with store._bell.heard(["any"]) as begun:  # it wakes all when it listens: what came before might have been missed
+            await begun(PATIENCE)
         assert await store.watch(["any"], 3600)
         assert await take(store) == []
         watching = asyncio.create_task(store.watch(["any"], 3600))
-        if (await asyncio.wait([watching], timeout=0.2))[0]:  # it listens only now, and what came before might have been missed
-            assert await take(store) == []
-            watching = asyncio.create_task(store.watch(["any"], 3600))
         assert not (await asyncio.wait([watching], timeout=0.2))[0]
         connection.commit()
         await (await subject.another()).publish([new("another")])
@@ -256,6 +255,28 @@ def test_a_task_that_a_store_cannot_keep_is_refused_and_the_transaction_goes_on(
 def test_a_database_without_tables_is_one_clear_sentence(postgres: Postgres) -> None:
     with psycopg.connect(postgres.url()) as own, pytest.raises(StoreUnfit, match="run `spoolnode store check --migrate`"):
         spoolnode.spool_in(own, TASK)
+
+
+@pytest.mark.parametrize("wrong", [None, "postgresql://h/d"])
+def test_what_is_not_a_connection_is_told_in_a_sentence(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="a connection of psycopg 3 or of Django is wanted, and not"):
+        spoolnode.spool_in(wrong, TASK)
+    with pytest.raises(TypeError, match="an asynchronous connection of psycopg 3 is wanted, and not"):
+        asyncio.run(spoolnode.aspool_in(wrong, TASK))
+
+
+def test_a_connection_of_the_other_kind_is_told_in_a_sentence(
+    connection: "psycopg.Connection[Any]", in_postgres: InPostgres
+) -> None:
+    with pytest.raises(TypeError, match="for others there is `spool_in`"):
+        asyncio.run(spoolnode.aspool_in(connection, TASK))  # type: ignore[arg-type]  # that is the fault
+
+    async def wrong() -> None:
+        async with await psycopg.AsyncConnection.connect(in_postgres.url) as asynchronous:
+            with pytest.raises(TypeError, match="`aspool_in`"):
+                pay.spool_in(asynchronous, 7)  # type: ignore[arg-type]  # likewise
+
+    asyncio.run(wrong())
 
 
 def test_other_errors_of_the_database_are_the_callers(connection: "psycopg.Connection[Any]") -> None:

@@ -5,33 +5,29 @@ import json
 import os
 import signal
 import threading
+import urllib.error
+import urllib.request
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from joined import Commune, signal_node, states, wait_until_ended
+from joined import Commune, cut, signal_node, states, wait_until_ended
 from nats_servers import NatsCluster
-from postgres import Postgres
-from subjects import InNats, InPostgres, migrated
-from support import RunningNode, eventually
+from postgres import TASKS, Postgres, migrated, server_with_store
+from subjects import InNats, InPostgres
+from support import PATIENCE, RunningNode, eventually
 
 import spoolnode
-from spoolnode import Refused
+from spoolnode import Refused, Unanswered
+from spoolnode.cluster.discovery.interfaces import present
 from spoolnode.protocol.packet import encode_variables
 from spoolnode.protocol.spoolfile import head
 
 LONG = ("--store-lease", "3600")
 """A lease that no test waits for."""
-
-
-@pytest.fixture
-def commune(tmp_path: Path, in_postgres: InPostgres) -> Iterator[Commune]:
-    """Nodes with a store that is empty at first."""
-    found = Commune(tmp_path, in_postgres.url)
-    yield found
-    found.clean_up()
+LEASE = ("--store-lease", "20")
+"""One that a test waits for, but in which a busy machine restarts a server, or extends it."""
 
 
 def test_two_nodes_share_a_backlog_and_each_task_runs_once(commune: Commune, postgres: Postgres) -> None:
@@ -50,14 +46,16 @@ def test_two_nodes_share_a_backlog_and_each_task_runs_once(commune: Commune, pos
 
 
 def test_what_ran_on_a_killed_node_runs_elsewhere_after_the_lease_and_all_else_once(commune: Commune, postgres: Postgres) -> None:
-    alpha = commune.start("alpha")
+    alpha = commune.start("alpha", *LONG)
     gate = commune.directory / "gate"
     (held,) = commune.send(alpha, 1, gate=str(gate))
     commune.wait_for_start(held, "alpha")
-    commune.start("beta")
+    commune.start("beta", *LONG)
     others = commune.send(alpha, 20)
     alpha.kill9()
     gate.touch()
+    assert commune.starts()[held] == 1
+    postgres.sql("UPDATE spoolnode.task SET until = now() WHERE taker LIKE '% alpha'", InPostgres.database)  # an hour passes
     commune.wait_for([held, *others])
     wait_until_ended(postgres)
     assert commune.where([held])[held] == ["beta"]
@@ -66,17 +64,16 @@ def test_what_ran_on_a_killed_node_runs_elsewhere_after_the_lease_and_all_else_o
 
 
 def test_a_long_task_keeps_its_lease_and_runs_once(commune: Commune, postgres: Postgres) -> None:
-    alpha = commune.start("alpha")
-    commune.start("beta")
-    (slow,) = commune.send(alpha, 1, seconds="7")
+    alpha, beta = (commune.start(name, "--store-lease", "10") for name in ("alpha", "beta"))
+    (slow,) = commune.send(alpha, 1, seconds="15")
     commune.wait_for([slow])
     wait_until_ended(postgres)
     assert commune.starts()[slow] == 1
-    assert not alpha.lines("lease_lost")
+    assert not alpha.lines("lease_lost") + beta.lines("lease_lost")
 
 
 def test_a_stopped_node_starts_no_task_that_runs_elsewhere_by_then(commune: Commune, postgres: Postgres) -> None:
-    alpha = commune.start("alpha")
+    alpha = commune.start("alpha", "--store-lease", "5")
     commune.wait_for(commune.send(alpha, 400))  # they are quick, so its worker gets many at a time
     wait_until_ended(postgres)
     gate = commune.directory / "gate"
@@ -84,11 +81,11 @@ def test_a_stopped_node_starts_no_task_that_runs_elsewhere_by_then(commune: Comm
     commune.wait_for_start(held, "alpha")
     signal_node(alpha, signal.SIGSTOP)
     try:
-        commune.start("beta", "--workers", "2")
+        commune.start("beta", *LONG, "--workers", "2")
         commune.wait_for(behind)
         commune.wait_for_start(held, "beta")
         gate.touch()  # now the worker of alpha, which is not stopped, ends its task and could go on
-        eventually(lambda: len(commune.where([held])[held]) == 2, "it has ended twice", patience=60)
+        eventually(lambda: len(commune.where([held])[held]) == 2, "it has ended twice")
     finally:
         signal_node(alpha, signal.SIGCONT)
     alpha.wait_for_log("lease_lost")
@@ -132,9 +129,10 @@ def test_a_task_that_was_killed_with_its_worker_runs_again_and_that_counts_as_an
 def test_a_task_that_is_given_up_is_dead_in_the_store_with_the_reason(commune: Commune, postgres: Postgres) -> None:
     alpha = commune.start("alpha", "--retry-base", "0.01", "--max-attempts", "3")
     (task,) = commune.send(alpha, 1, fails="no such customer")
-    eventually(lambda: states(postgres) == {"dead": 1}, "it is dead", patience=60)
-    ((reason,),) = postgres.sql("SELECT reason FROM spoolnode.task", InPostgres.database)
+    eventually(lambda: states(postgres) == {"dead": 1}, "it is dead")
+    ((reason, attempts),) = postgres.sql("SELECT reason, attempts FROM spoolnode.task", InPostgres.database)
     assert "no such customer" in reason
+    assert attempts == 3
     assert commune.starts()[task] == 3
     assert alpha.status()["dead"] == 0
 
@@ -146,7 +144,7 @@ def test_a_task_that_runs_can_be_looked_at_and_cancelled_on_its_node(commune: Co
     ((identity,),) = postgres.sql("SELECT id FROM spoolnode.task", InPostgres.database)
     assert json.loads(alpha.command("show", identity, "--json").stdout)["state"] == "running"
     assert alpha.command("cancel", identity, "--grace", "0.1").returncode == 0
-    eventually(lambda: states(postgres) == {"dead": 1}, "it is dead", patience=60)
+    eventually(lambda: states(postgres) == {"dead": 1}, "it is dead")
 
 
 def test_bodies_of_any_size_come_as_they_were_sent(commune: Commune, postgres: Postgres) -> None:
@@ -167,7 +165,7 @@ def test_a_task_goes_to_the_node_or_the_tag_that_it_asks_for(commune: Commune, p
     for to in ("beta", "tag:gpu", "alpha", "any"):
         wanted[to] = commune.send(alpha, 5, to)
     commune.wait_for(wanted["alpha"] + wanted["any"])
-    assert states(postgres) == {"ready": 10, "ended": 10}
+    eventually(lambda: states(postgres) == {"ready": 10, "ended": 10}, "those for alpha have ended")
     beta = commune.start("beta", "--tag", "gpu")
     last = commune.send(alpha, 1, beta.via)
     commune.wait_for([*wanted["beta"], *wanted["tag:gpu"], *last])
@@ -190,14 +188,24 @@ def test_priority_and_time_hold_in_the_store(commune: Commune, postgres: Postgre
     commune.start("alpha")
     commune.wait_for([late, soon])
     assert [number for what, number, _ in commune.lines() if what == "end"] == [soon, late]
-    eventually(lambda: states(postgres) == {"later": 1, "ended": 2}, "the other one waits for its time", patience=60)
+    eventually(lambda: states(postgres) == {"later": 1, "ended": 2}, "the other one waits for its time")
+
+
+def test_a_node_that_listens_on_all_addresses_takes_what_is_for_any_of_them(commune: Commune) -> None:
+    beta = commune.start("beta", *LONG, app=False)
+    alpha = commune.start("alpha", *LONG, "-s", "0.0.0.0:0", "--allow", "127.0.0.0/8")
+    addresses = [f"{place.address}:{alpha.port}" for place in present() if place.is_v4]
+    tasks = [number for address in addresses for via in (alpha, beta) for number in commune.send(via, 1, address)]
+    commune.wait_for(tasks)
+    assert {who for ends in commune.where(tasks).values() for who in ends} == {"alpha"}
 
 
 def test_what_comes_while_the_store_is_away_is_kept_here_and_sent_once_when_it_is_back(
     commune: Commune, postgres: Postgres
 ) -> None:
-    alpha = commune.start("alpha")
+    alpha = commune.start("alpha", *LONG)
     commune.wait_for(commune.send(alpha, 1))
+    wait_until_ended(postgres)
     cut(postgres, away=True)
     body = os.urandom(300_000)
     kept = (
@@ -205,25 +213,82 @@ def test_what_comes_while_the_store_is_away_is_kept_here_and_sent_once_when_it_i
     )
     alpha.wait_for_log("store_away")
     assert alpha.status()["outbox"] == {"any": 7}
+    assert "is away" in alpha.status()["links"]["any"]["reason"]
     alpha.kill9()
-    commune.start("alpha").wait_for_log("store_away", since=0, count=2)
+    commune.start("alpha", *LONG).wait_for_log("store_away", since=0, count=2)
     cut(postgres, away=False)
     commune.wait_for([*kept[:5], kept[6]])
-    eventually(lambda: alpha.status()["outbox"] == {}, "all is sent", patience=60)
+    eventually(lambda: alpha.status()["outbox"] == {}, "all is sent")
     assert {commune.starts()[number] for number in (*kept[:5], kept[6])} == {1}
-    eventually(lambda: states(postgres) == {"ready": 1, "ended": 7}, "the other one waits for its tag", patience=60)
+    eventually(lambda: states(postgres) == {"ready": 1, "ended": 7}, "the other one waits for its tag")
+
+
+def test_what_waits_for_the_store_has_the_ids_that_its_senders_were_told(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", *LONG, app=False)
+    cut(postgres, away=True)
+    told = spoolnode.send_many([{"n": str(n), "body": bytes(n)} for n in (1, 2, 300_000)], via=alpha.via, send_timeout=PATIENCE)
+    assert listed(alpha) == set(told)
+    assert alpha.command("rm", told[0]).returncode == 0
+    assert "is away" in alpha.command("retry", told[1]).stderr
+    assert listed(alpha) == set(told[1:])
+    assert json.loads(alpha.command("show", told[1], "--json").stdout)["destination"] == "any"
+    alpha.stop()
+    assert listed(alpha) == set(told[1:])
+    assert alpha.command("rm", told[1]).returncode == 0
+    assert listed(alpha) == {told[2]}
+    cut(postgres, away=False)
+    commune.start("alpha", *LONG, app=False)
+    eventually(lambda: postgres.sql("SELECT id FROM spoolnode.task", InPostgres.database) == [(told[2],)], "it is in the store")
+
+
+def listed(node: RunningNode) -> set[str]:
+    """The ids of what waits for others, as they are shown."""
+    return {task["id"] for task in json.loads(node.command("ls", "--outbox", "--json").stdout)}
+
+
+def test_an_open_transaction_holds_back_tasks_with_its_key_and_no_others(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", *LONG, app=False)
+    with psycopg.connect(commune.url) as connection:
+        spoolnode.spool_in(connection, {"n": "1", "spool_key": "k"})
+        spoolnode.send_many([{"n": "2", "spool_key": "k"}, {"n": "3"}, {"n": "4", "spool_key": "other"}], via=alpha.via)
+        assert states(postgres) == {"ready": 2}
+        assert alpha.status()["outbox"] == {"any": 1}
+        commune.send(alpha, 3)
+        assert states(postgres) == {"ready": 5}
+    eventually(lambda: alpha.status()["outbox"] == {}, "the store has it")
+    assert states(postgres) == {"ready": 6}
+    assert not alpha.lines("store_away")
 
 
 def test_a_node_that_is_told_to_refuse_says_so_while_the_store_is_away(commune: Commune, postgres: Postgres) -> None:
-    alpha = commune.start("alpha", "--store-away", "refuse")
+    alpha = commune.start("alpha", "--store-away", "refuse", "--http", "127.0.0.1:0")
     commune.wait_for(commune.send(alpha, 1))
     cut(postgres, away=True)
+    alpha.wait_for_log("store_away")
     with pytest.raises(Refused, match="the common store is away"):
         spoolnode.send_to_spooler({"n": "1000"}, via=alpha.via)
     assert alpha.status()["total"] == 0
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        urllib.request.urlopen(f"http://{alpha.lines('ready')[-1]['http']}/readyz", timeout=PATIENCE)
     cut(postgres, away=False)
     alpha.wait_for_log("store_back")
     commune.wait_for(commune.send(alpha, 1))
+
+
+@pytest.mark.slow  # the store counts as one that hangs after ten seconds
+def test_a_node_that_refuses_and_cannot_know_whether_the_store_has_a_task_does_not_say_that_it_has_not(tmp_path: Path) -> None:
+    with server_with_store() as server:
+        commune = Commune(tmp_path, server.url(TASKS))
+        try:
+            alpha = commune.start("alpha", "--store-away", "refuse")
+            commune.wait_for(commune.send(alpha, 1))
+            server.freeze()
+            with pytest.raises(Unanswered):
+                spoolnode.send_to_spooler({"n": "1000"}, via=alpha.via, send_timeout=PATIENCE)
+            alpha.wait_for_log("not_answered")
+        finally:
+            server.thaw()
+            commune.clean_up()
 
 
 def test_what_waited_on_the_disk_moves_into_the_store(commune: Commune, postgres: Postgres) -> None:
@@ -233,17 +298,43 @@ def test_what_waited_on_the_disk_moves_into_the_store(commune: Commune, postgres
     alpha.stop()
     alpha = commune.start("alpha", app=False)
     assert alpha.wait_for_log("moved_to_store")["tasks"] == len(here) + len(later)
-    eventually(lambda: states(postgres) == {"ready": 35, "later": 1}, "all is in the store", patience=60)
+    eventually(lambda: states(postgres) == {"ready": 35, "later": 1}, "all is in the store")
     assert alpha.status()["total"] == 0
     commune.start("beta", "--tag", "gpu")
     commune.wait_for(here)
     assert set(commune.starts().values()) == {1}
 
 
+def test_a_task_of_a_transaction_that_was_pulled_moves_into_the_store_again(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", store=False, app=False)
+    alpha.stop()
+    with psycopg.connect(commune.url) as connection:
+        spoolnode.spool_in(connection, {"n": "1"})
+    pulled = alpha.command("store", "pull", "--store", commune.url, "-Q", str(alpha.spool))
+    assert pulled.returncode == 0, pulled.stderr
+    assert states(postgres) == {"ended": 1}
+    commune.start("alpha", app=False).wait_for_log("moved_to_store")
+    eventually(lambda: states(postgres) == {"ready": 1, "ended": 1}, "it is in the store again")
+
+
+def test_what_moves_into_the_store_keeps_its_attempts(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", "--retry-base", "1000", store=False)
+    commune.send(alpha, 1, fails="from a batch")
+    commune.send(alpha, 1, fails="from a file", body=bytes(300_000))
+    for count in (1, 2):
+        alpha.wait_for_log("retry", since=0, count=count)
+    alpha.stop()
+    commune.start("alpha", app=False).wait_for_log("moved_to_store")
+    eventually(lambda: states(postgres) == {"ready": 2}, "both are in the store")
+    assert postgres.sql("SELECT attempts FROM spoolnode.task", InPostgres.database) == [(1,), (1,)]
+    blocks = postgres.sql("SELECT block FROM spoolnode.task", InPostgres.database)
+    assert not [block for (block,) in blocks if b"spool_attempts" in bytes(block)]
+
+
 def test_a_file_that_others_drop_runs_here(commune: Commune, postgres: Postgres) -> None:
     alpha = commune.start("alpha", app=False)
     (alpha.spool / "uwsgi_spoolfile_on_host_1_2").write_bytes(head(encode_variables([(b"n", b"7")])))
-    eventually(lambda: alpha.status()["total"] == 1, "it waits here", patience=60)
+    eventually(lambda: alpha.status()["total"] == 1, "it waits here")
     assert states(postgres) == {}
 
 
@@ -251,7 +342,7 @@ def test_nodes_with_and_without_a_store_give_each_other_tasks(commune: Commune, 
     apart = commune.start("apart", store=False)
     alpha = commune.start("alpha", "--discover", f"static://{apart.via}")
     alpha.wait_for_log("peer_up")
-    out = commune.send(alpha, 5, "apart")
+    out = commune.send(alpha, 5, "apart") + commune.send(alpha, 1, apart.via)
     commune.wait_for(out)
     assert {who for ends in commune.where(out).values() for who in ends} == {"apart"}
     apart.stop()
@@ -269,11 +360,11 @@ def test_nodes_share_a_store_in_nats_and_a_killed_one_costs_no_task(tmp_path: Pa
     InNats(nats_server)  # empties it
     commune = Commune(tmp_path, nats_server.url)
     try:
-        alpha = commune.start("alpha", "--workers", "2")
+        alpha = commune.start("alpha", "--workers", "2", *LEASE)
         gate, body = tmp_path / "gate", os.urandom(300_000)
         (held,) = commune.send(alpha, 1, gate=str(gate))
         commune.wait_for_start(held, "alpha")
-        commune.start("beta")
+        commune.start("beta", *LEASE)
         others = commune.send(alpha, 30, seconds="0.02") + commune.send(alpha, 1, body=body, sum=str(zlib.crc32(body)))
         commune.wait_for(others)
         assert set(commune.starts().values()) == {1}
@@ -304,7 +395,7 @@ def test_nothing_is_lost_and_nothing_runs_twice_when_the_server_is_restarted_und
         server.start()
         server.sql(f"CREATE DATABASE {InPostgres.database}")
         asyncio.run(migrated(commune.url))
-        nodes = [commune.start("alpha"), commune.start("beta")]
+        nodes = [commune.start(name, *LEASE) for name in ("alpha", "beta")]
         tasks: list[int] = []
 
         def load() -> None:
@@ -325,13 +416,6 @@ def test_nothing_is_lost_and_nothing_runs_twice_when_the_server_is_restarted_und
     finally:
         commune.clean_up()
         server.end(signal.SIGQUIT)
-
-
-def cut(server: Postgres, *, away: bool) -> None:
-    """Takes the store away from all nodes, or brings it back."""
-    server.sql(f"ALTER DATABASE {InPostgres.database} ALLOW_CONNECTIONS {not away}")
-    if away:
-        server.sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{InPostgres.database}'")
 
 
 def test_what_an_application_enqueues_in_its_own_transaction_runs_on_a_node(commune: Commune, in_postgres: InPostgres) -> None:

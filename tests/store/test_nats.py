@@ -16,7 +16,7 @@ from store_tasks import body_of, held, ids, new, take
 from subjects import InNats, Subject
 from support import need
 
-from spoolnode.cluster.store import nats_connection, nats_stream
+from spoolnode.cluster.store import nats_connection, nats_stream, nats_times
 from spoolnode.cluster.store.interface import (
     CHUNK,
     REMEMBERED,
@@ -124,6 +124,8 @@ def test_a_group_that_is_larger_than_a_batch_is_stored_and_taken_and_ended(subje
 
 
 def test_what_a_take_asks_does_not_grow_with_the_backlog(subject: InNats, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_times, "SWEEP", 0.0)  # so that each take sweeps, however long the publication has lasted
+
     async def story(subject: Subject) -> None:
         store = nats_of(subject)
         costs = []
@@ -474,6 +476,24 @@ def test_a_store_that_is_nowhere_is_away(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(nats_connection, "PATIENCE", 1.0)
     with pytest.raises(StoreAway, match=r"127\.0\.0\.1:1 is away"):
         asyncio.run(open_store("nats://user:secret@127.0.0.1:1"))
+
+
+def test_an_attempt_to_connect_ends_in_time_though_it_misses_that_it_is_cancelled() -> None:
+    missed = 0
+
+    async def deaf() -> None:
+        nonlocal missed
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                missed += 1
+                if missed == 3:
+                    raise
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(nats_connection.within(0.01, deaf()))
+    assert missed == 3
 
 
 # --- time ---

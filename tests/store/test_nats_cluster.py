@@ -3,18 +3,19 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
-from nats_servers import NatsCluster, NatsServer
+from engines import insist, leader_of, made
+from nats_servers import NatsCluster
 from postgres import short_place
 from store_tasks import body_of, ids, new, take
 from subjects import InNats, Subject
 
 from spoolnode.cluster.store.interface import ANY, CommonStore, Publication, StoreAway, TaskState
 from spoolnode.cluster.store.nats import NatsStore
-from spoolnode.cluster.store.nats_entries import PREFIX, STREAM
+from spoolnode.cluster.store.nats_entries import PREFIX
 
 T = TypeVar("T")
 
@@ -30,10 +31,6 @@ def three() -> Iterator[NatsCluster]:
             yield cluster
         finally:
             cluster.end()
-
-
-async def made(url: str) -> None:
-    await (await NatsStore.open(url, migrates=True)).close()
 
 
 @pytest.fixture
@@ -133,25 +130,6 @@ class Load:
         self.ran.update(ids(taken))
         assert await insist(lambda: store.end([lease for lease, _ in taken])) == frozenset()
         return len(taken)
-
-
-async def insist(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer, however often it takes to ask."""
-    while True:
-        try:
-            return await ask()
-        except StoreAway:
-            await asyncio.sleep(0.05)
-
-
-async def leader_of(store: NatsStore, cluster: NatsCluster) -> NatsServer:
-    """The server that leads the stream."""
-    while True:
-        info = await insist(lambda: store._connection.ask(f"STREAM.INFO.{STREAM}"))
-        for server in cluster.servers:
-            if server.name == (info or {}).get("cluster", {}).get("leader"):
-                return server
-        await asyncio.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -1,18 +1,16 @@
 """The power of all three NATS servers fails at once. Each has a disk of its own, ext4 in an image; a cut is a copy of the images.
 
-The copies have what was written to the disks, and nothing of what the kernel kept in memory. By default, not even the stream is
-there afterwards; with `sync_interval: always`, everything that was acknowledged is.
+By default, not even the stream is there afterwards; with `sync_interval: always`, everything that was acknowledged is.
 """
 
 import asyncio
 import os
-import shutil
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import Disks
 from nats_servers import NatsCluster
 from store_tasks import body_of, ids, new, take
 
@@ -29,52 +27,9 @@ pytestmark = [
 ]
 
 
-class Disks:
-    """Three disks in images, mounted where the servers keep their tasks."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        for name in NAMES:
-            (directory / name).mkdir()
-            image = self._image(name)
-            with image.open("wb") as file:
-                file.truncate(64 << 20)
-            run("mkfs.ext4", "-q", "-F", str(image))
-        self.mount()
-
-    def mount(self) -> None:
-        # The kernel itself is to write nothing while the images are copied.
-        for name in NAMES:
-            run("mount", "-o", "loop,commit=600", str(self._image(name)), str(self._directory / name))
-
-    def unmount(self) -> None:
-        for name in NAMES:
-            if os.path.ismount(self._directory / name):
-                run("umount", str(self._directory / name))
-
-    def copy(self) -> None:
-        """Copies what is on the disks now."""
-        for name in NAMES:
-            shutil.copyfile(self._image(name), self._image(f"{name}.cut"))
-
-    def cut(self) -> None:
-        """The power comes back: the disks are as they were when they were copied."""
-        self.unmount()
-        for name in NAMES:
-            self._image(f"{name}.cut").rename(self._image(name))
-        self.mount()
-
-    def _image(self, name: str) -> Path:
-        return self._directory / f"{name}.img"
-
-
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture
 def disks(place: Path) -> Iterator[Disks]:
-    made = Disks(place)
+    made = Disks(place, NAMES)
     yield made
     made.unmount()
 
@@ -105,8 +60,7 @@ async def until_the_power_fails(cluster: NatsCluster, disks: Disks) -> Told:
         while len(told.stored) < ENOUGH:
             await asyncio.sleep(0.01)
     for server in cluster.servers:  # all at once: between two lines here, nothing else runs, and nothing more is heard
-        assert server.process
-        server.process.send_signal(signal.SIGSTOP)
+        server.send_signal(signal.SIGSTOP)
     disks.copy()
     for task in working:
         task.cancel()

@@ -224,14 +224,15 @@ def test_a_primary_that_is_killed_under_load_loses_nothing_that_it_acknowledged(
 def test_a_server_that_hangs_is_away(own: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story() -> None:
         store = await PostgresStore.open(own.url())
-        monkeypatch.setattr(postgresql_connections, "PATIENCE", 0.5)
         try:
             await store.publish([new("a")])
             stopped = [own.process.pid, *(row[0] for row in own.sql("SELECT pid FROM pg_stat_activity"))] if own.process else []
             signal_all(stopped, signal.SIGSTOP)
             try:
-                with pytest.raises(StoreAway, match="away"):
+                monkeypatch.setattr(postgresql_connections, "PATIENCE", 0.5)
+                with pytest.raises(StoreAway, match=r"away: no answer for 0\.5 s"):
                     await asyncio.wait_for(store.publish([new("a"), new("b")]), 60)
+                monkeypatch.undo()
             finally:
                 signal_all(stopped, signal.SIGCONT)
             told = await until_acknowledged(lambda: store.publish([new("a"), new("b")]))
@@ -334,6 +335,18 @@ def test_a_connection_that_is_not_wanted_any_more_while_it_is_made_is_closed_at_
         asyncio.run(story())
 
 
+def test_a_statement_that_looks_dear_is_not_compiled(in_postgres: InPostgres) -> None:
+    async def story(_: Subject) -> None:
+        connections = ServerConnections(in_postgres.url)
+        connection = await connections.connect()
+        ((plan,),) = await connections.run(connection, "EXPLAIN (ANALYZE, FORMAT JSON) SELECT relacl FROM pg_class")
+        assert plan[0]["Plan"]["Total Cost"] > 1e9, "without an index it looks dear"
+        assert "JIT" not in plan[0]
+        await connection.close()
+
+    in_postgres.run(story)
+
+
 def test_a_server_that_dies_while_a_connection_is_made_is_away(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(subject: Subject) -> None:
         monkeypatch.setattr(postgresql_connections, "_PLANS", ["SELECT pg_terminate_backend(pg_backend_pid())"])
@@ -422,11 +435,12 @@ def test_a_migration_that_would_wait_for_long_gives_up_and_can_be_repeated(
 ) -> None:
     postgres.sql("CREATE DATABASE busy")
     url = postgres.url("busy")
-    monkeypatch.setattr(postgresql_schema, "LOCK_TIMEOUT", "100ms")
-    with psycopg.connect(url) as other:
+    with psycopg.connect(url) as other, monkeypatch.context() as patch:
+        patch.setattr(postgresql_schema, "LOCK_TIMEOUT", "100ms")
         other.execute("SELECT pg_advisory_lock(%s)", [postgresql_schema._ADVISORY_LOCK])
         with pytest.raises(StoreUnfit, match="run the migration again"):
             asyncio.run(migrated(url))
+        other.execute("SELECT pg_advisory_unlock_all()")  # the server may end the connection later than we do
     asyncio.run(migrated(url))
 
 
@@ -463,6 +477,33 @@ def test_a_step_from_one_version_to_the_next_goes_on_while_tasks_are_taken(
 def test_an_address_that_makes_no_sense_is_refused_with_a_sentence(url: str, said: str) -> None:
     with pytest.raises((StoreUnfit, StoreAway), match=said):
         asyncio.run(open_store(url))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"), [("user=nobody_there", 'role "nobody_there"'), ("dbname=not_made", 'database "not_made"')]
+)
+def test_a_server_that_never_lets_us_in_is_not_away(in_postgres: InPostgres, wrong: str, said: str) -> None:
+    with pytest.raises(StoreUnfit, match=f"does not let us in: .*{said} does not exist"):
+        asyncio.run(open_store(f"{in_postgres.url}&{wrong}"))
+
+
+def test_a_user_who_may_not_do_what_a_node_does_is_told_which_rights_are_missing(
+    postgres: Postgres, in_postgres: InPostgres
+) -> None:
+    async def check() -> None:
+        store = await open_store(f"{in_postgres.url}&user=reader")
+        try:
+            await store.check()
+        finally:
+            await store.close()
+
+    postgres.sql("CREATE ROLE reader LOGIN", InPostgres.database)
+    postgres.sql("GRANT USAGE ON SCHEMA spoolnode TO reader", InPostgres.database)
+    postgres.sql("GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA spoolnode TO reader", InPostgres.database)
+    with pytest.raises(StoreUnfit, match=r"has not the right to DELETE on spoolnode.task, DELETE on spoolnode.body"):
+        asyncio.run(check())
+    postgres.sql("GRANT DELETE ON ALL TABLES IN SCHEMA spoolnode TO reader", InPostgres.database)
+    asyncio.run(check())
 
 
 def test_a_password_is_never_shown(in_postgres: InPostgres) -> None:

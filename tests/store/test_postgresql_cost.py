@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections import defaultdict
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -36,10 +37,11 @@ EXPLAINED = (
 
 
 class Costs:
-    """The most pages that each statement has read."""
+    """The most pages that each statement has read, and the most pairs of rows that it compared in vain."""
 
     def __init__(self) -> None:
         self.pages: dict[str, int] = defaultdict(int)
+        self.pairs: dict[str, int] = defaultdict(int)
 
     def heard(self, notice: psycopg.errors.Diagnostic) -> None:
         _, begins, told = (notice.message_primary or "").partition("{")
@@ -47,10 +49,22 @@ class Costs:
             said = json.loads(begins + told)
             pages = said["Plan"]["Shared Hit Blocks"] + said["Plan"]["Shared Read Blocks"]
             self.pages[said["Query Text"]] = max(pages, self.pages[said["Query Text"]])
+            self.pairs[said["Query Text"]] = max(pairs_in(said["Plan"]), self.pairs[said["Query Text"]])
 
     @property
     def too_high(self) -> dict[str, int]:
         return {text: n for text, n in self.pages.items() if n > (MOST_TO_COUNT if "count(*)" in text else MOST)}
+
+    @property
+    def squared(self) -> dict[str, int]:
+        """Statements that compare each task of a group with each other one."""
+        return {text: n for text, n in self.pairs.items() if n > GROUP}
+
+
+def pairs_in(plan: dict[str, Any]) -> int:
+    """How many pairs of rows a plan has compared in vain."""
+    own = plan.get("Rows Removed by Join Filter", 0) * plan["Actual Loops"]
+    return int(own) + sum(map(pairs_in, plan.get("Plans", ())))
 
 
 async def say_every_verb(url: str) -> None:
@@ -64,6 +78,8 @@ async def say_every_verb(url: str) -> None:
         async for _ in store.body(leases[0]):
             pass
         await store.extend(leases, 30)
+        for most in (GROUP // 2, GROUP):
+            await store.admit("f", most, leases, leases[:2])
         for _ in range(2):
             await store.end(leases[:8])
         await store.again([Again(lease) for lease in leases[8:12]])
@@ -76,7 +92,9 @@ async def say_every_verb(url: str) -> None:
             if page.next:
                 await store.list(state, GROUP, page.next)
         await store.count()
+        await store.places(10)
         await store.find("a7")
+        await store.peek("a7")
         await store.remove(f"a{100 * turn + 52}")
         await store.watch(["other", "tag:gpu"], 0)
     await store.close()
@@ -105,6 +123,7 @@ def test_what_a_statement_costs_does_not_grow_with_the_store(postgres: Postgres,
         asyncio.run(say_every_verb(url))
         enqueue(url, costs)
         assert costs.too_high == {}, f"with {figures} figures"
+        assert costs.squared == {}, f"with {figures} figures"
     assert len(costs.pages) > 30, "auto_explain tells"
 
 

@@ -46,6 +46,13 @@ def test_dead_tasks_are_listed_with_the_first_line_of_their_reason(three_dead: I
     assert "Traceback" not in said
 
 
+def test_one_task_whose_variables_cannot_be_read_does_not_hide_the_others(three_dead: InPostgres) -> None:
+    three_dead.server.sql("UPDATE spoolnode.task SET block = 'nonsense' WHERE id = 'b'", three_dead.database)
+    said = typed(three_dead, "ls", "--state", "dead")
+    assert said.exit_code == 0
+    assert said.stdout.count("KeyError: 7") == 3
+
+
 def test_retry_makes_the_dead_ones_of_these_ready_and_says_of_each_other_why_not(three_dead: InPostgres) -> None:
     done = typed(three_dead, "retry", "a", "waits", "never", "c")
     assert (done.exit_code, done.stdout) == (1, "a is ready\nc is ready\n")
@@ -99,3 +106,46 @@ def test_rm_removes_what_waits_or_is_dead_and_nothing_that_a_node_has(three_dead
 
     three_dead.run(story)
     assert (states(three_dead)["a"][0], states(three_dead)["waits"][0]) == (TaskState.ENDED, TaskState.HELD)
+
+
+def test_what_waits_for_a_node_that_is_gone_moves_to_another_destination(in_postgres: InPostgres) -> None:
+    far = 4_000_000_000.0
+
+    async def story(subject: Subject) -> None:
+        await bury(subject, [new("dead", to="mail3")])
+        taken = await held(subject.store, new("taken", to="mail3"))
+        tasks = [
+            new("ready", b"body", to="mail3", rank=3, attempts=2), new("by_address", to="10.0.0.7:3031"),
+            new("later", to="mail3", due=far), new("other_later", due=far), new("other", to="mail4"),
+        ]  # fmt: skip
+        await subject.store.publish(tasks)
+        done = await asyncio.to_thread(typed, in_postgres, "move", "--from", "mail3", "--from", "10.0.0.7:3031", "--to", "any")
+        assert (done.exit_code, done.output) == (0, "3 tasks wait for any now\n")
+        assert states(in_postgres) == {
+            "ready": ("ready", "any", 2), "by_address": ("ready", "any", 0), "later": ("later", "any", 0),
+            "other_later": ("later", "any", 0), "other": ("ready", "mail4", 0),
+            "taken": ("held", "mail3", 0), "dead": ("dead", "mail3", 0),
+        }  # fmt: skip
+        found = await subject.store.find("later")
+        assert found is not None
+        assert found.task.due == far
+        assert await subject.store.end([taken]) == frozenset(), "its lease holds"
+        again = await asyncio.to_thread(typed, in_postgres, "move", "--from", "mail3", "--to", "any", "--json")
+        assert json.loads(again.output) == {"moved": 0}
+
+    in_postgres.run(story)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from", "mail3", "--to", "all"], "--to: it is 'all'; it must be"),
+        (["--from", "a b", "--to", "any"], "--from: it is 'a b'; it must be"),
+        (["--from", "mail3", "--to", "mail3"], "--from and --to both name mail3"),
+        (["--to", "any"], "Missing option '--from'"),
+    ],
+)
+def test_a_move_that_makes_no_sense_is_refused(words: list[str], said: str) -> None:
+    done = CliRunner().invoke(main, ["store", "move", *words, "--store", "postgresql://nowhere/none"])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())

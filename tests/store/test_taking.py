@@ -8,14 +8,24 @@ from typing import Any
 
 import pytest
 from linked import Station
-from simulation.loop import in_virtual_time
+from simulation.loop import EPOCH, in_virtual_time
 from store_tasks import new
 
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoreUnfit, TaskState
+from spoolnode.cluster.store.interface import (
+    Again,
+    CommonStore,
+    Lease,
+    Publication,
+    Safety,
+    StoreAway,
+    StoreUnfit,
+    TaskState,
+)
 from spoolnode.cluster.store.joined import Joined
 from spoolnode.cluster.store.leases import LeaseBook
 from spoolnode.cluster.store.memory import MemoryStore
+from spoolnode.cluster.store.takers import Itself
 from spoolnode.cluster.store.taking import BODIES_AT_ONCE, Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
@@ -24,6 +34,7 @@ from spoolnode.node.disk.disk import discard
 from spoolnode.node.outcome import Ending, Outcome
 from spoolnode.node.spool.tasks import Taken
 from spoolnode.node.work.balance import View, appetite
+from spoolnode.protocol.spoolfile import FINISHED, STATE_AT
 
 LEASE = 30.0
 
@@ -33,7 +44,7 @@ class TimedStore(MemoryStore):
 
     @property  # type: ignore[override] # time is not set here
     def now(self) -> float:
-        return 1_800_000_000.0 + asyncio.get_running_loop().time()
+        return EPOCH + asyncio.get_running_loop().time()
 
     @now.setter
     def now(self, value: float) -> None:
@@ -46,6 +57,8 @@ class TimedStore(MemoryStore):
 
 class OneNode:
     """One node: the real code takes, keeps and tells; its workers are the test."""
+
+    places = ("any", "me")
 
     def __init__(self, store: CommonStore, rng: random.Random) -> None:
         self.rng = rng
@@ -62,9 +75,10 @@ class OneNode:
         loop = asyncio.get_running_loop()
         contact = Contact(self.connect, self.report)
         self.contact, self.book = contact, LeaseBook(LEASE)
-        self.teller = Teller(contact, self.book, self.report)
+        self.teller = Teller(contact, self.book, self.report, self.station.spool.retrying.reason)
+        itself = Itself([*self.places], "0123456789ab me")
         self.taker = Taker(
-            contact, self.book, self.teller, self.station.storage, self, ["any", "me"], self.report, loop.time
+            contact, self.book, self.teller, self.station.storage, self, itself, self.report, loop.time
         )  # fmt: skip
 
     async def connect(self) -> CommonStore:
@@ -124,7 +138,12 @@ class OneNode:
         """One ends well; its id."""
         held = self.station.storage.held
         del self.running[ref]
-        discard(self.station.disk, self.station.journal.layout.path(ref))
+        path, base, _ = held.place.header(self.station.journal.layout, ref)
+        if base:
+            self.station.disk.store(path, base + STATE_AT, bytes([FINISHED]))
+        else:
+            discard(self.station.disk, path)
+        assert self.station.journal.is_finished(held, [ref]) == {ref}, "as it is seen after the death of its worker"
         self.station.spool.done(held, [ref])
         self._hungry()
         return self.id_of(ref)
@@ -139,6 +158,11 @@ class OneNode:
         """A worker gives one back that it has not started."""
         del self.running[ref]
         self.station.spool.give_back(Taken(self.station.storage.held, [ref], 0))
+
+
+async def not_dialed(address: str, *_: Any) -> Any:
+    """No task is for an address."""
+    raise AssertionError(address)
 
 
 class HostOf:
@@ -362,7 +386,7 @@ def test_a_task_is_given_up_whatever_characters_its_reason_has() -> None:
     async def tell(store: TimedStore) -> None:
         node = await holding(store, "a")
         assert node.begin() == ["a"]
-        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "no customer \udcff\0é")
+        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "no customer \udcff\0é", 1)
         await rest(node)
         found = await store.find("a")
         assert found is not None
@@ -370,6 +394,31 @@ def test_a_task_is_given_up_whatever_characters_its_reason_has() -> None:
         await node.stop()
 
     story(tell)
+
+
+def test_a_store_that_is_back_and_does_not_let_us_in_is_an_error_that_is_told_once() -> None:
+    class Locked(TimedStore):
+        is_locked = False
+
+        async def check(self) -> Safety:
+            if self.is_locked:
+                raise StoreUnfit("a wrong password")
+            return await super().check()
+
+    async def main() -> None:
+        store = Locked()
+        node = await holding(store)
+        node.is_cut = True
+        await rest(node, seconds=4.0)
+        node.is_cut, store.is_locked = False, True
+        await rest(node, seconds=30.0)
+        store.is_locked = False
+        await rest(node, seconds=4.0)
+        assert [action for action, _ in node.said] == ["store_away", "store_unfit", "store_back"]
+        assert node.said[1][1] == {"reason": "a wrong password"}
+        await node.stop()
+
+    in_virtual_time(main)
 
 
 def test_a_mistake_in_a_part_is_reported_and_the_part_goes_on_where_it_was() -> None:
@@ -385,13 +434,13 @@ def test_a_mistake_in_a_part_is_reported_and_the_part_goes_on_where_it_was() -> 
     async def main() -> None:
         store = Mistaken()
         node = OneNode(store, random.Random(1))
-        joined = Joined(HostOf(node), node.connect, asyncio.get_running_loop().time)
+        joined = Joined(HostOf(node), Contact(node.connect, node.report), not_dialed, asyncio.get_running_loop().time)
         await joined.open()
         await joined.start()
         await store.publish([new("a"), new("b")])
         await rest(node, seconds=2.0)
         assert sorted(node.begin()) == ["a", "b"]
-        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "why")
+        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_a", "why", 1)
         await rest(node, seconds=4.0)
         assert (await store.find("a")).state is TaskState.DEAD  # type: ignore[union-attr] # it is known
         assert [details["reason"] for action, details in node.said if action == "mistake"] == ["the common store"] * 2
@@ -424,6 +473,108 @@ def test_a_task_that_ended_here_while_the_lease_ran_out_is_not_run_again_if_it_c
     story(tell)
 
 
+def test_the_result_of_a_task_that_ended_here_while_the_lease_ran_out_is_told_when_it_comes_back() -> None:
+    async def main() -> None:
+        store, book, said = MemoryStore(), LeaseBook(LEASE), list[str]()
+
+        async def connect() -> CommonStore:
+            return store
+
+        contact = Contact(connect, lambda action, **_: said.append(action))
+        await contact.open()
+        teller = Teller(contact, book, lambda action, **_: said.append(action), lambda _: "")
+        await store.publish([new("a")])
+        ((lease, _),) = await store.take(1, ["any"], LEASE)
+        book.take("tmp/a", lease, 0.0)
+        store.advance(LEASE + 1)
+        teller.returned("tmp/a", b"result")
+        await teller.tell()
+        assert said == ["lease_lost"]
+        ((again, _),) = await store.take(1, ["any"], LEASE)
+        book.take("tmp/a", again, LEASE + 1)
+        assert teller.renew("tmp/a", again, has_key=False)
+        await teller.tell()
+        found = await store.find("a")
+        assert found is not None
+        assert (found.state, found.result, teller._results) == (TaskState.ENDED, b"result", {})
+        await contact.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["the store hears of its end too late", "the store never hears of it"])
+def test_a_task_with_a_key_that_comes_back_after_its_end_runs_again_as_a_duplicate_may_have_counted_on_it(
+    is_told: bool,
+) -> None:
+    async def tell(store: TimedStore) -> None:
+        node = await holding(store)
+        await store.publish([new("a", key=b"k")])
+        await rest(node, seconds=2.0)
+        assert node.begin() == ["a"]
+        node.is_cut = True
+        node.end("tmp/uwsgi_spoolfile_on_a")
+        await rest(node, seconds=LEASE + 5)
+        assert await store.publish([new("b", key=b"k")]) == [Publication.DUPLICATE]
+        node.is_cut, node.unanswered = False, set() if is_told else {"end"}
+        await rest(node, seconds=6.0)
+        assert node.begin() == ["a"]
+        node.unanswered = set()
+        node.end("tmp/uwsgi_spoolfile_on_a")
+        await rest(node, seconds=6.0)
+        assert (await store.find("a")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
+        await node.stop()
+
+    story(tell)
+
+
+async def failing(node: OneNode, ref: str) -> None:
+    """A task has just failed, and its file is still to say how often."""
+    node.station.storage.held.place.set_attempts(node.station.by_hand, ref, 1)  # as a worker does
+    node.fail(ref)
+    moves = node.station.journal.moves
+    while ref in node.station.storage.held.known:
+        moves.work()  # type: ignore[attr-defined] # it is stepped
+        moves.answer()  # type: ignore[attr-defined] # likewise
+        await asyncio.sleep(0)
+
+
+def test_a_task_that_is_taken_again_just_when_it_has_failed_here_waits_in_the_store_with_its_attempts() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = await holding(store, "a")
+        assert node.begin() == ["a"]
+        node.is_cut = True
+        await rest(node, seconds=LEASE + 5)
+        await failing(node, "tmp/uwsgi_spoolfile_on_a")
+        node.is_cut = False
+        await asyncio.sleep(6.0)
+        assert node.book.get("tmp/uwsgi_spoolfile_on_a") == Lease("a", 0, 2)
+        node.wants = 0
+        await rest(node)
+        found = await store.find("a")
+        assert found is not None
+        assert found.state in (TaskState.READY, TaskState.LATER)
+        assert found.task.attempts == 1
+        assert not node.station.storage.held.known
+        await node.stop()
+
+    story(tell)
+
+
+def test_a_node_that_leaves_tells_the_store_of_a_task_that_has_just_failed() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = await holding(store, "a")
+        assert node.begin() == ["a"]
+        await failing(node, "tmp/uwsgi_spoolfile_on_a")
+        ending = spawn(node.taker.end())
+        await asyncio.sleep(1.0)
+        await rest(node)
+        await ending
+        assert (await store.find("a")).state in (TaskState.READY, TaskState.LATER)  # type: ignore[union-attr] # it is known
+        await node.stop()
+
+    story(tell)
+
+
 def test_a_paused_node_gives_back_what_waits_and_takes_nothing() -> None:
     async def tell(store: TimedStore) -> None:
         node = await holding(store, "a", "b")
@@ -447,8 +598,8 @@ def test_a_task_whose_lease_is_lost_while_its_file_is_written_does_not_start(bod
 
         delay = LEASE + 5
 
-        async def take(self, most: int, places: Any, lease: float) -> Any:
-            taken = await super().take(most, places, lease)
+        async def take(self, most: int, places: Any, lease: float, by: str = "") -> Any:
+            taken = await super().take(most, places, lease, by)
             delay, self.delay = self.delay if taken else 0.0, 0.0 if taken else self.delay
             await asyncio.sleep(delay)
             return taken
@@ -496,6 +647,93 @@ def test_a_task_whose_body_cannot_be_read_goes_back_and_runs_when_it_can(error: 
         await node.stop()
 
     in_virtual_time(main)
+
+
+def test_a_task_whose_body_is_not_whole_in_the_store_does_not_run() -> None:
+    class CutBody(TimedStore):
+        async def body(self, lease: Lease) -> Any:
+            async for chunk in super().body(lease):
+                yield chunk[:-1]
+
+    async def main() -> None:
+        node = await holding(CutBody(), "a", body=b"body")
+        assert node.begin() == []
+        (told,) = {details["reason"] for action, details in node.said if action == "move_failed"}
+        assert told == "the body of a has 3 bytes in the store, and should have 4"
+        await node.stop()
+
+    in_virtual_time(main)
+
+
+def test_a_task_that_is_taken_again_while_its_body_still_comes_runs_once_and_whole() -> None:
+    class SlowBody(TimedStore):
+        reads = 0
+
+        async def body(self, lease: Lease) -> Any:
+            self.reads += 1
+            if self.reads == 1:
+                await asyncio.sleep(2 * LEASE)
+            async for chunk in super().body(lease):
+                yield chunk
+
+    async def main() -> None:
+        store = SlowBody()
+        node = await holding(store, "a", body=b"body")
+        node.is_cut = True
+        await rest(node, seconds=LEASE + 5)
+        node.is_cut = False
+        started = []
+        for _ in range(6 * int(LEASE)):
+            await rest(node, seconds=1.0)
+            started += node.begin()
+        assert started == ["a"]
+        held = node.station.read(node.station.storage.held, "tmp/uwsgi_spoolfile_on_a")
+        assert held is not None
+        assert held.body == b"body"
+        await node.stop()
+
+    in_virtual_time(main)
+
+
+def test_tasks_that_are_taken_together_share_a_file_which_goes_with_the_last_of_them() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = await holding(store, "a", "b", "c", "d")
+        assert len(node.station.files("tmp")) == 1
+        assert node.begin() == ["a", "b", "c"]
+        node.end("tmp/uwsgi_spoolfile_on_a")
+        await failing(node, "tmp/uwsgi_spoolfile_on_b")
+        await rest(node)
+        assert (await store.find("b")).task.attempts == 1  # type: ignore[union-attr] # it is known
+        node.station.storage.held.give_back(["tmp/uwsgi_spoolfile_on_d"], 1_900_000_000.0)
+        await rest(node)
+        assert len(node.station.files("tmp")) == 1, "one of them still runs"
+        node.give_back("tmp/uwsgi_spoolfile_on_c")
+        assert node.begin() == ["c"]
+        node.station.storage.held.gave_up("tmp/uwsgi_spoolfile_on_c", "why", 1)
+        await rest(node)
+        assert node.station.files("tmp") == []
+        await node.stop()
+
+    story(tell)
+
+
+def test_what_a_node_is_just_taking_when_it_leaves_goes_back() -> None:
+    async def tell(store: TimedStore) -> None:
+        node = OneNode(store, random.Random(1))
+        await node.start()
+        await store.publish([new("a"), new("b")])
+        while not (await store.count())[TaskState.HELD].number:
+            await asyncio.sleep(0.001)
+        assert not node.station.storage.held.known
+        ending = spawn(node.taker.end())
+        await asyncio.sleep(0.001)
+        assert not ending.done()
+        await rest(node, seconds=2.0)
+        assert ending.done()
+        assert (await store.count())[TaskState.READY].number == 2
+        await node.stop()
+
+    story(tell)
 
 
 def test_a_node_that_leaves_gives_back_tasks_whose_bodies_have_no_turn_yet() -> None:

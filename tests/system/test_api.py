@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 from documents import blocks, page
 from documents import table as rows_of
-from support import RunningNode, eventually
+from support import PATIENCE, RunningNode, eventually
 from watch import NOTES, Gate, wait_for_note
 
 import spoolnode
 from spoolnode.client.control import ControlError, ask
 from spoolnode.node.control.routes import Route, description, table
 
+ENDED = {"left": 0, "next": None, "missing": ""}
+"""The rest of an answer about many dead tasks: no more are left."""
 APP = (
     NOTES
     + """
@@ -154,6 +156,7 @@ def check_what_waits(asked: Asked) -> None:
     assert [(row["destination"], row["tasks"]) for row in by_node] == [(None, 4), ("beta", 1)]
 
 
+@pytest.mark.on_disk("the numbers and lists of a disk; tests/store has those of a store")
 def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, gate: Callable[[str], Gate], asked: Asked) -> None:
     node.start("--workers", "2", "--max-attempts", "1", "--http", "127.0.0.1:0", app=APP)
     first = long.options(via=node.via).spool()
@@ -199,10 +202,10 @@ def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, ga
     assert asked("POST", "/resume") == {"everything": False, "functions": []}
     assert asked("POST", "/tasks/{id}/retry", id=dead[0]["id"])["destination"] is None
     eventually(lambda: asked("GET", "/dead")["items"][0]["tasks"] == 3, "it died again")
-    assert asked("POST", "/dead/retry", "?function=api.mail&error=ConnectionRefusedError") == {"ready": 1, "left": 0}
+    assert asked("POST", "/dead/retry", "?function=api.mail&error=ConnectionRefusedError") == {"ready": 1, **ENDED}
     eventually(lambda: len(asked("GET", "/dead", "?by=reason&since_at=1e9")["items"]) == 2, "it died again")
     removed = [asked("DELETE", "/dead", f"?function=api.pay&{some}") for some in ("reason=no+such&limit=1", "until_at=4e9")]
-    assert removed == [{"removed": 1, "left": 2}, {"removed": 2, "left": 0}]
+    assert removed == [{"removed": 1, **ENDED, "left": 2}, {"removed": 2, **ENDED}]
     assert [row["function"] for row in asked("GET", "/dead")["items"]] == ["api.mail"], "the others stay"
     assert asked("DELETE", "/tasks/{id}", id=waiting)["id"] == waiting
     assert asked("GET", "/tasks/{id}", id=waiting)["state"] == "ended"
@@ -354,12 +357,13 @@ def test_each_start_is_told_once_before_its_end_however_short_a_task_is_and_only
     assert [event["event"] for event in of_short.until("done")] == ["accepted", "started", "done"], "by a new worker, too"
 
 
+@pytest.mark.on_disk("it counts what waits on the disk")
 def test_a_client_that_does_not_read_holds_up_nothing_and_is_told_what_it_missed(
     node: RunningNode, listen: Callable[..., Stream]
 ) -> None:
     node.start()
     stream = listen()
-    spoolnode.send_many([{"n": "x" * 100}] * 60_000, via=node.via)
+    spoolnode.send_many([{"n": "x" * 100}] * 60_000, via=node.via, send_timeout=PATIENCE)
     assert node.status()["total"] == 60_000
     lost = stream.until("lost")[-1]["events"]
     assert 0 < lost < 60_000

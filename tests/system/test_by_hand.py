@@ -374,6 +374,11 @@ def test_a_thousand_files_moved_in_at_once_each_run_once(node: RunningNode, made
 
 def test_tasks_with_a_time_are_woken_exactly_then(node: RunningNode) -> None:
     node.start(app=APP)
+    sent = {}
+    for number in range(20):
+        sent[f"now{number}"] = time.time()
+        spoolnode.send_to_spooler({"n": f"now{number}", "clock": "yes"}, via=node.via)
+    usual = quick_quarter([when_it_ran(node, n) - at for n, at in sent.items()])
     begin = time.time() + 0.8
     due = {str(n): round(begin + n * 0.05, 6) for n in range(50)}
     ready = {}
@@ -381,7 +386,12 @@ def test_tasks_with_a_time_are_woken_exactly_then(node: RunningNode) -> None:
         spoolnode.send_to_spooler({"n": n, "at": at, "clock": "yes"}, via=node.via)
         ready[n] = max(at, time.time())  # on a busy machine some are sent when they are due
     assert min(when_it_ran(node, n) - at for n, at in due.items()) >= -0.001, "never before"
-    delays = sorted(when_it_ran(node, n) - ready[n] for n in due)
-    # The quick ones of them, for a busy machine makes many wait. Of rounds that come once a second it would be 0.25 s.
-    assert delays[len(delays) // 4] < 0.2, "not at the next round of something"
+    # Of rounds that come once a second it would be 0.25 s, and on a busy machine a task that is due at once takes long, too.
+    delay = quick_quarter([when_it_ran(node, n) - ready[n] for n in due])
+    assert delay < 0.2 + usual, "not at the next round of something"
     assert not [row for row in tasks(node) if row["state"] == "later"]
+
+
+def quick_quarter(delays: list[float]) -> float:
+    """The longest of the shortest quarter: a busy machine makes many wait."""
+    return sorted(delays)[len(delays) // 4]

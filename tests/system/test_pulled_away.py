@@ -21,11 +21,18 @@ def send(node: RunningNode, n: int) -> bool:
     return True
 
 
+def done(node: RunningNode, *args: str) -> str:
+    """The JSON that a command prints."""
+    ended = node.command(*args, "--json")
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 def waiting(node: RunningNode) -> set[int]:
     """The tasks that the node finds when it starts again."""
     node.start()
     rows = json.loads(node.command("ls", "--limit", "0", "--json").stdout)
-    shown = [json.loads(node.command("show", row["id"], "--json").stdout) for row in rows]
+    shown = [json.loads(done(node, "show", row["id"])) for row in rows]
     return {task["variables"]["n"] for task in shown}
 
 
@@ -62,7 +69,7 @@ def test_a_node_whose_files_were_removed_makes_what_it_needs_anew_and_keeps_its_
     own = {name: (node.spool / name).read_text() for name in ("node.id", "node.key")}
     clear(node.spool)
     node.wait_for_log("made_anew")
-    eventually((node.spool / "control.sock").exists)
+    eventually(lambda: node.command("status").returncode == 0, "it answers")
     assert {name: (node.spool / name).read_text() for name in own} == own
     assert (node.spool / "node.key").stat().st_mode & 0o077 == 0
     assert node.status()["pid"] == node.pid

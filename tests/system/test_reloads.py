@@ -67,7 +67,7 @@ def test_a_reload_that_is_asked_for_during_one_is_remembered(node: RunningNode, 
 
 def test_sighup_and_its_like_while_a_node_starts_do_not_end_it(node: RunningNode, gate: Gates) -> None:
     (node.directory / "app.py").write_text(APP + 'wait("load")\n')
-    node.start("--app", "app.py", wait=False)
+    node.start("--app", "app.py", wait=False, PYTHONUNBUFFERED="1")  # a fresh one, which must get through its imports
 
     def is_harmless() -> bool:
         there = node.spool.exists()

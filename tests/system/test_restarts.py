@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, Self
 
 import pytest
-from support import RunningNode, command, eventually
+from support import PATIENCE, RunningNode, command, eventually
 from talk import exchange, request
 from watch import NOTES, Gate, notes, wait_for_note, wait_for_notes
 
@@ -96,7 +96,7 @@ def senders(handed: RunningNode) -> list[Sender]:
 
     via = f"{tcp[0]}:{tcp[1]}"
     # The limit is that of a machine on which a start takes long; a person waits for less.
-    ours = Sender("ours", lambda task: spoolnode.send_to_spooler(task, via=via, send_timeout=30))
+    ours = Sender("ours", lambda task: spoolnode.send_to_spooler(task, via=via, send_timeout=PATIENCE))
     return [ours, Sender("plain", plain)]
 
 
@@ -108,7 +108,7 @@ def more_from(senders: list[Sender], count: int) -> None:
 def new_version(directory: Path) -> dict[str, str]:
     """A copy of spoolnode with another version; the environment that runs it."""
     package = Path(spoolnode.__file__).parent
-    shutil.copytree(package, directory / "new" / "spoolnode", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(package, directory / "new" / "spoolnode")
     version = directory / "new" / "spoolnode" / "protocol" / "version.py"
     version.write_text(version.read_text().replace(spoolnode.__version__, "99.0.0"))
     return {"PYTHONPATH": str(directory / "new")}
@@ -158,7 +158,7 @@ def test_sender_that_names_the_directory_notices_no_restart_without_handed_over_
     spoolnode.send_to_spooler({"n": "long", "for": "end"}, via=node.via)
     wait_for_note(node, "starts long")
     via = f"dir:{node.spool}"
-    with Sender("beside", lambda task: spoolnode.send_to_spooler(task, via=via, send_timeout=30)) as sender:
+    with Sender("beside", lambda task: spoolnode.send_to_spooler(task, via=via, send_timeout=PATIENCE)) as sender:
         sender.wait_for(3)
         os.kill(node.pid, signal.SIGTERM)
         node.wait_for_log("stopping")

@@ -65,7 +65,7 @@ def test_the_short_way_gives_what_the_long_one_gives(node: RunningNode, place: s
     pickles = {"pickles", "pickles beside", "pickles among typed values"} if place == "unix" else set()
     assert set(taken) == TAKEN | pickles
     rows = json.loads(node.command("ls", "--json").stdout)
-    rows.sort(key=lambda row: int(row["id"].rpartition("_")[2]))
+    rows.sort(key=lambda row: [int(number) for number in row["id"].split("_")[1:]])  # batch and offset
     same = [tuple(row[name] for name in SAME) for row in rows]
     assert sorted(map(str, same[::2])) == sorted(map(str, same[1::2])), "the two of each kind"
     assert len(same) == 2 * len(taken)

@@ -59,7 +59,7 @@ def works(node: Unheard, tasks: int) -> None:
 def started(node: Unheard) -> Unheard:
     """The node, once it takes tasks."""
     node.start("--retry-base", "60", app=APP, wait=False)
-    eventually((node.spool / "spool.sock").exists)
+    eventually(lambda: node.command("ping").returncode == 0, "it takes tasks")
     return node
 
 

@@ -22,7 +22,6 @@ from watch import (
     notes,
     status,
     tasks,
-    variables,
     wait_for_note,
     wait_for_notes,
     wait_until_idle,
@@ -96,17 +95,18 @@ def test_the_task_that_kills_its_worker_is_blamed_and_prefetched_innocents_are_n
     node.start("--max-attempts", "3", "--retry-base", "0.02", app=APP)
     warm_up(node)
     innocents = [{"do": "fails", "n": n} for n in range(40)]
-    enqueue(node, *innocents[:5], {"do": "killer", "how": how}, *innocents[5:])
+    enqueue(node, *innocents[:20], {"do": "killer", "how": how}, *innocents[20:])
     wait_for_note(node, "killer ")
-    eventually(lambda: status(node)["held"] > 10, "innocents are with the worker")
+    # Twenty on a quiet machine; on a busy one the worker was slow a moment ago, and is trusted with fewer.
+    eventually(lambda: status(node)["held"] > 1, "innocents are with the worker")
     gate("killer").open()
     wait_until_idle(node)
     assert Counter(notes(node))["killer "] == 3
     # An innocent fails by itself, so its runs tell how many attempts it was given.
     assert {count(node, f"fails {n}") for n in range(40)} == {3}
-    (blamed,) = [variables(file) for file in dead(node) if variables(file)["do"] == "killer"]
+    (blamed,) = [task for task in dead(node) if task["variables"]["do"] == "killer"]
     assert DEATHS[how] in blamed["spool_reason"]
-    assert blamed["spool_attempts"] == "3"
+    assert blamed["attempts"] == 3
     node.wait_for_log("worker_died", count=3, reason=DEATHS[how])
     assert len(node.lines("worker_died")) == 3
 
@@ -118,7 +118,8 @@ def test_async_tasks_that_ran_beside_the_killer_are_blamed_with_it_and_no_other(
     enqueue(node, {"do": "killer", "as": "async", "how": "kill", "for": "killer"}, *beside)
     eventually(lambda: status(node)["running"] >= 4, "four tasks run")
     eventually(lambda: status(node)["held"] > 4, "others are with the worker and wait")
-    running = {row["id"] for row in tasks(node) if row["state"] == "running"}
+    # Four in the loop, and one that the main thread holds for the next place.
+    running = eventually(lambda: five_running(node), "five have begun, and no more can")
     gate("killer").open()
     node.wait_for_log("worker_died")
     gate("beside").open()
@@ -129,18 +130,23 @@ def test_async_tasks_that_ran_beside_the_killer_are_blamed_with_it_and_no_other(
 
     eventually(lambda: len(blamed_first()) >= len(running), "the log says who was blamed")
     assert blamed_first() == running
-    assert len(running) <= 5, "four in the loop, and one that the main thread holds for the next place"
+
+
+def five_running(node: RunningNode) -> set[str]:
+    """The ids of the running tasks, once they are five."""
+    running = {row["id"] for row in tasks(node) if row["state"] == "running"}
+    return running if len(running) == 5 else set()
 
 
 def test_a_task_over_its_time_is_killed_counted_and_kept_with_the_reason(node: RunningNode) -> None:
-    node.start("--timeout", "0.4", "--max-attempts", "2", "--retry-base", "0.02", app=APP)
+    node.start("--timeout", "2", "--max-attempts", "2", "--retry-base", "0.02", app=APP)  # none of the quick ones takes as long
     enqueue(node, {"do": "waits", "for": "never"}, *[{"do": "quick", "n": n} for n in range(20)])
     node.wait_for_log("timeout", count=2)
-    node.wait_for_log("dead", attempts=2, reason="it ran longer than 0.4 s (timeout); its worker was killed")
+    node.wait_for_log("dead", attempts=2, reason="it ran longer than 2 s (timeout); its worker was killed")
     wait_until_idle(node)
     assert [count(node, f"quick {n}") for n in range(20)] == [1] * 20
-    (file,) = dead(node)
-    assert "longer than 0.4 s" in variables(file)["spool_reason"]
+    (task,) = dead(node)
+    assert "longer than 2 s" in task["spool_reason"]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -159,7 +165,7 @@ def test_children_of_a_task_that_is_over_its_time_die_with_it(node: RunningNode)
         "import subprocess\ndef spooler(env):\n    child = subprocess.Popen(['sleep', '600'])\n"
         "    note(child.pid)\n    child.wait()\nuwsgi.spooler = spooler\n"
     )
-    node.start("--timeout", "0.4", "--max-attempts", "1", app=app)
+    node.start("--timeout", "3", "--max-attempts", "1", app=app)  # in that time it starts its child on a busy machine
     enqueue(node, {"do": "it"})
     node.wait_for_log("dead", attempts=1)
     (pid,) = notes(node)
@@ -257,8 +263,8 @@ def test_a_body_that_is_too_much_for_the_worker_is_a_failed_attempt_and_not_a_lo
     wait_for_note(node, "ran 2")
     assert notes(node) == ["ran 2"]
     assert len(node.lines("worker_died")) <= 2
-    (file,) = dead(node)
-    assert len(file.body) == 96 << 20, "kept whole"
+    (task,) = dead(node)
+    assert task["body_bytes"] == 96 << 20, "kept whole"
 
 
 OUTPUT = (
@@ -371,14 +377,14 @@ def test_a_worker_is_replaced_while_connections_hold_all_other_descriptors(node:
 
 
 def test_the_time_for_which_a_node_was_frozen_does_not_count_against_a_running_task(node: RunningNode, gate: Gates) -> None:
-    node.start("--timeout", "1.5", app=APP)
+    node.start("--timeout", "4", app=APP)  # none of the steps below takes as long
     (worker,) = workers(node)
     enqueue(node, {"do": "waits", "for": "end"})
     wait_for_note(node, "waits ")
     began = time.monotonic()
     for pid in (node.pid, worker):
         os.kill(pid, signal.SIGSTOP)
-    eventually(lambda: time.monotonic() - began > 3, "the time is over")
+    eventually(lambda: time.monotonic() - began > 5, "the time is over")
     os.kill(node.pid, signal.SIGCONT)
     assert status(node)["running"] == 1
     os.kill(worker, signal.SIGCONT)

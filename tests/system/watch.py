@@ -1,5 +1,6 @@
 """For tests of a running node: its tasks, its processes, the notes of its application."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 from support import RunningNode, eventually, whole_lines
 
 from spoolnode.client.control import ask
-from spoolnode.protocol.spoolfile import SpoolFile, parse
 
 NOTES = '''
 import os, signal, sys, time
@@ -77,17 +77,15 @@ def tasks(node: RunningNode, state: str = "running,waiting,later") -> list[dict[
 
 def wait_until_idle(node: RunningNode) -> None:
     """Returns when nothing is left to do."""
-    eventually(lambda: status(node)["total"] == 0, "nothing is left")
+    eventually(lambda: status(node)["total"] == 0 and not tasks(node), "nothing is left")
 
 
-def dead(node: RunningNode) -> list[SpoolFile]:
-    """The tasks that were given up, as they lie on disk."""
-    return [parse(path.read_bytes()) for path in sorted((node.spool / "dead").iterdir())]
-
-
-def variables(file: SpoolFile) -> dict[str, str]:
-    """The variables of a task on disk as text."""
-    return {key.decode(): value.decode("utf-8", "replace") for key, value in file.variables}
+def dead(node: RunningNode) -> list[dict[str, Any]]:
+    """The tasks that were given up, each with all that `show` tells of it; also of a node that does not run."""
+    if node.is_running:
+        return [ask(str(node.spool), "GET", f"/tasks/{row['id']}") for row in tasks(node, "dead")]
+    rows = json.loads(node.command("dead", "ls", "--json").stdout)
+    return [json.loads(node.command("show", row["id"], "--json").stdout) for row in rows]
 
 
 def spool_files(node: RunningNode) -> list[str]:

@@ -19,9 +19,11 @@ const pathOf = (kind) => `#${withQuery("/dead", kind && { function: kind.functio
 export function Dead({ kind, text }) {
   const { data, problem } = useAsked("/dead", 3);
   if (data === null) return html`<div class="list">${problem && html`<${Empty} problem=${problem} />`}</div>`;
-  if (data.items.length === 0) return html`<div class="list"><${Empty}>No task is dead.<//></div>`;
+  if (data.items.length === 0) return html`<${Tasks} state="dead" text=${text} />`;
+  const note = data.missing || (data.more_in_store ? "The common store has many dead tasks, of which the first 10,000 are counted here." : "");
   const isChosen = (row) => kind.function === row.function && kind.error === row.error;
   return html`
+    ${note && html`<p class="bad">${note}</p>`}
     <${Table} name="Dead tasks by kind" columns=${COLUMNS}>
       ${data.items.map((row) => html`<${Kind} key=${`${row.function}\n${row.error}`} kind=${row} isChosen=${isChosen(row)} />`)}
     <//>

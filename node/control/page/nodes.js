@@ -29,7 +29,25 @@ export function Nodes({ nodes, own, hasSession }) {
         <${Row} key=${node.id || node.address} node=${isShown(node) ? { ...node, state: stateOf(own) } : node} minutes=${series[node.id] || []}>
           ${isShown(node) ? hasSession && html`<${OwnActs} node=${own} />` : SHOWN === null && node.outbox > 0 && html`<${PeerActs} peer=${node} hasSession=${hasSession} />`}
         <//>`)}
+      ${own.store && html`<${Store} store=${own.store} />`}
     <//>`;
+}
+
+/** The common store, in a row of its own: what nodes hold runs, or is about to. */
+function Store({ store }) {
+  const number = (state) => (store.estimated.includes(state) ? "~" : "") + words.count(store.tasks?.[state]);
+  const counted = store.counted_at === null ? "not counted yet" : `counted ${words.ago(store.counted_at)}`;
+  return html`
+    <tr title=${counted}>
+      <th scope="row" class="name" title=${store.engine}>store</th>
+      <td class="mid" title=${store.reason}><${State} of=${store.there ? "up" : "down"} /></td>
+      <td class="num">${number("held")}</td>
+      <td class="num">${number("ready")}</td>
+      <td class="num wide"></td>
+      <td class="num wide"></td>
+      <td class=${store.tasks?.dead ? "num bad" : "num"}>${number("dead")}</td>
+      <td class="wide note" colspan="6">${number("later")} due later${store.there ? "" : `, ${counted}`}</td>
+    </tr>`;
 }
 
 function stateOf(node) {

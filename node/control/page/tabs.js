@@ -4,13 +4,16 @@ import { html, useEffect, useRef } from "./vendor/htm-preact.js";
 import { SHOWN } from "./api.js";
 import * as words from "./words.js";
 
+/** How many tasks of the common store are in a state, as they were counted last. */
+const inStore = (counts, state) => counts.node.store?.tasks?.[state] ?? 0;
+
 /** In the order in which they stand: name in the address, words, count; null where there is none, undefined if it is not known yet. */
 export const TABS = [
   ["running", "Running", (counts) => counts.node.running],
-  ["waiting", "Waiting", (counts) => counts.node.waiting],
-  ["later", "Later", (counts) => counts.node.later],
+  ["waiting", "Waiting", (counts) => counts.node.waiting + inStore(counts, "ready")],
+  ["later", "Later", (counts) => counts.node.later + inStore(counts, "later")],
   ["retrying", "Retrying", (counts) => counts.node.retrying],
-  ["dead", "Dead", (counts) => counts.node.dead],
+  ["dead", "Dead", (counts) => counts.node.dead + inStore(counts, "dead")],
   ["outbox", "For others", (counts) => counts.node.outbox_total],
   ["ended", "Ended", () => null],
   ["timers", "Timers", (counts) => counts.timers],

@@ -67,6 +67,7 @@ export function Tasks({ state, chosen = {}, text }) {
   const rows = data.items.filter((task) => has(task, text));
   return html`
     <div class="list">
+      ${data.missing && html`<p class="bad">${data.missing}</p>`}
       ${rows.length === 0
         ? html`<${Empty}>${text ? "No task on this page of the list has that text." : EMPTY[state]}<//>`
         : html`
@@ -90,7 +91,7 @@ function has(task, text) {
 
 const Row = ({ task, state }) => html`
   <tr>
-    <td class="id"><${TaskLink} id=${task.id} /></td>
+    <td class="id"><${TaskLink} id=${task.id} />${task.where === "store" && html` <span class="tag" title=${`in the common store, for ${task.destination}`}>store</span>`}</td>
     <td class="function" title=${task.function}>${task.function}</td>
     ${COLUMNS[state].map(([, kind, say]) => html`<td class=${kind}>${say(task)}</td>`)}
     <td class="acts"><${TaskActs} task=${state === "retrying" ? task : { ...task, state }} /></td>

@@ -46,22 +46,6 @@ class CurrentTask:
         current.progress.say(self.id, float(done), str(text))
 
 
-@dataclass(slots=True)
-class _Node:
-    """The facts that all tasks of this process share."""
-
-    name: str = ""
-    max_attempts: int = 0
-
-
-_node = _Node()
-
-
-def runs_on(name: str, max_attempts: int) -> None:
-    """Tells which node this worker belongs to, and its `--max-attempts`."""
-    _node.name, _node.max_attempts = name, max_attempts
-
-
 def current_task() -> CurrentTask | None:
     """The task that runs here, or None. Also works in a thread with a copy of the task's context (`asyncio.to_thread`)."""
     from spoolnode.node.work import current  # a web process runs no tasks and need not load it
@@ -73,6 +57,7 @@ def current_task() -> CurrentTask | None:
 def _shown(task: "Task") -> CurrentTask:
     import time
 
+    from spoolnode.node.work import current
     from spoolnode.protocol import names
 
     variables = dict(task.variables)
@@ -82,9 +67,9 @@ def _shown(task: "Task") -> CurrentTask:
         id=identity,
         origin_id=task.origin_id,
         attempt=task.attempt,
-        max_attempts=_node.max_attempts if (own := task.retry.max_attempts) is None else own,
+        max_attempts=current.home.max_attempts if (own := task.retry.max_attempts) is None else own,
         function=variables.get(names.FUNCTION, b"").decode("utf-8", "replace"),
-        node=_node.name,
+        node=current.home.name,
         accepted_at=datetime.fromtimestamp(task.accepted, UTC),
         deadline=datetime.fromtimestamp(time.time() + left, UTC) if task.deadline else None,
         due_at=datetime.fromtimestamp(int(variables[names.DUE]), UTC) if names.DUE in variables else None,

@@ -12,14 +12,16 @@ They run in the order in which they were decorated, those after a task in the op
 import os
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from spoolnode.calls.current_task import CurrentTask, current_task
 from spoolnode.errors import BadDecoration
 from spoolnode.node.outcome import Call, Ending, Judge, Outcome
 
-Before = Callable[[CurrentTask], object]
-After = Callable[[CurrentTask, str, BaseException | None], object]
+if TYPE_CHECKING:
+    from spoolnode.calls.current_task import CurrentTask
+
+Before = Callable[["CurrentTask"], object]
+After = Callable[["CurrentTask", str, BaseException | None], object]
 Run = Callable[[Call], Outcome | Awaitable[Outcome]]
 Wait = Callable[[Awaitable[Any]], object]
 """Runs an awaitable to its end, in the event loop of the worker."""
@@ -81,7 +83,7 @@ class Hooks:
             raise
         return await self._finish(task, ended, call, judge)
 
-    async def _finish(self, task: CurrentTask, ended: Outcome | Awaitable[Outcome], call: Call, judge: Judge) -> Outcome:
+    async def _finish(self, task: "CurrentTask", ended: Outcome | Awaitable[Outcome], call: Call, judge: Judge) -> Outcome:
         process = os.getpid()
         try:
             outcome = ended if isinstance(ended, Outcome) else await ended
@@ -101,7 +103,7 @@ class Hooks:
             except (Exception, SystemExit):  # noqa: BLE001  # the others have their turn, too
                 traceback.print_exc()
 
-    def _close(self, task: CurrentTask, outcome: Outcome, error: BaseException | None, wait: Wait) -> None:
+    def _close(self, task: "CurrentTask", outcome: Outcome, error: BaseException | None, wait: Wait) -> None:
         for hook in reversed(self.after):
             try:
                 if isinstance(result := hook(task, outcome.kind.value, error), Awaitable):
@@ -109,7 +111,7 @@ class Hooks:
             except (Exception, SystemExit):  # noqa: BLE001  # the task has ended; the log tells of it
                 traceback.print_exc()
 
-    async def _close_async(self, task: CurrentTask, outcome: Outcome, error: BaseException | None) -> None:
+    async def _close_async(self, task: "CurrentTask", outcome: Outcome, error: BaseException | None) -> None:
         for hook in reversed(self.after):
             try:
                 if isinstance(result := hook(task, outcome.kind.value, error), Awaitable):
@@ -160,7 +162,9 @@ def _checked(function: F, decorator: str) -> F:
     return function
 
 
-def _task() -> CurrentTask:
+def _task() -> "CurrentTask":
+    from spoolnode.calls.current_task import current_task  # only applications with hooks need it
+
     if (task := current_task()) is None:
         raise RuntimeError("hooks can only be called around a task that runs in a worker")
     return task

@@ -108,7 +108,7 @@ class _Commands(click.Group):
 
 def _failure_of(error: Exception) -> CommandFailure:
     from spoolnode.errors import Unanswered
-    from spoolnode.node.config import BadConfig
+    from spoolnode.node.badconfig import BadConfig
 
     kind = _WrongSetting if isinstance(error, BadConfig) else _Unsure if isinstance(error, Unanswered) else CommandFailure
     return kind(str(error))

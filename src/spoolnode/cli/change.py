@@ -65,8 +65,8 @@ def cancel_command(ids: tuple[str, ...], grace: float, spool: str, as_json: bool
 
     def action_of(directory: "Directory") -> Action:
         def cancel(identity: str) -> None:
-            if not directory.cancel(identity, grace):
-                raise CommandFailure(f"the task {identity} had ended well before it could be cancelled")
+            if ended := directory.cancel(identity, grace):
+                raise CommandFailure(ended)
 
         return cancel
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.options import json_option, spool_option
 from spoolnode.cli.store_options import store_option, with_store
-from spoolnode.cli.stored_tasks import store_ls, store_retry, store_rm
+from spoolnode.cli.stored_tasks import store_ls, store_move, store_retry, store_rm
 
 if TYPE_CHECKING:
     from spoolnode.cluster.store.interface import CommonStore, Safety, Tally, TaskState
@@ -33,7 +34,7 @@ def store_command() -> None:
     """
 
 
-for _command in (store_ls, store_retry, store_rm):
+for _command in (store_ls, store_retry, store_move, store_rm):
     store_command.add_command(_command)
 
 
@@ -104,7 +105,13 @@ def store_push(url: str, spool: str, as_json: bool) -> None:
     from spoolnode.cli.printing import print_json
     from spoolnode.cluster.store.push import push, save_numbers
 
-    directory = _directory(root_of(spool))
+    root = root_of(spool)
+    if not _is_spool(root):
+        raise CommandFailure(
+            f"{root} is not a spool directory: it has neither tasks nor the files of a node; name yours with --spool, "
+            "or SPOOLNODE_SPOOL"
+        )
+    directory = _directory(root)
 
     async def move(store: "CommonStore") -> "Pushed":
         await save_numbers(directory)
@@ -159,6 +166,16 @@ def _directory(root: str) -> "Store":
 
     layout = Layout(root)
     return Store(RealDisk(), layout, node_id_of(layout))
+
+
+def _is_spool(root: str) -> bool:
+    """Whether a node, or a uWSGI server, has kept its tasks there."""
+    from spoolnode.node.disk.layout import Layout
+    from spoolnode.protocol import names
+
+    return os.path.exists(Layout(root).node_id) or any(
+        entry.name.startswith(names.SPOOL_PREFIX) or (entry.name.isdecimal() and entry.is_dir()) for entry in os.scandir(root)
+    )
 
 
 def _tasks(number: int) -> str:

@@ -28,7 +28,8 @@ PART_SECONDS = 0.5
 def dead_command() -> None:
     """Lists, retries or removes dead tasks.
 
-    These were given up. They are kept, with the reason, until you retry or remove them.
+    These were given up. They are kept, with the reason, until you retry or remove them. Of a running node with a common store,
+    those of the store come after those on its disk.
 
     \b
     Examples:
@@ -146,13 +147,22 @@ def _is_about_many(ids: tuple[str, ...], choice: "Choice", everything: bool) -> 
 
 def _count(spool: str, choice: "Choice", by: str, limit: int, as_json: bool) -> None:
     from spoolnode.cli.directory import open_directory
-    from spoolnode.cli.printing import moment_and_age, print_json, print_table
+    from spoolnode.cli.printing import print_json
 
     counted = open_directory(spool).count_dead(choice, by)
     rows = counted["items"][: limit or None]
     if as_json:
         print_json(rows)
-        return
+    else:
+        _print_counts(counted, rows, by, choice)
+    if counted["missing"]:
+        raise CommandFailure(counted["missing"])
+
+
+def _print_counts(counted: dict[str, Any], rows: list[dict[str, Any]], by: str, choice: "Choice") -> None:
+    from spoolnode.cli.printing import moment_and_age, print_table
+
+    _say_more(counted)
     shared = {"kind": ["function", "error"]}.get(by, [by])
     now = time.time()
     cells = [
@@ -178,25 +188,44 @@ def _act_on_all(
 
     directory = open_directory(spool)
     meant = choice._replace(until_at=time.time())
-    total = directory.count_dead(meant, "kind")["tasks"]
+    counted = directory.count_dead(meant, "kind")
+    _say_missing(counted)
+    _say_more(counted)
+    total, is_more = counted["tasks"], counted["more_in_store"]
     what = "Retry" if done == "ready" else "Remove"
-    if total:
-        question = f"{what} {tasks_of(total, 'dead task')}{' for good' if done == 'removed' else ''}?"
+    if total or is_more:
+        least = "at least " if is_more else ""
+        question = f"{what} {least}{tasks_of(total, 'dead task')}{' for good' if done == 'removed' else ''}?"
         confirmed(question, yes, says_all=not choice.is_narrow())
     act, count = action_of(directory), 0
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, Python would ignore it
     try:
-        for part in advancing(_parts(lambda limit: act(meant, limit), per_second) if total else iter(()), done, total):
+        for part in advancing(_parts(lambda limit: act(meant, limit), per_second) if total or is_more else iter(()), done, total):
             count += part
     except KeyboardInterrupt:
         rest = "the same command goes on with the rest"
         raise CommandFailure(f"interrupted: at least {count} of {tasks_of(total)} {_is(count, done)}; {rest}") from None
     if as_json:
         print_json({done: count})
-    elif not total and choice.is_narrow():
+    elif not (total or is_more) and choice.is_narrow():
         click.echo("no such task is dead; `spoolnode dead ls --by kind` shows those that are")
     else:
         click.echo(f"{tasks_of(count)} {_is(count, done)}")
+    if missing := directory.missing or counted["missing"]:
+        raise CommandFailure(f"not all was reached: {missing}")
+
+
+def _say_missing(counted: dict[str, Any]) -> None:
+    """Says which dead tasks of the common store were not counted."""
+    from spoolnode.cli.printing import say
+
+    if counted["missing"]:
+        say(counted["missing"], err=True)
+
+
+def _say_more(counted: dict[str, Any]) -> None:
+    if counted["more_in_store"]:
+        click.echo("the common store has many dead tasks, of which the first 10,000 are counted", err=True)
 
 
 Act = Callable[["Choice", int], tuple[int, int]]

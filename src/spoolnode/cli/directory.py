@@ -43,6 +43,9 @@ CANCEL = "spoolnode cancel"
 class Directory(Protocol):
     """A spool directory, for the commands. Every method may raise `SpoolnodeError` or `CommandFailure`."""
 
+    missing: str
+    """Why tasks were missing in the last list, or were not reached by the last action; empty if none was."""
+
     def tasks(self, states: Sequence[str], limit: int, choice: Choice | None = None) -> tuple[list[dict[str, Any]], bool]:
         """Tasks in these states, in their order, and whether there are more; a limit of 0 is none."""
 
@@ -52,8 +55,8 @@ class Directory(Protocol):
     def remove(self, identity: str) -> None:
         """Removes a task that does not run."""
 
-    def cancel(self, identity: str, grace: float) -> bool:
-        """Ends a task for good; a running one gets so many seconds for that. Returns False if it had ended well before."""
+    def cancel(self, identity: str, grace: float) -> str:
+        """Ends a task for good; a running one gets so many seconds for that. Returns a sentence if it had ended well before."""
 
     def retry(self, identity: str) -> str:
         """Makes a task ready now. Returns the node that it waits for; empty is this one."""
@@ -110,6 +113,9 @@ class RunningDirectory:
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self.missing = ""
+        self._place = ""
+        """Where the next part of an action on dead tasks begins in the common store; empty: on the disk."""
 
     def __repr__(self) -> str:
         return f"<RunningDirectory {self._root}>"
@@ -120,9 +126,10 @@ class RunningDirectory:
         while True:
             answer = ask(self._root, "GET", f"/tasks?{urlencode(query)}", BULK_SECONDS)
             rows += answer["items"]
-            if limit or answer["next"] is None:
+            self.missing = answer["missing"]
+            if answer["next"] is None or 0 < limit <= len(rows):
                 return rows, answer["next"] is not None
-            query["cursor"] = answer["next"]
+            query |= {"cursor": answer["next"], "limit": f"{limit - len(rows) if limit else MOST_ROWS}"}
 
     def task(self, identity: str) -> dict[str, Any]:
         shown: dict[str, Any] = ask(self._root, "GET", f"/tasks/{quote(identity)}")
@@ -131,7 +138,7 @@ class RunningDirectory:
     def remove(self, identity: str) -> None:
         ask(self._root, "DELETE", f"/tasks/{quote(identity)}")
 
-    def cancel(self, identity: str, grace: float) -> bool:
+    def cancel(self, identity: str, grace: float) -> str:
         return ask_to_cancel(self._root, identity, CANCEL, grace)
 
     def retry(self, identity: str) -> str:
@@ -152,8 +159,10 @@ class RunningDirectory:
         return self._act_on_dead("DELETE", "/dead", "removed", choice, limit)
 
     def _act_on_dead(self, method: str, path: str, done: str, choice: Choice, limit: int) -> tuple[int, int]:
-        answer = ask(self._root, method, f"{path}?{urlencode({'limit': limit, **_query(choice)})}", BULK_SECONDS)
-        return answer[done], answer["left"]
+        place = {"cursor": self._place} if self._place else {}
+        answer = ask(self._root, method, f"{path}?{urlencode({'limit': limit, **place, **_query(choice)})}", BULK_SECONDS)
+        self._place, self.missing = answer["next"] or "", answer["missing"]
+        return answer[done], answer["left"] or bool(answer["next"])
 
     def settle(self) -> None:
         ask(self._root, "POST", "/settle", BULK_SECONDS)
@@ -175,6 +184,8 @@ def _no_garbage() -> Iterator[None]:
 
 class StoppedDirectory:
     """The directory of a node that does not run. It changes files under the node's lock, so that no node starts meanwhile."""
+
+    missing = ""
 
     def __init__(self, root: str) -> None:
         self._layout = Layout(root)
@@ -251,7 +262,7 @@ class StoppedDirectory:
                     self._store.remove(info.where)
                 self._store.disk.sync_directory(os.path.dirname(place.path))
 
-    def cancel(self, identity: str, grace: float) -> bool:  # noqa: ARG002  # nothing runs
+    def cancel(self, identity: str, grace: float) -> str:  # noqa: ARG002  # nothing runs
         with self._lock():
             info, location = inspect.find_arrived(self._store, identity) or self._find(identity)
             if info.state == inspect.DEAD:
@@ -267,7 +278,7 @@ class StoppedDirectory:
             place.sync(self._store, ref)
             if to is not None and info.attempts:
                 raise perhaps_sent(identity, to)
-            return True
+            return ""
 
     def retry(self, identity: str) -> str:
         with self._lock():
@@ -295,7 +306,7 @@ class StoppedDirectory:
 
     def count_dead(self, choice: Choice, by: str) -> dict[str, Any]:
         with _no_garbage():
-            return self._kinds.count(choice, by)._asdict()
+            return {**self._kinds.count(choice, by)._asdict(), "more_in_store": False, "missing": ""}
 
     def retry_dead(self, choice: Choice, limit: int) -> tuple[int, int]:
         return self._act_on_dead(self._revive, choice, limit)
@@ -349,7 +360,8 @@ class StoppedDirectory:
         return sum(1 for destination in asked if destination not in (b"", b"any") and not destination.startswith(b"tag:"))
 
     def _find(self, identity: str) -> tuple[inspect.Info, Any]:
-        found = inspect.find_place(self._store, identity, time.time())
+        now = time.time()
+        found = inspect.find_place(self._store, identity, now) or inspect.find_arrived(self._store, identity, now)
         if found is None:
             raise CommandFailure(f"there is no task {identity} here: it has ended, was removed, or never existed")
         return found
@@ -367,7 +379,7 @@ class StoppedDirectory:
 @contextmanager
 def locked(layout: Layout) -> Iterator[None]:
     """Holds a spool directory, so that no node starts on it meanwhile. Raises `CommandFailure` if one runs."""
-    from spoolnode.node.config import BadConfig
+    from spoolnode.node.badconfig import BadConfig
     from spoolnode.node.spool.hold import lock_spool
 
     try:

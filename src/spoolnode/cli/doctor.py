@@ -32,8 +32,9 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor_command(nginx: str, file: str | None, as_json: bool, **given: Any) -> None:
     """Checks what a node needs, and explains.
 
-    One line each for the spool directory, its disk, the addresses, the application, the peers and this machine. It reads the
-    application's source for what it uses of uWSGI's modules, and for functions that no worker finds, and runs none of it.
+    One line each for the spool directory, its disk, the addresses, the application, the peers and this machine, and for the
+    common store of SPOOLNODE_STORE. It reads the application's source for what it uses of uWSGI's modules, and for functions that
+    no worker finds, and runs none of it.
 
     Exit status 1 if something would keep a node from running or from keeping its promises.
 

@@ -32,6 +32,8 @@ def forget_command(node: str, move_to: str, move_in_doubt: bool, yes: bool, spoo
 
     Its name and id are free then. A node that is up is not forgotten. Other nodes have tasks for it, too: forget it on each.
 
+    What waits for it in a common store goes to --move-to, too; without that it stays there. One node is enough for these.
+
     \b
     Examples:
       spoolnode forget mail3
@@ -55,6 +57,8 @@ def forget_command(node: str, move_to: str, move_in_doubt: bool, yes: bool, spoo
         say(f"{_named(done, node)} is forgotten; {_moved(done, move_to)}")
         for source in done["sources"]:
             say(f"{source} still names it: take it out of --discover, or it comes back to `spoolnode peers`", err=True)
+    if done["missing"]:
+        raise CommandFailure(f"{done['missing']}; repeat the command")
     if done["left"]:
         raise CommandFailure(f"{_tasks(done['left'])} for it could not be moved, and the log says why; repeat the command")
 
@@ -69,11 +73,15 @@ def _what_happens(found: dict[str, Any], node: str, move_to: str, move_in_doubt:
     place = f"go to {move_to}" if move_to else "go to dead/"
     doubt = f"{place}, and may run twice" if move_in_doubt else "go to dead/, because it may have them"
     unsent = f"{_tasks(found['unsent'])} for {name} {place}. "
+    if found["has_store"] and move_to:
+        unsent += f"Those in the common store {place}, too. "
     return unsent + (f"{_tasks(found['in_doubt'])} in doubt {doubt}. " if found["in_doubt"] else "")
 
 
 def _moved(done: dict[str, Any], move_to: str) -> str:
     parts = [f"{_tasks(done['moved'])} went to {move_to}"] if move_to else []
+    if done["has_store"] and move_to:
+        parts.append(f"{_tasks(done['moved_in_store'])} of the common store went there, too")
     parts.append(f"{_tasks(done['dead'])} went to dead/")
     may_have = f", {done['in_doubt']} of them perhaps delivered" if done["in_doubt"] else ""
     return ", ".join(parts) + may_have

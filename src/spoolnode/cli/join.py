@@ -130,15 +130,16 @@ def listening_on(config: "Config", sockets: "Sequence[socket.socket]") -> "Confi
 def _run(config: "Config", report: "Log", sockets: "Sequence[socket.socket]") -> int:
     from spoolnode.cli.printing import say
     from spoolnode.cluster.cluster import joiner
-    from spoolnode.cluster.store.joined import sharer
+    from spoolnode.cluster.store.joined import contact_of, sharer
     from spoolnode.cluster.trust import Trust
-    from spoolnode.node.config import BadConfig
+    from spoolnode.node.badconfig import BadConfig
     from spoolnode.node.node import run_node
     from spoolnode.node.work.supervisor import AppBroken
 
     try:
         trust = Trust.of(config)
-        return run_node(config, report, _loop_factory(), joiner(trust), trust, sockets, sharer(config))
+        contact = contact_of(config, report)
+        return run_node(config, report, _loop_factory(), joiner(trust, contact=contact), trust, sockets, sharer(contact, trust))
     except BadConfig:
         raise  # its sentence is enough, also for an application that cannot be used as named
     except AppBroken as error:

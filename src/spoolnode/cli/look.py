@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.completing import ids_of_tasks
 from spoolnode.cli.options import WholeRange, json_option, spool_option
 
@@ -20,7 +21,7 @@ MOST_WARNINGS = 10
 MOST_PROGRESS = 20
 """Running tasks whose progress `status` shows."""
 STATES = {
-    "waiting": ("running", "waiting", "later"),
+    "waiting": ("running", "waiting", "later", "held"),
     "retrying": ("retrying",),
     "dead": ("dead",),
     "outbox": ("outbox",),
@@ -101,7 +102,7 @@ def _status_lines(
         ("cluster", f"{status['cluster']}, peers: {peers or 'none is known'}"),
         ("spool", status["spool"]),
         ("application", f"{app}, {_workers(status)}" if status["app"] else app),
-        *([("store", _store(store))] if (store := status["store"]) else []),
+        *([("store", _store(store)), ("", store_tasks(store))] if (store := status["store"]) else []),
         ("sync", f"{status['sync']}: {durable}"),
         ("disk", f"{size(status['free_bytes'])} free; intake stops below {size(status['min_free_bytes'])}"),
         ("waiting", f"{status['waiting']}" + _oldest(status["oldest_waiting_seconds"])),
@@ -130,6 +131,18 @@ def _store(store: dict[str, Any]) -> str:
     events = {"survives_crash": "a crash", "survives_power_cut": "a power cut", "survives_lost_disk": "a lost disk"}
     survived = ", ".join(event for name, event in events.items() if store[name]) or "nothing"
     return f"{store['engine']}; acknowledged tasks survive {survived}; {_count(store['taken'], 'task')} of it here"
+
+
+def store_tasks(store: dict[str, Any]) -> str:
+    """The numbers of tasks in the common store, and their age if it is away."""
+    if store["tasks"] is None:
+        return "its tasks are not counted yet"
+    of_state = {"ready": "ready", "later": "due later", "held": "with nodes", "dead": "dead"}
+    numbers = [
+        f"{'about ' if state in store['estimated'] else ''}{store['tasks'][state]} {words}" for state, words in of_state.items()
+    ]
+    age = "" if store["there"] else f", counted {since_moment(store['counted_at'])} ago"
+    return ", ".join(numbers) + age
 
 
 def _progress(row: dict[str, Any]) -> str:
@@ -204,9 +217,12 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
     In the order in which they run, with or without a running node.
 
     STATE: running; waiting: ready to run; paused: ready, but held back by `spoolnode pause`; later: it waits for its time or
-    for another attempt. DUE: when that is.
+    for another attempt; held: another node has it from the common store. DUE: when that is.
     AGE: since it was accepted. ATTEMPTS: runs so far, with the present one; after a run that asks for another, they count from
     zero.
+
+    Of a running node with a common store, its tasks come last. STORE then says for which node they wait, or for any. If the
+    store is away, they are missing, and the exit status is 1.
 
     With --outbox, FOR is the node that a task waits for. SENT is `perhaps` if it was sent and no answer came, so the other
     node may have it already. Below the table: for each of these nodes, why its tasks still wait.
@@ -226,29 +242,41 @@ def ls_command(state: str | None, limit: int, spool: str, as_json: bool) -> None
 
 
 def list_tasks(spool: str, state: str, limit: int, as_json: bool, choice: "Choice | None" = None) -> None:
-    """Prints the tasks of a state, or of them those that are chosen."""
+    """Prints the tasks of a state, or of them those that are chosen. Raises `CommandFailure` if some are missing."""
     from spoolnode.cli.directory import open_directory
-    from spoolnode.cli.printing import print_json, print_table
+    from spoolnode.cli.printing import print_json
 
-    rows, more = open_directory(spool).tasks(STATES[state], limit, choice)
+    directory = open_directory(spool)
+    rows, more = directory.tasks(STATES[state], limit, choice)
     if as_json:
         print_json(rows)
-        return
+    else:
+        _print_tasks(spool, state, rows, is_narrow=choice is not None and choice.is_narrow())
+        if more:
+            click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
+    if directory.missing:
+        raise CommandFailure(directory.missing)
+
+
+def _print_tasks(spool: str, state: str, rows: list[dict[str, Any]], *, is_narrow: bool) -> None:
+    """Prints a table. `is_narrow`: whether some tasks were chosen."""
+    from spoolnode.cli.printing import print_table
+
     if state in ("outbox", "ended"):
         _name_destinations(spool, rows)
     columns = {"waiting": _WAITING, "retrying": _RETRYING, "dead": _DEAD, "outbox": _OUTBOX, "ended": _ENDED}[state]
+    if any(row.get("where") == "store" for row in rows):
+        columns = {"id": columns["id"], "store": _in_store, **columns}
     nothing = {
         "waiting": "no task waits",
         "retrying": "no task waits for another attempt",
-        "dead": "no such task is dead" if choice is not None and choice.is_narrow() else "no task is dead",
+        "dead": "no such task is dead" if is_narrow else "no task is dead",
         "outbox": "no task waits for another node",
         "ended": "the history of this node knows no task that has ended",
     }[state]
     print_table(list(columns), [[column(row) for column in columns.values()] for row in rows], nothing)
     if state == "outbox":
         _say_why(spool)
-    if more:
-        click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
 
 
 def _say_why(spool: str) -> None:
@@ -319,6 +347,11 @@ def _took(row: dict[str, Any]) -> str:
 
 def _state(row: dict[str, Any]) -> str:
     return "paused" if row["paused"] and row["state"] == "waiting" else str(row["state"])
+
+
+def _in_store(row: dict[str, Any]) -> str:
+    """The destination of a task of the common store; empty for one on the disk."""
+    return str(row["destination"]) if row["where"] == "store" else ""
 
 
 def _plain(name: str) -> Any:

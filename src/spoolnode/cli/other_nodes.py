@@ -31,7 +31,7 @@ def peers_command(watch: bool, spool: str, as_json: bool) -> None:
     of --allow, or must not be contacted; the line below says which. unknown: it has not been reached yet.
 
     FOUND BY: mdns: it announces itself on the local network. static: named with `join HOST:PORT` or --discover static://.
-    dns, dns+srv, file: from the name server or the file of --discover. its own call: it has called this node.
+    dns, dns+srv, file, consul, k8s, store: from the server or the file of --discover. its own call: it has called this node.
 
     \b
     Examples:

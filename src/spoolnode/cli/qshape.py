@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from spoolnode.cli import CommandFailure
 from spoolnode.cli.options import json_option, spool_option
 
 
@@ -19,9 +20,9 @@ def qshape_command(by: str, spool: str, as_json: bool) -> None:
     A row for each function or, with --by node, for each node that tasks wait for; the first one is TOTAL. It works with or
     without a running node.
 
-    T: all tasks that wait, here or for another node. 1: those accepted less than a minute ago; 2: of the others, those less
-    than two minutes ago; and so on, each column twice as old. 512+: those that are older than the last. LATER: those of T
-    that wait for their time or for another attempt.
+    T: all tasks that wait, here, for another node, or in the common store. 1: those accepted less than a minute ago; 2: of
+    the others, those less than two minutes ago; and so on, each column twice as old. 512+: those that are older than the
+    last. LATER: those of T that wait for their time or for another attempt.
 
     A queue that keeps up has its tasks on the left. A bulge that moves to the right was a burst; a row that grows at its right
     end is stuck. A terminal leaves out columns without tasks.
@@ -33,17 +34,27 @@ def qshape_command(by: str, spool: str, as_json: bool) -> None:
       spoolnode qshape --json --spool /var/lib/spoolnode/spool
     """
     from spoolnode.cli.directory import open_directory
-    from spoolnode.cli.printing import print_json, print_table
+    from spoolnode.cli.printing import print_json
 
     counted = open_directory(spool).ages(by)
     if as_json:
         print_json(counted)
-        return
+    else:
+        _print(counted, by)
+    if counted["missing"]:
+        raise CommandFailure(counted["missing"])
+
+
+def _print(counted: dict[str, Any], by: str) -> None:
+    from spoolnode.cli.printing import print_table
+
     rows = [("TOTAL", counted["total"]), *_by_name(counted["items"])]
     cells = [(name, row["tasks"], *row["ages"], row["later"]) for name, row in rows] if counted["items"] else []
     print_table([by, "t", *_columns(counted["bounds_seconds"]), "later"], cells, "no task waits")
     if counted["groups"] > len(counted["items"]):
         click.echo(f"only the largest {len(counted['items'])} of {counted['groups']} rows are shown", err=True)
+    if counted["more_in_store"]:
+        click.echo("of the common store, the first 10,000 tasks that are ready, and that are due later, are counted", err=True)
 
 
 def _by_name(items: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import Field, fields
 from typing import Any, NamedTuple
 
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.duration import RIGHT, read_duration
 
 PREFIX = "SPOOLNODE_"
@@ -66,6 +67,8 @@ def gather(
     for name, value in given.items():
         if value is not None and value != ():
             values[name], places[name] = (list(value) if isinstance(value, tuple) else value), "command line"
+    if given.get("store") == "":  # in a file it is the default, as `spoolnode config` prints it
+        raise BadConfig("--store is empty; it must be the address of a store, or left out")
     return Settings(Config(**{SETTINGS[name].name: value for name, value in values.items()}), places)
 
 

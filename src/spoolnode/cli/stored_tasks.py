@@ -1,4 +1,4 @@
-"""`store ls`, `store retry`, `store rm`: the tasks in a common store."""
+"""`store ls`, `store retry`, `store move`, `store rm`: the tasks in a common store."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -50,15 +50,25 @@ def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
 
 def _row(found: "FoundTask") -> dict[str, Any]:
     from spoolnode.protocol import names
-    from spoolnode.protocol.packet import decode_variables
 
     task = found.task
-    function = names.function_named(dict(decode_variables(task.block)))
     return {
-        "id": task.id, "state": found.state.value, "to": task.to, "function": function.decode("utf-8", "backslashreplace"),
+        "id": task.id, "state": found.state.value, "to": task.to, "function": _function_in(task.block),
         "priority": None if task.rank == names.LAST else task.rank, "due": task.due or None, "attempts": task.attempts,
         "size": task.size, "accepted": found.accepted, "reason": found.reason,
     }  # fmt: skip
+
+
+def _function_in(block: bytes) -> str:
+    """The name of the function in these variables; empty if they cannot be read: the others are to be listed all the same."""
+    from spoolnode.protocol import names
+    from spoolnode.protocol.errors import BadPacket
+    from spoolnode.protocol.packet import decode_variables
+
+    try:
+        return names.function_named(dict(decode_variables(block))).decode("utf-8", "backslashreplace")
+    except BadPacket:
+        return ""
 
 
 def _shown(name: str, value: Any) -> Any:
@@ -86,16 +96,21 @@ def store_retry(ids: tuple[str, ...], everything: bool, to: str | None, yes: boo
       spoolnode store retry 74ba73fab663_1795859211165932_80 --store postgresql://app@db1,db2/app
       spoolnode store retry --all --to tag:gpu --yes --store postgresql://app@db1,db2/app
     """
-    from spoolnode.protocol import names
-
     if bool(ids) == everything:
         raise click.UsageError("name the tasks by their ids, or all of them with --all")
-    if to is not None and (to == "all" or not names.is_destination(to)):
-        raise click.BadParameter(f"it is {to!r}; it must be a node's name, host:port, [v6]:port, tag:X or any", param_hint="--to")
+    if to is not None:
+        _check_destination(to, "--to")
     if everything:
         _retry_all(url, to, yes, as_json)
     else:
         _say(with_store(url, lambda store: _retried(store, ids, to)), "ready", as_json)
+
+
+def _check_destination(to: str, option: str) -> None:
+    from spoolnode.protocol import names
+
+    if to == "all" or not names.is_destination(to):
+        raise click.BadParameter(f"it is {to!r}; it must be a node's name, host:port, [v6]:port, tag:X or any", param_hint=option)
 
 
 async def _retried(store: "CommonStore", ids: tuple[str, ...], to: str | None) -> list[dict[str, Any]]:
@@ -136,6 +151,38 @@ def _retry_all(url: str, to: str | None, yes: bool, as_json: bool) -> None:
         print_json({"ready": count})
     else:
         click.echo(f"{tasks_of(count)} {'is' if count == 1 else 'are'} ready")
+
+
+@click.command("move")
+@click.option("--from", "places", multiple=True, required=True, metavar="DEST", help="For whom they wait now; may be repeated.")
+@click.option("--to", required=True, metavar="DEST", help="Where they go: any, the name of a node, or tag:X.")
+@store_option
+@json_option
+def store_move(places: tuple[str, ...], to: str, url: str, as_json: bool) -> None:
+    """Has tasks that wait in the store for a node wait for another one, or for any.
+
+    For a node that will not come back. Name each name under which tasks were sent to it: its name, its id, its addresses. Their
+    times and attempts stay. What a node has taken, and dead tasks, are left alone; `store retry --to` is for those. If this is
+    interrupted, run it again.
+
+    \b
+    Examples:
+      spoolnode store move --from mail3 --to any --store postgresql://app@db1,db2/app
+      spoolnode store move --from mail3 --from 10.0.0.7:3031 --to tag:mail --store nats://h1,h2,h3
+    """
+    from spoolnode.cli.printing import print_json
+    from spoolnode.cluster.store.redirect import redirect
+
+    for place in places:
+        _check_destination(place, "--from")
+    _check_destination(to, "--to")
+    if to in places:
+        raise click.UsageError(f"--from and --to both name {to}")
+    count = with_store(url, lambda store: redirect(store, places, to))
+    if as_json:
+        print_json({"moved": count})
+    else:
+        click.echo(f"{tasks_of(count)} {'waits' if count == 1 else 'wait'} for {to} now")
 
 
 @click.command("rm")

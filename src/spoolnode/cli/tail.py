@@ -20,6 +20,8 @@ ELSEWHERE_SECONDS = 1.0
 ENDS = {"done": 0, "merged": 0, "dead": 1, "removed": 1}
 """The events that end a task, and the exit status of a `tail` that followed it."""
 UNSURE = 3
+OF_STORE = ("store", "tmp/")
+"""Where a task of the common store is: there, or with this node."""
 
 _OWN_ID = re.compile(r"[0-9a-f]{12}_[0-9]+_[0-9]+")
 
@@ -85,7 +87,7 @@ class _Follower:
         self._path = f"/events?{urlencode(chosen)}"
         self._is_known = False
         """Whether the task was there at a look."""
-        self._told: int | None = None
+        self._told: set[tuple[Any, ...]] | None = None
         """Steps of its story that were shown; None: none, but perhaps events."""
         self._has_shown = False
 
@@ -118,7 +120,10 @@ class _Follower:
         return self._look() if event["event"] == "forwarded" else ENDS.get(event["event"])
 
     def _look(self) -> int | None:
-        """The exit status if the task has ended, also on another node, which is waited for; None if it is still here."""
+        """The exit status if the task has ended, also on another node, which is waited for; None if it is still here.
+
+        One of the common store is waited for in any case: each node may run it next, and the events of this one do not tell.
+        """
         from spoolnode.node.spool.inspect import DEAD, ENDED
 
         while (task := self._ask()) is not None:
@@ -127,20 +132,26 @@ class _Follower:
             if task["state"] == DEAD and last["event"] != DEAD:  # no story is kept
                 last = {"event": DEAD, "at": task["changed_at"], "id": task["id"], "reason": task["reason"]}
                 story = [*story, last]
-            if task["state"] not in (DEAD, ENDED):
+            has_ended = task["state"] in (DEAD, ENDED)
+            if not has_ended and self._told is None and not task["where"].startswith(OF_STORE):
                 return None
-            told = self._first_untold(story) if self._told is None else self._told
-            for step in story[told:]:
-                self._show(step)
-            self._told = max(told, len(story))
-            if last["event"] in ENDS:
+            self._tell(story)
+            if has_ended and last["event"] in ENDS:
                 return ENDS[last["event"]]
-            if last["event"] == "forwarded" and not _tells(last):
+            if has_ended and last["event"] == "forwarded" and not _tells(last):
                 click.echo(f"what becomes of it at {last['to']} is not known here: that is not a node", err=True)
                 return UNSURE
             time.sleep(ELSEWHERE_SECONDS)
         click.echo("the task has ended, and how is not known: no story of it is kept", err=True)
         return UNSURE
+
+    def _tell(self, story: list[dict[str, Any]]) -> None:
+        """Shows those steps that were not shown yet; others may come between them."""
+        told = set(map(_key, story[: self._first_untold(story)])) if self._told is None else self._told
+        for step in story:
+            if _key(step) not in told:
+                self._show(step)
+        self._told = told.union(map(_key, story))
 
     def _first_untold(self, story: list[dict[str, Any]]) -> int:
         """The step with which to begin: after events, the one in which the task has left this node, or its end."""
@@ -173,6 +184,10 @@ class _Follower:
         when = time.strftime("%H:%M:%S", time.localtime(event.get("at")))
         words = (f"{event['event']:<11}", event.get("id", ""), event.get("function", ""), detail_of(event))
         say("  ".join((when, *filter(None, words))).rstrip())
+
+
+def _key(step: dict[str, Any]) -> tuple[Any, ...]:
+    return step["at"], step["event"], step.get("node")
 
 
 def _tells(step: dict[str, Any]) -> bool:

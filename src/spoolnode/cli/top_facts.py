@@ -49,7 +49,8 @@ def facts_of(root: str) -> Facts:
 
     node = ask(root, "GET", "/node", ASK_SECONDS)
     running = items(f"/tasks?state=running&limit={MOST_ROWS}") if node["running"] else []
-    dead = items("/dead") if node["dead"] else []
+    in_store = (node["store"] or {}).get("tasks") or {}
+    dead = items("/dead") if node["dead"] or in_store.get("dead") else []
     return Facts(node, items("/nodes"), items("/functions"), running, dead, [row["text"] for row in items("/warnings")])
 
 
@@ -80,13 +81,21 @@ NODES = ("NODE", "STATE", "FOR", "RUN/WRK", "WAIT", "OUTBOX", "DEAD", "WHY")
 
 
 def nodes(facts: Facts) -> list[Line]:
-    """This node, then the others."""
+    """This node, then the others, then what they share."""
     node = facts.node
     work = f"{node['running']}/{node['workers']}"
     up = ago(node["uptime_seconds"], units=1)
     counts = (str(node["waiting"]), str(node["outbox_total"]), str(node["dead"]))
     cells = (f"{node['name']} (here)", node["state"], up, work, *counts, "")
-    return [Line(node["id"], cells, about=_about(node)), *(_peer(peer) for peer in facts.peers[:MOST_ROWS])]
+    store = [] if node["store"] is None else [_store(node["store"])]
+    return [Line(node["id"], cells, about=_about(node)), *(_peer(peer) for peer in facts.peers[:MOST_ROWS]), *store]
+
+
+def _store(store: dict[str, Any]) -> Line:
+    """The common store: the tasks that nodes hold run, or are about to."""
+    state, tasks = "up" if store["there"] else "AWAY", store["tasks"] or {}
+    held, ready, dead = (_known(tasks.get(name)) for name in ("held", "ready", "dead"))
+    return Line("store", ("store", state, "", held, ready, "", dead, store["reason"]), about=_about(store))
 
 
 def _peer(peer: dict[str, Any]) -> Line:

@@ -10,6 +10,7 @@ from rich.text import Text
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen, Screen
 from textual.widgets import DataTable, Footer, Static
 
@@ -122,9 +123,14 @@ class Tasks(Screen[None]):
     async def _follow(self) -> None:
         while True:
             with contextlib.suppress(NotRunning, ControlError):  # the first screen says so
-                rows = await asyncio.to_thread(self._fetch)
-                self.query_one(Lines).fill(top_facts.tasks(rows))
+                await self.look()
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Shows the tasks as they are now. Raises NotRunning, ControlError."""
+        rows = await asyncio.to_thread(self._fetch)
+        with contextlib.suppress(NoMatches):  # the screen was closed meanwhile
+            self.query_one(Lines).fill(top_facts.tasks(rows))
 
 
 class Top(App[None]):
@@ -174,17 +180,21 @@ class Top(App[None]):
 
     async def _follow(self) -> None:
         while True:
-            try:
-                facts = await asyncio.to_thread(top_facts.facts_of, self._root)
-            except (NotRunning, ControlError) as error:
-                self._is_away = True
-                self._note(f"{error}; waiting for it")
-            else:
-                self._show(facts)
+            with contextlib.suppress(NoMatches):  # `top` ends just now
+                await self._look()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._wake.wait()
             self._wake.clear()
+
+    async def _look(self) -> None:
+        try:
+            facts = await asyncio.to_thread(top_facts.facts_of, self._root)
+        except (NotRunning, ControlError) as error:
+            self._is_away = True
+            self._note(f"{error}; waiting for it")
+        else:
+            self._show(facts)
 
     def _show(self, facts: Facts) -> None:
         self._facts = facts

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 
 OTHER_FILES = ("ini", "include", "inherit")
 """Options whose value is another file, or another section of this one (`:section`)."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from spoolnode.cli.settings import read_text
 from spoolnode.cli.uwsgi_ini import Option, read_ini
 from spoolnode.cli.uwsgi_options import IMPORTS, INSTEAD
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.protocol.packet import MAX_BLOCK
 
 

@@ -110,8 +110,8 @@ def _events(response: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
         return  # it was killed, or hangs
 
 
-def ask_to_cancel(spool: str, identity: str, how: str, grace: float) -> bool:
-    """Cancels a task, on whatever node it is. Returns False if it had ended well before.
+def ask_to_cancel(spool: str, identity: str, how: str, grace: float) -> str:
+    """Cancels a task, on whatever node it is. Returns the sentence about one that had ended well before; else nothing.
 
     Args:
         how: the means by which the user cancels it, for the reason that is kept with the task.
@@ -126,7 +126,7 @@ def ask_to_cancel(spool: str, identity: str, how: str, grace: float) -> bool:
     answer = ask(spool, "POST", f"/tasks/{quote(identity)}/cancel?{query}", ASK_SECONDS + grace)
     if answer["outcome"] == CancelOutcome.UNSURE.value:
         raise NotCancelled(answer["reason"], is_unsure=True)
-    return bool(answer["outcome"] == CancelOutcome.CANCELLED.value)
+    return "" if answer["outcome"] == CancelOutcome.CANCELLED.value else str(answer["reason"])
 
 
 def perhaps_sent(identity: str, to: str) -> NotCancelled:

@@ -51,7 +51,12 @@ def enqueue(connection: DatabaseConnection, message: Message) -> str:
         BadTask, Refused: the task cannot be kept in a store.
         StoreUnfit: the database is not PostgreSQL, or has no tables for tasks.
         StoreAway: the task with the same key changes all the time.
+        TypeError: it is not such a connection.
     """
+    if not hasattr(connection, "cursor"):
+        raise TypeError(f"a connection of psycopg 3 or of Django is wanted, and not {connection!r}")
+    if _is_asynchronous(connection):
+        raise TypeError("the connection is asynchronous: `await` the one of these functions that begins with an a, `aspool_in`")
     if (elsewhere := _elsewhere(message)) is not None:
         return elsewhere
     steps = _steps(message)
@@ -68,6 +73,10 @@ def enqueue(connection: DatabaseConnection, message: Message) -> str:
 
 async def aenqueue(connection: AsyncDatabaseConnection, message: Message) -> str:
     """The same with an asynchronous connection."""
+    if not _is_asynchronous(connection):
+        raise TypeError(
+            f"an asynchronous connection of psycopg 3 is wanted, and not {connection!r}; for others there is `spool_in`"
+        )
     if (elsewhere := _elsewhere(message)) is not None:
         return elsewhere
     steps = _steps(message)
@@ -81,6 +90,10 @@ async def aenqueue(connection: AsyncDatabaseConnection, message: Message) -> str
                 except StopIteration as end:
                     identity: str = end.value
                     return identity
+
+
+def _is_asynchronous(connection: object) -> bool:
+    return hasattr(connection, "cursor") and hasattr(connection, "__aenter__")
 
 
 def _elsewhere(message: Message) -> str | None:

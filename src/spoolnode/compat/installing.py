@@ -1,11 +1,16 @@
 """Makes `import uwsgi` and `import uwsgidecorators` give our two modules, for workers and for web processes."""
 
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from spoolnode.compat import uwsgidecorators
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    Loader = object  # each worker comes by here, and `importlib.abc` loads a dozen modules
 
 
 def install_lookalikes(uwsgi: ModuleType) -> None:
@@ -15,7 +20,7 @@ def install_lookalikes(uwsgi: ModuleType) -> None:
     sys.meta_path[:] = [Decorators(), *(finder for finder in sys.meta_path if not isinstance(finder, Decorators))]
 
 
-class Decorators(MetaPathFinder, Loader):
+class Decorators(Loader):
     """Finds our `uwsgidecorators` before any other. It is not in `sys.modules` beforehand, because its import has an effect."""
 
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:  # noqa: ARG002  # its names

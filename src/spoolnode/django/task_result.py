@@ -56,7 +56,7 @@ def _times(told: Mapping[str, Any], story: list[dict[str, Any]], about: Mapping[
     """Its times in seconds since 1970: as far as the story tells them, and, for a good end, as its worker noted them."""
     noted = {name: [about[name]] if name in about else [] for name in TIMES}
     starts = [step["at"] - step.get("seconds", 0.0) for step in story if step["event"] == "attempt"] + noted["started_at"]
-    if told["state"] == "running":
+    if told["state"] == "running" and "seconds" in told:  # a store does not know when another node began
         starts.append(datetime.now(UTC).timestamp() - told["seconds"])
     ends = [step["at"] for step in story if step["event"] == "dead"] if told["state"] == "dead" else noted["finished_at"]
     found = {

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 
-from spoolnode.doctor import application, machine, nginx, spool_directory
+from spoolnode.doctor import application, machine, nginx, shared_tasks, spool_directory
 from spoolnode.doctor.finding import Finding
 from spoolnode.node.config import Config
 from spoolnode.node.disk.layout import Layout
@@ -22,6 +22,8 @@ def examine(config: Config, behind: str = "") -> Iterator[Finding]:
             yield spool_directory.sync_cost(layout)
         yield spool_directory.free_space(layout.root, config.min_free)
         yield from spool_directory.leftovers(layout)
+    if config.store:
+        yield from shared_tasks.in_store(config.store)
     yield machine.node(layout)
     yield from machine.application(layout)
     yield from application.uses_of_uwsgi(config)

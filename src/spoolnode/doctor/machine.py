@@ -15,7 +15,8 @@ from typing import Any
 from spoolnode.client.control import ControlError, NotRunning, ask
 from spoolnode.cluster.lookup import is_loopback
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
-from spoolnode.node.config import BadConfig, Config, parse_address
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config, parse_address
 from spoolnode.node.disk.layout import Layout
 from spoolnode.node.figures import CLOCK_SECONDS
 

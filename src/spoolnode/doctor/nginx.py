@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from spoolnode.doctor.finding import FAIL, OK, WARN, Finding
-from spoolnode.node.config import BadConfig, Config, parse_address
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config, parse_address
 from spoolnode.protocol import names
 
 MODIFIER = "17"

@@ -126,8 +126,7 @@ def free_space(root: str, floor: int) -> Finding:
 
 def leftovers(layout: Layout) -> Iterator[Finding]:
     """Files in the directory that need a look."""
-    reader = Reader(RealDisk(), layout, "-")
-    ours = {os.path.basename(path) for path in layout.directories}
+    reader, ours = Reader(RealDisk(), layout, "-"), layout.own_names()
     try:
         entries = reader.disk.entries(layout.root)
     except OSError as error:

@@ -15,7 +15,7 @@ from spoolnode.client import silence
 from spoolnode.compat import uwsgi_module
 from spoolnode.compat.installing import install_lookalikes
 from spoolnode.context import WorkerContext
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.outcome import App
 from spoolnode.runtime.handler import Dispatcher
 

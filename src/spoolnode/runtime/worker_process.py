@@ -6,12 +6,12 @@ This is where the node's machinery (`spoolnode.node.work.worker`) and the applic
 import os
 from typing import Any
 
-from spoolnode.calls.current_task import runs_on
 from spoolnode.compat.spool_view import SpoolView
 from spoolnode.compat.uwsgi_opt import uwsgi_options
 from spoolnode.context import WorkerContext
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.outcome import App
+from spoolnode.node.work.current import runs_on
 from spoolnode.node.work.worker import run_worker
 from spoolnode.runtime.loading import load_app
 

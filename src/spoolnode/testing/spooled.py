@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any, overload
 
-from spoolnode.calls.current_task import runs_on
 from spoolnode.calls.registry import REGISTRY, full_name
 from spoolnode.calls.spooled_function import SpooledFunction
 from spoolnode.client.blocking import run_blocking
@@ -16,6 +15,7 @@ from spoolnode.errors import NotCancelled, ResultMissing, Retry
 from spoolnode.node.outcome import ASKED, Call, Ending, Outcome
 from spoolnode.node.schedule import Schedule
 from spoolnode.node.spool.retry import RetryPolicy
+from spoolnode.node.work.current import runs_on
 from spoolnode.node.work.raised import failure
 from spoolnode.protocol import answer, names
 from spoolnode.protocol.answer import Answer, AnswerReader

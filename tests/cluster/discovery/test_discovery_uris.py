@@ -8,11 +8,12 @@ import pytest
 from spoolnode.cluster.candidate import Identity
 from spoolnode.cluster.discovery import make_sources
 from spoolnode.cluster.discovery.file import File
+from spoolnode.cluster.discovery.followed import Followed
 from spoolnode.cluster.discovery.interfaces import LocalAddress, announced, best_first, nearest_first, present, speak_from
 from spoolnode.cluster.discovery.mdns import Mdns
 from spoolnode.cluster.discovery.polled import Polled
 from spoolnode.cluster.discovery.static import Static
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 
 IDENTITY = Identity("0123456789ab", "here", "test", (), tls=False)
 
@@ -37,9 +38,15 @@ def make(*uris: str) -> list[Any]:
         ("dns://spool:3031?refresh=30", Polled),
         ("dns://spool:3031?refresh=30s", Polled),
         ("file:///etc/spoolnode/peers.json", File),
+        ("consul://127.0.0.1:8500/spoolnode", Followed),
+        ("consul://[::1]:8500/spoolnode", Followed),
+        ("k8s://spoolnode-nodes", Followed),
+        ("k8s://jobs/spoolnode-nodes:uwsgi", Followed),
+        ("k8s://spoolnode-nodes:3031", Followed),
     ],
 )
-def test_every_form_makes_its_source(uri: str, kind: type) -> None:
+def test_every_form_makes_its_source(uri: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     (source,) = make(uri)
     assert type(source) is kind
     assert source.uri == uri
@@ -69,6 +76,19 @@ def test_every_form_makes_its_source(uri: str, kind: type) -> None:
         ("dns+srv://a:3031", "name of SRV records"),
         ("file://peers.json", "three slashes"),
         ("file:///x?poll=1", "no option 'poll'"),
+        ("consul://127.0.0.1:8500", "an agent and a service"),
+        ("consul://127.0.0.1:8500/", "an agent and a service"),
+        ("consul://127.0.0.1:8500/a/b", "an agent and a service"),
+        ("consul://127.0.0.1/spoolnode", "'127.0.0.1'"),
+        ("consul://a:8500/spoolnode?dc=x", "no option 'dc'"),
+        ("k8s://", "name a Service"),
+        ("k8s://a/b/c", "name a Service"),
+        ("k8s://Spool_Node", "name a Service"),
+        ("k8s://a:b:c", "name a Service"),
+        ("k8s://spoolnode-nodes", "only in a pod of Kubernetes"),
+        ("store", "name it with --store"),
+        ("store://db", "has no address of its own"),
+        ("store?refresh=3", "no option 'refresh'"),
     ],
 )
 def test_bad_form_is_refused_with_one_sentence_that_names_it(uri: str, said: str) -> None:
@@ -77,6 +97,14 @@ def test_bad_form_is_refused_with_one_sentence_that_names_it(uri: str, said: str
     assert said in str(caught.value)
     assert uri in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_token_of_consul_is_in_neither_the_name_of_the_source_nor_an_error() -> None:
+    (source,) = make("consul://s3cret@127.0.0.1:8500/spoolnode")
+    assert source.uri == "consul://127.0.0.1:8500/spoolnode"
+    with pytest.raises(BadConfig) as caught:
+        make("consul://s3cret@127.0.0.1:8500/")
+    assert "s3cret" not in str(caught.value)
 
 
 def test_none_is_nobody_and_stands_alone() -> None:

@@ -13,7 +13,8 @@ from tlsnode import LINK, OpenNode, Talk, run, until
 
 from spoolnode.cluster.dial import DialError, dial
 from spoolnode.cluster.trust import WARN_SECONDS, Trust, name_in, uri_of
-from spoolnode.node.config import BadConfig, Config
+from spoolnode.node.badconfig import BadConfig
+from spoolnode.node.config import Config
 from spoolnode.node.ingress.tls import Untrusted
 
 Issue = Callable[..., Any]

@@ -13,7 +13,7 @@ from spoolnode.cluster import authority as ca
 from spoolnode.cluster.authority import CaError, Issued
 from spoolnode.cluster.dial import DialError, dial
 from spoolnode.cluster.trust import Trust
-from spoolnode.node.config import BadConfig
+from spoolnode.node.badconfig import BadConfig
 
 Issue = Callable[..., Issued]
 
