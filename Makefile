@@ -3,6 +3,8 @@ PYTHON ?= python3
 export PYTHON
 # On Debian nginx and ip lie in /usr/sbin, which is not always on PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
+# The tests start thousands of nodes: each would compile all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: screenshots demo disasters quick test test-store test-pythons test-docker simulate bench release docs lint dev clean
 

@@ -51,6 +51,7 @@ class Postgres(Program):
         """Starts it with such settings (`name=value`); returns when it takes connections."""
         if not self._data.exists():
             subprocess.run(["cp", "--archive", "--reflink=auto", str(self._new_cluster()), str(self._data)], check=True)
+            subprocess.run(["sync", "--file-system", str(self._data)], check=True)  # as initdb ends, in case its power is cut
         options = [
             "listen_addresses=",
             "fsync=off",

@@ -173,9 +173,10 @@ def _is_spool(root: str) -> bool:
     from spoolnode.node.disk.layout import Layout
     from spoolnode.protocol import names
 
-    return os.path.exists(Layout(root).node_id) or any(
-        entry.name.startswith(names.SPOOL_PREFIX) or (entry.name.isdecimal() and entry.is_dir()) for entry in os.scandir(root)
-    )
+    if os.path.exists(Layout(root).node_id):
+        return True
+    with os.scandir(root) as entries:
+        return any(entry.name.startswith(names.SPOOL_PREFIX) or (entry.name.isdecimal() and entry.is_dir()) for entry in entries)
 
 
 def _tasks(number: int) -> str:
