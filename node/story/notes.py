@@ -124,14 +124,20 @@ def joined(key: str, offset: int) -> str:
 
 def rows_of(notes: Iterable[Note], node_id: str, node: str) -> list[Row]:
     """The rows for these notes, taken on the node with that id and name."""
-    growing: dict[tuple[str, str, str, str], _Growing] = {}
-    for note in notes:
+    growing: dict[tuple[str, str, str, str, str, str], _Growing] = {}
+    for note in notes:  # lone tasks come as a note each: nothing is done for one that a row can do
+        detail = json.dumps(note.detail) if note.detail else ""
         for part in _parts(note, node_id):
-            said = {"from": part.caller, "function": part.function}
-            detail = json.dumps({"node": node, **{name: text for name, text in said.items() if text}, **note.detail})
-            row = growing.setdefault((note.kind, part.key, detail, part.origin), _Growing(note.at, detail))
+            alike = note.kind, part.key, part.origin, part.caller, part.function, detail
+            if (row := growing.get(alike)) is None:
+                row = growing[alike] = _Growing(note.at, _detail(node, part, note))
             row.add(note.at, part.offsets, part.seconds, part.origins)
-    return [_finished(kind, key, origin, row) for (kind, key, _, origin), row in growing.items()]
+    return [_finished(kind, key, origin, row) for (kind, key, origin, *_), row in growing.items()]
+
+
+def _detail(node: str, part: "_Part", note: Note) -> str:
+    said = {"from": part.caller, "function": part.function}
+    return json.dumps({"node": node, **{name: text for name, text in said.items() if text}, **note.detail})
 
 
 class _Part(NamedTuple):
@@ -150,8 +156,9 @@ def _parts(note: Note, node_id: str) -> Iterable[_Part]:
     if note.batch is None:
         return _file_parts(note)
     key = id_of_record(node_id, note.batch, 0)[:-2]
-    if not note.callers:
-        return [_Part(key, "", "", "", note.refs, note.seconds, [])]
+    first = note.callers[0] if note.callers else ""
+    if not note.functions and not note.origins and note.callers.count(first) == len(note.callers):
+        return [_Part(key, first, "", "", note.refs, note.seconds, [])]
     together: dict[tuple[str, bytes, str], _Part] = {}
     for offset, caller in zip(note.refs, note.callers, strict=True):  # no more than this: there may be 60,000 a second
         function, (origin, origin_offset) = note.functions.get(offset, b""), _origin(note, offset)
