@@ -16,7 +16,6 @@ Every verb may raise `StoreAway`. Then it may have been done or not, and it is s
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple
@@ -86,8 +85,7 @@ class Publication(StrEnum):
     """Another task with its key waits, and does the same work."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTask:
+class StoredTask(NamedTuple):
     """A task without its body."""
 
     id: str

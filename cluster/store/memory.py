@@ -7,7 +7,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from spoolnode.cluster.store.interface import (
     CHUNK,
@@ -163,8 +163,7 @@ class MemoryStore(CommonStore):
 
         def waits(row: _Row) -> None:
             order = told[Lease(*row.message, row.turn)]
-            row.task = replace(
-                row.task,
+            row.task = row.task._replace(
                 due=order.due,
                 attempts=row.task.attempts if order.attempts is None else order.attempts,
                 to=row.task.to if order.to is None else order.to,
@@ -181,7 +180,7 @@ class MemoryStore(CommonStore):
             burial = told[Lease(*row.message, row.turn)]
             row.state, row.until, row.reason = TaskState.DEAD, self.now, burial.reason
             if burial.attempts is not None:
-                row.task = replace(row.task, attempts=burial.attempts)
+                row.task = row.task._replace(attempts=burial.attempts)
 
         return self._act(list(told), buried)
 
@@ -231,7 +230,7 @@ class MemoryStore(CommonStore):
         dead = [row for row in self._rows.values() if row.task.id in identities and row.state == TaskState.DEAD]
         for row in dead:
             row.reason = ""
-            row.task = replace(row.task, due=0.0, attempts=0, to=row.task.to if to is None else to)
+            row.task = row.task._replace(due=0.0, attempts=0, to=row.task.to if to is None else to)
             self._wait(row)
         self._wake()
         self._answer()
@@ -288,7 +287,7 @@ class MemoryStore(CommonStore):
         if self._waits_with(task.key):
             return Publication.DUPLICATE
         self._serial += 1
-        row = _Row(replace(task, size=len(body)), body, self._serial, self.now, TaskState.READY)
+        row = _Row(task._replace(size=len(body)), body, self._serial, self.now, TaskState.READY)
         self._rows[row.message] = row
         row.state = self._waiting_state(task)
         return Publication.STORED
@@ -311,7 +310,7 @@ class MemoryStore(CommonStore):
 
     def _end(self, row: _Row, how: HowEnded) -> None:
         row.state, row.until, row.body, row.reason = TaskState.ENDED, self.now, b"", how.value
-        row.task = replace(row.task, block=b"", size=0)
+        row.task = row.task._replace(block=b"", size=0)
 
     def _held(self, lease: Lease) -> _Row | None:
         row = self._rows.get((lease.id, lease.hops))

@@ -148,7 +148,7 @@ class NatsStore(CommonStore):
                 told[message] = Publication.REPEATED
                 continue
             state = TaskState.LATER if task.due > now else TaskState.READY
-            entry = TaskEntry(replace(task, size=body.size), state, now + number / 1e6, upload=upload.name)
+            entry = TaskEntry(task._replace(size=body.size), state, now + number / 1e6, upload=upload.name)
             free = None if task.key in keys else await self._tasks.free_key(entry) if task.key and is_fresh else 0
             if free is None:
                 told[message] = Publication.DUPLICATE
@@ -240,7 +240,7 @@ class NatsStore(CommonStore):
         def buried(lease: Lease, entry: TaskEntry) -> TaskEntry:
             burial, task = told[lease], entry.task
             if burial.attempts is not None:
-                task = replace(task, attempts=burial.attempts)
+                task = task._replace(attempts=burial.attempts)
             return replace(entry, task=task, state=TaskState.DEAD, until=self._clock.now(), reason=burial.reason)
 
         return await self._act(list(told), buried)

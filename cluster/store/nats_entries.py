@@ -72,13 +72,13 @@ class TaskEntry:
 
     def waits(self, now: float, **changes: Any) -> "TaskEntry":
         """The same task, when it waits again; `changes` are those of its `task`."""
-        task = replace(self.task, **changes)
+        task = self.task._replace(**changes)
         state = TaskState.LATER if task.due > now else TaskState.READY
         return replace(self, task=task, state=state, until=0.0, is_back=True)
 
     def ended(self, now: float, how: HowEnded, result: bytes = b"") -> "TaskEntry":
         """The same task, when it needs no more work."""
-        task = replace(self.task, block=b"", size=0)
+        task = self.task._replace(block=b"", size=0)
         return replace(self, task=task, state=TaskState.ENDED, until=now, reason=how.value, upload="", result=result)
 
 

@@ -14,7 +14,6 @@ Traps that the code avoids, each with a test:
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, LiteralString, Self, TypeVar
 
 import psycopg
@@ -152,7 +151,7 @@ class PostgresStore(CommonStore):
 
     async def _insert(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
         rest = [new for new in tasks if (new.task.id, new.task.hops) not in became]
-        for row in await self._run(connection, INSERT, _columns(replace(new.task, size=new.body.size) for new in rest)):
+        for row in await self._run(connection, INSERT, _columns(rest)):
             became[row[0], row[1]] = Publication.STORED
         for new in rest:
             if new.body.size and (new.task.id, new.task.hops) in became:
@@ -359,10 +358,10 @@ class _Changed(Exception):
     """The store changed between two statements; the publication has to begin again."""
 
 
-def _columns(tasks: Iterable[StoredTask]) -> list[list[Any]]:
+def _columns(tasks: Iterable[NewTask]) -> list[list[Any]]:
     """The values of `INSERT`."""
     rows = [
-        (t.id, t.block, t.to, min(t.rank, LAST_RANK), t.due, t.key, t.attempts, t.hops, t.size) for t in tasks
+        (t.id, t.block, t.to, min(t.rank, LAST_RANK), t.due, t.key, t.attempts, t.hops, body.size) for t, body in tasks
     ]  # fmt: skip
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(9)]
 
@@ -393,7 +392,7 @@ def _found(row: Sequence[Any]) -> FoundTask:
     found = FoundTask(_task(row[5:14]), TaskState(row[0]), row[1], row[2], row[3], by=row[4])
     if found.state != TaskState.ENDED:
         return found
-    return found._replace(task=replace(found.task, block=b""), result=found.task.block)
+    return found._replace(task=found.task._replace(block=b""), result=found.task.block)
 
 
 def _leases(leases: Iterable[Lease]) -> dict[str, Any]:

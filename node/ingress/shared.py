@@ -1,8 +1,9 @@
 """Requests whose tasks go into the common store: to which destination there, and what becomes of them while it is away."""
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spoolnode.node.commons import COMMONS, Commons, SharedBody, SharedTask, Sharer, Unsure
 from spoolnode.node.ingress.waiters import Leaving
@@ -34,6 +35,15 @@ class Way:
     """Whether tasks that come while the store is away are kept on the disk."""
 
 
+@dataclass(slots=True)
+class _Shared:
+    """Tasks for one destination that the store has taken in the same moment."""
+
+    refs: list[str] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)
+    functions: dict[str, bytes] = field(default_factory=dict)
+
+
 class Sharing:
     """The way of requests into the common store of one node."""
 
@@ -44,6 +54,8 @@ class Sharing:
         self._number = 0
         """The number in the ids of the tasks that came in this millisecond: together they are a few rows of the stories."""
         self._serial = 0
+        self._shared: dict[str, _Shared] = {}
+        """What the stories have not heard yet, by destination. Many come in one turn, and a note of each is dear."""
 
     def takes(self, terms: Terms) -> bool:
         """Whether a task goes into the store. Pickles, and files that their senders may remove, stay on this disk."""
@@ -96,9 +108,21 @@ class Sharing:
         """Notes that the store has a new task."""
         journal, ref = self._storage.journal, names.file_name(task.id)
         journal.counts.accepted += 1
-        journal.story.accepted(None, [ref], [caller], {}, {ref: function} if function else {}, to=task.to)
+        if not self._shared:
+            asyncio.get_running_loop().call_soon(self._tell_stories)
+        if (shared := self._shared.get(task.to)) is None:
+            shared = self._shared[task.to] = _Shared()
+        shared.refs.append(ref)
+        shared.callers.append(caller)
+        if function:
+            shared.functions[ref] = function
         if journal.trace:
             journal.trace("accepted", id=task.id, origin_id=task.id, function=function.decode("utf-8", "replace"), to=task.to)
+
+    def _tell_stories(self) -> None:
+        told, self._shared = self._shared, {}
+        for to, shared in told.items():
+            self._storage.journal.story.accepted(None, shared.refs, shared.callers, {}, shared.functions, to=to)
 
     def refusal(self, reason: str, *, is_linked: bool, may_have_it: bool) -> Refused | None:
         """Why a task that the store did not take is refused; None: this disk keeps it. A node that sent it keeps it itself."""

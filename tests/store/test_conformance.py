@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from store_tasks import BLOCK, body_of, held, ids, new, take
@@ -1117,7 +1116,7 @@ def test_a_store_says_what_an_acknowledgement_is_worth(subject: Subject) -> None
 def test_a_store_speaks_of_itself(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
         assert repr(subject.store).startswith(f"<{type(subject.store).__name__} ")
-        assert replace(new("a").task, size=0) == new("a").task
+        assert new("a").task._replace(size=0) == new("a").task
         assert new("a").body is NO_BODY
 
     subject.run(story)

@@ -1,7 +1,6 @@
 """What a node keeps of tasks for which a limit has no place: in virtual time, with a store in memory."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from simulation.loop import in_virtual_time
@@ -99,7 +98,7 @@ def test_what_is_behind_a_backlog_of_which_some_is_kept_starts() -> None:
 def test_one_of_a_higher_priority_is_kept_in_place_of_others() -> None:
     async def tell(store: TimedStore, node: LimitedNode) -> None:
         await waiting_long(store, node, *(limited(f"t{number:02}") for number in range(40)))
-        await store.publish([NewTask(replace(limited("urgent").task, rank=1))])
+        await store.publish([NewTask(limited("urgent").task._replace(rank=1))])
         for _ in range(12):
             await work(node, task=1.0)
             assert "urgent" in {lease.id for lease in node.book.all().values()}
