@@ -38,13 +38,14 @@ def short_place() -> Iterator[Path]:
 class Postgres(Program):
     """A real PostgreSQL with a cluster of its own."""
 
-    def __init__(self, directory: Path, name: str = "data", settings: Sequence[str] = ()) -> None:
-        """`settings`: as for `start`, each time."""
+    def __init__(self, directory: Path, name: str = "data", settings: Sequence[str] = (), around: Sequence[str] = ()) -> None:
+        """`settings`: as for `start`, each time. `around`: the command that runs it elsewhere."""
         super().__init__(directory, f"postgres-{name}")
         self._settings = settings
         self._data = directory / name
         self._server = Path(need(max(glob.glob(SERVER), default="postgres")))
         # It refuses root.
+        self._around = around
         self._as_nobody = [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
 
     def start(self, *settings: str) -> Self:
@@ -60,7 +61,7 @@ class Postgres(Program):
             *settings,
         ]  # a crash leaves nothing behind
         command = [str(self._server), "-D", str(self._data), "-k", str(self._data)]
-        self.run([*self._as_nobody, *command, *(word for option in options for word in ("-c", option))])
+        self.run([*self._around, *self._as_nobody, *command, *(word for option in options for word in ("-c", option))])
         self.wait_for(lambda: "ready to accept" in self.output and self.answers(), "it takes connections")
         return self
 

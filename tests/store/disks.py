@@ -6,10 +6,13 @@ The copy has what was written to the disk, and nothing of what the kernel kept i
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from support import eventually
+
+FILLING = "filling"
 
 
 class Disks:
@@ -38,6 +41,21 @@ class Disks:
             place = self._directory / name
             if os.path.ismount(place):
                 eventually(partial(_unmounts, place), f"nothing uses {place}")
+
+    def fill(self, name: str) -> None:
+        """Fills a disk, until `free`."""
+        place = self._directory / name
+        with (place / FILLING).open("wb") as file:
+            end = 0
+            for size in (1 << 24, 1 << 20, 1 << 16, 1 << 12):
+                with suppress(OSError):  # full, but for less than that
+                    while True:
+                        os.posix_fallocate(file.fileno(), end, size)
+                        end += size
+
+    def free(self, name: str) -> None:
+        """Gives the disk its room back."""
+        (self._directory / name / FILLING).unlink()
 
     def copy(self) -> None:
         """Copies what is on the disks now."""

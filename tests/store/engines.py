@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from disks import Disks
 from nats_servers import NatsCluster, NatsServer
+from netns import Hosts
 from postgres import TASKS, Postgres, migrated
 from support import eventually
 
@@ -19,6 +21,10 @@ from spoolnode.cluster.store.nats_entries import STREAM
 from spoolnode.cluster.store.postgresql import PostgresStore
 
 T = TypeVar("T")
+
+NODES = 3
+FULL_SECONDS = 3.0
+"""How long a disk is full. Until the store says so would be longer: servers have room in files that they have already."""
 
 
 async def insist(ask: Callable[[], Awaitable[T]]) -> T:
@@ -36,6 +42,10 @@ class Engine(ABC):
     lease: float
     """Seconds that are longer than they need to come back after all but the worst."""
     url: str
+    node_url: str
+    """The address of the store on the machines of the nodes."""
+    hosts: Hosts | None = None
+    """The machines of the nodes, if they are others."""
 
     def disturb(self, rng: random.Random) -> str:
         """One of these things befalls them; returns which, when they are up again."""
@@ -70,20 +80,27 @@ class Engine(ABC):
 
 
 class PostgresEngine(Engine):
-    """One PostgreSQL."""
+    """One PostgreSQL, on a machine of its own behind those of the nodes."""
 
     lease = 5.0
 
     def __init__(self, place: Path) -> None:
         self._disks = Disks(place, ["disk"], 512)
-        self._server = Postgres(place / "disk", settings=["fsync=on", "max_wal_size=64MB"])
+        self.hosts = Hosts(NODES + 1).__enter__()
+        trust = place / "hba.conf"
+        trust.write_text("local all all trust\nhost all all 10.77.0.0/16 trust\n")
+        self._server = Postgres(
+            place / "disk", settings=["fsync=on", "max_wal_size=64MB", "listen_addresses=*", f"hba_file={trust}"],
+            around=["nsenter", f"--net={self.hosts.namespace_file(NODES)}"],
+        )  # fmt: skip
         self._server.start()
         self._server.sql(f"CREATE DATABASE {TASKS}")
         self.url = self._server.url(TASKS)
+        self.node_url = f"postgresql://postgres@{self.hosts.address(NODES)}/{TASKS}"
         asyncio.run(migrated(self.url))
 
     def kinds(self) -> dict[Callable[[], None], int]:
-        return {self.crash: 60, self.cut_the_power: 40}
+        return {self.crash: 45, self.cut_the_power: 30, self.fill_the_disk: 25}
 
     async def opened(self) -> CommonStore:
         return await PostgresStore.open(self.url)
@@ -100,9 +117,20 @@ class PostgresEngine(Engine):
         self._disks.cut()
         self._server.start()
 
+    def fill_the_disk(self) -> None:
+        """Its disk is full for a while. It may end by that."""
+        self._disks.fill("disk")
+        time.sleep(FULL_SECONDS)
+        self._disks.free("disk")
+        eventually(lambda: self._server.answers() or not self._server.is_running, "it is up again, or has ended")
+        if not self._server.is_running:
+            self._server.restart(signal.SIGQUIT)
+
     def end(self) -> None:
         self._server.end(signal.SIGQUIT)
         self._disks.unmount()
+        if self.hosts:
+            self.hosts.__exit__()
 
 
 class NatsEngine(Engine):
@@ -115,11 +143,12 @@ class NatsEngine(Engine):
         self._disks = Disks(place, names, 256)
         self._cluster = NatsCluster(place, len(names), "sync_interval: always")
         self._cluster.start()
-        self.url = self._cluster.url
+        self.url = self.node_url = self._cluster.url
         asyncio.run(made(self.url))
 
     def kinds(self) -> dict[Callable[[], None], int]:
-        return {self.kill_the_leader: 30, self.kill_a_follower: 30, self.stop_the_leader_for_a_while: 20, self.cut_the_power: 20}
+        kills = {self.kill_the_leader: 25, self.kill_a_follower: 25}
+        return {**kills, self.stop_the_leader_for_a_while: 20, self.cut_the_power: 15, self.fill_the_disk_of_the_leader: 15}
 
     async def opened(self) -> CommonStore:
         return await NatsStore.open(self.url)
@@ -140,6 +169,14 @@ class NatsEngine(Engine):
         eventually(lambda: self._leader() is not leader, "another one leads")
         leader.send_signal(signal.SIGCONT)
         leader.wait_until_ready()
+
+    def fill_the_disk_of_the_leader(self) -> None:
+        """Its disk is full for a while. Then it leads no more, and stores nothing until it is started again."""
+        leader = self._leader()
+        self._disks.fill(leader.name)
+        time.sleep(FULL_SECONDS)
+        self._disks.free(leader.name)
+        self._kill(leader)
 
     def cut_the_power(self) -> None:
         """All three machines lose power at once."""

@@ -1,4 +1,5 @@
-"""Three nodes share a store; nodes, workers and servers are killed, stopped and started again, and lose their power.
+"""Three nodes share a store; nodes, workers and servers are killed, stopped and started again, lose their power, their room on
+the disk, and their network.
 
 No acknowledged task is lost, and only what ran on a node that was disturbed runs again.
 
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from crowd import Crowd
-from engines import Engine, NatsEngine, PostgresEngine
+from engines import NODES, Engine, NatsEngine, PostgresEngine
 from history import Ledger, Line, ended_tasks, read_lines
 from joined import signal_node, worker_of
 from support import RunningNode, eventually
@@ -25,7 +26,9 @@ from talk import quiet_port
 
 ROUNDS = int(os.environ.get("PYTEST_STORE_ROUNDS", "15"))
 TASKS_A_ROUND = 40
-KINDS = {"kill a node": 35, "kill a worker": 20, "disturb the store": 20, "stop a node": 15, "stop the process of a node": 10}
+KINDS = {"kill a node": 30, "kill a worker": 15, "disturb the store": 20, "stop a node": 10, "stop the process of a node": 10}
+OF_HOSTS = {"cut a node off": 15}
+"""If each node has a machine of its own."""
 
 APP = """
 import os, time, zlib
@@ -48,6 +51,29 @@ uwsgi.spooler = spooler
 """
 
 
+class StormNode(RunningNode):
+    """A node, perhaps on a machine of its own."""
+
+    def __init__(self, directory: Path, name: str, network: str) -> None:
+        super().__init__(directory, name)
+        self._network = network
+        directory.mkdir()
+
+    @property
+    def network(self) -> str:
+        """As the base class says."""
+        return self._network
+
+    def in_network(self, line: list[str]) -> list[str]:
+        """As the base class says."""
+        return ["nsenter", f"--net={self._network}", *line] if self._network else line
+
+    @property
+    def address(self) -> str:
+        """Where clients send to: a file, which is the same on all machines."""
+        return str(self.spool / "spool.sock")
+
+
 class Storm:
     """The nodes, and whoever disturbs them."""
 
@@ -59,25 +85,30 @@ class Storm:
         self.done: Counter[str] = Counter()
         self.engine = engine
         self._rng = rng
-        self.nodes = [RunningNode(directory / name, name) for name in ("alpha", "beta", "gamma")]
+        networks = [engine.hosts.namespace_file(host) if engine.hosts else "" for host in range(NODES)]
+        names = ("alpha", "beta", "gamma")
+        self.nodes = [StormNode(directory / name, name, network) for name, network in zip(names, networks, strict=True)]
         for node in self.nodes:
-            node.directory.mkdir()
             node.port = quiet_port(rng)
 
     def start(self, node: RunningNode) -> None:
         """Starts a node, the first time or again."""
-        options = ["--listen", f"127.0.0.1:{node.port}", "--store", self.engine.url]
+        options = ["--listen", f"127.0.0.1:{node.port}", "--store", self.engine.node_url]
         options += ["--store-lease", str(self.engine.lease), "--workers", "2", "--log-level", "info"]
         node.start(*options, "--retry-base", "0.1", "--max-attempts", "0", app=APP, HISTORY=str(self.history))
 
     def disturb(self) -> None:
         """One disturbance. All nodes are up afterwards."""
         node = self._rng.choice(self.nodes)
-        (kind,) = self._rng.choices(list(KINDS), list(KINDS.values()))
+        kinds = {**KINDS, **(OF_HOSTS if self.engine.hosts else {})}
+        (kind,) = self._rng.choices(list(kinds), list(kinds.values()))
         if kind == "disturb the store":
             self.done[self.engine.disturb(self._rng)] += 1
             return
         self.done[kind] += 1
+        if kind == "cut a node off":
+            self._cut_off(self.nodes.index(node))
+            return
         if kind == "stop a node":
             assert node.stop() == 0
             self.start(node)
@@ -92,6 +123,18 @@ class Storm:
             signal_node(node, signal.SIGSTOP)
             time.sleep(self.engine.lease + 1)
             signal_node(node, signal.SIGCONT)
+
+    def _cut_off(self, host: int) -> None:
+        """For longer than its leases: without its cable, which the machine notices, or by a firewall, which it does not."""
+        hosts = self.engine.hosts
+        assert hosts
+        if self._rng.random() < 0.5:
+            hosts.cut(host)
+        else:
+            hosts.cut_from(host)
+            hosts.cut_to(host)
+        time.sleep(self.engine.lease + 1)
+        hosts.heal(host)
 
     def excused(self) -> set[int]:
         """The processes of nodes whose tasks may have run elsewhere, too: also of those that were cut off past their leases."""
@@ -158,7 +201,7 @@ def test_what_the_store_acknowledged_runs_and_only_what_ran_on_a_disturbed_node_
     began = time.monotonic()
     for node in storm.nodes:
         storm.start(node)
-    addresses = [("127.0.0.1", node.port) for node in storm.nodes]
+    addresses = [node.address for node in storm.nodes]
     with Crowd(addresses, 6, random.Random(seed), ["sync"], ["any", "any", "alpha", "beta"]) as crowd:
         ledger = crowd.ledger
         for _ in range(ROUNDS):
