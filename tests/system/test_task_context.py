@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import RunningNode, environment
+from support import RunningNode, environment, eventually
 from watch import NOTES, notes, wait_for_note, wait_until_idle
 
 import spoolnode
@@ -103,7 +103,7 @@ def test_a_thread_with_the_context_and_an_async_task_know_it_and_others_do_not(n
 def test_the_next_attempt_is_the_same_task_with_the_next_number(node: RunningNode) -> None:
     node.start("--retry-base", "0.01", app=APP)
     (identity,) = enqueue(node, "app.fails_once.spool()")
-    wait_until_idle(node)
+    eventually(lambda: len(told(node, "attempt")) == 2, "it has run twice")
     assert [(task["id"], task["attempt"]) for task in told(node, "attempt")] == [(identity, 1), (identity, 2)]
 
 
