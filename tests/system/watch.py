@@ -76,7 +76,7 @@ def tasks(node: RunningNode, state: str = "running,waiting,later") -> list[dict[
 
 
 def wait_until_idle(node: RunningNode) -> None:
-    """Returns when nothing is left to do. One look may miss a task that goes from one state, or one place, to another meanwhile."""
+    """Returns when nothing is left to do. One look may miss a task that goes from one state to another meanwhile."""
     eventually(lambda: all(status(node)["total"] == 0 and not tasks(node) for _ in range(2)), "nothing is left")
 
 
