@@ -56,6 +56,11 @@ _LOCKED_OUT = re.compile(
 """The texts of a server that never lets us in. libpq tells no state of such an error, so one that is not in English counts as
 that of a server that is away."""
 
+_MISTYPED = re.compile('invalid (integer value "|port number: |[a-z_]+ value: )')
+"""The texts of libpq about an address that no server is asked for. psycopg takes them for those of a server that is away."""
+_AROUND = re.compile(r"^connection (failed|is bad): |\s+Is the server running .*\?$", re.DOTALL)
+"""What psycopg and libpq put around a reason."""
+
 
 class ServerConnections:
     """Connections to one database."""
@@ -158,6 +163,8 @@ class ServerConnections:
         except psycopg.errors.LockNotAvailable as error:
             raise StoreBusy(f"the store {self.name} waits for an open transaction: {_text(error)}") from error
         except _GONE as error:
+            if _MISTYPED.search(str(error)):
+                raise StoreUnfit(f"the address of the store cannot be read: {_text(error)}") from error
             if _LOCKED_OUT.search(str(error)):
                 raise StoreUnfit(f"the store {self.name} does not let us in: {_text(error)}") from error
             raise StoreAway(f"the store {self.name} is away: {_text(error)}") from error
@@ -175,4 +182,4 @@ def _cut(connection: Connection) -> None:
 
 def _text(error: Exception) -> str:
     """The text of an error, in one line."""
-    return printable(" ".join(str(error).split()))
+    return printable(" ".join(_AROUND.sub("", str(error)).split()))

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgres import Postgres
+from programs import free_port
 from store_tasks import held, ids, new, take
 from subjects import InPostgres, Subject
 from support import environment, eventually
@@ -470,13 +472,23 @@ def test_a_step_from_one_version_to_the_next_goes_on_while_tasks_are_taken(
     ("url", "said"),
     [
         ("redis://h1,h2", "'redis' is not a kind of store.*nats://.*postgresql://"),
-        ("postgresql://h1:not-a-port/x", "cannot be used|cannot be read|is away"),
+        ("postgresql://127.0.0.1:abc/x", 'cannot be read: invalid integer value "abc" for connection option "port"'),
+        ("postgresql://127.0.0.1:99999/x", 'cannot be read: invalid port number: "99999"'),
+        ("postgresql://127.0.0.1/x?sslmode=maybe", 'cannot be read: invalid sslmode value: "maybe"'),
         ("postgresql://h1/x?no_such_option=1", "cannot be read"),
     ],
 )
 def test_an_address_that_makes_no_sense_is_refused_with_a_sentence(url: str, said: str) -> None:
-    with pytest.raises((StoreUnfit, StoreAway), match=said):
+    with pytest.raises(StoreUnfit, match=said):
         asyncio.run(open_store(url))
+
+
+def test_of_a_server_that_is_away_only_the_reason_is_told() -> None:
+    with pytest.raises(StoreAway) as caught:
+        asyncio.run(open_store(f"postgresql://127.0.0.1:{free_port()}/x"))
+    assert re.fullmatch(
+        r"the store 127.0.0.1/x is away: connection to server at .* failed: Connection refused", str(caught.value)
+    )
 
 
 @pytest.mark.parametrize(
