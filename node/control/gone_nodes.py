@@ -36,15 +36,18 @@ class GoneNodes:
 
     async def forget(self, node: str, move_to: str, *, move_doubts: bool) -> dict[str, Any]:
         """Forgets a node; `move_to` gets what waits for it, also in the store. Raises `CannotForget`, OSError."""
+        is_known = True
         try:
             places = self._neighbours.forgettable(node)["destinations"]
             done = await self._neighbours.forget(node, move_to, move_doubts=move_doubts)
         except UnknownNode:
             if not (self._in_store.is_there and move_to):
                 raise
-            places, done = [node], {**_NOTHING, **_DONE}
+            is_known, places, done = False, [node], {**_NOTHING, **_DONE}
             _check(node, move_to)
         moved, missing = await self._in_store.give_on(places, move_to) if move_to else (0, "")
+        if not (is_known or moved or missing):
+            raise UnknownNode(f"no node {node} is known here, and no task waits for it, neither here nor in the common store")
         told = {name: value for name, value in done.items() if name != "destinations"}
         return {**told, "has_store": self._in_store.is_there, "moved_in_store": moved, "missing": missing}
 

@@ -46,6 +46,18 @@ def test_dead_tasks_are_listed_with_the_first_line_of_their_reason(three_dead: I
     assert "Traceback" not in said
 
 
+def test_held_tasks_are_listed_with_the_node_that_holds_them(in_postgres: InPostgres) -> None:
+    async def story(subject: Subject) -> None:
+        await subject.store.publish([new("a")])
+        await subject.store.take(1, ["any"], 60.0, "0123456789ab mail1")
+
+    in_postgres.run(story)
+    header, row = typed(in_postgres, "ls", "--state", "held").stdout.splitlines()
+    assert (header.split()[:3], row.split()[:3]) == (["ID", "TO", "NODE"], ["a", "any", "mail1"])
+    (listed,) = json.loads(typed(in_postgres, "ls", "--state", "held", "--json").stdout)["tasks"]
+    assert (listed["node"], listed["node_id"]) == ("mail1", "0123456789ab")
+
+
 def test_one_task_whose_variables_cannot_be_read_does_not_hide_the_others(three_dead: InPostgres) -> None:
     three_dead.server.sql("UPDATE spoolnode.task SET block = 'nonsense' WHERE id = 'b'", three_dead.database)
     said = typed(three_dead, "ls", "--state", "dead")

@@ -163,6 +163,8 @@ def test_what_waits_in_the_store_for_a_node_that_is_forgotten_goes_on(commune: C
     )  # fmt: skip
     commune.wait_for(tasks)
     assert postgres.sql("SELECT dest FROM spoolnode.task WHERE state = 'later'", InPostgres.database) == [("any",)]
+    mistyped = alpha.command("forget", "gama", "--move-to", "any", "--yes")
+    assert (mistyped.returncode, "no node gama is known here, and no task waits for it" in mistyped.stderr) == (1, True)
 
 
 def test_those_that_wait_for_another_attempt_say_why_on_each_node(commune: Commune, postgres: Postgres) -> None:

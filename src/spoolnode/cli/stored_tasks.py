@@ -27,7 +27,8 @@ AT_ONCE = 500
 def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
     """Lists tasks in the store.
 
-    Ready ones by destination and in the order in which they are taken, later ones by the time when they are due.
+    Ready ones by destination and in the order in which they are taken, later ones by the time when they are due. Held ones run
+    on a node, or are about to; so they have a column with its name.
 
     \b
     Examples:
@@ -42,20 +43,22 @@ def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json({"tasks": rows, "more": bool(page.next)})
         return
-    columns = ("id", "to", "function", "priority", "due", "attempts", "size", "reason")
+    columns = ("id", "to", *(("node",) if state == "held" else ()), "function", "priority", "due", "attempts", "size", "reason")
     print_table(columns, [[_shown(name, row[name]) for name in columns] for row in rows], f"no {state} tasks")
     if page.next:
         click.echo(f"the first {limit}: there are more, see --limit", err=True)
 
 
 def _row(found: "FoundTask") -> dict[str, Any]:
+    from spoolnode.cluster.store.takers import taker_of
     from spoolnode.protocol import names
 
     task = found.task
+    node_id, node = taker_of(found.by)
     return {
         "id": task.id, "state": found.state.value, "to": task.to, "function": _function_in(task.block),
         "priority": None if task.rank == names.LAST else task.rank, "due": task.due or None, "attempts": task.attempts,
-        "size": task.size, "accepted": found.accepted, "reason": found.reason,
+        "size": task.size, "accepted": found.accepted, "reason": found.reason, "node": node, "node_id": node_id,
     }  # fmt: skip
 
 
