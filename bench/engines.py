@@ -46,7 +46,6 @@ def postgres(bench: Bench, *, syncs: bool) -> Iterator[Database]:
     home, programs = bench.servers.path("postgres"), Path(program).parent
     home.mkdir()
     if before:  # it runs as another user
-        home.parent.chmod(0o711)
         shutil.chown(home, "nobody")
     data = str(home / "data")
     _run(*before, str(programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N", directory=home)

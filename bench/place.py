@@ -22,6 +22,7 @@ IMAGE_BYTES = 24 << 30
 def temporary_directory(parent: str | None, *, image: bool) -> Iterator[Path]:
     """A directory that is removed at the end, with all spools in it."""
     path = Path(tempfile.mkdtemp(prefix="spoolnode-bench-", dir=parent))
+    path.chmod(0o711)  # a PostgreSQL that root starts runs as another user, and goes through here
     try:
         with _mounted(path) if image else contextlib.nullcontext(path) as directory:
             _spread(directory)
