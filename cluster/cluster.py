@@ -164,7 +164,9 @@ class Cluster:
             shares = [peer.status.shares for peer in self.table if peer.status is not None and tag in peer.status.tags]
             return bool(shares) and not any(shares) and tag not in self._node.config.tag
         peer = self.table.find(destination) if ":" in destination else self.table.destinations.meant(destination)
-        return peer is not None and peer.status is not None and not peer.status.shares
+        if peer is None or peer.status is None:
+            return self.table.known.is_apart(destination)
+        return not peer.status.shares
 
     def greet(self, hello: hellos.Hello, peer: str, certified: str, nonce: str) -> Greeting:
         """Takes the hello of a node. Raises `Refused`."""

@@ -52,6 +52,8 @@ class Known:
         """The fingerprint of the key with which each id was first proved; ids that were proved last come last."""
         self._rivals: dict[str, dict[str, str]] = {}
         """The other nodes that claim a name: ids and addresses."""
+        self._apart: dict[str, None] = {}
+        """The ids of nodes that said last that they have no common store."""
 
     # -- names --
 
@@ -78,6 +80,21 @@ class Known:
     def rivals(self, name: str) -> dict[str, str]:
         """The nodes that claim a name without getting it: ids and addresses."""
         return self._rivals.get(name, {})
+
+    def heard(self, identity: str, *, shares: bool) -> None:
+        """Notes whether a node with a name has a common store."""
+        if identity in self._holders and (identity in self._apart) == shares:
+            if shares:
+                del self._apart[identity]
+            else:
+                self._apart[identity] = None
+            self.version += 1
+
+    def is_apart(self, destination: str) -> bool:
+        """Whether it is a node (its name, id or last address) that said last that it has no common store."""
+        if self._names.get(destination, destination) in self._apart:
+            return True
+        return ":" in destination and any(self.address(identity) == destination for identity in self._apart)
 
     def prove(
         self, identity: str, name: str, address: str, *, alive: set[str], certified: bool, key: str = ""
@@ -120,7 +137,7 @@ class Known:
 
     def forget(self, identity: str) -> None:
         """Forgets a node: its names and its id are free for others."""
-        for table in (self._holders, self._keys, self._certificates):
+        for table in (self._holders, self._keys, self._certificates, self._apart):
             table.pop(identity, None)
         for name in self.names().get(identity, []):
             self._release(name)
@@ -174,7 +191,8 @@ class Known:
             del self._rivals[old][identity]
         if now != before:
             self.version += 1
-            _forget_oldest(self._holders)
+            for forgotten in _forget_oldest(self._holders):
+                self._apart.pop(forgotten, None)
 
     # -- keys and certificates --
 
@@ -204,7 +222,7 @@ class Known:
         holders = {identity: [holder.name, holder.address] for identity, holder in self._holders.items()}
         content = {
             "version": 1, "names": self._names, "holders": holders, "certificates": self._certificates, "rivals": self._rivals,
-            "keys": self._keys,
+            "keys": self._keys, "apart": list(self._apart),
         }  # fmt: skip
         packed: bytes = msgpack.packb(content)
         return packed
@@ -221,6 +239,7 @@ class Known:
             known._holders = {str(key): Holder(str(name), str(at)) for key, (name, at) in content["holders"].items()}
             known._certificates = {str(key): str(name) for key, name in content["certificates"].items()}
             known._keys = {str(key): str(fingerprint) for key, fingerprint in content.get("keys", {}).items()}
+            known._apart = {str(key): None for key in content.get("apart", []) if str(key) in known._holders}
             known._rivals = {
                 str(name): {str(key): str(at) for key, at in found.items()} for name, found in content["rivals"].items()
             }
@@ -229,6 +248,9 @@ class Known:
         return known
 
 
-def _forget_oldest(table: dict[str, Any]) -> None:
+def _forget_oldest(table: dict[str, Any]) -> list[str]:
+    forgotten = []
     while len(table) > MOST:
-        del table[next(iter(table))]
+        forgotten.append(next(iter(table)))
+        del table[forgotten[-1]]
+    return forgotten

@@ -70,6 +70,7 @@ class Vetting:
             others = (other for other in self._peers if other is not peer and other.name == name and other.id)
             alive = {one.id for one in others if one.state in ALIVE or (one.state is PeerState.UNKNOWN and one.addresses)}
         if self._known.prove(peer.id, name, address, alive=alive, certified=self._certified, key=status.key):
+            self._known.heard(peer.id, shares=status.shares)
             self._once.over("name_twice", name, peer.id)
             return True
         peer.name, peer.status, peer.answers_at = name, status, address or peer.answers_at

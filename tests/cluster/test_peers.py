@@ -483,6 +483,21 @@ def test_a_certificate_for_the_name_takes_it_over_from_a_node_that_is_down_and_n
     assert claim(table, GAMMA, ELSEWHERE, NOW + 100).state is UP
 
 
+def test_that_a_node_has_no_common_store_is_known_after_a_restart_too_until_it_says_otherwise() -> None:
+    before = Table()
+    claim(before, BETA, AT)  # as of a node without one
+    known = Known.decode(before.known.encode())
+    assert [known.is_apart(destination) for destination in (BETA, "beta", AT, ELSEWHERE, "gamma")] == [True] * 3 + [False] * 2
+    version = known.version
+    known.heard(BETA, shares=False)
+    assert known.version == version
+    known.heard(BETA, shares=True)
+    assert (known.version, known.is_apart("beta")) == (version + 1, False)
+    known.heard(BETA, shares=False)
+    known.forget(BETA)
+    assert not known.is_apart(BETA)
+
+
 def test_names_stick_over_a_restart() -> None:
     before = Table()
     claim(before, BETA, AT)

@@ -356,6 +356,25 @@ def test_nodes_with_and_without_a_store_give_each_other_tasks(commune: Commune, 
     assert set(commune.starts().values()) == {1}
 
 
+def test_tasks_for_a_node_without_a_store_wait_for_it_on_this_disk_also_after_a_start_while_it_is_away(
+    commune: Commune, postgres: Postgres
+) -> None:
+    apart = commune.start("apart", store=False)
+    found = ("--discover", f"static://{apart.via}")
+    alpha = commune.start("alpha", *found)
+    alpha.wait_for_log("peer_up")
+    apart.stop()
+    tasks = commune.send(alpha, 3, "apart")
+    alpha.stop()
+    alpha = commune.start("alpha", *found)
+    tasks += commune.send(alpha, 3, "apart") + commune.send(alpha, 1, apart.via)
+    assert (states(postgres), alpha.status()["outbox"]) == ({}, {"apart": 6, apart.via: 1})
+    commune.start("apart", "--listen", apart.via, store=False)
+    commune.wait_for(tasks)
+    assert {who for ends in commune.where(tasks).values() for who in ends} == {"apart"}
+    assert set(commune.starts().values()) == {1}
+
+
 def test_nodes_share_a_store_in_nats_and_a_killed_one_costs_no_task(tmp_path: Path, nats_server: NatsCluster) -> None:
     InNats(nats_server)  # empties it
     commune = Commune(tmp_path, nats_server.url)
