@@ -59,7 +59,7 @@ that of a server that is away."""
 _MISTYPED = re.compile('invalid (integer value "|port number: |[a-z_]+ value: )')
 """The texts of libpq about an address that no server is asked for. psycopg takes them for those of a server that is away."""
 _AROUND = re.compile(r"^connection (failed|is bad): |\s+Is the server running .*\?$", re.DOTALL)
-"""What psycopg and libpq put around a reason."""
+"""The words of psycopg and libpq around a reason."""
 
 
 class ServerConnections:
