@@ -137,7 +137,7 @@ class PostgresStore(CommonStore):
                     if not tries_left:
                         raise StoreAway(f"the store {self._connections.name} is too busy with the same tasks") from error
         done = _told_once(tasks, became)
-        await self._bell.ring({new.task.to for new, was in zip(tasks, done, strict=True) if was == Publication.STORED})
+        self._bell.ring({new.task.to for new, was in zip(tasks, done, strict=True) if was == Publication.STORED})
         return done
 
     async def _publish(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
@@ -247,7 +247,7 @@ class PostgresStore(CommonStore):
                 done = await self._run(connection, statement, values(items))
             except psycopg.errors.UniqueViolation:
                 done = [row for item in items for row in await self._let_one_wait(connection, statement, values([item]))]
-        await self._bell.ring({row[3] for row in done})
+        self._bell.ring({row[3] for row in done})
         return done
 
     async def _let_one_wait(self, connection: Connection, statement: LiteralString, values: dict[str, Any]) -> list[TupleRow]:

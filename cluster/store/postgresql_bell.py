@@ -5,12 +5,13 @@ It only saves waiting. If it is broken, watchers look for themselves all the sam
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 
 from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
 from spoolnode.cluster.store.postgresql_connections import ServerConnections
+from spoolnode.node.background import spawn
 
 PAUSE = 1.0
 """Seconds before a lost connection is made again."""
@@ -24,19 +25,27 @@ class Bell:
         self._connections = connections
         self._waiting: set[tuple[frozenset[str], asyncio.Event]] = set()
         self._listening: asyncio.Task[None] | None = None
+        self._due: set[str] = set()
+        self._ringing: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def ring(self, places: Iterable[str]) -> None:
-        """Tells all watchers that something is there for these destinations."""
-        listed = list(places)
-        if listed:
-            try:
-                async with self._connections.one() as connection:
-                    await self._connections.run(
-                        connection, "SELECT pg_notify('spoolnode', place) FROM unnest(%s::text[]) AS place", [listed]
-                    )
-            except (StoreAway, StoreUnfit):
-                pass  # what it was about is stored, and watchers find it
+    def ring(self, places: Iterable[str]) -> None:
+        """Has all watchers told at once that something is there for these destinations. No sender of a task waits for that."""
+        self._due.update(places)
+        if self._due and self._ringing is None:
+            self._ringing = spawn(self._ring())
+
+    async def _ring(self) -> None:
+        try:
+            while self._due:
+                listed, self._due = list(self._due), set()
+                with suppress(StoreAway, StoreUnfit):  # what it was about is stored, and watchers find it
+                    async with self._connections.one() as connection:
+                        await self._connections.run(
+                            connection, "SELECT pg_notify('spoolnode', place) FROM unnest(%s::text[]) AS place", [listed]
+                        )
+        finally:
+            self._ringing = None
 
     @contextmanager
     def heard(self, places: Sequence[str]) -> Iterator[Callable[[float], Awaitable[None]]]:
@@ -60,8 +69,10 @@ class Bell:
             self._waiting.discard(waiting)
 
     async def close(self) -> None:
-        """Listens no more."""
+        """Rings for the last time, and listens no more."""
         self._is_closed = True
+        if self._ringing is not None:
+            await asyncio.wait([self._ringing])
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.wait([self._listening])

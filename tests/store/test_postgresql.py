@@ -232,7 +232,7 @@ def test_a_server_that_hangs_is_away(own: Postgres, monkeypatch: pytest.MonkeyPa
             signal_all(stopped, signal.SIGSTOP)
             try:
                 monkeypatch.setattr(postgresql_connections, "PATIENCE", 0.5)
-                with pytest.raises(StoreAway, match=r"away: no answer for 0\.5 s"):
+                with pytest.raises(StoreAway, match=r"away: (no answer for 0\.5 s|connection timeout expired)"):
                     await asyncio.wait_for(store.publish([new("a"), new("b")]), 60)
                 monkeypatch.undo()
             finally:
@@ -396,7 +396,7 @@ def test_the_bell_wakes_a_watcher_that_would_not_look_by_itself(in_postgres: InP
 def test_without_the_bell_a_watcher_looks_by_itself_within_a_second(
     in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def silent(*_: Any) -> None: ...
+    def silent(*_: Any) -> None: ...
 
     async def story(subject: Subject) -> None:
         monkeypatch.setattr(Bell, "ring", silent)
@@ -406,6 +406,35 @@ def test_without_the_bell_a_watcher_looks_by_itself_within_a_second(
 
     in_postgres.run(story)
     assert postgresql.POLL + postgresql.SWEEP < 1
+
+
+def test_no_sender_waits_for_the_bell(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        may_ring, ring = asyncio.Event(), Bell._ring
+
+        async def late(bell: Bell) -> None:
+            await may_ring.wait()
+            await ring(bell)
+
+        monkeypatch.setattr(Bell, "_ring", late)
+        assert await subject.store.publish([new("a")]) == [Publication.STORED]
+        may_ring.set()
+
+    in_postgres.run(story)
+
+
+def test_a_store_that_is_closed_rings_before(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(subject: Subject) -> None:
+        monkeypatch.setattr(postgresql, "POLL", 3600)
+        watching = asyncio.create_task(subject.store.watch(["any"], 3600))
+        listens = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN spoolnode' AND state = 'idle'"
+        await eventually_there(lambda: in_postgres.server.sql(listens) == [(1,)])
+        other = await subject.another()
+        await other.publish([new("a")])
+        await other.close()
+        assert await asyncio.wait_for(watching, 60)
+
+    in_postgres.run(story)
 
 
 # --- tables ---
