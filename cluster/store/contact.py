@@ -43,6 +43,11 @@ class Contact:
         """Whether it answered last."""
         return not self.reason
 
+    @property
+    def publications(self) -> int:
+        """How many publications may be under way at a time (see `CommonStore`)."""
+        return self._store.publications if self._store is not None else 1
+
     async def open(self) -> None:
         """Looks for it once, and then for as long as it is away. Raises `StoreUnfit`."""
         try:

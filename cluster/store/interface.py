@@ -250,6 +250,9 @@ class CommonStore(ABC):
 
     roll: Roll
     """The nodes that are there, for those that look for each other."""
+    publications = 1
+    """How many publications of one node it does well to have under way at a time. With one, all that comes meanwhile goes along
+    with the next; with more, node and servers work at the same time."""
 
     @abstractmethod
     async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:

@@ -72,6 +72,8 @@ class MemoryStore(CommonStore):
     that raise `StoreAway` before and after they were carried out. `is_away` is the same as if all of them were lost.
     """
 
+    publications = 2
+
     def __init__(
         self,
         *,

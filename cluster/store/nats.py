@@ -61,6 +61,10 @@ _Decide = Callable[[Lease, TaskEntry], TaskEntry | None]
 class NatsStore(CommonStore):
     """A common store in a stream of NATS JetStream."""
 
+    publications = 2
+    """Three servers need as long for a batch as a node to make the next one: a quarter more with 8 pipelined connections
+    (measured, medians of three pairs of runs)."""
+
     def __init__(self, connection: ServerConnection, clock: Clock) -> None:
         """Use `open`."""
         self._connection = connection

@@ -76,7 +76,9 @@ class Publisher:
         self._waiting: deque[_Waiting] = deque()
         self._asked: dict[str, list[_Waiting]] = {}
         """Those that the store is just asked to take, by their ids; one of a link may come twice at a time."""
-        self._is_at_it = False
+        self._under_way = 0
+        """Of the publications of groups, those that have begun, or will in the next turn of the loop."""
+        self._is_beginning = False
         self._alone = 0
         self._room = asyncio.Semaphore(ALONE_AT_ONCE)
         self._over = asyncio.Event()
@@ -93,9 +95,7 @@ class Publisher:
             spawn(self._publish_alone(item))
             return
         self._waiting.append(item)
-        if not self._is_at_it:
-            self._is_at_it = True
-            spawn(self._publish_all())  # in the next turn of the loop: what comes in this one goes along
+        self._begin()
 
     def seen(self, identity: str) -> None:
         """This node has taken the task with that id from the store, which may have had no time yet to say that it has it."""
@@ -107,16 +107,25 @@ class Publisher:
 
     async def finish(self) -> None:
         """Returns when all that was added has been told its fate."""
-        while self._is_at_it or self._alone:
+        while self._under_way or self._alone:
             self._over.clear()
             await self._over.wait()
 
+    def _begin(self) -> None:
+        if self._waiting and not self._is_beginning and self._under_way < self._contact.publications:
+            self._is_beginning = True
+            self._under_way += 1
+            spawn(self._publish_all())  # in the next turn of the loop: what comes in this one goes along
+
     async def _publish_all(self) -> None:
+        self._is_beginning = False
         try:
             while self._waiting:
-                await self._publish(self._next_group())
+                group = self._next_group()
+                self._begin()
+                await self._publish(group)
         finally:
-            self._is_at_it = False
+            self._under_way -= 1
             self._over.set()
 
     async def _publish_alone(self, item: _Waiting) -> None:

@@ -343,6 +343,8 @@ class Engine:
 class Reach(CommonStore):
     """The driver of one process."""
 
+    publications = MemoryStore.publications
+
     def __init__(self, engine: Engine, process: Process) -> None:
         self._engine = engine
         self._process = process

@@ -191,7 +191,7 @@ class Reached:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
-        if name == "body":
+        if name in ("body", "publications"):
             return method
 
         async def call(*args: Any) -> Any:
