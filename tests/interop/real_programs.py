@@ -246,7 +246,8 @@ def exchange(
         for start in range(0, len(data), piece or max(len(data), 1)):
             sock.sendall(data[start : start + (piece or len(data))])
         if half_close:
-            sock.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it has closed already; what it said is read all the same
+                sock.shutdown(socket.SHUT_WR)
         answer = b""
         while received := sock.recv(65536):
             answer += received

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from support import RunningNode, eventually
+from support import PATIENCE, RunningNode, eventually
 from watch import NOTES, Gate, count, dead, notes, spool_files, status, wait_for_note, wait_until_idle, workers
 
 import spoolnode
@@ -325,7 +325,8 @@ def test_a_task_that_was_handed_on_twice_is_followed(
     try:
         gamma.start("--workers", "1", app=APP)
         options = ("--workers", "1", "--discover", f"static://{gamma.via}")
-        beta.start(*options, "--drain-on-stop", "--grace", "10", app=APP)
+        beta.start(*options, "--drain-on-stop", "--grace", str(PATIENCE), app=APP)
+        assert beta.command("pause").returncode == 0  # so none runs, which the drain would wait for
         node.start("--discover", f"static://{beta.via}")
         node.wait_for_log("peer_up", name="beta")
         beta.wait_for_log("peer_up", name="gamma")
