@@ -8,6 +8,7 @@ import threading
 import urllib.error
 import urllib.request
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -15,6 +16,7 @@ import pytest
 from joined import Commune, cut, signal_node, states, wait_until_ended
 from nats_servers import NatsCluster
 from postgres import TASKS, Postgres, migrated, server_with_store
+from real_programs import Nginx
 from subjects import InNats, InPostgres
 from support import PATIENCE, RunningNode, eventually
 
@@ -289,6 +291,30 @@ def test_a_node_that_refuses_and_cannot_know_whether_the_store_has_a_task_does_n
         finally:
             server.thaw()
             commune.clean_up()
+
+
+@pytest.mark.slow  # as above
+def test_nginx_answers_502_then(tmp_path: Path, place: Path) -> None:
+    with server_with_store() as server:
+        commune = Commune(tmp_path, server.url(TASKS))
+        nginx = Nginx(place)
+        try:
+            alpha = commune.start("alpha", "--store-away", "refuse")
+            nginx.start(f"location / {{ uwsgi_pass {alpha.via}; uwsgi_modifier1 17; uwsgi_param n $arg_n; }}")
+            assert status_of(nginx, "/?n=1") == 202
+            server.freeze()
+            assert status_of(nginx, "/?n=2") == 502
+        finally:
+            server.thaw()
+            nginx.end()
+            commune.clean_up()
+
+
+def status_of(nginx: Nginx, path: str) -> int:
+    """What it answers."""
+    with closing(nginx.client()) as client:
+        client.request("GET", path)
+        return client.getresponse().status
 
 
 def test_what_waited_on_the_disk_moves_into_the_store(commune: Commune, postgres: Postgres) -> None:
