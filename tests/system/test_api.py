@@ -200,17 +200,7 @@ def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, ga
         == {"everything": False, "functions": ["api.mail"]}
     )
     assert asked("POST", "/resume") == {"everything": False, "functions": []}
-    assert asked("POST", "/tasks/{id}/retry", id=dead[0]["id"])["destination"] is None
-    eventually(lambda: asked("GET", "/dead")["items"][0]["tasks"] == 3, "it died again")
-    assert asked("POST", "/dead/retry", "?function=api.mail&error=ConnectionRefusedError") == {"ready": 1, **ENDED}
-    eventually(lambda: len(asked("GET", "/dead", "?by=reason&since_at=1e9")["items"]) == 2, "it died again")
-    removed = [asked("DELETE", "/dead", f"?function=api.pay&{some}") for some in ("reason=no+such&limit=1", "until_at=4e9")]
-    assert removed == [{"removed": 1, **ENDED, "left": 2}, {"removed": 2, **ENDED}]
-    assert [row["function"] for row in asked("GET", "/dead")["items"]] == ["api.mail"], "the others stay"
-    assert asked("DELETE", "/tasks/{id}", id=waiting)["id"] == waiting
-    assert asked("GET", "/tasks/{id}", id=waiting)["state"] == "ended"
-    assert asked("POST", "/tasks/{id}/cancel", "?by=me&grace_seconds=0.1", id=for_beta)["outcome"] == "cancelled"
-    assert [row["error"] for row in asked("GET", "/dead")["items"]] == ["ConnectionRefusedError", "cancelled"]
+    change_tasks(asked, dead[0]["id"], waiting, for_beta)
     mail.options(via=node.via, node="beta").spool()
     assert [row["tried"] for row in asked("POST", "/flush")["items"]] == [False]
     assert asked("POST", "/accept", "?name=beta&id=0123456789ab")["name"] == "beta"
@@ -225,6 +215,21 @@ def test_every_answer_has_the_shape_that_the_file_promises(node: RunningNode, ga
     assert asked.seen == {key for key in operations() if "{node}" not in key[1]} - {("GET", "/events")}, (
         "each operation was asked"
     )
+
+
+def change_tasks(asked: Asked, dead: str, waiting: str, for_beta: str) -> None:
+    """Retries, removes and cancels what is there."""
+    assert asked("POST", "/tasks/{id}/retry", id=dead)["destination"] is None
+    eventually(lambda: asked("GET", "/dead")["items"][0]["tasks"] == 3, "it died again")
+    assert asked("POST", "/dead/retry", "?function=api.mail&error=ConnectionRefusedError") == {"ready": 1, **ENDED}
+    eventually(lambda: len(asked("GET", "/dead", "?by=reason&since_at=1e9")["items"]) == 2, "it died again")
+    removed = [asked("DELETE", "/dead", f"?function=api.pay&{some}") for some in ("reason=no+such&limit=1", "until_at=4e9")]
+    assert removed == [{"removed": 1, **ENDED, "left": 2}, {"removed": 2, **ENDED}]
+    assert [row["function"] for row in asked("GET", "/dead")["items"]] == ["api.mail"], "the others stay"
+    assert asked("DELETE", "/tasks/{id}", id=waiting)["id"] == waiting
+    assert asked("GET", "/tasks/{id}", id=waiting)["state"] == "ended"
+    assert asked("POST", "/tasks/{id}/cancel", "?by=me&grace_seconds=0.1", id=for_beta)["outcome"] == "cancelled"
+    assert [row["error"] for row in asked("GET", "/dead")["items"]] == ["ConnectionRefusedError", "cancelled"]
 
 
 def test_what_is_declined_is_a_problem_as_rfc_9457_has_it(node: RunningNode) -> None:
