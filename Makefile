@@ -18,7 +18,7 @@ quick: .venv/dev            ## for each change: lint, types and the quick tests 
 	.venv/bin/pytest -q -m 'not slow' -n 4 --dist worksteal tests/protocol tests/node tests/test_*.py $(ARGS)
 
 test: .venv/tox             ## lint, types, documentation and tests, as CI runs them
-	@echo 'Lint, types, the documentation, and all tests but those of docker-compose.yml. Fifteen to twenty-five minutes on two cores.'
+	@echo 'Lint, types, the documentation, and all tests but those of docker-compose.yml. Twelve to fifteen minutes on two quiet cores.'
 	tests/install.sh tests
 ifeq ($(ARGS),)
 	.venv/bin/tox run-parallel -p 3 --parallel-live -e lint,types,docs,tests
