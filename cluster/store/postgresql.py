@@ -56,6 +56,7 @@ from spoolnode.cluster.store.postgresql_statements import (
     FIND,
     FORGET,
     INSERT,
+    INSERT_PLAIN,
     IS_READY,
     LAST_RANK,
     NOTE_LIMITED,
@@ -151,7 +152,9 @@ class PostgresStore(CommonStore):
 
     async def _insert(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
         rest = [new for new in tasks if (new.task.id, new.task.hops) not in became]
-        for row in await self._run(connection, INSERT, _columns(rest)):
+        columns = _columns(rest)
+        insert, values = (INSERT_PLAIN, columns[:3]) if _are_plain(*columns[3:]) else (INSERT, columns)
+        for row in await self._run(connection, insert, values):
             became[row[0], row[1]] = Publication.STORED
         for new in rest:
             if new.body.size and (new.task.id, new.task.hops) in became:
@@ -364,6 +367,11 @@ def _columns(tasks: Iterable[NewTask]) -> list[list[Any]]:
         (t.id, t.block, t.to, min(t.rank, LAST_RANK), t.due, t.key, t.attempts, t.hops, body.size) for t, body in tasks
     ]  # fmt: skip
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(9)]
+
+
+def _are_plain(ranks: list[int], *others: list[Any]) -> bool:
+    """Whether `INSERT_PLAIN` will do for rows with these values."""
+    return ranks.count(LAST_RANK) == len(ranks) and not any(map(any, others))
 
 
 def _told_once(tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> list[Publication]:

@@ -27,6 +27,15 @@ ORDER BY place
 ON CONFLICT DO NOTHING
 RETURNING id, hops"""
 
+INSERT_PLAIN: LiteralString = f"""
+INSERT INTO spoolnode.task (id, block, dest, rank, attempts, hops, size, state)
+SELECT id, block, dest, {LAST_RANK}, 0, 0, 0, 'ready'
+FROM unnest(%b::text[], %b::bytea[], %b::text[]) WITH ORDINALITY AS new (id, block, dest, place)
+ORDER BY place
+ON CONFLICT DO NOTHING
+RETURNING id, hops"""
+"""The same for tasks without a priority, a time, a key, a body and a past: to make an array of each column is dear."""
+
 WRITE_REPEATS: LiteralString = """
 UPDATE spoolnode.task SET repeats = repeats + 1
 WHERE (id, hops) IN (SELECT * FROM unnest(%b::text[], %b::int[]))

@@ -17,6 +17,8 @@ from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variab
 from spoolnode.protocol.request import Terms
 
 ALL, TAG = "all", "tag:"
+MOMENT = 0.1
+"""Seconds. As far the time in the id of a task, at which it was accepted, may be off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Sharing:
         self._way = way
         self._moment = 0
         self._number = 0
-        """The number in the ids of the tasks that came in this millisecond: together they are a few rows of the stories."""
+        """The number in the ids of the tasks that came in this moment: together they are a few rows of the stories."""
         self._serial = 0
         self._shared: dict[str, _Shared] = {}
         """Of these the stories have not heard yet. By destination; many come in one turn, and a note of each is dear."""
@@ -93,7 +95,7 @@ class Sharing:
         return terms.origin_id.decode("ascii", "replace") or self._fresh_id()
 
     def _fresh_id(self) -> str:
-        journal, moment = self._storage.journal, int(time.time() * 1000)
+        journal, moment = self._storage.journal, int(time.time() / MOMENT)
         if moment != self._moment:
             self._moment, self._number, self._serial = moment, journal.number(), 0
         self._serial += 1
