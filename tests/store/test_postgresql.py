@@ -381,12 +381,18 @@ def test_a_store_that_is_closed_while_it_is_used_keeps_no_connection(in_postgres
 # --- waking ---
 
 
+async def listening(in_postgres: InPostgres, subject: Subject) -> "asyncio.Task[bool]":
+    """A watcher that hears the bell by now."""
+    watching = asyncio.create_task(subject.store.watch(["any"], 3600))
+    listens = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN spoolnode' AND state = 'idle'"
+    await eventually_there(lambda: in_postgres.server.sql(listens) == [(1,)])
+    return watching
+
+
 def test_the_bell_wakes_a_watcher_that_would_not_look_by_itself(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(subject: Subject) -> None:
         monkeypatch.setattr(postgresql, "POLL", 3600)
-        watching = asyncio.create_task(subject.store.watch(["any"], 3600))
-        listens = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN spoolnode' AND state = 'idle'"
-        await eventually_there(lambda: in_postgres.server.sql(listens) == [(1,)])
+        watching = await listening(in_postgres, subject)
         await (await subject.another()).publish([new("a")])
         assert await asyncio.wait_for(watching, 60)
 
@@ -426,9 +432,7 @@ def test_no_sender_waits_for_the_bell(in_postgres: InPostgres, monkeypatch: pyte
 def test_a_store_that_is_closed_rings_before(in_postgres: InPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(subject: Subject) -> None:
         monkeypatch.setattr(postgresql, "POLL", 3600)
-        watching = asyncio.create_task(subject.store.watch(["any"], 3600))
-        listens = "SELECT count(*) FROM pg_stat_activity WHERE query = 'LISTEN spoolnode' AND state = 'idle'"
-        await eventually_there(lambda: in_postgres.server.sql(listens) == [(1,)])
+        watching = await listening(in_postgres, subject)
         other = await subject.another()
         await other.publish([new("a")])
         await other.close()
