@@ -18,7 +18,7 @@ from spoolnode.protocol.request import Terms
 
 ALL, TAG = "all", "tag:"
 MOMENT = 0.1
-"""Seconds. As far the time in the id of a task, at which it was accepted, may be off."""
+"""Seconds by which the time in the id of a task may be earlier than its acceptance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Sharing:
         """The number in the ids of the tasks that came in this moment: together they are a few rows of the stories."""
         self._serial = 0
         self._shared: dict[str, _Shared] = {}
-        """Of these the stories have not heard yet. By destination; many come in one turn, and a note of each is dear."""
+        """The tasks of which the stories have not heard yet, by destination. Many come in one turn, and a note of each is dear."""
 
     def takes(self, terms: Terms) -> bool:
         """Whether a task goes into the store. Pickles, and files that their senders may remove, stay on this disk."""
