@@ -57,7 +57,7 @@ class Sharing:
         """The number in the ids of the tasks that came in this moment: together they are a few rows of the stories."""
         self._serial = 0
         self._shared: dict[str, _Shared] = {}
-        """The tasks of which the stories have not heard yet, by destination. Many come in one turn, and a note of each is dear."""
+        """Tasks of which the stories have not heard yet, by destination. Many come in one turn, and a note of each is dear."""
 
     def takes(self, terms: Terms) -> bool:
         """Whether a task goes into the store. Pickles, and files that their senders may remove, stay on this disk."""
