@@ -87,7 +87,7 @@ LOCKED = 0.2
 AT_ONCE = 1000
 """Rows that a sweep changes in one transaction."""
 TRIES = 5
-"""A publication that meets another one (a deadlock, a task that ends at that moment) is repeated so often."""
+"""A publication that meets another one (a deadlock, a long wait, a task that ends at that moment) is repeated so often."""
 
 _Message = tuple[str, int]
 T = TypeVar("T")
@@ -130,16 +130,28 @@ class PostgresStore(CommonStore):
     async def publish(self, tasks: Sequence[NewTask]) -> list[Publication]:
         became: dict[_Message, Publication] = {}
         async with self._connections.one() as connection:
-            for tries_left in reversed(range(TRIES)):
-                try:
-                    await self._publish(connection, tasks, became)
-                    break
-                except (psycopg.errors.DeadlockDetected, _Changed) as error:
-                    if not tries_left:
-                        raise StoreAway(f"the store {self._connections.name} is too busy with the same tasks") from error
+            await self._publish_surely(connection, tasks, became)
         done = _told_once(tasks, became)
         self._bell.ring({new.task.to for new, was in zip(tasks, done, strict=True) if was == Publication.STORED})
         return done
+
+    async def _publish_surely(
+        self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]
+    ) -> None:
+        """Publishes until no other publication of the same tasks is in the way.
+
+        From the second try on all go in one order, so that two of them wait for each other no more than once.
+        """
+        for tries_left in reversed(range(TRIES)):
+            try:
+                await self._publish(connection, tasks, became)
+                return
+            except (psycopg.errors.DeadlockDetected, psycopg.errors.LockNotAvailable, _Changed) as error:
+                if isinstance(error, psycopg.errors.LockNotAvailable) and any(new.task.key for new in tasks):
+                    raise  # an application may hold back a key for as long as it likes
+                if not tries_left:
+                    raise StoreAway(f"the store {self._connections.name} is too busy with the same tasks") from error
+            tasks = sorted(tasks, key=lambda new: (new.task.key, new.task.id, new.task.hops))
 
     async def _publish(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
         if not any(new.body.size for new in tasks):

@@ -559,6 +559,42 @@ def test_a_password_is_never_shown(in_postgres: InPostgres) -> None:
     assert "/nowhere" in str(caught.value)
 
 
+# --- the same tasks from two nodes ---
+
+
+def test_a_publication_outwaits_a_slow_one_of_the_same_tasks(in_postgres: InPostgres) -> None:
+    """An open transaction may hold back a key for as long as it likes; what has no key is held back by publications only."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query_start > %s"
+
+    async def story(subject: Subject) -> None:
+        async with (
+            await psycopg.AsyncConnection.connect(in_postgres.url) as slow,
+            await psycopg.AsyncConnection.connect(in_postgres.url, autocommit=True) as looking,
+        ):
+
+            async def waits_since(moment: object) -> None:
+                while (await (await looking.execute(waiting, [moment])).fetchall()) == [(0,)]:
+                    await asyncio.sleep(0)
+
+            async def now() -> object:
+                ((moment,),) = await (await looking.execute("SELECT clock_timestamp()")).fetchall()
+                return moment
+
+            await slow.execute(
+                "INSERT INTO spoolnode.task (id, hops, state, dest, rank, attempts, size, block)"
+                " VALUES ('b', 0, 'ready', 'any', 0, 0, 0, '')"
+            )
+            start = await now()
+            publication = asyncio.ensure_future(subject.store.publish([new("b"), new("a")]))
+            await waits_since(start)
+            await waits_since(await now())  # the first wait ended at the limit for locks, and this is the second one
+            await slow.rollback()
+            assert await publication == [Publication.STORED, Publication.STORED]
+            assert ids(await take(subject.store)) == ["a", "b"]
+
+    in_postgres.run(story)
+
+
 # --- cost ---
 
 
