@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from spoolnode.cluster.lookup import look_up
+from spoolnode.cluster.reasons import why
 from spoolnode.cluster.timing import Timing
 from spoolnode.cluster.trust import Trust
 from spoolnode.node.badconfig import BadConfig
@@ -168,7 +169,7 @@ async def _connect(address: str, limit: float) -> socket.socket:
     if all(error.errno == errno.ECONNREFUSED for error in errors):
         raise DialError(DialFailure.REFUSED, f"nothing listens on {address}")
     worst = next(error for error in errors if error.errno != errno.ECONNREFUSED)
-    reason = "it did not answer" if worst.errno is None else worst.strerror or str(worst)
+    reason = "it did not answer" if worst.errno is None else why(worst)
     raise DialError(DialFailure.UNREACHABLE, f"{address} cannot be reached: {reason}") from worst
 
 
@@ -183,7 +184,7 @@ async def _resolve(address: str) -> list[Any]:
     try:
         return [place for found in await look_up(host) for place in _numeric(found, port)]
     except OSError as error:
-        raise DialError(DialFailure.UNREACHABLE, f"the host of {address} has no address: {error.strerror or error}") from error
+        raise DialError(DialFailure.UNREACHABLE, f"the host of {address} has no address: {why(error)}") from error
 
 
 def _numeric(address: str, port: int) -> list[Any]:

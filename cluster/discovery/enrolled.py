@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from spoolnode.cluster.candidate import Candidate, Identity, Sink
 from spoolnode.cluster.discovery.addresses import split_address
-from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.health import Health
 from spoolnode.cluster.discovery.interfaces import MAX_ANNOUNCED, LocalAddress, ours, present
 from spoolnode.cluster.discovery.listing import Listing
 from spoolnode.cluster.lookup import is_loopback
+from spoolnode.cluster.reasons import why
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
 from spoolnode.node.commons import OWN_STORE

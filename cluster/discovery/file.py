@@ -14,8 +14,9 @@ from typing import Any
 
 from spoolnode.cluster.candidate import Candidate, Sink
 from spoolnode.cluster.discovery.addresses import split_address
-from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.health import Health
 from spoolnode.cluster.discovery.listing import Listing
+from spoolnode.cluster.reasons import why
 from spoolnode.node.log import Report
 from spoolnode.protocol import names
 

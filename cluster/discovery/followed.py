@@ -7,8 +7,9 @@ from contextlib import aclosing
 from typing import NamedTuple
 
 from spoolnode.cluster.candidate import Sink
-from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.health import Health
 from spoolnode.cluster.discovery.listing import Listing, at_addresses
+from spoolnode.cluster.reasons import why
 from spoolnode.node.log import Report
 
 Follow = Callable[[], AsyncGenerator[dict[str, list[str]], None]]

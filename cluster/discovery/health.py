@@ -22,8 +22,3 @@ class Health:
         if self._failing:
             self._failing = False
             self._report("discovery_works", source=self._source)
-
-
-def why(error: Exception) -> str:
-    """The text of an error, for the end of a sentence."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

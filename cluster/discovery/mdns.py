@@ -21,11 +21,12 @@ from spoolnode.cluster.candidate import Identity, Sink
 from spoolnode.cluster.discovery import announcement, interfaces
 from spoolnode.cluster.discovery.addresses import join
 from spoolnode.cluster.discovery.announcement import TooLong
-from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.health import Health
 from spoolnode.cluster.discovery.interfaces import LocalAddress
 from spoolnode.cluster.discovery.lookout import MAX_CANDIDATES, Lookout
 from spoolnode.cluster.discovery.station import Make, Station
 from spoolnode.cluster.lookup import PATIENCE, look_up
+from spoolnode.cluster.reasons import why
 from spoolnode.node.background import spawn
 from spoolnode.node.log import Report
 

@@ -5,8 +5,9 @@ import random
 from collections.abc import Awaitable, Callable
 
 from spoolnode.cluster.candidate import Sink
-from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.health import Health
 from spoolnode.cluster.discovery.listing import Listing, at_addresses
+from spoolnode.cluster.reasons import why
 from spoolnode.node.log import Report
 
 REFRESH_SECONDS = 10.0

@@ -5,8 +5,9 @@ import random
 
 from spoolnode.cluster.candidate import Candidate, Sink
 from spoolnode.cluster.discovery.addresses import Lookup, addresses_at, split_address
-from spoolnode.cluster.discovery.health import Health, why
+from spoolnode.cluster.discovery.health import Health
 from spoolnode.cluster.lookup import is_literal
+from spoolnode.cluster.reasons import why
 from spoolnode.node.log import Report
 
 REFRESH_SECONDS = 30.0

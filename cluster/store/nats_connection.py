@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from nats import errors as nats_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import AuthorizationError
 from nats.errors import Error as NatsError
 
+from spoolnode.cluster.reasons import why
 from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
 from spoolnode.cluster.store.nats_address import NatsAddress
 from spoolnode.protocol.printable import printable
@@ -37,6 +39,19 @@ _PASSING = frozenset({10005, 10176})
 """Error codes that are told as our fault, and are not: a server is away; a batch is not whole, since its leader changed."""
 _FINAL = frozenset({10074})
 """Error codes that are told as the server's fault, and stay: more replicas than servers."""
+
+
+_SILENT = "it does not answer"
+_IN_WORDS: dict[type[Exception], str] = {
+    nats_errors.TimeoutError: _SILENT,
+    nats_errors.NoRespondersError: "JetStream is not switched on there, or its servers have no leader now",
+    nats_errors.NoServersError: "none of its servers can be reached",
+    nats_errors.StaleConnectionError: "it ended the connection",
+    nats_errors.ConnectionClosedError: "the connection is closed",
+}
+"""What the errors of the client mean."""
+_NO_GREETING = "expecting INFO"
+"""In the text of the client's error about a server that speaks another protocol. It has no type of its own."""
 
 
 async def within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
@@ -224,4 +239,10 @@ def now() -> float:
 
 def text_of(error: object) -> str:
     """The text of an error, in one line."""
-    return printable(" ".join(str(error).split())) or "it does not answer"
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return printable(why(error))
+    for kind, words in _IN_WORDS.items():
+        if isinstance(error, kind):
+            return words
+    text = " ".join(str(error).removeprefix("nats: ").split())
+    return "what answers there is no NATS server" if _NO_GREETING in text else printable(text) or _SILENT

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from nats.aio.transport import TcpTransport
 from nats_servers import NatsCluster
+from programs import free_port
 from store_tasks import body_of, held, ids, new, take
 from subjects import InNats, Subject
 from support import need
@@ -633,6 +634,24 @@ def test_a_user_who_may_not_is_told_so_and_the_password_is_not(place: Path) -> N
             assert "secret" not in str(caught.value)
     finally:
         cluster.end()
+
+
+@pytest.mark.parametrize(
+    ("greeting", "told"), [(None, "Connection refused"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is no NATS server")]
+)
+def test_why_it_cannot_be_reached_is_told_in_words(greeting: bytes | None, told: str) -> None:
+    async def story() -> None:
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(greeting or b"")
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(greet, "127.0.0.1") as server:
+            port = server.sockets[0].getsockname()[1] if greeting else free_port()
+            with pytest.raises(StoreAway, match=f"{port} is away: .*{told}$"):
+                await closed(NatsStore.open(f"nats://127.0.0.1:{port}"))
+
+    asyncio.run(story())
 
 
 async def closed(opening: Any) -> None:
