@@ -49,7 +49,7 @@ _IN_WORDS: dict[type[Exception], str] = {
     nats_errors.StaleConnectionError: "it ended the connection",
     nats_errors.ConnectionClosedError: "the connection is closed",
 }
-"""What the errors of the client mean."""
+"""The errors of the client, for an operator."""
 _NO_GREETING = "expecting INFO"
 """In the text of the client's error about a server that speaks another protocol. It has no type of its own."""
 
@@ -245,4 +245,4 @@ def text_of(error: object) -> str:
         if isinstance(error, kind):
             return words
     text = " ".join(str(error).removeprefix("nats: ").split())
-    return "what answers there is no NATS server" if _NO_GREETING in text else printable(text) or _SILENT
+    return "a server of another kind answers there" if _NO_GREETING in text else printable(text) or _SILENT
