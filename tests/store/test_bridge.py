@@ -343,6 +343,7 @@ def test_a_backlog_goes_through_the_store_to_another_node_and_runs_there_once(
     assert "0 tasks moved" in store_command(url, "push", "-Q", str(spool))
     rows = json.loads(store_command(url, "ls", "--json"))["tasks"]
     assert (len(rows), rows[0]["priority"]) == (10, 3)
+    assert all(row["size"] for row in rows)  # also without a body: the arguments count, as in `ls`
     (tmp_path / "gamma").mkdir()
     gamma = RunningNode(tmp_path / "gamma", "gamma")
     try:
