@@ -17,7 +17,7 @@ from spoolnode.node.control.dead_kinds import DeadCount
 from spoolnode.node.control.gone_nodes import GoneNodes
 from spoolnode.node.control.in_store import DonePart, InStore, of_store
 from spoolnode.node.control.operator_errors import NoSuchTask, NotAllowedNow, unknown
-from spoolnode.node.control.pages import Page, Wanted, page
+from spoolnode.node.control.pages import Page, Wanted, as_in_the_store, page, variables_of
 from spoolnode.node.control.store_pages import StorePlace
 from spoolnode.node.control.stored_dead import StoredKinds
 from spoolnode.node.control.stories import Stories
@@ -113,7 +113,10 @@ class TaskAdmin:
             now = time.time()
             found = inspect.find_held(reader, held, now) if held else None
             found = found or inspect.find_place(reader, identity, now) or inspect.find_arrived(reader, identity, now)
-            return None if found is None else {**found[0]._asdict(), **inspect.contents(reader, found[1])}
+            if found is None:
+                return None
+            info = as_in_the_store(found[0], variables_of(reader, found[0]))
+            return {**info._asdict(), **inspect.contents(reader, found[1])}
 
         def read() -> dict[str, Any] | None:
             try:

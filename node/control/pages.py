@@ -5,7 +5,7 @@ and go. Blocks; works with and without a running node.
 import base64
 import json
 import re
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -172,9 +172,23 @@ def _look_inside(reader: Reader, info: Info) -> Listed | None:
     if read is None:
         return None
     block = variables_of(reader, read)
-    if read.destination == COMMONS and names.ID in block:  # its sender was told the id that it has in the store
-        read = read._replace(id=block[names.ID].decode("ascii", "replace"))
-    return Listed(read, names.function_named(block).decode("utf-8", "replace"), reason_of(block) if info.state == DEAD else "")
+    return Listed(
+        as_in_the_store(read, block),
+        names.function_named(block).decode("utf-8", "replace"),
+        reason_of(block) if info.state == DEAD else "",
+    )
+
+
+def as_in_the_store(info: Info, block: Mapping[bytes, bytes]) -> Info:
+    """A task that waits for the store: with the id that its sender was told, and the destination that it will have there.
+
+    Any other task as it is.
+    """
+    if info.destination != COMMONS:
+        return info
+    said = {key: value.decode("ascii", "replace") for key, value in block.items() if key in (names.ID, names.NODE, names.TO)}
+    to, copy = said.get(names.NODE) or COMMONS, said.get(names.TO, COMMONS)
+    return info._replace(id=said.get(names.ID, info.id), destination=copy if to == "all" and copy != COMMONS else to)
 
 
 def _is_wanted(listed: Listed, wanted: Wanted) -> bool:

@@ -243,6 +243,27 @@ def test_what_waits_for_the_store_has_the_ids_that_its_senders_were_told(commune
     eventually(lambda: postgres.sql("SELECT id FROM spoolnode.task", InPostgres.database) == [(told[2],)], "it is in the store")
 
 
+def test_what_waits_for_the_store_is_listed_with_the_destinations_that_its_senders_named(
+    commune: Commune, postgres: Postgres
+) -> None:
+    alpha = commune.start("alpha", *LONG, app=False)
+    cut(postgres, away=True)
+    places = {None: "any", "any": "any", "gamma": "gamma", "tag:gpu": "tag:gpu", "127.0.0.1:9": "127.0.0.1:9"}
+    wanted = {
+        spoolnode.send_to_spooler({"n": "1"}, node=to, via=alpha.via, send_timeout=PATIENCE): place
+        for to, place in places.items()
+    }
+
+    def shown() -> dict[str, str]:
+        return {row["id"]: row["destination"] for row in json.loads(alpha.command("ls", "--outbox", "--json").stdout)}
+
+    assert shown() == wanted
+    for identity, to in wanted.items():
+        assert json.loads(alpha.command("show", identity, "--json").stdout)["destination"] == to
+    alpha.stop()
+    assert shown() == wanted
+
+
 def listed(node: RunningNode) -> set[str]:
     """The ids of what waits for others, as they are shown."""
     return {task["id"] for task in json.loads(node.command("ls", "--outbox", "--json").stdout)}

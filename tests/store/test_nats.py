@@ -637,7 +637,8 @@ def test_a_user_who_may_not_is_told_so_and_the_password_is_not(place: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("greeting", "told"), [(None, "Connection refused"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a server of another kind answers there")]
+    ("greeting", "told"),
+    [(None, "Connection refused"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "a server of another kind answers there")],
 )
 def test_why_it_cannot_be_reached_is_told_in_words(greeting: bytes | None, told: str) -> None:
     async def story() -> None:
