@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from spoolnode.node.config import Config
+from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.log import Report
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.work.workers import Hands
@@ -53,3 +54,7 @@ class SharingHost(Host, Protocol):
     @property
     def hands(self) -> Hands:
         """Its workers. Only after it has started."""
+
+    @property
+    def admission(self) -> Admission:
+        """Takes tasks. Only after it has started."""

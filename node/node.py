@@ -186,7 +186,7 @@ class Node:
         alone = Alone(config.name, self.id, [*config.listen, *self.addresses], config.tag)
         self._neighbours = neighbours = self._join(self) if self._join else alone
         self._commons = commons = self._share(self) if self._share else NoCommons()
-        admission = Admission(
+        self._admission = admission = Admission(
             storage, neighbours.route, max_body=config.max_body, min_free=config.min_free, sharing=self._sharing()
         )  # fmt: skip
         services = Services(
@@ -338,6 +338,11 @@ class Node:
     def hands(self) -> Hands:
         """Its workers, as its common store sees them."""
         return self._pool
+
+    @property
+    def admission(self) -> Admission:
+        """Takes tasks, also those that its common store has for nodes without it."""
+        return self._admission
 
     def status(self) -> dict[str, Any]:
         """The node in numbers."""

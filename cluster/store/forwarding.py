@@ -1,9 +1,10 @@
-"""Tasks in the store for an address that no node takes go to the uWSGI server, or to the node, that is there.
+"""Tasks in the store that no node takes go where they are to run: those for an address to the uWSGI server, or to the node, that
+is there; those for a node without the store to that one (see `outward`).
 
 A uWSGI server takes nothing from a store itself. A node takes what is for the addresses of its machine, and does not know the
 names that others call it by. What waits may also be for a node that is away, or is about to take it. Only a hello tells, as over
 a link: a uWSGI server answers it without a status. A node says in its status which addresses it takes; what is for another one
-waits for its id from then on. So no task leaves the store for a node.
+waits for its id from then on.
 """
 
 import asyncio
@@ -20,15 +21,16 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.plain import NOT_NOW, UWSGI, is_taken, plain_packet
 from spoolnode.cluster.sender import Dial
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import StoreAway, StoredTask
+from spoolnode.cluster.store.interface import StoreAway, StoredTask, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
+from spoolnode.cluster.store.outward import Outward
 from spoolnode.cluster.store.redirect import READY, redirect_some
 from spoolnode.cluster.store.takers import Itself
 from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.cluster.timing import USUAL
 from spoolnode.node.background import spawn
-from spoolnode.node.host import Host
+from spoolnode.node.host import SharingHost
 from spoolnode.node.story.notes import DEAD, FORWARDED
 from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import BadPacket, Refused
@@ -70,7 +72,7 @@ class Forwarder:
     """Gets the tasks for such addresses there, on one node with a store."""
 
     def __init__(
-        self, contact: Contact, book: LeaseBook, teller: Teller, taker: Taker, node: Host, itself: Itself, dial: Dial,
+        self, contact: Contact, book: LeaseBook, teller: Teller, taker: Taker, node: SharingHost, itself: Itself, dial: Dial,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         """
@@ -86,6 +88,7 @@ class Forwarder:
         self._itself = itself
         self._dial = dial
         self._clock = clock
+        self._outward = Outward(contact, book, teller, taker, node, itself, clock)
         self._room = asyncio.Semaphore(TRIED_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._rests: dict[str, _Rest] = {}
@@ -107,8 +110,9 @@ class Forwarder:
             await asyncio.gather(*self._busy.values(), return_exceptions=True)
 
     def _begin(self, places: Iterable[str]) -> None:
-        """Tries the addresses among these destinations, but those that are left alone."""
-        addresses = {place for place in places if names.is_address(place)}.difference(self._itself.places)
+        """Tries the addresses, and the nodes without the store, among these destinations, but those that are left alone."""
+        others = set(places).difference(self._itself.places)
+        addresses = {place for place in others if names.is_address(place) or self._node.is_apart(place)}
         self._rests = {address: rest for address, rest in self._rests.items() if address in addresses or address in self._busy}
         for address in addresses - self._busy.keys():
             if address not in self._rests or self._rests[address].until <= self._clock():
@@ -127,7 +131,7 @@ class Forwarder:
             self._rests[address] = _Rest(self._clock() + USUAL.longest_retry, 0)
         except StoreAway:
             pass  # that is reported
-        except (DialError, ChannelLost, BadPacket, Refused, OSError) as error:
+        except (DialError, ChannelLost, BadPacket, Refused, StoreUnfit, OSError) as error:
             self._fail(address, str(error), is_refused=isinstance(error, Refused))
         finally:
             del self._busy[address]
@@ -141,10 +145,14 @@ class Forwarder:
         self._rests[address] = _Rest(self._clock() + pause, min(failures + 1, 30))
 
     async def _way(self, address: str) -> Give | None:
-        """How tasks get to the one that answers there; None if it takes them itself.
+        """How tasks get to the one that is there; None if it takes them itself.
 
         Raises `DialError`, `ChannelLost`, `BadPacket`.
         """
+        if self._node.is_apart(address):
+            return self._outward.give
+        if not names.is_address(address):
+            return None
         try:
             status = await self._hello(address)
         except Refused:

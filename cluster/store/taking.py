@@ -165,7 +165,7 @@ class Taker:
     async def _read(self, task: HeldTask, lease: Lease, size: int) -> None:
         try:
             async with self._bodies:
-                await self._held.put_with_body(task, self._body(lease, size))
+                await self._held.put_with_body(task, self.body(lease, size))
         except StoreAway:
             self._teller.again(task.ref)
         except StoreUnfit as error:
@@ -177,7 +177,8 @@ class Taker:
         else:
             self._lose_late([(task, lease)])
 
-    async def _body(self, lease: Lease, size: int) -> AsyncIterator[bytes]:
+    async def body(self, lease: Lease, size: int) -> AsyncIterator[bytes]:
+        """The body of a task that is held, in pieces. Raises `StoreAway`; `StoreUnfit` if it has another size."""
         # Not by `ask`: that a lease is lost does not mean that the store is away.
         store = await self._contact.ask(_itself)
         left = size

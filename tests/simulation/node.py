@@ -326,7 +326,7 @@ class SimNode:
         self.neighbours = neighbours = self._join(self)
         self.commons = commons = self.join_store(self)
         threads: Any = SimExecutor(self.loop, self.machine.pace)
-        admission = Admission(
+        self.admission = admission = Admission(
             storage, neighbours.route, threads, max_body=config.max_body, min_free=config.min_free, sharing=self._sharing()
         )
         self.services = services = Services(

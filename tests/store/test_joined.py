@@ -422,6 +422,27 @@ def test_tasks_for_a_node_without_a_store_wait_for_it_on_this_disk_also_after_a_
     assert set(commune.starts().values()) == {1}
 
 
+def test_what_waits_in_the_store_for_a_node_without_it_that_no_node_had_met_goes_there_once_one_has(
+    commune: Commune, postgres: Postgres
+) -> None:
+    apart = commune.start("apart", store=False, app=False)
+    commune.start("alpha", app=False)
+    tasks = commune.send(commune.nodes["alpha"], 20, "apart")
+    tasks += commune.send(commune.nodes["alpha"], 1, "tag:gpu", body=bytes(100))
+    tasks += commune.send(commune.nodes["alpha"], 1, "apart", body=bytes(300_000))
+    (first, *_) = [identity for (identity,) in postgres.sql("SELECT id FROM spoolnode.task ORDER BY serial", InPostgres.database)]
+    assert states(postgres) == {"ready": 22}
+    apart.stop()
+    commune.start("apart", "--tag", "gpu", "--listen", apart.via, store=False)
+    beta = commune.start("beta", "--discover", f"static://{apart.via}", app=False)
+    commune.wait_for(tasks)
+    assert {who for ends in commune.where(tasks).values() for who in ends} == {"apart"}
+    assert set(commune.starts().values()) == {1}
+    wait_until_ended(postgres)
+    shown = json.loads(beta.command("show", first, "--json").stdout)
+    assert [step["event"] for step in shown["story"]][-1] == "done"
+
+
 def test_nodes_share_a_store_in_nats_and_a_killed_one_costs_no_task(tmp_path: Path, nats_server: NatsCluster) -> None:
     InNats(nats_server)  # empties it
     commune = Commune(tmp_path, nats_server.url)

@@ -1,0 +1,147 @@
+"""Tasks in the store for a node without it: they go to the outbox of a node that has met it, and from there over the link.
+
+Such a task got into the store when no node there knew that the one for which it is has none.
+
+    1. take some of the tasks
+    2. have the admission of this node take each, as if a client had sent it: it is safe in outbox/ then
+    3. end it in the store
+
+A node that is killed between 2 and 3 leaves a task in both places, so that it may run twice.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from spoolnode.cluster.store.contact import Contact
+from spoolnode.cluster.store.interface import Lease, StoredTask
+from spoolnode.cluster.store.leases import LeaseBook
+from spoolnode.cluster.store.takers import Itself
+from spoolnode.cluster.store.taking import Taker
+from spoolnode.cluster.store.telling import Teller
+from spoolnode.node.background import spawn
+from spoolnode.node.host import SharingHost
+from spoolnode.node.ingress.upload import Upload
+from spoolnode.protocol import names
+from spoolnode.protocol.errors import Refused
+from spoolnode.protocol.packet import decode_variables, encode_variables
+from spoolnode.protocol.request import Terms
+
+TAKEN_AT_ONCE = 16
+"""Tasks that are taken together."""
+REST_SECONDS = 5.0
+"""How long a task waits in the store that the disk of this node did not take."""
+_REPLACED = frozenset({names.NODE, names.HOPS, names.ID})
+
+
+class Outward:
+    """The way of such tasks to this node's outbox."""
+
+    def __init__(
+        self, contact: Contact, book: LeaseBook, teller: Teller, taker: Taker, node: SharingHost, itself: Itself,
+        clock: Callable[[], float],
+    ) -> None:  # fmt: skip
+        """
+        Args:
+            itself: this node, as it takes tasks.
+            clock: that of leases, in seconds.
+        """
+        self._contact = contact
+        self._book = book
+        self._teller = teller
+        self._taker = taker
+        self._node = node
+        self._itself = itself
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Outward of {self._node.id}>"
+
+    async def give(self, place: str) -> int:
+        """Brings some tasks for a destination to the outbox. Returns how many were taken. Raises `StoreAway`, `Refused`."""
+        asked = self._clock()
+        leased = await self._contact.ask(lambda store: store.take(TAKEN_AT_ONCE, [place], self._book.seconds, self._itself.by))
+        left = deque(
+            (ref, lease, task)
+            for lease, task in leased
+            if self._taker.hold(ref := f"tmp/{names.file_name(task.id)}", lease, asked, has_key=bool(task.key))
+        )
+        begun: list[_Fate] = []
+        try:
+            while left and self._clock() < self._book.until and self._node.is_apart(place):
+                ref, lease, task = left[0]
+                if self._book.get(ref) == lease:
+                    begun.append(await self._begin(place, ref, lease, task))
+                left.popleft()
+        finally:
+            for ref, _, _ in left:
+                self._teller.again(ref)
+            await asyncio.gather(*(fate.known.wait() for fate in begun))
+        return len(leased)
+
+    async def _begin(self, place: str, ref: str, lease: Lease, task: StoredTask) -> "_Fate":
+        """Has the admission take a task. Raises `StoreAway`, `StoreUnfit`, `Refused`: then it is not there."""
+        fate = _Fate(self._teller, ref)
+        block, terms = _outward(place, task)
+        opened = self._node.admission.open(block, terms, fate)
+        if isinstance(opened, Upload):
+            await self._fill(opened, lease, task.size)
+            spawn(_finish(opened, fate))  # to its end, even if this is cancelled
+        elif opened is not None:
+            opened.take(b"".join([piece async for piece in self._taker.body(lease, task.size)]))
+        return fate
+
+    async def _fill(self, upload: Upload, lease: Lease, size: int) -> None:
+        try:
+            async for piece in self._taker.body(lease, size):
+                await upload.write(piece)
+        except Refused:
+            raise  # it has removed what there was
+        except BaseException:
+            upload.abort()
+            raise
+
+
+class _Fate:
+    """Waits for the fate of one task on its way to the outbox."""
+
+    def __init__(self, teller: Teller, ref: str) -> None:
+        self._teller = teller
+        self._ref = ref
+        self.known = asyncio.Event()
+
+    def stored(self, _task_id: str, _copies: int = 1) -> None:
+        """It is safe there."""
+        self._teller.ended([self._ref])
+        self.known.set()
+
+    def refused(self, _refusal: Refused) -> None:
+        """The disk failed, which is reported."""
+        self._teller.again(self._ref, time.time() + REST_SECONDS)
+        self.known.set()
+
+
+async def _finish(upload: Upload, fate: _Fate) -> None:
+    try:
+        await upload.finish(fate)
+    except Refused as refusal:
+        fate.refused(refusal)
+
+
+def _outward(place: str, task: StoredTask) -> tuple[bytes, Terms]:
+    """The variables and the terms of a task when it leaves the store. It was handed on once more, so that it is another task than
+    the one that the store still holds, if the node that gets it joins the store meanwhile.
+    """
+    said = decode_variables(task.block)
+    hops = task.hops + 1
+    block = encode_variables([
+        *(item for item in said if item[0] not in _REPLACED),
+        (names.NODE, place.encode()), (names.ID, task.id.encode()), (names.HOPS, str(hops).encode()),
+    ])  # fmt: skip
+    function = names.function_named(dict(said))
+    terms = Terms(
+        rank=task.rank, due=task.due, destination=place, body=task.size, hops=hops, function=function,
+        origin_id=task.id.encode(), key=task.key,
+    )  # fmt: skip
+    return block, terms
