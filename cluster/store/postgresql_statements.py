@@ -207,28 +207,34 @@ removed AS (
     WHERE (id, hops) IN (SELECT id, hops FROM old WHERE state IN ('ready', 'later', 'dead')))
 SELECT state FROM old WHERE state <> 'ended'"""
 
+# The rows are chosen in a part of their own: the planner may run a subquery once for each row of the table, and LIMIT would then
+# hold for each run. It does so if the table had one row when it was analyzed.
+_MINE: LiteralString = "(id, hops) IN (SELECT id, hops FROM mine)"
 SWEEPS: list[LiteralString] = [
-    """UPDATE spoolnode.task SET state = 'ready' WHERE (id, hops) IN (
+    f"""WITH mine AS (
         SELECT id, hops FROM spoolnode.task WHERE state = 'later' AND due <= now()
-        ORDER BY due, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)""",
-    """UPDATE spoolnode.task SET state = 'ready' WHERE (id, hops) IN (
+        ORDER BY due, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED
+    ) UPDATE spoolnode.task SET state = 'ready' WHERE {_MINE}""",
+    f"""WITH mine AS (
         SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NULL
-        ORDER BY serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)""",
+        ORDER BY serial LIMIT %(most)s FOR UPDATE SKIP LOCKED
+    ) UPDATE spoolnode.task SET state = 'ready' WHERE {_MINE}""",
 ]
 SWEEP_ONE_WITH_KEY: LiteralString = f"""
-WITH done AS (
-    UPDATE spoolnode.task SET {_WAITS.format(due="due", reason="reason")} WHERE (id, hops) IN (
-        SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NOT NULL
-        ORDER BY serial LIMIT 1 FOR UPDATE SKIP LOCKED)
+WITH mine AS (
+    SELECT id, hops FROM spoolnode.task WHERE state = 'held' AND until <= now() AND key IS NOT NULL
+    ORDER BY serial LIMIT 1 FOR UPDATE SKIP LOCKED
+), done AS (
+    UPDATE spoolnode.task SET {_WAITS.format(due="due", reason="reason")} WHERE {_MINE}
     RETURNING id, hops, state
 ){_WITHOUT_BODIES}"""
 
-FORGET: LiteralString = """
-WITH old AS (
-    DELETE FROM spoolnode.task WHERE (id, hops) IN (
-        SELECT id, hops FROM spoolnode.task WHERE state = 'ended' AND ended <= now() - make_interval(secs => %(remembered)s)
-        ORDER BY ended, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED)
-    RETURNING id, hops
+FORGET: LiteralString = f"""
+WITH mine AS (
+    SELECT id, hops FROM spoolnode.task WHERE state = 'ended' AND ended <= now() - make_interval(secs => %(remembered)s)
+    ORDER BY ended, serial LIMIT %(most)s FOR UPDATE SKIP LOCKED
+), old AS (
+    DELETE FROM spoolnode.task WHERE {_MINE} RETURNING id, hops
 ) DELETE FROM spoolnode.body WHERE (id, hops) IN (SELECT id, hops FROM old)"""
 
 _LISTS: dict[TaskState, tuple[LiteralString, LiteralString, LiteralString]] = {

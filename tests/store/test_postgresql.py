@@ -595,6 +595,30 @@ def test_a_publication_outwaits_a_slow_one_of_the_same_tasks(in_postgres: InPost
     in_postgres.run(story)
 
 
+# --- plans ---
+
+
+def test_of_two_with_one_key_one_waits_also_if_the_table_had_one_row_when_it_was_analyzed(in_postgres: InPostgres) -> None:
+    """Then the planner would run a subquery once for each row."""
+
+    def look_at(rows: int) -> None:
+        in_postgres.server.sql(
+            "DELETE FROM spoolnode.task; INSERT INTO spoolnode.task (id, hops, state, dest, rank, attempts, size, block)"
+            f" SELECT n, 0, 'ready', 'any', 0, 0, 0, '' FROM generate_series(1, {rows}) n", in_postgres.database
+        )  # fmt: skip
+        in_postgres.server.sql("VACUUM ANALYZE spoolnode.task", in_postgres.database)
+        in_postgres.server.sql("DELETE FROM spoolnode.task", in_postgres.database)
+
+    async def story(subject: Subject) -> None:
+        for name in ("a", "b"):
+            await held(subject.store, new(name, key=b"k"))
+        assert len(await take(await subject.pass_time(31))) == 1
+
+    for rows in (0, 1, 2, 100):
+        look_at(rows)
+        in_postgres.run(story)
+
+
 # --- cost ---
 
 
