@@ -262,6 +262,7 @@ def test_what_waits_for_the_store_is_listed_with_the_destinations_that_its_sende
         assert json.loads(alpha.command("show", identity, "--json").stdout)["destination"] == to
     alpha.stop()
     assert shown() == wanted
+    cut(postgres, away=False)
 
 
 def listed(node: RunningNode) -> set[str]:
