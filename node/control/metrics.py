@@ -51,7 +51,7 @@ _COUNTERS = (
     _Number("repeats", "Tasks that came over a link a second time, and were not stored again"),
     _Number("duplicates", "Tasks that were not run, because one with the same key waited already"),
     _Number("handshake_failures", "TLS connections that ended before both sides had shown who they are"),
-    _Number("worker_deaths", "Workers that died unasked"),
+    _Number("worker_deaths", "Workers that died, also those killed for a timeout or a cancelled task that went on"),
     _Number("log_dropped", "Lines of the log that could not be written"),
     _Number("history_dropped", "Tasks of whose story a part could not be written"),
     _Number("task_seconds", "Time that tasks ran", "seconds"),

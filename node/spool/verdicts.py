@@ -160,7 +160,9 @@ class Verdicts:
     def _say(self, source: Source, ref: Ref, outcome: Outcome, due: float, attempts: int) -> None:
         report, identity = self._journal.report, self._journal.id_of(source, ref)
         task = {"id": identity, "origin_id": outcome.origin_id or identity}
-        ended = {"function": outcome.function, "outcome": outcome.kind.value}
+        # A worker that died did not say which function ran.
+        function = outcome.function or self._spool.starting.functions.name(source.functions_of([ref])[0])
+        ended = {"function": function, "outcome": outcome.kind.value}
         error = {"error": outcome.error} if outcome.error else {}
         self._journal.note(
             ATTEMPT, source, [ref], [outcome.seconds],
@@ -169,9 +171,9 @@ class Verdicts:
         is_asked = outcome.kind in ASKED
         given_up = timings.CANCELLED if outcome.kind is Ending.CANCELLED else timings.DEAD
         label = timings.AGAIN if is_asked else timings.FAILED if due else given_up
-        self._spool.timings.ended(source, ref, label, outcome.seconds, outcome.function)
+        self._spool.timings.ended(source, ref, label, outcome.seconds, function)
         if is_asked:
-            report("again", **task, function=outcome.function, due=due)
+            report("again", **task, function=function, due=due)
         elif due:
             # The traceback is logged once; `show` has that of the last attempt, and dead/ keeps it.
             reason = outcome.reason if attempts <= 1 else outcome.reason.partition("\n")[0]

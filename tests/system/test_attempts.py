@@ -116,6 +116,7 @@ def test_the_deaths_of_workers_count_as_the_function_says(node: RunningNode) -> 
     line, _ = died(node)
     assert line["attempts"] == 3
     assert len(node.lines("worker_died")) == 3
+    assert {line["function"] for line in [*node.lines("retry"), *node.lines("dead")]} == {"app:job"}
 
 
 @pytest.mark.on_disk("a run that ends with its node is no attempt: the lease runs out, and the task starts again")

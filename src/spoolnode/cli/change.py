@@ -192,9 +192,9 @@ class _StillLoading(CommandFailure):
 def drain_command(wait: bool, spool: str, as_json: bool) -> None:
     """Stops a node and hands its waiting tasks to others.
 
-    The node takes no new tasks and lets running ones end. Waiting ones go to peers that can run them. All of this takes at
-    most --grace seconds. The rest stays in the spool: tasks that were addressed to this node, tasks for nodes that are down,
-    and those that no peer could take (kept). `spoolnode stop` cuts it short.
+    The node takes no new tasks and lets running ones end. Waiting ones then go to peers that can run them. Each of these two
+    steps takes at most --grace seconds. The rest stays in the spool: tasks that were addressed to this node, tasks for nodes
+    that are down, and those that no peer could take (kept). `spoolnode stop` cuts it short.
 
     \b
     Examples:
@@ -245,7 +245,7 @@ def _what_is_left(before: int, left: dict[str, Any], addressed: int, root: str) 
 def stop_command(wait: bool, files: bool, spool: str) -> None:
     """Stops a running node.
 
-    It takes no new tasks, and running ones get --grace seconds to end. The others stay in the spool, unless the node runs
+    It starts no more tasks, and running ones get --grace seconds to end. The others stay in the spool, unless the node runs
     with --drain-on-stop (see `spoolnode drain`). SIGTERM does the same.
 
     \b
