@@ -162,9 +162,10 @@ def _moving(store: Store, listed: inspect.Info) -> _Moving:
         body = _body(store, location, len(block))
         if _is_pickled(said, body.size):
             raise _Stays(PICKLED)
+        rank, due = _order(info, said)
         task = StoredTask(
-            _message(store, info, block, said), kept_variables(block), _destination(store, info, said),
-            names.LAST if info.priority is None else info.priority, info.due or 0.0, unique_key_in(block),
+            _message(store, info, block, said), kept_variables(block), _destination(store, info, said), rank, due,
+            unique_key_in(block),
             int(said.get(names.ATTEMPTS, b"0")) if info.state == inspect.OUTBOX else info.attempts,
             names.read_hops(said.get(names.HOPS, b"")),
         )  # fmt: skip
@@ -173,6 +174,13 @@ def _moving(store: Store, listed: inspect.Info) -> _Moving:
     except BadTask as error:
         raise _Stays(TOO_LARGE) from error
     return _Moving(info, NewTask(task, body))
+
+
+def _order(info: inspect.Info, said: dict[bytes, bytes]) -> tuple[int, float]:
+    """The rank of a task, and when it is due. In outbox/ only its variables tell: it is sent before it is due."""
+    if info.state == inspect.OUTBOX:
+        return names.read_priority(said.get(b"priority", b"")), names.read_at(said.get(b"at", b""))
+    return names.LAST if info.priority is None else info.priority, info.due or 0.0
 
 
 def _body(store: Store, location: Location, block: int) -> Content:

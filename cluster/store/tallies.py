@@ -34,13 +34,14 @@ class StoreCount:
         loop = asyncio.get_running_loop()
         if not self._contact.is_there or loop.time() < self._again_at:
             return
-        began, self._again_at = loop.time(), float("inf")
+        began, rest, self._again_at = loop.time(), COUNT_SECONDS, float("inf")
         try:
             with suppress(StoreAway):  # that is reported
                 self._tallies = await self._contact.ask(lambda store: store.count())
                 self._counted_at = self._clock()
+                rest = max(rest, COUNT_REST * (loop.time() - began))  # not if it fails: to wait costs the store nothing
         finally:
-            self._again_at = loop.time() + max(COUNT_SECONDS, COUNT_REST * (loop.time() - began))
+            self._again_at = loop.time() + rest
 
     def told(self) -> dict[str, Any]:
         """The part of the status about them."""

@@ -158,7 +158,9 @@ class Cancels:
                     await asyncio.sleep(0.02)
         if reason := self._storage.held.why_given_up(identity):
             self._aside.expire()
-            return CANCELLED if cancel.is_cancelled(reason) else _not(f"the task {identity} was given up, and not cancelled")
+            if not cancel.is_cancelled(reason):
+                return _not(f"the task {identity} was given up, and not cancelled")
+            return _not_told(identity, away) if (away := self._in_store.why_away) else CANCELLED
         info = await self._storage.look_up(identity)
         if info is None:
             return await self._follow(request, until, CancelAnswer(CancelOutcome.DONE, _ended_well(identity)), to)
@@ -269,6 +271,13 @@ def holder(source: Source, ref: Any) -> str:
 
 def _not(text: str) -> CancelAnswer:
     return CancelAnswer(CancelOutcome.NOT_CANCELLED, text)
+
+
+def _not_told(identity: str, reason: str) -> CancelAnswer:
+    return _unsure(
+        f"the task {identity} has ended here, but the common store has not heard it: if it is not back before the lease runs "
+        f"out, the task runs again on another node ({reason})"
+    )
 
 
 def _unsure(text: str) -> CancelAnswer:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from spoolnode.cluster.store import push as pushing
-from spoolnode.cluster.store.interface import NewTask, Publication, StoreAway
+from spoolnode.cluster.store.interface import NewTask, Publication, StoreAway, TaskState
 from spoolnode.cluster.store.memory import MemoryStore
 from spoolnode.cluster.store.push import GROUP, push
 from spoolnode.node.disk.disk import RealDisk
@@ -125,3 +125,16 @@ def test_a_task_that_was_kept_while_the_store_was_away_has_the_id_under_which_th
     common = MemoryStore()
     assert asyncio.run(push(store, common)).gone == 1
     assert asyncio.run(common.find("told_to_the_client")) is not None
+
+
+def test_what_waits_for_another_node_keeps_its_time_and_its_priority(store: Store) -> None:
+    due = float(int(time.time()) + 3600)
+    asked = [(b"n", b"1"), (b"at", b"%d" % due), (b"priority", b"3"), (names.NODE, b"beta")]
+    for ref in ("outbox/beta/uwsgi_spoolfile_on_a@7", "outbox/any/uwsgi_spoolfile_on_b@8"):
+        path = Path(store.layout.path(ref))
+        path.parent.mkdir(parents=True)
+        path.write_bytes(head(encode_variables(asked)))
+    common = MemoryStore()
+    assert asyncio.run(push(store, common)).gone == 2
+    page = asyncio.run(common.list(TaskState.LATER, 10))
+    assert [(found.task.to, found.task.due, found.task.rank) for found in page.tasks] == [("beta", due, 3)] * 2

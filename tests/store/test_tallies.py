@@ -92,6 +92,18 @@ def test_while_the_store_is_away_the_last_numbers_stand_with_their_age() -> None
     story(tell)
 
 
+def test_a_count_that_was_not_answered_is_repeated_as_soon_as_any_other() -> None:
+    async def tell(store: Counted, count: StoreCount) -> None:
+        store.takes, store.is_away = 10.0, True
+        await count.recount()
+        store.takes, store.is_away = 0.0, False
+        await asyncio.sleep(COUNT_SECONDS)
+        await count.recount()
+        assert count.told()["counted_at"] is not None
+
+    story(tell)
+
+
 def test_a_number_that_is_estimated_says_so() -> None:
     async def tell(store: Counted, count: StoreCount) -> None:
         store.is_large = True

@@ -127,6 +127,24 @@ def test_a_task_that_another_node_runs_is_cancelled_there_and_its_story_is_told_
     assert beta.command("tail", identity).returncode == 1
 
 
+def test_a_running_task_that_is_cancelled_while_the_store_is_away_may_run_again_and_cancel_says_so(
+    commune: Commune, postgres: Postgres
+) -> None:
+    alpha = commune.start("alpha", *LONG)
+    (running,) = commune.send(alpha, 1, seconds="3600")
+    commune.wait_for_start(running, "alpha")
+    (identity,) = ids_in(postgres, "held")
+    cut(postgres, away=True)
+    try:
+        alpha.wait_for_log("store_away")
+        cancelled = alpha.command("cancel", identity)
+        assert (cancelled.returncode, "has not heard it" in cancelled.stderr) == (3, True)
+    finally:
+        cut(postgres, away=False)
+    eventually(lambda: ids_in(postgres, "dead") == [identity], "the store hears it")
+    assert said(alpha, "cancel", identity) == f"{identity} cancelled"
+
+
 def test_what_is_cancelled_while_the_store_is_away_is_known_as_that_and_lists_say_that_they_are_not_whole(
     commune: Commune, postgres: Postgres
 ) -> None:
