@@ -40,9 +40,14 @@ class GoneNodes:
         try:
             places = self._neighbours.forgettable(node)["destinations"]
             done = await self._neighbours.forget(node, move_to, move_doubts=move_doubts)
-        except UnknownNode:
-            if not (self._in_store.is_there and move_to):
+        except UnknownNode as error:
+            if not self._in_store.is_there:
                 raise
+            if not move_to:
+                raise UnknownNode(
+                    f"no node {node} is known here, and no task waits for it on this disk; `--move-to` passes on what waits for "
+                    "it in the common store"
+                ) from error
             is_known, places, done = False, [node], {**_NOTHING, **_DONE}
             _check(node, move_to)
         moved, missing = await self._in_store.give_on(places, move_to) if move_to else (0, "")

@@ -74,7 +74,7 @@ def test_a_task_whose_key_waits_is_not_stored_again_and_that_is_said(node: Runni
     )
     assert (first.returncode, second.returncode, first.stderr) == (0, 0, "")
     assert second.stdout == first.stdout
-    assert second.stderr == "not stored again: this task waits, and has the same key\n"
+    assert second.stderr == "not stored: a task with the same key waits already\n"
     assert json.loads(third.stdout) == {"id": first.stdout.strip(), "copies": 0}
 
 

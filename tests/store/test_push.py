@@ -134,7 +134,7 @@ def test_what_waits_for_another_node_keeps_its_time_and_its_priority(store: Stor
         path = Path(store.layout.path(ref))
         path.parent.mkdir(parents=True)
         path.write_bytes(head(encode_variables(asked)))
-    common = MemoryStore()
+    common = MemoryStore(now=due - 1)
     assert asyncio.run(push(store, common)).gone == 2
     page = asyncio.run(common.list(TaskState.LATER, 10))
     assert [(found.task.to, found.task.due, found.task.rank) for found in page.tasks] == [("beta", due, 3)] * 2

@@ -53,7 +53,7 @@ def tell_stored(node: str | None, identity: str, copies: int, note: str, *, as_j
     elif identity:
         click.echo(identity)
         if not copies:
-            click.echo("not stored again: this task waits, and has the same key", err=True)
+            click.echo("not stored: a task with the same key waits already", err=True)
         elif node == "all":
             click.echo("1 copy was stored" if copies == 1 else f"{copies} copies were stored, one for each node", err=True)
     else:
