@@ -28,7 +28,7 @@ TAKEN_AT_ONCE = 500
 WATCH_SECONDS = 30.0
 """How long one request waits for tasks."""
 WAITS_SECONDS = 2.0
-"""A task that a worker has not got in this time goes back: it may run elsewhere sooner..."""
+"""A task that has not started in this time goes back: it may run elsewhere sooner..."""
 HELD_BACK_SECONDS = 5.0
 """...and not before this time if its function is paused, or its body cannot be read. Those of a limited function come back one
 after the other in this time, so that places are not empty until all of them are there again..."""
@@ -267,6 +267,8 @@ class Taker:
             return
         next_ones, has_all_places = self._held.first(cache(self._places)), cache(self._has_all_places)
         now, has_room = time.time(), self._hands.appetite() > 0
+        # A worker gets what it can run in a moment, so what has not started for so long is behind a task that takes its time.
+        self._hands.call_back([ref for ref in self._held.in_flight if now - self._held.accepted_at(ref) >= WAITS_SECONDS])
         held_back: dict[int, list[str]] = {}
         for ref in self._held.waiting:
             function = self._held.functions.get(ref, UNKNOWN)

@@ -444,6 +444,21 @@ def test_what_waits_in_the_store_for_a_node_without_it_that_no_node_had_met_goes
     assert [step["event"] for step in shown["story"]][-1] == "done"
 
 
+def test_what_is_behind_a_long_task_in_its_worker_runs_on_another_node(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", "--workers", "1")
+    commune.wait_for(commune.send(alpha, 300))  # it gets many at once now
+    gate, slow, quick = commune.directory / "gate", 1000, [*range(1001, 1021)]
+    tasks = [{"n": str(slow), "gate": str(gate)}, *({"n": str(number)} for number in quick)]
+    spoolnode.send_many(tasks, via=alpha.via, send_timeout=PATIENCE)
+    commune.wait_for_start(slow, "alpha")
+    commune.start("beta")
+    commune.wait_for(quick)
+    assert {who for ends in commune.where(quick).values() for who in ends} == {"beta"}
+    gate.touch()
+    commune.wait_for([slow])
+    assert set(commune.starts().values()) == {1}
+
+
 def test_nodes_share_a_store_in_nats_and_a_killed_one_costs_no_task(tmp_path: Path, nats_server: NatsCluster) -> None:
     InNats(nats_server)  # empties it
     commune = Commune(tmp_path, nats_server.url)
