@@ -170,10 +170,9 @@ def test_a_slow_retry_that_is_interrupted_has_done_what_it_did_and_goes_on(cemet
         retrying.send_signal(number)
         said = retrying.communicate(timeout=PATIENCE)[1]
     assert retrying.returncode == (1 if number == signal.SIGINT else -signal.SIGKILL)
-    assert (
-        number == signal.SIGKILL
-        or f"at least 1 of {len(everything)} tasks is ready; the same command goes on with the rest" in said
-    )
+    # The first one may be ready a moment before the command has heard that.
+    wanted = rf"at least (0|1) of {len(everything)} tasks (is|are) ready; the same command goes on with the rest"
+    assert number == signal.SIGKILL or re.search(wanted, said)
     assert len(ids(cemetery, "ls")) == 1, "an hour has not passed"
     assert ids(cemetery, "ls") + ids(cemetery, "dead", "ls") == everything
     assert cemetery.command("dead", "retry", "--all", "-y").stdout == f"{len(everything) - 1} tasks are ready\n"
