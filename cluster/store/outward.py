@@ -134,7 +134,7 @@ def _outward(place: str, task: StoredTask) -> tuple[bytes, Terms]:
     the one that the store still holds, if the node that gets it joins the store meanwhile.
     """
     said = decode_variables(task.block)
-    hops = task.hops + 1
+    hops = min(task.hops + 1, names.MOST_HOPS)
     block = encode_variables([
         *(item for item in said if item[0] not in _REPLACED),
         (names.NODE, place.encode()), (names.ID, task.id.encode()), (names.HOPS, str(hops).encode()),
