@@ -2,9 +2,10 @@
 `NoCommons`.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from spoolnode.protocol import names
 from spoolnode.protocol.errors import Refused, SpoolnodeError
 
 COMMONS = "any"
@@ -257,3 +258,12 @@ class NoCommons:
 
     def link(self) -> dict[str, Any] | None:
         return None
+
+
+def place_in_store(asked: Mapping[bytes, bytes], node_id: str) -> str:
+    """The destination in the store of a task with these variables, which waited on the disk of the node with that id."""
+    to = asked.get(names.NODE, b"").decode("ascii", "replace")
+    if to != "all":
+        return to or COMMONS
+    copy = asked.get(names.TO, b"").decode("ascii", "replace")
+    return copy if copy not in ("", COMMONS) else node_id

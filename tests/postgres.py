@@ -179,6 +179,7 @@ async def migrated(url: str) -> None:
 
 def empty_store(server: Postgres) -> None:
     """Removes all tasks. TRUNCATE would make all files again, which takes longer."""
+    server.sql(f"ALTER DATABASE {TASKS} ALLOW_CONNECTIONS true")  # a test that failed may have taken it away
     # What a node asked just before a test killed it, the server may still do: it would take the tasks of the next test.
     server.sql(f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = '{TASKS}'")
     server.sql("DELETE FROM spoolnode.task; DELETE FROM spoolnode.body; DELETE FROM spoolnode.node", TASKS)

@@ -9,7 +9,6 @@ waits for its id from then on.
 
 import asyncio
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -21,8 +20,7 @@ from spoolnode.cluster.introduction import Introduction
 from spoolnode.cluster.plain import NOT_NOW, UWSGI, is_taken, plain_packet
 from spoolnode.cluster.sender import Dial
 from spoolnode.cluster.store.contact import Contact
-from spoolnode.cluster.store.interface import StoreAway, StoredTask, StoreUnfit
-from spoolnode.cluster.store.leases import LeaseBook
+from spoolnode.cluster.store.interface import Lease, StoreAway, StoredTask, StoreUnfit
 from spoolnode.cluster.store.outward import Outward
 from spoolnode.cluster.store.redirect import READY, redirect_some
 from spoolnode.cluster.store.takers import Itself
@@ -72,7 +70,7 @@ class Forwarder:
     """Gets the tasks for such addresses there, on one node with a store."""
 
     def __init__(
-        self, contact: Contact, book: LeaseBook, teller: Teller, taker: Taker, node: SharingHost, itself: Itself, dial: Dial,
+        self, contact: Contact, teller: Teller, taker: Taker, node: SharingHost, itself: Itself, dial: Dial,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         """
@@ -81,14 +79,13 @@ class Forwarder:
             clock: that of leases, in seconds.
         """
         self._contact = contact
-        self._book = book
         self._teller = teller
         self._taker = taker
         self._node = node
         self._itself = itself
         self._dial = dial
         self._clock = clock
-        self._outward = Outward(contact, book, teller, taker, node, itself, clock)
+        self._outward = Outward(teller, taker, node)
         self._room = asyncio.Semaphore(TRIED_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._rests: dict[str, _Rest] = {}
@@ -181,25 +178,9 @@ class Forwarder:
 
     async def _send_some(self, address: str) -> int:
         """Takes some tasks, and sends them. Returns how many there were."""
-        asked = self._clock()
-        leased = await self._contact.ask(lambda store: store.take(TAKEN_AT_ONCE, [address], self._book.seconds, self._itself.by))
-        left = deque(
-            (ref, lease, task)
-            for lease, task in leased
-            if self._taker.hold(ref := f"tmp/{names.file_name(task.id)}", lease, asked, has_key=bool(task.key))
-        )
-        try:
-            while left and self._clock() < self._book.until:
-                ref, lease, task = left[0]
-                if self._book.get(ref) == lease:
-                    await self._send(address, ref, task)
-                left.popleft()
-        finally:
-            for ref, _, _ in left:
-                self._teller.again(ref)
-        return len(leased)
+        return await self._taker.pass_on(address, TAKEN_AT_ONCE, partial(self._send, address))
 
-    async def _send(self, address: str, ref: str, task: StoredTask) -> None:
+    async def _send(self, address: str, ref: str, _lease: Lease, task: StoredTask) -> None:
         """Sends one task. Raises `DialError`, `ChannelLost`, OSError; `Refused` if the server does not take it."""
         journal, name = self._node.storage.journal, names.file_name(task.id)
         try:

@@ -111,7 +111,7 @@ class Joined:
         self._taker = Taker(self._contact, self._book, self._teller, storage, hands, itself, self._report, self._clock)
         self._taker.seen = self._publisher.seen
         forwarder = Forwarder(
-            self._contact, self._book, self._teller, self._taker, self._node, itself, self._dial, self._clock
+            self._contact, self._teller, self._taker, self._node, itself, self._dial, self._clock
         )  # fmt: skip
         admitter = Admitter(self._contact, self._book, storage)
         self._forwarding = spawn(self._go_on(forwarder.run))

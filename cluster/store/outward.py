@@ -11,13 +11,8 @@ A node that is killed between 2 and 3 leaves a task in both places, so that it m
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable
 
-from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Lease, StoredTask
-from spoolnode.cluster.store.leases import LeaseBook
-from spoolnode.cluster.store.takers import Itself
 from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
@@ -38,47 +33,28 @@ _REPLACED = frozenset({names.NODE, names.HOPS, names.ID})
 class Outward:
     """The way of such tasks to this node's outbox."""
 
-    def __init__(
-        self, contact: Contact, book: LeaseBook, teller: Teller, taker: Taker, node: SharingHost, itself: Itself,
-        clock: Callable[[], float],
-    ) -> None:  # fmt: skip
-        """
-        Args:
-            itself: this node, as it takes tasks.
-            clock: that of leases, in seconds.
-        """
-        self._contact = contact
-        self._book = book
+    def __init__(self, teller: Teller, taker: Taker, node: SharingHost) -> None:
         self._teller = teller
         self._taker = taker
         self._node = node
-        self._itself = itself
-        self._clock = clock
 
     def __repr__(self) -> str:
         return f"<Outward of {self._node.id}>"
 
     async def give(self, place: str) -> int:
         """Brings some tasks for a destination to the outbox. Returns how many were taken. Raises `StoreAway`, `Refused`."""
-        asked = self._clock()
-        leased = await self._contact.ask(lambda store: store.take(TAKEN_AT_ONCE, [place], self._book.seconds, self._itself.by))
-        left = deque(
-            (ref, lease, task)
-            for lease, task in leased
-            if self._taker.hold(ref := f"tmp/{names.file_name(task.id)}", lease, asked, has_key=bool(task.key))
-        )
         begun: list[_Fate] = []
+
+        async def begin(ref: str, lease: Lease, task: StoredTask) -> None:
+            if self._node.is_apart(place):
+                begun.append(await self._begin(place, ref, lease, task))
+            else:
+                self._teller.again(ref)  # it has joined the store meanwhile
+
         try:
-            while left and self._clock() < self._book.until and self._node.is_apart(place):
-                ref, lease, task = left[0]
-                if self._book.get(ref) == lease:
-                    begun.append(await self._begin(place, ref, lease, task))
-                left.popleft()
+            return await self._taker.pass_on(place, TAKEN_AT_ONCE, begin)
         finally:
-            for ref, _, _ in left:
-                self._teller.again(ref)
             await asyncio.gather(*(fate.known.wait() for fate in begun))
-        return len(leased)
 
     async def _begin(self, place: str, ref: str, lease: Lease, task: StoredTask) -> "_Fate":
         """Has the admission take a task. Raises `StoreAway`, `StoreUnfit`, `Refused`: then it is not there."""

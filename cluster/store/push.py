@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from spoolnode.cluster.store.interface import ANY, CHUNK, NO_BODY, CommonStore, Content, NewTask, Publication, StoredTask
-from spoolnode.cluster.store.sending import place_in_store
 from spoolnode.cluster.store.variables import kept_variables
+from spoolnode.node.commons import place_in_store
 from spoolnode.node.outbox.links import boot_id
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inspect
@@ -219,10 +219,10 @@ def _destination(store: Store, info: inspect.Info, said: dict[bytes, bytes]) -> 
     asked = said.get(names.NODE, b"").decode("ascii", "replace")
     if asked in ("", ANY) or asked.startswith("tag:"):
         return asked or ANY
-    if info.state == inspect.OUTBOX and info.destination == ANY:
-        return place_in_store(said, store.node_id)  # a node has kept it until the store is back
-    if info.state == inspect.OUTBOX:
+    if info.state == inspect.OUTBOX and info.destination != ANY:
         return info.destination or ANY
+    if info.state == inspect.OUTBOX:  # a node has kept it until the store is back
+        return place_in_store(said, store.node_id)
     return store.node_id if asked == "all" else asked  # of `all`, this is the copy for this node
 
 

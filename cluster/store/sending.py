@@ -23,7 +23,7 @@ from spoolnode.cluster.store.interface import (
     StoredTask,
 )
 from spoolnode.cluster.store.publishing import pieces
-from spoolnode.node.commons import COMMONS, STORE
+from spoolnode.node.commons import COMMONS, STORE, place_in_store
 from spoolnode.node.log import Report
 from spoolnode.node.outbox.envelope import AskedPlace, Envelope
 from spoolnode.node.outbox.moving import Kept
@@ -201,15 +201,6 @@ class _FileContent(Content):
                         yield part
         except OSError as error:
             raise BadTask(f"its body cannot be read: {error}") from error
-
-
-def place_in_store(asked: dict[bytes, bytes], node_id: str) -> str:
-    """The destination in the store of a task with these variables, which waited on the disk of the node with that id."""
-    to = asked.get(names.NODE, b"").decode("ascii", "replace")
-    if to != "all":
-        return to or COMMONS
-    copy = asked.get(names.TO, b"").decode("ascii", "replace")
-    return copy if copy not in ("", COMMONS) else node_id
 
 
 def _into_store(asked: AskedPlace) -> str | None:

@@ -6,7 +6,8 @@ Its workers look at the clock themselves (`Slots.leases_hold`), because a node t
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -21,7 +22,7 @@ from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.functions import UNKNOWN
 from spoolnode.node.spool.held_place import HeldTask
 from spoolnode.node.work.workers import Hands
-from spoolnode.protocol.names import accepted_in, id_of_file, is_address
+from spoolnode.protocol.names import accepted_in, file_name, id_of_file, is_address
 
 TAKEN_AT_ONCE = 500
 """Tasks that are taken in one request, at most."""
@@ -38,6 +39,9 @@ ANSWER_SECONDS = 1.0
 """How long a node that was stopped past its leases waits for the store to say whether they are lost."""
 BODIES_AT_ONCE = 4
 """Tasks whose bodies are read at the same time."""
+
+Give = Callable[[str, Lease, StoredTask], Awaitable[None]]
+"""Gives a task on that is held under a name."""
 
 
 class Taker:
@@ -137,6 +141,29 @@ class Taker:
         for task, lease, size in new:
             if size:
                 self._begin_reading(task, lease, size)
+        return len(leased)
+
+    async def pass_on(self, place: str, most: int, give: Give) -> int:
+        """Takes some tasks that are to run elsewhere, and has each given on while its lease holds; the others go back.
+
+        Returns how many were taken. Raises `StoreAway`, and what `give` raises.
+        """
+        asked = self._clock()
+        leased = await self._contact.ask(lambda store: store.take(most, [place], self._book.seconds, self._node.by))
+        left = deque(
+            (ref, lease, task)
+            for lease, task in leased
+            if self.hold(ref := f"tmp/{file_name(task.id)}", lease, asked, has_key=bool(task.key))
+        )
+        try:
+            while left and self._clock() < self._book.until:
+                ref, lease, task = left[0]
+                if self._book.get(ref) == lease:
+                    await give(ref, lease, task)
+                left.popleft()
+        finally:
+            for ref, _, _ in left:
+                self._teller.again(ref)
         return len(leased)
 
     def hold(self, ref: str, lease: Lease, asked: float, *, has_key: bool) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
-from spoolnode.node.commons import COMMONS, HELD
+from spoolnode.node.commons import COMMONS, HELD, place_in_store
 from spoolnode.node.control.choice import Choice
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.inspect import DEAD, LATER, OUTBOX, WAITING_STATE, Info, Order
@@ -186,9 +186,8 @@ def as_in_the_store(info: Info, block: Mapping[bytes, bytes]) -> Info:
     """
     if info.destination != COMMONS:
         return info
-    said = {key: value.decode("ascii", "replace") for key, value in block.items() if key in (names.ID, names.NODE, names.TO)}
-    to, copy = said.get(names.NODE) or COMMONS, said.get(names.TO, COMMONS)
-    return info._replace(id=said.get(names.ID, info.id), destination=copy if to == "all" and copy != COMMONS else to)
+    identity = block.get(names.ID, info.id.encode()).decode("ascii", "replace")
+    return info._replace(id=identity, destination=place_in_store(block, "all"))
 
 
 def _is_wanted(listed: Listed, wanted: Wanted) -> bool:

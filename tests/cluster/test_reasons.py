@@ -14,7 +14,7 @@ def refused(hosts: list[str]) -> Exception:
     """The error of asyncio, of a connection to nothing at such addresses."""
 
     class Loop(asyncio.SelectorEventLoop):
-        async def getaddrinfo(self, _: object, port: object, **__: object) -> list[tuple[object, ...]]:  # type: ignore[override]
+        async def getaddrinfo(self, _: object, port: object, **__: object) -> list[tuple[object, ...]]:
             return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in hosts]
 
     with asyncio.Runner(loop_factory=Loop) as runner, pytest.raises(OSError, match="Connect call failed") as caught:

@@ -16,9 +16,9 @@ from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import REMEMBERED, CommonStore, NewTask, Publication, Safety, StoreAway, TaskState
 from spoolnode.cluster.store.joined import Joined
 from spoolnode.cluster.store.publishing import ALONE_AT_ONCE, LARGE, Publisher
-from spoolnode.cluster.store.sending import Sending, place_in_store
+from spoolnode.cluster.store.sending import Sending
 from spoolnode.node.background import spawn
-from spoolnode.node.commons import NoCommons, SharedTask, Sharer
+from spoolnode.node.commons import NoCommons, SharedTask, Sharer, place_in_store
 from spoolnode.node.ingress.admission import Admission
 from spoolnode.node.ingress.caller import Caller
 from spoolnode.node.ingress.shared import Sharing, Way
