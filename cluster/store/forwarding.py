@@ -29,10 +29,9 @@ from spoolnode.cluster.store.telling import Teller
 from spoolnode.cluster.timing import USUAL
 from spoolnode.node.background import spawn
 from spoolnode.node.host import SharingHost
-from spoolnode.node.story.notes import DEAD, FORWARDED
+from spoolnode.node.story.notes import FORWARDED
 from spoolnode.protocol import keys, names
 from spoolnode.protocol.errors import BadPacket, Refused
-from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.hello import Hello
 
 LOOK_SECONDS = 2.0
@@ -183,14 +182,7 @@ class Forwarder:
     async def _send(self, address: str, ref: str, _lease: Lease, task: StoredTask) -> None:
         """Sends one task. Raises `DialError`, `ChannelLost`, OSError; `Refused` if the server does not take it."""
         journal, name = self._node.storage.journal, names.file_name(task.id)
-        try:
-            question = plain_packet(task.block, has_body=task.size > 0)
-        except Refused as refusal:
-            self._teller.buried(ref, undeliverable(address, refusal.text), None)
-            self._node.report("dead", id=task.id, destination=address, outcome="undeliverable", reason=refusal.text)
-            journal.counts.undelivered += 1
-            journal.story.note(DEAD, None, [name], reason=undeliverable(address, refusal.text))
-            return
+        question = plain_packet(task.block, has_body=task.size > 0)
         channel = (await self._dial(address, Channel, "")).protocol
         try:
             if not is_taken(await channel.ask(question, USUAL.answer)):

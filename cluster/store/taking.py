@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
+from spoolnode.cluster.link import Fate, fate_of
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoredTask, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
@@ -21,7 +22,10 @@ from spoolnode.node.log import Report
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.functions import UNKNOWN
 from spoolnode.node.spool.held_place import HeldTask
+from spoolnode.node.story.notes import DEAD
 from spoolnode.node.work.workers import Hands
+from spoolnode.protocol.errors import BadTask, Refused
+from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.names import accepted_in, file_name, id_of_file, is_address
 
 TAKEN_AT_ONCE = 500
@@ -41,7 +45,7 @@ BODIES_AT_ONCE = 4
 """Tasks whose bodies are read at the same time."""
 
 Give = Callable[[str, Lease, StoredTask], Awaitable[None]]
-"""Gives a task on that is held under a name."""
+"""Gives a task on that is held under a name. Raises `BadTask`, `Refused`: it is not there."""
 
 
 class Taker:
@@ -60,6 +64,7 @@ class Taker:
         self._book = book
         self._teller = teller
         self._held = storage.held
+        self._journal = storage.journal
         self._starting = storage.spool.starting
         self._hands = hands
         self._node = node
@@ -146,7 +151,7 @@ class Taker:
     async def pass_on(self, place: str, most: int, give: Give) -> int:
         """Takes some tasks that are to run elsewhere, and has each given on while its lease holds; the others go back.
 
-        Returns how many were taken. Raises `StoreAway`, and what `give` raises.
+        Returns how many were taken. Raises `StoreAway`, and what `give` raises but for a task that is never taken there.
         """
         asked = self._clock()
         leased = await self._contact.ask(lambda store: store.take(most, [place], self._book.seconds, self._node.by))
@@ -159,12 +164,25 @@ class Taker:
             while left and self._clock() < self._book.until:
                 ref, lease, task = left[0]
                 if self._book.get(ref) == lease:
-                    await give(ref, lease, task)
+                    await self._give(place, give, ref, lease, task)
                 left.popleft()
         finally:
             for ref, _, _ in left:
                 self._teller.again(ref)
         return len(leased)
+
+    async def _give(self, place: str, give: Give, ref: str, lease: Lease, task: StoredTask) -> None:
+        """Gives one task on. One that is never taken there goes to the dead, so that it does not hold up the others."""
+        try:
+            await give(ref, lease, task)
+        except (BadTask, Refused) as error:
+            if isinstance(error, Refused) and fate_of(error) is not Fate.NEVER:
+                raise
+            reason = undeliverable(place, str(error))
+            self._teller.buried(ref, reason, None)
+            self._report("dead", id=task.id, destination=place, outcome="undeliverable", reason=str(error))
+            self._journal.counts.undelivered += 1
+            self._journal.story.note(DEAD, None, [file_name(task.id)], reason=reason)
 
     def hold(self, ref: str, lease: Lease, asked: float, *, has_key: bool) -> bool:
         """Notes that a task was taken. Returns False for one that is here already: its lease is renewed."""

@@ -444,6 +444,21 @@ def test_what_waits_in_the_store_for_a_node_without_it_that_no_node_had_met_goes
     assert [step["event"] for step in shown["story"]][-1] == "done"
 
 
+def test_a_task_that_can_never_leave_the_store_goes_to_the_dead_and_those_behind_it_arrive(
+    commune: Commune, postgres: Postgres
+) -> None:
+    apart = commune.start("apart", store=False)
+    alpha = commune.start("alpha", "--discover", f"static://{apart.via}", app=False)
+    with psycopg.connect(commune.url, autocommit=True) as connection:
+        stuck = spoolnode.spool_in(connection, {"n": "0", "large": "x" * 65_400}, "apart")
+        for number in range(1, 4):
+            spoolnode.spool_in(connection, {"n": str(number)}, "apart")
+    commune.wait_for([1, 2, 3])
+    eventually(lambda: states(postgres) == {"ended": 3, "dead": 1}, "each has its end")
+    assert "not delivered to apart" in alpha.command("show", stuck).stdout
+    assert [line["id"] for line in alpha.lines("dead")] == [stuck]
+
+
 def test_what_is_behind_a_long_task_in_its_worker_runs_on_another_node(commune: Commune, postgres: Postgres) -> None:
     alpha = commune.start("alpha", "--workers", "1")
     commune.wait_for(commune.send(alpha, 300))  # it gets many at once now
