@@ -21,10 +21,10 @@ from spoolnode.cluster.plain import NOT_NOW, UWSGI, is_taken, plain_packet
 from spoolnode.cluster.sender import Dial
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Lease, StoreAway, StoredTask, StoreUnfit
+from spoolnode.cluster.store.onward import Onward
 from spoolnode.cluster.store.outward import Outward
 from spoolnode.cluster.store.redirect import READY, redirect_some
 from spoolnode.cluster.store.takers import Itself
-from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.cluster.timing import USUAL
 from spoolnode.node.background import spawn
@@ -40,8 +40,6 @@ MOST_PLACES = 1000
 """Destinations that are looked at: any client that may enqueue can make them up."""
 TRIED_AT_ONCE = 16
 """Addresses that are asked at the same time."""
-TAKEN_AT_ONCE = 16
-"""Tasks that are taken together for a server."""
 WATCH_SECONDS = 30.0
 """How long a server that has got all its tasks is not asked again who it is."""
 
@@ -69,7 +67,7 @@ class Forwarder:
     """Gets the tasks for such addresses there, on one node with a store."""
 
     def __init__(
-        self, contact: Contact, teller: Teller, taker: Taker, node: SharingHost, itself: Itself, dial: Dial,
+        self, contact: Contact, teller: Teller, onward: Onward, outward: Outward, node: SharingHost, itself: Itself, dial: Dial,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         """
@@ -79,12 +77,12 @@ class Forwarder:
         """
         self._contact = contact
         self._teller = teller
-        self._taker = taker
+        self._onward = onward
+        self._outward = outward
         self._node = node
         self._itself = itself
         self._dial = dial
         self._clock = clock
-        self._outward = Outward(teller, taker, node)
         self._room = asyncio.Semaphore(TRIED_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._rests: dict[str, _Rest] = {}
@@ -177,7 +175,7 @@ class Forwarder:
 
     async def _send_some(self, address: str) -> int:
         """Takes some tasks, and sends them. Returns how many there were."""
-        return await self._taker.pass_on(address, TAKEN_AT_ONCE, partial(self._send, address))
+        return await self._onward.give_some(address, partial(self._send, address))
 
     async def _send(self, address: str, ref: str, _lease: Lease, task: StoredTask) -> None:
         """Sends one task. Raises `DialError`, `ChannelLost`, OSError; `Refused` if the server does not take it."""

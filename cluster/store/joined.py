@@ -17,7 +17,9 @@ from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.forwarding import Forwarder
 from spoolnode.cluster.store.interface import ANY, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
+from spoolnode.cluster.store.onward import Onward
 from spoolnode.cluster.store.opening import open_store
+from spoolnode.cluster.store.outward import Outward
 from spoolnode.cluster.store.publishing import Publisher
 from spoolnode.cluster.store.sending import Sending
 from spoolnode.cluster.store.takers import Itself, taker
@@ -110,9 +112,9 @@ class Joined:
         storage, hands, itself = self._node.storage, self._node.hands, self._itself()
         self._taker = Taker(self._contact, self._book, self._teller, storage, hands, itself, self._report, self._clock)
         self._taker.seen = self._publisher.seen
-        forwarder = Forwarder(
-            self._contact, self._teller, self._taker, self._node, itself, self._dial, self._clock
-        )  # fmt: skip
+        onward = Onward(self._contact, self._book, self._teller, self._taker, self._node, itself, self._clock)
+        outward = Outward(self._teller, self._taker, onward, self._node)
+        forwarder = Forwarder(self._contact, self._teller, onward, outward, self._node, itself, self._dial, self._clock)
         admitter = Admitter(self._contact, self._book, storage)
         self._forwarding = spawn(self._go_on(forwarder.run))
         parts = (self._sending.run, partial(self._take, self._taker), self._taker.keep, self._teller.run, admitter.run)

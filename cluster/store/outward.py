@@ -13,6 +13,7 @@ import asyncio
 import time
 
 from spoolnode.cluster.store.interface import Lease, StoredTask
+from spoolnode.cluster.store.onward import Onward
 from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.background import spawn
@@ -23,8 +24,6 @@ from spoolnode.protocol.errors import Refused
 from spoolnode.protocol.packet import decode_variables, encode_variables
 from spoolnode.protocol.request import Terms
 
-TAKEN_AT_ONCE = 16
-"""Tasks that are taken together."""
 REST_SECONDS = 5.0
 """How long a task waits in the store that the disk of this node did not take."""
 _REPLACED = frozenset({names.NODE, names.HOPS, names.ID})
@@ -33,16 +32,17 @@ _REPLACED = frozenset({names.NODE, names.HOPS, names.ID})
 class Outward:
     """The way of such tasks to this node's outbox."""
 
-    def __init__(self, teller: Teller, taker: Taker, node: SharingHost) -> None:
+    def __init__(self, teller: Teller, taker: Taker, onward: Onward, node: SharingHost) -> None:
         self._teller = teller
         self._taker = taker
+        self._onward = onward
         self._node = node
 
     def __repr__(self) -> str:
         return f"<Outward of {self._node.id}>"
 
     async def give(self, place: str) -> int:
-        """Brings some tasks for a destination to the outbox. Returns how many were taken. Raises `StoreAway`, `Refused`."""
+        """Brings some tasks for a destination to the outbox. Returns how many were taken. Raises as `Onward.give_some`."""
         begun: list[_Fate] = []
 
         async def begin(ref: str, lease: Lease, task: StoredTask) -> None:
@@ -52,12 +52,12 @@ class Outward:
                 self._teller.again(ref)  # it has joined the store meanwhile
 
         try:
-            return await self._taker.pass_on(place, TAKEN_AT_ONCE, begin)
+            return await self._onward.give_some(place, begin)
         finally:
             await asyncio.gather(*(fate.known.wait() for fate in begun))
 
     async def _begin(self, place: str, ref: str, lease: Lease, task: StoredTask) -> "_Fate":
-        """Has the admission take a task. Raises `StoreAway`, `StoreUnfit`, `Refused`: then it is not there."""
+        """Has the admission take a task. Raises `StoreAway`, `StoreUnfit`, `BadTask`, `Refused`: then it is not there."""
         fate = _Fate(self._teller, ref)
         block, terms = _outward(place, task)
         opened = self._node.admission.open(block, terms, fate)
@@ -106,8 +106,10 @@ async def _finish(upload: Upload, fate: _Fate) -> None:
 
 
 def _outward(place: str, task: StoredTask) -> tuple[bytes, Terms]:
-    """The variables and the terms of a task when it leaves the store. It was handed on once more, so that it is another task than
-    the one that the store still holds, if the node that gets it joins the store meanwhile.
+    """The variables and the terms of a task when it leaves the store.
+
+    It was handed on once more, so that it is another task than the one that the store still holds, if the node that gets it joins
+    the store meanwhile. Raises `BadTask` if that needs too much room.
     """
     said = decode_variables(task.block)
     hops = min(task.hops + 1, names.MOST_HOPS)

@@ -6,12 +6,10 @@ Its workers look at the clock themselves (`Slots.leases_hold`), because a node t
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import cache
 
-from spoolnode.cluster.link import Fate, fate_of
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Again, CommonStore, Lease, StoreAway, StoredTask, StoreUnfit
 from spoolnode.cluster.store.leases import LeaseBook
@@ -22,11 +20,8 @@ from spoolnode.node.log import Report
 from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool.functions import UNKNOWN
 from spoolnode.node.spool.held_place import HeldTask
-from spoolnode.node.story.notes import DEAD
 from spoolnode.node.work.workers import Hands
-from spoolnode.protocol.errors import BadTask, Refused
-from spoolnode.protocol.forward import undeliverable
-from spoolnode.protocol.names import accepted_in, file_name, id_of_file, is_address
+from spoolnode.protocol.names import accepted_in, id_of_file, is_address
 
 TAKEN_AT_ONCE = 500
 """Tasks that are taken in one request, at most."""
@@ -43,9 +38,6 @@ ANSWER_SECONDS = 1.0
 """How long a node that was stopped past its leases waits for the store to say whether they are lost."""
 BODIES_AT_ONCE = 4
 """Tasks whose bodies are read at the same time."""
-
-Give = Callable[[str, Lease, StoredTask], Awaitable[None]]
-"""Gives a task on that is held under a name. Raises `BadTask`, `Refused`: it is not there."""
 
 
 class Taker:
@@ -64,7 +56,6 @@ class Taker:
         self._book = book
         self._teller = teller
         self._held = storage.held
-        self._journal = storage.journal
         self._starting = storage.spool.starting
         self._hands = hands
         self._node = node
@@ -147,42 +138,6 @@ class Taker:
             if size:
                 self._begin_reading(task, lease, size)
         return len(leased)
-
-    async def pass_on(self, place: str, most: int, give: Give) -> int:
-        """Takes some tasks that are to run elsewhere, and has each given on while its lease holds; the others go back.
-
-        Returns how many were taken. Raises `StoreAway`, and what `give` raises but for a task that is never taken there.
-        """
-        asked = self._clock()
-        leased = await self._contact.ask(lambda store: store.take(most, [place], self._book.seconds, self._node.by))
-        left = deque(
-            (ref, lease, task)
-            for lease, task in leased
-            if self.hold(ref := f"tmp/{file_name(task.id)}", lease, asked, has_key=bool(task.key))
-        )
-        try:
-            while left and self._clock() < self._book.until:
-                ref, lease, task = left[0]
-                if self._book.get(ref) == lease:
-                    await self._give(place, give, ref, lease, task)
-                left.popleft()
-        finally:
-            for ref, _, _ in left:
-                self._teller.again(ref)
-        return len(leased)
-
-    async def _give(self, place: str, give: Give, ref: str, lease: Lease, task: StoredTask) -> None:
-        """Gives one task on. One that is never taken there goes to the dead, so that it does not hold up the others."""
-        try:
-            await give(ref, lease, task)
-        except (BadTask, Refused) as error:
-            if isinstance(error, Refused) and fate_of(error) is not Fate.NEVER:
-                raise
-            reason = undeliverable(place, str(error))
-            self._teller.buried(ref, reason, None)
-            self._report("dead", id=task.id, destination=place, outcome="undeliverable", reason=str(error))
-            self._journal.counts.undelivered += 1
-            self._journal.story.note(DEAD, None, [file_name(task.id)], reason=reason)
 
     def hold(self, ref: str, lease: Lease, asked: float, *, has_key: bool) -> bool:
         """Notes that a task was taken. Returns False for one that is here already: its lease is renewed."""
