@@ -26,6 +26,8 @@ T = TypeVar("T")
 WAITING_STATE, LATER, DEAD, OUTBOX = "waiting", "later", "dead", "outbox"
 ENDED = "ended"
 """Of a task that has left this node; only its story is left."""
+UNKNOWN = "unknown"
+"""Of a task that has left this directory, and whose story there has no end: a common store may have it."""
 SORTED_AT_ONCE = 2_000
 """Tasks that are sorted without a pause for other threads: about three milliseconds."""
 UNREAD = -1

@@ -444,6 +444,17 @@ def test_what_waits_in_the_store_for_a_node_without_it_that_no_node_had_met_goes
     assert [step["event"] for step in shown["story"]][-1] == "done"
 
 
+def test_a_stopped_directory_does_not_say_that_a_task_of_the_store_has_ended(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha")
+    commune.wait_for(commune.send(alpha, 1))
+    commune.send(alpha, 1, "tag:gpu")
+    eventually(lambda: states(postgres) == {"ended": 1, "ready": 1}, "the store has heard of the end")
+    ids = dict(postgres.sql("SELECT state, id FROM spoolnode.task", InPostgres.database))
+    alpha.stop()
+    shown = {state: json.loads(alpha.command("show", identity, "--json").stdout)["state"] for state, identity in ids.items()}
+    assert shown == {"ended": "ended", "ready": "unknown"}
+
+
 def test_a_task_that_can_never_leave_the_store_goes_to_the_dead_and_those_behind_it_arrive(
     commune: Commune, postgres: Postgres
 ) -> None:

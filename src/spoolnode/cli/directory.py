@@ -28,6 +28,7 @@ from spoolnode.node.spool import inspect
 from spoolnode.node.spool.pauses import Paused
 from spoolnode.node.spool.place import place_at
 from spoolnode.node.spool.store import Store
+from spoolnode.node.story.ended import ENDS
 from spoolnode.protocol import names
 from spoolnode.protocol.cancel import cancelled_by
 from spoolnode.protocol.errors import BadPacket
@@ -207,7 +208,8 @@ class StoppedDirectory:
         found = inspect.find_place(self._store, identity, now) or inspect.find_arrived(self._store, identity, now)
         story = self._story(identity if found is None else found[0].id)
         if found is None and story:
-            return {"id": story[0]["id"], "state": inspect.ENDED, "story": story}
+            state = inspect.ENDED if story[-1]["event"] in ENDS else inspect.UNKNOWN
+            return {"id": story[0]["id"], "state": state, "story": story}
         info, place = found or self._find(identity)
         try:
             shown = hidden().in_task(inspect.contents(self._store, place))

@@ -427,6 +427,9 @@ def show_command(identity: str, spool: str, as_json: bool) -> None:
     its error, and how it ended.
     With --json it has the whole tracebacks. How long stories are kept: see --history of `join`.
 
+    If no node runs on the directory, the common store is not asked. The state is `unknown` then of a task that is not in the
+    directory and whose story there has no end: `spoolnode store ls` may have it.
+
     \b
     Examples:
       spoolnode show 74ba73fab663_1795859211165932_80

@@ -29,8 +29,9 @@ def send_command(
 ) -> None:  # fmt: skip
     """Stores a task and prints its id.
 
-    When it returns, the task is on that node's disk. With --node it waits there, if need be, until the other node has it;
-    `all` makes a copy for each node that is up and runs tasks, and the id is that of the first.
+    When it returns, the task is safe: on that node's disk, or in the store of a node with --store. With --node it waits there,
+    if need be, until the other node has it; `all` makes a copy for each node that is up and runs tasks, and the id is that of
+    the first.
 
     Exit status 1: nothing was stored. 3: no answer came, so it may or may not have been stored.
 
