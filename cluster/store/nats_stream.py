@@ -52,6 +52,7 @@ async def check_stream(connection: ServerConnection) -> None:
     info = await connection.ask(f"STREAM.INFO.{STREAM}")
     if info is None:
         raise no_stream(connection)
+    check_ours(info, _KEY in _metadata(info))
     version = _version(info)
     if version > VERSION:
         raise StoreUnfit(f"its stream is of version {version}, and this spoolnode {OURS} knows {VERSION}: install a newer one")
@@ -64,10 +65,12 @@ async def check_stream(connection: ServerConnection) -> None:
 async def prepare_stream(connection: ServerConnection) -> None:
     """Makes the stream, or brings it to this version, with as many replicas as the address says.
 
-    Raises `StoreUnfit`: there are not as many servers, or the stream is of a later version.
+    Raises `StoreUnfit`: there are not as many servers, or the stream is of a later version, or another program's.
     """
     check_server(connection.server_version)
     info = await connection.ask(f"STREAM.INFO.{STREAM}")
+    if info is not None:
+        check_ours(info, _KEY in _metadata(info))
     if info is not None and _version(info) > VERSION:
         await check_stream(connection)
     wanted = {**_WANTED, "num_replicas": connection.address.replicas, "metadata": {_KEY: str(VERSION)}}
@@ -82,8 +85,22 @@ def check_server(version: str) -> None:
         raise StoreUnfit(f"this is nats-server {version}; a store needs {oldest} or newer")
 
 
+def check_ours(info: dict[str, Any], is_ours: bool) -> None:
+    """Raises `StoreUnfit` for a stream of another program: to change it would cost that one its messages."""
+    if not is_ours:
+        subjects = ", ".join(info["config"].get("subjects") or ["none"])[:200]
+        raise StoreUnfit(
+            f"it has a stream {info['config']['name']!r} of another program (subjects: {subjects}): "
+            "use a NATS account of its own for the tasks, or delete that stream"
+        )
+
+
+def _metadata(info: dict[str, Any]) -> dict[str, str]:
+    return info["config"].get("metadata") or {}
+
+
 def _version(info: dict[str, Any]) -> int:
-    text = (info["config"].get("metadata") or {}).get(_KEY, "0")
+    text = _metadata(info).get(_KEY, "0")
     return int(text) if text.isdigit() else 0
 
 

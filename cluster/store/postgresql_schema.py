@@ -126,7 +126,8 @@ async def version_of(connection: psycopg.AsyncConnection[TupleRow]) -> int:
 async def migrate(connection: psycopg.AsyncConnection[TupleRow]) -> list[int]:
     """Brings the tables to this version, one step and one transaction after the other. Returns the versions it made.
 
-    Raises `StoreUnfit` if a lock does not come in time; the steps before are done, and a repeat goes on.
+    Raises `StoreUnfit` if the schema is that of another program, or if a lock does not come in time: then the steps before are
+    done, and a repeat goes on.
     """
     made: list[int] = []
     try:
@@ -138,6 +139,7 @@ async def migrate(connection: psycopg.AsyncConnection[TupleRow]) -> list[int]:
                 if version >= VERSION:
                     return made
                 if not version:
+                    await _check_empty(connection)
                     await connection.execute("CREATE SCHEMA IF NOT EXISTS spoolnode")
                     await connection.execute("CREATE TABLE spoolnode.version (number integer NOT NULL)")
                     await connection.execute("INSERT INTO spoolnode.version VALUES (0)")
@@ -146,3 +148,15 @@ async def migrate(connection: psycopg.AsyncConnection[TupleRow]) -> list[int]:
             made.append(version + 1)
     except psycopg.errors.LockNotAvailable as error:
         raise StoreUnfit(f"the tables were in use for longer than {LOCK_TIMEOUT}: run the migration again") from error
+
+
+async def _check_empty(connection: psycopg.AsyncConnection[TupleRow]) -> None:
+    """Raises `StoreUnfit` if the schema has tables already. An administrator may have made it, empty."""
+    cursor = await connection.execute(
+        "SELECT string_agg(relname, ', ' ORDER BY relname) FROM pg_class WHERE relnamespace = to_regnamespace(%s)", [SCHEMA]
+    )
+    if found := (await cursor.fetchone() or [None])[0]:
+        raise StoreUnfit(
+            f"the database has a schema `{SCHEMA}` of another program (with {found[:200]}): "
+            "use a database of its own for the tasks"
+        )

@@ -430,6 +430,27 @@ def test_a_stream_of_a_later_version_is_left_alone(subject: InNats, monkeypatch:
     subject.run(story)
 
 
+@pytest.mark.parametrize("name", [STREAM, f"{STREAM}_nodes"])
+def test_a_stream_of_another_program_is_left_as_it_is(subject: InNats, name: str) -> None:
+    async def story(subject: Subject) -> None:
+        url = subject.cluster.url if isinstance(subject, InNats) else ""
+        ask = nats_of(subject)._connection.ask
+        await ask(f"STREAM.DELETE.{name}")
+        foreign = {"name": name, "subjects": ["orders.>"], "num_replicas": 1}
+        await ask(f"STREAM.CREATE.{name}", foreign)
+        try:
+            with pytest.raises(StoreUnfit, match=rf"{name}' of another program \(subjects: orders\.>\)"):
+                await NatsStore.open(url, migrates=True)
+            info = await ask(f"STREAM.INFO.{name}")
+            assert info
+            assert {key: info["config"][key] for key in foreign} == foreign
+        finally:
+            await ask(f"STREAM.DELETE.{name}")
+            await (await NatsStore.open(url, migrates=True)).close()
+
+    subject.run(story)
+
+
 def test_more_replicas_than_servers_are_refused(nats_server: NatsCluster) -> None:
     async def story() -> None:
         with pytest.raises(StoreUnfit, match="replicas"):

@@ -465,6 +465,19 @@ def test_tables_are_made_once_however_many_ask_for_them(postgres: Postgres) -> N
     assert postgres.sql("SELECT number FROM spoolnode.version", "fresh") == [(VERSION,)]
 
 
+def test_a_schema_of_another_program_is_left_as_it_is_and_an_empty_one_is_used(postgres: Postgres) -> None:
+    postgres.sql("CREATE DATABASE foreign_one")
+    postgres.sql("CREATE SCHEMA spoolnode; CREATE TABLE spoolnode.task (mine text)", "foreign_one")
+    url = postgres.url("foreign_one")
+    with pytest.raises(StoreUnfit, match=r"schema `spoolnode` of another program \(with task\)"):
+        asyncio.run(migrated(url))
+    assert postgres.sql("SELECT relname FROM pg_class WHERE relnamespace = 'spoolnode'::regnamespace", "foreign_one") == [
+        ("task",)
+    ]
+    postgres.sql("DROP TABLE spoolnode.task", "foreign_one")
+    asyncio.run(migrated(url))
+
+
 def test_a_migration_that_would_wait_for_long_gives_up_and_can_be_repeated(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
