@@ -161,6 +161,9 @@ def test_what_is_cancelled_while_the_store_is_away_is_known_as_that_and_lists_sa
         assert (listed.returncode, listed.stdout.strip(), "are missing here" in listed.stderr) == (1, "[]", True)
         counted = alpha.command("dead", "ls", "--by", "kind", "--json")
         assert (counted.returncode, counted.stdout.strip(), "are missing here" in counted.stderr) == (1, "[]", True)
+        for command in (("ls",), ("dead", "ls"), ("dead", "ls", "--by", "kind")):
+            listed = alpha.command(*command)
+            assert (listed.stdout, listed.stderr.count("\n")) == ("", 1)  # and not that no task waits, or is dead
         assert said(alpha, "cancel", identity) == f"{identity} cancelled"
     finally:
         cut(postgres, away=False)

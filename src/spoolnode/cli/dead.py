@@ -153,7 +153,7 @@ def _count(spool: str, choice: "Choice", by: str, limit: int, as_json: bool) -> 
     rows = counted["items"][: limit or None]
     if as_json:
         print_json(rows)
-    else:
+    elif rows or not counted["missing"]:
         _print_counts(counted, rows, by, choice)
     if counted["missing"]:
         raise CommandFailure(counted["missing"])

@@ -94,7 +94,8 @@ def _status_lines(
     refused = ", ".join(f"{count} {reason}" for reason, count in status["refused"].items())
     outbox = [("outbox", f"{link['waiting']} for {_named(link)}{_link(link)}") for link in _by_node(links)]
     peers = ", ".join(f"{count} {state}" for state, count in status["peers"].items())
-    durable = "each task is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
+    kept = "what this node keeps itself" if status["store"] else "each task"
+    durable = f"{kept} is on disk before it is acknowledged" if status["sync"] == "always" else "a power cut may lose tasks"
     deaths = _count(status["worker_deaths"], "worker")
     lines = [
         ("node", f"{status['name']} ({status['id']}), {state}, pid {status['pid']}"),
@@ -250,7 +251,7 @@ def list_tasks(spool: str, state: str, limit: int, as_json: bool, choice: "Choic
     rows, more = directory.tasks(STATES[state], limit, choice)
     if as_json:
         print_json(rows)
-    else:
+    elif rows or not directory.missing:
         _print_tasks(spool, state, rows, is_narrow=choice is not None and choice.is_narrow())
         if more:
             click.echo(f"only the first {limit} are shown; --limit 0 shows all", err=True)
