@@ -104,6 +104,10 @@ class Teller:
         if lease := self._lease(ref, "buried"):
             self._buried[ref] = Burial(lease, _storable(reason), attempts)
 
+    def is_to_tell(self, ref: str) -> bool:
+        """Whether the store has not confirmed yet that it knows what became of a task."""
+        return ref in self._ended or ref in self._again or ref in self._buried
+
     def _lease(self, ref: str, what: str) -> Lease | None:
         lease = self._book.get(ref)
         if lease is None:

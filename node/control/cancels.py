@@ -160,13 +160,21 @@ class Cancels:
             self._aside.expire()
             if not cancel.is_cancelled(reason):
                 return _not(f"the task {identity} was given up, and not cancelled")
-            return _not_told(identity, away) if (away := self._in_store.why_away) else CANCELLED
+            return CANCELLED if await self._is_told(identity, patience) else _not_told(identity, self._in_store.why_away)
         info = await self._storage.look_up(identity)
         if info is None:
             return await self._follow(request, until, CancelAnswer(CancelOutcome.DONE, _ended_well(identity)), to)
         if info.state == inspect.DEAD:
             return await self._dead(info.where, identity, request, until)
         return _not(f"the task {identity} is {info.state}, and cannot be cancelled now")
+
+    async def _is_told(self, identity: str, until: float) -> bool:
+        """Whether the common store has heard of a task that was given up here, which it is waited for until then."""
+        while not self._storage.held.is_told(identity):
+            if self._in_store.why_away or time.monotonic() > until:
+                return False
+            await asyncio.sleep(0.02)
+        return True
 
     async def _dead(self, where: str, identity: str, request: CancelRequest, until: float) -> CancelAnswer:
         """The answer about a task that is in dead/ already."""
@@ -276,7 +284,7 @@ def _not(text: str) -> CancelAnswer:
 def _not_told(identity: str, reason: str) -> CancelAnswer:
     return _unsure(
         f"the task {identity} has ended here, but the common store has not heard it: if it is not back before the lease runs "
-        f"out, the task runs again on another node ({reason})"
+        f"out, the task runs again on another node ({reason or 'it does not answer'})"
     )
 
 

@@ -48,6 +48,9 @@ class LeaseHolder(Protocol):
     def buried(self, ref: str, reason: str, attempts: int | None) -> None:
         """It is given up after so many attempts; None: it is not known how many."""
 
+    def is_to_tell(self, ref: str) -> bool:
+        """Whether the store has not confirmed yet that it knows what became of a task."""
+
 
 class HeldFiles(Files):
     """The source of all tasks that are held; `known` says since when each waits here."""
@@ -265,6 +268,10 @@ class HeldFiles(Files):
     def why_given_up(self, identity: str) -> str:
         """Why a task was given up here, of the last few; else empty. Only the store has it then."""
         return self._given_up.get(f"tmp/{names.file_name(identity)}", "")
+
+    def is_told(self, identity: str) -> bool:
+        """Whether the store knows what became of a task that is not here any more."""
+        return not self._told.is_to_tell(f"tmp/{names.file_name(identity)}")
 
     # -- as a source --
 

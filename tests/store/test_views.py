@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import psycopg
 import pytest
 from joined import Commune, cut, states
 from postgres import Postgres
@@ -141,6 +142,19 @@ def test_a_running_task_that_is_cancelled_while_the_store_is_away_may_run_again_
         assert (cancelled.returncode, "has not heard it" in cancelled.stderr) == (3, True)
     finally:
         cut(postgres, away=False)
+    eventually(lambda: ids_in(postgres, "dead") == [identity], "the store hears it")
+    assert said(alpha, "cancel", identity) == f"{identity} cancelled"
+
+
+def test_a_running_task_is_cancelled_when_the_store_has_heard_it_and_not_before(commune: Commune, postgres: Postgres) -> None:
+    alpha = commune.start("alpha", *LONG)
+    (running,) = commune.send(alpha, 1, seconds="3600")
+    commune.wait_for_start(running, "alpha")
+    (identity,) = ids_in(postgres, "held")
+    with psycopg.connect(commune.url) as other:
+        other.execute("LOCK TABLE spoolnode.task IN EXCLUSIVE MODE")  # as one that hangs: it has not noticed yet
+        cancelled = alpha.command("cancel", identity, "--grace", "1")
+        assert (cancelled.returncode, "has not heard it" in cancelled.stderr) == (3, True)
     eventually(lambda: ids_in(postgres, "dead") == [identity], "the store hears it")
     assert said(alpha, "cancel", identity) == f"{identity} cancelled"
 
