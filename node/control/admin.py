@@ -28,11 +28,11 @@ from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.inspect import Info
 from spoolnode.node.spool.place import place_at
-from spoolnode.node.story.notes import REMOVED, RETRIED
+from spoolnode.node.story.notes import FIRST, REMOVED, RETRIED
 from spoolnode.node.work.workers import Workers
 from spoolnode.protocol.cancel import CancelAnswer, CancelOutcome, CancelRequest
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import file_name, function_named
+from spoolnode.protocol.names import file_name, function_named, is_node_id
 from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.unique import unique_key_in
@@ -137,14 +137,22 @@ class TaskAdmin:
         if shown is None:
             if not story:
                 raise _unknown(identity)
-            return {"id": story[0]["id"], "state": inspect.ENDED, "story": story}
+            return {"id": story[0]["id"], "state": inspect.ENDED, **self._without_beginning(identity, story), "story": story}
         shown = resources.of_contents(shown)
         identity, running = shown["id"], self.running()
         if identity in running:
             shown |= resources.of_run(running[identity])
         if shown["state"] != "dead" and (reason := self._spool.retrying.reason(identity)):
             shown["last_error"] = reason
-        return {**shown, "story": story}
+        return {**shown, **self._without_beginning(identity, story), "story": story}
+
+    def _without_beginning(self, identity: str, story: list[dict[str, Any]]) -> dict[str, str]:
+        """Says that the beginning of the story is missing: a task of the store has its id from the node that took it in."""
+        first = identity[:12]
+        is_told = first == self._journal.node_id or any(step["event"] in FIRST for step in story)
+        if is_told or not self._in_store.is_there or not is_node_id(first):
+            return {}
+        return {"missing": f"what happened to it on the node {first} is missing here; `spoolnode show` on that node may have it"}
 
     def _untold(self, stored: CommonTask, story: list[dict[str, Any]]) -> str:
         """Says what is missing in the story of a task of the store; empty if nothing is known to be."""

@@ -41,7 +41,7 @@ class Stories:
         `taker`: the id of the node that was the last one to take it from the common store.
         """
         told = {self._node_id: await self.own(identity)}
-        others = [node_id for node_id in (identity[:12], taker) if taker and self._neighbours.knows(node_id)]
+        others = [node_id for node_id in (identity[:12], taker) if self._neighbours.knows(node_id)]
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 while (node_id := _next(told, others)) and len(told) <= MOST_NODES:

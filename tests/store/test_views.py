@@ -104,6 +104,9 @@ def test_each_node_knows_the_end_of_a_task_that_another_one_ran(commune: Commune
     shown = json.loads(beta.command("show", identity, "--json").stdout)
     assert (shown["state"], [step["event"] for step in shown["story"]]) == ("ended", ["accepted", "done"])
     assert (shown["story"][-1]["node"], "on alpha is missing here" in shown["missing"]) == ("alpha", True)
+    there = json.loads(alpha.command("show", identity, "--json").stdout)
+    assert [step["event"] for step in there["story"]] == ["done"]
+    assert f"on the node {identity[:12]} is missing here" in there["missing"]
     late = beta.command("cancel", identity)
     assert (late.returncode, "had ended well on alpha before it could be cancelled" in late.stderr) == (1, True)
     alpha.stop()
@@ -125,6 +128,8 @@ def test_a_task_that_another_node_runs_is_cancelled_there_and_its_story_is_told_
     assert [(step["event"], step["node"]) for step in shown["story"]] == [
         ("accepted", "beta"), ("attempt", "alpha"), ("dead", "alpha")
     ]  # fmt: skip
+    eventually(lambda: alpha.status()["peers"] == {"up": 1}, "alpha sees beta")
+    assert json.loads(alpha.command("show", identity, "--json").stdout) == shown
     assert beta.command("tail", identity).returncode == 1
 
 
