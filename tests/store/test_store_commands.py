@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterable
 
 import pytest
@@ -56,6 +57,20 @@ def test_held_tasks_are_listed_with_the_node_that_holds_them(in_postgres: InPost
     assert (header.split()[:3], row.split()[:3]) == (["ID", "TO", "NODE"], ["a", "any", "mail1"])
     (listed,) = json.loads(typed(in_postgres, "ls", "--state", "held", "--json").stdout)["tasks"]
     assert (listed["node"], listed["node_id"]) == ("mail1", "0123456789ab")
+
+
+def test_ended_tasks_are_listed_with_how_and_where_and_when_they_ended(in_postgres: InPostgres) -> None:
+    async def story(subject: Subject) -> None:
+        await subject.store.publish([new("a")])
+        ((lease, _),) = await subject.store.take(1, ["any"], 60.0, "0123456789ab mail1")
+        await subject.store.end([lease])
+
+    before = time.time()
+    in_postgres.run(story)
+    header, row = typed(in_postgres, "ls", "--state", "ended").stdout.splitlines()
+    assert (header.split(), row.split()[:4]) == (["ID", "TO", "NODE", "END", "ENDED"], ["a", "any", "mail1", "done"])
+    (listed,) = json.loads(typed(in_postgres, "ls", "--state", "ended", "--json").stdout)["tasks"]
+    assert (listed["end"], before - 1 <= listed["ended"] <= time.time() + 1) == ("done", True)
 
 
 def test_one_task_whose_variables_cannot_be_read_does_not_hide_the_others(three_dead: InPostgres) -> None:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from spoolnode.cluster.store.interface import CommonStore, FoundTask
 
 STATES = ("ready", "later", "held", "dead", "ended")
+_COLUMNS = ("id", "to", "function", "priority", "due", "attempts", "size", "reason")
+_HELD = ("id", "to", "node", *_COLUMNS[2:])
+_ENDED = ("id", "to", "node", "end", "ended")
 AT_ONCE = 500
 """Dead tasks that are retried in one request."""
 
@@ -28,7 +31,8 @@ def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
     """Lists tasks in the store.
 
     Ready ones by destination and in the order in which they are taken, later ones by the time when they are due. Held ones run
-    on a node, or are about to; so they have a column with its name.
+    on a node, or are about to; so they have a column with its name. Ended ones have the node that ran them, how they ended, and
+    when: the store remembers them for an hour, without their arguments.
 
     \b
     Examples:
@@ -43,7 +47,7 @@ def store_ls(url: str, state: str, limit: int, as_json: bool) -> None:
     if as_json:
         print_json({"tasks": rows, "more": bool(page.next)})
         return
-    columns = ("id", "to", *(("node",) if state == "held" else ()), "function", "priority", "due", "attempts", "size", "reason")
+    columns = _ENDED if state == "ended" else _HELD if state == "held" else _COLUMNS
     print_table(columns, [[_shown(name, row[name]) for name in columns] for row in rows], f"no {state} tasks")
     if page.next:
         click.echo(f"the first {limit}: there are more, see --limit", err=True)
@@ -59,6 +63,7 @@ def _row(found: "FoundTask") -> dict[str, Any]:
         "id": task.id, "state": found.state.value, "to": task.to, "function": _function_in(task.block),
         "priority": None if task.rank == names.LAST else task.rank, "due": task.due or None, "attempts": task.attempts,
         "size": len(task.block) + task.size, "accepted": found.accepted, "reason": found.reason, "node": node, "node_id": node_id,
+        "end": found.ending and found.ending.value, "ended": found.finished or None,
     }  # fmt: skip
 
 
@@ -77,7 +82,7 @@ def _function_in(block: bytes) -> str:
 def _shown(name: str, value: Any) -> Any:
     from spoolnode.cli.printing import moment, size
 
-    if name == "due":
+    if name in ("due", "ended"):
         return moment(value)
     return size(value) if name == "size" else str(value).partition("\n")[0] if name == "reason" else value
 
