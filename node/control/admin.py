@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Container
 from typing import Any
 
-from spoolnode.node.commons import COMMONS, HELD, CommonTask
+from spoolnode.node.commons import COMMONS
 from spoolnode.node.control import resources
 from spoolnode.node.control.ages import Ages, ages
 from spoolnode.node.control.cancels import Cancels, holder
@@ -28,11 +28,11 @@ from spoolnode.node.outbox.storage import Storage
 from spoolnode.node.spool import inspect
 from spoolnode.node.spool.inspect import Info
 from spoolnode.node.spool.place import place_at
-from spoolnode.node.story.notes import FIRST, REMOVED, RETRIED
+from spoolnode.node.story.notes import REMOVED, RETRIED
 from spoolnode.node.work.workers import Workers
 from spoolnode.protocol.cancel import CancelAnswer, CancelOutcome, CancelRequest
 from spoolnode.protocol.errors import BadPacket
-from spoolnode.protocol.names import file_name, function_named, is_node_id
+from spoolnode.protocol.names import file_name, function_named
 from spoolnode.protocol.packet import decode_variables
 from spoolnode.protocol.request import Terms
 from spoolnode.protocol.unique import unique_key_in
@@ -132,35 +132,21 @@ class TaskAdmin:
             stored = await self._in_store.follow(identity, await self._journal.story.steps(identity))
             if stored is not None:
                 story = await self._stories.whole(identity, stored.node_id)
-                return of_store(stored, story, self._untold(stored, story))
+                return of_store(stored, story, self._stories.without_run(stored, story))
         story = await self._stories.whole(identity if shown is None else shown["id"])
+        missing = self._stories.without_beginning(identity, story) if self._in_store.is_there else ""
+        told = {"missing": missing, "story": story} if missing else {"story": story}
         if shown is None:
             if not story:
                 raise _unknown(identity)
-            return {"id": story[0]["id"], "state": inspect.ENDED, **self._without_beginning(identity, story), "story": story}
+            return {"id": story[0]["id"], "state": inspect.ENDED, **told}
         shown = resources.of_contents(shown)
         identity, running = shown["id"], self.running()
         if identity in running:
             shown |= resources.of_run(running[identity])
         if shown["state"] != "dead" and (reason := self._spool.retrying.reason(identity)):
             shown["last_error"] = reason
-        return {**shown, **self._without_beginning(identity, story), "story": story}
-
-    def _without_beginning(self, identity: str, story: list[dict[str, Any]]) -> dict[str, str]:
-        """Says that the beginning of the story is missing: a task of the store has its id from the node that took it in."""
-        first = identity[:12]
-        is_told = first == self._journal.node_id or any(step["event"] in FIRST for step in story)
-        if is_told or not self._in_store.is_there or not is_node_id(first):
-            return {}
-        return {"missing": f"what happened to it on the node {first} is missing here; `spoolnode show` on that node may have it"}
-
-    def _untold(self, stored: CommonTask, story: list[dict[str, Any]]) -> str:
-        """Says what is missing in the story of a task of the store; empty if nothing is known to be."""
-        node, node_id = stored.node, stored.node_id
-        is_told = node_id in ("", self._journal.node_id) or any(step.get("node") == node for step in story)
-        if is_told or (stored.state == HELD and self._neighbours.knows(node_id)):
-            return ""
-        return f"what happened to it on {node} is missing here; `spoolnode show` on that node may have it"
+        return {**shown, **told}
 
     # -- changing --
 

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spoolnode.node.commons import STORE
+from spoolnode.node.commons import HELD, STORE, CommonTask
 from spoolnode.node.neighbours import Neighbours
 from spoolnode.node.story.keeper import Story
-from spoolnode.node.story.notes import FORWARDED
+from spoolnode.node.story.notes import FIRST, FORWARDED
 from spoolnode.protocol.errors import SpoolnodeError
 from spoolnode.protocol.fetch import STORY, Question, read_fetched
 from spoolnode.protocol.names import is_node_id
@@ -51,6 +51,21 @@ class Stories:
             pass
         return self._named(as_one_story(told))
 
+    def without_run(self, stored: CommonTask, story: list[dict[str, Any]]) -> str:
+        """Says that what happened to a task of the store on the node that took it is missing; empty if it is not."""
+        node, node_id = stored.node, stored.node_id
+        is_told = node_id in ("", self._node_id) or any(step.get("node") == node for step in story)
+        return "" if is_told or (stored.state == HELD and self._neighbours.knows(node_id)) else _missing(node)
+
+    def without_beginning(self, identity: str, story: list[dict[str, Any]]) -> str:
+        """Says that the beginning of a story is missing; empty if it is not.
+
+        A task of the store has the id that it got from the node that took it in.
+        """
+        first = identity[:12]
+        is_told = first == self._node_id or any(step["event"] in FIRST for step in story)
+        return "" if is_told or not is_node_id(first) else _missing(f"the node {first}")
+
     async def _ask(self, node_id: str, origin_id: str) -> list[dict[str, Any]]:
         """The steps on another node; empty if it does not tell."""
         data = b""
@@ -72,6 +87,10 @@ class Stories:
             if step["event"] == FORWARDED:
                 step["to"] = peers.get(str(step.get("peer")), step.get("to"))
         return steps
+
+
+def _missing(where: str) -> str:
+    return f"what happened to it on {where} is missing here; `spoolnode show` on that node may have it"
 
 
 def _origin(steps: list[dict[str, Any]], identity: str) -> str:
