@@ -22,20 +22,49 @@ READY_SECONDS = 60.0
 class Database:
     """A PostgreSQL on a free port of this machine."""
 
-    def __init__(self, programs: Path, server: Server) -> None:
-        self._programs, self._port = programs, server.port
-        self.pid = server.pid
+    def __init__(self, before: list[str], programs: Path, home: Path, server: Server) -> None:
+        """`before`: the words with which it runs as another user. `home`: its directory, which has the data."""
+        self._before, self._programs, self._home, self._port = before, programs, home, server.port
+        self.server = server
         self._names = iter(range(1_000_000))
 
     def empty(self) -> str:
         """The address of a new database."""
         name = f"bench{next(self._names)}"
-        _run(str(self._programs / "createdb"), "-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres", name)
+        self._run("createdb", name)
         return f"postgresql://postgres@127.0.0.1:{self._port}/{name}"
 
     def fresh(self, bench: Bench) -> str:
         """The address of a new store."""
         return migrated(bench, self.empty())
+
+    @contextlib.contextmanager
+    def standby(self, bench: Bench) -> "Iterator[Database]":
+        """A copy of it that confirms each commit from now on."""
+        data = str(self._home / "standby")
+        self._run("pg_basebackup", "-D", data, "-R", "-c", "fast")
+        with _started(bench, self._before, self._programs, self._home, data, "cluster_name=standby") as copy:
+            for statement in ("ALTER SYSTEM SET synchronous_standby_names = 'standby'", "SELECT pg_reload_conf()"):
+                self._asked(statement)
+            confirms = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync' AND state = 'streaming'"
+            wait_for(lambda: self._asked(confirms) == "1", copy.server, "the standby confirms commits", READY_SECONDS)
+            yield copy
+
+    def promote(self) -> None:
+        """Makes a standby the primary; returns when it is."""
+        self._asked("SELECT pg_promote()")
+
+    def url_with(self, other: "Database", url: str) -> str:
+        """An address here, or there, whichever is the primary."""
+        host = f"127.0.0.1:{self._port}"
+        return f"{url.replace(host, f'{host},127.0.0.1:{other._port}')}?target_session_attrs=read-write"
+
+    def _asked(self, statement: str) -> str:
+        return self._run("psql", "-At", "-c", statement).strip()
+
+    def _run(self, program: str, *words: str) -> str:
+        to = ["-h", "127.0.0.1", "-p", str(self._port), "-U", "postgres"]
+        return _run(*self._before, str(self._programs / program), *to, *words, directory=self._home)
 
 
 @contextlib.contextmanager
@@ -49,12 +78,18 @@ def postgres(bench: Bench, *, syncs: bool) -> Iterator[Database]:
         shutil.chown(home, "nobody")
     data = str(home / "data")
     _run(*before, str(programs / "initdb"), "-D", data, "-U", "postgres", "-A", "trust", "-N", directory=home)
-    settings = "listen_addresses=127.0.0.1", f"fsync={'on' if syncs else 'off'}"
-    options = [word for setting in settings for word in ("-c", setting)]
+    with _started(bench, before, programs, home, data, f"fsync={'on' if syncs else 'off'}") as database:
+        yield database
+
+
+@contextlib.contextmanager
+def _started(bench: Bench, before: list[str], programs: Path, home: Path, data: str, *settings: str) -> Iterator[Database]:
+    """A server with this data that takes connections."""
+    options = [word for setting in ("listen_addresses=127.0.0.1", *settings) for word in ("-c", setting)]
     with bench.servers.postgres("-D", data, "-k", str(home), *options) as server:
         asks = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(server.port)]
         wait_for(lambda: not subprocess.call(asks), server, "PostgreSQL takes connections", READY_SECONDS)
-        yield Database(programs, server)
+        yield Database(before, programs, home, server)
 
 
 class Nats:
@@ -132,7 +167,8 @@ def _port_of_all() -> int:
             return port
 
 
-def _run(*command: str, directory: Path | None = None) -> None:
+def _run(*command: str, directory: Path | None = None) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=directory)
     if done.returncode:
         raise BenchError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout

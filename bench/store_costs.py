@@ -113,7 +113,7 @@ def _opened(bench: Bench, name: str) -> Iterator[Opened]:
             yield Opened(migrated(bench, three.url), [server.pid for server in three.servers])
     else:
         with postgres(bench, syncs=True) as database:
-            yield Opened(database.fresh(bench), [database.pid])
+            yield Opened(database.fresh(bench), [database.server.pid])
 
 
 def _cpu(pids: list[int]) -> float:

@@ -1,11 +1,13 @@
-"""How long acknowledgements pause when the server that leads the tasks of a common store is killed."""
+"""How long acknowledgements pause when the server that has the tasks of a common store is killed."""
 
 import contextlib
 import itertools
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
-from engines import migrated, nats
+from engines import migrated, nats, postgres
 from latency import PACKET, STORED
 from load import BenchError
 from plan import Bench
@@ -18,31 +20,55 @@ LIMIT = 60.0
 AGAIN_SECONDS = 0.02
 """The pause of a sender that was refused."""
 
+Engine = Callable[[Bench], AbstractContextManager[tuple[str, Callable[[], None]]]]
+"""Starts servers. Gives the address of a store, and a function that kills the first server."""
+
 
 def failover(bench: Bench) -> list[Row]:
     """A client sends one task after the other to one node."""
-    if "nats" not in bench.sides:
-        return []
-    runs = bench.in_turn(
-        {"ours refuse": lambda: _pause(bench, "refuse"), "ours accept": lambda: _pause(bench, "accept")},
-        pairs=bench.plan.cluster_pairs,
-    )
-    what = "NATS, its leader is killed: longest time without an acknowledgement"
-    return [
-        compare("store-failover", f"{what}, --store-away {side.split()[1]}", "s", seconds, beside="")
-        for side, seconds in runs.items()
-    ]
+    engines: dict[str, tuple[str, Engine]] = {
+        "nats": ("NATS, its leader is killed", _nats),
+        "postgres": ("PostgreSQL, it is killed and its standby promoted at once", _postgres),
+    }
+    rows = []
+    for name in [name for name in engines if name in bench.sides]:
+        what, engine = engines[name]
+        runs = bench.in_turn(
+            {f"ours {away}": lambda away=away, engine=engine: _pause(bench, engine, away) for away in ("refuse", "accept")},
+            pairs=bench.plan.cluster_pairs,
+        )
+        for side, seconds in runs.items():
+            told = f"{what}: longest time without an acknowledgement, --store-away {side.split()[1]}"
+            rows.append(compare("store-failover", told, "s", seconds, beside=""))
+    return rows
 
 
-def _pause(bench: Bench, away: str) -> float:
-    """The longest time between two acknowledgements."""
+@contextlib.contextmanager
+def _nats(bench: Bench) -> Iterator[tuple[str, Callable[[], None]]]:
     with nats(bench) as three:
-        options = ["--store", migrated(bench, three.url), "--store-away", away]
-        with bench.servers.node(bench.servers.path("spool"), *options) as node:
-            node.wait_ready()
-            acknowledged = _sent(node.port, time.monotonic() + BEFORE_SECONDS)
-            three.leader(STREAM).crash()
-            acknowledged += _sent(node.port, time.monotonic() + AFTER_SECONDS)
+        yield migrated(bench, three.url), lambda: three.leader(STREAM).crash()
+
+
+@contextlib.contextmanager
+def _postgres(bench: Bench) -> Iterator[tuple[str, Callable[[], None]]]:
+    """What decides to promote, such as Patroni, is not measured."""
+    with postgres(bench, syncs=True) as primary, primary.standby(bench) as standby:
+
+        def kill() -> None:
+            primary.server.crash()
+            standby.promote()
+
+        yield primary.url_with(standby, primary.fresh(bench)), kill
+
+
+def _pause(bench: Bench, engine: Engine, away: str) -> float:
+    """The longest time between two acknowledgements."""
+    spool = bench.servers.path("spool")
+    with engine(bench) as (url, kill), bench.servers.node(spool, "--store", url, "--store-away", away) as node:
+        node.wait_ready()
+        acknowledged = _sent(node.port, time.monotonic() + BEFORE_SECONDS)
+        kill()
+        acknowledged += _sent(node.port, time.monotonic() + AFTER_SECONDS)
     return max(later - earlier for earlier, later in itertools.pairwise(acknowledged))
 
 

@@ -1,5 +1,6 @@
-"""From a call in Python to its run on another process of the machine: a node with a store in PostgreSQL, Procrastinate with the
-same server, dramatiq with Redis. Each acknowledgement comes after a sync, on one machine.
+"""From a call in Python to its run on another process of the machine: a node with a store in PostgreSQL, and one with a store in
+NATS (three servers), beside Procrastinate with the same PostgreSQL and dramatiq with Redis. Each acknowledgement comes after a
+sync, on one machine.
 """
 
 import sys
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from calls import LIMIT, Calls, environment, run_redis, send
-from engines import Database, postgres
+from engines import Database, migrated, nats, postgres
 from latency import percentile
 from plan import Bench, wait_for
 from report import Row, Target, compare
@@ -25,32 +26,46 @@ def rivals(bench: Bench) -> list[Row]:
         return []
     with postgres(bench, syncs=True) as database:
         contestants: dict[str, Callable[[], Calls]] = {
-            "ours": lambda: _ours(bench, database),
+            "ours": lambda: _ours(bench, database.fresh(bench)),
             "procrastinate": lambda: _procrastinate(bench, database),
             "dramatiq": lambda: run_redis(bench),
         }
+        if "nats" in bench.sides:
+            contestants["ours nats"] = lambda: _ours_in_nats(bench)
         runs = bench.in_turn(contestants, pairs=bench.plan.cluster_pairs)
     rows = []
     for side, beside in RIVALS.items():
-        sides = runs["ours"], runs[side]
-        count = f"{bench.plan.calls:,}"
-        figures = [
-            (f"{count} sent in one call, where it has one: done", "tasks/s", [[run.many for run in each] for each in sides]),
-            (f"{count} sent in a loop: done", "tasks/s", [[run.done for run in each] for each in sides]),
-            ("  sent", "tasks/s", [[run.sent for run in each] for each in sides]),
-        ]
-        for share, name in ((0.50, "p50"), (0.99, "p99")):
-            alone = [[percentile(run.alone, share) / 1000 for run in each] for each in sides]
-            figures.append((f"one at a time, call to run: {name}", "ms", alone))
-        rows += [compare("store-rivals", what, unit, *runs_of, target=AHEAD, beside=beside) for what, unit, runs_of in figures]
+        rows += _rows(bench, "", runs["ours"], runs[side], beside)
+        if "ours nats" in runs:
+            rows += _rows(bench, "NATS: ", runs["ours nats"], runs[side], beside)
     return rows
 
 
-def _ours(bench: Bench, database: Database) -> Calls:
+def _rows(bench: Bench, store: str, ours: list[Calls], theirs: list[Calls], beside: str) -> list[Row]:
+    sides, count = (ours, theirs), f"{bench.plan.calls:,}"
+    figures = [
+        (f"{count} sent in one call, where it has one: done", "tasks/s", [[run.many for run in each] for each in sides]),
+        (f"{count} sent in a loop: done", "tasks/s", [[run.done for run in each] for each in sides]),
+        ("sent in a loop: sent", "tasks/s", [[run.sent for run in each] for each in sides]),
+    ]
+    for share, name in ((0.50, "p50"), (0.99, "p99")):
+        alone = [[percentile(run.alone, share) / 1000 for run in each] for each in sides]
+        figures.append((f"one at a time, call to run: {name}", "ms", alone))
+    return [
+        compare("store-rivals", f"{store}{what}", unit, *runs_of, target=AHEAD, beside=beside) for what, unit, runs_of in figures
+    ]
+
+
+def _ours_in_nats(bench: Bench) -> Calls:
+    with nats(bench) as three:
+        return _ours(bench, migrated(bench, three.url))
+
+
+def _ours(bench: Bench, store: str) -> Calls:
     ticks = bench.servers.path("ticks")
     variables = environment(bench, ticks)
-    options = ["--store", database.fresh(bench)]
-    with bench.servers.node(bench.servers.path("spool"), *options, app="tick:task", environment=variables) as node:
+    spool = bench.servers.path("spool")
+    with bench.servers.node(spool, "--store", store, app="tick:task", environment=variables) as node:
         node.wait_ready()
         wait_for(lambda: status(node.port)["workers"] == 1, node, "the node has no worker")
         return send(sys.executable, "spoolnode", variables | {"SPOOLNODE_VIA": f"127.0.0.1:{node.port}"})
