@@ -31,7 +31,7 @@ from spoolnode.node.background import spawn
 from spoolnode.node.host import SharingHost
 from spoolnode.node.story.notes import FORWARDED
 from spoolnode.protocol import keys, names
-from spoolnode.protocol.errors import BadPacket, Refused
+from spoolnode.protocol.errors import BadPacket, BadTask, Refused
 from spoolnode.protocol.hello import Hello
 
 LOOK_SECONDS = 2.0
@@ -178,9 +178,12 @@ class Forwarder:
         return await self._onward.give_some(address, partial(self._send, address))
 
     async def _send(self, address: str, ref: str, _lease: Lease, task: StoredTask) -> None:
-        """Sends one task. Raises `DialError`, `ChannelLost`, OSError; `Refused` if the server does not take it."""
+        """Sends one task. Raises `DialError`, `ChannelLost`, OSError; `Refused` if the server does not take it; `BadTask`."""
         journal, name = self._node.storage.journal, names.file_name(task.id)
-        question = plain_packet(task.block, has_body=task.size > 0)
+        try:
+            question = plain_packet(task.block, has_body=task.size > 0)
+        except Refused as refusal:
+            raise BadTask(refusal.text) from refusal
         channel = (await self._dial(address, Channel, "")).protocol
         try:
             if not is_taken(await channel.ask(question, USUAL.answer)):

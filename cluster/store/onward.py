@@ -8,7 +8,6 @@
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from spoolnode.cluster.link import Fate, fate_of
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import Lease, StoredTask
 from spoolnode.cluster.store.leases import LeaseBook
@@ -17,7 +16,7 @@ from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.node.host import SharingHost
 from spoolnode.node.story.notes import DEAD
-from spoolnode.protocol.errors import BadTask, Refused
+from spoolnode.protocol.errors import BadTask
 from spoolnode.protocol.forward import undeliverable
 from spoolnode.protocol.names import file_name
 
@@ -25,7 +24,7 @@ TAKEN_AT_ONCE = 16
 """Tasks that are taken together."""
 
 Give = Callable[[str, Lease, StoredTask], Awaitable[None]]
-"""Gives a task on that is held under a name. Raises `BadTask`, `Refused`: it is not there."""
+"""Gives a task on that is held under a name. Raises `BadTask` if that can never be done."""
 
 
 class Onward:
@@ -54,7 +53,7 @@ class Onward:
     async def give_some(self, place: str, give: Give) -> int:
         """Takes some tasks for a destination, and has each given on.
 
-        Returns how many were taken. Raises `StoreAway`, and what `give` raises but for a task that is never taken there.
+        Returns how many were taken. Raises `StoreAway`, and what `give` raises, but for `BadTask`.
         """
         asked = self._clock()
         leased = await self._contact.ask(lambda store: store.take(TAKEN_AT_ONCE, [place], self._book.seconds, self._itself.by))
@@ -79,10 +78,6 @@ class Onward:
             await give(ref, lease, task)
         except BadTask as error:
             self._bury(place, ref, task.id, str(error))
-        except Refused as refusal:
-            if fate_of(refusal) is not Fate.NEVER:
-                raise
-            self._bury(place, ref, task.id, refusal.text)
 
     def _bury(self, place: str, ref: str, identity: str, why: str) -> None:
         journal, reason = self._node.storage.journal, undeliverable(place, why)

@@ -20,8 +20,9 @@ from spoolnode.node.background import spawn
 from spoolnode.node.host import SharingHost
 from spoolnode.node.ingress.upload import Upload
 from spoolnode.protocol import names
-from spoolnode.protocol.errors import Refused
-from spoolnode.protocol.packet import decode_variables, encode_variables
+from spoolnode.protocol.errors import BadTask, Refused
+from spoolnode.protocol.forward import LINK_ROOM
+from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variables
 from spoolnode.protocol.request import Terms
 
 REST_SECONDS = 5.0
@@ -117,6 +118,8 @@ def _outward(place: str, task: StoredTask) -> tuple[bytes, Terms]:
         *(item for item in said if item[0] not in _REPLACED),
         (names.NODE, place.encode()), (names.ID, task.id.encode()), (names.HOPS, str(hops).encode()),
     ])  # fmt: skip
+    if len(block) > MAX_BLOCK - LINK_ROOM:
+        raise BadTask(f"the variables take {len(block)} bytes; those of a task for another node may take {MAX_BLOCK - LINK_ROOM}")
     function = names.function_named(dict(said))
     terms = Terms(
         rank=task.rank, due=task.due, destination=place, body=task.size, hops=hops, function=function,
