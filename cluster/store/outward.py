@@ -27,6 +27,8 @@ from spoolnode.protocol.request import Terms
 
 REST_SECONDS = 5.0
 """How long a task waits in the store that the disk of this node did not take."""
+LARGE_SECONDS = 60.0
+"""How long one waits there whose body is too large for this node."""
 _REPLACED = frozenset({names.NODE, names.HOPS, names.ID})
 
 
@@ -47,15 +49,24 @@ class Outward:
         begun: list[_Fate] = []
 
         async def begin(ref: str, lease: Lease, task: StoredTask) -> None:
-            if self._node.is_apart(place):
-                begun.append(await self._begin(place, ref, lease, task))
-            else:
+            if not self._node.is_apart(place):
                 self._teller.again(ref)  # it has joined the store meanwhile
+            elif task.size > self._node.config.max_body:
+                self._put_off(place, ref, task)
+            else:
+                begun.append(await self._begin(place, ref, lease, task))
 
         try:
             return await self._onward.give_some(place, begin)
         finally:
             await asyncio.gather(*(fate.known.wait() for fate in begun))
+
+    def _put_off(self, place: str, ref: str, task: StoredTask) -> None:
+        """Has a task wait that this node does not take, so that another one may."""
+        most = self._node.config.max_body
+        reason = f"the task {task.id} has a body of {task.size} bytes, this node takes at most {most} (--max-body)"
+        self._node.report("link_paused", destination=place, reason=reason)
+        self._teller.again(ref, time.time() + LARGE_SECONDS)
 
     async def _begin(self, place: str, ref: str, lease: Lease, task: StoredTask) -> "_Fate":
         """Has the admission take a task. Raises `StoreAway`, `StoreUnfit`, `BadTask`, `Refused`: then it is not there."""

@@ -470,6 +470,20 @@ def test_a_task_that_can_never_leave_the_store_goes_to_the_dead_and_those_behind
     assert [line["id"] for line in alpha.lines("dead")] == [stuck]
 
 
+def test_a_body_that_is_too_large_for_this_node_waits_in_the_store_and_those_behind_it_arrive(
+    commune: Commune, postgres: Postgres
+) -> None:
+    apart = commune.start("apart", store=False)
+    alpha = commune.start("alpha", "--discover", f"static://{apart.via}", "--max-body", "1000", app=False)
+    with psycopg.connect(commune.url, autocommit=True) as connection:
+        spoolnode.spool_in(connection, {"n": "0", "body": bytes(5000)}, "apart")
+        for number in range(1, 4):
+            spoolnode.spool_in(connection, {"n": str(number)}, "apart")
+    commune.wait_for([1, 2, 3])
+    eventually(lambda: states(postgres) == {"ended": 3, "later": 1}, "the large one waits")
+    assert "at most 1000 (--max-body)" in alpha.wait_for_log("link_paused")["reason"]
+
+
 def test_what_is_behind_a_long_task_in_its_worker_runs_on_another_node(commune: Commune, postgres: Postgres) -> None:
     alpha = commune.start("alpha", "--workers", "1")
     commune.wait_for(commune.send(alpha, 300))  # it gets many at once now
