@@ -27,7 +27,7 @@ from spoolnode.cluster.discovery.lookout import MAX_CANDIDATES, Lookout
 from spoolnode.cluster.discovery.station import Make, Station
 from spoolnode.cluster.lookup import PATIENCE, look_up
 from spoolnode.cluster.reasons import why
-from spoolnode.node.background import spawn
+from spoolnode.node.background import cancel, spawn
 from spoolnode.node.log import Report
 
 AGAIN_SECONDS = 2.0
@@ -109,8 +109,7 @@ class Mdns:
 
     async def _stop_work(self) -> None:
         if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait([self._work])
+            await cancel([self._work])
 
     async def _go_on(self, sink: Sink) -> None:
         """Uses one station after another until it is cancelled. The last one stays, for the goodbye."""

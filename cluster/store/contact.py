@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from spoolnode.cluster.store.interface import CommonStore, Safety, StoreAway, StoreBusy, StoreUnfit
-from spoolnode.node.background import spawn
+from spoolnode.node.background import cancel, spawn
 from spoolnode.node.log import Report
 
 T = TypeVar("T")
@@ -92,8 +92,7 @@ class Contact:
     async def close(self) -> None:
         """Ends all connections."""
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+            await cancel([self._looking])
         if self._store is not None:
             await self._store.close()
 
