@@ -204,10 +204,10 @@ def test_a_task_that_asked_for_an_hour_is_due_in_an_hour(node: RunningNode) -> N
 
 
 LINE_OF = {
-    "job.options(timeout=2, max_attempts=1).spool('hang')": ("in wait", "in end", "in job"),
-    "job.options(timeout=2, max_attempts=1).spool('block')": ("in end", "in job"),
-    "job_async.options(timeout=2, max_attempts=1).spool('await')": ("in sleep", "in job_async"),
-    "job_async.options(timeout=2, max_attempts=1).spool('block')": ("in end", "in job_async"),
+    "job.options(timeout=10, max_attempts=1).spool('hang')": ("in wait", "in end", "in job"),
+    "job.options(timeout=10, max_attempts=1).spool('block')": ("in end", "in job"),
+    "job_async.options(timeout=10, max_attempts=1).spool('await')": ("in sleep", "in job_async"),
+    "job_async.options(timeout=10, max_attempts=1).spool('block')": ("in end", "in job_async"),
 }
 
 
@@ -216,7 +216,7 @@ def test_the_reason_of_a_timeout_holds_the_limit_and_where_the_function_was(node
     node.start("--workers", "1", app=APP)
     enqueue(node, call)
     line, kept = died(node)
-    assert line["reason"].startswith("it ran longer than 2 s (timeout)")
+    assert line["reason"].startswith("it ran longer than 10 s (timeout)")
     for place in LINE_OF[call]:
         assert place in kept["spool_reason"]
     assert str(node.directory / "app.py") in kept["spool_reason"]
