@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -448,6 +448,32 @@ def test_a_mistake_in_a_part_is_reported_and_the_part_goes_on_where_it_was() -> 
         await rest(node, seconds=2.0)
         assert (await store.find("b")).state is TaskState.ENDED  # type: ignore[union-attr] # it is known
         await joined.stop()
+
+    in_virtual_time(main)
+
+
+def test_a_node_stops_although_a_request_misses_that_it_is_cancelled() -> None:
+    class Deaf(TimedStore):
+        misses = 0
+
+        async def watch(self, places: Sequence[str], seconds: float) -> None:
+            try:
+                await super().watch(places, seconds)
+            except asyncio.CancelledError:  # what a client does whose answer comes at that moment (Python's wait_for)
+                self.misses += 1
+                if self.misses > 1:
+                    raise
+
+    async def main() -> None:
+        store = Deaf()
+        node = OneNode(store, random.Random(1))
+        joined = Joined(HostOf(node), Contact(node.connect, node.report), not_dialed, asyncio.get_running_loop().time)
+        await joined.open()
+        await joined.start()
+        await rest(node, seconds=2.0)
+        async with asyncio.timeout(60):
+            await joined.stop()
+        assert store.misses
 
     in_virtual_time(main)
 
