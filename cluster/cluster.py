@@ -37,7 +37,7 @@ from spoolnode.cluster.sender import ATTEMPTS_AT_ONCE, Dial, NotIt, Sender
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.timing import USUAL, Timing
 from spoolnode.cluster.trust import Trust
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 from spoolnode.node.commons import COMMONS
 from spoolnode.node.host import Host
 from spoolnode.node.neighbours import Greeting
@@ -214,7 +214,7 @@ class Cluster:
     async def leave(self) -> None:
         """Says goodbye."""
         self._moves.is_leaving = True
-        await cancel(self._running)
+        await cancel_all(self._running)
         results = await asyncio.gather(*(source.close() for source in self._sources), return_exceptions=True)
         for problem in results:
             if isinstance(problem, Exception):

@@ -19,7 +19,7 @@ def spawn(coroutine: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
     return task
 
 
-async def cancel(tasks: "Iterable[asyncio.Task[Any]]") -> None:
+async def cancel_all(tasks: "Iterable[asyncio.Task[Any]]") -> None:
     """Cancels tasks; returns when they have ended.
 
     A task may miss it: `asyncio.wait_for`, which libraries use, goes on up to Python 3.11 if it is cancelled just when the thing

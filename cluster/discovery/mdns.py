@@ -27,7 +27,7 @@ from spoolnode.cluster.discovery.lookout import MAX_CANDIDATES, Lookout
 from spoolnode.cluster.discovery.station import Make, Station
 from spoolnode.cluster.lookup import PATIENCE, look_up
 from spoolnode.cluster.reasons import why
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 from spoolnode.node.log import Report
 
 AGAIN_SECONDS = 2.0
@@ -109,7 +109,7 @@ class Mdns:
 
     async def _stop_work(self) -> None:
         if self._work is not None:
-            await cancel([self._work])
+            await cancel_all([self._work])
 
     async def _go_on(self, sink: Sink) -> None:
         """Uses one station after another until it is cancelled. The last one stays, for the goodbye."""

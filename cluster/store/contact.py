@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from spoolnode.cluster.store.interface import CommonStore, Safety, StoreAway, StoreBusy, StoreUnfit
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 from spoolnode.node.log import Report
 
 T = TypeVar("T")
@@ -92,7 +92,7 @@ class Contact:
     async def close(self) -> None:
         """Ends all connections."""
         if self._looking is not None:
-            await cancel([self._looking])
+            await cancel_all([self._looking])
         if self._store is not None:
             await self._store.close()
 

@@ -27,7 +27,7 @@ from spoolnode.cluster.store.redirect import READY, redirect_some
 from spoolnode.cluster.store.takers import Itself
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.cluster.timing import USUAL
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 from spoolnode.node.host import SharingHost
 from spoolnode.node.story.notes import FORWARDED
 from spoolnode.protocol import keys, names
@@ -99,7 +99,7 @@ class Forwarder:
                     self._begin(await self._contact.ask(lambda store: store.places(MOST_PLACES)))
                 await asyncio.sleep(LOOK_SECONDS)
         finally:
-            await cancel(self._busy.values())
+            await cancel_all(self._busy.values())
 
     def _begin(self, places: Iterable[str]) -> None:
         """Tries the addresses, and the nodes without the store, among these destinations, but those that are left alone."""

@@ -27,7 +27,7 @@ from spoolnode.cluster.store.taking import Taker
 from spoolnode.cluster.store.tallies import StoreCount
 from spoolnode.cluster.store.telling import Teller
 from spoolnode.cluster.trust import Trust
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 from spoolnode.node.badconfig import BadConfig
 from spoolnode.node.commons import CommonTasks, SharedTask, Sharer
 from spoolnode.node.config import Config
@@ -145,11 +145,11 @@ class Joined:
     async def stop(self) -> None:
         """Tells the store all that is still to be told, and ends."""
         if self._forwarding is not None:
-            await cancel([self._forwarding])
+            await cancel_all([self._forwarding])
         if self._taker is not None:
             await self._end(self._taker)
         await self._publisher.finish()
-        await cancel(self._running)
+        await cancel_all(self._running)
         await self._contact.close()
 
     async def _end(self, taker: Taker) -> None:

@@ -11,7 +11,7 @@ import psycopg
 
 from spoolnode.cluster.store.interface import StoreAway, StoreUnfit
 from spoolnode.cluster.store.postgresql_connections import ServerConnections
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 
 PAUSE = 1.0
 """Seconds before a lost connection is made again."""
@@ -74,7 +74,7 @@ class Bell:
         if self._ringing is not None:
             await asyncio.wait([self._ringing])
         if self._listening is not None:
-            await cancel([self._listening])
+            await cancel_all([self._listening])
 
     async def _listen(self) -> None:
         while True:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from spoolnode.node import background
-from spoolnode.node.background import cancel, spawn
+from spoolnode.node.background import cancel_all, spawn
 
 
 class Deaf:
@@ -34,7 +34,7 @@ def test_a_task_that_misses_that_it_is_cancelled_is_cancelled_again(misses: int,
     async def story() -> None:
         tasks = [spawn(deaf.run()), spawn(asyncio.Event().wait())]
         await asyncio.sleep(0)
-        await cancel(tasks)
+        await cancel_all(tasks)
         assert all(task.cancelled() for task in tasks)
 
     asyncio.run(story())
@@ -56,7 +56,7 @@ def test_a_task_has_time_to_tidy_up_and_one_that_has_ended_is_left_alone() -> No
         ended = spawn(asyncio.sleep(0, "ended"))
         tidying = spawn(tidies())
         await ended
-        await cancel([ended, tidying])
+        await cancel_all([ended, tidying])
         return ended.result()
 
     assert asyncio.run(story()) == "ended"
