@@ -153,8 +153,16 @@ def nats(bench: Bench) -> Iterator[Nats]:
 
 def migrated(bench: Bench, url: str) -> str:
     """Makes a store there. Returns the address."""
-    _run(*bench.servers.command("ours"), "store", "check", "--migrate", "--store", url)
-    return url
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            _run(*bench.servers.command("ours"), "store", "check", "--migrate", "--store", url)
+        except BenchError:  # NATS servers that know each other may still have no room for a stream
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return url
 
 
 def _port_of_all() -> int:
