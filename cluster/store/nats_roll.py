@@ -13,7 +13,7 @@ from spoolnode.cluster.store.interface import StoreUnfit
 from spoolnode.cluster.store.nats_clock import Clock
 from spoolnode.cluster.store.nats_connection import ONE_TRY, ServerConnection, text_of
 from spoolnode.cluster.store.nats_entries import PREFIX
-from spoolnode.cluster.store.nats_stream import check_ours
+from spoolnode.cluster.store.nats_stream import of_another_program
 from spoolnode.cluster.store.roll import Roll
 
 STREAM = f"{PREFIX}_nodes"
@@ -34,8 +34,8 @@ _WANTED: dict[str, Any] = {
 async def prepare_roll(connection: ServerConnection) -> None:
     """Makes the stream, with as many replicas as the address says. Raises `StoreAway`, `StoreUnfit`."""
     info = await connection.ask(f"STREAM.INFO.{STREAM}")
-    if info is not None:
-        check_ours(info, info["config"].get("subjects") == _WANTED["subjects"])
+    if info is not None and info["config"].get("subjects") != _WANTED["subjects"]:
+        raise of_another_program(info)
     verb = "CREATE" if info is None else "UPDATE"
     wanted = {**(info["config"] if info else {}), **_WANTED, "num_replicas": connection.address.replicas}
     await connection.ask(f"STREAM.{verb}.{STREAM}", wanted)

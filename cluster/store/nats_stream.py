@@ -52,7 +52,8 @@ async def check_stream(connection: ServerConnection) -> None:
     info = await connection.ask(f"STREAM.INFO.{STREAM}")
     if info is None:
         raise no_stream(connection)
-    check_ours(info, _KEY in _metadata(info))
+    if _KEY not in _metadata(info):
+        raise of_another_program(info)
     version = _version(info)
     if version > VERSION:
         raise StoreUnfit(f"its stream is of version {version}, and this spoolnode {OURS} knows {VERSION}: install a newer one")
@@ -69,10 +70,8 @@ async def prepare_stream(connection: ServerConnection) -> None:
     """
     check_server(connection.server_version)
     info = await connection.ask(f"STREAM.INFO.{STREAM}")
-    if info is not None:
-        check_ours(info, _KEY in _metadata(info))
-    if info is not None and _version(info) > VERSION:
-        await check_stream(connection)
+    if info is not None and (_KEY not in _metadata(info) or _version(info) > VERSION):
+        await check_stream(connection)  # it says why not
     wanted = {**_WANTED, "num_replicas": connection.address.replicas, "metadata": {_KEY: str(VERSION)}}
     verb = "CREATE" if info is None else "UPDATE"
     await connection.ask(f"STREAM.{verb}.{STREAM}", {**(info["config"] if info else {}), **wanted})
@@ -85,14 +84,13 @@ def check_server(version: str) -> None:
         raise StoreUnfit(f"this is nats-server {version}; a store needs {oldest} or newer")
 
 
-def check_ours(info: dict[str, Any], is_ours: bool) -> None:
-    """Raises `StoreUnfit` for a stream of another program: to change it would cost that one its messages."""
-    if not is_ours:
-        subjects = ", ".join(info["config"].get("subjects") or ["none"])[:200]
-        raise StoreUnfit(
-            f"it has a stream {info['config']['name']!r} of another program (subjects: {subjects}): "
-            "use a NATS account of its own for the tasks, or delete that stream"
-        )
+def of_another_program(info: dict[str, Any]) -> StoreUnfit:
+    """The error about a stream that is not ours: to change it would cost another program its messages."""
+    subjects = ", ".join(info["config"].get("subjects") or ["none"])[:200]
+    return StoreUnfit(
+        f"it has a stream {info['config']['name']!r} of another program (subjects: {subjects}): "
+        "use a NATS account of its own for the tasks, or delete that stream"
+    )
 
 
 def _metadata(info: dict[str, Any]) -> dict[str, str]:
