@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,8 +37,8 @@ def waiting(node: RunningNode) -> set[int]:
 
 
 def remove(path: Path) -> None:
-    """`rm -rf`."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """`rm -rf`, again while the node writes a file into a directory that is being emptied."""
+    eventually(lambda: subprocess.run(["rm", "-rf", path], capture_output=True, check=False).returncode == 0, f"rm -rf {path}")
 
 
 def clear(spool: Path) -> None:
