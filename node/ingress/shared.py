@@ -12,7 +12,7 @@ from spoolnode.node.spool.group_commit import PromptWaiter, Waiter
 from spoolnode.node.spool.tasks import Outbound
 from spoolnode.protocol import names
 from spoolnode.protocol.errors import Reason, Refused
-from spoolnode.protocol.forward import LINK_ROOM, without_way
+from spoolnode.protocol.forward import LINK_ROOM, tells_the_way, without_way
 from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variables
 from spoolnode.protocol.request import Terms
 
@@ -92,7 +92,7 @@ class Sharing:
 
     def new_id(self, terms: Terms) -> str:
         """The id of a task: one that came over a link keeps its own, so that a repeat is known."""
-        return terms.origin_id.decode("ascii", "replace") or self._fresh_id()
+        return terms.origin_id.decode("ascii", "replace") if terms.origin_id else self._fresh_id()
 
     def _fresh_id(self) -> str:
         journal, moment = self._storage.journal, int(time.time() / MOMENT)
@@ -103,7 +103,7 @@ class Sharing:
 
     def task(self, block: bytes, body: bytes | SharedBody, terms: Terms, to: str, identity: str) -> SharedTask:
         """A task as the store gets it."""
-        due = terms.due if terms.due > time.time() else 0.0
+        due = terms.due if terms.due and terms.due > time.time() else 0.0
         return SharedTask(identity, block, to, terms.rank, due, terms.key, terms.hops, body)
 
     def tell(self, task: SharedTask, function: bytes, caller: str) -> None:
@@ -222,7 +222,7 @@ def asked_now(may_have_it: bool) -> list[tuple[bytes, bytes]]:
 
 def shared_block(block: bytes) -> bytes:
     """Variables as the store gets them. Raises `Refused` if they are too many."""
-    if names.OURS in block or b"spooler" in block:
+    if tells_the_way(block):
         block = without_way(decode_variables(block))
     if len(block) > MAX_BLOCK - LINK_ROOM:
         raise Refused(
