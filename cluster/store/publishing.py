@@ -7,7 +7,7 @@ a moment, because most failures are a connection that broke; then those who wait
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import (
@@ -43,16 +43,31 @@ class _NotAsked(StoreAway):
     """The store was known to be away, so nothing was published."""
 
 
-@dataclass(eq=False, slots=True)
 class _Waiting:
-    task: SharedTask
-    sharer: Sharer
-    is_told: bool = False
-    """Whether the sharer has heard that the store has it."""
+    """A task, and the one that waits for its fate."""
 
-    @property
-    def size(self) -> int:
-        return len(self.task.block) + _size(self.task)
+    __slots__ = ("is_told", "new", "sharer")
+
+    def __init__(self, new: NewTask, sharer: Sharer) -> None:
+        self.new = new
+        self.sharer = sharer
+        self.is_told = False
+        """Whether the sharer has heard that the store has it."""
+
+
+class _Group:
+    """Tasks that the store is just asked to take together."""
+
+    def __init__(self, items: Sequence[_Waiting]) -> None:
+        self.items = items
+
+    @cached_property
+    def by_id(self) -> dict[str, list[_Waiting]]:
+        """They by their ids. One of a link may come twice at a time. Made when it is asked for: most groups are not."""
+        found: dict[str, list[_Waiting]] = {}
+        for item in self.items:
+            found.setdefault(item.new.task.id, []).append(item)
+        return found
 
 
 class _Shared(Content):
@@ -74,8 +89,7 @@ class Publisher:
     def __init__(self, contact: Contact) -> None:
         self._contact = contact
         self._waiting: deque[_Waiting] = deque()
-        self._asked: dict[str, list[_Waiting]] = {}
-        """Those that the store is just asked to take, by their ids; one of a link may come twice at a time."""
+        self._asked: list[_Group] = []
         self._under_way = 0
         """Of the publications of groups, those that have begun, or will in the next turn of the loop."""
         self._is_beginning = False
@@ -89,8 +103,8 @@ class Publisher:
 
     def add(self, task: SharedTask, sharer: Sharer) -> None:
         """Publishes a task with the next group."""
-        item = _Waiting(task, sharer)
-        if _size(task) > LARGE:
+        item = _Waiting(_new(task), sharer)
+        if item.new.body.size > LARGE:
             self._alone += 1
             spawn(self._publish_alone(item))
             return
@@ -99,7 +113,7 @@ class Publisher:
 
     def seen(self, identity: str) -> None:
         """This node has taken the task with that id from the store, which may have had no time yet to say that it has it."""
-        for item in self._asked.get(identity, ()):
+        for item in [item for group in self._asked for item in group.by_id.get(identity, ())]:
             if not item.is_told:
                 item.is_told = True
                 item.sharer.shared(is_duplicate=False)
@@ -137,17 +151,18 @@ class Publisher:
             self._over.set()
 
     def _next_group(self) -> list[_Waiting]:
-        group, size = [self._waiting.popleft()], 0
-        while self._waiting and len(group) < TOGETHER and size < TOGETHER_BYTES:
-            size += self._waiting[0].size
-            group.append(self._waiting.popleft())
+        waiting, group, size = self._waiting, [self._waiting.popleft()], 0
+        while waiting and len(group) < TOGETHER and size < TOGETHER_BYTES:
+            item = waiting.popleft()
+            size += len(item.new.task.block) + item.new.body.size
+            group.append(item)
         return group
 
     async def _publish(self, group: Sequence[_Waiting]) -> None:
-        for item in group:
-            self._asked.setdefault(item.task.id, []).append(item)
+        asked = _Group(group)
+        self._asked.append(asked)
         try:
-            outcomes = await self._published([_new(item.task) for item in group])
+            outcomes = await self._published([item.new for item in group])
         except StoreBusy as error:
             await self._publish_apart(group, str(error))
         except (StoreAway, BadTask) as error:
@@ -155,30 +170,24 @@ class Publisher:
                 if not item.is_told:
                     item.sharer.not_shared(str(error), may_have_it=not isinstance(error, _NotAsked))
         else:
+            duplicate = Publication.DUPLICATE
             for item, outcome in zip(group, outcomes, strict=True):
                 if not item.is_told:
-                    item.sharer.shared(is_duplicate=outcome == Publication.DUPLICATE)
+                    item.sharer.shared(is_duplicate=outcome is duplicate)
         finally:
-            for item in group:
-                self._answered(item)
+            self._asked.remove(asked)
             self.told()
-
-    def _answered(self, item: _Waiting) -> None:
-        asked = self._asked[item.task.id]
-        asked.remove(item)
-        if not asked:
-            del self._asked[item.task.id]
 
     async def _publish_apart(self, group: Sequence[_Waiting], reason: str) -> None:
         """Publishes a group in which a task has a key that is held back: those of each key by themselves."""
-        keys = list(dict.fromkeys(item.task.key for item in group))
+        keys = list(dict.fromkeys(item.new.task.key for item in group))
         if len(keys) == 1:
             for item in group:
                 if not item.is_told:
                     item.sharer.not_shared(reason, may_have_it=True)
             return
         for key in keys:
-            await self._publish([item for item in group if item.task.key == key])
+            await self._publish([item for item in group if item.new.task.key == key])
 
     async def _published(self, tasks: Sequence[NewTask]) -> list[Publication]:
         """The outcomes. Raises `StoreAway`, at once if the store was away before; BadTask."""
@@ -207,13 +216,10 @@ def pieces(data: bytes) -> Iterator[bytes]:
         yield data[start : start + CHUNK]
 
 
-def _size(task: SharedTask) -> int:
-    return len(task.body) if isinstance(task.body, bytes) else task.body.size
-
-
 def _new(task: SharedTask) -> NewTask:
-    if isinstance(task.body, bytes):
-        content: Content = BytesContent(task.body) if task.body else NO_BODY
+    identity, block, to, rank, due, key, hops, body = task
+    if isinstance(body, bytes):
+        content: Content = BytesContent(body) if body else NO_BODY
     else:
-        content = _Shared(task.body)
-    return NewTask(StoredTask(task.id, task.block, task.to, task.rank, task.due, task.key, 0, task.hops), content)
+        content = _Shared(body)
+    return NewTask(StoredTask(identity, block, to, rank, due, key, 0, hops), content)

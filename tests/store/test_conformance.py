@@ -45,6 +45,16 @@ def test_a_task_comes_out_as_it_went_in(subject: Subject) -> None:
     subject.run(story)
 
 
+def test_the_variables_of_a_group_come_out_as_they_went_in_whatever_bytes_they_have(subject: Subject) -> None:
+    async def story(subject: Subject) -> None:
+        blocks = [b"", b"\0", bytes(range(256)) * 200, b"' {}\\,\n", b"NULL"]
+        tasks = [StoredTask(f"a_1_{number}", block, "tag:it's") for number, block in enumerate(blocks)]
+        assert await subject.store.publish([*map(NewTask, tasks)]) == [STORED] * len(blocks)
+        assert [taken for _, taken in await take(subject.store, "tag:it's")] == tasks
+
+    subject.run(story)
+
+
 def test_nothing_published_is_nothing_done(subject: Subject) -> None:
     async def story(subject: Subject) -> None:
         assert await subject.store.publish([]) == []
