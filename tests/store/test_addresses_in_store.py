@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from joined import Commune, states, wait_until_ended
 from postgres import Postgres
+from programs import free_port
 from real_programs import LINES, Lines, Uwsgi
 from subjects import InPostgres
 from support import eventually
@@ -77,8 +78,7 @@ def test_tasks_for_a_uwsgi_server_go_there_from_the_store_each_once_by_whatever_
 def test_what_waits_for_an_address_where_nothing_answers_goes_to_the_uwsgi_server_that_comes_there(
     commune: Commune, postgres: Postgres, server: Uwsgi
 ) -> None:
-    to = spooling(server)
-    server.end()
+    to = f"127.0.0.1:{free_port()}"
     alpha = commune.start("alpha")
     tasks = commune.send(alpha, 3, to)
     assert "nothing listens" in alpha.wait_for_log("link_failed", destination=to)["reason"]
