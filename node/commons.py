@@ -177,6 +177,11 @@ class Commons(Protocol):
     def tick(self) -> None:
         """Called each second while something happens here, else each few seconds."""
 
+    def flush(self, asked: Collection[str]) -> list[str]:
+        """Tries destinations now for which tasks wait in the store, and which are left alone for a while because they took none:
+        those that were asked for, or all. Returns them.
+        """
+
     def status(self) -> dict[str, Any]:
         """The part of the node's status about it."""
 
@@ -246,6 +251,9 @@ class NoCommons:
 
     def tick(self) -> None:
         pass
+
+    def flush(self, asked: Collection[str]) -> list[str]:  # noqa: ARG002  # as `Commons` says
+        return []
 
     def status(self) -> dict[str, Any]:
         return {}

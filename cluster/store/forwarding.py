@@ -9,7 +9,7 @@ waits for its id from then on.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -86,6 +86,7 @@ class Forwarder:
         self._room = asyncio.Semaphore(TRIED_AT_ONCE)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._rests: dict[str, _Rest] = {}
+        self._hurry = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<Forwarder: {len(self._busy)} addresses, {len(self._rests)} at rest>"
@@ -97,9 +98,21 @@ class Forwarder:
                 await self._contact.there()
                 with suppress(StoreAway):
                     self._begin(await self._contact.ask(lambda store: store.places(MOST_PLACES)))
-                await asyncio.sleep(LOOK_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._hurry.wait()
+                self._hurry.clear()
         finally:
             await cancel_all(self._busy.values())
+
+    def flush(self, asked: Collection[str]) -> list[str]:
+        """Tries destinations now that are left alone for a while: those that were asked for, or all. Returns them."""
+        tried = [address for address in self._rests if not asked or address in asked]
+        for address in tried:
+            del self._rests[address]
+        if tried:
+            self._hurry.set()
+        return tried
 
     def _begin(self, places: Iterable[str]) -> None:
         """Tries the addresses, and the nodes without the store, among these destinations, but those that are left alone."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,6 @@ class Joined:
     def __init__(self, node: SharingHost, contact: Contact, dial: Dial, clock: Callable[[], float] = lease_clock) -> None:
         """`dial`: how to connect to the address of a task."""
         self._node = node
-        self._report = node.report
         self._contact = contact
         self._count = StoreCount(self._contact)
         self.tasks: CommonTasks = ByHand(self._contact)
@@ -75,6 +74,7 @@ class Joined:
         self._dial = dial
         self._clock = clock
         self._taker: Taker | None = None
+        self._forwarder: Forwarder | None = None
         self._forwarding: asyncio.Task[None] | None = None
         self._has_moved_in = False
         self._running: list[asyncio.Task[None]] = []
@@ -110,13 +110,13 @@ class Joined:
     async def start(self) -> None:
         """Takes tasks from now on."""
         storage, hands, itself = self._node.storage, self._node.hands, self._itself()
-        self._taker = Taker(self._contact, self._book, self._teller, storage, hands, itself, self._report, self._clock)
+        self._taker = Taker(self._contact, self._book, self._teller, storage, hands, itself, self._node.report, self._clock)
         self._taker.seen = self._publisher.seen
         onward = Onward(self._contact, self._book, self._teller, self._taker, self._node, itself, self._clock)
         outward = Outward(self._teller, self._taker, onward, self._node)
-        forwarder = Forwarder(self._contact, self._teller, onward, outward, self._node, itself, self._dial, self._clock)
+        self._forwarder = Forwarder(self._contact, self._teller, onward, outward, self._node, itself, self._dial, self._clock)
         admitter = Admitter(self._contact, self._book, storage)
-        self._forwarding = spawn(self._go_on(forwarder.run))
+        self._forwarding = spawn(self._go_on(self._forwarder.run))
         parts = (self._sending.run, partial(self._take, self._taker), self._taker.keep, self._teller.run, admitter.run)
         self._running = [spawn(self._go_on(part)) for part in parts]
 
@@ -126,7 +126,7 @@ class Joined:
             try:
                 await part()
             except Exception as error:  # noqa: BLE001  # whatever is wrong, it is reported, and the other parts need this one
-                self._report("mistake", reason="the common store", traceback="".join(traceback.format_exception(error)))
+                self._node.report("mistake", reason="the common store", traceback="".join(traceback.format_exception(error)))
             await asyncio.sleep(REST_SECONDS)
 
     async def _take(self, taker: Taker) -> None:
@@ -158,7 +158,7 @@ class Joined:
                 await taker.end()
         except TimeoutError:
             reason = "the store has not heard what became of them: they run again when their leases have run out"
-            self._report("leases_left", tasks=len(self._book), reason=reason)
+            self._node.report("leases_left", tasks=len(self._book), reason=reason)
 
     def tick(self) -> None:
         """Gives back what does not start here, and asks the store what an acknowledgement is worth, and how much it has."""
@@ -166,6 +166,10 @@ class Joined:
             self._taker.tick()
         spawn(self._contact.check())
         spawn(self._count.recount())
+
+    def flush(self, asked: Collection[str]) -> list[str]:
+        """Tries destinations now that are left alone for a while: those that were asked for, or all. Returns them."""
+        return self._forwarder.flush(asked) if self._forwarder is not None else []
 
     def _itself(self) -> Itself:
         config = self._node.config

@@ -260,14 +260,18 @@ class TaskAdmin:
 
     async def flush(self, asked: list[str]) -> list[dict[str, Any]]:
         """Tries these destinations now, or all that tasks wait for. Returns a row for each."""
-        sizes = self._outbox.sizes()
-        rows, aliases = [], self._aliases()
-        for index, name in enumerate(asked or sizes, 1):
-            waiting = [alias for alias in {name, *aliases.get(name, ())} if alias in sizes]
+        sizes, aliases = self._outbox.sizes(), self._aliases()
+        called = {name: {name, *aliases.get(name, ())} for name in asked}
+        stored = self._in_store.flush(set().union(*called.values()))
+        rows = []
+        for index, name in enumerate(asked or dict.fromkeys([*sizes, *stored]), 1):
+            meant = called.get(name, {name, *aliases.get(name, ())})
+            waiting = [alias for alias in meant if alias in sizes]
             reasons = [self._try_now(alias) for alias in waiting]
             tried, count = "" in reasons, sum(sizes[alias] for alias in waiting)
             reason = "" if tried else "".join(reasons[:1])
-            rows.append({"destination": name, "waiting": count, "tried": tried, "reason": reason})
+            is_stored = not meant.isdisjoint(stored)
+            rows.append({"destination": name, "waiting": count, "tried": tried, "in_store": is_stored, "reason": reason})
             if index % LINKS_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return rows

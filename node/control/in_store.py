@@ -66,6 +66,10 @@ class InStore:
         link = self._commons.link()
         return f"the common store is away ({link['reason']})" if link is not None and link["reason"] else ""
 
+    def flush(self, asked: Collection[str]) -> list[str]:
+        """Tries destinations again at once: those that were asked for, or all. Returns those that were left alone for a while."""
+        return self._commons.flush(asked)
+
     async def find(self, identities: Iterable[str]) -> CommonTask | None:
         """The task with one of these ids, unless it has ended. Raises `CommonsAway`."""
         found = await self.look_up(identities)

@@ -86,6 +86,7 @@ def test_what_waits_for_an_address_where_nothing_answers_goes_to_the_uwsgi_serve
     alpha.stop()
     beta = commune.start("beta")  # it has never heard of these tasks
     beta.wait_for_log("link_failed", destination=to)
+    assert f"{to} is tried now for its tasks in the common store" in beta.command("flush", to).stdout
     spooling(server, "-s", to)
     assert ran(server, tasks) == Counter(tasks)
     wait_until_ended(postgres)

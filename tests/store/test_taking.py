@@ -11,6 +11,7 @@ from linked import Station
 from simulation.loop import EPOCH, in_virtual_time
 from store_tasks import new
 
+from spoolnode.cluster.dial import DialError, DialFailure
 from spoolnode.cluster.store.contact import Contact
 from spoolnode.cluster.store.interface import (
     Again,
@@ -843,3 +844,30 @@ def test_an_answer_about_a_lease_says_nothing_of_a_later_one() -> None:
 )
 def test_a_node_takes_what_its_workers_can_start_soon(views: list[View], waiting: int, wanted: int) -> None:
     assert appetite(views, waiting) == wanted
+
+
+def test_an_address_that_is_left_alone_is_tried_again_when_that_is_asked_for() -> None:
+    gone, other = "192.0.2.7:3031", "192.0.2.8:3031"
+    tried: list[str] = []
+
+    async def refused(address: str, *_: Any) -> Any:
+        tried.append(address)
+        raise DialError(DialFailure.REFUSED, f"nothing listens on {address}")
+
+    async def main() -> None:
+        store = TimedStore()
+        node = OneNode(store, random.Random(1))
+        joined = Joined(HostOf(node), Contact(node.connect, node.report), refused, asyncio.get_running_loop().time)
+        await joined.open()
+        await joined.start()
+        await store.publish([new("a", to=gone), new("b", to=other)])
+        await rest(node, seconds=3600.0)
+        for asked, expected in ([gone], [gone]), (["elsewhere"], []), ([], [gone, other]):
+            tried.clear()
+            assert sorted(joined.flush(asked)) == expected
+            await rest(node, seconds=0.1)
+            assert sorted(tried) == expected
+            await rest(node, seconds=3600.0)
+        await joined.stop()
+
+    in_virtual_time(main)

@@ -96,7 +96,7 @@ def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 @spool_option
 @json_option
 def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> None:
-    """Tries to send the tasks for other nodes now.
+    """Tries to send the tasks for other nodes now, also those of a common store.
 
     It does not wait for the backoff. DEST is the name, id or address of a node, or tag:X; without it, all are tried.
 
@@ -136,12 +136,14 @@ def _say_flushed(row: dict[str, Any], listed: frozenset[str]) -> None:
 
     to, count = row["destination"], row["waiting"]
     tasks = tasks_of(count)
-    if not count:
+    if row["in_store"]:
+        say(f"{to} is tried now for its tasks in the common store; `spoolnode ls` has those that still wait")
+    if not (count or row["in_store"]):
         say(f"nothing waits for {to}", err=True)
     elif row["tried"]:
         where = "peers" if to in listed or to.startswith("tag:") else "status"
         say(f"{to} is tried now, {tasks}; `spoolnode {where}` says how it went")
-    else:
+    elif count:
         say(f"Error: {tasks} for {to} cannot be sent: {row['reason']}", err=True)
 
 
