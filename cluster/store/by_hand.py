@@ -161,6 +161,6 @@ async def _claim(store: CommonStore, identity: str) -> Lease | None:
 def _shown(found: FoundTask) -> CommonTask:
     task, ending = found.task, found.ending
     return CommonTask(
-        task.id, found.state.value, task.block, task.to, task.rank, task.due, task.attempts, task.size, found.accepted,
+        task.id, found.state.value, task.block, task.to, task.rank, task.due, task.attempts, task.size, found.accepted_at,
         found.finished, "" if ending else found.reason, found.result, ending.value if ending else "", *taker_of(found.by),
     )  # fmt: skip

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from spoolnode.cluster.store.roll import Roll
 from spoolnode.protocol.errors import BadTask, SpoolnodeError
-from spoolnode.protocol.names import LAST
+from spoolnode.protocol.names import LAST, accepted_in
 
 ANY = "any"
 """The destination of a task that any node may take. The others are `tag:X`, or the name, the id or the address of a node."""
@@ -203,6 +203,11 @@ class FoundTask(NamedTuple):
     """The value that it returned, if that is kept."""
     by: str = ""
     """The one that has taken it, or took it last, as `take` was told; empty if none has."""
+
+    @property
+    def accepted_at(self) -> float:
+        """When a node accepted it, in seconds since 1970: one that was kept while the store was away was published later."""
+        return min(accepted_in(self.task.id) or self.accepted, self.accepted)
 
     @property
     def ending(self) -> HowEnded | None:

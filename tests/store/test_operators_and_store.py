@@ -27,7 +27,7 @@ from spoolnode.protocol import names
 from spoolnode.protocol.cancel import CancelRequest
 from spoolnode.protocol.packet import encode_variables
 
-A, B = (f"aaaaaaaaaaaa_{number}_80" for number in (1, 2))
+A, B = (f"aaaaaaaaaaaa_{1_800_000_000_000_000 + number}_80" for number in (1, 2))
 
 
 class Joined(NoCommons):
@@ -107,6 +107,19 @@ def test_a_task_is_shown_as_it_is_in_the_store(tmp_path: Path) -> None:
         await store.remove(A)
         status, found = await node.ask("GET", f"/tasks/{A}")
         assert (status, found) == (200, {"id": A, "state": "ended", "story": [{"at": store.now, "event": "removed", "id": A}]})
+
+    tell(tmp_path, story)
+
+
+def test_the_age_of_a_task_that_a_node_has_kept_meanwhile_begins_when_it_was_acknowledged(tmp_path: Path) -> None:
+    async def story(node: Node, store: MemoryStore) -> None:
+        await store.publish([new(A)])
+        store.advance(600)
+        kept = f"aaaaaaaaaaaa_{int((store.now - 400) * 1e6)}_80"
+        await store.publish([new(kept)])
+        _, page = await node.ask("GET", "/tasks?state=waiting")
+        shown = {row["id"]: row["accepted_at"] for row in page["items"]}
+        assert (shown[A], shown[kept]) == (store.now - 600, store.now - 400)
 
     tell(tmp_path, story)
 

@@ -62,8 +62,8 @@ def _row(found: "FoundTask") -> dict[str, Any]:
     return {
         "id": task.id, "state": found.state.value, "to": task.to, "function": _function_in(task.block),
         "priority": None if task.rank == names.LAST else task.rank, "due": task.due or None, "attempts": task.attempts,
-        "size": len(task.block) + task.size, "accepted": found.accepted, "reason": found.reason, "node": node, "node_id": node_id,
-        "end": found.ending and found.ending.value, "ended": found.finished or None,
+        "size": len(task.block) + task.size, "accepted": found.accepted_at, "reason": found.reason,
+        "node": node, "node_id": node_id, "end": found.ending and found.ending.value, "ended": found.finished or None,
     }  # fmt: skip
 
 
