@@ -290,7 +290,12 @@ def is_for_spooler(name: str) -> bool:
 
 def id_of_record(node_id: str, number: int, offset: int) -> str:
     """The id of a task that this node accepted: unique in the cluster, in order of acceptance on that node."""
-    return f"{node_id}_{number}_{offset}"
+    return f"{before_offset(node_id, number)}{offset}"
+
+
+def before_offset(node_id: str, number: int) -> str:
+    """Such an id without its offset."""
+    return f"{node_id}_{number}_"
 
 
 def accepted_in(identity: str) -> float | None:

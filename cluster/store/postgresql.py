@@ -132,7 +132,8 @@ class PostgresStore(CommonStore):
         async with self._connections.one() as connection:
             await self._publish_surely(connection, tasks, became)
         done = _told_once(tasks, became)
-        self._bell.ring({new.task.to for new, was in zip(tasks, done, strict=True) if was == Publication.STORED})
+        stored = Publication.STORED
+        self._bell.ring([task.to for (task, _), was in zip(tasks, done, strict=True) if was is stored])
         return done
 
     async def _publish_surely(
@@ -274,7 +275,7 @@ class PostgresStore(CommonStore):
                 done = await self._run(connection, statement, values(items))
             except psycopg.errors.UniqueViolation:
                 done = [row for item in items for row in await self._let_one_wait(connection, statement, values([item]))]
-        self._bell.ring({row[3] for row in done})
+        self._bell.ring([row[3] for row in done])
         return done
 
     async def _let_one_wait(self, connection: Connection, statement: LiteralString, values: dict[str, Any]) -> list[TupleRow]:

@@ -130,7 +130,10 @@ class ServerConnections:
         cut = loop.call_later(PATIENCE, _cut, connection)
         try:
             cursor = await connection.execute(statement, values, binary=True)
-            return await cursor.fetchall() if cursor.description else []
+            has_rows = (
+                cursor.pgresult is not None and cursor.pgresult.nfields > 0
+            )  # `description` makes an object for each column
+            return await cursor.fetchall() if has_rows else []
         except psycopg.OperationalError as error:
             if loop.time() < cut.when():
                 raise

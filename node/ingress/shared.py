@@ -17,6 +17,8 @@ from spoolnode.protocol.packet import MAX_BLOCK, decode_variables, encode_variab
 from spoolnode.protocol.request import Terms
 
 ALL, TAG = "all", "tag:"
+_COMMON = frozenset(["", COMMONS])
+"""The destinations of most tasks."""
 MOMENT = 0.1
 """Seconds by which the time in the id of a task may be earlier than its acceptance."""
 
@@ -53,15 +55,15 @@ class Sharing:
         self._storage = storage
         self._way = way
         self._moment = 0
-        self._number = 0
-        """The number in the ids of the tasks that came in this moment: together they are a few rows of the stories."""
+        self._prefix = ""
+        """The ids of the tasks that came in this moment begin with it: together they are a few rows of the stories."""
         self._serial = 0
         self._shared: dict[str, _Shared] = {}
         """Tasks of which the stories have not heard yet, by destination. Many come in one turn, and a note of each is dear."""
 
     def takes(self, terms: Terms) -> bool:
         """Whether a task goes into the store. Pickles, and files that their senders may remove, stay on this disk."""
-        return not (terms.pickled or terms.own_file or self._way.is_apart(terms.destination))
+        return not (terms.pickled or terms.own_file or self.is_apart(terms.destination))
 
     def places(self, terms: Terms, *, is_linked: bool = False) -> list[str]:
         """The destinations of a task, each with a copy; some may be apart. `is_linked`: it came over a link."""
@@ -76,7 +78,7 @@ class Sharing:
 
     def is_apart(self, to: str) -> bool:
         """Whether a destination is reached only by a link."""
-        return self._way.is_apart(to)
+        return to not in _COMMON and self._way.is_apart(to)
 
     def share(
         self, to: str, block: bytes, body: bytes, terms: Terms, waiter: Waiter, caller: str, *, is_linked: bool = False,
@@ -95,11 +97,12 @@ class Sharing:
         return terms.origin_id.decode("ascii", "replace") if terms.origin_id else self._fresh_id()
 
     def _fresh_id(self) -> str:
-        journal, moment = self._storage.journal, int(time.time() / MOMENT)
+        moment = int(time.time() / MOMENT)
         if moment != self._moment:
-            self._moment, self._number, self._serial = moment, journal.number(), 0
+            journal = self._storage.journal
+            self._moment, self._prefix, self._serial = moment, names.before_offset(journal.node_id, journal.number()), 0
         self._serial += 1
-        return names.id_of_record(journal.node_id, self._number, self._serial)
+        return f"{self._prefix}{self._serial}"
 
     def task(self, block: bytes, body: bytes | SharedBody, terms: Terms, to: str, identity: str) -> SharedTask:
         """A task as the store gets it."""

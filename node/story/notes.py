@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequen
 from typing import Any, NamedTuple
 
 from spoolnode.node.disk.layout import ref_id
-from spoolnode.protocol.names import id_of_record
+from spoolnode.protocol.names import SPOOL_PREFIX, id_of_record
 
 ACCEPTED, FOUND, FORWARDED, ATTEMPT, DONE, DEAD = "accepted", "found", "forwarded", "attempt", "done", "dead"
 REMOVED, RETRIED, INTERRUPTED, PROGRESS, MERGED = "removed", "retried", "interrupted", "progress", "merged"
@@ -27,7 +27,9 @@ UNKNOWN_SECONDS = -1.0
 MAX_TEXT = 4096
 """Characters of a reason that are kept."""
 
-_NODES_OWN = re.compile(r"([0-9a-f]{12}_[0-9]{1,17})_([0-9]{1,9})", re.ASCII)
+_OWN = "([0-9a-f]{12}_[0-9]{1,17})_([0-9]{1,9})"
+_NODES_OWN = re.compile(_OWN, re.ASCII)
+_FILE_OF_OWN = re.compile(SPOOL_PREFIX + _OWN, re.ASCII)
 
 
 class Note(NamedTuple):
@@ -175,7 +177,8 @@ def _file_parts(note: Note) -> Iterator[_Part]:
     """Tasks of a common store have files, too, and those that came at the same moment have one key."""
     together: dict[tuple[str, str, bytes, str], list[tuple[int, int, int]]] = {}
     for position, ref in enumerate(note.refs):
-        key, offset = parted(ref_id(ref))
+        plain = _FILE_OF_OWN.fullmatch(ref)
+        key, offset = (plain[1], int(plain[2])) if plain else parted(ref_id(ref))
         caller, (origin, origin_offset) = note.callers[position] if note.callers else "", _origin(note, ref)
         alike = together.setdefault((key, caller, note.functions.get(ref, b""), origin), [])
         alike.append((position, offset, origin_offset))

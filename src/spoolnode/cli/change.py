@@ -98,7 +98,9 @@ def retry_command(ids: tuple[str, ...], spool: str, as_json: bool) -> None:
 def flush_command(destinations: tuple[str, ...], spool: str, as_json: bool) -> None:
     """Tries to send the tasks for other nodes now.
 
-    It does not wait for the backoff, nor do those of a common store. DEST is the name, id or address of a node, or tag:X; without it, all are tried.
+    It does not wait for the backoff, nor do those of a common store.
+
+    DEST is the name, id or address of a node, or tag:X; without it, all are tried.
 
     Exit status 1 if tasks wait for a destination that no known node has.
 
