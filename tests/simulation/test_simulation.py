@@ -18,12 +18,12 @@ from .store_plants import STORE_PLANTS
 
 LIMIT = 3600
 """Seconds, for a machine that has much else to do: a quiet one needs ten of them."""
-SEEDS = 200
-SHARE = 50
+SEEDS = 100
+SHARE = 25
 """Seeds of one test: several tests at once use all cores."""
-TIMER_SEEDS = 50
+TIMER_SEEDS = 24
 """They take twice as long."""
-TIMER_SHARE = 25
+TIMER_SHARE = 12
 PLANT_SEEDS = {"tasks": 2000, "timers": 200, "store": 2000}
 """Among so many seeds each planted mistake is found more than once, most of them in the first hundred; one is enough."""
 JOBS = os.cpu_count() or 1

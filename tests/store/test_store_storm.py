@@ -24,7 +24,7 @@ from joined import signal_node, worker_of
 from support import RunningNode, eventually
 from talk import quiet_port
 
-ROUNDS = int(os.environ.get("PYTEST_STORE_ROUNDS", "15"))
+ROUNDS = int(os.environ.get("PYTEST_STORE_ROUNDS", "8"))
 TASKS_A_ROUND = 40
 KINDS = {"kill a node": 30, "kill a worker": 15, "disturb the store": 20, "stop a node": 10, "stop the process of a node": 10}
 OF_HOSTS = {"cut a node off": 15}

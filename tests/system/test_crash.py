@@ -18,7 +18,7 @@ from history import Killed, check, ended_tasks, read_lines
 from support import RunningNode, eventually
 from talk import Address, quiet_port
 
-KILLS = int(os.environ.get("PYTEST_CRASH_KILLS", "25"))
+KILLS = int(os.environ.get("PYTEST_CRASH_KILLS", "15"))
 """In each of the two modes."""
 TASKS_A_KILL = 116
 MOST_DELAY = 0.12
