@@ -290,11 +290,11 @@ def is_for_spooler(name: str) -> bool:
 
 def id_of_record(node_id: str, number: int, offset: int) -> str:
     """The id of a task that this node accepted: unique in the cluster, in order of acceptance on that node."""
-    return f"{before_offset(node_id, number)}{offset}"
+    return f"{node_id}_{number}_{offset}"
 
 
 def before_offset(node_id: str, number: int) -> str:
-    """Such an id without its offset."""
+    """The beginning of such ids."""
     return f"{node_id}_{number}_"
 
 

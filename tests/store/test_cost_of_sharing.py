@@ -20,7 +20,7 @@ def test_a_task_that_any_node_may_run_is_compared_with_none(tmp_path: Path, in_p
         for data in (request({"n": "1"}), request({"n": "2"}, extra=[(b"spool_node", b"any")]), PING):
             assert exchange(address, data)[-1] == 1
         (calls,) = map(json.loads, whole_lines(counted))
-        assert calls["cluster/cluster.py: Cluster.is_apart"]
-        assert not any("Destinations.meant" in function for function in calls)
+        assert calls["node/ingress/shared.py: Sharing.share"] == 2
+        assert not any("Cluster.is_apart" in function or "Destinations.meant" in function for function in calls)
     finally:
         node.clean_up()
