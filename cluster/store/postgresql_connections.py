@@ -130,10 +130,8 @@ class ServerConnections:
         cut = loop.call_later(PATIENCE, _cut, connection)
         try:
             cursor = await connection.execute(statement, values, binary=True)
-            has_rows = (
-                cursor.pgresult is not None and cursor.pgresult.nfields > 0
-            )  # `description` makes an object for each column
-            return await cursor.fetchall() if has_rows else []
+            answer = cursor.pgresult  # to ask for the cursor's `description` makes an object for each column
+            return await cursor.fetchall() if answer is not None and answer.nfields else []
         except psycopg.OperationalError as error:
             if loop.time() < cut.when():
                 raise
