@@ -79,7 +79,9 @@ class Uwsgi(Program):
 
     def start(self, *options: str) -> Self:
         """Starts it on a port that it chooses; returns when it serves."""
-        command = [need(UWSGI), "-M", "-p", "1", "--die-on-term", "-s", "127.0.0.1:0", *options]
+        # Told to end while it starts, it waits for its worker as long as this says: a minute by default.
+        mercy = ["--worker-reload-mercy", "5"]
+        command = [need(UWSGI), "-M", "-p", "1", "--die-on-term", *mercy, "-s", "127.0.0.1:0", *options]
         if sys.prefix != sys.base_prefix:
             command += ["-H", sys.prefix]
         self.run(command, PYTHONDONTWRITEBYTECODE="1")
